@@ -1,0 +1,91 @@
+"""RISE (Petsiuk, Das, Saenko 2018, arXiv 1806.07421).
+
+Notation follows Sec. 3: N masks, each upsampled from an s x s grid whose cells are kept with probability p (Sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
+from xaihub.masking import BaselineName, make_removal, masked_forwards
+
+
+class RISE(Explainer):
+    """Average random masks, weighted by the target's score under each."""
+
+    stochastic = True
+
+    def __init__(
+        self,
+        *,
+        masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000,
+        cell: Annotated[int, Meta(ge=1, description="Cells a side of the coarse grid (s in the paper).")] = 7,
+        keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is shown (p).")] = 0.5,
+        baseline: BaselineName = "zero",
+        output: Annotated[
+            Literal["probability", "logit"], Meta(description="What weights a mask; the paper uses the probability.")
+        ] = "probability",
+    ) -> None:
+        self.masks = masks
+        self.cell = cell
+        self.keep = keep
+        self.baseline = baseline
+        self.output = output
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
+        """Return (1, 1, H, W): Eq. 6, the mean of score times mask, divided by the keep probability."""
+        image = inputs[0]
+        height, width = image.shape[1:]
+        draws = self._draw((height, width))
+        saliency = torch.zeros(height, width, device=model.device)
+        batches = masked_forwards(
+            model,
+            image,
+            draws,
+            removal=make_removal(self.baseline, model, image),
+            expand=lambda part: self._expand(part, (height, width)),
+        )
+        for batch in batches:
+            outputs = batch.outputs.softmax(1) if self.output == "probability" else batch.outputs
+            scores = target.score(outputs)
+            saliency += (scores @ batch.masks.flatten(1)).view(height, width)
+        return Attribution(
+            values=(saliency / (self.masks * self.keep)).view(1, 1, height, width),
+            details={"baseline": self.baseline, "variant": "RISE Eq. 6"},
+        )
+
+    def _draw(self, size: tuple[int, int]) -> Tensor:
+        """Draw (N, 2 + s^2) rows: a random shift of less than one cell, and the kept cells."""
+        cells = (torch.rand(self.masks, self.cell**2) < self.keep).float()
+        shifts = torch.stack([torch.randint(0, _cell_pixels(side, self.cell), (self.masks,)) for side in size], dim=1)
+        return torch.cat([shifts.float(), cells], dim=1)
+
+    def _expand(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample each grid bilinearly to (s + 1) cells' pixels and crop (H, W) at its shift (Sec. 3.2)."""
+        grids = draws[:, 2:].view(-1, 1, self.cell, self.cell)
+        height, width = size
+        # Reading the enlarged grid at shifted pixel centres is the same as enlarging and cropping, without the copy.
+        enlarged = [(self.cell + 1) * _cell_pixels(side, self.cell) for side in size]
+        rows = _centres(draws[:, 0], height, enlarged[0])
+        columns = _centres(draws[:, 1], width, enlarged[1])
+        where = torch.stack(
+            [columns.unsqueeze(1).expand(-1, height, -1), rows.unsqueeze(2).expand(-1, -1, width)], dim=-1
+        )
+        return grid_sample(
+            grids, where, mode="bilinear", padding_mode="border", align_corners=False
+        )
+
+
+def _cell_pixels(side: int, cells: int) -> int:
+    return -(-side // cells)  # rounded up: CH = ceil(H / s)
+
+
+def _centres(shifts: Tensor, side: int, enlarged: int) -> Tensor:
+    """Return (n, side) positions in [-1, 1] of the cropped pixels within the enlarged grid."""
+    pixels = shifts.unsqueeze(1) + torch.arange(side, device=shifts.device) + 0.5
+    return pixels / enlarged * 2 - 1

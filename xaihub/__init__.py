@@ -1,0 +1,87 @@
+"""A hub for explaining vision models.
+
+Nothing heavy is imported until it is used: each name below is resolved on first access.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from xaihub.errors import XaihubError as XaihubError
+from xaihub.hookspecs import hookimpl as hookimpl
+from xaihub.specs import AdapterSpec as AdapterSpec
+from xaihub.specs import ExplainerSpec as ExplainerSpec
+from xaihub.specs import MetricSpec as MetricSpec
+from xaihub.specs import ModelCard as ModelCard
+from xaihub.specs import Paper as Paper
+from xaihub.specs import Weights as Weights
+
+if TYPE_CHECKING:
+    from xaihub.errors import ExplainerRefused as ExplainerRefused
+    from xaihub.errors import ModelError as ModelError
+    from xaihub.errors import ParameterError as ParameterError
+    from xaihub.explainer import Attribution as Attribution
+    from xaihub.explainer import Explainer as Explainer
+    from xaihub.explanation import ClassScore as ClassScore
+    from xaihub.explanation import Explanation as Explanation
+    from xaihub.hub import Hub as Hub
+    from xaihub.images import Picture as Picture
+    from xaihub.images import load_picture as load_picture
+    from xaihub.images import sample_photo as sample_photo
+    from xaihub.model import Model as Model
+    from xaihub.model import ModelAdapter as ModelAdapter
+    from xaihub.model import ModelRequest as ModelRequest
+    from xaihub.model import Runtime as Runtime
+    from xaihub.params import Meta as Meta
+    from xaihub.preprocessing import Geometry as Geometry
+    from xaihub.preprocessing import Preprocessing as Preprocessing
+    from xaihub.services.explain import explain as explain
+    from xaihub.services.explain import get_explainer as get_explainer
+    from xaihub.services.explain import load_model as load_model
+    from xaihub.structure import Hints as Hints
+    from xaihub.structure import Layer as Layer
+    from xaihub.structure import Layout as Layout
+    from xaihub.target import ResolvedTarget as ResolvedTarget
+    from xaihub.target import Target as Target
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "errors": ("ExplainerRefused", "ModelError", "ParameterError"),
+    "explainer": ("Attribution", "Explainer"),
+    "explanation": ("ClassScore", "Explanation"),
+    "hub": ("Hub",),
+    "images": ("Picture", "load_picture", "sample_photo"),
+    "model": ("Model", "ModelAdapter", "ModelRequest", "Runtime"),
+    "params": ("Meta",),
+    "preprocessing": ("Geometry", "Preprocessing"),
+    "services.explain": ("explain", "get_explainer", "load_model"),
+    "structure": ("Hints", "Layer", "Layout"),
+    "target": ("ResolvedTarget", "Target"),
+}
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+
+__all__ = sorted(  # noqa: PLE0605
+    [
+        *_HOME,
+        "AdapterSpec",
+        "ExplainerSpec",
+        "MetricSpec",
+        "ModelCard",
+        "Paper",
+        "Weights",
+        "XaihubError",
+        "hookimpl",
+    ]
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'xaihub' has no attribute {name!r}")
+    value = getattr(import_module(f"xaihub.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,200 @@
+"""The base class of explainers: authors write `attribute`, everything around it is done here."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaihub.errors import ExplainerRefused
+from xaihub.explanation import Explanation
+from xaihub.model import Counts, Model
+from xaihub.params import convert, parameters
+from xaihub.target import ResolvedTarget, Target
+
+__all__ = ["Attribution", "Explainer"]
+
+
+@dataclass(kw_only=True)
+class Attribution:
+    """What `attribute` may return instead of a bare tensor.
+
+    Attributes:
+        values: (B, C, H, W) or (B, 1, H, W), at the size of the inputs.
+        completeness_gap: (B,) |sum of values - (score - baseline score)|, where the method claims them equal.
+        layer: The layer that was used, with the reason.
+        details: Further facts for the record, JSON types only.
+        warnings: What the reader of the picture must know.
+    """
+
+    values: Tensor
+    completeness_gap: Tensor | None = None
+    layer: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Explainer(ABC):
+    """One way to attribute a model's output to the pixels of its input.
+
+    A subclass's constructor takes keyword arguments with defaults, stores each under its own name and does nothing
+    else. Annotate them with `Annotated[int, Meta(ge=1, description="...")]`: the command line, `xaihub show`, the
+    checks and the record of every result follow from the signature.
+
+    Attributes:
+        stochastic: Random numbers are drawn; each picture is then explained on its own, from the same seed, so
+            that a result does not depend on which pictures share a batch.
+        class_agnostic: The result does not depend on the target.
+        completeness: The values are meant to sum to the score minus the baseline's score.
+
+    Example::
+
+        class Gradient(Explainer):
+            def attribute(self, model, inputs, target):
+                inputs.requires_grad_()
+                return torch.autograd.grad(target.score(model(inputs)).sum(), inputs)[0]
+    """
+
+    stochastic: ClassVar[bool] = False
+    class_agnostic: ClassVar[bool] = False
+    completeness: ClassVar[bool] = False
+    name: str = ""
+
+    @abstractmethod
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor | Attribution:
+        """Attribute the target's score to the inputs.
+
+        Args:
+            model: Callable on (B, C, H, W); returns (B, K) logits.
+            inputs: (B, C, H, W) in the model's units; a private copy.
+            target: `target.score(logits)` is (B,).
+
+        Returns:
+            (B, C, H, W) or (B, 1, H, W) values; positive speaks for the target.
+
+        Raises:
+            ExplainerRefused: The method would be wrong on this model.
+        """
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The value of each constructor argument."""
+        return {name: getattr(self, name) for name in parameters(type(self))}
+
+    def __repr__(self) -> str:
+        """The class and its parameters, as one would write them."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    def explain(
+        self, model: Model, inputs: Tensor, target: Target | str | int | None = None, *, seed: int = 0
+    ) -> list[Explanation]:
+        """Explain each row of `inputs` (B, C, H, W) and return one `Explanation` a row.
+
+        The model is left as it was, whatever happens; random state outside is left alone.
+
+        Raises:
+            ParameterError: A parameter is out of range, or the target does not exist.
+            ExplainerRefused: The method does not apply to this model, or its result is not finite.
+            ModelError: The model's class scores are not finite.
+        """
+        who = self.name or type(self).__name__
+        convert(type(self), self.parameters, who=who)
+        wanted = Target.parse(target, model.classes)
+        with model.untouched():
+            logits = model.predict(inputs)
+            resolved = wanted.resolve(logits)
+            explanations: list[Explanation] = []
+            step = 1 if self.stochastic else len(inputs)
+            for start in range(0, len(inputs), step):
+                rows = slice(start, start + step)
+                explanations += self._explain(model, inputs[rows], resolved[rows], logits[rows], seed, who)
+        return explanations
+
+    def _explain(
+        self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor, seed: int, who: str
+    ) -> list[Explanation]:
+        started = time.perf_counter()
+        private = inputs.detach().clone()
+        # requires_grad set by the method on its copy must not reach the caller's tensor.
+        with model.counting() as counts, seeded(seed), model.autocast(), torch.enable_grad(), caught() as heard:
+            result = self.attribute(model, private, target)
+        if not isinstance(result, Attribution):
+            result = Attribution(values=result)
+        values = result.values.detach().float().cpu()
+        rows, _, height, width = inputs.shape
+        if values.shape not in {(rows, channels, height, width) for channels in (1, inputs.shape[1])}:
+            raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
+        if not bool(torch.isfinite(values).all()):
+            raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
+        seconds = (time.perf_counter() - started) / rows
+        record = self._record(model, result, counts, rows, seed, who, [*result.warnings, *heard])
+        record["seconds"] = round(seconds, 6)
+        gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
+        return [
+            Explanation.of_row(
+                row,
+                values=values,
+                logits=logits,
+                target=target,
+                classes=model.classes,
+                metadata={**record, "completeness_gap": None if gaps is None else float(gaps[row])},
+            )
+            for row in range(rows)
+        ]
+
+    def _record(
+        self, model: Model, result: Attribution, counts: Counts, rows: int, seed: int, who: str, heard: list[str]
+    ) -> dict[str, Any]:
+        return {
+            "model": model.name,
+            "weights_sha256": model.weights_hash,
+            "preprocessing": dict(model.preprocessing.description),
+            "explainer": who,
+            "parameters": self.parameters,
+            "seed": seed,
+            "device": str(model.device),
+            "autocast": model.runtime.autocast,
+            "layer": result.layer,
+            "details": dict(result.details),
+            # Rows a picture; the forward pass that fixed the target is not among them.
+            "forwards": counts.forwards / rows,
+            "backwards": counts.backwards / rows,
+            "warnings": list(dict.fromkeys(heard)),
+            "versions": {name: metadata.version(name) for name in ("xaihub", "torch", "timm")},
+        }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed every global generator (Python, NumPy, torch), and restore their states on leaving."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the libraries behind use it
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def caught() -> Iterator[list[str]]:
+    """Collect the Python warnings of other libraries as sentences, so that they end up in the record."""
+    heard: list[str] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        yield heard
+    heard.extend(str(item.message) for item in seen if issubclass(item.category, (UserWarning, RuntimeWarning)))

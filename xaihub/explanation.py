@@ -1,0 +1,234 @@
+"""The result: values, what they explain, and everything needed to make them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from xaihub.errors import OutputError
+from xaihub.preprocessing import Geometry
+from xaihub.target import ResolvedTarget
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xaihub.images import Picture
+
+__all__ = ["ClassScore", "Explanation", "write_file"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class as the model scored it: index, name, logit, and softmax probability."""
+
+    index: int
+    name: str
+    logit: float
+    probability: float
+
+    def __str__(self) -> str:
+        """Name and probability in percent."""
+        return f"{self.name} {self.probability:.1%}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """An attribution map with its record.
+
+    Attributes:
+        values: (C, H, W) or (1, H, W) float32 on the CPU, in the geometry of the model's input; positive speaks for
+            the target.
+        target: The class that was explained.
+        against: The class it was contrasted with, or None.
+        predicted: The model's best class.
+        metadata: Model, weights, preprocessing, explainer, parameters, seed, layer, cost, warnings, versions.
+        geometry: How the picture became the input, or None if unknown.
+        picture: The picture, or None; it is not saved with the values.
+    """
+
+    values: Tensor
+    target: ClassScore
+    against: ClassScore | None = None
+    predicted: ClassScore
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Geometry | None = None
+    picture: Picture | None = None
+
+    @classmethod
+    def of_row(
+        cls,
+        row: int,
+        *,
+        values: Tensor,
+        logits: Tensor,
+        target: ResolvedTarget,
+        classes: Sequence[str],
+        metadata: Mapping[str, Any],
+    ) -> Explanation:
+        """Make the explanation of one row of a batch."""
+        probabilities = logits[row].softmax(0)
+
+        def score(index: int) -> ClassScore:
+            name = classes[index] if index < len(classes) else f"class {index}"
+            return ClassScore(
+                index=index, name=name, logit=float(logits[row, index]), probability=float(probabilities[index])
+            )
+
+        return cls(
+            values=values[row].clone(),
+            target=score(int(target.index[row])),
+            against=None if target.against is None else score(int(target.against[row])),
+            predicted=score(int(logits[row].argmax())),
+            metadata=metadata,
+        )
+
+    @property
+    def explainer(self) -> str:
+        """The explainer's name."""
+        return str(self.metadata.get("explainer", ""))
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.metadata.get("model", ""))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of the picture must know."""
+        return list(self.metadata.get("warnings", []))
+
+    def heatmap(self, *, original: bool = False) -> Tensor:
+        """Return the values summed over channels: (H, W) of the input, or of the original picture.
+
+        In the original's geometry, pixels that the model never saw are NaN.
+
+        Raises:
+            OutputError: `original` is asked for and the geometry is unknown.
+        """
+        flat = self.values.sum(0)
+        if not original:
+            return flat
+        if self.geometry is None:
+            raise OutputError("the original picture's geometry is unknown", hint="explain a picture, not a tensor")
+        return self.geometry.to_original(flat)
+
+    def with_picture(self, picture: Picture, geometry: Geometry) -> Explanation:
+        """Return this explanation with the picture it belongs to."""
+        record = {**self.metadata, "image": {"source": picture.source, "sha256": picture.sha256}}
+        return replace(self, picture=picture, geometry=geometry, metadata=record)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the values and the picture, as JSON types."""
+        return {
+            "format": FORMAT,
+            "target": asdict(self.target),
+            "against": None if self.against is None else asdict(self.against),
+            "predicted": asdict(self.predicted),
+            "geometry": None if self.geometry is None else asdict(self.geometry),
+            **self.metadata,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path`.safetensors (values) and `path`.json (the record); return the former.
+
+        Each file is written under a temporary name and renamed, the values last.
+
+        Raises:
+            OutputError: The files cannot be written.
+        """
+        base = Path(path).with_suffix("") if Path(path).suffix == ".safetensors" else Path(path)
+        record = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str)
+        write_file(base.parent / f"{base.name}.json", lambda file: file.write_text(record + "\n", encoding="utf-8"))
+        packed = pack_tensors({"values": self.values.contiguous()})
+        return write_file(base.parent / f"{base.name}.safetensors", lambda file: file.write_bytes(packed))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what `save` wrote; the picture is not part of it.
+
+        Raises:
+            OutputError: A file is missing, damaged, or of another format.
+        """
+        base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
+        try:
+            record = json.loads((base.parent / f"{base.name}.json").read_text(encoding="utf-8"))
+            values = read_tensors((base.parent / f"{base.name}.safetensors").read_bytes())["values"]
+            if record.pop("format") != FORMAT:
+                raise OutputError(f"{str(path)!r} was written by another version of xaihub")
+            target, against = record.pop("target"), record.pop("against")
+            predicted, geometry = record.pop("predicted"), record.pop("geometry")
+            return cls(
+                values=values,
+                target=ClassScore(**target),
+                against=ClassScore(**against) if against else None,
+                predicted=ClassScore(**predicted),
+                geometry=Geometry(**{key: tuple(pair) for key, pair in geometry.items()}) if geometry else None,
+                metadata=record,
+            )
+        except FileNotFoundError as error:
+            raise OutputError(f"there is no file {str(error.filename)!r}") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise OutputError(f"{str(path)!r} is damaged or no saved explanation") from error
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: the picture, and the map over it with a colour bar."""
+        from xaihub.rendering import figure
+
+        return figure(self)
+
+    def png(self) -> bytes:
+        """Return the overlay with its legend as PNG bytes, at the original picture's geometry."""
+        from xaihub.rendering import overlay, png_bytes
+
+        return png_bytes(overlay(self))
+
+    def save_png(self, path: str | Path) -> Path:
+        """Write the overlay with its legend; return the path.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        data = self.png()
+        return write_file(Path(path), lambda file: file.write_bytes(data))
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it: never a half-written `path`.
+
+    Raises:
+        OutputError: The folder or file cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        temporary = Path(name)
+        os.close(handle)
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode is private
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,44 @@
+"""What a plugin can say. Every hook takes nothing and returns records; none may import anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "xaihub"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def xaihub_register_explainers() -> Iterable[ExplainerSpec]:  # type: ignore[empty-body]
+    """Return a record for each explainer; `target` names a subclass of `xaihub.Explainer`."""
+
+
+@hookspec
+def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
+    """Return a record for each metric."""
+
+
+@hookspec
+def xaihub_register_model_adapters() -> Iterable[AdapterSpec]:  # type: ignore[empty-body]
+    """Return a record for each source of models; `target` names a subclass of `xaihub.ModelAdapter`."""
+
+
+@hookspec
+def xaihub_register_models() -> Iterable[ModelCard]:  # type: ignore[empty-body]
+    """Return a card for each model of a zoo; the card names the adapter that builds it."""
+
+
+@hookspec
+def xaihub_register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """Return click commands to add to `xaihub`; a built-in command's name cannot be taken."""

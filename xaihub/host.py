@@ -1,0 +1,178 @@
+"""Which plugins are there, do they work, and what did each of them say?"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Protocol
+
+import pluggy
+
+from xaihub import hookspecs
+from xaihub.errors import PluginError, did_you_mean
+
+__all__ = ["HEAVY", "PluginHost", "PluginInfo"]
+
+# A plugin that imports one of these while it is being listed makes every command wait.
+HEAVY = ("torch", "timm", "shap", "numpy", "captum", "matplotlib", "jax", "tensorflow")
+OWN_DISTRIBUTION = "xaihub"
+
+
+class _EntryPoint(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def dist(self) -> Any: ...
+    def load(self) -> Any: ...
+
+
+@dataclass(kw_only=True)
+class PluginInfo:
+    """One plugin as the host sees it."""
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+    builtin: bool = False
+    hooks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The plugin with its distribution and version, as named in messages."""
+        origin = " ".join(part for part in (self.distribution, self.version) if part)
+        return f"{self.name!r} ({origin})" if origin else repr(self.name)
+
+
+class PluginHost:
+    """Finds, loads, checks and calls plugins; whatever one of them does costs only itself.
+
+    Three environment variables control it: `XAIHUB_LOAD_PLUGINS` (an allow-list of third-party plugins,
+    comma-separated; empty for none), `XAIHUB_STRICT_PLUGINS=1` (raise instead of warn) and
+    `XAIHUB_TRACE_PLUGINS=1` (print every hook call to stderr).
+    """
+
+    def __init__(
+        self, *, entry_points: Iterable[_EntryPoint] | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a host without plugins; `load` fills it, `register` adds one by hand."""
+        self._environ = os.environ if environ is None else environ
+        self._entry_points = entry_points
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._infos: dict[str, PluginInfo] = {}
+        self.warnings: list[str] = []
+
+    @property
+    def plugins(self) -> list[PluginInfo]:
+        """Every plugin seen, built-in first, then by name; broken ones included."""
+        return sorted(self._infos.values(), key=lambda info: (not info.builtin, info.name))
+
+    def load(self) -> PluginHost:
+        """Load every installed plugin of the entry-point group and return the host."""
+        found = metadata.entry_points(group=hookspecs.PROJECT) if self._entry_points is None else self._entry_points
+        ordered = sorted(found, key=lambda point: (not _is_own(point), point.name))
+        allowed = self._environ.get("XAIHUB_LOAD_PLUGINS")
+        names = None if allowed is None else {name.strip() for name in allowed.split(",")}
+        for point in ordered:
+            if _is_own(point) or names is None or point.name in names:
+                self._load(point)
+        return self
+
+    def register(self, plugin: object, *, name: str, builtin: bool = False) -> PluginInfo:
+        """Register a plugin object (a module, or an instance with hook methods) under `name`."""
+        info = PluginInfo(name=name, builtin=builtin)
+        if self._claim(info):
+            self._fence(info, lambda: self._accept(plugin, info), while_="registering")
+        return info
+
+    def collect(self, hook: str) -> Iterator[tuple[PluginInfo, Any]]:
+        """Yield (plugin, record) for every record that plugins return from `hook`, built-ins first."""
+        caller = getattr(self._manager.hook, hook)
+        said = {impl.plugin_name: impl.function for impl in caller.get_hookimpls()}
+        for info in self.plugins:
+            if info.name in said:
+                records = self._fence(info, lambda f=said[info.name]: _as_list(f()), while_=f"calling {hook}")
+                self._trace(f"{hook} -> {info.name}: {records!r}")
+                for record in records or []:
+                    yield info, record
+
+    def problem(self, info: PluginInfo, text: str) -> None:
+        """Note that a plugin did something wrong: one warning, or `PluginError` in strict mode."""
+        text = " ".join(text.split())
+        remedy = f"remove it: pip uninstall {info.distribution}" if info.distribution and not info.builtin else ""
+        if self._environ.get("XAIHUB_STRICT_PLUGINS", "") not in ("", "0"):
+            raise PluginError(f"plugin {info.label}: {text}", hint=remedy)
+        info.problems.append(text)
+        self.warnings.append(f"plugin {info.label}: {text}" + (f" ({remedy})" if remedy else ""))
+
+    def _load(self, point: _EntryPoint) -> None:
+        dist = point.dist
+        info = PluginInfo(
+            name=point.name,
+            distribution=dist.name if dist else "",
+            version=dist.version if dist else "",
+            builtin=_is_own(point),
+        )
+        if not self._claim(info):
+            return
+        before = {name for name in HEAVY if name in sys.modules}
+        plugin = self._fence(info, point.load, while_="importing it")
+        if plugin is not None:
+            self._fence(info, lambda: self._accept(plugin, info), while_="registering")
+        heavy = [name for name in HEAVY if name in sys.modules and name not in before]
+        if heavy:
+            self.problem(info, f"imports {heavy[0]} when loaded, so every command waits for it; import it later")
+
+    def _claim(self, info: PluginInfo) -> bool:
+        if info.name not in self._infos:
+            self._infos[info.name] = info
+            return True
+        holder = self._infos[info.name]
+        self.problem(info, f"skipped, because plugin {holder.label} has that name already")
+        return False
+
+    def _accept(self, plugin: object, info: PluginInfo) -> None:
+        known = [name for name in dir(hookspecs) if name.startswith("xaihub_")]
+        for name in (name for name in dir(plugin) if name.startswith("xaihub_")):
+            member = getattr(plugin, name)
+            marker = getattr(member, "xaihub_impl", None)
+            if inspect.isroutine(member) and marker is None:
+                raise PluginError(f"{name} is not marked with @hookimpl")
+            if marker and name not in known and not marker.get("optionalhook"):
+                raise PluginError(f"there is no hook {name!r}", hint=did_you_mean(name, known))
+        try:
+            self._manager.register(plugin, name=info.name)
+        except BaseException:
+            # pluggy keeps a plugin half registered after a validation error.
+            self._manager.unregister(name=info.name)
+            raise
+        info.hooks = sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or [])
+
+    def _fence(self, info: PluginInfo, action: Any, *, while_: str) -> Any:
+        try:
+            return action()
+        except (Exception, SystemExit) as error:
+            # The one broad except: a plugin may fail in any way, and must cost only itself.
+            what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            self.problem(info, f"skipped, failed while {while_}: {what}")
+            return None
+
+    def _trace(self, line: str) -> None:
+        if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
+            sys.stderr.write(f"[plugins] {line}\n")
+
+
+def _is_own(point: _EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == OWN_DISTRIBUTION
+
+
+def _as_list(records: Any) -> list[Any]:
+    # Generators run here, inside the fence: one that fails half-way registers nothing.
+    if records is None or isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
+        raise PluginError(f"returned {type(records).__name__}, not a list of records")
+    return list(records)

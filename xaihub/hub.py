@@ -1,0 +1,188 @@
+"""Everything that is registered, by kind: the one door to explainers, metrics, adapters and models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from xaihub.errors import ModelError, PluginError, UnknownName, did_you_mean
+from xaihub.host import PluginHost
+from xaihub.registry import Registry
+from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
+
+if TYPE_CHECKING:
+    from xaihub.explainer import Explainer
+    from xaihub.model import Model, ModelAdapter, Runtime
+
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_MODEL", "Hub"]
+
+DEFAULT_MODEL = "efficientnet_lite0"
+DEFAULT_EXPLAINER = "gradcam"
+
+
+class Hub:
+    """The registered things of one plugin host; each registry is filled when it is first asked for."""
+
+    def __init__(self, host: PluginHost | None = None) -> None:
+        """Use `host`, or make one and load every installed plugin."""
+        self.host = PluginHost().load() if host is None else host
+
+    @cached_property
+    def explainers(self) -> Registry[ExplainerSpec]:
+        """The explainers."""
+        return Registry(self.host, "xaihub_register_explainers", ExplainerSpec, "explainer")
+
+    @cached_property
+    def metrics(self) -> Registry[MetricSpec]:
+        """The metrics."""
+        return Registry(self.host, "xaihub_register_metrics", MetricSpec, "metric")
+
+    @cached_property
+    def adapters(self) -> Registry[AdapterSpec]:
+        """The sources of models."""
+        return Registry(self.host, "xaihub_register_model_adapters", AdapterSpec, "adapter")
+
+    @cached_property
+    def models(self) -> Registry[ModelCard]:
+        """The cards of the zoo."""
+        return Registry(self.host, "xaihub_register_models", ModelCard, "model")
+
+    def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
+        """Make the explainer called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No explainer has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            MissingExtra: A library that it needs is not installed.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.explainer import Explainer
+        from xaihub.params import convert
+
+        spec = self.explainers.get(name)
+        method = spec.load()
+        if not (isinstance(method, type) and issubclass(method, Explainer)):
+            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.Explainer")
+        explainer = method(**convert(method, values, who=spec.name))
+        explainer.name = spec.name
+        return explainer
+
+    def load_model(
+        self,
+        name: str = DEFAULT_MODEL,
+        /,
+        *,
+        device: str = "auto",
+        checkpoint: str | os.PathLike[str] | None = None,
+        classes: str | os.PathLike[str] | None = None,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+    ) -> Model:
+        """Load a model: a card of the zoo, a path to a card, or any architecture that an adapter knows.
+
+        Args:
+            name: For instance "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18",
+                "my_card.yaml".
+            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
+            classes: A text file with one class name a line, which replaces the model's class names.
+            layer: The layer for activation maps, instead of the one found.
+            options: Keyword arguments for the architecture's constructor.
+            runtime: How forward passes are run.
+
+        Raises:
+            UnknownName: Nothing is called `name`; the hint lists near names.
+            ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+        """
+        from dataclasses import replace
+
+        from xaihub.model import ModelRequest
+
+        card, adapter = self._find(name)
+        if layer is not None:
+            card = replace(card, layers={**card.layers, "features": layer})
+        request = ModelRequest(
+            name=name,
+            card=card,
+            checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+            classes=None if classes is None else read_classes(os.fspath(classes)),
+            options=options or {},
+        )
+        model = adapter.build(request, pick_device(device))
+        if runtime is not None:
+            model.runtime = runtime
+        return model
+
+    def _find(self, name: str) -> tuple[ModelCard, ModelAdapter]:
+        card = self.models.find(name)
+        if card is None and name.lower().endswith((".yaml", ".yml")):
+            from xaihub.cards import read_card
+
+            card = read_card(name)
+        if card is not None:
+            return card, self._adapter(card.adapter)
+        for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
+            if spec.prefixes and name.startswith(spec.prefixes) or not self._claimed(name):
+                adapter = self._adapter(spec.name)
+                if adapter.knows(name):
+                    return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
+        raise UnknownName(f"no model is named {name!r}", hint=self._near_models(name))
+
+    def _claimed(self, name: str) -> bool:
+        return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
+
+    def _adapter(self, name: str) -> ModelAdapter:
+        from xaihub.model import ModelAdapter
+
+        spec = self.adapters.get(name)
+        adapter = spec.load()
+        if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
+            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.ModelAdapter")
+        return cast("ModelAdapter", adapter())
+
+    def _near_models(self, name: str) -> str:
+        known = [*self.models.names()]
+        for spec in self.adapters:
+            known += self._adapter(spec.name).names()
+        return did_you_mean(name, known) or "xaihub list models --timm '*' shows every architecture"
+
+
+def read_classes(path: str) -> tuple[str, ...]:
+    """Read class names from a text file, one a line.
+
+    Raises:
+        ModelError: The file cannot be read, or has no names.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            names = tuple(line.strip() for line in file if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the class names of {path!r}: {error}") from error
+    if not names:
+        raise ModelError(f"there are no class names in {path!r}", hint="write one a line")
+    return names
+
+
+def pick_device(name: str) -> Any:
+    """Return the torch device called `name`; "auto" prefers CUDA.
+
+    Raises:
+        ModelError: There is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"there is no device called {name!r}", hint="auto, cpu, cuda, cuda:1 or mps") from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device {name!r} is not available here", hint="use --device cpu")
+    return device

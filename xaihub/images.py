@@ -1,0 +1,186 @@
+"""Reading pictures of any kind, and finding them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaihub.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Picture", "find_images", "load_picture", "sample_photo"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        image: RGB, upright.
+        name: A short name for output files and labels.
+        source: Where it came from, or "" for a picture made in memory.
+        sha256: The checksum of the file, or of the pixels of a picture made in memory.
+    """
+
+    image: Image
+    name: str
+    source: str
+    sha256: str
+
+
+def sample_photo() -> Path:
+    """Return the path of the sample photo: the cat that scikit-image ships."""
+    return Path(str(resources.files("skimage") / "data" / "chelsea.png"))
+
+
+def find_images(paths: Sequence[str | Path]) -> list[str]:
+    """Expand files, folders (with their sub-folders), globs and "-" into one list without doubles.
+
+    Raises:
+        InputError: A path does not exist, a folder cannot be read or holds no picture, a glob matches nothing.
+    """
+    return list(dict.fromkeys(found for path in paths for found in _expand(str(path))))
+
+
+def _expand(path: str) -> Iterator[str]:
+    if path == "-" or Path(path).is_file():
+        yield path
+    elif Path(path).is_dir():
+        yield from _folder(Path(path))
+    elif glob.has_magic(path):
+        hits = sorted(hit for hit in glob.glob(path, recursive=True) if Path(hit).is_file())  # noqa: PTH207 - takes "**"
+        if not hits:
+            raise InputError(f"no file matches {path!r}")
+        yield from hits
+    else:
+        raise InputError(f"there is no file or folder {path!r}")
+
+
+def _folder(folder: Path) -> Iterator[str]:
+    try:
+        list(folder.iterdir())  # rglob passes over an unreadable folder without a word
+        hits = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    except OSError as error:
+        raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
+    if not hits:
+        raise InputError(f"no picture in the folder {str(folder)!r}", hint=f"known: {' '.join(sorted(SUFFIXES))}")
+    yield from hits
+
+
+def load_picture(source: Any) -> Picture:
+    """Read one picture as upright RGB: a path, "-" for standard input, bytes, a PIL image, or an (H, W[, C]) array.
+
+    EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled, not clipped;
+    of an animation the first frame is taken.
+
+    Raises:
+        InputError: It is missing, empty, truncated, not a picture, too large, or of an unusable shape.
+    """
+    from PIL import Image
+
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, Image.Image):
+        return _from_memory(source)
+    if hasattr(source, "__array__") and not isinstance(source, (str, Path)):
+        return _from_memory(_from_array(source))
+    if isinstance(source, bytes):
+        return _decode(source, name="bytes", source="")
+    path = str(source)
+    if path == "-":
+        return _decode(sys.stdin.buffer.read(), name="stdin", source="-")
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path!r}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path!r}: {error.strerror}") from error
+    return _decode(data, name=Path(path).stem, source=path)
+
+
+def _decode(data: bytes, *, name: str, source: str) -> Picture:
+    from PIL import Image, UnidentifiedImageError
+
+    shown = repr(source or name)
+    if not data:
+        raise InputError(f"{shown} is empty")
+    try:
+        with warnings.catch_warnings():
+            # Below Pillow's hard limit a large photo is welcome; above it Pillow raises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", message="Corrupt EXIF|Truncated File Read|Metadata Warning")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.seek(0)
+                image.load()
+                upright = _upright_rgb(image)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{shown} is not a picture", hint=f"known formats: {', '.join(FORMATS[:-1])}") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{shown} has too many pixels to be safe", hint="scale it down first") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{shown} is damaged or truncated: {error}") from error
+    return Picture(image=upright, name=name, source=source, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _from_memory(image: Image) -> Picture:
+    upright = _upright_rgb(image)
+    return Picture(image=upright, name="image", source="", sha256=hashlib.sha256(upright.tobytes()).hexdigest())
+
+
+def _from_array(array: Any) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(array)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or 0 in values.shape:
+        raise InputError(f"an array of shape {values.shape} is not a picture", hint="pass (H, W) or (H, W, 3)")
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise InputError("a picture of floats must lie between 0 and 1")
+        values = np.rint(values * 255).astype(np.uint8)
+    elif values.dtype == np.uint16:
+        values = (values >> 8).astype(np.uint8)
+    elif values.dtype == bool:
+        values = values.astype(np.uint8) * 255
+    elif values.dtype != np.uint8:
+        raise InputError(f"a picture cannot be made of {values.dtype}", hint="use uint8, or floats between 0 and 1")
+    return Image.fromarray(values.squeeze(2) if values.ndim == 3 and values.shape[2] == 1 else values)
+
+
+def _upright_rgb(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as PILImage
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise InputError("the picture has no pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _scaled_grey(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _scaled_grey(values: Any) -> Image:
+    import numpy as np
+    from PIL import Image as PILImage
+
+    # Pillow's own conversion clips these modes at 255. Scale by the range that the values need.
+    top = float(values.max())
+    full = 1.0 if top <= 1 and values.dtype.kind == "f" else 255.0 if top <= 255 else max(top, 65535.0)
+    return PILImage.fromarray(np.clip(values.astype(np.float64) / full * 255, 0, 255).astype(np.uint8))

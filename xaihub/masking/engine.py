@@ -1,0 +1,177 @@
+"""Evaluating a stream of masks in batches that fit: nothing twice, nothing in a Python loop over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xaihub.errors import ModelError
+from xaihub.masking.features import Features
+from xaihub.masking.removal import Removal
+from xaihub.model import Model
+
+__all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forwards"]
+
+# On a CPU small batches stay in the cache. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one
+# thread: 13 to 20 ms a picture for 1 to 16 rows, 27 ms for 64.
+CPU_ROWS = 8
+LARGEST_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """One evaluated batch: (n, ...) draws, the (n, 1, H, W) masks they became, and (n, K) logits."""
+
+    draws: Tensor
+    masks: Tensor
+    outputs: Tensor
+
+
+def masked_forwards(
+    model: Model,
+    image: Tensor,
+    draws: Tensor | Iterable[Tensor],
+    *,
+    removal: Removal,
+    expand: Callable[[Tensor], Tensor] | None = None,
+    total: int | None = None,
+) -> Iterator[MaskedBatch]:
+    """Ask the model about one image under many masks, and yield the answers batch by batch.
+
+    All targets share these passes: the caller scores `outputs` as often as it likes. Batches are as large as
+    `model.runtime` allows; when memory runs out the batch is halved and the work goes on.
+
+    Args:
+        model: The model.
+        image: (C, H, W), in the model's units.
+        draws: Masks, or a compact form of them, as one tensor with n rows or as an iterable of such tensors.
+        removal: What hidden pixels become.
+        expand: Turns a batch of draws into (n, 1, H, W) masks with 1 for kept pixels; without it draws are masks.
+        total: The number of rows, for the progress bar, if `draws` is an iterable.
+
+    Raises:
+        ModelError: One single row does not fit into memory, or a logit is not finite.
+    """
+    image = image.to(model.device)
+    rows = batch_rows(model)
+    stream = _Stream(draws)
+    total = len(draws) if isinstance(draws, Tensor) else total
+    done = 0
+    while (part := stream.take(rows)) is not None:
+        try:
+            batch = _evaluate(model, image, part, removal, expand)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise ModelError(
+                    f"out of memory on {model.device} with a single row of {model.name!r}",
+                    hint="use a smaller model or --device cpu",
+                ) from error
+            rows = len(part) // 2
+            stream.put_back(part)
+            _release(model.device)
+            continue
+        done += len(part)
+        if model.runtime.progress is not None:
+            model.runtime.progress(done, total or done)
+        yield batch
+
+
+def coalition_scores(
+    model: Model,
+    image: Tensor,
+    features: Features,
+    coalitions: Tensor | Iterable[Tensor],
+    *,
+    removal: Removal,
+    score: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return the score of each coalition: (n,) for (n, d) coalitions of `features`, on the CPU.
+
+    `score` maps (n, K) logits to (n,) or (n, ...) scores.
+    """
+    batches = masked_forwards(model, image, coalitions, removal=removal, expand=features.masks)
+    return torch.cat([score(batch.outputs).cpu() for batch in batches])
+
+
+def batch_rows(model: Model) -> int:
+    """Return how many rows a forward pass takes: as asked for, or as memory and device allow."""
+    runtime = model.runtime
+    if runtime.batch_size is not None:
+        return runtime.batch_size
+    _, height, width = model.input_size
+    usual = max(1, round(CPU_ROWS * 224 * 224 / (height * width))) if model.device.type == "cpu" else LARGEST_ROWS
+    budget = runtime.memory_budget
+    if budget is None and model.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(model.device)[0] // 2
+    return usual if budget is None else max(1, min(usual, budget // _bytes_a_row(model)))
+
+
+def _evaluate(
+    model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
+) -> MaskedBatch:
+    # inference_mode must not span a yield, or the caller would run in it as well.
+    with torch.inference_mode(), model.autocast():
+        on_device = draws.to(model.device, non_blocking=True)
+        masks = on_device if expand is None else expand(on_device)
+        outputs = removal(model, image, masks).float()
+        if not bool(outputs.isfinite().all()):
+            raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked picture")
+    return MaskedBatch(draws, masks, outputs)
+
+
+def _bytes_a_row(model: Model) -> int:
+    """Estimate one row's memory: the input and the four largest outputs alive at one time."""
+    sizes: list[int] = []
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.element_size() * output.nelement())
+
+    handles = [module.register_forward_hook(note) for module in model.module.modules()]
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, *model.input_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(sorted(sizes)[-4:])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class _Stream:
+    """Rows on demand, from one tensor or from an iterable of tensors of any lengths."""
+
+    def __init__(self, draws: Tensor | Iterable[Tensor]) -> None:
+        self._source = iter([draws] if isinstance(draws, Tensor) else draws)
+        self._held: list[Tensor] = []
+
+    def take(self, rows: int) -> Tensor | None:
+        while sum(map(len, self._held)) < rows:
+            piece = next(self._source, None)
+            if piece is None:
+                break
+            self._held.append(piece)
+        if not any(map(len, self._held)):
+            return None
+        joined = self._held[0] if len(self._held) == 1 else torch.cat(self._held)
+        self._held = [joined[rows:]] if len(joined) > rows else []
+        return joined[:rows]
+
+    def put_back(self, rows: Tensor) -> None:
+        self._held.insert(0, rows)

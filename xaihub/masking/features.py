@@ -1,0 +1,147 @@
+"""Features: which pixels are shown or hidden together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import ParameterError
+from xaihub.model import Model
+
+__all__ = ["Features", "Segments", "Windows", "make_features"]
+
+
+class Features(ABC):
+    """d players over an (H, W) input. A coalition is a row of d values in [0, 1]; 1 shows a feature, 0 hides it."""
+
+    count: int
+    size: tuple[int, int]
+
+    @abstractmethod
+    def masks(self, coalitions: Tensor) -> Tensor:
+        """Turn (n, d) coalitions into (n, 1, H, W) masks in [0, 1]."""
+
+    @abstractmethod
+    def spread(self, values: Tensor) -> Tensor:
+        """Paint (..., d) values of features onto pixels: (..., H, W)."""
+
+
+class Segments(Features):
+    """A partition of the pixels, given as an (H, W) map of labels 0..d-1."""
+
+    def __init__(self, labels: Tensor) -> None:
+        """Store the labels; each of 0..d-1 must occur.
+
+        Raises:
+            ParameterError: The labels are not a partition.
+        """
+        present = labels.unique()
+        if labels.ndim != 2 or labels.is_floating_point() or not torch.equal(present, torch.arange(len(present))):
+            raise ParameterError("segments must be an (H, W) map of the labels 0, 1, ..., d-1 without gaps")
+        self.labels = labels.long()
+        self.count = len(present)
+        self.size = (labels.shape[0], labels.shape[1])
+
+    def masks(self, coalitions: Tensor) -> Tensor:
+        """Turn (n, d) coalitions into (n, 1, H, W) masks."""
+        return coalitions[:, self._flat.to(coalitions.device)].unflatten(1, (1, *self.size))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give every pixel its segment's value."""
+        return values[..., self.labels.to(values.device)]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """(d,) number of pixels of each segment."""
+        return torch.bincount(self._flat, minlength=self.count)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.labels.flatten()
+
+
+class Windows(Features):
+    """Overlapping square windows on a regular stride, the last ones flush with the far edges."""
+
+    def __init__(self, size: tuple[int, int], *, window: int, stride: int) -> None:
+        """Lay windows of `window` pixels every `stride` pixels over an (H, W) input.
+
+        Raises:
+            ParameterError: The window is larger than the input.
+        """
+        if window > min(size):
+            raise ParameterError(f"a window of {window} pixels is larger than the input, {size[0]}x{size[1]}")
+        self.size, self.window = size, window
+        rows, columns = (_starts(length, window, stride) for length in size)
+        self.rows, self.columns = rows, columns
+        self.count = len(rows) * len(columns)
+
+    def masks(self, coalitions: Tensor) -> Tensor:
+        """Hide the union of the absent windows; (n, d) coalitions become (n, 1, H, W) masks."""
+        hidden = (1 - coalitions).unflatten(1, (len(self.rows), len(self.columns)))
+        inside_rows = self._inside(self.rows, self.size[0]).to(hidden)  # (r, H)
+        inside_columns = self._inside(self.columns, self.size[1]).to(hidden)  # (c, W)
+        covered = torch.einsum("nrc,rh,cw->nhw", hidden, inside_rows, inside_columns)
+        return 1 - covered.clamp_(max=1).unsqueeze(1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give every pixel the mean of the windows that cover it."""
+        grid = values.unflatten(-1, (len(self.rows), len(self.columns)))
+        inside_rows = self._inside(self.rows, self.size[0]).to(values)
+        inside_columns = self._inside(self.columns, self.size[1]).to(values)
+        total = torch.einsum("...rc,rh,cw->...hw", grid, inside_rows, inside_columns)
+        covers = inside_rows.sum(0).unsqueeze(1) * inside_columns.sum(0).unsqueeze(0)
+        return total / covers.clamp(min=1)  # a stride wider than the window leaves pixels at 0
+
+    def _inside(self, starts: list[int], length: int) -> Tensor:
+        first = torch.tensor(starts).unsqueeze(1)
+        position = torch.arange(length)
+        return (position >= first) & (position < first + self.window)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    starts = list(range(0, length - window + 1, stride))
+    return starts if starts[-1] == length - window else [*starts, length - window]
+
+
+def make_features(kind: str, model: Model, image: Tensor) -> Features:
+    """Make features from a short text.
+
+    `grid:7` is 7 x 7 cells, `patches:16` squares of 16 pixels, `superpixels:50` about 50 SLIC segments of the
+    picture (Achanta et al. 2012), `pixels` every pixel.
+
+    Args:
+        kind: The text.
+        model: Gives the input size, and the units of `image`.
+        image: (C, H, W) input that superpixels are cut from.
+
+    Raises:
+        ParameterError: The text cannot be understood.
+    """
+    name, _, number = kind.partition(":")
+    height, width = image.shape[-2:]
+    if name == "pixels" and not number:
+        return Segments(torch.arange(height * width).view(height, width))
+    if not number.isdigit() or int(number) < 1 or name not in ("grid", "patches", "superpixels"):
+        raise ParameterError(
+            f"features cannot be {kind!r}", hint="write grid:7, patches:16, superpixels:50 or pixels"
+        )
+    count = int(number)
+    if name == "superpixels":
+        return _superpixels(model, image, count)
+    if name == "grid" and count > min(height, width):
+        raise ParameterError(f"a grid of {count} cells a side is finer than the input, {height}x{width}")
+    rows = torch.arange(height) * count // height if name == "grid" else torch.arange(height) // count
+    columns = torch.arange(width) * count // width if name == "grid" else torch.arange(width) // count
+    return Segments(rows.unsqueeze(1) * (int(columns[-1]) + 1) + columns)
+
+
+def _superpixels(model: Model, image: Tensor, count: int) -> Segments:
+    from skimage.segmentation import slic
+
+    pixels = model.preprocessing.denormalise(image.cpu()).clamp(0, 1).permute(1, 2, 0).numpy()
+    labels = slic(pixels, n_segments=count, compactness=10, start_label=0, channel_axis=2)
+    return Segments(torch.from_numpy(labels).unique(return_inverse=True)[1].view(labels.shape))

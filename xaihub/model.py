@@ -1,0 +1,269 @@
+"""A model ready to be explained, and the adapters that make one."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaihub.errors import ExplainerRefused, ModelError
+from xaihub.preprocessing import Geometry, Preprocessing
+from xaihub.specs import ModelCard
+from xaihub.structure import Hints, Layer, Structure, trace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Counts", "Model", "ModelAdapter", "ModelRequest", "Runtime"]
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """How forward passes are run; what is computed does not depend on it.
+
+    Attributes:
+        batch_size: Rows a forward pass, or None to choose by device and memory.
+        memory_budget: Bytes that one forward pass may take, or None for half of what is free (CUDA only).
+        autocast: Run in mixed precision on a GPU.
+        progress: Called as `progress(done, total)` while masks are evaluated.
+    """
+
+    batch_size: int | None = None
+    memory_budget: int | None = None
+    autocast: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """How many rows went forward and backward through the network."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Model:
+    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) logits.
+
+    Attributes:
+        module: The network, in evaluation mode, on `device`.
+        name: The name it was asked for by.
+        preprocessing: Its own scaling, cropping and normalisation.
+        classes: Class names by index; empty if unknown.
+        card: What it was built from.
+        runtime: How forward passes are run.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing,
+        classes: Sequence[str] = (),
+        hints: Hints | None = None,
+        card: ModelCard | None = None,
+        device: str | torch.device = "cpu",
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Move `module` to `device`, in evaluation mode and channels-last memory order."""
+        self.device = torch.device(device)
+        # Channels-last is the faster order for convolutions on a CPU and, with autocast, on a GPU.
+        self.module = module.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name = name
+        self.preprocessing = preprocessing
+        self.classes = tuple(classes)
+        self.card = card or ModelCard(name=name)
+        self.runtime = runtime or Runtime()
+        self._hints = hints or Hints()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
+        outputs: Tensor = self.module(inputs.to(self.device).contiguous(memory_format=torch.channels_last))
+        return outputs
+
+    def __repr__(self) -> str:
+        """Name, device and number of classes."""
+        return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        return self.preprocessing.size
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """The sha256 of every parameter and buffer with its name; equal weights have equal hashes."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an RGB picture on the model's device, and how it was scaled and cropped."""
+        inputs, geometry = self.preprocessing(image)
+        return inputs.to(self.device), geometry
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the (B, K) logits without a graph, checked.
+
+        Raises:
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores a picture.
+        """
+        with torch.inference_mode(), self.autocast():
+            logits = self(inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+            raise ModelError(f"model {self.name!r} does not return one row of class scores a picture")
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
+            )
+        # A clone made outside inference mode may take part in autograd.
+        return logits.float().clone()
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The layers by role, found by tracing one forward pass on noise (first use only)."""
+        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
+        return trace(self.module, noise.to(self.device), self._hints)
+
+    def layer(self, name: str | None = None) -> Layer:
+        """Return the layer called `name`, or the one chosen for activation maps; its `reason` says why."""
+        return self.structure.layer(name)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run in mixed precision if the runtime asks for it."""
+        with torch.autocast(self.device.type, enabled=self.runtime.autocast):
+            yield
+
+    @contextmanager
+    def counting(self) -> Iterator[Counts]:
+        """Count rows that pass forward and backward through the network, whoever calls it."""
+        counts = Counts()
+
+        def backward(gradient: Tensor) -> None:
+            counts.backwards += len(gradient)
+
+        def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                counts.forwards += len(output)
+                if output.requires_grad:
+                    output.register_hook(backward)
+
+        handle = self.module.register_forward_hook(forward)
+        try:
+            yield counts
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Restore mode, gradient flags and gradients of the network on leaving, whatever happened inside.
+
+        Inside, the network is in evaluation mode and no weight asks for a gradient, so none is computed.
+        """
+        modes = [(module, module.training) for module in self.module.modules()]
+        weights = [(weight, weight.requires_grad, weight.grad) for weight in self.module.parameters()]
+        self.module.eval()
+        self.module.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for weight, requires_grad, gradient in weights:
+                weight.requires_grad_(requires_grad)
+                weight.grad = gradient
+
+    @contextmanager
+    def attention(self) -> Iterator[list[Tensor]]:
+        """Record the attention probabilities of a token transformer, one (B, heads, T, T) tensor a block.
+
+        Fused attention, which never forms them, is switched off inside and back on afterwards.
+
+        Raises:
+            ExplainerRefused: The model has no attention over all tokens of the picture.
+        """
+        blocks = [
+            (name, module)
+            for name, module in self.module.named_modules()
+            if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+        ]
+        if not blocks:
+            raise ExplainerRefused(f"model {self.name!r} has no attention whose probabilities can be read")
+        maps: list[Tensor] = []
+
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            maps.append(output)
+
+        fused = [(module, module.fused_attn) for _, module in blocks]
+        handles = []
+        try:
+            for _, module in blocks:
+                module.fused_attn = False  # type: ignore[assignment]
+                handles.append(module.attn_drop.register_forward_hook(record))  # type: ignore[union-attr, operator]
+            yield maps
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, flag in fused:
+                module.fused_attn = flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """What a user asked for, resolved as far as names go.
+
+    Attributes:
+        name: The name as typed.
+        card: The zoo's card, or one made from the name.
+        checkpoint: A local weights file that replaces the card's weights.
+        classes: Class names that replace the card's.
+        options: Extra keyword arguments for the architecture's constructor.
+    """
+
+    name: str
+    card: ModelCard
+    checkpoint: str | None = None
+    classes: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelAdapter(ABC):
+    """One source of architectures: knows which names are its own, and builds a `Model` from a card.
+
+    Example::
+
+        class MyAdapter(ModelAdapter):
+            def knows(self, name):
+                return name.startswith("mine/")
+
+            def build(self, request, device):
+                return Model(my_network(), name=request.name, preprocessing=...)
+    """
+
+    @abstractmethod
+    def knows(self, name: str) -> bool:
+        """Tell whether `name` is an architecture of this source; cheap, without network access."""
+
+    @abstractmethod
+    def build(self, request: ModelRequest, device: torch.device) -> Model:
+        """Build the model that the request describes.
+
+        Raises:
+            ModelError: It cannot be built; one sentence says why and what to do.
+        """
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the architectures whose names match a glob pattern."""
+        return []

@@ -1,0 +1,122 @@
+"""The parameters of a method are its constructor's keyword arguments: read, converted and checked here."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from xaihub.errors import ParameterError, did_you_mean
+
+__all__ = ["Meta", "Parameter", "convert", "parameters"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a method.
+
+    Attributes:
+        name: The keyword argument.
+        annotation: Its type, with `msgspec.Meta` constraints where given.
+        default: Its default value.
+        type: The type as shown to users.
+        description: What it means.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    type: str
+    description: str
+
+
+def parameters(method: type) -> dict[str, Parameter]:
+    """Return the parameters of a class by name, from its constructor's signature."""
+    hints = typing.get_type_hints(method.__init__, include_extras=True)
+    found = {}
+    for name, argument in inspect.signature(method).parameters.items():
+        annotation = hints.get(name, Any)
+        found[name] = Parameter(
+            name=name,
+            annotation=annotation,
+            default=argument.default,
+            type=_shown(annotation),
+            description=_description(annotation),
+        )
+    return found
+
+
+def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[str, Any]:
+    """Convert `values` (strings from a command line, or objects) to the types of the method's parameters.
+
+    Raises:
+        ParameterError: An unknown parameter, or a value of the wrong type or range.
+    """
+    known = parameters(method)
+    who = who or method.__name__
+    converted = {}
+    for name, value in values.items():
+        if name not in known:
+            hint = did_you_mean(name, known) or f"it has {', '.join(known) or 'no parameters'}"
+            raise ParameterError(f"{who} has no parameter {name!r}", hint=hint)
+        converted[name] = _convert(value, known[name], who)
+    return converted
+
+
+def _convert(value: Any, parameter: Parameter, who: str) -> Any:
+    if isinstance(value, str) and value.strip().lower() in ("none", "null") and _accepts_none(parameter.annotation):
+        return None
+    try:
+        return msgspec.convert(value, type=parameter.annotation, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        reason = str(error)
+        if "Invalid enum value" in reason or _choices(parameter.annotation):
+            reason = f"expected one of {', '.join(map(str, _choices(parameter.annotation)))}"
+        raise ParameterError(
+            f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
+            hint=f"it is {parameter.type}, by default {parameter.default!r}",
+        ) from error
+
+
+def _accepts_none(annotation: Any) -> bool:
+    return type(None) in get_args(_bare(annotation))
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    bare = _bare(annotation)
+    return get_args(bare) if get_origin(bare) is Literal else ()
+
+
+def _description(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return next((m.description for m in get_args(annotation)[1:] if isinstance(m, Meta) and m.description), "")
+    return ""
+
+
+def _shown(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        inner, *metas = get_args(annotation)
+        limits = [text for meta in metas if isinstance(meta, Meta) for text in _limits(meta)]
+        return f"{_shown(inner)} {' and '.join(limits)}".strip()
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(_shown(part) for part in get_args(annotation))
+    if annotation is type(None):
+        return "none"
+    return getattr(annotation, "__name__", str(annotation)) if get_origin(annotation) is None else str(annotation)
+
+
+def _limits(meta: Meta) -> list[str]:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return [f"{sign} {getattr(meta, key)}" for key, sign in signs.items() if getattr(meta, key) is not None]

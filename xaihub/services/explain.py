@@ -1,0 +1,194 @@
+"""Explaining pictures: from names to results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import ParameterError, XaihubError, did_you_mean
+from xaihub.explainer import Explainer
+from xaihub.explanation import Explanation
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, Hub
+from xaihub.images import Picture, load_picture
+from xaihub.model import Model, Runtime
+from xaihub.params import parameters
+from xaihub.target import Target
+
+__all__ = [
+    "Outcome",
+    "default_hub",
+    "explain",
+    "explain_many",
+    "explain_picture",
+    "get_explainer",
+    "load_model",
+    "make_explainers",
+    "output_stem",
+]
+
+
+@cache
+def default_hub() -> Hub:
+    """Return the hub with every installed plugin, made on first use."""
+    return Hub()
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    runtime: Runtime | None = None,
+) -> Model:
+    """Load a model by name: a zoo card, a card file, or any architecture of timm or torchvision.
+
+    See `xaihub.Hub.load_model` for the arguments and errors.
+    """
+    return default_hub().load_model(
+        name, device=device, checkpoint=checkpoint, classes=classes, layer=layer, options=options, runtime=runtime
+    )
+
+
+def get_explainer(name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
+    """Make an explainer by name; keyword arguments are its parameters.
+
+    See `xaihub.Hub.get_explainer` for the errors.
+    """
+    return default_hub().get_explainer(name, **values)
+
+
+def explain(
+    source: Any = None,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    explainer: str | Explainer = DEFAULT_EXPLAINER,
+    target: str | int | Target | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    **values: Any,
+) -> Explanation:
+    """Explain one picture.
+
+    Args:
+        source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
+        model: A model, or its name.
+        explainer: An explainer, or its name.
+        target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), or None for the
+            predicted class.
+        seed: Fixes every random choice.
+        device: Where a model that is given by name runs.
+        values: Parameters of an explainer that is given by name.
+
+    Raises:
+        XaihubError: With one sentence that says what is wrong, and a hint.
+
+    Example::
+
+        explanation = xaihub.explain("cat.jpg", model="resnet50", explainer="rise", masks=500)
+        explanation.save_png("cat.png")
+    """
+    from xaihub.images import sample_photo
+
+    loaded = load_model(model, device=device) if isinstance(model, str) else model
+    if isinstance(explainer, str):
+        explainer = get_explainer(explainer, **values)
+    elif values:
+        raise ParameterError(f"{', '.join(values)}: give parameters to the explainer itself, which is made already")
+    picture = load_picture(sample_photo() if source is None else source)
+    return explain_picture(loaded, explainer, picture, target=target, seed=seed)
+
+
+def explain_picture(
+    model: Model, explainer: Explainer, picture: Picture, *, target: str | int | Target | None = None, seed: int = 0
+) -> Explanation:
+    """Explain one decoded picture with a model and an explainer that are made already."""
+    inputs, geometry = model.prepare(picture.image)
+    return explainer.explain(model, inputs.unsqueeze(0), target, seed=seed)[0].with_picture(picture, geometry)
+
+
+def make_explainers(hub: Hub, names: Sequence[str], values: Mapping[str, str]) -> list[Explainer]:
+    """Make several explainers and share out the parameters `name=value` or `explainer.name=value`.
+
+    A bare name goes to every explainer that has such a parameter.
+
+    Raises:
+        ParameterError: No explainer has a parameter of that name.
+    """
+    known = {name: set(parameters(hub.explainers.get(name).load())) for name in dict.fromkeys(names)}
+    taken: dict[str, dict[str, str]] = {name: {} for name in known}
+    for key, value in values.items():
+        owner, _, short = key.rpartition(".")
+        takers = [name for name in known if short in known[name] and owner in ("", name)]
+        if not takers:
+            every = sorted(set().union(*known.values()))
+            who = " or ".join(known) if not owner else owner
+            hint = did_you_mean(short, every) or f"known: {', '.join(every) or 'none'}"
+            raise ParameterError(f"{who} has no parameter {short!r}", hint=hint)
+        for name in takers:
+            taken[name][short] = value
+    return [hub.get_explainer(name, **taken[name]) for name in known]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One picture, model and explainer: an explanation, or the error that took its place."""
+
+    source: str
+    model: str
+    explainer: str
+    explanation: Explanation | None = None
+    error: XaihubError | None = None
+
+
+def explain_many(
+    models: Sequence[Model],
+    explainers: Sequence[Explainer],
+    sources: Iterable[str],
+    *,
+    target: str | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] | None = None,
+) -> Iterator[Outcome]:
+    """Explain every picture with every model and explainer; a failure costs only itself.
+
+    `watch` is told what comes next.
+    """
+    for source in sources:
+        try:
+            picture = load_picture(source)
+        except XaihubError as error:
+            yield Outcome(source=source, model="", explainer="", error=error)
+            continue
+        for model in models:
+            for explainer in explainers:
+                if watch is not None:
+                    watch(f"{picture.name}: {explainer.name} on {model.name}")
+                outcome = {"source": source, "model": model.name, "explainer": explainer.name}
+                try:
+                    found = explain_picture(model, explainer, picture, target=target, seed=seed)
+                    yield Outcome(**outcome, explanation=found)
+                except XaihubError as error:
+                    yield Outcome(**outcome, error=error)
+
+
+def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:
+    """Name an outcome's files: picture, model and explainer, told apart where pictures share a name."""
+    path = Path(outcome.source)
+    twins = [source for source in sources if Path(source).stem == path.stem]
+    name = "stdin" if outcome.source == "-" else path.stem
+    if len(twins) > 1:
+        name = f"{'_'.join(path.parts[-2:-1])}_{path.name}".lstrip("_/")
+        if len({(Path(twin).parent.name, Path(twin).name) for twin in twins}) < len(twins):
+            name = f"{sources.index(outcome.source):04d}_{name}"
+    return "__".join(_safe(part) for part in (name, outcome.model, outcome.explainer))
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
