@@ -82,7 +82,9 @@ def read_card(path: str | Path) -> ModelCard:
         card = msgspec.convert(data, type=_Card)
         return _to_card(card, file)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ModelError(f"model card {str(path)!r}: {error}", hint="docs/how-to/add-a-model.md lists the keys") from error
+        raise ModelError(
+            f"model card {str(path)!r}: {error}", hint="docs/how-to/add-a-model.md lists the keys"
+        ) from error
 
 
 def _to_card(card: _Card, file: Path) -> ModelCard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from xaihub.errors import ModelError, PluginError, UnknownName, did_you_mean
 from xaihub.host import PluginHost
@@ -125,7 +125,7 @@ class Hub:
         if card is not None:
             return card, self._adapter(card.adapter)
         for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
-            if spec.prefixes and name.startswith(spec.prefixes) or not self._claimed(name):
+            if (spec.prefixes and name.startswith(spec.prefixes)) or not self._claimed(name):
                 adapter = self._adapter(spec.name)
                 if adapter.knows(name):
                     return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
@@ -141,7 +141,7 @@ class Hub:
         adapter = spec.load()
         if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
             raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.ModelAdapter")
-        return cast("ModelAdapter", adapter())
+        return adapter()
 
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]

@@ -108,6 +108,29 @@ class Model:
             digest.update(flat.view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes in a forward pass without a graph, estimated once.
+
+        The input, and the four largest outputs of layers, as if they were alive at one time.
+        """
+        sizes: list[int] = []
+
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                sizes.append(output.element_size() * output.nelement())
+
+        inputs = torch.zeros(1, *self.input_size, device=self.device).contiguous(memory_format=torch.channels_last)
+        handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
+        try:
+            # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.
+            with torch.inference_mode():
+                note(self.module, None, self.module.forward(inputs))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
+
     def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
         """Return the (C, H, W) input of an RGB picture on the model's device, and how it was scaled and cropped."""
         inputs, geometry = self.preprocessing(image)
@@ -210,8 +233,8 @@ class Model:
         handles = []
         try:
             for _, module in blocks:
-                module.fused_attn = False  # type: ignore[assignment]
-                handles.append(module.attn_drop.register_forward_hook(record))  # type: ignore[union-attr, operator]
+                module.fused_attn = False
+                handles.append(module.attn_drop.register_forward_hook(record))
             yield maps
         finally:
             for handle in handles:
@@ -264,6 +287,6 @@ class ModelAdapter(ABC):
             ModelError: It cannot be built; one sentence says why and what to do.
         """
 
-    def names(self, pattern: str = "*") -> list[str]:
+    def names(self, pattern: str = "*") -> list[str]:  # noqa: ARG002 - the argument of its overrides
         """Return the architectures whose names match a glob pattern."""
         return []

@@ -38,7 +38,7 @@ class Parameter:
 
 def parameters(method: type) -> dict[str, Parameter]:
     """Return the parameters of a class by name, from its constructor's signature."""
-    hints = typing.get_type_hints(method.__init__, include_extras=True)
+    hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
     found = {}
     for name, argument in inspect.signature(method).parameters.items():
         annotation = hints.get(name, Any)

@@ -75,7 +75,8 @@ class Layer:
             return activations
         if self.layout is Layout.NHWC:
             return activations.permute(0, 3, 1, 2)
-        return activations[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        cells = activations[:, self.prefix :].transpose(1, 2)  # (B, C, cells)
+        return cells.reshape(*cells.shape[:2], *self.grid)
 
     def __str__(self) -> str:
         """Name, layout and grid on one line."""
@@ -144,11 +145,7 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
     passages = [group for group in groups if _is_passage(logits, group[0].output, pixels)]
     blocks = tuple(maps[_outermost(group).name] for group in passages)
     norm = next(
-        (
-            item.name
-            for item in reversed(seen)
-            if _is_norm(item.module) and _is_passage(logits, item.output, pixels)
-        ),
+        (item.name for item in reversed(seen) if _is_norm(item.module) and _is_passage(logits, item.output, pixels)),
         None,
     )
     head = next(iter(hints.heads), None) or next(
@@ -317,7 +314,9 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _is_head(item: _Seen, logits: Tensor, pixels: Tensor) -> bool:
     weight = getattr(item.module, "weight", None)
-    return isinstance(weight, Tensor) and weight.shape[0] == logits.shape[1] and _is_passage(logits, item.output, pixels)
+    return (
+        isinstance(weight, Tensor) and weight.shape[0] == logits.shape[1] and _is_passage(logits, item.output, pixels)
+    )
 
 
 def _is_position_norm(module: nn.Module) -> bool:
@@ -328,4 +327,3 @@ def _is_position_norm(module: nn.Module) -> bool:
 
 def _is_pooling(module: nn.Module) -> bool:
     return "pool" in type(module).__name__.lower() and next(module.parameters(), None) is None
-

@@ -76,9 +76,7 @@ class RISE(Explainer):
         where = torch.stack(
             [columns.unsqueeze(1).expand(-1, height, -1), rows.unsqueeze(2).expand(-1, -1, width)], dim=-1
         )
-        return grid_sample(
-            grids, where, mode="bilinear", padding_mode="border", align_corners=False
-        )
+        return grid_sample(grids, where, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _cell_pixels(side: int, cells: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaihub.errors import ModelError
 from xaihub.masking.features import Features
@@ -37,12 +37,14 @@ def masked_forwards(
     *,
     removal: Removal,
     expand: Callable[[Tensor], Tensor] | None = None,
+    done: int = 0,
     total: int | None = None,
 ) -> Iterator[MaskedBatch]:
     """Ask the model about one image under many masks, and yield the answers batch by batch.
 
     All targets share these passes: the caller scores `outputs` as often as it likes. Batches are as large as
-    `model.runtime` allows; when memory runs out the batch is halved and the work goes on.
+    `model.runtime` allows; when memory runs out the batch is halved and the work goes on. A batch that ran out is
+    counted among the model's forwards only if the network itself had finished.
 
     Args:
         model: The model.
@@ -50,7 +52,8 @@ def masked_forwards(
         draws: Masks, or a compact form of them, as one tensor with n rows or as an iterable of such tensors.
         removal: What hidden pixels become.
         expand: Turns a batch of draws into (n, 1, H, W) masks with 1 for kept pixels; without it draws are masks.
-        total: The number of rows, for the progress bar, if `draws` is an iterable.
+        done: Rows of earlier calls, for the progress bar of a method that asks in several calls.
+        total: Rows of all calls, for the progress bar; known without it if `draws` is one tensor.
 
     Raises:
         ModelError: One single row does not fit into memory, or a logit is not finite.
@@ -58,22 +61,14 @@ def masked_forwards(
     image = image.to(model.device)
     rows = batch_rows(model)
     stream = _Stream(draws)
-    total = len(draws) if isinstance(draws, Tensor) else total
-    done = 0
+    if total is None and isinstance(draws, Tensor):
+        total = done + len(draws)
     while (part := stream.take(rows)) is not None:
-        try:
-            batch = _evaluate(model, image, part, removal, expand)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(part) == 1:
-                raise ModelError(
-                    f"out of memory on {model.device} with a single row of {model.name!r}",
-                    hint="use a smaller model or --device cpu",
-                ) from error
+        batch = _attempt(model, image, part, removal, expand)
+        if batch is None:
+            _release(model.device)
             rows = len(part) // 2
             stream.put_back(part)
-            _release(model.device)
             continue
         done += len(part)
         if model.runtime.progress is not None:
@@ -89,12 +84,16 @@ def coalition_scores(
     *,
     removal: Removal,
     score: Callable[[Tensor], Tensor],
+    done: int = 0,
+    total: int | None = None,
 ) -> Tensor:
     """Return the score of each coalition: (n,) for (n, d) coalitions of `features`, on the CPU.
 
-    `score` maps (n, K) logits to (n,) or (n, ...) scores.
+    `score` maps (n, K) logits to (n,) or (n, ...) scores; `done` and `total` are as in `masked_forwards`.
     """
-    batches = masked_forwards(model, image, coalitions, removal=removal, expand=features.masks)
+    batches = masked_forwards(
+        model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total
+    )
     return torch.cat([score(batch.outputs).cpu() for batch in batches])
 
 
@@ -108,38 +107,41 @@ def batch_rows(model: Model) -> int:
     budget = runtime.memory_budget
     if budget is None and model.device.type == "cuda":
         budget = torch.cuda.mem_get_info(model.device)[0] // 2
-    return usual if budget is None else max(1, min(usual, budget // _bytes_a_row(model)))
+    return usual if budget is None else max(1, min(usual, budget // model.row_bytes))
+
+
+def _attempt(
+    model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
+) -> MaskedBatch | None:
+    """Evaluate one batch; None if memory ran out and fewer rows may fit."""
+    try:
+        return _evaluate(model, image, draws, removal, expand)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(draws) == 1:
+            raise ModelError(
+                f"out of memory on {model.device} with a single row of {model.name!r}",
+                hint="use a smaller model or --device cpu",
+            ) from error
+    # Only here, when the exception and with it the failed pass's tensors are gone, can memory be given back.
+    return None
 
 
 def _evaluate(
     model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
 ) -> MaskedBatch:
     # inference_mode must not span a yield, or the caller would run in it as well.
-    with torch.inference_mode(), model.autocast():
-        on_device = draws.to(model.device, non_blocking=True)
-        masks = on_device if expand is None else expand(on_device)
-        outputs = removal(model, image, masks).float()
+    with torch.inference_mode():
+        masks = draws.to(model.device, non_blocking=True)
+        if expand is not None:
+            with torch.autocast(model.device.type, enabled=False):  # half precision is for the network only
+                masks = expand(masks)
+        with model.autocast():
+            outputs = removal(model, image, masks).float()
         if not bool(outputs.isfinite().all()):
             raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked picture")
     return MaskedBatch(draws, masks, outputs)
-
-
-def _bytes_a_row(model: Model) -> int:
-    """Estimate one row's memory: the input and the four largest outputs alive at one time."""
-    sizes: list[int] = []
-
-    def note(_module: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.element_size() * output.nelement())
-
-    handles = [module.register_forward_hook(note) for module in model.module.modules()]
-    try:
-        with torch.inference_mode():
-            model(torch.zeros(1, *model.input_size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sum(sorted(sizes)[-4:])
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -38,16 +38,18 @@ class Segments(Features):
         Raises:
             ParameterError: The labels are not a partition.
         """
-        present = labels.unique()
-        if labels.ndim != 2 or labels.is_floating_point() or not torch.equal(present, torch.arange(len(present))):
+        present = labels.cpu().unique()
+        if labels.ndim != 2 or labels.is_floating_point() or present.tolist() != list(range(len(present))):
             raise ParameterError("segments must be an (H, W) map of the labels 0, 1, ..., d-1 without gaps")
         self.labels = labels.long()
+        self._flat = self.labels.flatten()
         self.count = len(present)
         self.size = (labels.shape[0], labels.shape[1])
 
     def masks(self, coalitions: Tensor) -> Tensor:
         """Turn (n, d) coalitions into (n, 1, H, W) masks."""
-        return coalitions[:, self._flat.to(coalitions.device)].unflatten(1, (1, *self.size))
+        flat = coalitions[:, self._flat.to(coalitions.device)]
+        return flat.view(-1, 1, *self.size)
 
     def spread(self, values: Tensor) -> Tensor:
         """Give every pixel its segment's value."""
@@ -56,11 +58,13 @@ class Segments(Features):
     @cached_property
     def sizes(self) -> Tensor:
         """(d,) number of pixels of each segment."""
-        return torch.bincount(self._flat, minlength=self.count)
+        return torch.bincount(self.labels.flatten(), minlength=self.count)
 
-    @cached_property
-    def _flat(self) -> Tensor:
-        return self.labels.flatten()
+    def _flat_on(self, device: torch.device) -> Tensor:
+        if self._flat.device != device:
+            with torch.inference_mode(False):  # it is kept, and a later caller may want gradients
+                self._flat = self._flat.to(device)
+        return self._flat
 
 
 class Windows(Features):
@@ -81,7 +85,8 @@ class Windows(Features):
 
     def masks(self, coalitions: Tensor) -> Tensor:
         """Hide the union of the absent windows; (n, d) coalitions become (n, 1, H, W) masks."""
-        hidden = (1 - coalitions).unflatten(1, (len(self.rows), len(self.columns)))
+        shown = coalitions if coalitions.is_floating_point() else coalitions.float()
+        hidden = (1 - shown).unflatten(1, (len(self.rows), len(self.columns)))
         inside_rows = self._inside(self.rows, self.size[0]).to(hidden)  # (r, H)
         inside_columns = self._inside(self.columns, self.size[1]).to(hidden)  # (c, W)
         covered = torch.einsum("nrc,rh,cw->nhw", hidden, inside_rows, inside_columns)
@@ -123,17 +128,18 @@ def make_features(kind: str, model: Model, image: Tensor) -> Features:
     """
     name, _, number = kind.partition(":")
     height, width = image.shape[-2:]
-    if name == "pixels" and not number:
+    if kind == "pixels":
         return Segments(torch.arange(height * width).view(height, width))
-    if not number.isdigit() or int(number) < 1 or name not in ("grid", "patches", "superpixels"):
+    if not number.isdecimal() or int(number) < 1 or name not in ("grid", "patches", "superpixels"):
         raise ParameterError(
             f"features cannot be {kind!r}", hint="write grid:7, patches:16, superpixels:50 or pixels"
         )
     count = int(number)
     if name == "superpixels":
         return _superpixels(model, image, count)
-    if name == "grid" and count > min(height, width):
-        raise ParameterError(f"a grid of {count} cells a side is finer than the input, {height}x{width}")
+    if count > min(height, width):
+        what = f"a grid of {count} cells a side is finer" if name == "grid" else f"a patch of {count} pixels is larger"
+        raise ParameterError(f"{what} than the input, {height}x{width}")
     rows = torch.arange(height) * count // height if name == "grid" else torch.arange(height) // count
     columns = torch.arange(width) * count // width if name == "grid" else torch.arange(width) // count
     return Segments(rows.unsqueeze(1) * (int(columns[-1]) + 1) + columns)

@@ -57,18 +57,20 @@ class Inpaint(Removal):
     """Hidden pixels are filled smoothly from the visible ones around them, anew for every mask.
 
     Pull-push interpolation (Gortler et al. 1996, "The Lumigraph", Sec. 3.4.2): visible pixels are averaged down a
-    pyramid until no hole is left, then carried up into the holes.
+    pyramid until no hole is left, then carried up into the holes. Where nothing at all is visible, everything
+    becomes 0, the mean of the data that the model was trained on.
     """
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         """Return the (n, K) logits."""
         weights = masks.to(image)
-        return model(weights * image + (1 - weights) * _pull_push(image * weights, weights))
+        return model(_pull_push(image * weights, weights))
 
 
 def _pull_push(sums: Tensor, weights: Tensor) -> Tensor:
-    if min(sums.shape[-2:]) <= 1:
-        return sums / weights.clamp(min=1e-6)
+    """Fill (n, C, H, W) `sums` of visible pixels, image times (n, 1, H, W) weights, from below where weights lack."""
+    if max(sums.shape[-2:]) <= 1:
+        return sums / weights.clamp(min=1e-12)  # 0 where nothing is visible
     coarse = _pull_push(
         avg_pool2d(sums, 2, ceil_mode=True, count_include_pad=False),
         avg_pool2d(weights, 2, ceil_mode=True, count_include_pad=False),
@@ -111,7 +113,8 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
 
         sigma = BLUR_SIGMA * image.shape[-1] / 224
         side = min(int(3 * sigma) * 2 + 1, 2 * min(image.shape[-2:]) - 1)  # reflection needs less than the picture
-        return gaussian_blur(image, [side, side], [sigma, sigma])
+        blurred: Tensor = gaussian_blur(image, [side, side], [sigma, sigma])
+        return blurred
     raise ParameterError(
         f"no baseline is named {name!r}",
         hint="blur, mean, zero, black, white, grey, noise, inpaint, constant:V or image:PATH",

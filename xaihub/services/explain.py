@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def make_explainers(hub: Hub, names: Sequence[str], values: Mapping[str, str]) -
         takers = [name for name in known if short in known[name] and owner in ("", name)]
         if not takers:
             every = sorted(set().union(*known.values()))
-            who = " or ".join(known) if not owner else owner
+            who = owner or " or ".join(known)
             hint = did_you_mean(short, every) or f"known: {', '.join(every) or 'none'}"
             raise ParameterError(f"{who} has no parameter {short!r}", hint=hint)
         for name in takers:
@@ -159,7 +159,23 @@ def explain_many(
     """Explain every picture with every model and explainer; a failure costs only itself.
 
     `watch` is told what comes next.
+
+    Raises:
+        XaihubError: At once, if a model has no such target.
     """
+    for model in models:
+        Target.parse(target, model.classes)
+    return _explain_many(models, explainers, sources, target, seed, watch)
+
+
+def _explain_many(
+    models: Sequence[Model],
+    explainers: Sequence[Explainer],
+    sources: Iterable[str],
+    target: str | None,
+    seed: int,
+    watch: Callable[[str], None] | None,
+) -> Iterator[Outcome]:
     for source in sources:
         try:
             picture = load_picture(source)
@@ -170,12 +186,12 @@ def explain_many(
             for explainer in explainers:
                 if watch is not None:
                     watch(f"{picture.name}: {explainer.name} on {model.name}")
-                outcome = {"source": source, "model": model.name, "explainer": explainer.name}
+                outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                 try:
                     found = explain_picture(model, explainer, picture, target=target, seed=seed)
-                    yield Outcome(**outcome, explanation=found)
+                    yield outcome(explanation=found)
                 except XaihubError as error:
-                    yield Outcome(**outcome, error=error)
+                    yield outcome(error=error)
 
 
 def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:

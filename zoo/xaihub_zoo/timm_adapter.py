@@ -114,7 +114,7 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any]) -> Preprocessin
         size=tuple(config["input_size"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        description={key: value for key, value in sorted(config.items())},
+        description=dict(sorted(config.items())),
     )
 
 

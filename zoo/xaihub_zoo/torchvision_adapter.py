@@ -25,9 +25,7 @@ class TorchvisionAdapter(ModelAdapter):
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the classifiers whose full names match a glob pattern."""
-        return [
-            PREFIX + name for name in models.list_models(module=models) if fnmatch(PREFIX + name, pattern)
-        ]
+        return [PREFIX + name for name in models.list_models(module=models) if fnmatch(PREFIX + name, pattern)]
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes; "torchvision/resnet50.IMAGENET1K_V1" names the weights."""

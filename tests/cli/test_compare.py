@@ -1,0 +1,40 @@
+"""`xaihub compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+from PIL import Image
+
+Run = Callable[..., Result]
+
+
+def test_models_are_rows_and_explainers_are_columns(run: Run, cat: Path) -> None:
+    result = run(
+        "compare", str(cat), "-m", "efficientnet_lite0", "-m", "efficientnet_lite1", "-e", "gradcam", "-e", "rise",
+        "-p", "masks=4", "-o", "grid.png", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert [[item["explainer"] for item in row] for row in record["explanations"]] == [["gradcam", "rise"]] * 2
+    assert [row[0]["model"] for row in record["explanations"]] == ["efficientnet_lite0", "efficientnet_lite1"]
+    grid = Image.open("grid.png")
+    assert grid.width > 3 * 300
+    assert grid.height > 2 * 200
+
+
+def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Path) -> None:
+    result = run("compare", str(cat), "-e", "rise", "-e", "attention_rollout", "-p", "masks=4", "-o", "grid.png")
+    assert result.exit_code == 1
+    assert "attention_rollout on efficientnet_lite0" in result.stderr
+    assert Path("grid.png").is_file()
+
+
+def test_more_than_one_picture_is_wrong_usage(run: Run, cat: Path) -> None:
+    Image.open(cat).save("second.png")
+    result = run("compare", ".")
+    assert result.exit_code == 2
+    assert "takes one picture" in result.stderr

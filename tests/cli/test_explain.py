@@ -1,0 +1,245 @@
+"""`xaihub explain`: files, records, and one line for everything that goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+import xaihub
+
+Run = Callable[..., Result]
+FAST = ("-e", "rise", "-p", "masks=4")
+# A hand-made box around the cat's face in the sample photo: left, top, right, bottom.
+FACE = (95, 20, 355, 285)
+
+
+def test_without_arguments_the_sample_photo_is_explained(run: Run, tmp_path: Path) -> None:
+    result = run("explain")
+    assert result.exit_code == 0, result.stderr
+    written = sorted(path.name for path in (tmp_path / "xaihub-out").iterdir())
+    stem = "chelsea__efficientnet_lite0__gradcam"
+    assert written == [f"{stem}.json", f"{stem}.png", f"{stem}.safetensors"]
+    assert f"{stem}.png  gradcam: tiger cat" in result.stdout
+
+
+def test_the_strongest_evidence_lies_on_the_cat_of_the_sample_photo() -> None:
+    explanation = xaihub.explain(explainer="gradcam")
+    heat = explanation.heatmap(original=True).nan_to_num(-1)
+    row, column = divmod(int(heat.argmax()), heat.shape[1])
+    left, top, right, bottom = FACE
+    assert explanation.predicted.index in range(281, 286)
+    assert left <= column <= right
+    assert top <= row <= bottom
+    inside = heat[top:bottom, left:right].clamp(min=0).sum() / heat.clamp(min=0).sum()
+    assert inside > 0.9
+
+
+def test_the_overlay_keeps_the_original_geometry(run: Run, cat: Path) -> None:
+    assert run("explain", str(cat), *FAST, "-o", "out").exit_code == 0
+    overlay = Image.open("out/cat__efficientnet_lite0__rise.png")
+    assert overlay.width == 225 * 2  # enlarged by a whole factor, because the legend needs room
+    assert overlay.height > 150 * 2
+
+
+def test_several_explainers_and_pictures_each_get_their_files(run: Run, cat: Path, tmp_path: Path) -> None:
+    (tmp_path / "dogs").mkdir()
+    Image.open(cat).save(tmp_path / "dogs" / "dog.jpg")
+    result = run("explain", str(cat), "dogs", *FAST, "-e", "gradcam", "-o", "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(list(Path("out").glob("*.png"))) == 4
+    assert {path.name for path in Path("out").glob("dog__*.png")} == {
+        "dog__efficientnet_lite0__gradcam.png",
+        "dog__efficientnet_lite0__rise.png",
+    }
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b", "c/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.open(cat).save(tmp_path / folder / "cat.png")
+    result = run("explain", "a", "b", "c", *FAST, "-o", "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(list(Path("out").glob("*.png"))) == 3
+
+
+def test_json_is_the_whole_record_and_nothing_else_on_stdout(run: Run, cat: Path) -> None:
+    result = run("explain", str(cat), *FAST, "--json", "--seed", "3")
+    (record,) = json.loads(result.stdout)
+    assert record["explainer"] == "rise"
+    assert record["parameters"]["masks"] == 4
+    assert record["seed"] == 3
+    assert record["forwards"] == 4
+    assert len(record["weights_sha256"]) == 64
+    assert record["preprocessing"]["input_size"] == [3, 224, 224]
+
+
+def test_saved_values_are_those_that_the_python_door_returns(run: Run, cat: Path) -> None:
+    assert run("explain", str(cat), *FAST, "-o", "out", "--seed", "5").exit_code == 0
+    saved = xaihub.Explanation.load("out/cat__efficientnet_lite0__rise")
+    direct = xaihub.explain(str(cat), explainer="rise", masks=4, seed=5)
+    assert torch.equal(saved.values, direct.values)
+
+
+def test_the_batch_size_does_not_change_values(run: Run, cat: Path) -> None:
+    run("explain", str(cat), *FAST, "-o", "one", "--batch-size", "1")
+    run("explain", str(cat), *FAST, "-o", "four", "--batch-size", "4")
+    one, four = (xaihub.Explanation.load(f"{folder}/cat__efficientnet_lite0__rise").values for folder in ("one", "four"))
+    torch.testing.assert_close(one, four, atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_can_come_from_standard_input(run: Run, cat: Path) -> None:
+    result = run("explain", "-", *FAST, stdin=cat.read_bytes())
+    assert result.exit_code == 0, result.stderr
+    assert Path("xaihub-out/stdin__efficientnet_lite0__rise.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("285", "Egyptian cat"), ("Egyptian cat", "Egyptian cat"), ("egyptian CAT", "Egyptian cat")],
+)
+def test_a_target_is_an_index_or_a_name(run: Run, cat: Path, target: str, name: str) -> None:
+    result = run("explain", str(cat), *FAST, "-t", target)
+    assert result.exit_code == 0, result.stderr
+    assert f"rise: {name}" in result.stdout
+
+
+def test_a_target_may_be_a_rank_or_a_contrast(run: Run, cat: Path) -> None:
+    (second,) = json.loads(run("explain", str(cat), *FAST, "-t", "top2", "--json").stdout)
+    assert second["target"]["index"] != second["predicted"]["index"]
+    (contrast,) = json.loads(run("explain", str(cat), *FAST, "-t", "tabby vs Egyptian cat", "--json").stdout)
+    assert (contrast["target"]["index"], contrast["against"]["index"]) == (281, 285)
+
+
+def test_verbose_says_which_layer_and_why(run: Run, cat: Path) -> None:
+    result = run("explain", str(cat), "-e", "gradcam", "-v")
+    assert re.search(r"layer bn2 .*7x7 cells", result.stderr)
+    assert "1 forwards" in result.stderr
+    overridden = run("explain", str(cat), "-e", "gradcam", "-v", "--layer", "blocks.4")
+    assert "layer blocks.4" in overridden.stderr
+
+
+def test_the_terminal_shows_the_map_in_half_blocks(run: Run, cat: Path) -> None:
+    result = run("explain", str(cat), *FAST, "--terminal")
+    assert result.exit_code == 0
+    assert result.stdout.count("▀") > 500
+
+
+def test_of_many_pictures_the_broken_ones_are_listed_and_the_others_explained(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (64, 64), (number * 40, 90, 10)).save(folder / f"good{number}.png")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "cut.png").write_bytes((folder / "good0.png").read_bytes()[:60])
+    result = run("explain", str(folder), *FAST, "-o", "out", "-q")
+    assert result.exit_code == 1
+    assert len(list(Path("out").glob("*.png"))) == 5
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 3
+    assert all(any(name in line for line in errors) for name in ("empty.png", "text.jpg", "cut.png"))
+
+
+def bomb(path: Path) -> None:
+    """Write a tiny BMP whose header claims 60,000 x 60,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "BMP")
+    data = bytearray(buffer.getvalue())
+    data[18:26] = (60000).to_bytes(4, "little") * 2
+    path.write_bytes(bytes(data))
+
+
+
+WRONG = [
+    (("nosuch.jpg",), 1, "there is no file or folder 'nosuch.jpg'"),
+    (("*.nothing",), 1, "no file matches '*.nothing'"),
+    (("hollow",), 1, "no picture in the folder"),
+    (("empty.png",), 1, "is empty"),
+    (("text.png",), 1, "is not a picture"),
+    (("cut.png",), 1, "is damaged or truncated"),
+    (("bomb.bmp",), 1, "too many pixels"),
+    (("-e", "ris"), 2, "did you mean 'rise'?"),
+    (("-e", "rise", "-p", "mask=3"), 2, "did you mean 'masks'?"),
+    (("-e", "rise", "-p", "masks=many"), 2, "parameter 'masks' of rise cannot be 'many'"),
+    (("-e", "rise", "-p", "masks=0"), 2, ">= 1"),
+    (("-e", "rise", "-p", "masks"), 2, "is not NAME=VALUE"),
+    (("-e", "rise", "-p", "baseline=pink"), 2, "no baseline is named 'pink'"),
+    (("-m", "efficientnet_lit0"), 2, "did you mean 'efficientnet_lite0'"),
+    (("-t", "tabyy"), 1, "did you mean 'tabby'"),
+    (("-t", "1000"), 2, "class 1000 is out of range"),
+    (("-t", "crane"), 1, "2 classes are named 'crane'"),
+    (("--device", "cuda:99"), 1, "is not available here"),
+    (("--device", "toaster"), 1, "no device called 'toaster'"),
+    (("--layer", "block.4", "-e", "gradcam"), 2, "layer 'block.4'"),
+    (("--checkpoint", "nosuch.pth"), 1, "there is no checkpoint 'nosuch.pth'"),
+    (("--checkpoint", "text.png"), 1, "is damaged or no torch file"),
+    (("-o", "text.png/out"), 1, "is not a folder"),
+    (("--batch-size", "0"), 2, "--batch-size"),
+    (("-m", "tags.yaml"), 1, "model card 'tags.yaml'"),
+    (("-m", "keys.yaml"), 1, "unknown field `colour`"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
+def test_bad_input_is_one_line_without_traceback_or_partial_file(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    bomb(tmp_path / "bomb.bmp")
+    (tmp_path / "tags.yaml").write_text("name: x\narchitecture: !!python/object/apply:os.system [ls]\n")
+    (tmp_path / "keys.yaml").write_text("name: x\narchitecture: resnet18\ncolour: red\n")
+    before = {str(path) for path in tmp_path.rglob("*")}
+    result = run("explain", *arguments, "-q")
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert "Traceback" not in result.output
+    assert {str(path) for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_output_is_refused_before_any_work(run: Run, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    result = run("explain", *FAST, "-o", "locked/out")
+    assert result.exit_code == 1
+    assert "no permission" in result.stderr
+
+
+def test_an_unexpected_error_is_one_line_that_tells_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(*_: object, **__: object) -> None:
+        raise RuntimeError("something\nstrange")
+
+    monkeypatch.setattr("xaihub.services.explain.explain_many", burst)
+    result = run("explain", *FAST)
+    assert result.exit_code == 1
+    assert result.stderr.strip() == (
+        "error: unexpected RuntimeError: something strange (set XAIHUB_DEBUG=1 for the traceback)"
+    )
+
+
+def test_interrupting_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xaihub.services.explain.explain_many", interrupt)
+    result = run("explain", *FAST)
+    assert result.exit_code == 130
+    assert result.stderr.strip().endswith("stopped")

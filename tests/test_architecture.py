@@ -1,0 +1,83 @@
+"""The direction of imports, the size of modules, and what counts as public."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xaihub
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(file for root in ("xaihub", "plugins", "zoo") for file in (ROOT / root).rglob("*.py"))
+# What a plugin may import, besides the names of `xaihub` itself.
+PUBLIC = {"masking", "hookspecs", "specs", "params", "errors"}
+# What the zoo may import on top: cards, weights and the reader of class names.
+FOR_THE_ZOO = {"cards", "weights", "hub"}
+COMMAND_LINE = {"cli", "__main__", "testing"}
+
+
+def settings() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+
+
+def contract(name: str) -> dict[str, Any]:
+    return next(item for item in settings()["contracts"] if item["id"] == name)
+
+
+def modules() -> set[str]:
+    """The modules and packages directly inside xaihub."""
+    folder = ROOT / "xaihub"
+    names = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/*.py")}
+    return names - {"__init__"}
+
+
+def below(names: list[str]) -> set[str]:
+    return {name.split(".")[1] for name in names}
+
+
+def test_the_import_contracts_are_kept() -> None:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_module_is_either_public_or_closed_to_plugins() -> None:
+    closed = contract("public-api")["forbidden_modules"]
+
+    assert below(closed) | PUBLIC >= modules()
+    assert {name for name in closed if name.split(".")[1] in PUBLIC} == {"xaihub.masking.*"}
+
+
+def test_every_module_is_either_public_or_closed_to_the_zoo() -> None:
+    closed = contract("public-api-zoo")["forbidden_modules"]
+
+    assert below(closed) | PUBLIC | FOR_THE_ZOO >= modules()
+    assert below(closed) & FOR_THE_ZOO == set()
+
+
+def test_every_module_outside_the_command_line_is_kept_free_of_click() -> None:
+    assert below(contract("click")["source_modules"]) | COMMAND_LINE >= modules()
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_has_at_most_400_lines(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", xaihub.__all__)
+def test_a_public_name_can_be_imported_and_is_documented(name: str) -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+
+    assert getattr(xaihub, name) is not None
+    assert f"`{name}" in page
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'explian'"):
+        _ = xaihub.explian

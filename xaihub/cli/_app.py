@@ -1,0 +1,146 @@
+"""The click group: plugin commands, one funnel for errors, one place for plugin warnings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xaihub.cli._output import say
+from xaihub.errors import XaihubError, did_you_mean
+from xaihub.host import PluginInfo
+from xaihub.hub import Hub
+
+__all__ = ["App", "Group"]
+
+
+class App:
+    """What every command shares; the hub is made when it is first asked for."""
+
+    def __init__(self, hub: Hub | None = None) -> None:
+        """Use `hub`, or make one on demand."""
+        self._hub = hub
+
+    @cached_property
+    def hub(self) -> Hub:
+        """The hub."""
+        return self._hub or Hub()
+
+    @cached_property
+    def plugin_commands(self) -> dict[str, tuple[PluginInfo, click.Command]]:
+        """Commands of plugins by name; the first plugin to claim a name keeps it."""
+        found: dict[str, tuple[PluginInfo, click.Command]] = {}
+        host = self.hub.host
+        for info, command in host.collect("xaihub_register_commands"):
+            if not isinstance(command, click.Command) or not command.name:
+                host.problem(info, f"xaihub_register_commands returned a {type(command).__name__}, not a click command")
+            elif command.name in found:
+                host.problem(info, f"command {command.name!r} belongs to plugin {found[command.name][0].name!r}")
+            else:
+                found[command.name] = (info, command)
+        return found
+
+    def tell_warnings(self) -> None:
+        """Print each plugin problem once, on stderr."""
+        if "hub" in self.__dict__:
+            for warning in dict.fromkeys(self.hub.host.warnings):
+                say(f"warning: {warning}")
+            self.hub.host.warnings.clear()
+
+
+class Group(click.Group):
+    """Merges plugin commands, and turns every error into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return built-in commands, then those of plugins."""
+        own = super().list_commands(ctx)
+        app = ctx.ensure_object(App)
+        for name, (info, _) in app.plugin_commands.items():
+            if name in own:
+                app.hub.host.problem(info, f"the command {name!r} is built in and cannot be replaced")
+        return own + sorted(set(app.plugin_commands) - set(own))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a built-in command, or a plugin's; plugins are loaded only if no built-in has the name."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        found = ctx.ensure_object(App).plugin_commands.get(cmd_name)
+        return found[1] if found else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest near commands for an unknown one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            ctx.ensure_object(App).tell_warnings()
+            raise click.UsageError(f"there is no command {args[0]!r}" + (f", {hint}" if hint else ""), ctx) from error
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, then tell about broken plugins."""
+        super().format_help(ctx, formatter)
+        ctx.ensure_object(App).tell_warnings()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, then tell about broken plugins."""
+        try:
+            return super().invoke(ctx)
+        finally:
+            ctx.ensure_object(App).tell_warnings()
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line; every failure is one line and an exit code (1 failed, 2 wrong usage)."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            result = super().main(*args, standalone_mode=False, **extra)
+        except Exception as error:
+            sys.exit(_report(error))
+        except KeyboardInterrupt:
+            say("stopped")
+            sys.exit(130)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line and return the exit code."""
+    if isinstance(error, XaihubError):
+        say(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
+        return 2
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        see = f" (see '{context.command_path} --help')" if context is not None else ""
+        say(f"error: {error.format_message()}{see}")
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        say("stopped")
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # The reader of a pipe left; silence Python's own complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if os.environ.get("XAIHUB_DEBUG"):
+        raise error
+    text = " ".join(str(error).split())[:300]
+    say(f"error: {_blame(error)}{type(error).__name__}: {text} (set XAIHUB_DEBUG=1 for the traceback)")
+    return 1
+
+
+def _blame(error: BaseException) -> str:
+    """Name the plugin whose code raised, judging by the innermost frame of a module called xaihub_*."""
+    frames, traceback = [], error.__traceback__
+    while traceback is not None:
+        frames.append(Path(traceback.tb_frame.f_code.co_filename))
+        traceback = traceback.tb_next
+    names = [part for file in frames for part in file.parts if part.startswith("xaihub_")]
+    return f"in plugin module {names[-1]!r}: " if names else "unexpected "

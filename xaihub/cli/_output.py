@@ -1,0 +1,111 @@
+"""The only module that knows about terminals: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["clean", "draw", "progress", "put", "put_json", "say", "table"]
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Remove control characters and escape sequences, which a plugin's metadata could carry."""
+    return _CONTROL.sub("", text)
+
+
+def say(text: str) -> None:
+    """Write one line to stderr."""
+    click.echo(clean(" ".join(text.split())), err=True)
+
+
+def put(text: str) -> None:
+    """Write text to stdout."""
+    click.echo("\n".join(clean(line) for line in text.split("\n")))
+
+
+def put_json(record: Any) -> None:
+    """Write a record to stdout as JSON."""
+    click.echo(json.dumps(record, indent=2, ensure_ascii=False, default=str))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
+    """Lay records out as columns; the last is wrapped to the terminal's width."""
+    import shutil
+    import textwrap
+
+    names = list(columns)
+    texts = [[_cell(row.get(name)) for name in names] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in texts), 0) for i, name in enumerate(names)]
+    room = max(30, shutil.get_terminal_size((110, 24)).columns - sum(widths[:-1]) - 2 * (len(names) - 1))
+    lines = []
+    for line in [names, *texts]:
+        start = "  ".join(text.ljust(width) for text, width in zip(line[:-1], widths[:-1], strict=True))
+        wrapped = textwrap.wrap(line[-1], room) or [""]
+        lines.append(f"{start}  {wrapped[0]}".rstrip())
+        lines += [" " * (len(start) + 2) + more for more in wrapped[1:]]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else clean(str(value))
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Show one progress bar on stderr, if it is a terminal and the user did not ask for quiet."""
+    if quiet or not sys.stderr.isatty():
+        yield Progress(None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Progress(bar)
+
+
+class Progress:
+    """A progress bar, or nothing."""
+
+    def __init__(self, bar: Any) -> None:
+        """Wrap a rich progress bar, or None."""
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task("starting", total=None)
+
+    def watch(self, text: str) -> None:
+        """Say what is being done now."""
+        if self._bar is not None:
+            self._bar.reset(self._task, description=clean(text), total=None)
+
+    def step(self, done: int, total: int) -> None:
+        """Say how far it is."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+
+def draw(image: Image) -> None:
+    """Draw a picture in the terminal with half blocks."""
+    import shutil
+
+    from xaihub.rendering import terminal_lines
+
+    columns = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    for line in terminal_lines(image, columns):
+        cells = (f"\x1b[38;2;{u[0]};{u[1]};{u[2]};48;2;{v[0]};{v[1]};{v[2]}m▀" for u, v in line)
+        click.echo("".join(cells) + "\x1b[0m", color=True)

@@ -1,0 +1,135 @@
+"""`xaihub explain`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xaihub.cli._app import App
+from xaihub.cli._options import json_option, model_options, pairs, quiet_options, run_options
+from xaihub.cli._output import draw, progress, put, put_json, say
+
+if TYPE_CHECKING:
+    from xaihub.services.explain import Outcome
+
+__all__ = ["check_writable", "explain", "load_models"]
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
+@model_options
+@run_options
+@click.option("-o", "--output", default="xaihub-out", show_default=True, metavar="FOLDER", help="Where files go.")
+@click.option("--terminal", is_flag=True, help="Draw the map in the terminal as well.")
+@json_option
+@quiet_options
+@click.pass_obj
+def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any) -> None:
+    """Explain pictures: which parts speak for the class?
+
+    PICTURE is a file, a folder, a glob, or - for standard input; without one, the sample photo is explained. For each
+    picture, model and explainer three files are written: the overlay (.png), the values (.safetensors) and the
+    record of how they were made (.json).
+
+    \b
+    Examples:
+      xaihub explain cat.jpg
+      xaihub explain cat.jpg dogs/ -m resnet50 -e gradcam -e integrated_gradients -t "Egyptian cat" -o out/
+      xaihub explain cat.jpg -e rise -p masks=2000 -p cell=8 --seed 1 --json
+      xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
+    """
+    from xaihub.images import find_images, sample_photo
+
+    values = pairs(options["values"])
+    sources = find_images(pictures or [sample_photo()])
+    check_writable(Path(output))
+    from xaihub.services.explain import explain_many, make_explainers, output_stem
+
+    explainers = make_explainers(app.hub, options["explainers"], values)
+    models = load_models(app, options)
+    quiet, failed, records = options["quiet"], 0, []
+    with progress(quiet=quiet) as bar:
+        for model in models:
+            model.runtime.progress = bar.step
+        outcomes = explain_many(
+            models, explainers, sources, target=options["target"], seed=options["seed"], watch=bar.watch
+        )
+        for outcome in outcomes:
+            if outcome.explanation is None:
+                failed += 1
+                say(f"error: {outcome.source}: {_who(outcome)}{outcome.error}")
+                records.append({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
+                continue
+            stem = Path(output) / output_stem(outcome, sources)
+            outcome.explanation.save(stem)
+            picture = outcome.explanation.save_png(stem.with_name(stem.name + ".png"))
+            records.append({"source": outcome.source, "png": str(picture), **outcome.explanation.to_dict()})
+            if not options["as_json"]:
+                _show(outcome, picture, options)
+    if options["as_json"]:
+        put_json(records)
+    if failed:
+        if len(sources) > 1:
+            say(f"{failed} of {len(records)} explanations failed; the others are in {output}")
+        raise click.exceptions.Exit(1)
+
+
+def load_models(app: App, options: dict[str, Any]) -> list[Any]:
+    """Load every model that was asked for, with the shared options."""
+    from xaihub.model import Runtime
+
+    return [
+        app.hub.load_model(
+            name,
+            device=options["device"],
+            checkpoint=options["checkpoint"],
+            classes=options["classes"],
+            layer=options["layer"],
+            runtime=Runtime(batch_size=options["batch_size"], autocast=options["autocast"]),
+        )
+        for name in dict.fromkeys(options["models"])
+    ]
+
+
+def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:
+    """Print one line for an explanation, notes on stderr, and the map itself if asked for."""
+    explanation = outcome.explanation
+    assert explanation is not None  # noqa: S101 - the caller handles failures
+    put(f"{picture}  {outcome.explainer}: {explanation.target}")
+    if not options["quiet"]:
+        for warning in explanation.warnings:
+            say(f"note: {outcome.explainer}: {warning}")
+    if options["verbose"]:
+        record = explanation.metadata
+        say(f"{outcome.model} sees {explanation.predicted}; weights {record['weights_sha256'][:12]}")
+        if record["layer"]:
+            say(f"layer {record['layer']}")
+        gap = record["completeness_gap"]
+        cost = f"{record['forwards']:g} forwards, {record['backwards']:g} backwards, {record['seconds']:.2f} s"
+        say(cost if gap is None else f"{cost}, completeness gap {gap:.2g}")
+    if options.get("terminal"):
+        from xaihub.rendering import overlay
+
+        draw(overlay(explanation))
+
+
+def _who(outcome: Outcome) -> str:
+    return f"{outcome.explainer} on {outcome.model}: " if outcome.explainer else ""
+
+
+def check_writable(path: Path) -> None:
+    """Fail before any work is done, not after: the nearest existing folder must take new files.
+
+    Raises:
+        OutputError: It does not.
+    """
+    from xaihub.errors import OutputError
+
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"cannot write to {str(path)!r}: {str(nearest)!r} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {str(path)!r}: no permission for {str(nearest)!r}")

@@ -1,0 +1,56 @@
+"""`xaihub list`."""
+
+from __future__ import annotations
+
+import click
+
+from xaihub.cli._app import App
+from xaihub.cli._options import json_option
+from xaihub.cli._output import put, put_json, table
+from xaihub.services.describe import KINDS, architectures, listing
+
+__all__ = ["list_"]
+
+COLUMNS = {
+    "explainers": ("name", "needs", "summary"),
+    "metrics": ("name", "higher_is_better", "summary"),
+    "models": ("name", "weights", "summary"),
+    "adapters": ("name", "summary"),
+    "plugins": ("name", "distribution", "version", "hooks", "problems"),
+}
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.option("--timm", "timm_pattern", metavar="PATTERN", help="With models: timm's own names that match a glob.")
+@click.option("--torchvision", "torchvision_pattern", metavar="PATTERN", help="With models: torchvision's own names.")
+@json_option
+@click.pass_obj
+def list_(
+    app: App, /, kind: str | None, timm_pattern: str | None, torchvision_pattern: str | None, *, as_json: bool
+) -> None:
+    """List what is registered: explainers, metrics, models, adapters, plugins.
+
+    \b
+    Examples:
+      xaihub list
+      xaihub list explainers --json
+      xaihub list models --timm 'vit*'
+    """
+    patterns = {"timm": timm_pattern, "torchvision": torchvision_pattern}
+    wanted = {adapter: pattern for adapter, pattern in patterns.items() if pattern is not None}
+    if wanted:
+        if kind not in (None, "models"):
+            raise click.UsageError("--timm and --torchvision go with 'xaihub list models'")
+        names = [name for adapter, pattern in wanted.items() for name in architectures(app.hub, adapter, pattern)]
+        put_json(names) if as_json else put("\n".join(names))
+        return
+    kinds = (kind,) if kind else KINDS
+    found = {each: listing(app.hub, each) for each in kinds}
+    if as_json:
+        put_json(found[kind] if kind else found)
+        return
+    for each, rows in found.items():
+        if not kind:
+            put(f"\n{each.upper()} ({len(rows)})" if each != kinds[0] else f"{each.upper()} ({len(rows)})")
+        put(table(rows, COLUMNS[each]) if rows else f"no {each} are registered")

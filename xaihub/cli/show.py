@@ -1,0 +1,53 @@
+"""`xaihub show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from xaihub.cli._app import App
+from xaihub.cli._options import json_option
+from xaihub.cli._output import put, put_json, table
+from xaihub.services.describe import card
+
+__all__ = ["show"]
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show(app: App, /, name: str, *, as_json: bool) -> None:
+    """Show the card of an explainer, metric, model or adapter: paper, parameters, needs, cost, limits.
+
+    \b
+    Examples:
+      xaihub show rise
+      xaihub show efficientnet_lite0 --json
+    """
+    found = card(app.hub, name)
+    if as_json:
+        put_json(found)
+        return
+    parameters = found.pop("parameters", None)
+    put(f"{found.pop('name')} ({found.pop('kind')}): {found.pop('summary', '')}")
+    put("\n".join(_lines(found)))
+    if parameters:
+        put("\nParameters (-p NAME=VALUE)")
+        put(table(parameters, ("name", "type", "default", "description")))
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in facts.items():
+        if key == "paper":
+            yield f"  {'paper':<16}{value['title']} ({value['year']}), {value['url']}"
+        elif isinstance(value, Mapping):
+            for inner, text in value.items():
+                if text not in ("", None, ()):
+                    yield f"  {f'{key}.{inner}':<22}{text}"
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+            shown = {True: "yes", False: "no"}.get(shown, shown) if isinstance(shown, bool) else shown
+            yield f"  {key.replace('_', ' '):<16}{shown}"

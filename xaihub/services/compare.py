@@ -1,0 +1,61 @@
+"""Comparing explainers and models on one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xaihub.errors import XaihubError
+from xaihub.explainer import Explainer
+from xaihub.explanation import Explanation, write_file
+from xaihub.model import Model
+from xaihub.services.explain import Outcome, explain_many
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Explanations of one picture: a row a model, a column an explainer; refused ones are in `failures`."""
+
+    rows: list[list[Explanation]]
+    failures: list[Outcome]
+
+    def save_png(self, path: str | Path) -> Path:
+        """Write the labelled grid; return the path.
+
+        Raises:
+            XaihubError: There is nothing to draw.
+            OutputError: The file cannot be written.
+        """
+        from xaihub.rendering import grid, png_bytes
+
+        rows = [row for row in self.rows if row]
+        if not rows:
+            raise XaihubError("nothing to compare: every explainer failed")
+        data = png_bytes(grid(rows))
+        return write_file(Path(path), lambda file: file.write_bytes(data))
+
+
+def compare(
+    models: Sequence[Model],
+    explainers: Sequence[Explainer],
+    source: str,
+    *,
+    target: str | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Explain one picture with every model and explainer.
+
+    Without a target each model's own prediction is explained.
+    """
+    outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, watch=watch))
+    return Comparison(
+        rows=[
+            [item.explanation for item in outcomes if item.explanation is not None and item.model == model.name]
+            for model in models
+        ],
+        failures=[item for item in outcomes if item.error is not None],
+    )

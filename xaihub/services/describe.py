@@ -1,0 +1,92 @@
+"""What is known of registered things, as plain records for tables, cards and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from xaihub.errors import UnknownName, did_you_mean
+from xaihub.hub import Hub
+from xaihub.specs import ExplainerSpec, MetricSpec, ModelCard, Spec
+
+__all__ = ["KINDS", "architectures", "card", "listing"]
+
+KINDS = ("explainers", "metrics", "models", "adapters", "plugins")
+
+
+def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
+    """Return one record for each registered thing of a kind; imports nothing that is registered."""
+    if kind == "plugins":
+        return [
+            {
+                "name": info.name,
+                "distribution": info.distribution,
+                "version": info.version,
+                "builtin": info.builtin,
+                "hooks": info.hooks,
+                "problems": info.problems,
+            }
+            for info in hub.host.plugins
+        ]
+    return [_row(spec) for spec in getattr(hub, kind)]
+
+
+def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
+    """Return the architectures of an adapter that match a glob pattern."""
+    names: list[str] = hub.adapters.get(adapter).load()().names(pattern)
+    return names
+
+
+def card(hub: Hub, name: str) -> dict[str, Any]:
+    """Return everything known of the explainer, metric, model or adapter called `name`.
+
+    Raises:
+        UnknownName: Nothing has that name.
+        XaihubError: Its plugin cannot be loaded.
+    """
+    registries: Mapping[str, Any] = {
+        "explainer": hub.explainers,
+        "metric": hub.metrics,
+        "model": hub.models,
+        "adapter": hub.adapters,
+    }
+    for kind, registry in registries.items():
+        spec = registry.find(name)
+        if spec is not None:
+            return {"kind": kind, **_facts(spec), **_parameters(spec)}
+    every = [known for registry in registries.values() for known in registry.names()]
+    raise UnknownName(f"nothing is named {name!r}", hint=did_you_mean(name, every) or "xaihub list shows everything")
+
+
+def _row(spec: Spec) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": spec.name, "summary": spec.summary}
+    if isinstance(spec, ExplainerSpec):
+        row |= {"needs": list(spec.needs), "cost": spec.cost}
+    if isinstance(spec, MetricSpec):
+        row |= {"higher_is_better": spec.higher_is_better, "bounds": list(spec.bounds)}
+    if isinstance(spec, ModelCard):
+        row |= {"architecture": spec.architecture, "adapter": spec.adapter, "weights": spec.weights.source}
+    return row | {"plugin": spec.plugin}
+
+
+def _facts(spec: Spec) -> dict[str, Any]:
+    hidden = {"target", "base"} if isinstance(spec, ModelCard) else {"base"}
+    return {key: value for key, value in asdict(spec).items() if key not in hidden and value not in ("", (), {}, None)}
+
+
+def _parameters(spec: Spec) -> dict[str, Any]:
+    if not isinstance(spec, (ExplainerSpec, MetricSpec)):
+        return {}
+    from xaihub.params import parameters
+
+    method = spec.load()
+    known = parameters(method)
+    claims = {key: getattr(method, key) for key in ("stochastic", "class_agnostic", "completeness") if hasattr(method, key)}
+    return {
+        **claims,
+        "parameters": [
+            {"name": item.name, "type": item.type, "default": item.default, "description": item.description}
+            for item in known.values()
+        ],
+    }
