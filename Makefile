@@ -42,8 +42,8 @@ docs: $(VENV)/.installed-dev  ## Write the generated parts of README.md and docs
 support-matrix: $(VENV)/.installed-dev  ## Try every explainer on every family of models (minutes).
 	$(BIN)/python docs/support_matrix.py
 
-bench: $(VENV)/.installed-dev  ## Measure speed against bare forward passes and peers (minutes).
-	$(BIN)/python -m pytest -q -s -o python_files='bench_*.py test_*.py' -o timeout=0 tests/benchmarks
+bench: $(VENV)/.installed-dev  ## Measure speed against bare forward passes and against peers (minutes).
+	@for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean:  ## Remove what the other tasks made.
 	rm -rf $(VENV) build dist xaihub-out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -17,6 +17,7 @@ from xaihub.specs import Weights as Weights
 
 if TYPE_CHECKING:
     from xaihub.errors import ExplainerRefused as ExplainerRefused
+    from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
     from xaihub.explainer import Attribution as Attribution
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from xaihub.images import Picture as Picture
     from xaihub.images import load_picture as load_picture
     from xaihub.images import sample_photo as sample_photo
+    from xaihub.metric import Case as Case
+    from xaihub.metric import Measurement as Measurement
+    from xaihub.metric import Metric as Metric
+    from xaihub.metric import Scene as Scene
     from xaihub.model import Model as Model
     from xaihub.model import ModelAdapter as ModelAdapter
     from xaihub.model import ModelRequest as ModelRequest
@@ -46,11 +51,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "errors": ("ExplainerRefused", "ModelError", "ParameterError"),
+    "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainer": ("Attribution", "Explainer"),
     "explanation": ("ClassScore", "Explanation"),
     "hub": ("Hub",),
     "images": ("Picture", "load_picture", "sample_photo"),
+    "metric": ("Case", "Measurement", "Metric", "Scene"),
     "model": ("Model", "ModelAdapter", "ModelRequest", "Runtime"),
     "params": ("Meta",),
     "preprocessing": ("Geometry", "Preprocessing"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -15,24 +15,26 @@ __all__ = ["read_card"]
 
 # The C parser is several times faster, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it
+_DEEPEST = 16  # the C parser overflows the stack on deep nesting
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    size: int | tuple[int, int] | None = None
+    size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_mode: str | None = None
+    std: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
+    crop_pct: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
 
 
 class _Weights(msgspec.Struct, forbid_unknown_fields=True):
-    source: str = "pretrained"
+    source: Literal["pretrained", "package", "file", "none"] = "pretrained"
     package: str = ""
     distribution: str = ""
     path: str = ""
-    sha256: str = ""
-    keys: str = "names"
+    sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-fA-F]{64})?$")] = ""
+    keys: Literal["names", "order"] = "names"
     licence: str = ""
 
 
@@ -52,7 +54,7 @@ class _Card(msgspec.Struct, forbid_unknown_fields=True):
     weights: _Weights = msgspec.field(default_factory=_Weights)
     input: _Input = msgspec.field(default_factory=_Input)
     classes: str | list[str] = "imagenet-1k"
-    num_classes: int | None = None
+    num_classes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     layers: dict[str, str] = {}
     options: dict[str, Any] = {}
     accuracy: str = ""
@@ -70,10 +72,13 @@ def read_card(path: str | Path) -> ModelCard:
     """
     file = Path(path)
     try:
-        data = yaml.load(file.read_bytes(), Loader=_LOADER)  # noqa: S506 - a safe loader either way
+        with file.open("rb") as stream:
+            text = stream.read(_LARGEST + 1)
+        _refuse_bombs(text)
+        data = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
     except OSError as error:
         raise ModelError(f"cannot read the model card {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date or number pass
         problem = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -87,16 +92,29 @@ def read_card(path: str | Path) -> ModelCard:
         ) from error
 
 
+def _refuse_bombs(text: bytes) -> None:
+    """Refuse what makes a small file large or deep in memory: aliases, nesting, and sheer size."""
+    if len(text) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("anchors and aliases are not allowed")  # noqa: TRY004 - the text is wrong, not a type
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+
+
 def _to_card(card: _Card, file: Path) -> ModelCard:
+    size = card.input.size
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError(f"input.size is {size!r}, not one or two numbers of pixels")
     weights = card.weights
-    if weights.source not in ("pretrained", "package", "file", "none"):
-        raise ValueError(f"weights.source is {weights.source!r}, not one of pretrained, package, file, none")
-    if weights.keys not in ("names", "order"):
-        raise ValueError(f"weights.keys is {weights.keys!r}, not one of names, order")
+    weights.sha256 = weights.sha256.lower()
     if weights.source in ("package", "file") and not weights.path:
         raise ValueError(f"weights.path is missing for the source {weights.source!r}")
-    if weights.sha256 and (len(weights.sha256) != 64 or set(weights.sha256) - set("0123456789abcdef")):
-        raise ValueError("weights.sha256 is not 64 hexadecimal digits")
+    if weights.source == "package" and not weights.package.isidentifier():
+        raise ValueError(f"weights.package is {weights.package!r}, not the import name of a package")
     return ModelCard(
         name=card.name,
         summary=card.summary,

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 __all__ = [
     "ExplainerRefused",
     "InputError",
+    "MetricRefused",
     "MissingExtra",
     "ModelError",
     "OutputError",
@@ -67,6 +68,10 @@ class OutputError(XaihubError):
 
 class ExplainerRefused(XaihubError):
     """A method that would be wrong on this model, with the reason."""
+
+
+class MetricRefused(XaihubError):
+    """A score that would have no meaning, with the reason."""
 
 
 class MissingExtra(XaihubError):

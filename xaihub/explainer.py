@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaihub.errors import ExplainerRefused
+from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
 from xaihub.params import convert, parameters
@@ -103,12 +104,17 @@ class Explainer(ABC):
         The model is left as it was, whatever happens; random state outside is left alone.
 
         Raises:
-            ParameterError: A parameter is out of range, or the target does not exist.
+            ParameterError: A parameter is out of range, the target does not exist, or `inputs` is not (B, C, H, W).
             ExplainerRefused: The method does not apply to this model, or its result is not finite.
             ModelError: The model's class scores are not finite.
         """
         who = self.name or type(self).__name__
         convert(type(self), self.parameters, who=who)
+        if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
+            raise ParameterError(
+                f"inputs have the shape {tuple(inputs.shape)}",
+                hint=f"give one or more rows: (B, {', '.join(map(str, model.input_size))})",
+            )
         wanted = Target.parse(target, model.classes)
         with model.untouched():
             logits = model.predict(inputs)
@@ -130,6 +136,8 @@ class Explainer(ABC):
             result = self.attribute(model, private, target)
         if not isinstance(result, Attribution):
             result = Attribution(values=result)
+        if not isinstance(result.values, Tensor):
+            raise ExplainerRefused(f"{who} returned a {type(result.values).__name__} instead of a tensor")
         values = result.values.detach().float().cpu()
         rows, _, height, width = inputs.shape
         if values.shape not in {(rows, channels, height, width) for channels in (1, inputs.shape[1])}:
@@ -140,6 +148,8 @@ class Explainer(ABC):
         record = self._record(model, result, counts, rows, seed, who, [*result.warnings, *heard])
         record["seconds"] = round(seconds, 6)
         gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
+        if gaps is not None and gaps.shape != (rows,):
+            raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
         return [
             Explanation.of_row(
                 row,
@@ -170,8 +180,13 @@ class Explainer(ABC):
             "forwards": counts.forwards / rows,
             "backwards": counts.backwards / rows,
             "warnings": list(dict.fromkeys(heard)),
-            "versions": {name: metadata.version(name) for name in ("xaihub", "torch", "timm")},
+            "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
+
+
+@cache  # reading a distribution's metadata takes milliseconds
+def _version(name: str) -> str:
+    return metadata.version(name)
 
 
 @contextmanager

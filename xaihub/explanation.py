@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +132,8 @@ class Explanation:
         return replace(self, picture=picture, geometry=geometry, metadata=record)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the values and the picture, as JSON types."""
-        return {
+        """Return everything but the values and the picture, as JSON types; numbers that are not finite become None."""
+        record = {
             "format": FORMAT,
             "target": asdict(self.target),
             "against": None if self.against is None else asdict(self.against),
@@ -139,20 +141,42 @@ class Explanation:
             "geometry": None if self.geometry is None else asdict(self.geometry),
             **self.metadata,
         }
+        return {key: _plain(value) for key, value in record.items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], values: Tensor) -> Explanation:
+        """Put together what `to_dict` took apart."""
+        rest = dict(record)
+        rest.pop("format", None)
+        target, against = rest.pop("target"), rest.pop("against")
+        predicted, geometry = rest.pop("predicted"), rest.pop("geometry")
+        return cls(
+            values=values,
+            target=ClassScore(**target),
+            against=ClassScore(**against) if against else None,
+            predicted=ClassScore(**predicted),
+            geometry=Geometry(**{key: tuple(pair) for key, pair in geometry.items()}) if geometry else None,
+            metadata=rest,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write `path`.safetensors (values) and `path`.json (the record); return the former.
 
-        Each file is written under a temporary name and renamed, the values last.
+        Both files are written under temporary names first and then renamed, the values last.
 
         Raises:
             OutputError: The files cannot be written.
         """
-        base = Path(path).with_suffix("") if Path(path).suffix == ".safetensors" else Path(path)
-        record = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str)
-        write_file(base.parent / f"{base.name}.json", lambda file: file.write_text(record + "\n", encoding="utf-8"))
+        record, values = _files(path)
+        # A file name that is no Unicode has lone surrogates; their backslash form is what JSON calls them.
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         packed = pack_tensors({"values": self.values.contiguous()})
-        return write_file(base.parent / f"{base.name}.safetensors", lambda file: file.write_bytes(packed))
+        with _temporary(record) as first, _temporary(values) as second:
+            first.write_text(text, encoding="utf-8", errors="backslashreplace")
+            second.write_bytes(packed)
+            first.replace(record)
+            second.replace(values)
+        return values
 
     @classmethod
     def load(cls, path: str | Path) -> Explanation:
@@ -161,27 +185,20 @@ class Explanation:
         Raises:
             OutputError: A file is missing, damaged, or of another format.
         """
-        base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
+        record_file, values_file = _files(path)
         try:
-            record = json.loads((base.parent / f"{base.name}.json").read_text(encoding="utf-8"))
-            values = read_tensors((base.parent / f"{base.name}.safetensors").read_bytes())["values"]
-            if record.pop("format") != FORMAT:
+            record = json.loads(record_file.read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
                 raise OutputError(f"{str(path)!r} was written by another version of xaihub")
-            target, against = record.pop("target"), record.pop("against")
-            predicted, geometry = record.pop("predicted"), record.pop("geometry")
-            return cls(
-                values=values,
-                target=ClassScore(**target),
-                against=ClassScore(**against) if against else None,
-                predicted=ClassScore(**predicted),
-                geometry=Geometry(**{key: tuple(pair) for key, pair in geometry.items()}) if geometry else None,
-                metadata=record,
-            )
+            values = read_tensors(values_file.read_bytes())["values"]
+            if values.ndim != 3:
+                raise ValueError(f"values have the shape {tuple(values.shape)}")
+            return cls.from_dict(record, values)
         except FileNotFoundError as error:
             raise OutputError(f"there is no file {str(error.filename)!r}") from error
         except OSError as error:
             raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise OutputError(f"{str(path)!r} is damaged or no saved explanation") from error
 
     def plot(self) -> Figure:
@@ -215,20 +232,46 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         OutputError: The folder or file cannot be written.
     """
+    with _temporary(path) as temporary:
+        write(temporary)
+        temporary.replace(path)
+    return path
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`; it is gone on leaving, unless it was renamed."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         temporary = Path(name)
         os.close(handle)
-        write(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's own mode is private
-        temporary.replace(path)
+        yield temporary
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    return path
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """Return the record's and the values' files for a path with either suffix or none."""
+    base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
+    return base.parent / f"{base.name}.json", base.parent / f"{base.name}.safetensors"
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in JSON types: numbers of NumPy and torch unwrapped, anything else that is unknown as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

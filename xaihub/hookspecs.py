@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from xaihub.errors import XaihubError
     from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
@@ -35,8 +36,11 @@ def xaihub_register_model_adapters() -> Iterable[AdapterSpec]:  # type: ignore[e
 
 
 @hookspec
-def xaihub_register_models() -> Iterable[ModelCard]:  # type: ignore[empty-body]
-    """Return a card for each model of a zoo; the card names the adapter that builds it."""
+def xaihub_register_models() -> Iterable[ModelCard | XaihubError]:  # type: ignore[empty-body]
+    """Return a card for each model of a zoo; the card names the adapter that builds it.
+
+    An error in the place of a card is reported, and costs only that card.
+    """
 
 
 @hookspec

@@ -72,6 +72,10 @@ class PluginHost:
         """Every plugin seen, built-in first, then by name; broken ones included."""
         return sorted(self._infos.values(), key=lambda info: (not info.builtin, info.name))
 
+    def plugin(self, name: str) -> PluginInfo:
+        """Return the plugin called `name`, which was seen before."""
+        return self._infos[name]
+
     def load(self) -> PluginHost:
         """Load every installed plugin of the entry-point group and return the host."""
         found = metadata.entry_points(group=hookspecs.PROJECT) if self._entry_points is None else self._entry_points
@@ -111,13 +115,8 @@ class PluginHost:
         self.warnings.append(f"plugin {info.label}: {text}" + (f" ({remedy})" if remedy else ""))
 
     def _load(self, point: _EntryPoint) -> None:
-        dist = point.dist
-        info = PluginInfo(
-            name=point.name,
-            distribution=dist.name if dist else "",
-            version=dist.version if dist else "",
-            builtin=_is_own(point),
-        )
+        distribution, version = _origin(point)
+        info = PluginInfo(name=point.name, distribution=distribution, version=version, builtin=_is_own(point))
         if not self._claim(info):
             return
         before = {name for name in HEAVY if name in sys.modules}
@@ -145,6 +144,8 @@ class PluginHost:
                 raise PluginError(f"{name} is not marked with @hookimpl")
             if marker and name not in known and not marker.get("optionalhook"):
                 raise PluginError(f"there is no hook {name!r}", hint=did_you_mean(name, known))
+        if self._manager.is_registered(plugin):
+            raise PluginError(f"its module is registered already, as plugin {self._manager.get_name(plugin)!r}")
         try:
             self._manager.register(plugin, name=info.name)
         except BaseException:
@@ -168,7 +169,15 @@ class PluginHost:
 
 
 def _is_own(point: _EntryPoint) -> bool:
-    return point.dist is not None and point.dist.name == OWN_DISTRIBUTION
+    return _origin(point)[0] == OWN_DISTRIBUTION
+
+
+def _origin(point: _EntryPoint) -> tuple[str, str]:
+    """Return the name and version of a plugin's distribution, empty where its metadata is missing or broken."""
+    try:
+        return point.dist.name or "", point.dist.version or ""
+    except (AttributeError, OSError, KeyError, TypeError, ValueError):
+        return "", ""
 
 
 def _as_list(records: Any) -> list[Any]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from xaihub.errors import ModelError, PluginError, UnknownName, did_you_mean
+from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.host import PluginHost
 from xaihub.registry import Registry
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
 
 if TYPE_CHECKING:
     from xaihub.explainer import Explainer
+    from xaihub.metric import Metric
     from xaihub.model import Model, ModelAdapter, Runtime
 
 __all__ = ["DEFAULT_EXPLAINER", "DEFAULT_MODEL", "Hub"]
@@ -69,6 +70,25 @@ class Hub:
         explainer.name = spec.name
         return explainer
 
+    def get_metric(self, name: str, /, **values: Any) -> Metric:
+        """Make the metric called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No metric has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.metric import Metric
+        from xaihub.params import convert
+
+        spec = self.metrics.get(name)
+        method = spec.load()
+        if not (isinstance(method, type) and issubclass(method, Metric)):
+            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.Metric")
+        metric = method(**convert(method, values, who=spec.name))
+        metric.name = spec.name
+        return metric
+
     def load_model(
         self,
         name: str = DEFAULT_MODEL,
@@ -99,16 +119,16 @@ class Hub:
         """
         from dataclasses import replace
 
-        from xaihub.model import ModelRequest
+        from xaihub.model import ModelRequest, read_classes
 
-        card, adapter = self._find(name)
+        card, adapter = self._find(os.fspath(name))
         if layer is not None:
             card = replace(card, layers={**card.layers, "features": layer})
         request = ModelRequest(
-            name=name,
+            name=card.name,
             card=card,
             checkpoint=None if checkpoint is None else os.fspath(checkpoint),
-            classes=None if classes is None else read_classes(os.fspath(classes)),
+            classes=None if classes is None else read_classes(classes),
             options=options or {},
         )
         model = adapter.build(request, pick_device(device))
@@ -126,10 +146,25 @@ class Hub:
             return card, self._adapter(card.adapter)
         for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
             if (spec.prefixes and name.startswith(spec.prefixes)) or not self._claimed(name):
-                adapter = self._adapter(spec.name)
-                if adapter.knows(name):
+                adapter = self._asked(spec, name)
+                if adapter is not None:
                     return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
         raise UnknownName(f"no model is named {name!r}", hint=self._near_models(name))
+
+    def _asked(self, spec: AdapterSpec, name: str) -> ModelAdapter | None:
+        """Return the adapter if it knows `name`; a broken one is passed over unless the name is its own."""
+        try:
+            adapter = self._adapter(spec.name)
+            return adapter if adapter.knows(name) else None
+        except (Exception, SystemExit) as error:  # the plugin fence: it must not hide the models of other adapters
+            if isinstance(error, XaihubError) and name.startswith(spec.prefixes or "\0"):
+                raise
+            self._blame(spec, error)
+            return None
+
+    def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
+        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _claimed(self, name: str) -> bool:
         return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
@@ -146,24 +181,11 @@ class Hub:
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
         for spec in self.adapters:
-            known += self._adapter(spec.name).names()
+            try:
+                known += self._adapter(spec.name).names()
+            except (Exception, SystemExit) as error:  # the plugin fence, as above
+                self._blame(spec, error)
         return did_you_mean(name, known) or "xaihub list models --timm '*' shows every architecture"
-
-
-def read_classes(path: str) -> tuple[str, ...]:
-    """Read class names from a text file, one a line.
-
-    Raises:
-        ModelError: The file cannot be read, or has no names.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            names = tuple(line.strip() for line in file if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the class names of {path!r}: {error}") from error
-    if not names:
-        raise ModelError(f"there are no class names in {path!r}", hint="write one a line")
-    return names
 
 
 def pick_device(name: str) -> Any:

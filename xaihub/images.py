@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "find_images", "load_picture", "sample_photo"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,9 @@ def find_images(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _expand(path: str) -> Iterator[str]:
-    if path == "-" or Path(path).is_file():
+    if path == "-" or os.path.isfile(path):  # noqa: PTH113 - pathlib's raises for a name that is too long
         yield path
-    elif Path(path).is_dir():
+    elif os.path.isdir(path):  # noqa: PTH112
         yield from _folder(Path(path))
     elif glob.has_magic(path):
         hits = sorted(hit for hit in glob.glob(path, recursive=True) if Path(hit).is_file())  # noqa: PTH207 - takes "**"
@@ -70,11 +71,12 @@ def _expand(path: str) -> Iterator[str]:
 
 
 def _folder(folder: Path) -> Iterator[str]:
-    try:
-        list(folder.iterdir())  # rglob passes over an unreadable folder without a word
-        hits = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    except OSError as error:
-        raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"cannot read the folder {str(error.filename)!r}: {error.strerror}") from error
+
+    # os.walk tells of a folder that it cannot read; pathlib's rglob passes over it.
+    files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names]
+    hits = sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     if not hits:
         raise InputError(f"no picture in the folder {str(folder)!r}", hint=f"known: {' '.join(sorted(SUFFIXES))}")
     yield from hits
@@ -106,8 +108,8 @@ def load_picture(source: Any) -> Picture:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path!r}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
     return _decode(data, name=Path(path).stem, source=path)
 
 
@@ -119,15 +121,16 @@ def _decode(data: bytes, *, name: str, source: str) -> Picture:
         raise InputError(f"{shown} is empty")
     try:
         with warnings.catch_warnings():
-            # Below Pillow's hard limit a large photo is welcome; above it Pillow raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", message="Corrupt EXIF|Truncated File Read|Metadata Warning")
+            # Pillow raises for a file that it cannot decode; its warnings are about large photos and odd metadata.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.seek(0)
                 image.load()
                 upright = _upright_rgb(image)
+    except InputError as error:
+        raise InputError(f"{shown}: {error.message}") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{shown} is not a picture", hint=f"known formats: {', '.join(FORMATS[:-1])}") from error
+        raise InputError(f"{shown} is not a picture", hint=f"known formats: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{shown} has too many pixels to be safe", hint="scale it down first") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
@@ -180,7 +183,17 @@ def _scaled_grey(values: Any) -> Image:
     import numpy as np
     from PIL import Image as PILImage
 
-    # Pillow's own conversion clips these modes at 255. Scale by the range that the values need.
-    top = float(values.max())
-    full = 1.0 if top <= 1 and values.dtype.kind == "f" else 255.0 if top <= 255 else max(top, 65535.0)
-    return PILImage.fromarray(np.clip(values.astype(np.float64) / full * 255, 0, 255).astype(np.uint8))
+    # Pillow's own conversion clips these modes at 255. 16-bit files have a known range; scale others by the range
+    # that the values need.
+    if not np.isfinite(values).all():
+        raise InputError("the picture has pixels that are not finite")
+    low, high = min(float(values.min()), 0.0), float(values.max())
+    if values.dtype == np.uint16:
+        high = 65535.0
+    elif values.dtype.kind == "f" and high <= 1:
+        high = 1.0
+    elif high <= 255:
+        high = 255.0
+    else:
+        high = max(high, 65535.0)
+    return PILImage.fromarray(np.rint((values.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,6 +85,8 @@ class Model:
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
         self._hints = hints or Hints()
+        self._tracing = False
+        self._hashed: tuple[list[tuple[str, int, int]], str] | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
@@ -98,14 +102,25 @@ class Model:
         """(channels, height, width) of one input."""
         return self.preprocessing.size
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """The sha256 of every parameter and buffer with its name; equal weights have equal hashes."""
+        """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
+
+        It is computed again after a weight has been replaced or changed in place (not through `.data`).
+        """
+        state = sorted(self.module.state_dict().items())
+        versions = [(name, t.data_ptr(), 0 if t.is_inference() else t._version) for name, t in state]
+        if self._hashed is None or self._hashed[0] != versions:
+            self._hashed = (versions, self._hash(state))
+        return self._hashed[1]
+
+    @staticmethod
+    def _hash(state: list[tuple[str, Tensor]]) -> str:
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, tensor in state:
             digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @cached_property
@@ -157,7 +172,11 @@ class Model:
     def structure(self) -> Structure:
         """The layers by role, found by tracing one forward pass on noise (first use only)."""
         noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
-        return trace(self.module, noise.to(self.device), self._hints)
+        self._tracing = True
+        try:
+            return trace(self.module, noise.to(self.device), self._hints)
+        finally:
+            self._tracing = False
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the one chosen for activation maps; its `reason` says why."""
@@ -178,7 +197,8 @@ class Model:
             counts.backwards += len(gradient)
 
         def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            # The one pass that finds the layers belongs to the model, not to whichever explainer comes first.
+            if isinstance(output, Tensor) and not self._tracing:
                 counts.forwards += len(output)
                 if output.requires_grad:
                     output.register_hook(backward)
@@ -191,12 +211,13 @@ class Model:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Restore mode, gradient flags and gradients of the network on leaving, whatever happened inside.
+        """Restore modes, gradient flags, gradients and hooks of the network on leaving, whatever happened inside.
 
         Inside, the network is in evaluation mode and no weight asks for a gradient, so none is computed.
         """
         modes = [(module, module.training) for module in self.module.modules()]
         weights = [(weight, weight.requires_grad, weight.grad) for weight in self.module.parameters()]
+        hooks = [(table, set(table)) for module, _ in modes for table in _hook_tables(module)]
         self.module.eval()
         self.module.requires_grad_(False)
         try:
@@ -207,6 +228,9 @@ class Model:
             for weight, requires_grad, gradient in weights:
                 weight.requires_grad_(requires_grad)
                 weight.grad = gradient
+            for table, before in hooks:
+                for key in set(table) - before:
+                    del table[key]
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:
@@ -243,6 +267,15 @@ class Model:
                 module.fused_attn = flag
 
 
+def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    return [
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
     """What a user asked for, resolved as far as names go.
@@ -260,6 +293,46 @@ class ModelRequest:
     checkpoint: str | None = None
     classes: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names that the user or the card gives; None means the model's own.
+
+        Raises:
+            ModelError: The card's file of class names cannot be read.
+        """
+        if self.classes is not None:
+            return self.classes
+        given = self.card.classes
+        if isinstance(given, tuple):
+            return given
+        return None if given == "imagenet-1k" else read_classes(Path(self.card.base) / given)
+
+    def num_classes(self) -> int | None:
+        """Return the number of outputs that the user or the card asks for, or None.
+
+        Raises:
+            ModelError: The card's file of class names cannot be read.
+        """
+        names = self.class_names()
+        return self.card.num_classes if names is None else len(names)
+
+
+def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read class names from a text file, one a line.
+
+    Raises:
+        ModelError: The file cannot be read, or has no names.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ModelError(f"cannot read the class names of {os.fspath(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"cannot read the class names of {os.fspath(path)!r}: it is not UTF-8 text") from error
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not names:
+        raise ModelError(f"there are no class names in {os.fspath(path)!r}", hint="write one a line")
+    return names
 
 
 class ModelAdapter(ABC):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from xaihub.errors import UnknownName, did_you_mean
+from xaihub.errors import UnknownName, XaihubError, did_you_mean
 from xaihub.host import PluginHost
 from xaihub.specs import Spec
 
 __all__ = ["Registry"]
 
 S = TypeVar("S", bound=Spec)
+_NAME = re.compile(r"[^\s/=,]+")  # "/" separates a plugin's name, "=" and "," separate parameters and lists
 
 
 class Registry(Generic[S]):
@@ -23,10 +25,13 @@ class Registry(Generic[S]):
         self.noun = noun
         self._by_name: dict[str, S] = {}
         for info, record in host.collect(hook):
+            if isinstance(record, XaihubError):
+                host.problem(info, str(record))
+                continue
             if not isinstance(record, record_type):
                 host.problem(info, f"{hook} returned a {type(record).__name__}, not a {record_type.__name__}")
                 continue
-            if not record.name or record.name != record.name.strip() or any(c in record.name for c in "/ =,"):
+            if not isinstance(record.name, str) or not _NAME.fullmatch(record.name):
                 host.problem(info, f"{hook} returned the unusable name {record.name!r}")
                 continue
             spec = replace(record, plugin=info.name)

@@ -65,11 +65,12 @@ class Spec:
         try:
             return getattr(import_module(module_name), attribute)
         except ModuleNotFoundError as error:
-            if error.name and module_name.startswith(error.name):
+            if error.name and f"{module_name}.".startswith(f"{error.name}."):
                 raise PluginError(f"plugin {self.plugin!r}: there is no module {error.name!r}") from error
             hint = f"pip install 'xaihub[{self.extra}]'" if self.extra else f"pip install {error.name}"
             raise MissingExtra(f"{self.name!r} needs {error.name!r}, which is not installed", hint=hint) from error
-        except Exception as error:  # the plugin fence: whatever a plugin's module raises costs only this name
+        except (Exception, SystemExit) as error:
+            # The plugin fence: whatever a plugin's module raises costs only this name.
             raise PluginError(
                 f"plugin {self.plugin!r} cannot load {self.name!r} from {self.target!r}:"
                 f" {type(error).__name__}: {error}"
@@ -100,10 +101,18 @@ class MetricSpec(Spec):
     Attributes:
         higher_is_better: The direction, or None where neither end is better.
         bounds: The lowest and highest possible value.
+        formula: What is computed, on one line.
+        variant: Which of several published variants it is.
+        cost: Forward passes and further explanations a map.
+        limits: What a good score does not show.
     """
 
     higher_is_better: bool | None = True
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    formula: str = ""
+    variant: str = ""
+    cost: str = ""
+    limits: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +160,8 @@ class ModelCard(Spec):
         weights: Where the weights come from.
         classes: Class names: "imagenet-1k", the path of a text file, or the names themselves.
         num_classes: Number of outputs; None asks the weights or the architecture.
-        input: Overrides of the model's own preprocessing: size, mean, std, interpolation, crop_pct, crop_mode.
+        input: Overrides of the model's own preprocessing: size (a side, or height and width), mean,
+            std, interpolation, crop_pct, crop_mode.
         layers: Overrides of the layers found, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.

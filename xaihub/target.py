@@ -72,10 +72,16 @@ class Target:
         """Fix the class of each sample from its (B, K) logits.
 
         Raises:
-            ParameterError: A class or a rank is not among the K outputs.
+            ParameterError: A class or a rank is not among the K outputs, or a contrast is of one class with itself.
         """
-        other = self.against
-        return ResolvedTarget(index=self._indices(logits), against=None if other is None else other._indices(logits))
+        index = self._indices(logits)
+        if self.against is None:
+            return ResolvedTarget(index=index)
+        against = self.against._indices(logits)
+        if bool((index == against).any()):
+            same = int(index[index == against][0])
+            raise ParameterError(f"the target compares class {same} with itself", hint="give two different classes")
+        return ResolvedTarget(index=index, against=against)
 
     def _indices(self, logits: Tensor) -> Tensor:
         outputs = logits.shape[1]

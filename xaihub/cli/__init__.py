@@ -7,7 +7,9 @@ import click
 from xaihub import __version__
 from xaihub.cli._app import App, Group
 from xaihub.cli.compare import compare
+from xaihub.cli.evaluate import evaluate
 from xaihub.cli.explain import explain
+from xaihub.cli.export import export, merge
 from xaihub.cli.list import list_
 from xaihub.cli.show import show
 
@@ -25,6 +27,7 @@ def cli(ctx: click.Context) -> None:
       xaihub explain                                   the sample photo, the default model and explainer
       xaihub explain cat.jpg -m resnet50 -e rise       another model, another explainer
       xaihub compare cat.jpg -e gradcam -e rise        several explainers in one picture
+      xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many pictures
       xaihub list explainers                           what there is
       xaihub show rise                                 what one does, its parameters and limits
 
@@ -33,7 +36,7 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-for command in (explain, compare, list_, show):
+for command in (explain, compare, evaluate, export, merge, list_, show):
     cli.add_command(command)
 
 

@@ -14,7 +14,9 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["clean", "draw", "progress", "put", "put_json", "say", "table"]
+    from xaihub.services.leaderboard import Board
+
+__all__ = ["clean", "draw", "progress", "put", "put_board", "put_json", "say", "table"]
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -57,6 +59,29 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
+def put_board(board: Board) -> None:
+    """Print a leaderboard: a row an explainer, "mean [low, high]" a metric, * for the best, controls dimmed."""
+    arrows = {True: " ^", False: " v", None: ""}
+    lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
+    for name in board.explainers:
+        cells = [name]
+        for metric in board.metrics:
+            entry = board.entries.get((name, metric))
+            cells.append("-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}")
+        lines.append(cells)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    counts = sorted({entry.count for entry in board.entries.values()}) or [0]
+    pictures = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    put(f"{board.model}, {pictures} pictures")
+    for line, text in zip(lines, texts, strict=True):
+        # click strips the style where stdout is no terminal.
+        click.echo(click.style(clean(text), dim=line[0] in board.controls))
+    put("^ higher is better, v lower, * best method; 95 % bootstrap intervals; controls are last")
+    for note in board.notes:
+        put(f"note: {note}")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -92,6 +117,11 @@ class Progress:
         """Say what is being done now."""
         if self._bar is not None:
             self._bar.reset(self._task, description=clean(text), total=None)
+
+    def report(self, text: str, done: int, total: int) -> None:
+        """Say what is being done now and how far the whole is."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=clean(text), completed=done, total=total)
 
     def step(self, done: int, total: int) -> None:
         """Say how far it is."""

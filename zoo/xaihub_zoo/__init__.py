@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from xaihub.errors import XaihubError
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import AdapterSpec, ModelCard
 
@@ -27,11 +28,24 @@ def xaihub_register_model_adapters() -> list[AdapterSpec]:
 
 
 @hookimpl
-def xaihub_register_models() -> list[ModelCard]:
+def xaihub_register_models() -> list[ModelCard | XaihubError]:
     """Register the cards in `cards/`, and those in the folder that XAIHUB_ZOO names."""
+    found = _cards(Path(__file__).parent / "cards")
+    if own := os.environ.get("XAIHUB_ZOO"):
+        found += _cards(Path(own).expanduser())
+    return found
+
+
+def _cards(folder: Path) -> list[ModelCard | XaihubError]:
+    """Read every card of a folder; the error of one that cannot be read takes its place."""
     from xaihub.cards import read_card  # here, because PyYAML costs as much as the rest of start-up
 
-    folders = [Path(__file__).parent / "cards"]
-    if own := os.environ.get("XAIHUB_ZOO"):
-        folders.append(Path(own).expanduser())
-    return [read_card(file) for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    if not folder.is_dir():
+        return [XaihubError(f"XAIHUB_ZOO is {str(folder)!r}, which is no folder")]
+    found: list[ModelCard | XaihubError] = []
+    for file in sorted(folder.glob("*.y*ml")):
+        try:
+            found.append(read_card(file))
+        except XaihubError as error:
+            found.append(error)
+    return found

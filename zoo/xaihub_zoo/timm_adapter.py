@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_session
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
 from xaihub.weights import fill, read_weights, weights_file
 
-_REMOTE = ("hf-hub:", "hf_hub:", "timm/")
+_HUB = ("hf-hub:", "hf_hub:")
+_OWN = "timm/"
 
 
 class TimmAdapter(ModelAdapter):
@@ -20,9 +24,9 @@ class TimmAdapter(ModelAdapter):
 
     def knows(self, name: str) -> bool:
         """Tell whether timm has the architecture, with or without a weights tag, or it is on a hub."""
-        if name.startswith((*_REMOTE, "local-dir:")):
+        if name.startswith((*_HUB, "local-dir:")):
             return True
-        return timm.is_model(name.partition(".")[0])
+        return timm.is_model(name.removeprefix(_OWN).partition(".")[0])
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return timm's architectures and pretrained tags that match a glob pattern."""
@@ -38,7 +42,9 @@ class TimmAdapter(ModelAdapter):
         elif local:
             state, what = read_weights(weights_file(card)), f"the weights file of {card.name!r}"
         pretrained = not local and card.weights.source == "pretrained"
-        module = self._create(request, pretrained=pretrained, num_classes=self._outputs(request))
+        module = self._create(request, pretrained=pretrained, num_classes=request.num_classes())
+        if pretrained:
+            _refuse_new_head(module, request)
         if state is not None:
             module = self._fit(module, request, state, what=what)
         names = _class_names(request, module)
@@ -52,31 +58,56 @@ class TimmAdapter(ModelAdapter):
             device=device,
         )
 
-    def _outputs(self, request: ModelRequest) -> int | None:
-        if request.classes is not None:
-            return len(request.classes)
-        if isinstance(request.card.classes, tuple):
-            return len(request.card.classes)
-        return request.card.num_classes
-
     def _create(self, request: ModelRequest, *, pretrained: bool, num_classes: int | None) -> nn.Module:
-        name = request.card.architecture
+        name = request.card.architecture.removeprefix(_OWN)
         options = {**request.card.options, **request.options}
         if num_classes is not None:
             options["num_classes"] = num_classes
         try:
-            module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+            with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
+                module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         except Exception as error:  # timm, huggingface_hub and the network raise many types
             raise _explained(request.name, error) from error
         return module
 
     def _fit(self, module: nn.Module, request: ModelRequest, state: dict[str, torch.Tensor], *, what: str) -> nn.Module:
         by_order = request.checkpoint is None and request.card.weights.keys == "order"
-        outputs = None if by_order or self._outputs(request) is not None else _rows_of_head(module, state)
+        outputs, wanted = None if by_order else _rows_of_head(module, state), request.num_classes()
+        if outputs is not None and wanted is not None and outputs != wanted:
+            raise ModelError(f"{what} has {outputs} classes, but {wanted} are named", hint="name each class once")
         if outputs is not None and outputs != module.num_classes:
             module = self._create(request, pretrained=False, num_classes=outputs)
         fill(module, state, what=what, by_order=by_order)
         return module
+
+
+@contextmanager
+def _short_wait(*, asks_hub: bool) -> Iterator[None]:
+    """Ask the hub once whether it is there; if not, use only its cache inside.
+
+    Its client would try each of several files six times, which takes most of a minute to say "offline".
+    """
+    offline = constants.HF_HUB_OFFLINE
+    if asks_hub and not offline:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=5)
+        except Exception:  # the errors of requests or of httpx, by the client's version
+            pass
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _refuse_new_head(module: nn.Module, request: ModelRequest) -> None:
+    """Refuse pretrained weights whose classifier timm has replaced by random numbers."""
+    trained = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
+    outputs = getattr(module, "num_classes", trained)
+    if trained is not None and outputs != trained:
+        raise ModelError(
+            f"the weights of {request.name!r} are for {trained} classes, not {outputs}",
+            hint="pass --checkpoint FILE with weights for your classes",
+        )
 
 
 def _rows_of_head(module: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
@@ -105,8 +136,14 @@ def _hints(module: nn.Module, layers: dict[str, str]) -> Hints:
 def _preprocessing(module: nn.Module, overrides: dict[str, Any]) -> Preprocessing:
     size = overrides.pop("size", None)
     if size is not None:
-        overrides["img_size"] = size if isinstance(size, int) else list(size)
-    config = resolve_data_config(args=overrides, model=module)
+        height, width = (size, size) if isinstance(size, int) else size
+        channels = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
+        overrides["input_size"] = (channels, height, width)
+    try:
+        config = resolve_data_config(args=overrides, model=module)
+    except (AssertionError, ValueError, TypeError) as error:
+        why = str(error) or ", ".join(overrides)
+        raise ModelError(f"the model card's input does not suit the architecture: {why}") from error
     steps = create_transform(**config, is_training=False).transforms
     spatial = [step for step in steps if "Tensor" not in type(step).__name__ and "Normalize" not in type(step).__name__]
     return Preprocessing(
@@ -119,17 +156,9 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any]) -> Preprocessin
 
 
 def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:
-    from xaihub.hub import read_classes
-
-    if request.classes is not None:
-        return request.classes
-    classes = request.card.classes
-    if isinstance(classes, tuple):
-        return classes
-    if classes != "imagenet-1k":
-        from pathlib import Path
-
-        return read_classes(str(Path(request.card.base) / classes))
+    given = request.class_names()
+    if given is not None:
+        return given
     config = getattr(module, "pretrained_cfg", None) or {}
     if config.get("label_names"):
         return tuple(map(str, config["label_names"]))
@@ -141,6 +170,10 @@ def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:
 
 
 def _explained(name: str, error: Exception) -> ModelError:
+    if "Invalid pretrained tag" in str(error):
+        base, _, tag = name.removeprefix(_OWN).partition(".")
+        known = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
+        return ModelError(f"timm has no weights {tag!r} for {base!r}", hint=f"it has {', '.join(known) or 'none'}")
     text = f"{type(error).__name__}: {error}".strip()
     chain = [error, error.__cause__, error.__context__]
     kinds = " ".join(f"{type(item).__name__} {item}" for item in chain if item is not None)

@@ -30,6 +30,8 @@ class TorchvisionAdapter(ModelAdapter):
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes; "torchvision/resnet50.IMAGENET1K_V1" names the weights."""
         card = request.card
+        if card.input:
+            raise ModelError(f"model card {card.name!r}: torchvision's preprocessing cannot be changed by a card")
         name, _, tag = card.architecture.removeprefix(PREFIX).partition(".")
         try:
             weights = models.get_model_weights(name)[tag or "DEFAULT"]
@@ -43,12 +45,12 @@ class TorchvisionAdapter(ModelAdapter):
             state, what = read_weights(weights_file(card)), f"the weights file of {card.name!r}"
         download = state is None and card.weights.source == "pretrained"
         options = {**card.options, **request.options}
-        classes = request.classes or tuple(weights.meta["categories"])
-        if request.classes:
-            options["num_classes"] = len(request.classes)
+        classes = request.class_names() or tuple(weights.meta["categories"])
+        if (outputs := request.num_classes()) is not None:
+            options["num_classes"] = outputs
         module = self._create(name, weights if download else None, options)
         if state is not None:
-            fill(module, state, what=what)
+            fill(module, state, what=what, by_order=request.checkpoint is None and card.weights.keys == "order")
         return Model(
             module,
             name=request.name,

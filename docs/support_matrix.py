@@ -1,0 +1,212 @@
+"""Try every explainer on every family of models, and write reference/support-matrix.md.
+
+Run by `make support-matrix`; it takes minutes. Results are kept in build/support-matrix.json, so that a stopped run
+goes on where it was; a change of the library or of a plugin makes that plugin's results invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xaihub import Hub, Model, ModelCard, ModelRequest, Weights, XaihubError, load_picture, sample_photo
+from xaihub.host import PluginHost
+from xaihub.params import parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "support-matrix.md"
+KEPT = ROOT / "build" / "support-matrix.json"
+
+# One small architecture of timm for each family.
+FAMILIES = {
+    "resnet": "resnet18",
+    "resnetv2": "resnetv2_50",
+    "convnext": "convnext_atto",
+    "efficientnet_lite": "tf_efficientnet_lite0",
+    "mobilenetv3": "mobilenetv3_small_050",
+    "densenet": "densenet121",
+    "regnet": "regnety_002",
+    "vgg": "vgg11_bn",
+    "inception": "inception_v3",
+    "vit": "vit_tiny_patch16_224",
+    "deit-distilled": "deit_tiny_distilled_patch16_224",
+    "vit-hybrid": "vit_tiny_r_s16_p8_224",
+    "swin": "swin_tiny_patch4_window7_224",
+    "swinv2": "swinv2_tiny_window8_256",
+    "mixer": "mixer_s32_224",
+    "poolformer": "poolformer_s12",
+    "maxvit": "maxvit_rmlp_pico_rw_256",
+    "levit": "levit_128s",
+    "xcit": "xcit_nano_12_p16_224",
+    "mobilevit": "mobilevit_xxs",
+    "eva02": "eva02_tiny_patch14_224",
+}
+# The smallest work that still exercises a method; used for the parameters that an explainer has.
+TINY: dict[str, Any] = {
+    "masks": 4,
+    "samples": 8,
+    "evaluations": 16,
+    "steps": 4,
+    "features": "grid:2",
+    "window": 75,
+    "stride": 75,
+}
+
+
+def main() -> int:
+    """Fill what is missing of the matrix, write the page, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", action="append", choices=FAMILIES, help="only this family; may be repeated")
+    parser.add_argument("--explainer", action="append", help="only this explainer; may be repeated")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    hub = Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load())
+    sources = {spec.name: _checksum(spec.target.partition(".")[0]) for spec in hub.explainers}
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
+    for family in chosen.family or FAMILIES:
+        wanted = [name for name in chosen.explainer or sources if f"{family} {name} {sources[name]}" not in kept]
+        if not wanted:
+            continue
+        model = _model(hub, FAMILIES[family])
+        kept[f"{family} layer"] = _layer(model)
+        for name in wanted:
+            started = time.perf_counter()
+            outcome = _try(hub, name, model)
+            kept[f"{family} {name} {sources[name]}"] = outcome
+            sys.stderr.write(f"{family:18}{name:28}{time.perf_counter() - started:6.1f} s  {outcome}\n")
+            KEPT.parent.mkdir(exist_ok=True)
+            KEPT.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    missing = [key for key in _keys(sources) if key not in kept]
+    if missing:
+        sys.stderr.write(f"{len(missing)} results are missing, so the page is not written\n")
+        return 1
+    PAGE.write_text(_page(kept, sources), encoding="utf-8")
+    current = {*_keys(sources), *(f"{family} layer" for family in FAMILIES)}
+    KEPT.write_text(json.dumps({key: kept[key] for key in sorted(current)}, indent=1), encoding="utf-8")
+    broken = [f"{key}: {kept[key]}" for key in _keys(sources) if kept[key].startswith("error: ")]
+    sys.stderr.write("".join(f"{line}\n" for line in broken))
+    return 1 if broken else 0
+
+
+def _keys(sources: dict[str, str]) -> Iterator[str]:
+    return (f"{family} {name} {checksum}" for family in FAMILIES for name, checksum in sources.items())
+
+
+def _model(hub: Hub, architecture: str) -> Model:
+    """Build an architecture with random weights under which no part of it is idle."""
+    torch.manual_seed(0)
+    card = ModelCard(name=architecture, architecture=architecture, weights=Weights(source="none"))
+    model: Model = (
+        hub.adapters.get("timm").load()().build(ModelRequest(name=architecture, card=card), torch.device("cpu"))
+    )
+    for module in model.module.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1)
+            assert module.running_var is not None  # noqa: S101 - it exists together with the mean
+            module.running_var.uniform_(0.5, 1.5)
+    with torch.no_grad():
+        for name, weight in model.module.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(0, 0.1)
+            elif weight.ndim == 1:  # of norms and layer scales, which begin at 1, 0 or 1e-6
+                weight.uniform_(0.5, 1.5)
+            elif not weight.any():  # a head that begins at 0 makes every score constant
+                weight.normal_(0, 0.02)
+    return model
+
+
+def _layer(model: Model) -> str:
+    try:
+        layer = model.layer()
+    except XaihubError as error:
+        return f"none: {error.message}"
+    return f"`{layer.name}` ({layer.layout}, {layer.grid[0]} x {layer.grid[1]})"
+
+
+def _try(hub: Hub, name: str, model: Model) -> str:
+    """Explain the sample photo once; return "works", "warns: why", "refused: why" or "error: what"."""
+    try:
+        known = parameters(hub.explainers.get(name).load())
+        explainer = hub.get_explainer(name, **{key: value for key, value in TINY.items() if key in known})
+        inputs, _ = model.prepare(load_picture(sample_photo()).image)
+        (explanation,) = explainer.explain(model, inputs.unsqueeze(0))
+    except XaihubError as error:
+        return f"refused: {_general(error.message, model)}"
+    except Exception as error:  # whatever a method raises is a result here
+        return f"error: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    # A budget that is too small is what was asked for here.
+    warnings = [text for text in explanation.warnings if "use more" not in text]
+    return f"warns: {_general('; '.join(warnings), model)}" if warnings else "works"
+
+
+def _general(text: str, model: Model) -> str:
+    """Take out of a reason what differs from machine to machine or from model to model."""
+    text = re.sub(f"(model )?{re.escape(repr(model.name))}", "this model", text)
+    text = re.sub(r"\d+\.\d+(e[+-]?\d+)?%?|\d+e[+-]?\d+|\d+%", "…", text)
+    return re.sub(r" \(\d+\)", "", text)
+
+
+def _checksum(package: str) -> str:
+    """Return a short checksum of the library's and one plugin's source."""
+    digest = hashlib.sha256(json.dumps(TINY).encode())
+    for folder in (ROOT / "xaihub", ROOT / "plugins" / package):
+        for file in sorted(folder.rglob("*.py")):
+            if "cli" not in file.parts:
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _page(kept: dict[str, str], sources: dict[str, str]) -> str:
+    reasons: dict[str, int] = {}
+    rows = []
+    for name, checksum in sources.items():
+        cells = []
+        for family in FAMILIES:
+            verdict, _, reason = kept[f"{family} {name} {checksum}"].partition(": ")
+            mark = {"works": "yes", "warns": "yes", "refused": "no", "error": "**error**"}[verdict]
+            number = reasons.setdefault(reason, len(reasons) + 1) if reason else 0
+            cells.append(f"{mark} [{number}]" if number else mark)
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    layers = [f"| {family} | `{name}` | {kept[f'{family} layer']} |" for family, name in FAMILIES.items()]
+    return "\n".join(
+        [
+            "# Support matrix",
+            "",
+            "Which explainer works on which family of models. Every cell is one run on the sample photo, with random",
+            "weights, biases and running statistics and the smallest budget; `make support-matrix` makes this page.",
+            "*yes* is a result without remarks, *yes* with a number a result with a warning, *no* a refusal; the",
+            "numbers are those of the reasons below. Where a picture would mislead, an explainer refuses to draw it.",
+            "",
+            f"| explainer | {' | '.join(FAMILIES)} |",
+            f"|---|{'---|' * len(FAMILIES)}",
+            *rows,
+            "",
+            "## Reasons",
+            "",
+            *[f"{number}. {reason}" for reason, number in reasons.items()],
+            "",
+            "## Layers",
+            "",
+            "The layer that activation maps are read from, unless `--layer` names another"
+            " ([how it is chosen](../explanation/layer-choice.md)).",
+            "",
+            "| family | architecture | layer (layout, cells) |",
+            "|---|---|---|",
+            *layers,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

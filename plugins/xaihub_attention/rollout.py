@@ -1,0 +1,58 @@
+"""Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928).
+
+Notation follows Sec. 3: A is 0.5 W + 0.5 I for the attention W of a block, and the rollout is the product of all A.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
+from xaihub_attention.tokens import record
+
+__all__ = ["AttentionRollout"]
+
+
+class AttentionRollout(Explainer):
+    """Multiply the attention of all blocks; residual connections count as attention to oneself."""
+
+    class_agnostic = True
+
+    def __init__(
+        self,
+        *,
+        head_fusion: Annotated[
+            Literal["mean", "max", "min"], Meta(description="How the heads of a block become one; the paper averages.")
+        ] = "mean",
+        discard: Annotated[
+            float, Meta(ge=0, lt=1, description="Share of each block's weakest attentions that is set to zero.")
+        ] = 0.0,
+    ) -> None:
+        self.head_fusion = head_fusion
+        self.discard = discard
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:  # noqa: ARG002
+        """Return (B, 1, H, W): the share of each patch token in what the classifier reads."""
+        recording = record(model, inputs)
+        tokens = recording.maps[0].shape[-1]
+        identity = torch.eye(tokens, device=inputs.device)
+        rollout = identity.expand(len(inputs), -1, -1)  # (B, T, T)
+        for attention in recording.maps:
+            W = self._weaken(self._fuse(attention.detach().float()))
+            A = 0.5 * W + 0.5 * identity
+            rollout = (A / A.sum(-1, keepdim=True)) @ rollout
+        return recording.attribution(rollout, (inputs.shape[2], inputs.shape[3]))
+
+    def _fuse(self, attention: Tensor) -> Tensor:
+        if self.head_fusion == "mean":
+            return attention.mean(1)
+        return attention.amax(1) if self.head_fusion == "max" else attention.amin(1)
+
+    def _weaken(self, fused: Tensor) -> Tensor:
+        """Set the weakest entries of each picture's (T, T) attention to zero."""
+        flat = fused.flatten(1)
+        weakest = flat.topk(int(self.discard * flat.shape[1]), dim=1, largest=False).indices
+        return flat.scatter(1, weakest, 0.0).view_as(fused)

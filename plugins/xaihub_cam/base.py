@@ -1,0 +1,129 @@
+"""What the CAM family shares: the layer, the cut of the graph, and the way back to the picture."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xaihub import Attribution, Explainer, ExplainerRefused, Layer, Meta, Model, ModelError, ResolvedTarget
+
+__all__ = ["CAM", "LayerName", "activations", "activations_and_gradients", "cut", "disconnected", "on_grid"]
+
+LayerName = Annotated[
+    str | None,
+    Meta(description="The layer, by its dotted name in the network; by default the last one with a usable grid."),
+]
+
+
+class CAM(Explainer):
+    """One map over the cells of a layer, after ReLU, enlarged to the picture and not rescaled."""
+
+    def __init__(self, *, layer: LayerName = None) -> None:
+        self.layer = layer
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
+        """Return (B, 1, H, W) maps, zero or positive."""
+        layer = self._find(model)
+        maps = self.maps(model, layer, inputs, target).float()  # (B, h, w)
+        values = interpolate(maps.unsqueeze(1), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+        return Attribution(
+            values=values,
+            layer=f"{layer}: {layer.reason or 'named by the parameter layer'}",
+            details={"grid": list(maps.shape[-2:])},
+            warnings=_silent(maps),
+        )
+
+    @abstractmethod
+    def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
+        """Return the (B, h, w) maps on the layer's grid, after ReLU."""
+
+    def _find(self, model: Model) -> Layer:
+        try:
+            return model.layer(self.layer)
+        except ModelError as error:
+            hint = error.hint or "name a layer, or use a black-box explainer such as rise"
+            raise ExplainerRefused(error.message, hint=hint) from error
+
+
+@contextmanager
+def cut(layer: Layer) -> Iterator[list[Tensor]]:
+    """Start the autograd graph at the layer's output: nothing before it is recorded or differentiated.
+
+    Yields a list that receives the output of each forward pass, as a leaf that asks for a gradient.
+    """
+    outputs: list[Tensor] = []
+
+    def detach(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        leaf = output.detach().requires_grad_()
+        outputs.append(leaf)
+        return leaf
+
+    handle = layer.module.register_forward_hook(detach)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def on_grid(layer: Layer, output: Tensor) -> Tensor:
+    """Bring the layer's output, or its gradient, to (B, C, h, w).
+
+    Raises:
+        ExplainerRefused: The grid is a different one for inputs of this size, or has a single row or column.
+    """
+    try:
+        grid = layer.to_grid(output)
+    except RuntimeError as error:
+        raise ExplainerRefused(
+            f"layer {layer.name!r} has no grid of {layer.grid[0]}x{layer.grid[1]} cells for inputs of this size",
+            hint="give inputs of the model's own size",
+        ) from error
+    rows, columns = grid.shape[-2:]
+    if min(rows, columns) < 2:
+        raise ExplainerRefused(
+            f"layer {layer.name!r} has a grid of {rows}x{columns} cells, which shows no place in the picture",
+            hint="name an earlier layer",
+        )
+    return grid
+
+
+def activations(model: Model, layer: Layer, inputs: Tensor) -> Tensor:
+    """Return the layer's (B, C, h, w) activations of one forward pass without a graph."""
+    with torch.no_grad(), cut(layer) as outputs:
+        model(inputs)
+    return on_grid(layer, outputs[-1].detach())
+
+
+def activations_and_gradients(
+    model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget
+) -> tuple[Tensor, Tensor]:
+    """Return the layer's activations and the gradients of the target's score, both (B, C, h, w)."""
+    with cut(layer) as outputs:
+        logits = model(inputs)
+    output = outputs[-1]
+    try:
+        (gradient,) = torch.autograd.grad(target.score(logits).sum(), output)
+    except RuntimeError as error:
+        raise disconnected(layer) from error
+    return on_grid(layer, output.detach()), on_grid(layer, gradient)
+
+
+def disconnected(layer: Layer) -> ExplainerRefused:
+    """Return the refusal for a layer that the class scores do not depend on."""
+    return ExplainerRefused(
+        f"the class scores cannot be differentiated down to layer {layer.name!r}", hint="name another layer"
+    )
+
+
+def _silent(maps: Tensor) -> list[str]:
+    rows = (maps.flatten(1).amax(1) == 0).nonzero().flatten().tolist()
+    if not rows:
+        return []
+    which = "" if len(maps) == 1 else f" for row {', '.join(map(str, rows))} of the batch"
+    return [f"no cell speaks for the class{which}: the map is zero everywhere"]

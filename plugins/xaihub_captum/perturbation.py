@@ -1,0 +1,214 @@
+"""Methods that hide parts of the picture: captum chooses the coalitions and fits, the masking engine asks the model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import captum.attr
+import torch
+from captum._utils.models.linear_model import SkLearnRidge
+from captum.attr._core.lime import get_exp_kernel_similarity_function
+from torch import Tensor
+
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
+from xaihub.masking import BaselineName, Features, Windows, coalition_scores, make_features, make_removal
+
+# Coalitions that captum builds at one time; (rows, players) floats, so it is bounded for many players.
+ABLATIONS = 1024
+
+FeatureName = Annotated[
+    str,
+    Meta(description="Pixels that are hidden together: grid:N (N x N cells), patches:N, superpixels:N, or pixels."),
+]
+Output = Annotated[Literal["logit", "probability"], Meta(description="The score that is watched.")]
+Game = Callable[[Tensor], Tensor]
+
+
+class _Perturbation(Explainer):
+    """Values of features, painted onto their pixels."""
+
+    baseline: str
+    output: str
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
+        """Return (B, 1, H, W): each pixel carries its feature's value."""
+        maps, gaps, players = [], [], 0
+        for row, image in enumerate(inputs):
+            features = self.players(model, image)
+            game = self._game(model, image, features, target[row : row + 1])
+            values = self.values(game, features.count)
+            maps.append(features.spread(values))
+            players = features.count
+            if self.completeness:
+                ends = game(torch.stack([torch.zeros(players), torch.ones(players)]))
+                gaps.append((values.sum() - (ends[1] - ends[0])).abs())
+        return Attribution(
+            values=torch.stack(maps).unsqueeze(1),
+            completeness_gap=torch.stack(gaps) if gaps else None,
+            details={"players": players},
+        )
+
+    @abstractmethod
+    def players(self, model: Model, image: Tensor) -> Features:
+        """Return what is hidden together."""
+
+    @abstractmethod
+    def values(self, game: Game, players: int) -> Tensor:
+        """Return one value a player: (d,)."""
+
+    def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
+        # Each picture of a batch gets the noise that it would get alone.
+        with torch.random.fork_rng(devices=[]):
+            removal = make_removal(self.baseline, model, image)
+
+        def score(logits: Tensor) -> Tensor:
+            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+
+        def game(coalitions: Tensor) -> Tensor:
+            # Random coalitions repeat, above all the small ones of KernelSHAP: ask once.
+            distinct, where = coalitions.float().unique(dim=0, return_inverse=True)
+            return coalition_scores(model, image, features, distinct, removal=removal, score=score)[where]
+
+        return game
+
+
+class _Ablation(_Perturbation):
+    def values(self, game: Game, players: int) -> Tensor:
+        """Return the score's loss when one player is hidden."""
+        values: Tensor = captum.attr.FeatureAblation(game).attribute(
+            torch.ones(1, players), torch.zeros(1, players), perturbations_per_eval=ABLATIONS
+        )
+        return values[0]
+
+
+class FeatureAblation(_Ablation):
+    """The score's loss when one feature is hidden."""
+
+    def __init__(
+        self, *, features: FeatureName = "grid:7", baseline: BaselineName = "grey", output: Output = "logit"
+    ) -> None:
+        self.features = features
+        self.baseline = baseline
+        self.output = output
+
+    def players(self, model: Model, image: Tensor) -> Features:
+        """Return the features that were asked for."""
+        return make_features(self.features, model, image)
+
+
+class Occlusion(_Ablation):
+    """The score's loss under a sliding window (Zeiler and Fergus 2014, arXiv 1311.2901, Sec. 4.2)."""
+
+    def __init__(
+        self,
+        *,
+        window: Annotated[int, Meta(ge=1, description="Side of the hidden square, in pixels.")] = 32,
+        stride: Annotated[int, Meta(ge=1, description="Pixels between neighbouring positions.")] = 16,
+        baseline: BaselineName = "grey",
+        output: Output = "logit",
+    ) -> None:
+        self.window = window
+        self.stride = stride
+        self.baseline = baseline
+        self.output = output
+
+    def players(self, model: Model, image: Tensor) -> Features:  # noqa: ARG002 - as in the base class
+        """Return the windows; a pixel's value is the mean over those that cover it."""
+        if self.stride > self.window:
+            raise ParameterError(
+                f"a stride of {self.stride} pixels leaves gaps between windows of {self.window}",
+                hint="the stride is at most the window",
+            )
+        height, width = image.shape[-2:]
+        return Windows((height, width), window=self.window, stride=self.stride)
+
+
+class KernelShap(_Perturbation):
+    """Shapley values of features by weighted regression (Lundberg and Lee 2017, arXiv 1705.07874, Sec. 4.1)."""
+
+    stochastic = True
+    completeness = True
+
+    def __init__(
+        self,
+        *,
+        samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000,
+        features: FeatureName = "superpixels:50",
+        baseline: BaselineName = "grey",
+        output: Output = "logit",
+    ) -> None:
+        self.samples = samples
+        self.features = features
+        self.baseline = baseline
+        self.output = output
+
+    def players(self, model: Model, image: Tensor) -> Features:
+        """Return the features that were asked for, at least two."""
+        return _some(make_features(self.features, model, image), self.features, self.samples)
+
+    def values(self, game: Game, players: int) -> Tensor:
+        """Return the coefficients of the regression with Shapley weights."""
+        values: Tensor = captum.attr.KernelShap(game).attribute(
+            torch.ones(1, players),
+            torch.zeros(1, players),
+            n_samples=self.samples,
+            perturbations_per_eval=self.samples,
+            return_input_shape=False,
+        )
+        return values.flatten()
+
+
+class Lime(_Perturbation):
+    """A local linear model of the score over features (Ribeiro, Singh, Guestrin 2016, arXiv 1602.04938, Sec. 3)."""
+
+    stochastic = True
+
+    def __init__(
+        self,
+        *,
+        samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000,
+        features: FeatureName = "superpixels:50",
+        baseline: BaselineName = "grey",
+        output: Output = "probability",
+        width: Annotated[float, Meta(gt=0, description="Width of the similarity kernel on cosine distance.")] = 0.25,
+        ridge: Annotated[float, Meta(ge=0, description="Strength of the ridge penalty.")] = 1.0,
+    ) -> None:
+        self.samples = samples
+        self.features = features
+        self.baseline = baseline
+        self.output = output
+        self.width = width
+        self.ridge = ridge
+
+    def players(self, model: Model, image: Tensor) -> Features:
+        """Return the features that were asked for, at least two."""
+        return _some(make_features(self.features, model, image), self.features, self.samples)
+
+    def values(self, game: Game, players: int) -> Tensor:
+        """Return the coefficients of the local linear model."""
+        lime = captum.attr.Lime(
+            game,
+            interpretable_model=SkLearnRidge(alpha=self.ridge),
+            similarity_func=get_exp_kernel_similarity_function("cosine", kernel_width=self.width),
+        )
+        values: Tensor = lime.attribute(
+            torch.ones(1, players),
+            torch.zeros(1, players),
+            n_samples=self.samples,
+            perturbations_per_eval=self.samples,
+            return_input_shape=False,
+        )
+        return values.flatten()
+
+
+def _some(features: Features, kind: str, samples: int) -> Features:
+    if features.count < 2:
+        raise ParameterError(f"features {kind!r} make {features.count} part of this picture", hint="ask for more")
+    if samples < features.count + 2:
+        raise ParameterError(
+            f"{samples} samples cannot determine the values of {features.count} features",
+            hint=f"use samples={2 * features.count + 2} or more",
+        )
+    return features

@@ -1,0 +1,123 @@
+"""What captum is handed: the target's score as a function of the input, in batches that fit into memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaihub import Model, ResolvedTarget
+from xaihub.masking import baseline_image, batch_rows
+
+# A backward pass keeps every layer's output, about 0.1 GB a picture for ResNet-50; batch_rows counts on none.
+GRADIENT_ROWS = 32
+
+
+class Scores(nn.Module):
+    """The score of each row: (n, C, H, W) inputs and (n,) class indices become (n,) scores.
+
+    Bounded, rows go through the network in batches and their gradients are taken at once, so that captum may ask
+    for any number of rows, and the result does not depend on the batch size. Unbounded, all rows go together.
+    """
+
+    def __init__(self, model: Model, *, bounded: bool = True) -> None:
+        """Keep the model; its network becomes a submodule, so that captum finds the layers to hook."""
+        super().__init__()
+        self.module = model.module
+        self.model = model
+        self.bounded = bounded
+
+    def forward(self, inputs: Tensor, index: Tensor, against: Tensor | None = None) -> Tensor:
+        """Return (n,) scores; differentiable with respect to `inputs`."""
+        target = ResolvedTarget(index=index, against=against)
+        if not self.bounded:
+            return target.score(self.model(inputs))
+        rows = gradient_rows(self.model)
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            scores: Tensor = _RowGradients.apply(inputs, self.model, target, rows)
+            return scores
+        parts = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
+        return torch.cat([target[part].score(self.model(inputs[part])) for part in parts])
+
+
+class _RowGradients(torch.autograd.Function):
+    """Scores whose gradient is computed with them; rows do not interact, so batches may be split anywhere."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, model: Model, target: ResolvedTarget, rows: int) -> Tensor:
+        scores: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for start in range(0, len(inputs), rows):
+            part = slice(start, start + rows)
+            piece = inputs[part].detach().requires_grad_()
+            with torch.enable_grad():
+                score = target[part].score(model(piece))
+                slopes += torch.autograd.grad(score.sum(), piece)
+            scores.append(score.detach())
+        ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(scores)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return gradients[0].view(-1, 1, 1, 1) * slopes, None, None, None
+
+
+def gradient_rows(model: Model) -> int:
+    """Return how many rows go forward and backward together: as asked for, or as memory allows."""
+    return model.runtime.batch_size or min(batch_rows(model), GRADIENT_ROWS)
+
+
+def classes(target: ResolvedTarget) -> tuple[Tensor, ...]:
+    """Return the class indices as the extra arguments of `Scores`; captum repeats them along with the rows."""
+    return (target.index,) if target.against is None else (target.index, target.against)
+
+
+def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
+    """Return the baseline called `name` of each picture: (B, C, H, W)."""
+    rows = []
+    for image in inputs:
+        # Each picture of a batch gets the noise that it would get alone.
+        with torch.random.fork_rng(devices=[]):
+            rows.append(baseline_image(name, model, image))
+    return torch.stack(rows)
+
+
+def completeness(
+    values: Tensor, difference: Tensor, *, tolerance: float, remedy: str
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Compare the sum of the values with the score's difference to the baseline.
+
+    Args:
+        values: (B, ...).
+        difference: (B,) score minus baseline score.
+        tolerance: The share of the difference above which a warning is due.
+        remedy: What to do about it.
+
+    Returns:
+        (B,) gaps, (B,) gaps as shares of the difference, and the warnings.
+    """
+    gap = (values.flatten(1).sum(1) - difference).abs()
+    share = gap / difference.abs().clamp(min=1e-9)
+    worst = float(share.max())
+    text = f"the values miss the change of the score from the baseline by {worst:.1%} of it; {remedy}"
+    return gap, share, [text] if worst > tolerance else []
+
+
+@contextmanager
+def hooked(model: Model) -> Iterator[None]:
+    """Let captum hook the network's modules: its notices are not for users, and nothing of it stays behind."""
+    before = {module: set(vars(module)) for module in model.module.modules()}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks", category=UserWarning)
+            yield
+    finally:
+        for module, names in before.items():
+            # captum removes its hooks, but after an error not the activations that it stored on modules.
+            for name in set(vars(module)) - names:
+                delattr(module, name)

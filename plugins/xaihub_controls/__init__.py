@@ -1,0 +1,40 @@
+"""Controls: maps that explain nothing, to be scored beside the methods."""
+
+from xaihub.hookspecs import hookimpl
+from xaihub.specs import ExplainerSpec
+
+_LIMITS = "A control, no method: it never asks the model. Whatever scores no better than this has shown nothing."
+
+
+@hookimpl
+def xaihub_register_explainers() -> list[ExplainerSpec]:
+    """Register the controls."""
+    return [
+        ExplainerSpec(
+            name="control_random",
+            target="xaihub_controls.method:RandomControl",
+            summary="Control: uniform noise.",
+            cost="none",
+            limits=_LIMITS,
+            variant="Independent uniform values in [0, 1), drawn from the seed and the picture.",
+            tags=("control",),
+        ),
+        ExplainerSpec(
+            name="control_edges",
+            target="xaihub_controls.method:EdgesControl",
+            summary="Control: edge strength of the picture.",
+            cost="none",
+            limits=_LIMITS,
+            variant="Sobel magnitude of the mean of the channels, in pixel units.",
+            tags=("control",),
+        ),
+        ExplainerSpec(
+            name="control_centre",
+            target="xaihub_controls.method:CentreControl",
+            summary="Control: a Gaussian at the centre, the same for every picture.",
+            cost="none",
+            limits=_LIMITS,
+            variant="An axis-aligned Gaussian whose standard deviation is a share of each side.",
+            tags=("control",),
+        ),
+    ]

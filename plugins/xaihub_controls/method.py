@@ -1,0 +1,58 @@
+"""Maps that know nothing of the model: noise, edges, the centre. A metric that prefers one has a flaw to be named."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import torch
+from skimage.filters import sobel
+from torch import Tensor
+
+from xaihub import Explainer, Meta, Model, ResolvedTarget
+
+
+class RandomControl(Explainer):
+    """Uniform noise in [0, 1), one value a pixel."""
+
+    stochastic = True
+    class_agnostic = True
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
+        """Return (1, 1, H, W) noise."""
+        # From the seed alone, each picture of a run would get the same noise: one draw instead of many.
+        seed = int(torch.randint(2**31, ()))
+        digest = hashlib.sha256(f"{seed}".encode() + inputs.float().cpu().contiguous().numpy().tobytes()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.rand(1, 1, *inputs.shape[2:], generator=generator)
+
+
+class EdgesControl(Explainer):
+    """Sobel magnitude of the picture."""
+
+    class_agnostic = True
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
+        """Return (B, 1, H, W) magnitudes, in units of [0, 1] pixels."""
+        grey = model.preprocessing.denormalise(inputs).mean(1).cpu().numpy()
+        return torch.stack([torch.from_numpy(sobel(picture)) for picture in grey]).unsqueeze(1)
+
+
+class CentreControl(Explainer):
+    """A Gaussian at the centre of the input."""
+
+    class_agnostic = True
+
+    def __init__(
+        self,
+        *,
+        spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a share of each side.")] = 0.25,
+    ) -> None:
+        self.spread = spread
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
+        """Return (B, 1, H, W): 1 at the centre of the picture."""
+        # From the middle outwards, so that both halves are equal to the last bit.
+        y, x = ((torch.arange(side) - (side - 1) / 2) / (side * self.spread) for side in inputs.shape[2:])
+        prior = torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2)
+        return prior.expand(len(inputs), 1, *prior.shape)

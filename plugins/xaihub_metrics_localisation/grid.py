@@ -1,0 +1,127 @@
+"""Grid pointing game (Boehle, Fritz, Schiele 2021, arXiv 2104.00032, Sec. 4): localisation without masks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene
+
+
+class GridPointing(Metric):
+    """Explain a mosaic of pictures of different classes, and see how much attribution the right cell gets."""
+
+    needs_pool = True
+
+    def __init__(
+        self,
+        *,
+        cells: Annotated[
+            int, Meta(ge=2, le=8, description="Pictures a side of the mosaic; cells^2 - 1 other classes are needed.")
+        ] = 2,
+    ) -> None:
+        self.cells = cells
+
+    def score(self, case: Case) -> Measurement:
+        """Return the right cell's share of the positive attribution, in [0, 1].
+
+        Raises:
+            MetricRefused: The run has too few other classes, or no pixel of the mosaic's map is positive.
+        """
+        # The mosaic belongs to the picture: every explainer meets the same one.
+        key = ("grid_pointing: mosaic", self.cells, case.seed)
+        mosaic = case.scene.memory.once(key, lambda: make_mosaic(case.scene, self.cells, case.seed))
+        explanation = case.explain(mosaic.image)
+        positive = explanation.heatmap().double().clamp(min=0)
+        total = positive.sum()
+        if not total > 0:
+            raise MetricRefused("no pixel of the mosaic's map is positive, so it points nowhere")
+        rows, columns = mosaic.rows, mosaic.columns
+        return Measurement(
+            value=float(positive[rows, columns].sum() / total),
+            details={
+                "chance": (rows.stop - rows.start) * (columns.stop - columns.start) / positive.numel(),
+                "cell": [mosaic.cell // self.cells, mosaic.cell % self.cells],
+                "classes": mosaic.classes,
+                "probability_in_mosaic": explanation.target.probability,
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic:
+    """A picture among others.
+
+    Attributes:
+        image: (C, H, W), of the size of the model's input.
+        cell: Where the picture of the target is, counted row by row.
+        rows: Its pixels' rows.
+        columns: Its pixels' columns.
+        classes: The class of each cell, row by row.
+    """
+
+    image: Tensor
+    cell: int
+    rows: slice
+    columns: slice
+    classes: list[int]
+
+
+def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
+    """Put the scene's picture and cells^2 - 1 of other, pairwise different classes into a mosaic.
+
+    Raises:
+        MetricRefused: The pool has too few other classes, or a cell would have no pixel.
+    """
+    height, width = scene.image.shape[1:]
+    if min(height, width) < cells:
+        raise MetricRefused(f"an input of {width}x{height} pixels cannot hold {cells}x{cells} pictures")
+    generator = _generator(scene.image, seed)
+    target = int(scene.target.index[0])
+    # The predicted class as well: where another class is explained, its pictures may be this very picture.
+    known = {target, int(scene.logits.argmax())}
+    others: list[tuple[Tensor, int]] = []
+    for position in torch.randperm(len(scene.pool), generator=generator).tolist():
+        picture, predicted = scene.pool[position]
+        if predicted not in known:
+            known.add(predicted)
+            others.append((picture, predicted))
+    needed = cells**2 - 1
+    if len(others) < needed:
+        raise MetricRefused(
+            f"a mosaic of {cells}x{cells} needs pictures of {needed} other predicted classes, the run has"
+            f" {len(others)}",
+            hint="evaluate more pictures, or give fewer cells",
+        )
+    cell = int(torch.randint(cells**2, (), generator=generator))
+    tiles = others[:needed]
+    tiles.insert(cell, (scene.image, target))
+    image = torch.empty_like(scene.image)
+    spans = [(rows, columns) for rows in _spans(height, cells) for columns in _spans(width, cells)]
+    for (picture, _), (rows, columns) in zip(tiles, spans, strict=True):
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        # Scaling is linear and its weights sum to one, so it may follow normalisation.
+        image[:, rows, columns] = interpolate(
+            picture[None].to(image), size=size, mode="bilinear", align_corners=False, antialias=True
+        )[0]
+    return Mosaic(
+        image=image, cell=cell, rows=spans[cell][0], columns=spans[cell][1], classes=[label for _, label in tiles]
+    )
+
+
+def _spans(side: int, cells: int) -> list[slice]:
+    """Cut `side` pixels into `cells` spans whose lengths differ by one at most."""
+    edges = [round(index * side / cells) for index in range(cells + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _generator(image: Tensor, seed: int) -> torch.Generator:
+    """Seed by the picture as well, or every picture of a run would sit in the same cell, which a prior could know."""
+    digest = hashlib.sha256(f"mosaic {seed}".encode() + image.float().cpu().contiguous().numpy().tobytes()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,105 @@
+"""Robustness of explanations to small changes of the picture, estimated by sampling.
+
+Notation: Phi(x) is the explanation of x for a fixed class, y a copy of x with noise inside a ball of radius r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused
+from xaihub.masking import batch_rows
+
+Samples = Annotated[int, Meta(ge=1, description="Noisy copies; each is explained.")]
+Radius = Annotated[
+    float, Meta(gt=0, le=1, description="Largest change of a pixel's channel, where pixels are in [0, 1].")
+]
+Relative = Annotated[bool, Meta(description="Divide by the norm of the map, so that its scale does not matter.")]
+
+
+class MaxSensitivity(Metric):
+    """The largest change of the explanation in a ball around the picture (Yeh et al. 2019, Def. 3.1)."""
+
+    def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
+        self.samples = samples
+        self.radius = radius
+        self.relative = relative
+
+    def score(self, case: Case) -> Measurement:
+        """Return the largest ||Phi(y) - Phi(x)||, divided by ||Phi(x)|| if relative.
+
+        Raises:
+            MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
+        """
+        changes = _changes(case, self.samples, self.radius)
+        return _largest(changes.maps / _norm(case, relative=self.relative))
+
+
+class LocalLipschitz(Metric):
+    """The largest change of the explanation per change of the picture (Alvarez-Melis and Jaakkola 2018)."""
+
+    def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
+        self.samples = samples
+        self.radius = radius
+        self.relative = relative
+
+    def score(self, case: Case) -> Measurement:
+        """Return the largest ||Phi(y) - Phi(x)|| / ||y - x||, divided by ||Phi(x)|| if relative.
+
+        Raises:
+            MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
+        """
+        changes = _changes(case, self.samples, self.radius)
+        return _largest(changes.maps / changes.pictures / _norm(case, relative=self.relative))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Changes:
+    """Euclidean norms of the changes: (samples,) of the map, and of the picture with pixels in [0, 1]."""
+
+    maps: Tensor
+    pictures: Tensor
+
+
+def draw_noise(samples: int, radius: float, size: tuple[int, ...], seed: int) -> Tensor:
+    """Draw (samples, C, H, W) noise, uniform within `radius` of 0 (an L-infinity ball), for pixels in [0, 1]."""
+    # Numbers of their own, not those that the explainer draws from the same seed.
+    generator = torch.Generator().manual_seed(crc32(f"noisy copies {seed}".encode()))
+    # One by one, so that fewer samples are the first of more.
+    return torch.stack([(torch.rand(size, generator=generator) * 2 - 1) * radius for _ in range(samples)])
+
+
+def _changes(case: Case, samples: int, radius: float) -> _Changes:
+    """Explain the noisy copies for the same class, once for all metrics that ask for the same ones."""
+
+    def explain() -> _Changes:
+        image = case.scene.image
+        spread = torch.tensor(case.model.preprocessing.std).view(-1, 1, 1)  # pixels to the model's units
+        noise = draw_noise(samples, radius, tuple(image.shape), case.seed)
+        # Random choices of the explainer are those of the map, so that only the picture differs.
+        seed = int(case.explanation.metadata.get("seed", case.seed))
+        distances = []
+        for part in noise.split(batch_rows(case.model)):
+            explained = case.explain_batch(image + (part / spread).to(image), seed=seed)
+            distances += [(found.values - case.explanation.values).double().norm() for found in explained]
+        return _Changes(maps=torch.stack(distances), pictures=noise.double().flatten(1).norm(dim=1))
+
+    return case.memory.once(("explanations of noisy copies", samples, radius, case.seed), explain)
+
+
+def _norm(case: Case, *, relative: bool) -> float:
+    if not relative:
+        return 1.0
+    norm = float(case.explanation.values.double().norm())
+    if norm == 0:
+        raise MetricRefused("the map is zero, so its relative change has no meaning", hint="use relative=false")
+    return norm
+
+
+def _largest(changes: Tensor) -> Measurement:
+    return Measurement(value=float(changes.max()), details={"mean": float(changes.mean())})

@@ -1,0 +1,56 @@
+"""Random logit test (Sixt, Granz, Landgraf 2020, arXiv 1912.09818, Sec. 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import torch
+
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, Target
+from xaihub_metrics_sanity.similarity import Similarity, similarity
+
+
+class RandomLogit(Metric):
+    """Compare the map with the one for a random other class; lower is better, a class-agnostic map scores 1."""
+
+    def __init__(
+        self,
+        *,
+        similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman",
+        absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = False,
+    ) -> None:
+        self.similarity = similarity
+        self.absolute = absolute
+
+    def score(self, case: Case) -> Measurement:
+        """Return the similarity, in [-1, 1], and the other class.
+
+        Raises:
+            MetricRefused: The model has no other class, or the map is empty.
+        """
+        key = ("random_logit: class", case.seed)
+        other = case.scene.memory.once(key, lambda: other_class(case.scene, case.seed))
+        against = case.scene.target.against
+        target = Target(index=other, against=None if against is None else Target(index=int(against[0])))
+        heat = case.explain(target=target).heatmap()
+        return Measurement(
+            value=similarity(case.heat, heat, self.similarity, absolute=self.absolute), details={"class": other}
+        )
+
+
+def other_class(scene: Scene, seed: int) -> int:
+    """Draw a class that is neither explained nor contrasted with, from the seed and the picture.
+
+    Raises:
+        MetricRefused: There is none.
+    """
+    against = scene.target.against
+    taken = {int(scene.target.index[0])} | (set() if against is None else {int(against[0])})
+    free = [index for index in range(scene.logits.numel()) if index not in taken]
+    if not free:
+        raise MetricRefused(f"model {scene.model.name!r} has no other class to explain")
+    picture = scene.image.float().cpu().contiguous().numpy().tobytes()
+    digest = hashlib.sha256(f"class {seed}".encode() + picture).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return free[int(torch.randint(len(free), (), generator=generator))]

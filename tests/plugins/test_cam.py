@@ -1,0 +1,485 @@
+"""The CAM family against torchcam, pytorch-grad-cam, captum's toy values and literal second implementations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchcam.methods
+from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
+from pytorch_grad_cam import EigenCAM as PeerEigenCAM
+from pytorch_grad_cam import GradCAM as PeerGradCAM
+from pytorch_grad_cam import GradCAMPlusPlus as PeerGradCAMPlusPlus
+from pytorch_grad_cam import HiResCAM as PeerHiResCAM
+from pytorch_grad_cam import LayerCAM as PeerLayerCAM
+from pytorch_grad_cam import XGradCAM as PeerXGradCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xaihub import (
+    Explainer,
+    ExplainerRefused,
+    Hints,
+    Model,
+    ModelError,
+    ParameterError,
+    Preprocessing,
+    Runtime,
+    Target,
+)
+from xaihub_cam import xaihub_register_explainers
+from xaihub_cam.forward_only import EigenCAM, ScoreCAM
+from xaihub_cam.hires import HiResCAM
+from xaihub_cam.plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
+from xaihub_cam.through_torchcam import GradCAM, LayerCAM, XGradCAM
+
+NAMES = [
+    "eigencam",
+    "gradcam",
+    "gradcam_pp",
+    "hirescam",
+    "layercam",
+    "scorecam",
+    "smoothgradcam_pp",
+    "xgradcam",
+]
+ALL = [EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, SmoothGradCAMPlusPlus, XGradCAM]
+
+
+# The same architectures with fewer blocks and pixels.
+SHORTENED: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {"img_size": 128, "depth": 3},
+    "swin_tiny_patch4_window7_224": {"img_size": 128, "window_size": 4, "depths": (1, 1, 2, 1), "embed_dim": 48},
+    "convnext_atto": {"depths": (1, 1, 2, 1)},
+    "mixer_s32_224": {"img_size": 128},
+}
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Move biases and running statistics off zero and one: in a fresh network many rules agree by chance."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * noise * (parameter.ndim <= 1))
+        for name, buffer in module.named_buffers():
+            noise = torch.rand(buffer.shape, generator=generator)
+            buffer.copy_({"running_mean": noise - 0.5, "running_var": noise + 0.5}.get(name.split(".")[-1], buffer))
+    return module.eval()
+
+
+def wrap(module: nn.Module, size: tuple[int, int, int], **options: Any) -> Model:
+    name = type(module).__name__
+    return Model(
+        module,
+        name=name,
+        preprocessing=Preprocessing(spatial=[], size=size, mean=(0.5,) * size[0], std=(0.2,) * size[0], description={}),
+        **options,
+    )
+
+
+@cache
+def build(name: str, side: int = 64) -> Model:
+    torch.manual_seed(0)
+    module = randomise(timm.create_model(name, num_classes=7, **SHORTENED.get(name, {})))
+    with torch.no_grad():
+        module.get_classifier().weight.normal_(0, 0.3)
+    hints = Hints(prefix_tokens=getattr(module, "num_prefix_tokens", 0) or 0)
+    return wrap(module, (3, side, side), hints=hints)
+
+
+@cache
+def small() -> Model:
+    """ResNet-18 on 128 pixels: 4 x 4 cells at its last layer."""
+    return build("resnet18", 128)
+
+
+def pictures(model: Model, rows: int = 2) -> Tensor:
+    return torch.randn(rows, *model.input_size, generator=torch.Generator().manual_seed(3))
+
+
+def values(explainer: Explainer, model: Model, inputs: Tensor, target: Any = None) -> Tensor:
+    return torch.stack([torch.as_tensor(e.values) for e in explainer.explain(model, inputs, target)])
+
+
+def raw(model: Model, name: str, inputs: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    """Return a layer's activations and the gradients of the class scores, by plain hooks."""
+    kept: list[Tensor] = []
+    handle = model.module.get_submodule(name).register_forward_hook(lambda _m, _i, output: kept.append(output))
+    logits = model.module(inputs)
+    handle.remove()
+    score = torch.stack([logits[row, c] for row, c in enumerate(classes)]).sum()
+    return kept[0].detach(), torch.autograd.grad(score, kept[0])[0]
+
+
+def enlarged(maps: Tensor, size: int) -> Tensor:
+    return interpolate(maps.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False)
+
+
+def test_the_plugin_registers_the_family_by_name() -> None:
+    specs = {spec.name: spec for spec in xaihub_register_explainers()}
+    assert sorted(specs) == NAMES
+    assert {spec.load() for spec in specs.values()} == set(ALL)
+    assert all(spec.paper and spec.variant and spec.limits and spec.cost for spec in specs.values())
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "LayerCAM", "XGradCAM"])
+def test_maps_equal_torchcam_used_directly(name: str) -> None:
+    model, ours = small(), {"GradCAM": GradCAM, "LayerCAM": LayerCAM, "XGradCAM": XGradCAM}[name]
+    inputs, classes = pictures(model), [2, 5]
+    with getattr(torchcam.methods, name)(model.module, "layer4") as extract:
+        expected = extract(classes, model.module(inputs), normalized=False)[0]
+    found = torch.cat([values(ours(), model, inputs[row : row + 1], c) for row, c in enumerate(classes)])
+    assert expected.amax((1, 2)).min() > 0
+    torch.testing.assert_close(found, enlarged(expected, 128), rtol=1e-5, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer"),
+    [(GradCAM, PeerGradCAM), (LayerCAM, PeerLayerCAM), (XGradCAM, PeerXGradCAM), (HiResCAM, PeerHiResCAM)],
+)
+def test_maps_equal_grad_cam_after_its_scaling(ours: type[Explainer], peer: Callable[..., Any]) -> None:
+    model = small()
+    inputs = pictures(model)
+    with peer(model=model.module, target_layers=[model.module.layer4]) as cam:
+        expected = cam(inputs, [ClassifierOutputTarget(4)] * len(inputs))
+    # Its order: scale to [0, 1] on the grid, enlarge, scale again; a linear enlargement commutes with the first.
+    found = scale_cam_image(values(ours(), model, inputs, 4)[:, 0].numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_grad_cam_pp_equals_grad_cam_where_its_epsilon_does_not_matter() -> None:
+    model = small()
+    inputs = pictures(model)
+    with torch.no_grad():  # large gradients, against which 1e-6 is nothing
+        model.module.fc.weight.mul_(1000)
+    try:
+        with PeerGradCAMPlusPlus(model=model.module, target_layers=[model.module.layer4]) as cam:
+            expected = cam(inputs, [ClassifierOutputTarget(4)] * len(inputs))
+        found = scale_cam_image(values(GradCAMPlusPlus(), model, inputs, 4)[:, 0].numpy())
+    finally:
+        with torch.no_grad():
+            model.module.fc.weight.div_(1000)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [("conv1", [[11.25, 13.5], [20.25, 22.5]]), ("relu1", [[0.0, 4.0], [28.0, 32.5]])]
+)
+def test_grad_cam_equals_captums_toy_values(layer: str, expected: list[list[float]]) -> None:
+    module = BasicModel_ConvNet_One_Conv()
+    # Its forward calls `view`, which the channels-last order of `Model` does not allow.
+    module.relu1.register_forward_hook(lambda _m, _i, output: output.contiguous())
+    model = wrap(module, (1, 4, 4))
+    inputs = torch.arange(16.0).view(1, 1, 4, 4)
+    explanation = GradCAM(layer=layer).explain(model, inputs, 0)[0]
+    found = torch.as_tensor(explanation.values)
+    torch.testing.assert_close(found, enlarged(torch.tensor([expected]), 4)[0])
+    assert "named by the parameter layer" in explanation.metadata["layer"]
+
+
+def test_hirescam_equals_its_definition() -> None:
+    model = small()
+    inputs, classes = pictures(model), [1, 1]
+    activation, gradient = raw(model, "layer4", inputs, classes)
+    rows, channels, height, width = activation.shape
+    expected = torch.zeros(rows, height, width)
+    for b in range(rows):
+        for y in range(height):
+            for x in range(width):
+                total = sum(float(gradient[b, k, y, x]) * float(activation[b, k, y, x]) for k in range(channels))
+                expected[b, y, x] = max(total, 0.0)
+    torch.testing.assert_close(values(HiResCAM(), model, inputs, 1), enlarged(expected, 128), rtol=1e-4, atol=1e-5)
+
+
+def literal_plus_plus(A: Tensor, gradients: list[Tensor]) -> Tensor:
+    """Eq. 19 and 17 cell by cell for one picture; derivatives are means over noisy samples."""
+    channels, height, width = A.shape
+    n = len(gradients)
+    result = torch.zeros(height, width, dtype=torch.float64)
+    for k in range(channels):
+        w = 0.0
+        total = float(A[k].double().sum())
+        for i in range(height):
+            for j in range(width):
+                g = [float(gradient[k, i, j]) for gradient in gradients]
+                d1, d2, d3 = (sum(x**p for x in g) / n for p in (1, 2, 3))
+                alpha = d2 / (2 * d2 + total * d3) if d2 else 0.0
+                w += alpha * max(d1, 0.0)
+        result += w * A[k].double()
+    return result.clamp(min=0).float()
+
+
+def test_grad_cam_pp_equals_eq_19() -> None:
+    model = build("test_resnet", 96)
+    inputs = pictures(model)
+    activation, gradient = raw(model, "layer4", inputs, [3, 3])
+    expected = torch.stack([literal_plus_plus(activation[b], [gradient[b]]) for b in range(2)])
+    found = values(GradCAMPlusPlus(layer="layer4"), model, inputs, 3)
+    assert expected.max() > 0
+    torch.testing.assert_close(found, enlarged(expected, 96), rtol=1e-4, atol=1e-5)
+
+
+def test_smooth_grad_cam_pp_averages_powers_of_noisy_gradients() -> None:
+    model = build("test_resnet", 96)
+    inputs = pictures(model, 1)
+    explanation = SmoothGradCAMPlusPlus(layer="layer4", samples=3, noise=0.2).explain(model, inputs, 3, seed=11)[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        noisy = [inputs + 0.2 * torch.randn(inputs.shape) for _ in range(3)]
+    activation, _ = raw(model, "layer4", inputs, [3])
+    gradients = [raw(model, "layer4", picture, [3])[1][0] for picture in noisy]
+    expected = enlarged(literal_plus_plus(activation[0], gradients)[None], 96)[0]
+    torch.testing.assert_close(torch.as_tensor(explanation.values), expected, rtol=1e-4, atol=1e-5)
+    assert (explanation.metadata["forwards"], explanation.metadata["backwards"]) == (4, 3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_smooth_grad_cam_pp_does_not_depend_on_the_batch_size(rows: int) -> None:
+    model = build("test_resnet", 96)
+    explainer = SmoothGradCAMPlusPlus(layer="layer4", samples=5)
+    expected = values(explainer, model, pictures(model), 3)
+    model.runtime = Runtime(batch_size=rows)
+    try:
+        found = values(explainer, model, pictures(model), 3)
+    finally:
+        model.runtime = Runtime()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def literal_score_cam(model: Model, image: Tensor, A: Tensor, index: int) -> Tensor:
+    """Algorithm 1, one channel at a time, for one (3, H, W) image."""
+    scores = []
+    for channel in A:
+        mask = interpolate(channel[None, None], size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+        span = float(mask.max() - mask.min())
+        mask = (mask - mask.min()) / span if span else torch.zeros_like(mask)
+        with torch.no_grad():
+            scores.append(float(model.module((image * mask)[None])[0, index]))
+    shifted = [math.exp(score - max(scores)) for score in scores]
+    total = torch.zeros(A.shape[1:])
+    for weight, channel in zip(shifted, A, strict=True):
+        total += weight / sum(shifted) * channel
+    return total.clamp(min=0)
+
+
+def test_score_cam_equals_algorithm_1() -> None:
+    model = build("test_resnet", 96)
+    inputs = pictures(model)
+    activation, _ = raw(model, "layer4", inputs, [3, 3])
+    expected = torch.stack([literal_score_cam(model, inputs[b], activation[b], 3) for b in range(2)])
+    explanations = ScoreCAM(layer="layer4").explain(model, inputs, 3)
+    found = torch.stack([torch.as_tensor(e.values) for e in explanations])
+    torch.testing.assert_close(found, enlarged(expected, 96), rtol=1e-4, atol=1e-5)
+    assert explanations[0].metadata["forwards"] == 1 + activation.shape[1]
+
+
+def test_score_cam_with_a_bound_uses_the_channels_that_vary_most() -> None:
+    model = build("test_resnet", 96)
+    inputs = pictures(model, 1)
+    activation, _ = raw(model, "layer4", inputs, [3])
+    kept = sorted(range(len(activation[0])), key=lambda k: -float(activation[0, k].std()))[:5]
+    expected = literal_score_cam(model, inputs[0], activation[0, sorted(kept)], 3)
+    explanation = ScoreCAM(layer="layer4", channels=5).explain(model, inputs, 3)[0]
+    torch.testing.assert_close(
+        torch.as_tensor(explanation.values), enlarged(expected[None], 96)[0], rtol=1e-4, atol=1e-5
+    )
+    assert explanation.metadata["forwards"] == 6
+
+
+def test_eigencam_without_centring_is_the_first_right_singular_vector() -> None:
+    model = small()
+    inputs = pictures(model)
+    activation, _ = raw(model, "layer4", inputs, [0, 0])
+    for row, found in enumerate(values(EigenCAM(), model, inputs)):
+        table = activation[row].flatten(1).T.double().numpy()  # (h w, C)
+        component = np.linalg.eigh(table.T @ table)[1][:, -1]
+        projection = np.abs(table @ component)  # activations after a ReLU: one sign throughout
+        expected = torch.from_numpy(projection).float().view(1, *activation.shape[2:])
+        torch.testing.assert_close(found, enlarged(expected, 128)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_eigencam_with_centring_equals_grad_cam_up_to_sign() -> None:
+    model = small()
+    inputs = pictures(model, 1)
+    found = scale_cam_image(values(EigenCAM(centre=True), model, inputs)[:, 0].numpy())
+    candidates = []
+    for sign in (1, -1):
+        with PeerEigenCAM(model=model.module, target_layers=[model.module.layer4]) as cam:
+            original = cam.get_cam_image
+            cam.get_cam_image = lambda *args, sign=sign, original=original: sign * original(*args)
+            candidates.append(cam(inputs, [ClassifierOutputTarget(0)]))
+    assert min(np.abs(found - candidate).max() for candidate in candidates) < 1e-5
+
+
+def test_eigencam_is_the_same_for_every_class() -> None:
+    model = small()
+    torch.testing.assert_close(
+        values(EigenCAM(), model, pictures(model), 1), values(EigenCAM(), model, pictures(model), 2)
+    )
+
+
+@pytest.mark.parametrize("kind", [k for k in ALL if k is not EigenCAM])
+def test_a_contrast_explains_the_difference_of_the_scores(kind: type[Explainer]) -> None:
+    # A network whose class 2 is by construction the difference of its classes 0 and 1.
+    model = build("test_resnet", 96)
+    head = model.module.fc
+    saved = head.weight.detach().clone(), head.bias.detach().clone()
+    with torch.no_grad():
+        head.weight[2] = head.weight[0] - head.weight[1]
+        head.bias[2] = head.bias[0] - head.bias[1]
+    try:
+        contrast = values(kind(layer="layer4"), model, pictures(model), "0 vs 1")
+        difference = values(kind(layer="layer4"), model, pictures(model), 2)
+    finally:
+        with torch.no_grad():
+            head.weight.copy_(saved[0])
+            head.bias.copy_(saved[1])
+    assert difference.max() > 0
+    torch.testing.assert_close(contrast, difference, rtol=1e-3, atol=1e-5 * float(difference.max()))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_each_row_of_a_batch_has_its_own_target_and_map(kind: type[Explainer]) -> None:
+    model = build("test_resnet", 96)
+    inputs = pictures(model, 3)
+    inputs[0] *= 3  # other predicted classes
+    together = values(kind(layer="layer4"), model, inputs, "top2")
+    alone = torch.cat([values(kind(layer="layer4"), model, inputs[row : row + 1], "top2") for row in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5 * float(alone.max()))
+
+
+@pytest.mark.parametrize("kind", [k for k in ALL if k is not HiResCAM])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "mixer_s32_224"]
+)
+def test_maps_are_finite_and_not_negative_on_tokens_and_channels_last(kind: type[Explainer], name: str) -> None:
+    model = build(name, 128)
+    options = {ScoreCAM: {"channels": 3}, SmoothGradCAMPlusPlus: {"samples": 2}}.get(kind, {})
+    explanation = kind(**options).explain(model, pictures(model, 1), 5)[0]
+    found = torch.as_tensor(explanation.values)
+    assert found.shape == (1, 128, 128)
+    assert bool(found.isfinite().all())
+    assert float(found.min()) >= 0
+    assert model.layer().name in explanation.metadata["layer"]
+    assert model.layer().reason in explanation.metadata["layer"]
+
+
+def test_hirescam_refuses_a_layer_whose_cells_are_normalised_next() -> None:
+    model = build("vit_tiny_patch16_224", 128)
+    with pytest.raises(ExplainerRefused, match="normalisation of each cell"):
+        HiResCAM().explain(model, pictures(model, 1))
+    model = build("convnext_atto", 128)  # it averages before it normalises
+    assert values(HiResCAM(), model, pictures(model, 1)).max() > 0
+
+
+def test_grad_cam_pp_refuses_a_denominator_that_is_not_positive() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    with torch.no_grad():
+        module[0].bias.fill_(-50.0)
+        module[3].weight.fill_(1.0)
+    model = wrap(module, (1, 8, 8))
+    with pytest.raises(ExplainerRefused, match=r"Grad-CAM\+\+ is not defined on layer '0'"):
+        GradCAMPlusPlus(layer="0").explain(model, torch.rand(1, 1, 8, 8), 0)
+
+
+def test_maps_are_not_rescaled_so_a_doubled_score_doubles_grad_cam() -> None:
+    model = small()
+    before = values(GradCAM(), model, pictures(model), 2)
+    with torch.no_grad():
+        model.module.fc.weight[2] *= 2
+    try:
+        after = values(GradCAM(), model, pictures(model), 2)
+    finally:
+        with torch.no_grad():
+            model.module.fc.weight[2] /= 2
+    assert before.max() > 0
+    torch.testing.assert_close(after, 2 * before)
+
+
+def test_an_empty_map_is_reported() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        module[0].weight.fill_(1.0)
+        module[0].bias.fill_(1.0)
+        module[4].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    model = wrap(module, (1, 8, 8))
+    image = torch.rand(1, 1, 8, 8)
+    assert GradCAM().explain(model, image, 0)[0].metadata["warnings"] == []
+    silent = GradCAM().explain(model, image, 1)[0]
+    assert silent.metadata["warnings"] == ["no cell speaks for the class: the map is zero everywhere"]
+    assert float(torch.as_tensor(silent.values).abs().max()) == 0
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_model_without_a_grid_is_refused_with_the_reason(kind: type[Explainer]) -> None:
+    model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), (3, 8, 8))
+    with pytest.raises(ModelError) as reason:
+        model.layer()
+    with pytest.raises(ExplainerRefused, match="mapped back to the picture") as refusal:
+        kind().explain(model, torch.rand(1, 3, 8, 8), 0)
+    assert refusal.value.message == reason.value.message
+    assert refusal.value.hint
+
+
+def test_an_unknown_layer_is_a_wrong_parameter_with_a_hint() -> None:
+    with pytest.raises(ParameterError, match="layer 'layer5' has no output") as error:
+        GradCAM(layer="layer5").explain(small(), pictures(small()))
+    assert "layer" in error.value.hint
+
+
+def test_a_layer_that_shrinks_to_one_cell_on_these_inputs_is_refused() -> None:
+    model = small()
+    with pytest.raises(ExplainerRefused, match="1x1 cells"):
+        GradCAM().explain(model, torch.randn(1, 3, 32, 32))
+
+
+def test_tokens_of_another_picture_size_are_refused() -> None:
+    module = randomise(timm.create_model("test_vit", num_classes=4, dynamic_img_size=True))
+    with torch.no_grad():
+        module.head.weight.normal_(0, 0.3)
+    model = wrap(module, (3, 160, 160), hints=Hints(prefix_tokens=1))
+    with pytest.raises(ExplainerRefused, match="inputs of this size"):
+        HiResCAM().explain(model, torch.randn(1, 3, 128, 160))
+
+
+@pytest.mark.parametrize("kind", [GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM])
+def test_one_pass_forward_and_one_back_no_deeper_than_the_layer(kind: type[Explainer]) -> None:
+    model = small()
+    seen: list[bool] = []
+    early = model.module.layer3.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
+    late = model.module.global_pool.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
+    try:
+        explanation = kind().explain(model, pictures(model), 2)[0]
+    finally:
+        early.remove()
+        late.remove()
+    assert seen[-2:] == [False, True]
+    assert (explanation.metadata["forwards"], explanation.metadata["backwards"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_no_hook_stays_behind_even_when_the_pass_fails(kind: type[Explainer]) -> None:
+    model = build("test_resnet", 96)
+    layer = model.layer()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    handle = model.module.fc.register_forward_hook(fail)
+    hooks = {name: len(module._forward_hooks) for name, module in model.module.named_modules()}
+    try:
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            kind(layer="layer4").attribute(model, pictures(model, 1), Target(index=0).resolve(torch.zeros(1, 7)))
+        assert {name: len(module._forward_hooks) for name, module in model.module.named_modules()} == hooks
+    finally:
+        handle.remove()
+    assert layer.module is model.layer().module

@@ -1,0 +1,346 @@
+"""Reading pictures of every kind, and finding them."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xaihub import Picture, load_picture, sample_photo
+from xaihub.errors import InputError
+from xaihub.images import find_images
+
+RNG = np.random.default_rng(0)
+# Smooth, so that lossy formats stay close to it; no symmetry, so that each orientation shows.
+ACROSS, DOWN = np.meshgrid(np.linspace(0, 250, 48), np.linspace(0, 120, 32))
+PIXELS = np.stack([ACROSS, DOWN, np.full((32, 48), 60.0)], axis=-1).astype(np.uint8)
+PHOTO = Image.fromarray(PIXELS)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(source: Any) -> np.ndarray[Any, Any]:
+    picture = load_picture(source)
+    assert picture.image.mode == "RGB"
+    return np.asarray(picture.image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_a_lossless_file_gives_its_pixels(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"photo.{kind.lower()}"
+    file.write_bytes(encoded(PHOTO, kind))
+    assert np.array_equal(pixels(file), PIXELS)
+    assert np.array_equal(pixels(str(file)), PIXELS)
+    assert np.array_equal(pixels(file.read_bytes()), PIXELS)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})])
+def test_a_lossy_file_gives_nearly_its_pixels(kind: str, options: dict[str, Any]) -> None:
+    error = np.abs(pixels(encoded(PHOTO, kind, **options)).astype(int) - PIXELS)
+    assert error.mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert pixels(data)[4, 4, 0] > 240
+    assert pixels(data)[4, 4, 2] < 15
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (1, PIXELS),
+        (2, PIXELS[:, ::-1]),
+        (3, PIXELS[::-1, ::-1]),
+        (4, PIXELS[::-1]),
+        (5, PIXELS.transpose(1, 0, 2)),
+        (6, np.rot90(PIXELS, 1)),
+        (7, PIXELS.transpose(1, 0, 2)[::-1, ::-1]),
+        (8, np.rot90(PIXELS, -1)),
+    ],
+)
+def test_each_exif_orientation_is_undone(orientation: int, stored: np.ndarray[Any, Any]) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    assert np.array_equal(pixels(data), PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparency_is_laid_over_white(kind: str) -> None:
+    alpha = np.zeros((32, 48), np.uint8)
+    alpha[:, 24:] = 255
+    data = encoded(Image.fromarray(np.dstack([PIXELS, alpha])), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert (pixels(data)[:, :24] == 255).all()
+    assert np.array_equal(pixels(data)[:, 24:], PIXELS[:, 24:])
+
+
+def test_half_transparency_is_mixed_with_white() -> None:
+    data = encoded(Image.new("RGBA", (4, 4), (0, 100, 200, 128)), "PNG")
+    assert np.abs(pixels(data)[0, 0].astype(int) - [127, 177, 227]).max() <= 1
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
+def test_a_transparent_palette_entry_is_white(transparency: int | bytes) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    data = encoded(image, "PNG", transparency=transparency)
+    assert pixels(data).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_grey_with_alpha_is_laid_over_white() -> None:
+    assert pixels(encoded(Image.new("LA", (2, 2), (9, 0)), "PNG")).min() == 255
+
+
+def test_grey_and_one_bit_pictures_become_rgb() -> None:
+    grey = PIXELS[:, :, 0]
+    assert np.array_equal(pixels(encoded(Image.fromarray(grey), "PNG")), np.dstack([grey] * 3))
+    bits = Image.fromarray(grey > 100)
+    assert bits.mode == "1"
+    assert np.array_equal(pixels(encoded(bits, "PNG"))[:, :, 0], (grey > 100) * np.uint8(255))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    grey = np.linspace(0, 65535, 32 * 48).reshape(32, 48).astype(np.uint16)
+    found = pixels(encoded(Image.fromarray(grey), kind))[:, :, 0]
+    assert np.array_equal(found, np.rint(grey / 257))
+    assert found[0, 0] == 0
+    assert found[-1, -1] == 255
+
+
+def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
+    assert pixels(encoded(Image.fromarray(np.full((4, 4), 200, np.uint16)), "PNG")).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 32767.5, 65535.0], [0, 128, 255]),
+        ([0.0, 65535.0, 131070.0], [0, 128, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+    ],
+)
+def test_float_grey_is_scaled_by_the_range_that_it_needs(values: list[float], expected: list[int]) -> None:
+    data = encoded(Image.fromarray(np.array([values], np.float32)), "TIFF")
+    assert pixels(data)[0, :, 0].tolist() == expected
+
+
+def test_thirty_two_bit_integers_are_scaled() -> None:
+    data = encoded(Image.fromarray(np.array([[0, 65535]], np.int32)), "TIFF")
+    assert pixels(data)[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_float_grey_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match="'bytes': the picture has pixels that are not finite"):
+        load_picture(encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF"))
+
+
+def test_a_cmyk_jpeg_keeps_its_colours() -> None:
+    cmyk = Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK")
+    assert np.abs(pixels(encoded(cmyk, "JPEG", quality=95)).astype(int) - [200, 30, 60]).max() < 12
+
+
+class TestArraysAndPictures:
+    def test_bytes_floats_and_bits_are_read(self) -> None:
+        assert np.array_equal(pixels(PIXELS), PIXELS)
+        assert np.array_equal(pixels(PIXELS / 255), PIXELS)
+        assert np.array_equal(pixels((PIXELS.astype(np.uint16)) * 257), PIXELS)
+        assert np.array_equal(pixels(PIXELS[:, :, :1]), pixels(PIXELS[:, :, 0]))
+        assert set(np.unique(pixels(PIXELS[:, :, 0] > 100))) == {0, 255}
+
+    def test_a_fourth_channel_is_alpha(self) -> None:
+        assert pixels(np.zeros((2, 2, 4), np.uint8)).min() == 255
+
+    def test_a_pil_image_is_read_upright_and_left_alone(self) -> None:
+        exif = Image.Exif()
+        exif[274] = 6
+        image = Image.open(io.BytesIO(encoded(PHOTO, "PNG", exif=exif)))
+        assert load_picture(image).image.size == (32, 48)
+        assert image.size == (48, 32)
+
+    def test_a_picture_passes_through(self) -> None:
+        picture = load_picture(PHOTO)
+        assert load_picture(picture) is picture
+        assert isinstance(picture, Picture)
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.zeros(3),
+            np.zeros((3, 8, 8)),
+            np.zeros((2, 2, 2)),
+            np.zeros((1, 2, 2, 3)),
+            np.zeros((0, 4, 3)),
+            np.float64(1),
+        ],
+    )
+    def test_an_array_of_another_shape_is_refused(self, array: Any) -> None:
+        with pytest.raises(InputError, match="an array of shape"):
+            load_picture(array)
+
+    @pytest.mark.parametrize(
+        "array",
+        [np.full((4, 4), 1.5), np.full((4, 4), -0.1), np.full((4, 4), np.nan), np.zeros((4, 4), np.int64),
+         np.zeros((4, 4), complex)],
+    )  # fmt: skip
+    def test_values_of_unknown_meaning_are_refused(self, array: Any) -> None:
+        with pytest.raises(InputError, match=r"between 0 and 1|cannot be made of"):
+            load_picture(array)
+
+    def test_the_checksum_is_of_the_pixels(self) -> None:
+        assert load_picture(PIXELS).sha256 == load_picture(PHOTO).sha256
+        assert load_picture(PIXELS).sha256 != load_picture(PIXELS[::-1]).sha256
+
+
+class TestBadFiles:
+    def refusal(self, source: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            load_picture(source)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        assert self.refusal(tmp_path / "no.png") == f"there is no file '{tmp_path / 'no.png'}'"
+
+    def test_an_empty_file(self, tmp_path: Path) -> None:
+        (tmp_path / "x.png").touch()
+        assert self.refusal(tmp_path / "x.png") == f"'{tmp_path / 'x.png'}' is empty"
+
+    @pytest.mark.parametrize("data", [b"hello", b"<svg/>", b"%PDF-1.4", b"\x00" * 100], ids=repr)
+    def test_a_file_that_is_no_picture(self, data: bytes, tmp_path: Path) -> None:
+        (tmp_path / "x.png").write_bytes(data)
+        assert f"'{tmp_path / 'x.png'}' is not a picture (known formats: JPEG, PNG" in self.refusal(tmp_path / "x.png")
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+    @pytest.mark.parametrize("share", [0.3, 0.9])
+    def test_a_truncated_file(self, kind: str, share: float) -> None:
+        noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        data = encoded(noise, kind)
+        assert "'bytes' is" in self.refusal(data[: int(len(data) * share)])
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+    def test_random_damage_never_raises_anything_else(self, kind: str) -> None:
+        exif = Image.Exif()
+        exif[274] = 6
+        data = encoded(PHOTO, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}))
+        refused = 0
+        for _ in range(150):
+            damaged = bytearray(data)
+            for where in RNG.integers(0, min(len(data), 300), 4):
+                damaged[where] = RNG.integers(256)
+            try:
+                load_picture(bytes(damaged))
+            except InputError:
+                refused += 1
+        assert refused > 10
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        assert self.refusal(tmp_path) == f"cannot read '{tmp_path}': Is a directory"
+
+    def test_a_name_that_no_file_can_have(self) -> None:
+        assert "cannot read" in self.refusal("x" * 5000)
+        assert "cannot read" in self.refusal("a\0b")
+
+    def test_a_decompression_bomb(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses above twice this
+        assert self.refusal(encoded(PHOTO, "PNG")) == "'bytes' has too many pixels to be safe (scale it down first)"
+
+    def test_a_large_photo_below_the_limit_is_read_without_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        assert np.array_equal(pixels(encoded(PHOTO, "PNG")), PIXELS)
+
+    def test_a_picture_without_pixels(self) -> None:
+        assert self.refusal(Image.new("RGB", (0, 4))) == "the picture has no pixels"
+
+
+class TestFindingPictures:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        for name in ("b.png", "a.JPG", "deep/er/c.webp", "notes.txt", "deep/d.tiff"):
+            (tmp_path / name).write_bytes(b"x")
+        return tmp_path
+
+    def names(self, folder: Path, *paths: str) -> list[str]:
+        return [str(Path(found).relative_to(folder)) for found in find_images([str(folder / path) for path in paths])]
+
+    def test_a_folder_is_searched_with_its_subfolders(self, folder: Path) -> None:
+        assert self.names(folder, "") == ["a.JPG", "b.png", "deep/d.tiff", "deep/er/c.webp"]
+
+    def test_a_glob_is_expanded_in_order(self, folder: Path) -> None:
+        assert self.names(folder, "*.[pJ]*") == ["a.JPG", "b.png"]
+        assert self.names(folder, "**/*.webp") == ["deep/er/c.webp"]
+
+    def test_doubles_are_removed_and_the_order_is_kept(self, folder: Path) -> None:
+        assert self.names(folder, "b.png", "*.png", "", "b.png")[:2] == ["b.png", "a.JPG"]
+
+    def test_a_file_is_taken_whatever_its_suffix(self, folder: Path) -> None:
+        assert self.names(folder, "notes.txt") == ["notes.txt"]
+
+    def test_a_name_with_glob_characters_is_a_file_first(self, tmp_path: Path) -> None:
+        (tmp_path / "cat[1].png").write_bytes(b"x")
+        assert self.names(tmp_path, "cat[1].png") == ["cat[1].png"]
+
+    def test_standard_input_stands_for_itself(self) -> None:
+        assert find_images(["-"]) == ["-"]
+
+    @pytest.mark.parametrize("path", ["none.png", "*.bmp", "x" * 5000])
+    def test_what_is_not_there_is_named(self, folder: Path, path: str) -> None:
+        with pytest.raises(InputError, match=r"there is no file or folder|no file matches"):
+            self.names(folder, path)
+
+    def test_a_folder_without_pictures_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no picture in the folder"):
+            find_images([tmp_path])
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+    @pytest.mark.parametrize("locked", ["", "deep"])
+    def test_an_unreadable_folder_is_named(self, folder: Path, locked: str) -> None:
+        (folder / locked).chmod(0)
+        try:
+            with pytest.raises(InputError, match=f"cannot read the folder '{folder / locked}'"):
+                find_images([folder])
+        finally:
+            (folder / locked).chmod(0o700)
+
+    def test_a_folder_that_the_system_refuses_to_list_is_named(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scandir(path: Any) -> Any:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match=f"cannot read the folder '{folder}': Permission denied"):
+            find_images([folder])
+
+
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BytesIO(encoded(PHOTO, "PNG"))
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    picture = load_picture("-")
+    assert (picture.name, picture.source) == ("stdin", "-")
+    assert np.array_equal(np.asarray(picture.image), PIXELS)
+
+
+def test_the_sample_photo_is_installed() -> None:
+    picture = load_picture(sample_photo())
+    assert picture.name == "chelsea"
+    assert picture.image.size == (451, 300)

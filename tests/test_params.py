@@ -1,0 +1,107 @@
+"""Parameters: the constructor's signature is the one source."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from xaihub import Meta
+from xaihub.errors import ParameterError
+from xaihub.params import convert, parameters
+
+
+class Method:
+    def __init__(
+        self,
+        *,
+        steps: Annotated[int, Meta(ge=1, le=500, description="Points on the path.")] = 50,
+        keep: Annotated[float, Meta(gt=0, lt=1)] = 0.5,
+        mode: Literal["fast", "exact"] = "fast",
+        signed: bool = False,
+        layer: str | None = None,
+        size: int | None = None,
+    ) -> None: ...
+
+
+class Bare:
+    pass
+
+
+def test_parameters_come_from_the_signature() -> None:
+    found = parameters(Method)
+    assert list(found) == ["steps", "keep", "mode", "signed", "layer", "size"]
+    assert [item.type for item in found.values()] == [
+        "int >= 1 and <= 500", "float > 0 and < 1", "fast | exact", "bool", "str | none", "int | none",
+    ]  # fmt: skip
+    assert found["steps"].description == "Points on the path."
+    assert found["keep"].description == ""
+    assert [item.default for item in found.values()] == [50, 0.5, "fast", False, None, None]
+
+
+def test_a_class_without_a_constructor_has_no_parameters() -> None:
+    assert parameters(Bare) == {}
+    assert convert(Bare, {}) == {}
+    with pytest.raises(ParameterError, match="Bare has no parameter 'x'.*it has no parameters"):
+        convert(Bare, {"x": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("steps", "20", 20),
+        ("keep", "0.25", 0.25),
+        ("mode", "exact", "exact"),
+        ("signed", "true", True),
+        ("signed", "0", False),
+        ("layer", "layer4", "layer4"),
+        ("layer", "none", None),
+        ("size", "None", None),
+        ("size", "3", 3),
+    ],
+)
+def test_text_becomes_the_parameters_type(name: str, text: str, value: Any) -> None:
+    converted = convert(Method, {name: text})[name]
+    assert converted == value
+    assert type(converted) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("steps", "0", ">= 1"),
+        ("steps", 501, "<= 500"),
+        ("steps", "many", "expected `int`"),
+        ("steps", 2.5, "expected `int`"),
+        ("steps", True, "expected `int`"),
+        ("steps", "none", "expected `int`"),
+        ("steps", None, "expected `int`"),
+        ("keep", "1", "< 1"),
+        ("keep", "nan", "> 0"),
+        ("keep", float("nan"), "> 0"),
+        ("keep", "inf", "< 1"),
+        ("mode", "slow", "expected one of fast, exact"),
+        ("mode", 3, "expected one of fast, exact"),
+        ("signed", "maybe", "expected `bool`"),
+        ("layer", 3, "expected `str | null`"),
+    ],
+)
+def test_a_wrong_value_is_quoted_with_the_reason_and_the_default(name: str, value: Any, reason: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        convert(Method, {name: value}, who="method")
+    assert caught.value.message.startswith(f"parameter {name!r} of method cannot be {value!r}: ")
+    assert reason in caught.value.message
+    assert (
+        caught.value.hint == f"it is {parameters(Method)[name].type}, by default {parameters(Method)[name].default!r}"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_parameter_suggests_a_near_one() -> None:
+    with pytest.raises(ParameterError, match=r"method has no parameter 'step' \(did you mean 'steps'\?\)"):
+        convert(Method, {"step": 1}, who="method")
+
+
+def test_an_unknown_parameter_like_no_other_lists_all() -> None:
+    with pytest.raises(ParameterError, match="it has steps, keep, mode, signed, layer, size"):
+        convert(Method, {"zzz": 1})

@@ -1,0 +1,199 @@
+"""The store of a run: whole records or none, once each, readable while written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from xaihub import ClassScore, Explanation
+from xaihub.errors import OutputError
+from xaihub.store import Key, RunStore
+
+KEY = Key(
+    picture="ab" * 32, model="toy", weights="w", preprocessing={"size": 8}, explainer="toy_gradient",
+    parameters={"steps": 3}, target="None", seed=0, code="1",
+)  # fmt: skip
+SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
+
+
+def explanation(fill: float = 1.0) -> Explanation:
+    metadata = {"explainer": "toy_gradient", "model": "toy", "forwards": 2.0, "backwards": 1.0, "seconds": 0.5}
+    return Explanation(values=torch.full((1, 4, 4), fill), target=SCORE, predicted=SCORE, metadata=metadata)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    with RunStore(tmp_path / "run", create=True) as opened:
+        yield opened
+
+
+def test_an_explanation_comes_back_as_it_went_in(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    back = store.explanation(KEY)
+    assert back is not None
+    assert torch.equal(back.values, explanation().values)
+    assert back.to_dict() == explanation().to_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"picture": "cd" * 32},
+        {"weights": "v"},
+        {"preprocessing": {"size": 9}},
+        {"explainer": "other"},
+        {"parameters": {"steps": 4}},
+        {"target": "281"},
+        {"seed": 1},
+        {"code": "2"},
+    ],
+)
+def test_whatever_values_depend_on_is_part_of_the_key(change: dict[str, object]) -> None:
+    assert replace(KEY, **change).digest != KEY.digest  # type: ignore[arg-type]
+
+
+def test_a_models_name_is_not_part_of_the_key() -> None:
+    assert replace(KEY, model="alias").digest == KEY.digest
+
+
+def test_a_score_is_missing_until_it_is_there_and_again_if_it_failed(store: RunStore) -> None:
+    wanted = [("insertion", "{}"), ("deletion", "{}")]
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    assert store.missing_scores(KEY, wanted, retry=True) == wanted
+    store.add_score(KEY, "insertion", "{}", value=0.5)
+    store.add_score(KEY, "deletion", "{}", error="refused")
+    assert store.missing_scores(KEY, wanted, retry=True) == [("deletion", "{}")]
+    assert store.missing_scores(KEY, wanted, retry=False) == []
+
+
+def test_a_map_whose_file_is_lost_counts_as_missing(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    next(store.folder.glob("maps/*/*.safetensors")).unlink()
+    assert store.explanation(KEY) is None
+
+
+def test_writing_a_score_twice_keeps_one_row(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    for value in (0.1, 0.2):
+        store.add_score(KEY, "insertion", "{}", value=value)
+    (row,) = store.rows()
+    assert row.value == 0.2
+
+
+def test_readers_see_whole_rows_while_one_process_writes(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    with store.writing(), RunStore(store.folder) as reader:
+        store.add_score(KEY, "insertion", "{}", value=0.5)
+        assert [row.value for row in reader.rows()] == [0.5]
+
+
+def test_two_writers_are_refused(store: RunStore) -> None:
+    with (
+        store.writing(),
+        RunStore(store.folder) as other,
+        pytest.raises(OutputError, match="another process"),
+        other.writing(),
+    ):
+        pass
+
+
+def test_a_full_database_is_one_line_and_loses_nothing(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(OutputError, match="full"):
+        for number in range(10_000):
+            store.add_score(KEY, f"metric{number}", "{}", value=1.0, details={"much": "x" * 500})
+    kept = len(store.rows())
+    store._db.execute(f"PRAGMA max_page_count = {10 * pages}")
+    store.add_score(KEY, "afterwards", "{}", value=2.0)
+    assert len(store.rows()) == kept + 1
+
+
+def test_a_disk_that_fills_while_a_map_is_written_leaves_no_record_and_no_file(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="No space left"):
+            store.add_explanation(KEY, "cat.jpg", explanation())
+    assert not store.has_explanation(KEY, retry=False)
+    assert [path for path in (store.folder / "maps").rglob("*") if path.is_file()] == []
+
+
+def test_leftovers_of_a_killed_writer_are_cleared(store: RunStore) -> None:
+    leftover = store.folder / "maps" / "ab" / ".half-written.xyz"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half")
+    with store.writing():
+        assert not leftover.exists()
+
+
+def test_opening_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there is no run"):
+        RunStore(tmp_path / "nothing")
+    (tmp_path / "run.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 20)
+    with pytest.raises(OutputError, match="damaged"):
+        RunStore(tmp_path)
+
+
+def test_creating_over_a_run_is_refused_with_the_way_on(store: RunStore) -> None:
+    store.set_config({"images": []})
+    with pytest.raises(OutputError, match="--resume"):
+        RunStore(store.folder, create=True)
+
+
+def test_a_run_that_was_killed_while_it_was_made_can_be_made_again(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").touch()
+    with pytest.raises(OutputError, match="before it began"):
+        RunStore(tmp_path)
+    with RunStore(tmp_path, create=True) as store:
+        assert store.rows() == []
+
+
+def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path) -> None:
+    other_key = replace(KEY, seed=1)
+    with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
+        a.add_explanation(KEY, "cat.jpg", explanation())
+        a.add_score(KEY, "insertion", "{}", error="out of luck")
+        a.add_score(KEY, "deletion", "{}", value=0.25)
+        b.add_explanation(KEY, "cat.jpg", explanation())
+        b.add_score(KEY, "insertion", "{}", value=0.5)
+        b.add_score(KEY, "deletion", "{}", error="out of luck")
+        b.add_explanation(other_key, "cat.jpg", explanation(2.0))
+        b.add_score(other_key, "insertion", "{}", value=0.75)
+        a.absorb(b)
+        assert sorted((row.metric, row.value) for row in a.rows()) == [
+            ("deletion", 0.25),
+            ("insertion", 0.5),
+            ("insertion", 0.75),
+        ]
+        merged = a.explanation(other_key)
+    assert merged is not None
+    assert float(merged.values.mean()) == 2.0
+
+
+def test_the_frame_has_one_row_a_score(store: RunStore) -> None:
+    pytest.importorskip("pandas")
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    store.add_score(KEY, "insertion", "{}", value=0.5)
+    frame = store.frame()
+    assert list(frame["value"]) == [0.5]
+    assert list(frame["explainer"]) == ["toy_gradient"]
+
+
+def test_every_commit_survives_without_closing(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    store.add_score(KEY, "insertion", "{}", value=0.5)
+    with closing(sqlite3.connect(store.folder / "run.sqlite")) as second:
+        assert second.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert second.execute("SELECT value FROM scores").fetchall() == [(0.5,)]

@@ -1,0 +1,206 @@
+"""The base class of metrics, and the case that one is asked to judge."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import MetricRefused
+from xaihub.explainer import Explainer, seeded
+from xaihub.explanation import Explanation
+from xaihub.model import Counts, Model
+from xaihub.params import convert, parameters
+from xaihub.target import ResolvedTarget, Target
+
+__all__ = ["Case", "Measurement", "Metric", "Scene"]
+
+T = TypeVar("T")
+
+
+class _Memory:
+    """Results by key, computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returned for this key, calling it the first time only."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: T = self._known[key]
+        return found
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """One picture as one model sees it; shared by every explainer and metric that judges it.
+
+    Attributes:
+        model: The model.
+        image: (C, H, W) input, on the model's device.
+        logits: (K,) class scores of the picture.
+        target: The class that is explained.
+        truth: (H, W) bool, the pixels where the evidence lies, where that is known.
+        pool: Other pictures of the run, as (C, H, W) inputs with their predicted classes.
+        memory: What depends on the picture and the model only, such as the logits of random masks.
+    """
+
+    model: Model
+    image: Tensor
+    logits: Tensor
+    target: ResolvedTarget
+    truth: Tensor | None = None
+    pool: Sequence[tuple[Tensor, int]] = ()
+    memory: _Memory = field(default_factory=_Memory)
+
+    def score(self, outputs: Tensor, *, output: str = "probability") -> Tensor:
+        """Score (n, K) logits for the target: (n,), as "probability", "logit" or "log_probability"."""
+        if output == "probability":
+            outputs = outputs.softmax(1)
+        elif output == "log_probability":
+            outputs = outputs.log_softmax(1)
+        return self.target.score(outputs)
+
+
+@dataclass(kw_only=True)
+class Case:
+    """One explanation to judge.
+
+    Attributes:
+        scene: The picture and the model.
+        explanation: What is judged.
+        explainer: What made it, for metrics that explain again; None for a stored map of unknown origin.
+        seed: Fixes every random choice.
+        memory: What depends on this explanation, such as its deletion curve; shared by metrics.
+    """
+
+    scene: Scene
+    explanation: Explanation
+    explainer: Explainer | None = None
+    seed: int = 0
+    memory: _Memory = field(default_factory=_Memory)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.scene.model
+
+    @cached_property
+    def heat(self) -> Tensor:
+        """(H, W) float32 map on the CPU: the values summed over channels."""
+        return self.explanation.heatmap()
+
+    def explain(
+        self,
+        image: Tensor | None = None,
+        *,
+        model: Model | None = None,
+        target: Target | None = None,
+        seed: int | None = None,
+    ) -> Explanation:
+        """Explain again, with something changed; by default the same class of the same picture.
+
+        Args:
+            image: (C, H, W) or (B, C, H, W) input instead of the scene's; of a batch the first row is returned.
+            model: A model instead of the scene's.
+            target: A class instead of the scene's.
+            seed: A seed instead of the case's.
+
+        Raises:
+            MetricRefused: The explanation's origin is unknown.
+        """
+        return self.explain_batch((self.scene.image if image is None else image)[None], model=model, target=target, seed=seed)[0]
+
+    def explain_batch(
+        self, images: Tensor, *, model: Model | None = None, target: Target | None = None, seed: int | None = None
+    ) -> list[Explanation]:
+        """Explain (B, C, H, W) inputs in one call; see `explain`."""
+        if self.explainer is None:
+            raise MetricRefused("this metric explains again, and it is unknown what made this map")
+        against = self.scene.target.against
+        wanted = target or Target(
+            index=int(self.scene.target.index[0]),
+            against=None if against is None else Target(index=int(against[0])),
+        )
+        return self.explainer.explain(
+            model or self.model, images, wanted, seed=self.seed if seed is None else seed
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What `score` may return instead of a bare number.
+
+    Attributes:
+        value: The score; NaN is not allowed.
+        curve: (x, y) points to draw, if the score is an area under a curve.
+        details: Further facts for the record, JSON types only.
+    """
+
+    value: float
+    curve: tuple[Sequence[float], Sequence[float]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Metric(ABC):
+    """One way to judge explanations. A subclass's constructor follows the same convention as an `Explainer`'s.
+
+    Random numbers come from torch's global generator, which is seeded before each call.
+
+    Attributes:
+        needs_truth: The metric compares with masks or boxes, which must be given.
+        needs_pool: The metric combines the picture with others of the run.
+
+    Example::
+
+        class Share(Metric):
+            def score(self, case):
+                heat = case.heat.clamp(min=0)
+                return float(heat[case.scene.truth].sum() / heat.sum())
+    """
+
+    needs_truth: ClassVar[bool] = False
+    needs_pool: ClassVar[bool] = False
+    name: str = ""
+
+    @abstractmethod
+    def score(self, case: Case) -> float | Measurement:
+        """Judge one explanation.
+
+        Raises:
+            MetricRefused: The score has no meaning here (say why: a constant map, no evidence, ...).
+        """
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The value of each constructor argument."""
+        return {name: getattr(self, name) for name in parameters(type(self))}
+
+    def __repr__(self) -> str:
+        """The class and its parameters, as one would write them."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    def measure(self, case: Case) -> tuple[Measurement, Counts]:
+        """Judge one explanation, seeded, with the model left as it was; also return the passes it took.
+
+        Raises:
+            MetricRefused: The score has no meaning here, or came out NaN.
+            ParameterError: A parameter is out of range.
+        """
+        who = self.name or type(self).__name__
+        convert(type(self), self.parameters, who=who)
+        if self.needs_truth and case.scene.truth is None:
+            raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
+        with case.model.untouched(), case.model.counting() as counts, seeded(case.seed), torch.no_grad():
+            result = self.score(case)
+        measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
+        if not math.isfinite(measured.value):
+            raise MetricRefused(f"{who} came out as {measured.value}")
+        return measured, counts

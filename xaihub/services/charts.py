@@ -1,0 +1,60 @@
+"""Charts of a run: mean curves, and quality against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from xaihub.services.leaderboard import Board
+from xaihub.store import ScoreRow
+
+__all__ = ["cost_chart", "curve_chart"]
+
+
+def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+    """Yield one chart a curve metric: the mean curve of each explainer, controls dashed."""
+    own = [row for row in rows if row.model == board.model and row.curve]
+    for metric in dict.fromkeys(row.metric for row in own):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for explainer in dict.fromkeys(row.explainer for row in own):
+            curves = [row.curve for row in own if row.metric == metric and row.explainer == explainer]
+            if len({len(curve[0]) for curve in curves}) == 1:
+                x = np.mean([curve[0] for curve in curves], axis=0)
+                y = np.mean([curve[1] for curve in curves], axis=0)
+                dashed = explainer in board.controls
+                axes.plot(x, y, label=explainer, linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
+        axes.set(title=f"{metric} on {board.model}", xlabel="share of the picture changed", ylabel="score")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, ncols=2)
+        yield f"curve_{metric}", figure
+
+
+def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+    """Yield one chart a metric: each method's mean with its interval, over forward and backward passes a map."""
+    spent: dict[str, list[float]] = {}
+    for row in rows:
+        if row.model == board.model and row.record:
+            spent.setdefault(row.explainer, []).append(row.record["forwards"] + row.record["backwards"])
+    for metric in board.metrics:
+        if board.directions[metric] is None or metric.startswith("cost_"):
+            continue
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in board.explainers:
+            entry, passes = board.entries.get((name, metric)), spent.get(name.partition(" ")[0])
+            if entry is None or not passes:
+                continue
+            x, colour = float(np.mean(passes)), "0.6" if name in board.controls else "tab:blue"
+            errors = [[entry.mean - entry.low], [entry.high - entry.mean]]
+            axes.errorbar(max(x, 0.5), entry.mean, yerr=errors, fmt="o", color=colour, capsize=3)
+            axes.annotate(name, (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        better = "higher" if board.directions[metric] else "lower"
+        axes.set(
+            xscale="log", xlabel="passes a map (forward + backward rows)", ylabel=f"{metric} ({better} is better)",
+            title=f"quality against cost on {board.model}",
+        )  # fmt: skip
+        axes.grid(alpha=0.3)
+        yield f"cost_{metric.replace(' ', '_')}", figure

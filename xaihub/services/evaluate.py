@@ -1,0 +1,347 @@
+"""Running an evaluation: every explanation once, every score once, whatever interrupts it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xaihub import __version__
+from xaihub.errors import InputError, OutputError, XaihubError
+from xaihub.explainer import Explainer
+from xaihub.explanation import Explanation
+from xaihub.hub import Hub
+from xaihub.images import Picture, load_picture
+from xaihub.metric import Case, Scene
+from xaihub.model import Model, Runtime
+from xaihub.services.evaluation import Plan
+from xaihub.store import Key, RunStore, canonical
+from xaihub.target import Target
+
+__all__ = ["Cost", "Totals", "estimate", "evaluate"]
+
+POOL = 16  # pictures after this one that a metric may combine it with
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What a run did.
+
+    Attributes:
+        explanations: Explanations made now.
+        scores: Scores measured now.
+        kept: Scores that were there already.
+        failed: Pictures, explanations and scores that failed now.
+        forwards: Rows that went forward.
+        backwards: Rows that went backward.
+        seconds: Wall time.
+    """
+
+    explanations: int = 0
+    scores: int = 0
+    kept: int = 0
+    failed: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+def evaluate(
+    hub: Hub,
+    plan: Plan,
+    store: RunStore,
+    *,
+    retry: bool = True,
+    watch: Callable[[str, int, int], None] | None = None,
+) -> Totals:
+    """Do what is missing of a plan; may be interrupted and called again at any time.
+
+    Args:
+        hub: Where models come from.
+        plan: What to do.
+        store: Where results go.
+        retry: Try again what failed before.
+        watch: Told what is done now, and how many explanations are done of how many.
+
+    Raises:
+        XaihubError: A model cannot be loaded, or the store cannot be written. A picture, an explainer or a metric
+            that fails is recorded as failed, and the run goes on.
+    """
+    started = time.perf_counter()
+    totals = Totals()
+    with store.writing():
+        for number, name in enumerate(plan.config.models):
+            runtime = Runtime(batch_size=plan.config.batch_size)
+            model = hub.load_model(name, device=plan.config.device, runtime=runtime)
+            Target.parse(plan.config.target, model.classes)
+            _Run(hub, plan, store, model, totals, retry, watch, number).work()
+    totals.seconds = time.perf_counter() - started
+    return totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run takes, measured on its first readable picture.
+
+    Attributes:
+        pictures: Number of pictures.
+        forwards: Forward rows for all of them.
+        backwards: Backward rows.
+        seconds: Wall time.
+        parts: (model, what, forwards, backwards, seconds) for one picture.
+    """
+
+    pictures: int
+    forwards: int
+    backwards: int
+    seconds: float
+    parts: Sequence[tuple[str, str, float, float, float]]
+
+
+def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
+    """Do the first readable picture of a plan and multiply.
+
+    Nothing is guessed: the passes are counted while the real work is done, in a store of its own.
+    """
+    readable = next((source for source in plan.pictures if _readable(source)), None)
+    if readable is None:
+        raise InputError("none of the pictures can be read")
+    first = Plan(**{**plan.__dict__, "pictures": [readable, *(p for p in plan.pictures if p != readable)]})
+    totals = Totals()
+    with store.writing():
+        for number, name in enumerate(plan.config.models):
+            model = hub.load_model(name, device=plan.config.device, runtime=Runtime(batch_size=plan.config.batch_size))
+            _Run(hub, first, store, model, totals, True, None, number).work(limit=1)
+    parts = []
+    for row in store.rows():
+        parts.append((row.model, f"{row.metric} of {row.explainer}", row.forwards, row.backwards, row.seconds))
+    made = {row.key: row for row in store.rows()}.values()
+    for row in made:
+        record = row.record
+        spent = (record.get("forwards", 0), record.get("backwards", 0), record.get("seconds", 0.0))
+        parts.append((row.model, f"explaining with {row.explainer}", *spent))
+    count = len(plan.pictures)
+    return Cost(
+        pictures=count,
+        forwards=round(sum(part[2] for part in parts) + len(plan.config.models)) * count,
+        backwards=round(sum(part[3] for part in parts)) * count,
+        seconds=sum(part[4] for part in parts) * count,
+        parts=parts,
+    )
+
+
+class _Run:
+    """One model over all pictures."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        plan: Plan,
+        store: RunStore,
+        model: Model,
+        totals: Totals,
+        retry: bool,
+        watch: Callable[[str, int, int], None] | None,
+        number: int,
+    ) -> None:
+        self._hub, self._plan, self._store, self._model = hub, plan, store, model
+        self._totals, self._retry, self._watch = totals, retry, watch
+        self._wanted = {(metric.name, canonical(metric.parameters)): metric for metric in plan.metrics}
+        self._done = number * len(plan.pictures) * len(plan.explainers)
+        self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
+        self._inputs: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def work(self, limit: int | None = None) -> None:
+        for position, source in enumerate(self._plan.pictures[:limit]):
+            try:
+                picture = load_picture(source)
+            except XaihubError as error:
+                self._totals.failed += 1
+                self._done += len(self._plan.explainers)
+                self._store.add_picture(source, position, sha256=None, error=str(error))
+                continue
+            self._store.add_picture(source, position, sha256=picture.sha256)
+            scene: Scene | None = None
+            for explainer in self._plan.explainers:
+                self._tell(f"{Path(source).name}: {explainer.name}")
+                key = self._key(picture, explainer)
+                missing = self._store.missing_scores(key, self._wanted, retry=self._retry)
+                self._totals.kept += len(self._wanted) - len(missing)
+                if missing or not self._store.has_explanation(key, retry=self._retry):
+                    scene = scene or self._scene(picture, position)
+                    self._judge(key, source, picture, scene, explainer, missing)
+                self._done += 1
+
+    def _judge(
+        self,
+        key: Key,
+        source: str,
+        picture: Picture,
+        scene: Scene,
+        explainer: Explainer,
+        missing: Sequence[tuple[str, str]],
+    ) -> None:
+        explanation = self._store.explanation(key) or self._explain(key, source, picture, scene, explainer)
+        if explanation is None:
+            for name, parameters in missing:
+                self._store.add_score(key, name, parameters, error="there is no explanation to judge")
+            return
+        case = Case(scene=scene, explanation=explanation, explainer=explainer, seed=self._plan.config.seed)
+        for name, parameters in missing:
+            self._tell(f"{Path(source).name}: {name} of {explainer.name}")
+            started = time.perf_counter()
+            try:
+                measured, counts = self._wanted[name, parameters].measure(case)
+            except OutputError:
+                raise
+            except XaihubError as error:
+                self._totals.failed += 1
+                self._store.add_score(key, name, parameters, error=str(error))
+                continue
+            self._store.add_score(
+                key,
+                name,
+                parameters,
+                value=measured.value,
+                details=measured.details,
+                curve=measured.curve,
+                forwards=counts.forwards,
+                backwards=counts.backwards,
+                seconds=time.perf_counter() - started,
+            )
+            self._totals.scores += 1
+            self._totals.forwards += counts.forwards
+            self._totals.backwards += counts.backwards
+
+    def _explain(
+        self, key: Key, source: str, picture: Picture, scene: Scene, explainer: Explainer
+    ) -> Explanation | None:
+        wanted = Target(
+            index=int(scene.target.index[0]),
+            against=None if scene.target.against is None else Target(index=int(scene.target.against[0])),
+        )
+        _, geometry = self._model.preprocessing(picture.image)
+        try:
+            found = explainer.explain(self._model, scene.image[None], wanted, seed=self._plan.config.seed)[0]
+        except XaihubError as error:
+            self._totals.failed += 1
+            self._store.add_explanation(key, source, None, error=str(error))
+            return None
+        explanation = found.with_picture(picture, geometry)
+        self._store.add_explanation(key, source, explanation)
+        self._totals.explanations += 1
+        self._totals.forwards += round(found.metadata["forwards"])
+        self._totals.backwards += round(found.metadata["backwards"])
+        return explanation
+
+    def _key(self, picture: Picture, explainer: Explainer) -> Key:
+        label = self._plan.labels.get(Path(picture.source).name)
+        return Key(
+            picture=picture.sha256,
+            model=self._model.name,
+            weights=self._model.weights_hash,
+            preprocessing=self._model.preprocessing.description,
+            explainer=explainer.name,
+            parameters=explainer.parameters,
+            target=str(self._plan.config.target if label is None else label),
+            seed=self._plan.config.seed,
+            code=_code(self._hub, explainer.name),
+            control=explainer.name in self._plan.controls,
+        )
+
+    def _scene(self, picture: Picture, position: int) -> Scene:
+        image, logits = self._input(picture.source, picture)
+        label = self._plan.labels.get(Path(picture.source).name)
+        wanted = Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
+        return Scene(
+            model=self._model,
+            image=image,
+            logits=logits,
+            target=wanted.resolve(logits[None]),
+            truth=self._truth(picture),
+            pool=_Pool(self, position),
+        )
+
+    def _input(self, source: str, picture: Picture | None = None) -> tuple[Tensor, Tensor]:
+        """Return a picture's input and logits; the last few are kept, because the pool asks for neighbours."""
+        if source not in self._inputs:
+            image, _ = self._model.prepare((picture or load_picture(source)).image)
+            self._inputs[source] = (image, self._model.predict(image[None])[0])
+            self._totals.forwards += 1
+            if len(self._inputs) > 2 * POOL:
+                self._inputs.popitem(last=False)
+        self._inputs.move_to_end(source)
+        return self._inputs[source]
+
+    def neighbours(self, position: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield the next readable pictures, in a circle, with their predicted classes."""
+        order = self._plan.pictures[position + 1 :] + self._plan.pictures[:position]
+        for source in order[:POOL]:
+            try:
+                image, logits = self._input(source)
+            except XaihubError:
+                continue
+            yield image, int(logits.argmax())
+
+    def _truth(self, picture: Picture) -> Tensor | None:
+        from PIL import Image, ImageDraw
+
+        source = Path(picture.source)
+        mask = Image.new("L", picture.image.size)
+        if source.stem in self._plan.masks:
+            mask = load_picture(self._plan.masks[source.stem]).image.convert("L").resize(picture.image.size)
+        elif source.name in self._plan.boxes:
+            for box in self._plan.boxes[source.name]:
+                ImageDraw.Draw(mask).rectangle(box, fill=255)
+        else:
+            return None
+        # The mask goes through the model's own scaling and cropping, as the picture does.
+        inputs, _ = self._model.preprocessing(mask.convert("RGB"))
+        return self._model.preprocessing.denormalise(inputs)[0] > 0.5
+
+    def _tell(self, text: str) -> None:
+        if self._watch is not None:
+            self._watch(text, self._done, self._all)
+
+
+class _Pool(Sequence[tuple[Tensor, int]]):
+    """The pictures that a scene may be combined with; loaded when first looked at."""
+
+    def __init__(self, run: _Run, position: int) -> None:
+        self._run, self._position = run, position
+        self._found: list[tuple[Tensor, int]] | None = None
+
+    def _all(self) -> list[tuple[Tensor, int]]:
+        if self._found is None:
+            self._found = list(self._run.neighbours(self._position))
+        return self._found
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204
+        return self._all()[index]
+
+
+def _readable(source: str) -> bool:
+    try:
+        load_picture(source)
+    except XaihubError:
+        return False
+    return True
+
+
+def _code(hub: Hub, explainer: str) -> str:
+    """Return the versions that an explanation's values depend on."""
+    plugin = hub.explainers.get(explainer).plugin
+    info = next((info for info in hub.host.plugins if info.name == plugin), None)
+    versions = [f"xaihub {__version__}", f"torch {torch.__version__.partition('+')[0]}", f"timm {metadata.version('timm')}"]
+    if info is not None and not info.builtin:
+        versions.append(f"{info.distribution or info.name} {info.version}")
+    return ", ".join(versions)

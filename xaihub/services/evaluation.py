@@ -1,0 +1,208 @@
+"""What an evaluation run is to do: read, checked as a whole before any work starts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from xaihub.errors import InputError, ParameterError, XaihubError
+from xaihub.explainer import Explainer
+from xaihub.hub import DEFAULT_MODEL, Hub
+from xaihub.images import find_images
+from xaihub.metric import Metric
+from xaihub.yamlfile import YamlFile
+
+__all__ = ["Choice", "Config", "Plan", "make_plan", "read_config"]
+
+DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
+DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forwards")
+
+
+class Choice(msgspec.Struct, forbid_unknown_fields=True):
+    """An explainer or a metric by name, with parameters that differ from the defaults."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An evaluation run as it is written in a file.
+
+    Attributes:
+        images: Files, folders and globs.
+        output: The folder of the run.
+        models: Model names or card files.
+        explainers: Names, or name and params.
+        metrics: Names, or name and params.
+        controls: Add the control explainers, which see nothing of the model.
+        target: What is explained: see `Target.parse`; None is the predicted class.
+        labels: A CSV with the columns file and class_index; the labelled class is explained then.
+        masks: A folder with one mask picture (white on black) a photo, of the same name.
+        boxes: A CSV with the columns file, left, top, right, bottom, in pixels of the photo.
+        seed: Fixes every random choice.
+        device: Where the models run.
+        batch_size: Rows a forward pass.
+        limit: Take only the first so many pictures.
+    """
+
+    images: list[str]
+    output: str = ""
+    models: list[str] = msgspec.field(default_factory=lambda: [DEFAULT_MODEL])
+    explainers: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPLAINERS))
+    metrics: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
+    controls: bool = True
+    target: str | int | None = None
+    labels: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked run: every name resolved, every parameter converted, every path found.
+
+    Attributes:
+        config: What it was made from.
+        pictures: The pictures' paths.
+        explainers: The explainers, controls last.
+        controls: Which of them are controls, by name.
+        metrics: The metrics.
+        labels: The class of each picture, by file name, or empty.
+        masks: The mask picture of each picture, by stem, or empty.
+        boxes: (left, top, right, bottom) of each picture, by file name, or empty.
+    """
+
+    config: Config
+    pictures: Sequence[str]
+    explainers: Sequence[Explainer]
+    controls: frozenset[str]
+    metrics: Sequence[Metric]
+    labels: Mapping[str, int]
+    masks: Mapping[str, Path]
+    boxes: Mapping[str, Sequence[tuple[float, float, float, float]]]
+
+
+def read_config(path: str | Path) -> tuple[Config, YamlFile]:
+    """Read a run's YAML file; also return the file, which knows the lines.
+
+    Raises:
+        ParameterError: A key is unknown or missing, or a value has the wrong type; names line and key.
+    """
+    file = YamlFile(path, what="config", error=ParameterError)
+    return file.convert(Config, hint="docs/how-to/evaluate.md lists the keys"), file
+
+
+def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
+    """Check everything that can be checked without running a model.
+
+    Raises:
+        XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
+    """
+    explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
+    metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
+    controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
+    if config.controls:
+        named = {explainer.name for explainer in explainers}
+        explainers += [hub.get_explainer(name) for name in sorted(controls - named)]
+    with _blaming(file, "images"):
+        pictures = find_images(config.images)[: config.limit]
+    with _blaming(file, "labels"):
+        labels = {name: int(row["class_index"]) for name, row in _table(config.labels, ("file", "class_index"))}
+    with _blaming(file, "masks"):
+        masks = _mask_files(config.masks)
+    with _blaming(file, "boxes"):
+        boxes = _boxes(config.boxes)
+    for number, metric in enumerate(metrics):
+        if metric.needs_truth and not masks and not boxes:
+            message = f"metric {metric.name!r} compares with masks or boxes, and none are given"
+            hint = "give --masks FOLDER or --boxes FILE"
+            raise _complaint(ParameterError(message, hint=hint), file, "metrics", number)
+    if labels and not any(Path(picture).name in labels for picture in pictures):
+        raise _complaint(InputError(f"no picture is named in {config.labels!r}"), file, "labels")
+    return Plan(
+        config=config,
+        pictures=pictures,
+        explainers=_distinct(explainers),
+        controls=controls,
+        metrics=_distinct(metrics),
+        labels=labels,
+        masks=masks,
+        boxes=boxes,
+    )
+
+
+def _made(make: Any, choice: str | Choice, file: YamlFile | None, key: str, number: int) -> Any:
+    choice = Choice(choice) if isinstance(choice, str) else choice
+    try:
+        return make(choice.name, **choice.params)
+    except XaihubError as error:
+        raise _complaint(error, file, key, number) from error
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    return list({repr((item.name, item.parameters)): item for item in items}.values())
+
+
+class _blaming:  # noqa: N801 - reads as a statement
+    """Turn an error inside into a complaint about a key of the file."""
+
+    def __init__(self, file: YamlFile | None, key: str) -> None:
+        self._file, self._key = file, key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, XaihubError):
+            raise _complaint(error, self._file, self._key) from error
+
+
+def _complaint(error: XaihubError, file: YamlFile | None, *keys: str | int) -> XaihubError:
+    return error if file is None else file.complaint(error.message, *keys, hint=error.hint)
+
+
+def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[str, str]]]:
+    """Read (file name, row) of a CSV that must have the given columns."""
+    if path is None:
+        return []
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(columns)}")
+            rows = [(Path(row["file"]).name, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"cannot read {path!r}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path!r} is no CSV file: {error}") from error
+    for number, (_, row) in enumerate(rows, start=2):
+        for column in columns[1:]:
+            try:
+                float(row[column])
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path!r}, line {number}: {column} is {row[column]!r}, not a number") from error
+    return rows
+
+
+def _mask_files(folder: str | None) -> dict[str, Path]:
+    return {} if folder is None else {Path(path).stem: Path(path) for path in find_images([folder])}
+
+
+def _boxes(path: str | None) -> dict[str, list[tuple[float, float, float, float]]]:
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, row in _table(path, ("file", "left", "top", "right", "bottom")):
+        box = (float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"]))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise InputError(f"{path!r}: the box of {name!r} is empty")
+        found.setdefault(name, []).append(box)
+    return found

@@ -1,0 +1,80 @@
+"""Reading YAML into a checked structure; every complaint names the file, the line and the key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from xaihub.errors import XaihubError
+
+__all__ = ["YamlFile"]
+
+# The C parser is several times faster, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+T = TypeVar("T")
+
+
+class YamlFile:
+    """One parsed YAML file that knows on which line each value stands."""
+
+    def __init__(self, path: str | Path, *, what: str, error: type[XaihubError]) -> None:
+        """Parse the file with a safe loader.
+
+        Raises:
+            XaihubError: As `error`: the file cannot be read, is no YAML, or holds a tag.
+        """
+        self.path, self._what, self._error = Path(path), what, error
+        try:
+            text = self.path.read_bytes()
+            self.data = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
+            self._root = yaml.compose(text, Loader=_LOADER)
+        except OSError as problem:
+            raise error(f"cannot read the {what} {str(path)!r}: {problem.strerror}") from problem
+        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+            mark = getattr(problem, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            reason = getattr(problem, "problem", None) or str(problem)
+            raise error(f"{what} {str(path)!r}{where}: {reason}") from problem
+
+    def convert(self, structure: type[T], *, hint: str = "") -> T:
+        """Return the file's content as `structure`.
+
+        Raises:
+            XaihubError: A key is unknown or missing, or a value has the wrong type.
+        """
+        try:
+            return msgspec.convert(self.data, type=structure)
+        except msgspec.ValidationError as problem:
+            message, _, path = str(problem).partition(" - at `")
+            unknown = re.search(r"unknown field `(.+)`", message)
+            keys = re.findall(r"[^.\[\]`$]+", path)
+            if unknown:
+                keys.append(unknown.group(1))
+            raise self.complaint(f"{message[0].lower()}{message[1:]}", *keys, hint=hint) from problem
+
+    def complaint(self, message: str, *keys: str | int, hint: str = "") -> XaihubError:
+        """Return an error about the value at `keys`, with the line that it stands on."""
+        shown = "".join(f"[{key}]" if str(key).isdigit() else f".{key}" for key in keys).lstrip(".")
+        where = f" at {shown!r}" if shown else ""
+        return self._error(f"{self._what} {str(self.path)!r}, line {self.line(*keys)}{where}: {message}", hint=hint)
+
+    def line(self, *keys: str | int) -> int:
+        """Return the line of the value at `keys`, or of the nearest one above it."""
+        node, line = self._root, 1
+        for key in keys:
+            found: Any = None
+            if isinstance(node, yaml.MappingNode):
+                pair = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+                if pair is not None:
+                    line, found = pair[0].start_mark.line + 1, pair[1]
+            elif isinstance(node, yaml.SequenceNode) and str(key).isdigit() and int(key) < len(node.value):
+                found = node.value[int(key)]
+                line = found.start_mark.line + 1
+            if found is None:
+                break
+            node = found
+        return line
