@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,29 @@ def explainers() -> str:
             key.replace("_", " ") for key in ("stochastic", "class_agnostic", "completeness") if getattr(method, key)
         ]
         facts = {"Variant": spec.variant, "Limits": spec.limits, "Claims": ", ".join(claims), "Plugin": spec.plugin}
-        lines += [f"\n## {spec.name}\n", spec.summary, ""]
-        lines += [f"- {key}: {_sentence(text)}" for key, text in facts.items() if text]
-        known = parameters(method).values()
-        if known:
-            table = [(f"`{item.name}`", item.type, f"`{item.default!r}`", item.description) for item in known]
-            lines += ["", _table(("parameter", "type", "default", "meaning"), table)]
+        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(method)]
+    return "\n".join(lines)
+
+
+def metrics() -> str:
+    """List every metric, then describe each with its parameters."""
+    specs = list(hub().metrics)
+    directions = {True: "higher is better", False: "lower is better", None: "neither"}
+    rows = [
+        (
+            f"[`{spec.name}`](#{spec.name})",
+            spec.summary,
+            directions[spec.higher_is_better],
+            spec.cost,
+            _paper(spec.paper),
+        )
+        for spec in specs
+    ]
+    lines = [_table(("name", "what it measures", "direction", "cost a map", "paper"), rows)]
+    for spec in specs:
+        facts = {"Formula": spec.formula, "Variant": spec.variant, "Limits": spec.limits, "Plugin": spec.plugin}
+        facts["Bounds"] = f"{spec.bounds[0]:g} to {spec.bounds[1]:g}"
+        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
     return "\n".join(lines)
 
 
@@ -118,6 +135,16 @@ def error_classes() -> str:
     kinds: list[type[errors.XaihubError]] = [item for item in found if isinstance(item, type)]
     rows = [(f"`{kind.__name__}`", str(kind.exit_code), _first_line(kind)) for kind in kinds]
     return _table(("error", "exit code", "when"), rows)
+
+
+def _facts(facts: Mapping[str, str]) -> list[str]:
+    return [f"- {key}: {_sentence(text)}" for key, text in facts.items() if text]
+
+
+def _parameters(method: type) -> list[str]:
+    known = parameters(method).values()
+    rows = [(f"`{item.name}`", item.type, f"`{item.default!r}`", item.description) for item in known]
+    return ["", _table(("parameter", "type", "default", "meaning"), rows)] if rows else []
 
 
 def _command(name: str, command: click.Command) -> str:

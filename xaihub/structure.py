@@ -298,6 +298,7 @@ def _is_passage(logits: Tensor, output: Tensor, pixels: Tensor) -> bool:
     return met
 
 
+@torch.enable_grad()  # a metric may be the first to ask, without gradients
 def _reach(logits: Tensor, output: Tensor, layer: Layer) -> float:
     """Return the share of the layer's cells that a fixed random combination of the logits depends on."""
     direction = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(0)).to(logits)

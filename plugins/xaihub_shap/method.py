@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
-from xaihub.masking import BaselineName, Features, Removal, baseline_image, coalition_scores, make_features, make_removal
+from xaihub.masking import (
+    BaselineName,
+    Features,
+    Removal,
+    baseline_image,
+    coalition_scores,
+    make_features,
+    make_removal,
+)
 
 with warnings.catch_warnings():
     # shap sets up its colours with functions that matplotlib is about to retire; nothing is plotted here.
@@ -37,7 +45,9 @@ class PartitionSHAP(Explainer):
     def __init__(
         self,
         *,
-        evaluations: Annotated[int, Meta(ge=4, description="At most so many forward passes (max_evals in shap).")] = 300,
+        evaluations: Annotated[
+            int, Meta(ge=4, description="At most so many forward passes (max_evals in shap).")
+        ] = 300,
         features: Annotated[
             str, Meta(description="The smallest regions: grid:14, patches:16, superpixels:50 or pixels.")
         ] = "grid:14",
@@ -190,7 +200,8 @@ class GradientSHAP(Explainer):
         *,
         samples: Annotated[int, Meta(ge=1, description="Random points, each on the way from a random baseline.")] = 128,
         baselines: Annotated[
-            str, Meta(description="One baseline or several, by commas: blur, mean, zero, black, white, grey, noise, ...")
+            str,
+            Meta(description="One baseline or several, by commas: blur, mean, zero, black, white, grey, noise, ..."),
         ] = "black,white,blur",
         smoothing: Annotated[
             float, Meta(ge=0, description="Standard deviation of noise on the picture, in the model's units.")

@@ -307,6 +307,24 @@ def test_monotonicity_of_all_steps_is_the_published_procedure(weight: float) -> 
     assert value(Monotonicity(steps=144, summary="all"), case_of(scene, heat)) == expected == (weight > 0)
 
 
+def test_imputed_pixels_carry_the_noise_and_visible_ones_do_not() -> None:
+    seen: list[Tensor] = []
+
+    def formula(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return against_zero(x.mean((1, 2, 3)))
+
+    scene = scene_of(model_of(Formula(formula), (1, 64, 64)), torch.full((1, 64, 64), 0.5))
+    seen.clear()
+    case = case_of(scene, distinct_heat(64), seed=3)
+    value(ROAD(percentiles="40,70", noise=0.02, order="morf"), case)
+    first, second = torch.cat(seen)[:, 0] - 0.5
+    hidden = ranking(case).ranks < round(0.4 * 64 * 64)
+    assert float(first[~hidden].abs().max()) == 0
+    assert float(first[hidden].std()) == pytest.approx(0.02, rel=0.05)
+    torch.testing.assert_close(first[hidden], second[hidden])  # one field for all masks
+
+
 # Peers
 
 

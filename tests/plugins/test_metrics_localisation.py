@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -166,10 +167,15 @@ def test_a_constant_map_scores_exactly_chance(metric: Metric) -> None:
     assert found.value == pytest.approx(found.details["chance"], abs=1e-12)
 
 
+@cache
+def noise_cases() -> list[Case]:
+    images = torch.rand(150, CLASSES, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return [case_of(RandomControl(), image=image, truth=a_mask()) for image in images]
+
+
 @pytest.mark.parametrize("metric", [*MASKED, PointingGame(tolerance=3)], ids=repr)
 def test_the_random_control_scores_chance_on_average(metric: Metric) -> None:
-    images = torch.rand(150, CLASSES, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    found = [metric.measure(case_of(RandomControl(), image=image, truth=a_mask()))[0] for image in images]
+    found = [metric.measure(case)[0] for case in noise_cases()]
     # The pointing game is a coin: four standard errors of 150 throws.
     chance = found[0].details["chance"]
     allowed = 4 * np.sqrt(chance * (1 - chance) / 150)
@@ -264,7 +270,7 @@ def test_a_mosaic_holds_the_whole_of_each_picture_scaled_to_its_cell() -> None:
     pool = [(torch.randn(CLASSES, SIDE, SIDE, generator=generator), label) for label in range(CLASSES)]
     case = case_of(ORACLE, image=image, pool=pool, target=5)
     mosaic = make_mosaic(case.scene, 2, 0)
-    by_class = {**dict((label, other) for other, label in pool), 5: image}
+    by_class = {label: other for other, label in [*pool, (image, 5)]}
     half = SIDE // 2
     for cell, label in enumerate(mosaic.classes):
         top, left = cell // 2 * half, cell % 2 * half

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -102,10 +103,10 @@ def test_a_map_is_like_itself_at_any_scale(kind: str, absolute: bool) -> None:
         assert similarity(heat, heat * 1e-20, kind, absolute=absolute) == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["spearman", "cosine"])
 def test_the_opposite_map_is_unlike_unless_signs_do_not_matter(kind: str) -> None:
     (heat,) = maps(1)
-    assert similarity(heat, -heat, kind, absolute=False) == pytest.approx(-1, abs=0.05)
+    assert similarity(heat, -heat, kind, absolute=False) == pytest.approx(-1)
     assert similarity(heat, -heat, kind, absolute=True) == pytest.approx(1)
 
 
@@ -181,7 +182,7 @@ def test_a_cascade_goes_down_from_the_output_until_every_parameter_is_new(name: 
         changed_parameters(model, copy) for _, copy in randomised(model, order="cascading", layers=4, weights=weights)
     ]
     owners = [{parameter.rpartition(".")[0] for parameter in changed} for changed in sets]
-    assert owners == [set(sum(groups[: index + 1], [])) for index in range(4)]
+    assert owners == [set(chain(*groups[: index + 1])) for index in range(4)]
     assert sets[-1] == {name for name, parameter in model.module.named_parameters() if parameter.numel() > 1}
     assert any(name.startswith("head") for name in sets[0])
 
@@ -236,7 +237,7 @@ def test_shuffling_keeps_the_values_of_each_parameter() -> None:
 def test_stages_cover_every_module_once_and_are_of_like_size(layers: int) -> None:
     module = network("test_resnet").module
     groups = stages(module, layers)
-    names = sum(groups, [])
+    names = list(chain(*groups))
     owners = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
     assert len(groups) == min(layers, len(owners))
     assert len(names) == len(set(names)) == len(owners)

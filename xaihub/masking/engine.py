@@ -91,9 +91,7 @@ def coalition_scores(
 
     `score` maps (n, K) logits to (n,) or (n, ...) scores; `done` and `total` are as in `masked_forwards`.
     """
-    batches = masked_forwards(
-        model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total
-    )
+    batches = masked_forwards(model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total)
     return torch.cat([score(batch.outputs).cpu() for batch in batches])
 
 

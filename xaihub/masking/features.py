@@ -131,9 +131,7 @@ def make_features(kind: str, model: Model, image: Tensor) -> Segments:
     if kind == "pixels":
         return Segments(torch.arange(height * width).view(height, width))
     if not number.isdecimal() or int(number) < 1 or name not in ("grid", "patches", "superpixels"):
-        raise ParameterError(
-            f"features cannot be {kind!r}", hint="write grid:7, patches:16, superpixels:50 or pixels"
-        )
+        raise ParameterError(f"features cannot be {kind!r}", hint="write grid:7, patches:16, superpixels:50 or pixels")
     count = int(number)
     if name == "superpixels":
         return _superpixels(model, image, count)
@@ -148,6 +146,8 @@ def make_features(kind: str, model: Model, image: Tensor) -> Segments:
 def _superpixels(model: Model, image: Tensor, count: int) -> Segments:
     from skimage.segmentation import slic
 
-    pixels = model.preprocessing.denormalise(image.cpu()).clamp(0, 1).permute(1, 2, 0).numpy()
-    labels = slic(pixels, n_segments=count, compactness=10, start_label=0, channel_axis=2)
+    pixels = model.preprocessing.denormalise(image.cpu()).clamp(0, 1).permute(1, 2, 0)
+    # SLIC measures colours in Lab, from 0 to 100, but grey values as they are, where its compactness would drown them.
+    pixels = pixels.expand(-1, -1, 3) if pixels.shape[2] == 1 else pixels
+    labels = slic(pixels.numpy(), n_segments=count, compactness=10, start_label=0, channel_axis=2)
     return Segments(torch.from_numpy(labels).unique(return_inverse=True)[1].view(labels.shape))

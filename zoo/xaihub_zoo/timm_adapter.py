@@ -92,7 +92,7 @@ def _short_wait(*, asks_hub: bool) -> Iterator[None]:
         try:
             get_session().head(constants.ENDPOINT, timeout=5)
         except Exception:  # the errors of requests or of httpx, by the client's version
-            pass
+            constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
