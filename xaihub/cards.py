@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
 from xaihub.errors import ModelError
 from xaihub.specs import ModelCard, Paper, Weights
+from xaihub.yamlfile import YamlFile
 
 __all__ = ["read_card"]
-
-# The C parser is several times faster, where PyYAML was built with it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it
-_DEEPEST = 16  # the C parser overflows the stack on deep nesting
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,57 +65,28 @@ def read_card(path: str | Path) -> ModelCard:
         ModelError: The file cannot be read, is no YAML, holds a tag, an unknown key or a wrong value; the message
             names the file, the key and what was expected.
     """
-    file = Path(path)
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(_LARGEST + 1)
-        _refuse_bombs(text)
-        data = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
-    except OSError as error:
-        raise ModelError(f"cannot read the model card {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets the ValueError of an impossible date or number pass
-        problem = getattr(error, "problem", None) or str(error)
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ModelError(f"model card {str(path)!r}{where}: {problem}") from error
-    try:
-        card = msgspec.convert(data, type=_Card)
-        return _to_card(card, file)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ModelError(
-            f"model card {str(path)!r}: {error}", hint="docs/how-to/add-a-model.md lists the keys"
-        ) from error
-
-
-def _refuse_bombs(text: bytes) -> None:
-    """Refuse what makes a small file large or deep in memory: aliases, nesting, and sheer size."""
-    if len(text) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("anchors and aliases are not allowed")  # noqa: TRY004 - the text is wrong, not a type
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise ValueError("it is nested too deeply")
+    file = YamlFile(path, what="model card", error=ModelError)
+    hint = "docs/how-to/add-a-model.md lists the keys"
+    card = file.convert(_Card, hint=hint)
+    size, weights = card.input.size, card.weights
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise file.complaint(f"{size!r} is not one or two numbers of pixels", "input", "size", hint=hint)
+    if weights.source in ("package", "file") and not weights.path:
+        raise file.complaint(f"'path' is missing for the source {weights.source!r}", "weights", hint=hint)
+    if weights.source == "package" and not weights.package.isidentifier():
+        raise file.complaint(f"{weights.package!r} is not the import name of a package", "weights", "package", hint=hint)
+    return _to_card(card, Path(path))
 
 
 def _to_card(card: _Card, file: Path) -> ModelCard:
-    size = card.input.size
-    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-        raise ValueError(f"input.size is {size!r}, not one or two numbers of pixels")
-    weights = card.weights
-    weights.sha256 = weights.sha256.lower()
-    if weights.source in ("package", "file") and not weights.path:
-        raise ValueError(f"weights.path is missing for the source {weights.source!r}")
-    if weights.source == "package" and not weights.package.isidentifier():
-        raise ValueError(f"weights.package is {weights.package!r}, not the import name of a package")
+    weights = msgspec.structs.asdict(card.weights)
+    weights["sha256"] = weights["sha256"].lower()
     return ModelCard(
         name=card.name,
         summary=card.summary,
         adapter=card.adapter,
         architecture=card.architecture,
-        weights=Weights(**msgspec.structs.asdict(weights)),
+        weights=Weights(**weights),
         classes=card.classes if isinstance(card.classes, str) else tuple(card.classes),
         num_classes=card.num_classes,
         input={key: value for key, value in msgspec.structs.asdict(card.input).items() if value is not None},

@@ -78,7 +78,8 @@ class Model:
         """Move `module` to `device`, in evaluation mode and channels-last memory order."""
         self.device = torch.device(device)
         # Channels-last is the faster order for convolutions on a CPU and, with autocast, on a GPU.
-        self.module = module.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._order = torch.channels_last
+        self.module = module.eval().to(device=self.device, memory_format=self._order)  # type: ignore[call-overload]
         self.name = name
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
@@ -90,7 +91,16 @@ class Model:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
-        outputs: Tensor = self.module(inputs.to(self.device).contiguous(memory_format=torch.channels_last))
+        inputs = inputs.to(self.device).contiguous(memory_format=self._order)
+        try:
+            outputs: Tensor = self.module(inputs)
+        except RuntimeError as error:
+            if self._order is torch.contiguous_format or "view size is not compatible" not in str(error):
+                raise
+            # A network that flattens feature maps with `view` takes the plain order only; the numbers are the same.
+            self._order = torch.contiguous_format
+            self.module.to(memory_format=self._order)  # type: ignore[call-overload]
+            return self(inputs)
         return outputs
 
     def __repr__(self) -> str:
@@ -135,7 +145,7 @@ class Model:
             if isinstance(output, Tensor):
                 sizes.append(output.element_size() * output.nelement())
 
-        inputs = torch.zeros(1, *self.input_size, device=self.device).contiguous(memory_format=torch.channels_last)
+        inputs = torch.zeros(1, *self.input_size, device=self.device).contiguous(memory_format=self._order)
         handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
         try:
             # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.

@@ -15,6 +15,8 @@ __all__ = ["YamlFile"]
 
 # The C parser is several times faster, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it
+_DEEPEST = 16  # the C parser overflows the stack on deep nesting
 T = TypeVar("T")
 
 
@@ -29,12 +31,13 @@ class YamlFile:
         """
         self.path, self._what, self._error = Path(path), what, error
         try:
-            text = self.path.read_bytes()
-            self.data = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
-            self._root = yaml.compose(text, Loader=_LOADER)
+            with self.path.open("rb") as stream:
+                self._text = stream.read(_LARGEST + 1)
+            _refuse_bombs(self._text)
+            self.data = yaml.load(self._text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
         except OSError as problem:
             raise error(f"cannot read the {what} {str(path)!r}: {problem.strerror}") from problem
-        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        except (yaml.YAMLError, ValueError) as problem:  # PyYAML lets the ValueError of an impossible date pass
             mark = getattr(problem, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
             reason = getattr(problem, "problem", None) or str(problem)
@@ -64,7 +67,7 @@ class YamlFile:
 
     def line(self, *keys: str | int) -> int:
         """Return the line of the value at `keys`, or of the nearest one above it."""
-        node, line = self._root, 1
+        node, line = yaml.compose(self._text, Loader=_LOADER), 1
         for key in keys:
             found: Any = None
             if isinstance(node, yaml.MappingNode):
@@ -78,3 +81,16 @@ class YamlFile:
                 break
             node = found
         return line
+
+
+def _refuse_bombs(text: bytes) -> None:
+    """Refuse what makes a small file large or deep in memory: aliases, nesting, and sheer size."""
+    if len(text) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("anchors and aliases are not allowed")  # noqa: TRY004 - the text is wrong, not a type
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")

@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+USAGE = 2  # the exit code of errors that lie in the question, not in the picture
+
+
 @cache
 def default_hub() -> Hub:
     """Return the hub with every installed plugin, made on first use."""
