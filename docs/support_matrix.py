@@ -55,6 +55,7 @@ FAMILIES = {
 TINY: dict[str, Any] = {
     "masks": 4,
     "samples": 8,
+    "channels": 8,
     "evaluations": 16,
     "steps": 4,
     "features": "grid:2",
@@ -153,7 +154,7 @@ def _general(text: str, model: Model) -> str:
     """Take out of a reason what differs from machine to machine or from model to model."""
     text = re.sub(f"(model )?{re.escape(repr(model.name))}", "this model", text)
     text = re.sub(r"\d+\.\d+(e[+-]?\d+)?%?|\d+e[+-]?\d+|\d+%", "…", text)
-    return re.sub(r" \(\d+\)", "", text)
+    return re.sub(r"layer '[^']+'", "its layer", re.sub(r" \(\d+\)", "", text))
 
 
 def _checksum(package: str) -> str:

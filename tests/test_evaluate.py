@@ -16,9 +16,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xaihub import (
-    AdapterSpec, Case, Explainer, ExplainerSpec, Measurement, Metric, MetricSpec, Model, ModelAdapter, ModelRequest,
-    Preprocessing, ResolvedTarget, hookimpl,
-)  # fmt: skip
+    AdapterSpec,
+    Case,
+    Explainer,
+    ExplainerSpec,
+    Measurement,
+    Metric,
+    MetricSpec,
+    Model,
+    ModelAdapter,
+    ModelRequest,
+    Preprocessing,
+    ResolvedTarget,
+    hookimpl,
+)
 from xaihub.errors import ExplainerRefused, MetricRefused, OutputError, ParameterError, UnknownName
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
@@ -39,7 +50,9 @@ class ToyAdapter(ModelAdapter):
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         generator = torch.Generator().manual_seed(len(request.name))
-        module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        module = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
         for weight in module.parameters():
             weight.data = torch.randn(weight.shape, generator=generator)
         preprocessing = Preprocessing(
@@ -237,7 +250,9 @@ def test_labels_choose_the_class(hub: Hub, photos: Path, store: RunStore, tmp_pa
     assert {Path(r.picture).stem: r.record["target"]["index"] for r in store.rows()} == {"0": 0, "1": 1, "2": 2, "3": 0}
 
 
-def test_masks_and_boxes_go_through_the_models_own_geometry(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+def test_masks_and_boxes_go_through_the_models_own_geometry(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
     (tmp_path / "boxes.csv").write_text(
         "file,left,top,right,bottom\n" + "".join(f"{n}.png,0,0,11,19\n" for n in range(4))  # the left half of 24 x 20
     )
@@ -246,7 +261,9 @@ def test_masks_and_boxes_go_through_the_models_own_geometry(hub: Hub, photos: Pa
     assert [row.value for row in store.rows()] == [0.5] * 4
 
 
-def test_an_estimate_counts_the_first_picture_and_multiplies(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+def test_an_estimate_counts_the_first_picture_and_multiplies(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
     plan = make_plan(hub, config(photos, metrics=["toy_mean", "toy_drawn"]))
     with RunStore(tmp_path / "trial", create=True) as trial:
         cost = estimate(hub, plan, trial)
@@ -380,7 +397,9 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
 
 
 def test_one_metric_with_two_settings_gets_two_columns(hub: Hub, photos: Path, store: RunStore) -> None:
-    chosen = config(photos, explainers=[Choice("toy_noise", {"width": 1}), Choice("toy_noise", {"width": 2})], metrics=["toy_mean"])
+    chosen = config(
+        photos, explainers=[Choice("toy_noise", {"width": 1}), Choice("toy_noise", {"width": 2})], metrics=["toy_mean"]
+    )
     evaluate(hub, make_plan(hub, chosen), store)
     (board,) = boards(store.rows(), hub)
     assert board.explainers == ["toy_noise width=1.0", "toy_noise width=2.0"]
@@ -413,5 +432,3 @@ def test_a_wrong_config_is_refused_naming_line_and_key(
         make_plan(hub, *read_config("bench.yaml"))
     assert f"line {line}" in str(caught.value)
     assert says in str(caught.value)
-
-

@@ -55,7 +55,7 @@ def gradient(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTar
 
 
 def noise(_self: Explainer, _model: Model, inputs: Tensor, _target: ResolvedTarget) -> Tensor:
-    drawn = torch.rand(inputs.shape) + float(np.random.rand()) + random.random()  # noqa: NPY002
+    drawn = torch.rand(inputs.shape) + float(np.random.rand()) + random.random()
     return drawn * inputs
 
 
@@ -82,7 +82,7 @@ def dirty(self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget)
         weight.grad = torch.ones_like(weight)
     inputs.mul_(0)
     random.random()
-    np.random.rand()  # noqa: NPY002
+    np.random.rand()
     torch.rand(3)
     return torch.ones_like(inputs)
 
@@ -125,13 +125,13 @@ class TestNothingIsLeftBehind:
     @pytest.mark.parametrize("attribute", [gradient, dirty, breaks])
     def test_of_the_inputs_and_the_random_states(self, model: Model, inputs: Tensor, attribute: Attribute) -> None:
         copy = inputs.clone()
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         with suppress(HalfWay):
             explainer(attribute).explain(model, inputs, seed=9)
         assert torch.equal(inputs, copy)
         assert not inputs.requires_grad
         assert random.getstate() == states[0]
-        assert np.array_equal(np.random.get_state()[1], states[1][1])  # noqa: NPY002
+        assert np.array_equal(np.random.get_state()[1], states[1][1])
         assert torch.equal(torch.get_rng_state(), states[2])
 
     def test_inputs_that_ask_for_a_gradient_get_none(self, model: Model, inputs: Tensor) -> None:

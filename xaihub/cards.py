@@ -74,7 +74,9 @@ def read_card(path: str | Path) -> ModelCard:
     if weights.source in ("package", "file") and not weights.path:
         raise file.complaint(f"'path' is missing for the source {weights.source!r}", "weights", hint=hint)
     if weights.source == "package" and not weights.package.isidentifier():
-        raise file.complaint(f"{weights.package!r} is not the import name of a package", "weights", "package", hint=hint)
+        raise file.complaint(
+            f"{weights.package!r} is not the import name of a package", "weights", "package", hint=hint
+        )
     return _to_card(card, Path(path))
 
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
 from xaihub.params import convert, parameters
-from xaihub.target import ResolvedTarget, Target
+from xaihub.target import LateTarget, ResolvedTarget, Target
 
 __all__ = ["Attribution", "Explainer"]
 
@@ -57,6 +57,8 @@ class Explainer(ABC):
             that a result does not depend on which pictures share a batch.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
+        plain_first: The first forward pass of `attribute` is over all rows of the unchanged inputs, so it can fix the
+            target; for other explainers the base class makes such a pass before.
 
     Example::
 
@@ -69,6 +71,7 @@ class Explainer(ABC):
     stochastic: ClassVar[bool] = False
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
+    plain_first: ClassVar[bool] = False
     name: str = ""
 
     @abstractmethod
@@ -117,6 +120,8 @@ class Explainer(ABC):
             )
         wanted = Target.parse(target, model.classes)
         with model.untouched():
+            if self.plain_first:
+                return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
             logits = model.predict(inputs)
             resolved = wanted.resolve(logits)
             explanations: list[Explanation] = []
@@ -127,13 +132,25 @@ class Explainer(ABC):
         return explanations
 
     def _explain(
-        self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor, seed: int, who: str
+        self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor | None, seed: int, who: str
     ) -> list[Explanation]:
+        """Run `attribute` once and put the results together; without `logits` its first pass gives them."""
         started = time.perf_counter()
         private = inputs.detach().clone()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
-        with model.counting() as counts, seeded(seed), model.autocast(), torch.enable_grad(), caught() as heard:
+        with (
+            model.counting() as counts,
+            _first_pass(model, target, len(inputs)),
+            seeded(seed),
+            model.autocast(),
+            torch.enable_grad(),
+            caught() as heard,
+        ):
             result = self.attribute(model, private, target)
+        if isinstance(target, LateTarget):
+            logits = target.logits
+        if logits is None:
+            raise ExplainerRefused(f"{who} never asked the model about the picture")
         if not isinstance(result, Attribution):
             result = Attribution(values=result)
         if not isinstance(result.values, Tensor):
@@ -176,12 +193,30 @@ class Explainer(ABC):
             "autocast": model.runtime.autocast,
             "layer": result.layer,
             "details": dict(result.details),
-            # Rows a picture; the forward pass that fixed the target is not among them.
+            # Rows a picture; a forward pass that only fixed the target is not among them.
             "forwards": counts.forwards / rows,
             "backwards": counts.backwards / rows,
             "warnings": list(dict.fromkeys(heard)),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
+
+
+@contextmanager
+def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[None]:
+    """Let the network's first outputs fix a late target."""
+    if not isinstance(target, LateTarget):
+        yield
+        return
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if target.logits is None:
+            target.see(model.checked(output, rows=rows))
+
+    handle = model.module.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @cache  # reading a distribution's metadata takes milliseconds

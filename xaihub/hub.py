@@ -132,6 +132,7 @@ class Hub:
             options=options or {},
         )
         model = adapter.build(request, pick_device(device))
+        model.module.requires_grad_(False)  # explaining needs no gradients of weights; whoever trains asks for them
         if runtime is not None:
             model.runtime = runtime
         return model

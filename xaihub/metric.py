@@ -116,7 +116,9 @@ class Case:
         Raises:
             MetricRefused: The explanation's origin is unknown.
         """
-        return self.explain_batch((self.scene.image if image is None else image)[None], model=model, target=target, seed=seed)[0]
+        return self.explain_batch(
+            (self.scene.image if image is None else image)[None], model=model, target=target, seed=seed
+        )[0]
 
     def explain_batch(
         self, images: Tensor, *, model: Model | None = None, target: Target | None = None, seed: int | None = None
@@ -129,9 +131,7 @@ class Case:
             index=int(self.scene.target.index[0]),
             against=None if against is None else Target(index=int(against[0])),
         )
-        return self.explainer.explain(
-            model or self.model, images, wanted, seed=self.seed if seed is None else seed
-        )
+        return self.explainer.explain(model or self.model, images, wanted, seed=self.seed if seed is None else seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from xaihub.structure import Hints, Layer, Structure, trace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 __all__ = ["Counts", "Model", "ModelAdapter", "ModelRequest", "Runtime"]
 
@@ -86,22 +88,24 @@ class Model:
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
         self._hints = hints or Hints()
-        self._tracing = False
-        self._hashed: tuple[list[tuple[str, int, int]], str] | None = None
+        self._hashed: tuple[list[tuple[int, int]], str] | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
-        inputs = inputs.to(self.device).contiguous(memory_format=self._order)
+        inputs = inputs.to(self.device)
+        outputs: Tensor = self._ordered(lambda: self.module(inputs.contiguous(memory_format=self._order)))
+        return outputs
+
+    def _ordered(self, run: Callable[[], T]) -> T:
         try:
-            outputs: Tensor = self.module(inputs)
+            return run()
         except RuntimeError as error:
             if self._order is torch.contiguous_format or "view size is not compatible" not in str(error):
                 raise
             # A network that flattens feature maps with `view` takes the plain order only; the numbers are the same.
             self._order = torch.contiguous_format
-            self.module.to(memory_format=self._order)  # type: ignore[call-overload]
-            return self(inputs)
-        return outputs
+            self.module.to(memory_format=self._order)
+        return run()
 
     def __repr__(self) -> str:
         """Name, device and number of classes."""
@@ -118,10 +122,17 @@ class Model:
 
         It is computed again after a weight has been replaced or changed in place (not through `.data`).
         """
-        state = sorted(self.module.state_dict().items())
-        versions = [(name, t.data_ptr(), 0 if t.is_inference() else t._version) for name, t in state]
+        # Walking the tables is many times faster than a state dict, and this is asked for at every explanation.
+        tensors = [
+            tensor
+            for module in self.module.modules()
+            for table in (module._parameters, module._buffers)
+            for tensor in table.values()
+            if tensor is not None
+        ]
+        versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = (versions, self._hash(state))
+            self._hashed = (versions, self._hash(sorted(self.module.state_dict().items())))
         return self._hashed[1]
 
     @staticmethod
@@ -145,7 +156,7 @@ class Model:
             if isinstance(output, Tensor):
                 sizes.append(output.element_size() * output.nelement())
 
-        inputs = torch.zeros(1, *self.input_size, device=self.device).contiguous(memory_format=self._order)
+        inputs = torch.zeros(1, *self.input_size, device=self.device)
         handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
         try:
             # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.
@@ -169,24 +180,28 @@ class Model:
         """
         with torch.inference_mode(), self.autocast():
             logits = self(inputs)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+        return self.checked(logits, rows=len(inputs))
+
+    def checked(self, logits: Any, *, rows: int) -> Tensor:
+        """Return what the network returned for `rows` pictures as (rows, K) float32 without a graph.
+
+        Raises:
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores a picture.
+        """
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores a picture")
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
             )
         # A clone made outside inference mode may take part in autograd.
-        return logits.float().clone()
+        return logits.detach().float().clone()
 
     @cached_property
     def structure(self) -> Structure:
         """The layers by role, found by tracing one forward pass on noise (first use only)."""
         noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
-        self._tracing = True
-        try:
-            return trace(self.module, noise.to(self.device), self._hints)
-        finally:
-            self._tracing = False
+        return self._ordered(lambda: trace(self.module, noise.to(self.device), self._hints))
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the one chosen for activation maps; its `reason` says why."""
@@ -208,7 +223,7 @@ class Model:
 
         def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # The one pass that finds the layers belongs to the model, not to whichever explainer comes first.
-            if isinstance(output, Tensor) and not self._tracing:
+            if isinstance(output, Tensor):
                 counts.forwards += len(output)
                 if output.requires_grad:
                     output.register_hook(backward)
@@ -225,21 +240,29 @@ class Model:
 
         Inside, the network is in evaluation mode and no weight asks for a gradient, so none is computed.
         """
-        modes = [(module, module.training) for module in self.module.modules()]
+        modules = list(self.module.modules())
+        modes = [module.training for module in modules]
         weights = [(weight, weight.requires_grad, weight.grad) for weight in self.module.parameters()]
-        hooks = [(table, set(table)) for module, _ in modes for table in _hook_tables(module)]
-        self.module.eval()
-        self.module.requires_grad_(False)
+        hooks = [(table, set(table)) for module in modules for table in _hook_tables(module)]
+        # Setting an attribute of a module is slow, so it is done only where something changes.
+        if any(modes):
+            self.module.eval()
+        for weight, requires_grad, _ in weights:
+            if requires_grad:
+                weight.requires_grad_(False)
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module, training in zip(modules, modes, strict=True):
+                if module.training != training:
+                    module.training = training
             for weight, requires_grad, gradient in weights:
-                weight.requires_grad_(requires_grad)
-                weight.grad = gradient
+                if weight.requires_grad != requires_grad:
+                    weight.requires_grad_(requires_grad)
+                if weight.grad is not gradient:
+                    weight.grad = gradient
             for table, before in hooks:
-                for key in set(table) - before:
+                for key in table.keys() - before:
                     del table[key]
 
     @contextmanager

@@ -95,7 +95,7 @@ def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
 
     The picture itself stands in the first column.
     """
-    line = _font(15).getbbox("Ag")[3] + 5
+    line = round(_font(15).getbbox("Ag")[3]) + 5
     label = 2 * line + MARGIN
     columns = max(map(len, rows)) + 1
     head = line + 2 * MARGIN
@@ -149,7 +149,9 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def terminal_lines(image: Image.Image, columns: int) -> Iterator[list[tuple[tuple[int, int, int], tuple[int, int, int]]]]:
+def terminal_lines(
+    image: Image.Image, columns: int
+) -> Iterator[list[tuple[tuple[int, int, int], tuple[int, int, int]]]]:
     """Scale a picture to `columns` characters and yield its lines as (upper, lower) colours of half blocks."""
     rows = max(2, round(columns * image.height / image.width) // 2 * 2)
     pixels = np.asarray(image.resize((columns, rows), Image.Resampling.LANCZOS)).tolist()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,7 +278,18 @@ class RunStore:
         with self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key.digest, metric, parameters, value, canonical(details or {}), packed, forwards, backwards, seconds, error),
+                (
+                    key.digest,
+                    metric,
+                    parameters,
+                    value,
+                    canonical(details or {}),
+                    packed,
+                    forwards,
+                    backwards,
+                    seconds,
+                    error,
+                ),
             )
 
     def rows(self) -> list[ScoreRow]:
@@ -316,8 +329,7 @@ class RunStore:
         for row in other._db.execute("SELECT key FROM explanations WHERE record IS NOT NULL"):
             theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
             if theirs.is_file() and not ours.exists():
-                data = theirs.read_bytes()
-                write_file(ours, lambda file, data=data: file.write_bytes(data))
+                write_file(ours, partial(shutil.copyfile, theirs))
         with self._transaction():
             for name in ("pictures", "explanations", "scores"):
                 rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {name}")]  # noqa: S608 - our own names

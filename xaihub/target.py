@@ -12,7 +12,7 @@ from xaihub.errors import InputError, ParameterError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ResolvedTarget", "Target"]
+__all__ = ["LateTarget", "ResolvedTarget", "Target"]
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
@@ -121,6 +121,26 @@ class ResolvedTarget:
         """
         picked = _pick(outputs, self.index)
         return picked if self.against is None else picked - _pick(outputs, self.against)
+
+
+class LateTarget(ResolvedTarget):
+    """A target that the first pass over the unchanged inputs fixes, so that no pass is spent on finding the class.
+
+    Attributes:
+        logits: (B, K) class scores of that pass; None before it.
+    """
+
+    logits: Tensor | None = None
+
+    def __init__(self, wanted: Target) -> None:
+        object.__setattr__(self, "_wanted", wanted)  # the base class is frozen
+
+    def see(self, logits: Tensor) -> None:
+        """Fix the class of each row from (B, K) logits; only the first call counts."""
+        if self.logits is None:
+            found = self._wanted.resolve(logits)  # type: ignore[attr-defined]
+            for name, value in (("logits", logits), ("index", found.index), ("against", found.against)):
+                object.__setattr__(self, name, value)
 
 
 def _pick(outputs: Tensor, index: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class EigenCAM(CAM):
     """Project each cell's activations on their first principal component."""
 
     class_agnostic = True
+    plain_first = True
 
     def __init__(
         self,

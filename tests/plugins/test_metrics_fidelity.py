@@ -221,6 +221,18 @@ def test_a_score_that_does_not_react_is_refused(metric: Metric) -> None:
         metric.measure(case_of(scene, picture(1)))
 
 
+def test_rounding_of_the_score_is_no_reaction() -> None:
+    class Rounding(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 5 + 1e-6 * inputs.mean((2, 3))
+
+    scene = scene_of(Rounding(), 2 + picture())
+    drops = scene.logits[0] - scene.model.predict(torch.zeros(1, *SIZE))[0, 0]
+    assert 0 < float(drops) < 5e-6
+    with pytest.raises(MetricRefused, match="the same whichever features are removed"):
+        MuFidelity(features="grid:4").measure(case_of(scene, picture(1)))
+
+
 def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
     class NeedsMany(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
@@ -273,6 +285,18 @@ def test_subsets_have_their_size_and_reach_every_feature_equally() -> None:
     assert chosen[:3000].sum(1).unique().tolist() == [1]
     assert chosen[3000:].sum(1).unique().tolist() == [4]
     torch.testing.assert_close(chosen[3000:].float().mean(0), torch.full((10,), 0.4), atol=0.04, rtol=0)
+    assert not torch.equal(chosen, random_subsets(10, [1, 4], 3000, seed=1))
+
+
+def test_noise_and_squares_have_their_distribution() -> None:
+    model = model_of(Network())
+    noise = torch.cat(list(draw_noise(200, 0.1, model, seed=0)))
+    torch.testing.assert_close(noise.std((0, 2, 3)), 0.1 / torch.tensor(STD), rtol=0.02, atol=0)
+    top, left, side = draw_squares(3000, 0.5, (12, 20), seed=0).unbind(1)
+    assert side.unique().tolist() == [1, 2, 3, 4, 5, 6]
+    assert top[side == 6].unique().tolist() == list(range(7))
+    assert left[side == 6].unique().tolist() == list(range(15))
+    assert not torch.equal(side, draw_squares(3000, 0.5, (12, 20), seed=1)[:, 2])
 
 
 def test_ranks_share_ties() -> None:

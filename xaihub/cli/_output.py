@@ -67,7 +67,9 @@ def put_board(board: Board) -> None:
         cells = [name]
         for metric in board.metrics:
             entry = board.entries.get((name, metric))
-            cells.append("-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}")
+            cells.append(
+                "-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}"
+            )
         lines.append(cells)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

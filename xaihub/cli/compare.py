@@ -47,9 +47,7 @@ def compare(app: App, /, picture: str | None, output: str, **options: Any) -> No
     with progress(quiet=options["quiet"]) as bar:
         for model in models:
             model.runtime.progress = bar.step
-        found = run(
-            models, explainers, sources[0], target=options["target"], seed=options["seed"], watch=bar.watch
-        )
+        found = run(models, explainers, sources[0], target=options["target"], seed=options["seed"], watch=bar.watch)
     for failure in found.failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else f"{failure.source}: "
         say(f"error: {who}{failure.error}")

@@ -25,7 +25,9 @@ __all__ = ["evaluate"]
 @click.option("-m", "--model", "models", multiple=True, help="A model; may be repeated.")
 @click.option("-e", "--explainer", "explainers", multiple=True, help="An explainer; may be repeated.")
 @click.option("-k", "--metric", "metrics", multiple=True, help="A metric of 'xaihub list metrics'; may be repeated.")
-@click.option("-p", "--param", "values", multiple=True, metavar="OWNER.NAME=VALUE", help="A parameter of one explainer or metric.")
+@click.option(
+    "-p", "--param", "values", multiple=True, metavar="OWNER.NAME=VALUE", help="A parameter of one explainer or metric."
+)
 @click.option("-t", "--target", metavar="CLASS", help="What is explained; by default each predicted class.")
 @click.option("--labels", metavar="FILE", help="CSV with file,class_index: explain the labelled class.")
 @click.option("--masks", metavar="FOLDER", help="Mask pictures (white on black) with the photos' names.")
@@ -39,7 +41,9 @@ __all__ = ["evaluate"]
 @click.option("--config", "config_file", metavar="FILE", help="A YAML file with all of the above.")
 @click.option("--resume", metavar="FOLDER", help="Continue a run; may add pictures, models, explainers and metrics.")
 @click.option("--only-missing", is_flag=True, help="With --resume: do not try again what failed.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first picture; store nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first picture; store nothing."
+)
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress; only the table and errors.")
 @click.pass_obj
@@ -78,12 +82,12 @@ def evaluate(
         return
     if not resume and not config.output:
         raise click.UsageError("say where the run goes: -o FOLDER")
+    import msgspec
+
     from xaihub.services.evaluate import evaluate as run
     from xaihub.services.export import plot
     from xaihub.services.leaderboard import boards
     from xaihub.store import RunStore
-
-    import msgspec
 
     with RunStore(resume or config.output, create=not resume) as store:
         store.set_config(msgspec.to_builtins(config))
@@ -107,7 +111,7 @@ def evaluate(
     for source, reason in failures.items():
         say(f"error: {source}: {reason}")
     if totals.failed:
-        say(f"{totals.failed} failed; their reasons are in the run: xaihub export {resume or config.output} --format json")
+        say(f"{totals.failed} failed; for the reasons: xaihub export {resume or config.output} --format json")
         raise click.exceptions.Exit(1)
 
 

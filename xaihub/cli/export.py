@@ -13,7 +13,14 @@ __all__ = ["export", "merge"]
 
 @click.command()
 @click.argument("run")
-@click.option("--format", "format_", type=click.Choice(("csv", "parquet", "json")), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("csv", "parquet", "json")),
+    default="csv",
+    show_default=True,
+    help="The form of the table; parquet needs an extra.",
+)
 @click.option("-o", "--output", metavar="FILE", help="The file; without it csv and json go to stdout.")
 def export(run: str, format_: str, output: str | None) -> None:
     """Take the scores of a run elsewhere, one row a score.

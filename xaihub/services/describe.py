@@ -82,7 +82,9 @@ def _parameters(spec: Spec) -> dict[str, Any]:
 
     method = spec.load()
     known = parameters(method)
-    claims = {key: getattr(method, key) for key in ("stochastic", "class_agnostic", "completeness") if hasattr(method, key)}
+    claims = {
+        key: getattr(method, key) for key in ("stochastic", "class_agnostic", "completeness") if hasattr(method, key)
+    }
     return {
         **claims,
         "parameters": [

@@ -118,11 +118,9 @@ def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
         for number, name in enumerate(plan.config.models):
             model = hub.load_model(name, device=plan.config.device, runtime=Runtime(batch_size=plan.config.batch_size))
             _Run(hub, first, store, model, totals, True, None, number).work(limit=1)
-    parts = []
-    for row in store.rows():
-        parts.append((row.model, f"{row.metric} of {row.explainer}", row.forwards, row.backwards, row.seconds))
-    made = {row.key: row for row in store.rows()}.values()
-    for row in made:
+    rows = store.rows()
+    parts = [(r.model, f"{r.metric} of {r.explainer}", r.forwards, r.backwards, r.seconds) for r in rows]
+    for row in {row.key: row for row in rows}.values():
         record = row.record
         spent = (record.get("forwards", 0), record.get("backwards", 0), record.get("seconds", 0.0))
         parts.append((row.model, f"explaining with {row.explainer}", *spent))
@@ -258,7 +256,9 @@ class _Run:
     def _scene(self, picture: Picture, position: int) -> Scene:
         image, logits = self._input(picture.source, picture)
         label = self._plan.labels.get(Path(picture.source).name)
-        wanted = Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
+        wanted = (
+            Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
+        )
         return Scene(
             model=self._model,
             image=image,
@@ -281,7 +281,7 @@ class _Run:
 
     def neighbours(self, position: int) -> Iterator[tuple[Tensor, int]]:
         """Yield the next readable pictures, in a circle, with their predicted classes."""
-        order = self._plan.pictures[position + 1 :] + self._plan.pictures[:position]
+        order = [*self._plan.pictures[position + 1 :], *self._plan.pictures[:position]]
         for source in order[:POOL]:
             try:
                 image, logits = self._input(source)
@@ -341,7 +341,11 @@ def _code(hub: Hub, explainer: str) -> str:
     """Return the versions that an explanation's values depend on."""
     plugin = hub.explainers.get(explainer).plugin
     info = next((info for info in hub.host.plugins if info.name == plugin), None)
-    versions = [f"xaihub {__version__}", f"torch {torch.__version__.partition('+')[0]}", f"timm {metadata.version('timm')}"]
+    versions = [
+        f"xaihub {__version__}",
+        f"torch {torch.__version__.partition('+')[0]}",
+        f"timm {metadata.version('timm')}",
+    ]
     if info is not None and not info.builtin:
         versions.append(f"{info.distribution or info.name} {info.version}")
     return ", ".join(versions)

@@ -180,7 +180,7 @@ def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
             if missing:
                 raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(columns)}")
-            rows = [(Path(row["file"]).name, row) for row in reader]
+            rows: list[tuple[str, Mapping[str, str]]] = [(Path(row["file"]).name, row) for row in reader]
     except OSError as error:
         raise InputError(f"cannot read {path!r}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

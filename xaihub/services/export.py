@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def export(store: RunStore, format_: str, path: Path | None) -> str | None:
         try:
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
-            raise MissingExtra("parquet needs 'pyarrow', which is not installed", hint="pip install 'xaihub[parquet]'") from error
+            raise MissingExtra(
+                "parquet needs 'pyarrow', which is not installed", hint="pip install 'xaihub[parquet]'"
+            ) from error
         file = path or store.folder / "scores.parquet"
         frame = store.frame()
         for column in ("explainer_parameters", "metric_parameters"):
@@ -57,7 +60,7 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> RunStore:
         for source in sources:
             merged.absorb(source)
             source.close()
-        merged.set_config(_joined([source_config for source_config in _configs(folders)]))
+        merged.set_config(_joined(list(_configs(folders))))
     return merged
 
 
@@ -71,9 +74,12 @@ def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> lis
             file = folder / f"{name}__{board.model.replace('/', '_')}.png"
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=120)
-            data = buffer.getvalue()
-            written.append(write_file(file, lambda temporary, data=data: temporary.write_bytes(data)))
+            written.append(write_file(file, partial(_fill, buffer.getvalue())))
     return written
+
+
+def _fill(data: bytes, file: Path) -> None:
+    file.write_bytes(data)
 
 
 def _flat(row: ScoreRow) -> dict[str, Any]:

@@ -64,7 +64,12 @@ class Board:
         return {
             "model": self.model,
             "rows": [
-                {"explainer": name, "control": name in self.controls, "metric": metric, **self.entries[name, metric].__dict__}
+                {
+                    "explainer": name,
+                    "control": name in self.controls,
+                    "metric": metric,
+                    **self.entries[name, metric].__dict__,
+                }
                 for name in self.explainers
                 for metric in self.metrics
                 if (name, metric) in self.entries
@@ -102,9 +107,7 @@ def _board(
         values.setdefault(pair, []).append(row)
     controls = frozenset(names[_id(row.explainer, row.explainer_parameters)] for row in rows if row.control)
     metrics = list(dict.fromkeys(pair[1] for pair in values))
-    directions = {
-        columns[_id(row.metric, row.metric_parameters)]: _direction(hub, row.metric) for row in rows
-    }
+    directions = {columns[_id(row.metric, row.metric_parameters)]: _direction(hub, row.metric) for row in rows}
     entries: dict[tuple[str, str], Entry] = {}
     for pair, scored in values.items():
         known = [row.value for row in scored if row.value is not None]
