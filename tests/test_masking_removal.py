@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import xaihub
 from xaihub import Model, ParameterError, Preprocessing, XaihubError
-from xaihub.masking import Fill, Inpaint, baseline_image, make_removal
+from xaihub.errors import PluginError
+from xaihub.masking import Fill, Inpaint, Removal, baseline_image, make_removal
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
 
@@ -154,3 +156,23 @@ def test_inpainting_a_half_hidden_pixel_mixes_it_once_with_its_surroundings() ->
     shown = Inpaint()(_model(2, 2), picture, half).view(3, 2, 2)
     # Half of itself, and half of the weighted mean of all four: 0.5 * 4 + 0.5 * (0.5 * 4 / 3.5).
     assert torch.allclose(shown[:, 0, 0], torch.tensor(2 + 0.5 * 2 / 3.5), atol=1e-6)
+
+
+def test_a_plugin_can_add_a_way_to_hide_pixels() -> None:
+    class Doubling(Removal):
+        def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+            return 2 * model((image * masks).contiguous())
+
+    loaded = xaihub.load_model()
+    loaded.baselines = {"doubling": lambda: lambda model, image: Doubling()}
+    image = torch.randn(loaded.input_size)
+    masks = torch.ones(1, 1, *loaded.input_size[1:])
+    doubled = make_removal("doubling", loaded, image)(loaded, image, masks)
+    torch.testing.assert_close(doubled, 2 * loaded(image[None]))
+
+
+def test_a_plugins_baseline_of_the_wrong_type_is_refused() -> None:
+    loaded = xaihub.load_model()
+    loaded.baselines = {"wrong": lambda: lambda model, image: 3}
+    with pytest.raises(PluginError, match="'wrong' returned a int"):
+        make_removal("wrong", loaded, torch.randn(loaded.input_size))

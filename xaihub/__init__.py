@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.errors import XaihubError as XaihubError
 from xaihub.hookspecs import hookimpl as hookimpl
 from xaihub.specs import AdapterSpec as AdapterSpec
+from xaihub.specs import BaselineSpec as BaselineSpec
 from xaihub.specs import ExplainerSpec as ExplainerSpec
 from xaihub.specs import MetricSpec as MetricSpec
 from xaihub.specs import ModelCard as ModelCard
@@ -70,6 +71,7 @@ __all__ = sorted(  # noqa: PLE0605
     [
         *_HOME,
         "AdapterSpec",
+        "BaselineSpec",
         "ExplainerSpec",
         "MetricSpec",
         "ModelCard",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import click
 
     from xaihub.errors import XaihubError
-    from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
+    from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -28,6 +28,11 @@ def xaihub_register_explainers() -> Iterable[ExplainerSpec]:  # type: ignore[emp
 @hookspec
 def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
     """Return a record for each metric."""
+
+
+@hookspec
+def xaihub_register_baselines() -> Iterable[BaselineSpec]:  # type: ignore[empty-body]
+    """Return a record for each way to hide pixels, usable as the `baseline` of every method and metric that masks."""
 
 
 @hookspec

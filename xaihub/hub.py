@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.host import PluginHost
 from xaihub.registry import Registry
-from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard
+from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard
 
 if TYPE_CHECKING:
     from xaihub.explainer import Explainer
@@ -39,6 +39,11 @@ class Hub:
     def metrics(self) -> Registry[MetricSpec]:
         """The metrics."""
         return Registry(self.host, "xaihub_register_metrics", MetricSpec, "metric")
+
+    @cached_property
+    def baselines(self) -> Registry[BaselineSpec]:
+        """The ways to hide pixels that plugins add to the engine's own."""
+        return Registry(self.host, "xaihub_register_baselines", BaselineSpec, "baseline")
 
     @cached_property
     def adapters(self) -> Registry[AdapterSpec]:
@@ -132,6 +137,7 @@ class Hub:
             options=options or {},
         )
         model = adapter.build(request, pick_device(device))
+        model.baselines = {spec.name: spec.load for spec in self.baselines}
         model.module.requires_grad_(False)  # explaining needs no gradients of weights; whoever trains asks for them
         if runtime is not None:
             model.runtime = runtime

@@ -87,6 +87,8 @@ class Model:
         self.classes = tuple(classes)
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
+        # Ways to hide pixels that plugins offer, by name; each is imported when it is called. The hub fills it.
+        self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
 

@@ -11,6 +11,7 @@ from xaihub.errors import MissingExtra, PluginError
 
 __all__ = [
     "AdapterSpec",
+    "BaselineSpec",
     "ExplainerSpec",
     "MetricSpec",
     "ModelCard",
@@ -112,6 +113,17 @@ class MetricSpec(Spec):
     formula: str = ""
     variant: str = ""
     cost: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineSpec(Spec):
+    """One way to hide pixels: `target` is called as `target(model, image)` and returns a `xaihub.masking.Removal`.
+
+    Attributes:
+        limits: Where it refuses, and what it does not mean.
+    """
+
     limits: str = ""
 
 

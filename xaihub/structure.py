@@ -7,6 +7,7 @@ outputs and the autograd graph of one forward pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -115,9 +116,13 @@ class Structure:
                 raise ModelError(f"no layer of this model can be mapped back to the picture: {self.refusal}")
             return self.features
         if name not in self.spatial:
-            hint = did_you_mean(name, self.spatial) or f"for instance {', '.join(list(self.spatial)[-5:])}"
-            raise ParameterError(f"layer {name!r} has no output that is a grid over the picture", hint=hint)
+            raise _no_grid(name, self.spatial)
         return self.spatial[name]
+
+
+def _no_grid(name: str, known: Mapping[str, Layer]) -> ParameterError:
+    hint = did_you_mean(name, known) or f"for instance {', '.join(list(known)[-5:])}"
+    return ParameterError(f"layer {name!r} has no output that is a grid over the picture", hint=hint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +198,7 @@ def _choose(
 ) -> tuple[Layer | None, str]:
     if fixed is not None:
         if fixed not in maps:
-            return None, f"the card's layer {fixed!r} has no output that is a grid over the picture"
+            raise _no_grid(fixed, maps)
         return _with_reason(maps[fixed], "set by the model card"), ""
     refusal = "no module returns a grid over the picture that everything flows through"
     if passages and not _reach(logits, passages[0][0].output, maps[_outermost(passages[0]).name]):

@@ -14,6 +14,7 @@ __all__ = ["list_"]
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
     "metrics": ("name", "higher_is_better", "summary"),
+    "baselines": ("name", "summary"),
     "models": ("name", "weights", "summary"),
     "adapters": ("name", "summary"),
     "plugins": ("name", "distribution", "version", "hooks", "problems"),
@@ -29,7 +30,7 @@ COLUMNS = {
 def list_(
     app: App, /, kind: str | None, timm_pattern: str | None, torchvision_pattern: str | None, *, as_json: bool
 ) -> None:
-    """List what is registered: explainers, metrics, models, adapters, plugins.
+    """List what is registered: explainers, metrics, baselines, models, adapters, plugins.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from xaihub.errors import ParameterError
+from xaihub.errors import ParameterError, PluginError
 from xaihub.model import Model
 from xaihub.params import Meta
 
@@ -21,7 +21,7 @@ BaselineName = Annotated[
     str,
     Meta(
         description="What hidden pixels become: blur, mean (of the picture), zero (the data's mean), black, white,"
-        " grey, noise, inpaint, constant:V with V in [0, 1], or image:PATH."
+        " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or one of 'xaihub list baselines'."
     ),
 ]
 
@@ -126,8 +126,16 @@ def make_removal(name: str, model: Model, image: Tensor) -> Removal:
 
     Raises:
         ParameterError: No baseline has that name.
+        ExplainerRefused: A plugin's way to hide pixels does not apply to this model.
     """
-    return Inpaint() if name == "inpaint" else Fill(baseline_image(name, model, image))
+    if name == "inpaint":
+        return Inpaint()
+    if name in model.baselines:
+        found = model.baselines[name]()(model, image)
+        if not isinstance(found, Removal):
+            raise PluginError(f"baseline {name!r} returned a {type(found).__name__}, not a xaihub.masking.Removal")
+        return found
+    return Fill(baseline_image(name, model, image))
 
 
 def _unit(text: str, name: str) -> float:

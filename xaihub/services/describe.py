@@ -12,7 +12,7 @@ from xaihub.specs import ExplainerSpec, MetricSpec, ModelCard, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = ("explainers", "metrics", "models", "adapters", "plugins")
+KINDS = ("explainers", "metrics", "baselines", "models", "adapters", "plugins")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
@@ -48,6 +48,7 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
     registries: Mapping[str, Any] = {
         "explainer": hub.explainers,
         "metric": hub.metrics,
+        "baseline": hub.baselines,
         "model": hub.models,
         "adapter": hub.adapters,
     }
