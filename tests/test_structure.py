@@ -195,9 +195,8 @@ def test_a_layer_without_a_grid_is_refused_by_name() -> None:
 def test_a_card_fixes_the_layer() -> None:
     fixed = trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "layer3"),)))
     assert (fixed.layer().name, fixed.layer().reason) == ("layer3", "set by the model card")
-    wrong = trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "fc"),)))
-    with pytest.raises(ModelError, match="the card's layer 'fc' has no output that is a grid"):
-        wrong.layer()
+    with pytest.raises(ParameterError, match="layer 'fc' has no output that is a grid"):
+        trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "fc"),)))
 
 
 def test_a_small_picture_takes_an_earlier_layer_instead_of_one_cell() -> None:

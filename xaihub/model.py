@@ -244,7 +244,12 @@ class Model:
         """
         modules = list(self.module.modules())
         modes = [module.training for module in modules]
-        weights = [(weight, weight.requires_grad, weight.grad) for weight in self.module.parameters()]
+        weights = [
+            (weight, weight.requires_grad, weight.grad)
+            for module in modules
+            for weight in module._parameters.values()
+            if weight is not None
+        ]
         hooks = [(table, set(table)) for module in modules for table in _hook_tables(module)]
         # Setting an attribute of a module is slow, so it is done only where something changes.
         if any(modes):

@@ -31,5 +31,6 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 def cat(tmp_path: Path) -> Path:
     """A small copy of the sample photo."""
     path = tmp_path / "cat.png"
-    Image.open(sample_photo()).resize((225, 150)).save(path)
+    with Image.open(sample_photo()) as image:
+        image.resize((225, 150)).save(path)
     return path

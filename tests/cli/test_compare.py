@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def test_models_are_rows_and_explainers_are_columns(run: Run, cat: Path) -> None
     record = json.loads(result.stdout)
     assert [[item["explainer"] for item in row] for row in record["explanations"]] == [["gradcam", "rise"]] * 2
     assert [row[0]["model"] for row in record["explanations"]] == ["efficientnet_lite0", "efficientnet_lite1"]
-    grid = Image.open("grid.png")
-    assert grid.width > 3 * 300
-    assert grid.height > 2 * 200
+    with Image.open("grid.png") as grid:
+        assert grid.width > 3 * 300
+        assert grid.height > 2 * 200
 
 
 def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Path) -> None:
@@ -34,7 +35,7 @@ def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Pa
 
 
 def test_more_than_one_picture_is_wrong_usage(run: Run, cat: Path) -> None:
-    Image.open(cat).save("second.png")
+    shutil.copy(cat, "second.png")
     result = run("compare", ".")
     assert result.exit_code == 2
     assert "takes one picture" in result.stderr

@@ -46,14 +46,14 @@ def test_the_strongest_evidence_lies_on_the_cat_of_the_sample_photo() -> None:
 
 def test_the_overlay_keeps_the_original_geometry(run: Run, cat: Path) -> None:
     assert run("explain", str(cat), *FAST, "-o", "out").exit_code == 0
-    overlay = Image.open("out/cat__efficientnet_lite0__rise.png")
-    assert overlay.width == 225 * 2  # enlarged by a whole factor, because the legend needs room
-    assert overlay.height > 150 * 2
+    with Image.open("out/cat__efficientnet_lite0__rise.png") as overlay:
+        assert overlay.width == 225 * 2  # enlarged by a whole factor, because the legend needs room
+        assert overlay.height > 150 * 2
 
 
 def test_several_explainers_and_pictures_each_get_their_files(run: Run, cat: Path, tmp_path: Path) -> None:
     (tmp_path / "dogs").mkdir()
-    Image.open(cat).save(tmp_path / "dogs" / "dog.jpg")
+    copy(cat, tmp_path / "dogs" / "dog.jpg")
     result = run("explain", str(cat), "dogs", *FAST, "-e", "gradcam", "-o", "out")
     assert result.exit_code == 0, result.stderr
     assert len(list(Path("out").glob("*.png"))) == 4
@@ -66,7 +66,7 @@ def test_several_explainers_and_pictures_each_get_their_files(run: Run, cat: Pat
 def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
     for folder in ("a", "b", "c/a"):
         (tmp_path / folder).mkdir(parents=True)
-        Image.open(cat).save(tmp_path / folder / "cat.png")
+        copy(cat, tmp_path / folder / "cat.png")
     result = run("explain", "a", "b", "c", *FAST, "-o", "out")
     assert result.exit_code == 0, result.stderr
     assert len(list(Path("out").glob("*.png"))) == 3
@@ -149,6 +149,11 @@ def test_of_many_pictures_the_broken_ones_are_listed_and_the_others_explained(ru
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 3
     assert all(any(name in line for line in errors) for name in ("empty.png", "text.jpg", "cut.png"))
+
+
+def copy(picture: Path, to: Path) -> None:
+    with Image.open(picture) as image:
+        image.convert("RGB").save(to)
 
 
 def bomb(path: Path) -> None:

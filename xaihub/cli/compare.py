@@ -60,6 +60,7 @@ def compare(app: App, /, picture: str | None, output: str, **options: Any) -> No
         if options["terminal"]:
             from PIL import Image
 
-            draw(Image.open(written))
+            with Image.open(written) as grid:
+                draw(grid)
     if found.failures:
         raise click.exceptions.Exit(1)

@@ -31,9 +31,6 @@ __all__ = [
 ]
 
 
-USAGE = 2  # the exit code of errors that lie in the question, not in the picture
-
-
 @cache
 def default_hub() -> Hub:
     """Return the hub with every installed plugin, made on first use."""
@@ -193,6 +190,8 @@ def _explain_many(
                 try:
                     found = explain_picture(model, explainer, picture, target=target, seed=seed)
                     yield outcome(explanation=found)
+                except ParameterError:
+                    raise  # what is wrong with the question is wrong for the next picture as well
                 except XaihubError as error:
                     yield outcome(error=error)
 
