@@ -34,6 +34,7 @@ class Attribution:
         values: (B, C, H, W) or (B, 1, H, W), at the size of the inputs.
         completeness_gap: (B,) |sum of values - (score - baseline score)|, where the method claims them equal.
         layer: The layer that was used, with the reason.
+        extras: Further tensors of the result by name, such as the mask of a minimal set of pixels: (B, ...) each.
         details: Further facts for the record, JSON types only.
         warnings: What the reader of the picture must know.
     """
@@ -41,6 +42,7 @@ class Attribution:
     values: Tensor
     completeness_gap: Tensor | None = None
     layer: str | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -161,6 +163,7 @@ class Explainer(ABC):
             raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
         if not bool(torch.isfinite(values).all()):
             raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
+        extras = _extras(result.extras, rows, who)
         seconds = (time.perf_counter() - started) / rows
         record = self._record(model, result, counts, rows, seed, who, [*result.warnings, *heard])
         record["seconds"] = round(seconds, 6)
@@ -175,6 +178,7 @@ class Explainer(ABC):
                 target=target,
                 classes=model.classes,
                 metadata={**record, "completeness_gap": None if gaps is None else float(gaps[row])},
+                extras=extras,
             )
             for row in range(rows)
         ]
@@ -199,6 +203,17 @@ class Explainer(ABC):
             "warnings": list(dict.fromkeys(heard)),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
+
+
+def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tensor]:
+    """Return the further tensors on the CPU; truth values become bytes, 0 or 1."""
+    for name, tensor in extras.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim < 1 or len(tensor) != rows:
+            raise ExplainerRefused(f"{who} returned no tensor of {rows} rows as {name!r}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ExplainerRefused(f"{who} returned NaN or infinite values as {name!r}")
+    kept = {name: tensor.detach().cpu() for name, tensor in extras.items()}
+    return {name: tensor.byte() if tensor.dtype is torch.bool else tensor for name, tensor in kept.items()}
 
 
 @contextmanager

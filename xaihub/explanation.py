@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassScore", "Explanation", "write_file"]
 
 FORMAT = 1
+EXTRAS = "extras."  # before the names of further tensors in a file, so that none can be mistaken for the values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Explanation:
         predicted: The model's best class.
         metadata: Model, weights, preprocessing, explainer, parameters, seed, layer, cost, warnings, versions.
         geometry: How the picture became the input, or None if unknown.
+        extras: Further tensors of the result by name, such as the (1, H, W) mask of a minimal set of pixels, in
+            bytes: 1 for its pixels, 0 for others.
         picture: The picture, or None; it is not saved with the values.
     """
 
@@ -66,6 +69,7 @@ class Explanation:
     predicted: ClassScore
     metadata: Mapping[str, Any] = field(default_factory=dict)
     geometry: Geometry | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     picture: Picture | None = None
 
     @classmethod
@@ -78,6 +82,7 @@ class Explanation:
         target: ResolvedTarget,
         classes: Sequence[str],
         metadata: Mapping[str, Any],
+        extras: Mapping[str, Tensor] | None = None,
     ) -> Explanation:
         """Make the explanation of one row of a batch."""
         probabilities = logits[row].softmax(0)
@@ -94,6 +99,7 @@ class Explanation:
             against=None if target.against is None else score(int(target.against[row])),
             predicted=score(int(logits[row].argmax())),
             metadata=metadata,
+            extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
         )
 
     @property
@@ -105,6 +111,13 @@ class Explanation:
     def model(self) -> str:
         """The model's name."""
         return str(self.metadata.get("model", ""))
+
+    @property
+    def claim(self) -> str:
+        """What was explained, for people: the class with its probability, or one class rather than another."""
+        if self.against is None:
+            return str(self.target)
+        return f"{self.target} rather than {self.against}"
 
     @property
     def warnings(self) -> list[str]:
@@ -132,7 +145,7 @@ class Explanation:
         return replace(self, picture=picture, geometry=geometry, metadata=record)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the values and the picture, as JSON types; numbers that are not finite become None."""
+        """Return everything but tensors and the picture, as JSON types; numbers that are not finite become None."""
         record = {
             "format": FORMAT,
             "target": asdict(self.target),
@@ -143,15 +156,25 @@ class Explanation:
         }
         return {key: _plain(value) for key, value in record.items()}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the values and the extras under the names that they are saved by."""
+        extras = {f"{EXTRAS}{name}": tensor.contiguous() for name, tensor in self.extras.items()}
+        return {"values": self.values.contiguous(), **extras}
+
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any], values: Tensor) -> Explanation:
-        """Put together what `to_dict` took apart."""
+    def from_dict(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Explanation:
+        """Put together what `to_dict` and `tensors` took apart.
+
+        Raises:
+            KeyError: The record or the tensors are incomplete.
+        """
         rest = dict(record)
         rest.pop("format", None)
         target, against = rest.pop("target"), rest.pop("against")
         predicted, geometry = rest.pop("predicted"), rest.pop("geometry")
         return cls(
-            values=values,
+            values=tensors["values"],
+            extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
             target=ClassScore(**target),
             against=ClassScore(**against) if against else None,
             predicted=ClassScore(**predicted),
@@ -160,7 +183,7 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write `path`.safetensors (values) and `path`.json (the record); return the former.
+        """Write `path`.safetensors (values and extras) and `path`.json (the record); return the former.
 
         Both files are written under temporary names first and then renamed, the values last.
 
@@ -170,7 +193,7 @@ class Explanation:
         record, values = _files(path)
         # A file name that is no Unicode has lone surrogates; their backslash form is what JSON calls them.
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        packed = pack_tensors({"values": self.values.contiguous()})
+        packed = pack_tensors(self.tensors())
         with _temporary(record) as first, _temporary(values) as second:
             first.write_text(text, encoding="utf-8", errors="backslashreplace")
             second.write_bytes(packed)
@@ -190,10 +213,10 @@ class Explanation:
             record = json.loads(record_file.read_text(encoding="utf-8"))
             if record["format"] != FORMAT:
                 raise OutputError(f"{str(path)!r} was written by another version of xaihub")
-            values = read_tensors(values_file.read_bytes())["values"]
-            if values.ndim != 3:
-                raise ValueError(f"values have the shape {tuple(values.shape)}")
-            return cls.from_dict(record, values)
+            loaded = cls.from_dict(record, read_tensors(values_file.read_bytes()))
+            if loaded.values.ndim != 3:
+                raise ValueError(f"values have the shape {tuple(loaded.values.shape)}")
+            return loaded
         except FileNotFoundError as error:
             raise OutputError(f"there is no file {str(error.filename)!r}") from error
         except OSError as error:

@@ -111,8 +111,8 @@ def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
         seen = _picture(first)
         cells = [(_framed(seen, first), first.model, f"sees {_short(str(first.predicted), 34)}")]
         for item in explanations:
-            note = f"{item.metadata['forwards']:.0f} forwards, {item.metadata['seconds']:.1f} s"
-            cells.append((_painted(item)[0], _claim(item, 34), note))
+            note = f"{_counted(item.metadata['forwards'], 'forward')}, {item.metadata['seconds']:.1f} s"
+            cells.append((_painted(item)[0], _short(item.claim, 34), note))
         for column, (image, bold, faint) in enumerate(cells):
             left = MARGIN + column * (CELL + MARGIN)
             small = _fitted(image)
@@ -134,7 +134,7 @@ def figure(explanation: Explanation) -> Figure:
     left.imshow(_picture(explanation))
     left.set_title(f"{explanation.model} sees {explanation.predicted}", fontsize=9)
     right.imshow(painted)
-    right.set_title(f"{explanation.explainer}: {_claim(explanation, 60)}", fontsize=9)
+    right.set_title(f"{explanation.explainer}: {_short(explanation.claim, 60)}", fontsize=9)
     for axes in (left, right):
         axes.set_axis_off()
     colours = ScalarMappable(Normalize(scale.low, scale.high), colormaps[DIVERGING if scale.signed else SEQUENTIAL])
@@ -200,7 +200,7 @@ def _legend(explanation: Explanation, scale: Heat, width: int) -> Image.Image:
     line = round(size * 1.45)
     margin = round(size * 0.7)
     room = width - 2 * margin
-    lines = [f"{explanation.explainer}: {_claim(explanation)}", f"{explanation.model}"]
+    lines = [f"{explanation.explainer}: {explanation.claim}", f"{explanation.model}"]
     if explanation.target.index != explanation.predicted.index:
         lines[1] += f", which sees {explanation.predicted}"
     lines += [f"note: {text}" for text in explanation.warnings[:2]]
@@ -223,11 +223,8 @@ def _legend(explanation: Explanation, scale: Heat, width: int) -> Image.Image:
     return strip
 
 
-def _claim(explanation: Explanation, room: int = 200) -> str:
-    text = str(explanation.target)
-    if explanation.against is not None:
-        text = f"{explanation.target.name} rather than {explanation.against.name}"
-    return _short(text, room)
+def _counted(number: float, noun: str) -> str:
+    return f"{number:.0f} {noun}{'' if round(number) == 1 else 's'}"
 
 
 def _short(text: str, room: int) -> str:

@@ -234,7 +234,7 @@ class RunStore:
 
         record = None
         if explanation is not None:
-            packed = save({"values": explanation.values.contiguous()})
+            packed = save(explanation.tensors())
             write_file(self._map_file(key.digest), lambda file: file.write_bytes(packed))
             record = canonical(explanation.to_dict())
         with self._transaction():
@@ -254,10 +254,9 @@ class RunStore:
         if row is None or row["record"] is None:
             return None
         try:
-            values = load(self._map_file(key.digest).read_bytes())["values"]
+            return Explanation.from_dict(json.loads(row["record"]), load(self._map_file(key.digest).read_bytes()))
         except (OSError, SafetensorError, KeyError):
             return None
-        return Explanation.from_dict(json.loads(row["record"]), values)
 
     def add_score(
         self,

@@ -75,7 +75,7 @@ def put_board(board: Board) -> None:
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     pictures = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    put(f"{board.model}, {pictures} pictures")
+    put(f"{board.model}, {pictures} picture{'' if pictures == '1' else 's'}")
     for line, text in zip(lines, texts, strict=True):
         # click strips the style where stdout is no terminal.
         click.echo(click.style(clean(text), dim=line[0] in board.controls))

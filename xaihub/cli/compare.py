@@ -49,7 +49,7 @@ def compare(app: App, /, picture: str | None, output: str, **options: Any) -> No
             model.runtime.progress = bar.step
         found = run(models, explainers, sources[0], target=options["target"], seed=options["seed"], watch=bar.watch)
     for failure in found.failures:
-        who = f"{failure.explainer} on {failure.model}: " if failure.explainer else f"{failure.source}: "
+        who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(found.rows):
         written = found.save_png(Path(output))

@@ -60,7 +60,9 @@ def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any)
         for outcome in outcomes:
             if outcome.explanation is None:
                 failed += 1
-                say(f"error: {outcome.source}: {_who(outcome)}{outcome.error}")
+                who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
+                # An error of reading a picture names it already.
+                say(f"error: {outcome.source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
                 records.append({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
                 continue
             stem = Path(output) / output_stem(outcome, sources)
@@ -98,7 +100,7 @@ def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:
     """Print one line for an explanation, notes on stderr, and the map itself if asked for."""
     explanation = outcome.explanation
     assert explanation is not None  # noqa: S101 - the caller handles failures
-    put(f"{picture}  {outcome.explainer}: {explanation.target}")
+    put(f"{picture}  {outcome.explainer}: {explanation.claim}")
     if not options["quiet"]:
         for warning in explanation.warnings:
             say(f"note: {outcome.explainer}: {warning}")
@@ -114,10 +116,6 @@ def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:
         from xaihub.rendering import overlay
 
         draw(overlay(explanation))
-
-
-def _who(outcome: Outcome) -> str:
-    return f"{outcome.explainer} on {outcome.model}: " if outcome.explainer else ""
 
 
 def check_writable(path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Live maps: which places of a feature map are switched on, and how that follows from the picture's mask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d
+
+__all__ = ["Aligned", "Layerwise", "Live", "Propagation", "Window", "window_share"]
+
+Pair = tuple[int, int]
+# A share of exactly the threshold counts as live whatever the order in which it was summed.
+SLACK = 1e-6
+
+
+class Live:
+    """One live map of a batch: (N, 1, h, w), 1 where a place is on, shared by all channels.
+
+    Attributes:
+        mask: The map, float32.
+        valid: (1, 1, h, w), 0 where padding was added; None if every place is a real one.
+    """
+
+    def __init__(self, mask: Tensor, valid: Tensor | None = None) -> None:
+        self.mask = mask
+        self.valid = valid
+        self._shaped: dict[object, Tensor] = {}
+
+    @property
+    def grid(self) -> Pair:
+        """(rows, columns)."""
+        return (self.mask.shape[2], self.mask.shape[3])
+
+    def factor(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Return 1 and 0 in a shape that broadcasts over `like`, whose axes `dims` are the places."""
+        return self._made("factor", like, dims, lambda: self.mask)
+
+    def barrier(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Return 0 and minus infinity in a shape that broadcasts over `like`."""
+        return self._made("barrier", like, dims, lambda: torch.zeros_like(self.mask).masked_fill(self.mask == 0, -torch.inf))
+
+    def share(self, ndim: int) -> Tensor:
+        """Return the share of live places of each row, (N, 1, ...), at least one place's worth."""
+        share = self.mask.mean((2, 3)).clamp(min=1 / self.mask[0].numel())
+        return share.view(-1, *[1] * (ndim - 1))
+
+    def full(self) -> Tensor:
+        """Return (N,), true for rows in which every place is on."""
+        return self.mask.flatten(1).all(1)
+
+    def _made(self, kind: str, like: Tensor, dims: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
+        key = (kind, like.dtype, like.ndim, dims)
+        if key not in self._shaped:
+            mask = make()[:, 0]
+            if len(dims) == 1:
+                mask = mask.flatten(1)
+            elif dims[0] > dims[1]:
+                mask = mask.transpose(1, 2)
+            shape = [1] * like.ndim
+            shape[0] = len(mask)
+            for axis, side in zip(sorted(dims), mask.shape[1:], strict=True):
+                shape[axis] = side
+            self._shaped[key] = mask.reshape(shape).to(like.dtype)
+        return self._shaped[key]
+
+
+class Window:
+    """The windows of a convolution or pooling: kernel, stride, padding (left and top, right and bottom), dilation."""
+
+    def __init__(self, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> None:
+        self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+
+    @property
+    def is_place(self) -> bool:
+        """Tell whether every output place reads the one input place that it stands for."""
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
+
+    def sums(self, values: Tensor, grid: Pair) -> Tensor:
+        """Return the (n, 1, *grid) sums of (n, 1, h, w) values over each window; outside counts as 0."""
+        rows, columns = (
+            (out - 1) * stride + (kernel - 1) * dilation + 1 - side - pad
+            for out, stride, kernel, dilation, side, pad in zip(
+                grid, self.stride, self.kernel, self.dilation, values.shape[2:], self.padding, strict=True
+            )
+        )
+        top, left = self.padding
+        padded = torch.nn.functional.pad(values, (left, columns, top, rows))  # negative: the last places are not read
+        ones = torch.ones(1, 1, *self.kernel, device=values.device)
+        return conv2d(padded, ones, stride=self.stride, dilation=self.dilation)
+
+
+def window_share(live: Live, window: Window, grid: Pair) -> Tensor:
+    """Return (N, 1, *grid): live over valid places in each window; padding is in neither, empty windows have 0."""
+    valid = torch.ones_like(live.mask[:1]) if live.valid is None else live.valid
+    return window.sums(live.mask * valid, grid) / window.sums(valid, grid).clamp(min=1)
+
+
+class Propagation(ABC):
+    """How the live map of an operation's output follows from its input's."""
+
+    def __init__(self, kept: Tensor, threshold: float) -> None:
+        """Store the (N, 1, H, W) mask of kept pixels, and the share from which on a place is live."""
+        self.threshold = threshold
+        self.picture = Live(kept)
+        self._both: dict[tuple[int, int], tuple[Live, Live, Live]] = {}
+
+    @abstractmethod
+    def window(self, live: Live, window: Window, grid: Pair) -> Live:
+        """Return the live map behind a convolution or pooling."""
+
+    @abstractmethod
+    def resized(self, live: Live, grid: Pair) -> Live:
+        """Return the live map behind a resampling to another grid."""
+
+    def both(self, one: Live, other: Live) -> Live:
+        """Return the live map where two branches meet: a place is on if it is in both."""
+        if one is other:
+            return one
+        key = (id(one), id(other))
+        if key not in self._both:  # the maps are held as well, so that no id is given away again
+            valid = one.valid if one.valid is not None else other.valid
+            self._both[key] = (one, other, Live(one.mask * other.mask, valid))
+        return self._both[key][2]
+
+    def over(self, share: Tensor) -> Tensor:
+        """Return 1 where a share reaches the threshold."""
+        return (share >= self.threshold * (1 - SLACK)).float()
+
+
+class Aligned(Propagation):
+    """The share of kept pixels in each place's cell of the picture, for every grid anew."""
+
+    def __init__(self, kept: Tensor, threshold: float) -> None:
+        """Store the mask and the threshold."""
+        super().__init__(kept, threshold)
+        self._grids = {self.picture.grid: self.picture}
+
+    def window(self, live: Live, window: Window, grid: Pair) -> Live:  # noqa: ARG002
+        """Return the map of the output's grid."""
+        return self.resized(live, grid)
+
+    def resized(self, live: Live, grid: Pair) -> Live:  # noqa: ARG002
+        """Return the map of the output's grid."""
+        if grid not in self._grids:
+            self._grids[grid] = Live(self.over(adaptive_avg_pool2d(self.picture.mask, grid)))
+        return self._grids[grid]
+
+
+class Layerwise(Propagation):
+    """The share of live places in each window, layer by layer."""
+
+    def window(self, live: Live, window: Window, grid: Pair) -> Live:
+        """Return the map from the windows of the input's map."""
+        return Live(self.over(window_share(live, window, grid)))
+
+    def resized(self, live: Live, grid: Pair) -> Live:
+        """Return the map from the cells of the input's map."""
+        return Live(self.over(adaptive_avg_pool2d(live.mask, grid)))
+
+
+def from_neighbours(values: Tensor, live: Live, rings: int) -> Tensor:
+    """Fill the places of (N, C, h, w) that are off, `rings` deep, with the mean of live or filled 3 x 3 neighbours."""
+    known = live.factor(values, (-2, -1))
+    for _ in range(rings):
+        near = avg_pool2d(known, 3, 1, 1)
+        mean = avg_pool2d(values * known, 3, 1, 1) / near.clamp(min=1e-6)
+        values = torch.where(known > 0, values, mean)
+        known = (near > 0).to(known)
+    return values

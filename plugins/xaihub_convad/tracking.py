@@ -1,0 +1,207 @@
+"""Following the picture's places through a forward pass, whatever the network is made of.
+
+Every torch function that the network calls passes through `Tracker`, be it inside a module or not. It knows for each
+tensor which axes are places of the picture, and which of them are on. A function that only works place by place needs
+nothing: what is off stays by itself. A function that mixes places gets its input gated first, so nothing flows from a
+place that is off to any other. A function without a rule is refused by name.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from xaihub import ExplainerRefused
+from xaihub_convad.live import Live, Propagation
+
+__all__ = ["CONSTANT", "WHOLE", "Places", "Tracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which axes of a tensor are places of the picture.
+
+    Attributes:
+        dims: Negative axes: (rows, columns), one axis of row-major cells, or none.
+        live: Which places are on; None without places.
+        gated: What the places that are off hold, 0 or minus infinity; None if anything.
+        pictures: Whether the first axis is the batch of pictures; False for what does not depend on them.
+    """
+
+    dims: tuple[int, ...] = ()
+    live: Live | None = None
+    gated: float | None = None
+    pictures: bool = True
+
+    @property
+    def on(self) -> Live:
+        """The live map of a tensor with places."""
+        assert self.live is not None  # noqa: S101
+        return self.live
+
+
+WHOLE = Places()  # one vector a picture: nothing is left of its places
+CONSTANT = Places(pictures=False)
+
+# What asks about a tensor without reading its values.
+QUESTIONS = frozenset(
+    "size dim stride numel nelement ndimension is_contiguous is_floating_point is_complex element_size get_device"
+    " storage_offset data_ptr is_inference __len__ register_hook retain_grad has_names".split()
+)
+
+
+class Tracker(TorchFunctionMode):
+    """Gates every mixing of places while it is active, in this thread only; the network itself is not changed."""
+
+    def __init__(
+        self, network: nn.Module, propagation: Propagation, *, pooling: Literal["plain", "live"], neighbours: bool
+    ) -> None:
+        """Store the options; `propagation` knows the batch's masks."""
+        super().__init__()
+        self.network = network
+        self.propagation = propagation
+        self.live_pooling = pooling == "live"
+        self.neighbours = neighbours
+        self.rows = len(propagation.picture.mask)
+        self._known: dict[int, tuple[weakref.ref[Tensor], Places]] = {}
+        self._own: set[int] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:  # noqa: ARG002, D105, PLW3201
+        from xaihub_convad.rules import RULES
+
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":  # an attribute of a tensor, such as its shape
+            value = func(*args, **kwargs)
+            return self._attribute(func, args[0], value) if isinstance(value, Tensor) else value
+        if name in QUESTIONS:
+            return func(*args, **kwargs)
+        seen = [self.of(tensor) for tensor in tensors((args, kwargs))]
+        if not any(places.dims for places in seen):
+            return self.mark(func(*args, **kwargs), WHOLE if any(p.pictures for p in seen) else CONSTANT)
+        rule = RULES.get(name) or RULES.get(name.strip("_"))
+        if rule is None or "out" in kwargs:
+            self.refuse(name, "has no rule for places that are off")
+        return rule(self, func, args, kwargs)
+
+    def start(self, inputs: Tensor) -> Tensor:
+        """Return a copy of (N, C, H, W) inputs with hidden pixels at 0, and follow it from here on."""
+        live = self.propagation.picture
+        with torch._C.DisableTorchFunction():
+            blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
+            blanked = blanked.contiguous(memory_format=torch.channels_last) if _is_nhwc(inputs) else blanked
+        return self.mark(blanked, Places((-2, -1), live, 0.0))
+
+    def finish(self, outputs: Any) -> Any:
+        """Return the network's outputs; refuse if they still have places or their history is unknown."""
+        for tensor in tensors(outputs):
+            if self.of(tensor).dims:
+                raise ExplainerRefused("the network's output is a map, so there is no class score to deactivate for")
+        return outputs
+
+    def of(self, tensor: Tensor) -> Places:
+        """Return what is known of a tensor."""
+        entry = self._known.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        if isinstance(tensor, nn.Parameter) or tensor.ndim < 2 or len(tensor) != self.rows:
+            return CONSTANT
+        if self._own is None:
+            self._own = {id(own) for own in (*self.network.parameters(), *self.network.buffers())}
+        if id(tensor) not in self._own:
+            # Compiled code hides what it does; guessing would let hidden pixels through.
+            self.refuse("a tensor", "comes from code that cannot be followed (torch.jit or a custom function)")
+        return CONSTANT
+
+    def mark(self, result: Any, places: Places) -> Any:
+        """Note what is known of the tensors in a result, and return the result."""
+        for tensor in tensors(result):
+            if places.dims:
+                self._check(tensor, places)
+            self._known[id(tensor)] = (weakref.ref(tensor), places)
+        return result
+
+    def places(self, result: Tensor, dims: tuple[int, ...], live: Live, gated: float | None = None) -> Tensor:
+        """Mark a result that has places; a grid of one single place is the whole picture, and always on."""
+        marked: Tensor = self.mark(result, WHOLE if live.grid == (1, 1) else Places(dims, live, gated))
+        return marked
+
+    def gate(self, tensor: Tensor) -> Tensor:
+        """Return the tensor with 0 in every place that is off."""
+        places = self.of(tensor)
+        if not places.dims or places.gated == 0:
+            return tensor
+        if places.gated is not None:  # minus infinity times 0 is not a number
+            gated = torch.where(places.on.factor(tensor, places.dims) > 0, tensor, torch.zeros_like(tensor))
+        elif torch.is_grad_enabled() or _overlaps(tensor):
+            gated = tensor * places.on.factor(tensor, places.dims)
+        else:
+            # What is off means 0 wherever it is read, so the tensor itself may be changed: no copy, and once only.
+            gated = tensor.mul_(places.on.factor(tensor, places.dims))
+        return self.mark(gated, replace(places, gated=0.0))  # type: ignore[no-any-return]
+
+    def walled(self, tensor: Tensor) -> Tensor:
+        """Return a copy with minus infinity in every place that is off, so that no maximum is taken there."""
+        places = self.of(tensor)
+        if not places.dims or places.gated == -torch.inf:
+            return tensor
+        return self.mark(  # type: ignore[no-any-return]
+            tensor + places.on.barrier(tensor, places.dims), replace(places, gated=-torch.inf)
+        )
+
+    def refuse(self, function: str, reason: str) -> NoReturn:
+        """Raise ExplainerRefused with the layer that is running."""
+        raise ExplainerRefused(
+            f"activations cannot be switched off in {self._running()}: {function!r} {reason}",
+            hint="use another baseline for this model",
+        )
+
+    def _attribute(self, func: Any, source: Tensor, value: Tensor) -> Tensor:
+        places = self.of(source)
+        name = getattr(func.__self__, "__name__", "")
+        if places.dims and name not in ("data", "grad"):
+            self.refuse(f"Tensor.{name}", "has no rule for places that are off")
+        return self.mark(value, replace(places, gated=None))  # type: ignore[no-any-return]
+
+    def _check(self, tensor: Tensor, places: Places) -> None:
+        rows, columns = places.on.grid
+        sides = [rows * columns] if len(places.dims) == 1 else [rows, columns]
+        known = all(-axis < tensor.ndim and tensor.shape[axis] == side for axis, side in zip(places.dims, sides, strict=True))
+        if not known or len(tensor) != self.rows:
+            self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the picture's places are lost")
+
+    def _running(self) -> str:
+        names = {id(module): name for name, module in self.network.named_modules() if name}
+        frame = sys._getframe()
+        while frame is not None:
+            own = frame.f_locals.get("self")
+            if isinstance(own, nn.Module) and id(own) in names:
+                return f"layer {names[id(own)]!r} ({type(own).__name__})"
+            frame = frame.f_back  # type: ignore[assignment]
+        return f"the network ({type(self.network).__name__})"
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors(tuple(value.values()))
+
+
+def _is_nhwc(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(stride == 0 and side > 1 for stride, side in zip(tensor.stride(), tensor.shape, strict=True))
