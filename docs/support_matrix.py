@@ -1,7 +1,8 @@
 """Try every explainer on every family of models, and write reference/support-matrix.md.
 
-Run by `make support-matrix`; it takes minutes. Results are kept in build/support-matrix.json, so that a stopped run
-goes on where it was; a change of the library or of a plugin makes that plugin's results invalid.
+Run by `make support-matrix`; it takes minutes. Results are kept in build/support-matrix/, a file a family, so that a
+stopped run goes on where it was and several runs can share the families; a change of a plugin, or of what plugins stand
+on, makes the results invalid that depend on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from xaihub.params import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "support-matrix.md"
-KEPT = ROOT / "build" / "support-matrix.json"
+KEPT = ROOT / "build" / "support-matrix"
+# What a method's result on a network can depend on, beside the method.
+CORE = ("explainer.py", "masking", "model.py", "preprocessing.py", "structure.py", "target.py")
 
 # One small architecture of timm for each family.
 FAMILIES = {
@@ -73,8 +76,8 @@ def main() -> int:
     torch.set_num_threads(1)
     hub = Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load())
     sources = {spec.name: _checksum(spec.target.partition(".")[0]) for spec in hub.explainers}
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
     for family in chosen.family or FAMILIES:
+        kept = _read(family)
         wanted = [name for name in chosen.explainer or sources if f"{family} {name} {sources[name]}" not in kept]
         if not wanted:
             continue
@@ -85,18 +88,23 @@ def main() -> int:
             outcome = _try(hub, name, model)
             kept[f"{family} {name} {sources[name]}"] = outcome
             sys.stderr.write(f"{family:18}{name:28}{time.perf_counter() - started:6.1f} s  {outcome}\n")
-            KEPT.parent.mkdir(exist_ok=True)
-            KEPT.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            KEPT.mkdir(parents=True, exist_ok=True)
+            (KEPT / f"{family}.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    kept = {key: value for family in FAMILIES for key, value in _read(family).items()}
     missing = [key for key in _keys(sources) if key not in kept]
     if missing:
         sys.stderr.write(f"{len(missing)} results are missing, so the page is not written\n")
         return 1
     PAGE.write_text(_page(kept, sources), encoding="utf-8")
-    current = {*_keys(sources), *(f"{family} layer" for family in FAMILIES)}
-    KEPT.write_text(json.dumps({key: kept[key] for key in sorted(current)}, indent=1), encoding="utf-8")
     broken = [f"{key}: {kept[key]}" for key in _keys(sources) if kept[key].startswith("error: ")]
     sys.stderr.write("".join(f"{line}\n" for line in broken))
     return 1 if broken else 0
+
+
+def _read(family: str) -> dict[str, str]:
+    file = KEPT / f"{family}.json"
+    found: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def _keys(sources: dict[str, str]) -> Iterator[str]:
@@ -158,12 +166,11 @@ def _general(text: str, model: Model) -> str:
 
 
 def _checksum(package: str) -> str:
-    """Return a short checksum of the library's and one plugin's source."""
+    """Return a short checksum of one plugin's source and of what it stands on."""
     digest = hashlib.sha256(json.dumps(TINY).encode())
-    for folder in (ROOT / "xaihub", ROOT / "plugins" / package):
-        for file in sorted(folder.rglob("*.py")):
-            if "cli" not in file.parts:
-                digest.update(file.read_bytes())
+    for place in (*(ROOT / "xaihub" / name for name in CORE), ROOT / "plugins" / package):
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -189,6 +189,8 @@ def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, Tenso
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ModelError("the model does not return one row of class scores a picture")
+    if not bool(logits.isfinite().all()):
+        raise ModelError("the model returned NaN or infinite class scores", hint="check its weights and precision")
     # An output that a later module overwrote in place no longer holds what its module returned.
     return [item for item in seen if item.output._version == item.version], logits, pixels
 

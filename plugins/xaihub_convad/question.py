@@ -77,7 +77,7 @@ class Question:
         self.asked = 0
         self.rank = 0
         whole = torch.stack([torch.ones(self.size), torch.zeros(self.size)]).bool()
-        outputs = torch.cat([outputs for outputs in self._outputs([whole])])
+        outputs = torch.cat(list(self._outputs([whole])))
         self.rank = int(self._ahead(outputs[:1]))
         verdicts = self._judge(outputs)
         if not verdicts.keeps[0]:

@@ -126,9 +126,7 @@ def search(
         nodes = _best(children, how, rng)
 
 
-def credits(
-    passed: NDArray[np.bool_], confidence: Values | None, rule: Credit, *, nothing: bool = False
-) -> NDArray[np.float64]:
+def credits(passed: NDArray[np.bool_], confidence: Values | None, rule: Credit, *, nothing: bool = False) -> Values:
     """Return what each of the four parts earns from the 14 mutants: (4,).
 
     `share`: every passing mutant gives 1 over its number of parts to each of them. `definition`: 1 / (1 + k) for the
@@ -139,7 +137,8 @@ def credits(
         weight = passed / SUBSETS.sum(1)
         if confidence is not None:
             weight = weight * confidence
-        return weight @ SUBSETS
+        shares: Values = weight @ SUBSETS
+        return shares
     # By the bits of the subset: nothing, the 14 mutants, everything.
     outcome = [nothing, *map(bool, passed), True]
     earned = np.zeros(4)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
@@ -21,7 +21,10 @@ from torch.overrides import TorchFunctionMode
 from xaihub import ExplainerRefused
 from xaihub_convad.live import Live, Propagation
 
-__all__ = ["CONSTANT", "WHOLE", "Places", "Tracker"]
+__all__ = ["CONSTANT", "WHOLE", "Places", "Rule", "Tracker", "tensors"]
+
+# Called as rule(tracker, function, args, kwargs) in the function's place; returns its marked result.
+Rule = Callable[["Tracker", Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,17 @@ class Tracker(TorchFunctionMode):
     """Gates every mixing of places while it is active, in this thread only; the network itself is not changed."""
 
     def __init__(
-        self, network: nn.Module, propagation: Propagation, *, pooling: Literal["plain", "live"], neighbours: bool
+        self,
+        network: nn.Module,
+        propagation: Propagation,
+        rules: Mapping[str, Rule],
+        *,
+        pooling: Literal["plain", "live"],
+        neighbours: bool,
     ) -> None:
-        """Store the options; `propagation` knows the batch's masks."""
+        """Store the options; `propagation` knows the batch's masks, `rules` what to do for each function."""
         super().__init__()
+        self.rules = rules
         self.network = network
         self.propagation = propagation
         self.live_pooling = pooling == "live"
@@ -74,8 +84,6 @@ class Tracker(TorchFunctionMode):
         self._own: set[int] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:  # noqa: ARG002, D105, PLW3201
-        from xaihub_convad.rules import RULES
-
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         if name == "__get__":  # an attribute of a tensor, such as its shape
@@ -86,7 +94,7 @@ class Tracker(TorchFunctionMode):
         seen = [self.of(tensor) for tensor in tensors((args, kwargs))]
         if not any(places.dims for places in seen):
             return self.mark(func(*args, **kwargs), WHOLE if any(p.pictures for p in seen) else CONSTANT)
-        rule = RULES.get(name) or RULES.get(name.strip("_"))
+        rule = self.rules.get(name.strip("_"))
         if rule is None or "out" in kwargs:
             self.refuse(name, "has no rule for places that are off")
         return rule(self, func, args, kwargs)

@@ -25,7 +25,7 @@ def run(question: Question, task: Task[R]) -> R:
     return next(run_together(question, [task]))
 
 
-def run_together(question: Question, tasks: Iterable[Task[R]]) -> Iterator[R]:
+def run_together(question: Question, tasks: Iterable[Task[R]]) -> Generator[R, None, None]:
     """Run independent tasks in shared batches and yield their results in the order of the tasks.
 
     A task is taken up only when those before it have nothing to ask at the moment, so few are half done when the
@@ -44,7 +44,7 @@ class _Queue(Generic[R]):
         self._heard: dict[int, list[Verdicts]] = {}
         self._finished: dict[int, R] = {}
 
-    def results(self) -> Iterator[R]:
+    def results(self) -> Generator[R, None, None]:
         following = 0
         while True:
             # A stream ends when all that is left depends on its last batch; then the next one begins.

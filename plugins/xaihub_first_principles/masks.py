@@ -15,7 +15,7 @@ from torch import Tensor
 from xaihub import ExplainerRefused, ParameterError
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owned
 
-__all__ = ["LIME", "RISE", "KeepP", "MaskFamily", "Occlusion", "Shapley", "SignedKeepP"]
+__all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Occlusion", "Shapley", "SignedKeepP", "draw_masks", "lift"]
 
 Law = Literal["own", "uniform", "shared"]
 ENUMERATE_UP_TO = 16  # features; 65 536 masks
@@ -166,8 +166,7 @@ class Shapley(MaskFamily):
         """Return the weights; without `adjust`, or with fewer than 2 d + 2 points, without regression."""
         M, s = _masks(points)
         d = points.count
-        size = s.clamp(min=1) if d > 0 else s
-        kept = (_lgamma(size) + _lgamma(d - s + 1) - lgamma(d + 1) - points.log_density).exp()
+        kept = (_lgamma(s.clamp(min=1)) + _lgamma(d - s + 1) - lgamma(d + 1) - points.log_density).exp()
         left = (d - s).clamp(min=1)
         dropped = (_lgamma(s + 1) + _lgamma(left) - lgamma(d + 1) - points.log_density).exp()
         plain = M * kept.unsqueeze(1) - (1 - M) * dropped.unsqueeze(1)  # (n, d)
@@ -176,9 +175,9 @@ class Shapley(MaskFamily):
             return plain
         start, end = empty / empty.sum(), full / full.sum()
         fit = _additive_fit(M, s, points.log_density, start, end)  # (d, n): values of the additive game
-        residual = torch.eye(len(points), dtype=torch.float64) - start - M @ fit
+        # Applied to the residuals F - F(empty) - M fit F, as one linear map of F.
+        rest = plain.T - plain.sum(0).unsqueeze(1) * start - (plain.T @ M) @ fit
         # Zero at both ends, the residual's Shapley values sum to 0; so must their estimate.
-        rest = plain.T @ residual
         return (fit + rest - rest.mean(0)).T
 
 

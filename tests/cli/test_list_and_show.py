@@ -154,3 +154,17 @@ def test_a_plugin_whose_class_cannot_be_imported_is_one_line() -> None:
     result = run_with(Plugin(), "explain", "-e", "ghost")
     assert result.exit_code == 1
     assert result.stderr.strip() == "error: plugin 'extra': there is no module 'no_such_module'"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_completion_script(run: Run, monkeypatch: pytest.MonkeyPatch, shell: str) -> None:
+    monkeypatch.setenv("_XAIHUB_COMPLETE", f"{shell}_source")
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda *_: None)
+    assert "_XAIHUB_COMPLETE" in run().stdout
+
+
+def test_names_are_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_XAIHUB_COMPLETE", "zsh_complete")
+    monkeypatch.setenv("COMP_WORDS", "xaihub explain -e gradc")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert "gradcam\n" in run().stdout
