@@ -29,28 +29,37 @@ __all__ = [
 
 
 class _HeldAtX(MeasureFamily):
-    """Coordinate j is held at x_j and the others follow a law; each row of `others` serves every feature once."""
+    """Coordinate j is held at x_j and the others follow a law; each row of `others` serves every feature once.
+
+    D: centred, the mean of f over the law of X is subtracted, so that a feature that is not used gets 0 (partial
+    dependence and independent: exactly, since the same draws are used).
+    """
 
     needs = "the law of the other features"
+    centre = False
 
-    def _points(self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None) -> Points:
-        """Return the points for (d, n, d) or (n, d) draws of the others, (n,) clusters, and (d, n) raw weights."""
+    def _points(
+        self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None, law: Tensor | None = None
+    ) -> Points:
+        """Return the points for (d, n, d) or (n, d) draws of the others, (n,) clusters, and (d, n) raw weights.
+
+        `law` is (n, d) draws of X itself, if they differ from the others.
+        """
         d, n = len(x), others.shape[-2]
         values = others.expand(d, n, d).clone()
         features = torch.arange(d)
         values[features, :, features] = x.unsqueeze(1)
         raw = torch.ones(d, n, dtype=torch.float64) if weight is None else weight
-        return Points(
-            values=values.flatten(0, 1),
-            x=x,
-            count=d,
-            cluster=cluster.repeat(d),
-            owner=features.repeat_interleave(n),
-            weight=raw.flatten(),
-        )
+        values, raw = values.flatten(0, 1), raw.flatten()
+        owner, cluster = features.repeat_interleave(n), cluster.repeat(d + int(self.centre))
+        if self.centre:
+            values = torch.cat([values, others if law is None else law])
+            raw = torch.cat([raw, torch.ones(n, dtype=torch.float64)])
+            owner = torch.cat([owner, torch.full((n,), FIXED)])
+        return Points(values=values, x=x, count=d, cluster=cluster, owner=owner, weight=raw)
 
     def weights(self, points: Points) -> Tensor:
-        """Return weights that sum to 1 for each feature."""
+        """Return weights that sum to 1 for each feature, minus the law of X if centred."""
         assert points.owner is not None  # noqa: S101 - set by _points
         assert points.weight is not None  # noqa: S101
         return owned(points.owner, points.weight, points.count, normalise=True)
@@ -61,8 +70,9 @@ class PartialDependence(_HeldAtX):
 
     name = "pdp"
 
-    def __init__(self, background: Tensor) -> None:
+    def __init__(self, background: Tensor, *, centre: bool = False) -> None:
         self.background = background.double()
+        self.centre = centre
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
         """Return d n points."""
@@ -74,9 +84,10 @@ class Independent(_HeldAtX):
 
     name = "independent"
 
-    def __init__(self, background: Tensor, *, samples: int = 1000) -> None:
+    def __init__(self, background: Tensor, *, samples: int = 1000, centre: bool = False) -> None:
         self.background = background.double()
         self.samples = samples
+        self.centre = centre
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return d * samples points."""
@@ -93,9 +104,10 @@ class Conditional(_HeldAtX):
 
     name = "conditional"
 
-    def __init__(self, background: Tensor, *, bandwidth: float = 0.2) -> None:
+    def __init__(self, background: Tensor, *, bandwidth: float = 0.2, centre: bool = False) -> None:
         self.background = background.double()
         self.bandwidth = bandwidth
+        self.centre = centre
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
         """Return d n points."""
@@ -110,10 +122,11 @@ class GaussianConditional(_HeldAtX):
 
     name = "gaussian_conditional"
 
-    def __init__(self, mean: Tensor, covariance: Tensor, *, samples: int = 1000) -> None:
+    def __init__(self, mean: Tensor, covariance: Tensor, *, samples: int = 1000, centre: bool = False) -> None:
         self.mean = mean.double()
         self.covariance = covariance.double()
         self.samples = samples
+        self.centre = centre
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return d * samples points."""
@@ -123,7 +136,7 @@ class GaussianConditional(_HeldAtX):
         # Moving a draw along S_{:j} until its j-th entry is x_j gives a draw of the conditional law (kriging).
         slope = self.covariance / self.covariance.diagonal().unsqueeze(1)  # (j, d)
         moved = draws + (x - draws).T.unsqueeze(2) * slope.unsqueeze(1)  # (j, n, d)
-        return self._points(x, moved, torch.arange(self.samples))
+        return self._points(x, moved, torch.arange(self.samples), law=draws)
 
 
 class LengthWeighted(_HeldAtX):
@@ -131,8 +144,9 @@ class LengthWeighted(_HeldAtX):
 
     name = "length_weighted"
 
-    def __init__(self, *, samples: int = 1024) -> None:
+    def __init__(self, *, samples: int = 1024, centre: bool = False) -> None:
         self.samples = samples
+        self.centre = centre
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return d * samples points."""

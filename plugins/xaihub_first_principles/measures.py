@@ -140,17 +140,18 @@ def integrate(f: Callable[[Tensor], Tensor], family: MeasureFamily, x: Tensor, *
     return measured(family, points, f(points.values).detach().double())
 
 
-def measured(family: MeasureFamily, points: Points, answers: Tensor, *, centre: bool = False) -> Measured:
+def measured(family: MeasureFamily, points: Points, answers: Tensor) -> Measured:
     """Put (n,) or (n, T) answers of the model at `points` together.
 
-    With `centre` the mean measure of all features is subtracted from each, a shift by one constant: ranks stay.
+    Raises:
+        ExplainerRefused: Too few points, so that a feature has none.
     """
     if len(answers) != len(points):
         raise ExplainerRefused(f"{family.name} asked at {len(points)} points and got {len(answers)} answers")
     answers = answers.double().cpu()
 
     def values(rows: Tensor) -> tuple[Tensor, Tensor]:
-        weights = _weights(family, points.part(rows), centre=centre)
+        weights = _weights(family, points.part(rows))
         return weights, weights.T @ answers[rows]
 
     everything = torch.ones(len(points), dtype=torch.bool)
@@ -166,22 +167,28 @@ def measured(family: MeasureFamily, points: Points, answers: Tensor, *, centre: 
 
 
 def owned(owner: Tensor, weight: Tensor, count: int, *, normalise: bool = False) -> Tensor:
-    """Return (n, d) weights from (n,) weights of each point's owner; normalised, each feature's sum to 1."""
+    """Return (n, d) weights from (n,) weights of each point's owner.
+
+    Normalised, each feature's own points weigh 1 together, and points of all features -1.
+    """
     full = torch.zeros(len(owner), count, dtype=torch.float64)
     shared = owner == FIXED
-    full[shared] = weight[shared].unsqueeze(1)
     rows = torch.nonzero(~shared).squeeze(1)
     full[rows, owner[rows]] = weight[rows]
-    return full / full.sum(0, keepdim=True) if normalise else full
+    if normalise:
+        full = full / full.sum(0)
+    whole = -weight[shared].sum() if normalise else 1.0
+    full[shared] = (weight[shared] / whole).unsqueeze(1)
+    return full
 
 
-def _weights(family: MeasureFamily, points: Points, *, centre: bool) -> Tensor:
+def _weights(family: MeasureFamily, points: Points) -> Tensor:
     weights = family.weights(points)
     if not bool(weights.isfinite().all()):
         raise ExplainerRefused(
             f"{family.name} has a feature without any point in a design of {len(points)}", hint="raise the budget"
         )
-    return weights - weights.mean(1, keepdim=True) if centre else weights
+    return weights
 
 
 def _jackknife(cluster: Tensor, values: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
