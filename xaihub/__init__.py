@@ -17,6 +17,8 @@ from xaihub.specs import Paper as Paper
 from xaihub.specs import Weights as Weights
 
 if TYPE_CHECKING:
+    from xaihub.adapter import ModelAdapter as ModelAdapter
+    from xaihub.adapter import ModelRequest as ModelRequest
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from xaihub.metric import Metric as Metric
     from xaihub.metric import Scene as Scene
     from xaihub.model import Model as Model
-    from xaihub.model import ModelAdapter as ModelAdapter
-    from xaihub.model import ModelRequest as ModelRequest
     from xaihub.model import Runtime as Runtime
     from xaihub.params import Meta as Meta
     from xaihub.preprocessing import Geometry as Geometry
@@ -52,13 +52,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "adapter": ("ModelAdapter", "ModelRequest"),
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainer": ("Attribution", "Explainer"),
     "explanation": ("ClassScore", "Explanation"),
     "hub": ("Hub",),
     "images": ("Picture", "load_picture", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
-    "model": ("Model", "ModelAdapter", "ModelRequest", "Runtime"),
+    "model": ("Model", "Runtime"),
     "params": ("Meta",),
     "preprocessing": ("Geometry", "Preprocessing"),
     "services.explain": ("explain", "get_explainer", "load_model"),

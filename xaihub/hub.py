@@ -13,9 +13,10 @@ from xaihub.registry import Registry
 from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard
 
 if TYPE_CHECKING:
+    from xaihub.adapter import ModelAdapter
     from xaihub.explainer import Explainer
     from xaihub.metric import Metric
-    from xaihub.model import Model, ModelAdapter, Runtime
+    from xaihub.model import Model, Runtime
 
 __all__ = ["DEFAULT_EXPLAINER", "DEFAULT_MODEL", "Hub"]
 
@@ -124,7 +125,7 @@ class Hub:
         """
         from dataclasses import replace
 
-        from xaihub.model import ModelRequest, read_classes
+        from xaihub.adapter import ModelRequest, read_classes
 
         card, adapter = self._find(os.fspath(name))
         if layer is not None:
@@ -177,7 +178,7 @@ class Hub:
         return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
 
     def _adapter(self, name: str) -> ModelAdapter:
-        from xaihub.model import ModelAdapter
+        from xaihub.adapter import ModelAdapter
 
         spec = self.adapters.get(name)
         adapter = spec.load()

@@ -64,7 +64,7 @@ def conv2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if t.neighbours and kernel != (1, 1):
         reach = max(k // 2 * d for k, d in zip(kernel, dilation, strict=True))
         x = from_neighbours(x, places.on, reach)
-    y = func(x, *args[1:], **kwargs) if args else func(**{**kwargs, "input": x})
+    y = _again(func, given, x)
     return t.places(y, places.dims, t.propagation.window(places.on, window, _grid(y)))
 
 
@@ -73,11 +73,10 @@ def avg_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = _named(names, args, kwargs)
     places = _map_of(t, func, given["input"])
-    given["input"] = t.gate(given["input"])
-    y = func(**given)
+    y = _again(func, given, t.gate(given["input"]))
     if t.live_pooling:
         mask = places.on.mask
-        share, ones = (func(**{**given, "input": part}) for part in (mask, torch.ones_like(mask[:1])))
+        share, ones = (_again(func, given, part) for part in (mask, torch.ones_like(mask[:1])))
         y = y * _inverse(share / ones).to(y.dtype)
     return t.places(y, places.dims, t.propagation.window(places.on, _pool_window(given), _grid(y)))
 
@@ -87,7 +86,7 @@ def max_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     given = _named(names, args, kwargs)
     places = _map_of(t, func, given["input"])
-    y = _no_walls(func(**{**given, "input": t.walled(given["input"])}))
+    y = _no_walls(_again(func, given, t.walled(given["input"])))
     return t.places(y, places.dims, t.propagation.window(places.on, _pool_window(given), _grid(y)))
 
 
@@ -96,9 +95,9 @@ def adaptive_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, maximu
     given = _named(("input", "output_size"), args, kwargs)
     places = _map_of(t, func, given["input"])
     if maximum:
-        y = _no_walls(func(**{**given, "input": t.walled(given["input"])}))
+        y = _no_walls(_again(func, given, t.walled(given["input"])))
     else:
-        y = func(**{**given, "input": t.gate(given["input"])})
+        y = _again(func, given, t.gate(given["input"]))
         if t.live_pooling:
             y = y * _inverse(functional.adaptive_avg_pool2d(places.on.mask, _grid(y))).to(y.dtype)
     return t.places(y, places.dims, t.propagation.resized(places.on, _grid(y)))
@@ -121,7 +120,7 @@ def pad(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     sides = {-1 - number // 2: list(given["pad"])[number : number + 2] for number in range(0, len(given["pad"]), 2)}
     around = [amount for axis in reversed(sorted(places.dims)) for amount in sides.get(axis, [0, 0])]
     x = t.walled(x) if value == -torch.inf else t.gate(x)
-    y = func(**{**given, "input": x})
+    y = _again(func, given, x)
     live = places.on
     if any(around):
         valid = torch.ones_like(live.mask[:1]) if live.valid is None else live.valid
@@ -146,8 +145,8 @@ def reduce(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, names: tuple[st
     if kind == "none" or not axes >= set(places.dims) or -x.ndim in axes:
         t.refuse(func.__name__, "reduces over some of the places" if kind != "none" else "mixes places")
     if kind == "max":
-        return t.mark(_no_walls(func(**_with(given, t.walled(x)))), WHOLE)
-    y = func(**_with(given, t.gate(x)))
+        return t.mark(_no_walls(_again(func, given, t.walled(x))), WHOLE)
+    y = _again(func, given, t.gate(x))
     if kind == "mean" and t.live_pooling:
         y = y / places.on.share(y.ndim).to(y.dtype)
     return t.mark(y, WHOLE)
@@ -171,7 +170,7 @@ def group_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if given.get(name) is not None:
             y = combine(y, given[name].view(-1, 1, 1))
     full = places.on.full().view(-1, 1, 1, 1)
-    return t.places(torch.where(full, func(**given), y.to(x.dtype)), places.dims, places.on)
+    return t.places(torch.where(full, func(*args, **kwargs), y.to(x.dtype)), places.dims, places.on)
 
 
 def layer_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -196,11 +195,18 @@ def prelu(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def linear(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Mix channels; mixing places by a matrix is refused."""
-    weights = [*args[1:], *kwargs.values()]
-    if not t.of(args[0]).dims or any(t.of(weight).pictures for weight in tensors(weights)):
-        t.refuse(func.__name__, "multiplies places with places (attention)")
+    """Mix channels; mixing places by a weight matrix is refused."""
     return _along(-1, t, func, args, kwargs, args[0])
+
+
+def matmul(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Mix channels, or sum over all places with 0 where one is off; places by places is refused."""
+    left, right = (t.of(part) for part in args[:2])
+    if left.dims == (-1,) and right.dims == (-2,) and left.on.grid == right.on.grid:
+        return t.mark(func(t.gate(args[0]), t.gate(args[1]), **kwargs), WHOLE)
+    if (left.dims and right.dims) or -1 in left.dims or -2 in right.dims:
+        t.refuse(func.__name__, "multiplies places with places (attention)")
+    return pointwise(t, func, args, kwargs)
 
 
 def along(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, default: int | None) -> Any:
@@ -209,6 +215,18 @@ def along(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, default: int | N
     if axis is None:
         t.refuse(func.__name__, "names no axis")
     return _along(axis, t, func, args, kwargs, args[0])
+
+
+def softmax(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Take a softmax over channels, or over all places that are on."""
+    given = _named(("input", "dim"), args, kwargs)
+    x, axis = given["input"], given["dim"]
+    places = t.of(x)
+    if axis is None or places.dims != (_negative(axis, x.ndim),):
+        return along(t, func, args, kwargs, default=None)
+    y = _again(func, given, t.walled(x))
+    on = places.on.factor(y, places.dims) > 0
+    return t.places(torch.where(on, y, torch.zeros_like(y)), places.dims, places.on, 0.0)
 
 
 def _along(axis: int, t: Tracker, func: Any, args: Args, kwargs: Kwargs, x: Tensor) -> Any:
@@ -228,8 +246,9 @@ def _named(names: tuple[str, ...], args: Args, kwargs: Kwargs) -> Kwargs:
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _with(given: Kwargs, x: Tensor) -> Kwargs:
-    return {**given, "input": x}
+def _again(func: Any, given: Kwargs, x: Tensor) -> Any:
+    """Call the function on `x` with everything else as given; a tensor's own method takes no `input=`."""
+    return func(x, **{name: value for name, value in given.items() if name not in ("input", "self")})
 
 
 def _map_of(t: Tracker, func: Any, x: Tensor) -> Places:
@@ -306,12 +325,13 @@ def _table() -> dict[str, Rule]:
         "batch_norm": batch_norm,
         "prelu": prelu,
         "linear": linear,
-        "matmul": linear,
+        "matmul": matmul,
+        "bmm": matmul,
         "local_response_norm": prelu,
         "channel_shuffle": prelu,
         "normalize": lambda t, f, a, k: _along(_named(("input", "p", "dim"), a, k).get("dim", 1), t, f, a, k, a[0]),
         "glu": partial(along, default=-1),
-        "softmax": partial(along, default=None),
+        "softmax": softmax,
         "log_softmax": partial(along, default=None),
     }
     plain = ("input", "dim", "keepdim")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaihub_convad.live import Live
 from xaihub_convad.tracking import WHOLE, Places, Rule, Tracker
 
 __all__ = ["SHAPES", "after_removing"]
@@ -98,10 +99,13 @@ def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     kept = tuple(dims[axis + x.ndim] - target for axis in places.dims)
     live = places.on
     if any(cut != slice(None) for cut in cuts.values()):
-        x = t.gate(x)
-        y = func(x, *args[1:], **kwargs)
         if len(kept) == 1:
             t.refuse(func.__name__, "cuts the places apart")
+        x = t.gate(x)
+        y = func(x, *args[1:], **kwargs)
+        if all(cut.step in (None, 1) for cut in cuts.values()):  # a crop of the live map as well
+            crop = (..., *(cuts[axis + x.ndim] for axis in places.dims))
+            return t.places(y, kept, Live(live.mask[crop], None if live.valid is None else live.valid[crop]))
         return t.places(y, kept, t.propagation.resized(live, (y.shape[kept[0]], y.shape[kept[1]])))
     return t.mark(func(*args, **kwargs), Places(kept, live))
 

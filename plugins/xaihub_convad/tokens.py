@@ -86,9 +86,9 @@ class TokenNetwork:
         inputs = torch.where(kept > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
         live = (avg_pool2d(kept, self.patch, ceil_mode=True).flatten(1) >= threshold * (1 - SLACK))
         counts = live.sum(1)
-        order = counts.argsort(stable=True)
+        order = counts.argsort(dim=0, stable=True)
         # The live patches of each row first, in the order of the grid.
-        places = live.logical_not().to(torch.uint8).argsort(1, stable=True) + self.prefix
+        places = live.logical_not().to(torch.uint8).argsort(dim=1, stable=True) + self.prefix
         parts = []
         for count, rows in zip(*(part.tolist() for part in counts.unique(return_counts=True)), strict=True):
             chosen = order[sum(map(len, parts)) :][:rows]

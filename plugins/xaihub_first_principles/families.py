@@ -103,6 +103,7 @@ class Conditional(_HeldAtX):
     """
 
     name = "conditional"
+    quadrature = True
 
     def __init__(self, background: Tensor, *, bandwidth: float = 0.2, centre: bool = False) -> None:
         self.background = background.double()
@@ -177,6 +178,7 @@ class AxisLebesgue(MeasureFamily):
     """
 
     name = "axis_lebesgue"
+    quadrature = True
 
     def __init__(
         self, *, nodes: int = 64, centre: bool = False, baseline: Tensor | None = None, end: Tensor | None = None
@@ -221,6 +223,7 @@ class FiniteDifferenceIG(MeasureFamily):
     """D: Integrated Gradients with central differences of step h: +-(x_j - b_j) / (2h) on two shifted lines."""
 
     name = "fd_ig"
+    quadrature = True
 
     def __init__(self, *, baseline: Tensor | None = None, h: float = 1e-3, steps: int = 64) -> None:
         self.baseline = baseline

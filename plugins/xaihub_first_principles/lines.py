@@ -56,6 +56,12 @@ def line_integrals(
     """
     start, end = start.detach().double(), end.detach().double()
     count = len(start)
+    least = _sides_changed(f, start, end)
+    if least > max_pieces:
+        raise ExplainerRefused(
+            f"a line crosses at least {least} linear pieces of the network, more than {max_pieces}",
+            hint="leave exact out, for quadrature",
+        )
     t, total = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     knots: list[list[float]] = [[0.0] for _ in range(count)]
     active = torch.arange(count)
@@ -136,12 +142,27 @@ def _look(f: Callable[[Tensor], Tensor], start: Tensor, direction: Tensor, at: T
     return value.detach().clone(), slope.detach().clone(), kinks.step
 
 
+def _sides_changed(f: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> int:
+    """Return how many units are on different sides of a kink at the two ends: no line has fewer kinks in all."""
+    sides = []
+    for place in (start, end):
+        with torch.no_grad(), forward_ad.dual_level(), _Kinks(len(start), note=True) as kinks:
+            f(forward_ad.make_dual(place, end - start))
+        sides.append(kinks.sides)
+    changed = torch.zeros(len(start), dtype=torch.long)
+    for first, last in zip(*sides, strict=True):
+        changed += (first != last).flatten(1).sum(1)
+    return int(changed.max())
+
+
 class _Kinks(TorchFunctionMode):
     """Watches every function that is called on what depends on the input, and measures the distance to its kinks."""
 
-    def __init__(self, lines: int) -> None:
+    def __init__(self, lines: int, *, note: bool = False) -> None:
         super().__init__()
         self.lines = lines
+        self.note = note
+        self.sides: list[Tensor] = []  # on which side of each kink every unit is, if noted
         self.step = torch.full((lines,), torch.inf, dtype=torch.float64)
 
     def __torch_function__(
@@ -173,6 +194,8 @@ class _Kinks(TorchFunctionMode):
 
     def _clip(self, z: Tensor, level: float) -> None:
         place, speed = forward_ad.unpack_dual(z)
+        if self.note:
+            self.sides.append(place.detach() > level)
         self._near((level - place) / speed)
 
     def _near(self, step: Tensor) -> None:

@@ -92,11 +92,13 @@ class MeasureFamily(ABC):
         name: What users type.
         needs: What a reader must know of the law behind it.
         complete: For any f the values sum to f(x) minus the mean of f over the replacements.
+        quadrature: The points stand for a continuous measure, so that no design is exact.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     complete: ClassVar[bool] = False
+    quadrature: ClassVar[bool] = False
 
     @abstractmethod
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
@@ -119,7 +121,7 @@ class Measured:
         mass: (d,) mu_j(X), the attribution of the constant 1.
         variation: (d,) sum of |W|: total variation, or a bound on it where points coincide.
         points: Number of points asked.
-        exact: No point is random.
+        exact: The measure has finite support, and every point of it was asked.
     """
 
     values: Tensor
@@ -162,7 +164,7 @@ def measured(family: MeasureFamily, points: Points, answers: Tensor) -> Measured
         mass=weights.sum(0),
         variation=weights.abs().sum(0),
         points=len(points),
-        exact=points.exact,
+        exact=points.exact and not family.quadrature,
     )
 
 
