@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xaihub.params import Meta as Meta
     from xaihub.preprocessing import Geometry as Geometry
     from xaihub.preprocessing import Preprocessing as Preprocessing
+    from xaihub.randomness import generator_for as generator_for
     from xaihub.services.explain import explain as explain
     from xaihub.services.explain import get_explainer as get_explainer
     from xaihub.services.explain import load_model as load_model
@@ -62,6 +63,7 @@ _LAZY = {
     "model": ("Model", "Runtime"),
     "params": ("Meta",),
     "preprocessing": ("Geometry", "Preprocessing"),
+    "randomness": ("generator_for",),
     "services.explain": ("explain", "get_explainer", "load_model"),
     "structure": ("Hints", "Layer", "Layout"),
     "target": ("ResolvedTarget", "Target"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -13,7 +12,6 @@ from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
 from xaihub.params import convert, parameters
+from xaihub.randomness import seeded
 from xaihub.target import LateTarget, ResolvedTarget, Target
 
 __all__ = ["Attribution", "Explainer"]
@@ -237,22 +236,6 @@ def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[Non
 @cache  # reading a distribution's metadata takes milliseconds
 def _version(name: str) -> str:
     return metadata.version(name)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed every global generator (Python, NumPy, torch), and restore their states on leaving."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the libraries behind use it
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

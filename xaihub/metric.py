@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import MetricRefused
-from xaihub.explainer import Explainer, seeded
+from xaihub.explainer import Explainer
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
 from xaihub.params import convert, parameters
+from xaihub.randomness import seeded
 from xaihub.target import ResolvedTarget, Target
 
 __all__ = ["Case", "Measurement", "Metric", "Scene"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 import torch
 from skimage.filters import sobel
 from torch import Tensor
 
-from xaihub import Explainer, Meta, Model, ResolvedTarget
+from xaihub import Explainer, Meta, Model, ResolvedTarget, generator_for
 
 
 class RandomControl(Explainer):
@@ -20,10 +19,7 @@ class RandomControl(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (1, 1, H, W) noise."""
-        # From the seed alone, each picture of a run would get the same noise: one draw instead of many.
-        seed = int(torch.randint(2**31, ()))
-        digest = hashlib.sha256(f"{seed}".encode() + inputs.float().cpu().contiguous().numpy().tobytes()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = generator_for(str(int(torch.randint(2**31, ()))), inputs)
         return torch.rand(1, 1, *inputs.shape[2:], generator=generator)
 
 

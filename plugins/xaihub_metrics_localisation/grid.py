@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, generator_for
 
 
 class GridPointing(Metric):
@@ -82,7 +81,8 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
     height, width = scene.image.shape[1:]
     if min(height, width) < cells:
         raise MetricRefused(f"an input of {width}x{height} pixels cannot hold {cells}x{cells} pictures")
-    generator = _generator(scene.image, seed)
+    # By the picture as well, or every picture of a run would sit in the same cell, which a prior could know.
+    generator = generator_for(f"mosaic {seed}", scene.image)
     target = int(scene.target.index[0])
     # The predicted class as well: where another class is explained, its pictures may be this very picture.
     known = {target, int(scene.logits.argmax())}
@@ -119,9 +119,3 @@ def _spans(side: int, cells: int) -> list[slice]:
     """Cut `side` pixels into `cells` spans whose lengths differ by one at most."""
     edges = [round(index * side / cells) for index in range(cells + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
-
-
-def _generator(image: Tensor, seed: int) -> torch.Generator:
-    """Seed by the picture as well, or every picture of a run would sit in the same cell, which a prior could know."""
-    digest = hashlib.sha256(f"mosaic {seed}".encode() + image.float().cpu().contiguous().numpy().tobytes()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

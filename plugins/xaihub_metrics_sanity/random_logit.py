@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 import torch
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, Target
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, Target, generator_for
 from xaihub_metrics_sanity.similarity import Similarity, similarity
 
 
@@ -50,7 +49,5 @@ def other_class(scene: Scene, seed: int) -> int:
     free = [index for index in range(scene.logits.numel()) if index not in taken]
     if not free:
         raise MetricRefused(f"model {scene.model.name!r} has no other class to explain")
-    picture = scene.image.float().cpu().contiguous().numpy().tobytes()
-    digest = hashlib.sha256(f"class {seed}".encode() + picture).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = generator_for(f"class {seed}", scene.image)
     return free[int(torch.randint(len(free), (), generator=generator))]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import Model, ParameterError, Preprocessing, Runtime
-from xaihub.explainer import seeded
+from xaihub.randomness import seeded
 from xaihub_shap import method
 from xaihub_shap.method import GradientSHAP, PartitionSHAP
 
