@@ -200,6 +200,18 @@ class TestRefusing:
             (None, "returned a NoneType instead of a tensor"),
             (Attribution(values=torch.ones(3, 3, 8, 8), completeness_gap=torch.ones(2)), r"gap of shape \(2,\)"),
             (Attribution(values=torch.ones(3, 3, 8, 8), completeness_gap=torch.ones(())), r"gap of shape \(\)"),
+            (
+                Attribution(values=torch.ones(3, 3, 8, 8), extras={"mask": torch.ones(2, 1, 8, 8)}),
+                "no tensor of 3 rows",
+            ),
+            (
+                Attribution(values=torch.ones(3, 3, 8, 8), extras={"mask": torch.ones(())}),
+                "no tensor of 3 rows as 'mask'",
+            ),
+            (
+                Attribution(values=torch.ones(3, 3, 8, 8), extras={"e": torch.full((3,), torch.nan)}),
+                "infinite values as",
+            ),
         ],
     )
     def test_a_result_that_cannot_be_drawn(self, model: Model, inputs: Tensor, result: Any, message: str) -> None:
@@ -262,6 +274,15 @@ class TestTheRecord:
         assert [row.metadata["completeness_gap"] for row in found[:2]] == [0.5, 1.5]
         assert found[2].to_dict()["completeness_gap"] is None
         assert self.first(explainer(gradient), model, inputs).metadata["completeness_gap"] is None
+
+    def test_each_row_has_its_own_further_tensors_and_masks_become_bytes(self, model: Model, inputs: Tensor) -> None:
+        def extras(_self: Explainer, _model: Model, inputs: Tensor, _target: ResolvedTarget) -> Attribution:
+            return Attribution(values=inputs, extras={"mask": inputs[:, :1] > 0, "row": torch.arange(3)})
+
+        found = explainer(extras).explain(model, inputs)
+        assert [int(row.extras["row"]) for row in found] == [0, 1, 2]
+        assert all(torch.equal(row.extras["mask"], (inputs[i, :1] > 0).byte()) for i, row in enumerate(found))
+        assert self.first(explainer(gradient), model, inputs).extras == {}
 
     def test_warnings_of_libraries_and_of_the_method_are_kept_each_time_and_once(
         self, model: Model, inputs: Tensor

@@ -92,6 +92,20 @@ class TestSaving:
         replace(explanation, values=odd).save(tmp_path / "x")
         assert torch.equal(Explanation.load(tmp_path / "x").values, odd)
 
+    def test_further_tensors_come_back_as_they_were(self, explanation: Explanation, tmp_path: Path) -> None:
+        extras = {
+            "mask": torch.rand(1, 6, 6) < 0.5,
+            "values": torch.arange(3),
+            "猫 2": torch.randn(2, 6, 6).transpose(1, 2),
+        }
+        replace(explanation, extras=extras).save(tmp_path / "x")
+        loaded = Explanation.load(tmp_path / "x")
+        assert sorted(loaded.extras) == sorted(extras)
+        assert all(torch.equal(loaded.extras[name], tensor) for name, tensor in extras.items())
+        assert [loaded.extras[name].dtype for name in extras] == [torch.bool, torch.int64, torch.float32]
+        assert torch.equal(loaded.values, explanation.values)
+        assert files(tmp_path) == ["x.json", "x.safetensors"]
+
     def test_a_source_whose_name_is_no_unicode_can_be_saved(self, explanation: Explanation, tmp_path: Path) -> None:
         picture = replace(load_picture(np.zeros((9, 12, 3), np.uint8)), source=os.fsdecode(b"caf\xe9.jpg"))
         explanation.with_picture(picture, GEOMETRY).save(tmp_path / "x")

@@ -1,7 +1,7 @@
-"""Activation-Deactivation: hide pixels by switching off what stands for them inside the network."""
+"""Activation-Deactivation: hide pixels by switching off what stands for them inside the network; causal search."""
 
 from xaihub.hookspecs import hookimpl
-from xaihub.specs import BaselineSpec, Paper
+from xaihub.specs import BaselineSpec, ExplainerSpec, Paper
 
 _PAPER = Paper(
     title="Activation-Deactivation: A General Framework for Robust Post-hoc Explainable AI",
@@ -15,16 +15,55 @@ _LIMITS = (
 
 
 @hookimpl
+def xaihub_register_explainers() -> list[ExplainerSpec]:
+    """Register the causal search, with pixels replaced and with units switched off."""
+    cost = "14 iterations x refinements + 2 forward passes at most, and some hundred for the sets of pixels"
+    limits = (
+        "The set is sufficient under its own way of hiding pixels only, minimal up to a cell and not the smallest there"
+        " is; without a confidence to keep, its own is often low."
+    )
+    return [
+        ExplainerSpec(
+            name="convad",
+            target="xaihub_convad.causal:ConvAD",
+            summary="Causal responsibility and a minimal set of pixels that keeps the answer, units switched off.",
+            paper=_PAPER,
+            needs=("activations",),
+            cost=cost,
+            limits=limits,
+            variant="The causal search of rex over deactivation; the paper's own settings are unknown to us.",
+            tags=("perturbation", "causal", "masks"),
+        ),
+        ExplainerSpec(
+            name="rex",
+            target="xaihub_convad.causal:Rex",
+            summary="Causal responsibility and a minimal set of pixels that keeps the answer, the others replaced.",
+            paper=Paper(title="Explanations for Occluded Images", year=2021, url="https://arxiv.org/abs/2103.03622"),
+            cost=cost,
+            limits=limits,
+            variant="Share credit and the mean over searches by default; carried boxes.",
+            tags=("perturbation", "causal", "masks"),
+        ),
+    ]
+
+
+@hookimpl
 def xaihub_register_baselines() -> list[BaselineSpec]:
     """Register deactivation, and its variants whose scores differ."""
     return [
-        _baseline("deactivate", "make_deactivation", "Switch off the units that stand for hidden pixels; no fill value."),
+        _baseline(
+            "deactivate", "make_deactivation", "Switch off the units that stand for hidden pixels; no fill value."
+        ),
         _baseline("deactivate_live", "make_live", "Deactivation whose means over places leave out what is off."),
         _baseline(
-            "deactivate_layerwise", "make_layerwise", "Deactivation by the share of live places in each layer's windows."
+            "deactivate_layerwise",
+            "make_layerwise",
+            "Deactivation by the share of live places in each layer's windows.",
         ),
         _baseline(
-            "deactivate_neighbours", "make_neighbours", "Deactivation that fills from live neighbours before convolutions."
+            "deactivate_neighbours",
+            "make_neighbours",
+            "Deactivation that fills from live neighbours before convolutions.",
         ),
     ]
 

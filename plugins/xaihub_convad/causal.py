@@ -71,7 +71,7 @@ class _Causal(Explainer):
         confidence: Annotated[
             float, Meta(ge=0, le=1, description="Share of the whole picture's confidence that the pixels must keep.")
         ] = 0.0,
-        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 20,
+        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 30,
         agreement: Annotated[
             float,
             Meta(
@@ -79,11 +79,11 @@ class _Causal(Explainer):
                 le=1,
                 description="Stop when the expected correlation with another seed's map reaches this; 1 never stops.",
             ),
-        ] = 0.95,
+        ] = 0.9,
         budget: Annotated[
             int | None, Meta(description="Most forward passes of a search (14 a split); none leaves it to the others.")
         ] = None,
-        refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 8,
+        refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 4,
         depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10,
         smallest: Annotated[int, Meta(ge=4, description="Boxes of fewer pixels are not split.")] = 10,
         distribution: Annotated[

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from xaihub import Model, ParameterError
+from xaihub import ExplainerRefused, Model, ParameterError
 from xaihub.masking import Removal
 from xaihub_convad.live import Aligned, Layerwise
 from xaihub_convad.rules import RULES
@@ -32,7 +32,8 @@ class Deactivation(Removal):
     Attributes:
         rule: "aligned" judges each unit by its cell of the picture; "layerwise" by its window of the layer before.
         threshold: The share of live places from which on a unit stays on, in (0, 1].
-        pooling: Means over places count what is off as 0 ("plain") or leave it out ("live").
+        pooling: Means over places count what is off as 0 ("plain") or leave it out ("live"); dropped tokens are
+            always left out.
         padding: What convolutions read where a place is off: "zero", or the mean of its live "neighbours".
     """
 
@@ -72,11 +73,17 @@ class Deactivation(Removal):
         Hidden pixels may hold anything, NaN included. `call` runs the network, if not the module itself does.
 
         Raises:
-            ExplainerRefused: Some layer mixes places in a way that is not covered; it is named.
+            ExplainerRefused: Some layer mixes places in a way that is not covered; it is named. Or tokens are
+                dropped, which knows neither the layerwise rule nor neighbours.
         """
         call = call or network
         tokens = TokenNetwork.of(network)
         if tokens is not None:
+            if (self.rule, self.padding) != ("aligned", "zero"):
+                raise ExplainerRefused(
+                    f"rule={self.rule!r} with padding={self.padding!r} has no meaning where tokens are dropped",
+                    hint="use baseline=deactivate",
+                )
             return tokens.forward(call, inputs, self._kept(inputs, masks), self.threshold)
         with self.tracking(network, inputs, masks) as tracker:
             return tracker.finish(call(tracker.start(inputs)))  # type: ignore[no-any-return]
@@ -84,9 +91,7 @@ class Deactivation(Removal):
     @contextmanager
     def tracking(self, network: nn.Module, inputs: Tensor, masks: Tensor) -> Iterator[Tracker]:
         """Gate everything that the network computes inside from `tracker.start(inputs)`."""
-        propagation = {"aligned": Aligned, "layerwise": Layerwise}[self.rule](
-            self._kept(inputs, masks), self.threshold
-        )
+        propagation = {"aligned": Aligned, "layerwise": Layerwise}[self.rule](self._kept(inputs, masks), self.threshold)
         with Tracker(
             network, propagation, RULES, pooling=self.pooling, neighbours=self.padding == "neighbours"
         ) as tracker:

@@ -40,7 +40,9 @@ class Live:
 
     def barrier(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
         """Return 0 and minus infinity in a shape that broadcasts over `like`."""
-        return self._made("barrier", like, dims, lambda: torch.zeros_like(self.mask).masked_fill(self.mask == 0, -torch.inf))
+        return self._made(
+            "barrier", like, dims, lambda: torch.zeros_like(self.mask).masked_fill(self.mask == 0, -torch.inf)
+        )
 
     def share(self, ndim: int) -> Tensor:
         """Return the share of live places of each row, (N, 1, ...), at least one place's worth."""
@@ -93,9 +95,10 @@ class Window:
 
 
 def window_share(live: Live, window: Window, grid: Pair) -> Tensor:
-    """Return (N, 1, *grid): live over valid places in each window; padding is in neither, empty windows have 0."""
+    """Return (N, 1, *grid): live over valid places in each window; 1 where it has padding only."""
     valid = torch.ones_like(live.mask[:1]) if live.valid is None else live.valid
-    return window.sums(live.mask * valid, grid) / window.sums(valid, grid).clamp(min=1)
+    count = window.sums(valid, grid)
+    return torch.where(count > 0, window.sums(live.mask * valid, grid) / count.clamp(min=1), torch.ones_like(count))
 
 
 class Propagation(ABC):

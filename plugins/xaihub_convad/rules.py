@@ -6,7 +6,6 @@ are negative axes, so that broadcasting leaves them where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -118,7 +117,7 @@ def pad(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if len(places.dims) == 1:
         t.refuse("pad", "adds to cells that are no grid")
     sides = {-1 - number // 2: list(given["pad"])[number : number + 2] for number in range(0, len(given["pad"]), 2)}
-    around = [amount for axis in reversed(sorted(places.dims)) for amount in sides.get(axis, [0, 0])]
+    around = [amount for axis in reversed(places.dims) for amount in sides.get(axis, [0, 0])]
     x = t.walled(x) if value == -torch.inf else t.gate(x)
     y = _again(func, given, x)
     live = places.on
@@ -294,22 +293,25 @@ def _inverse(share: Tensor) -> Tensor:
 
 def _no_walls(result: Any) -> Any:
     if isinstance(result, Tensor):
-        return result.masked_fill(result == -torch.inf, 0.0)
+        # Many times faster than a comparison and a fill; what else is not finite stays.
+        return torch.nan_to_num(result, nan=torch.nan, posinf=torch.inf, neginf=0.0)
     return type(result)((_no_walls(result[0]), *result[1:]))
 
 
 def _table() -> dict[str, Rule]:
     same = (
-        "relu relu6 silu gelu sigmoid hardtanh hardswish hardsigmoid mish leaky_relu elu celu tanh softplus softsign"
-        " logsigmoid tanhshrink exp sqrt rsqrt square abs neg clamp clip add sub rsub mul div truediv radd rmul rtruediv"
-        " rdiv iadd isub imul itruediv pow rpow ipow multiply divide subtract addcmul addcdiv lerp where maximum minimum"
-        " contiguous clone detach alias float half bfloat16 double to_dtype erf log log1p reciprocal sin cos sign"
-        " gt lt ge le eq ne threshold hardshrink softshrink expand nan_to_num"
+        "relu relu6 silu gelu sigmoid hardtanh hardswish hardsigmoid mish leaky_relu elu celu tanh softplus"
+        " softsign logsigmoid tanhshrink exp sqrt rsqrt square abs neg clamp clip add sub rsub mul div truediv"
+        " radd rmul rtruediv rdiv iadd isub imul itruediv pow rpow ipow multiply divide subtract addcmul"
+        " addcdiv lerp where maximum minimum contiguous clone detach alias float half bfloat16 double to_dtype"
+        " erf log log1p reciprocal sin cos sign gt lt ge le eq ne threshold hardshrink softshrink expand"
+        " nan_to_num"
     )
     table: dict[str, Rule] = dict.fromkeys(same.split(), pointwise)
-    table |= dict.fromkeys("dropout dropout1d dropout2d feature_dropout alpha_dropout".split(), dropout)
-    table |= dict.fromkeys("to type type_as expand_as".split(), like_first)
-    table |= dict.fromkeys("zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full".split(), constant)
+    table |= dict.fromkeys(["dropout", "dropout1d", "dropout2d", "feature_dropout", "alpha_dropout"], dropout)
+    table |= dict.fromkeys(["to", "type", "type_as", "expand_as"], like_first)
+    new = "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full"
+    table |= dict.fromkeys(new.split(), constant)
     table |= {
         "conv2d": conv2d,
         "avg_pool2d": avg_pool2d,

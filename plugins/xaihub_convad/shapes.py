@@ -104,7 +104,8 @@ def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
         x = t.gate(x)
         y = func(x, *args[1:], **kwargs)
         if all(cut.step in (None, 1) for cut in cuts.values()):  # a crop of the live map as well
-            crop = (..., *(cuts[axis + x.ndim] for axis in places.dims))
+            rows, columns = (cuts[axis + x.ndim] for axis in places.dims)
+            crop = (..., rows, columns)
             return t.places(y, kept, Live(live.mask[crop], None if live.valid is None else live.valid[crop]))
         return t.places(y, kept, t.propagation.resized(live, (y.shape[kept[0]], y.shape[kept[1]])))
     return t.mark(func(*args, **kwargs), Places(kept, live))

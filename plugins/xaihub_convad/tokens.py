@@ -1,13 +1,14 @@
 """Token dropping: deactivation for vision transformers. Hidden patches are not computed at all.
 
-This is our extension; the paper treats convolutional networks. A transformer's blocks take any number of tokens, each of
-which carries its own position, so dropping one leaves no trace of it anywhere: neither a value nor a share of attention.
+This is our extension; the paper treats convolutional networks. A transformer's blocks take any number of tokens, each
+of which carries its own position, so dropping one leaves no trace of it: neither a value nor a share of attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,10 +57,11 @@ class TokenNetwork:
         return None
 
     @classmethod
-    def _timm(cls, network: nn.Module) -> TokenNetwork:
+    def _timm(cls, network: Any) -> TokenNetwork:
         embed = network.patch_embed
-        projection = getattr(embed, "proj", None)
-        if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
+        projection: Any = getattr(embed, "proj", None)
+        plain = isinstance(projection, nn.Conv2d) and projection.kernel_size == projection.stride
+        if not plain or hasattr(embed, "backbone"):
             raise ExplainerRefused(
                 f"tokens cannot be dropped: layer 'patch_embed' ({type(embed).__name__}) mixes neighbouring patches"
             )
@@ -84,14 +86,16 @@ class TokenNetwork:
         equally many tokens run together, so no row computes a token that it does not have.
         """
         inputs = torch.where(kept > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
-        live = (avg_pool2d(kept, self.patch, ceil_mode=True).flatten(1) >= threshold * (1 - SLACK))
+        live = avg_pool2d(kept, self.patch, ceil_mode=True).flatten(1) >= threshold * (1 - SLACK)
         counts = live.sum(1)
         order = counts.argsort(dim=0, stable=True)
         # The live patches of each row first, in the order of the grid.
         places = live.logical_not().to(torch.uint8).argsort(dim=1, stable=True) + self.prefix
-        parts = []
+        parts: list[Tensor] = []
+        start = 0
         for count, rows in zip(*(part.tolist() for part in counts.unique(return_counts=True)), strict=True):
-            chosen = order[sum(map(len, parts)) :][:rows]
+            chosen = order[start : start + rows]
+            start += rows
             if count == 0 and self.empty is not None:
                 parts.append(self.empty(rows))
             elif count == live.shape[1]:

@@ -54,10 +54,11 @@ WHOLE = Places()  # one vector a picture: nothing is left of its places
 CONSTANT = Places(pictures=False)
 
 # What asks about a tensor without reading its values.
-QUESTIONS = frozenset(
+_QUESTIONS = (
     "size dim stride numel nelement ndimension is_contiguous is_floating_point is_complex element_size get_device"
-    " storage_offset data_ptr is_inference __len__ register_hook retain_grad has_names".split()
+    " storage_offset data_ptr is_inference __len__ register_hook retain_grad has_names"
 )
+QUESTIONS = frozenset(_QUESTIONS.split())
 
 
 class Tracker(TorchFunctionMode):
@@ -83,7 +84,7 @@ class Tracker(TorchFunctionMode):
         self._known: dict[int, tuple[weakref.ref[Tensor], Places]] = {}
         self._own: set[int] | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:  # noqa: ARG002, D105, PLW3201
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:  # noqa: D105
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         if name == "__get__":  # an attribute of a tensor, such as its shape
@@ -105,7 +106,7 @@ class Tracker(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
             blanked = blanked.contiguous(memory_format=torch.channels_last) if _is_nhwc(inputs) else blanked
-        return self.mark(blanked, Places((-2, -1), live, 0.0))
+        return self._marked(blanked, Places((-2, -1), live, 0.0))
 
     def finish(self, outputs: Any) -> Any:
         """Return the network's outputs; refuse if they still have places or their history is unknown."""
@@ -138,8 +139,7 @@ class Tracker(TorchFunctionMode):
 
     def places(self, result: Tensor, dims: tuple[int, ...], live: Live, gated: float | None = None) -> Tensor:
         """Mark a result that has places; a grid of one single place is the whole picture, and always on."""
-        marked: Tensor = self.mark(result, WHOLE if live.grid == (1, 1) else Places(dims, live, gated))
-        return marked
+        return self._marked(result, WHOLE if live.grid == (1, 1) else Places(dims, live, gated))
 
     def gate(self, tensor: Tensor) -> Tensor:
         """Return the tensor with 0 in every place that is off."""
@@ -153,16 +153,14 @@ class Tracker(TorchFunctionMode):
         else:
             # What is off means 0 wherever it is read, so the tensor itself may be changed: no copy, and once only.
             gated = tensor.mul_(places.on.factor(tensor, places.dims))
-        return self.mark(gated, replace(places, gated=0.0))  # type: ignore[no-any-return]
+        return self._marked(gated, replace(places, gated=0.0))
 
     def walled(self, tensor: Tensor) -> Tensor:
         """Return a copy with minus infinity in every place that is off, so that no maximum is taken there."""
         places = self.of(tensor)
         if not places.dims or places.gated == -torch.inf:
             return tensor
-        return self.mark(  # type: ignore[no-any-return]
-            tensor + places.on.barrier(tensor, places.dims), replace(places, gated=-torch.inf)
-        )
+        return self._marked(tensor + places.on.barrier(tensor, places.dims), replace(places, gated=-torch.inf))
 
     def refuse(self, function: str, reason: str) -> NoReturn:
         """Raise ExplainerRefused with the layer that is running."""
@@ -171,17 +169,23 @@ class Tracker(TorchFunctionMode):
             hint="use another baseline for this model",
         )
 
+    def _marked(self, tensor: Tensor, places: Places) -> Tensor:
+        self.mark(tensor, places)
+        return tensor
+
     def _attribute(self, func: Any, source: Tensor, value: Tensor) -> Tensor:
         places = self.of(source)
         name = getattr(func.__self__, "__name__", "")
         if places.dims and name not in ("data", "grad"):
             self.refuse(f"Tensor.{name}", "has no rule for places that are off")
-        return self.mark(value, replace(places, gated=None))  # type: ignore[no-any-return]
+        return self._marked(value, replace(places, gated=None))
 
     def _check(self, tensor: Tensor, places: Places) -> None:
         rows, columns = places.on.grid
         sides = [rows * columns] if len(places.dims) == 1 else [rows, columns]
-        known = all(-axis < tensor.ndim and tensor.shape[axis] == side for axis, side in zip(places.dims, sides, strict=True))
+        known = all(
+            -axis < tensor.ndim and tensor.shape[axis] == side for axis, side in zip(places.dims, sides, strict=True)
+        )
         if not known or len(tensor) != self.rows:
             self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the picture's places are lost")
 

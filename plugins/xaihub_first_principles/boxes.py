@@ -14,7 +14,16 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused
 
-__all__ = ["Atom", "Integrator", "axis_dirac", "axis_lebesgue", "increments", "length_weighted", "require_measure", "riemann"]
+__all__ = [
+    "Atom",
+    "Integrator",
+    "axis_dirac",
+    "axis_lebesgue",
+    "increments",
+    "length_weighted",
+    "require_measure",
+    "riemann",
+]
 
 Integrator = Callable[[Tensor], Tensor]  # (n, d) points to (n,) values
 Atom = Callable[[Tensor, Tensor], float]  # (d,) lower and upper corner of a box to its attribution
@@ -24,31 +33,31 @@ CELLS = 2_000_000  # above it a grid is too fine to hold
 def axis_dirac(x: Tensor, j: int) -> Integrator:
     """Return the integrator of the point mass at x_j e_j."""
 
-    def G(y: Tensor) -> Tensor:
+    def integrator(y: Tensor) -> Tensor:
         others = [k for k in range(len(x)) if k != j]
         return ((y[:, j] >= x[j]) & (y[:, others] > 0).all(1)).double()
 
-    return G
+    return integrator
 
 
 def axis_lebesgue(d: int, j: int) -> Integrator:
     """Return the integrator of 2 Leb on the j-th axis and 0 elsewhere."""
 
-    def G(y: Tensor) -> Tensor:
+    def integrator(y: Tensor) -> Tensor:
         others = [k for k in range(d) if k != j]
         return 2 * y[:, j] * (y[:, others] > 0).all(1)
 
-    return G
+    return integrator
 
 
 def length_weighted(x: Tensor, j: int) -> Integrator:
     """Return the integrator of the point mass at x_j times Leb on the other sides."""
 
-    def G(y: Tensor) -> Tensor:
+    def integrator(y: Tensor) -> Tensor:
         others = [k for k in range(len(x)) if k != j]
         return (y[:, j] >= x[j]) * y[:, others].prod(1)
 
-    return G
+    return integrator
 
 
 def increments(G: Integrator, lower: Tensor, upper: Tensor) -> Tensor:

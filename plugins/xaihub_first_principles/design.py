@@ -55,9 +55,7 @@ def draw_masks(
     )
 
 
-def lift(
-    x: Tensor, masks: Tensor, cluster: Tensor, density: Tensor, *, background: Tensor, groups: Tensor
-) -> Points:
+def lift(x: Tensor, masks: Tensor, cluster: Tensor, density: Tensor, *, background: Tensor, groups: Tensor) -> Points:
     """Return the points Y = M x + (1 - M) Z of (n, d) masks.
 
     Fixed masks meet every replacement, unless they come as one row for each already; drawn ones take them in turn.

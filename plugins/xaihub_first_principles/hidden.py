@@ -40,7 +40,7 @@ class OneHidden:
         first, last = parts[0], parts[2]
 
         def bias(part: torch.nn.Module) -> Tensor:
-            return torch.zeros(len(part.weight)) if part.bias is None else part.bias  # type: ignore[arg-type]
+            return torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach()  # type: ignore
 
         weight: Tensor = last.weight  # type: ignore[assignment]
         u: Tensor = first.weight  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class OneHidden:
                 f"the closed form over {n} uniform features would be wrong by up to {float(error):.1g}",
                 hint="use length_weighted points instead",
             )
-        corners = torch.tensor(list(product((0, 1), repeat=n)), dtype=torch.float64).view(-1, n)
+        corners = torch.tensor(list(product((0, 1), repeat=n)), dtype=torch.float64).view(2**n, n)
         signs = (-1.0) ** (n - corners.sum(1))
         return (signs * (start + corners @ u).relu() ** (n + 1)).sum() / scale
 

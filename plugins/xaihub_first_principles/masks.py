@@ -237,7 +237,8 @@ class LIME(MaskFamily):
         K = (-((distance / self.kernel_width) ** 2)).exp().sqrt() * (ratio - ratio.max()).exp()
         centred = M - (K @ M) / K.sum()
         KZ = centred * K.unsqueeze(1)
-        return torch.linalg.solve(centred.T @ KZ + self.ridge * torch.eye(d, dtype=torch.float64), KZ.T).T
+        estimate: Tensor = torch.linalg.solve(centred.T @ KZ + self.ridge * torch.eye(d, dtype=torch.float64), KZ.T)
+        return estimate.T
 
 
 def _masks(points: Points) -> tuple[Tensor, Tensor]:
@@ -255,7 +256,7 @@ def _additive_fit(M: Tensor, s: Tensor, log_density: Tensor, start: Tensor, end:
     logs[inner] = (log_gamma(s[inner]) + log_gamma(d - s[inner])) - log_density[inner]
     kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over the density, up to a factor
     KZ = M * kernel.unsqueeze(1)
-    inverse = torch.linalg.pinv(M.T @ KZ, hermitian=True)
+    inverse: Tensor = torch.linalg.pinv(M.T @ KZ, hermitian=True)
     free = inverse @ (KZ.T - KZ.sum(0).unsqueeze(1) * start)  # answers minus the empty answer
     direction = inverse.sum(1, keepdim=True) / inverse.sum()
     return free - direction * (free.sum(0) - (end - start))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused
 
-__all__ = ["FIXED", "Measured", "MeasureFamily", "Points", "integrate", "measured"]
+__all__ = ["FIXED", "MeasureFamily", "Measured", "Points", "integrate", "measured"]
 
 FIXED = -1  # the cluster of points that are not random, and the owner of points that serve every feature
 JACKKNIFE_GROUPS = 20

@@ -19,7 +19,9 @@ from xaihub_first_principles.pictures import exact_lines
 from xaihub_first_principles.regions import Regions, make_regions
 
 # Families whose points are masks of zeros and ones; the others need replacements that can be seen through.
-ON_MASKS = frozenset("keep_p signed_keep_p shapley occlusion pdp independent conditional rise lime_fixed".split())
+ON_MASKS = frozenset(
+    ["keep_p", "signed_keep_p", "shapley", "occlusion", "pdp", "independent", "conditional", "rise", "lime_fixed"]
+)
 MOSAICS = 8
 
 
@@ -34,8 +36,8 @@ class FirstPrinciples(Explainer):
         family: Annotated[
             str,
             Meta(
-                description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise, lime_fixed,"
-                " axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or one of another package."
+                description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise,"
+                " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or one of another package."
             ),
         ] = "keep_p",
         p: Annotated[float, Meta(gt=0, lt=1, description="Probability that keep-p and RISE show a region.")] = 0.5,
@@ -52,7 +54,9 @@ class FirstPrinciples(Explainer):
             float, Meta(ge=0, description="Stop when the standard error is below this share of the map's spread.")
         ] = 0.05,
         centre: Annotated[bool, Meta(description="Subtract the mean score under the base law; ranks stay.")] = True,
-        smooth: Annotated[bool, Meta(description="Interpolate between cells of a grid; not for Shapley values.")] = True,
+        smooth: Annotated[
+            bool, Meta(description="Interpolate between cells of a grid; not for Shapley values.")
+        ] = True,
         sizes: Annotated[
             Literal["own", "uniform", "shared"],
             Meta(description="Sizes of random masks: the family's own, all alike, or fit for every family."),
@@ -60,7 +64,9 @@ class FirstPrinciples(Explainer):
         output: Annotated[
             Literal["probability", "logit"], Meta(description="The score that is integrated.")
         ] = "probability",
-        exact: Annotated[bool, Meta(description="Only exact integrals: finite support, or lines kink by kink.")] = False,
+        exact: Annotated[
+            bool, Meta(description="Only exact integrals: finite support, or lines kink by kink.")
+        ] = False,
     ) -> None:
         self.family = family
         self.p = p
@@ -96,11 +102,11 @@ class FirstPrinciples(Explainer):
             heat += grid.paint(values, smooth=self.smooth and not family.complete) / len(grids)
             results.append(result)
             gaps.append(gap)
-        gap = sum(gaps) / len(gaps) if make_family(self.family, question).complete else None
+        mean_gap = sum(gaps) / len(gaps) if family.complete else None
         noise = max(_noise(result) for result in results)
         return Attribution(
             values=heat[None, None],
-            completeness_gap=None if gap is None else torch.tensor([abs(gap)]),
+            completeness_gap=None if mean_gap is None else torch.tensor([abs(mean_gap)]),
             details=self._details(results, noise),
             warnings=[f"the standard error is {noise:.0%} of the map's spread: raise the budget"] * (noise > 0.5),
         )

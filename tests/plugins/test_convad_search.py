@@ -1,0 +1,515 @@
+"""The causal search: against a literal second implementation, and on pictures whose evidence is planted."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import xaihub_convad.causal as causal
+from xaihub import (
+    ExplainerRefused,
+    Explanation,
+    Model,
+    ParameterError,
+    Preprocessing,
+    ResolvedTarget,
+    Runtime,
+    get_explainer,
+    load_model,
+)
+from xaihub.masking import Fill, make_removal
+from xaihub_convad.causal import Rex
+from xaihub_convad.extraction import Goal, cells, grown, prefix, ranking, shrunk
+from xaihub_convad.partition import SUBSETS, Box, mutants, painted, split
+from xaihub_convad.question import Question, Verdicts
+from xaihub_convad.responsibility import Responsibility, Search, credits, search
+from xaihub_convad.workqueue import Task, run, run_together
+
+SIDE = 32
+SMALL = {"cell": 4, "step": 1, "agreement": 1.0}
+
+
+class Spots(nn.Module):
+    """Class 0 needs the mean of one of some bright squares; class 1 wins otherwise; class 2 is never far behind."""
+
+    def __init__(self, *squares: tuple[int, int, int], need: float = 0.7, gain: float = 8.0) -> None:
+        super().__init__()
+        self.squares, self.need, self.gain = squares, need, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [x[:, 0, t : t + side, l : l + side].mean((1, 2)) for t, l, side in self.squares]  # noqa: E741
+        evidence = (torch.stack(seen).amax(0) - self.need) * self.gain
+        return torch.stack([evidence, torch.zeros_like(evidence), torch.full_like(evidence, -0.5)], 1)
+
+
+def model_of(module: nn.Module, rows: int | None = None, side: int = SIDE) -> Model:
+    plain = Preprocessing(spatial=(), size=(1, side, side), mean=(0.0,), std=(1.0,))
+    return Model(module, name="toy", preprocessing=plain, runtime=Runtime(batch_size=rows))
+
+
+def bright(side: int = SIDE) -> Tensor:
+    return torch.ones(1, side, side)
+
+
+def explained(
+    module: nn.Module, *, rows: int | None = 16, seed: int = 0, target: Any = 0, **values: Any
+) -> Explanation:
+    return Rex(**{**SMALL, **values}).explain(model_of(module, rows), bright()[None], target, seed=seed)[0]
+
+
+def mask_of(explanation: Explanation, name: str = "mask") -> NDArray[np.bool_]:
+    return explanation.extras[name][0].bool().numpy()
+
+
+def passes(module: nn.Module, mask: NDArray[np.bool_]) -> bool:
+    with torch.inference_mode():
+        logits = module(bright()[None] * torch.from_numpy(mask))
+    return int(logits.argmax()) == 0
+
+
+ONE = (8, 20, 6)  # rows 8 to 13, columns 20 to 25
+
+
+class TestPartitions:
+    @pytest.mark.parametrize("distribution", ["uniform", "beta"])
+    def test_four_boxes_cover_a_box_once(self, distribution: Any) -> None:
+        rng = np.random.default_rng(0)
+        for shape in [(2, 2), (3, 9), (31, 2), (20, 30)] * 20:
+            box = Box(4, 5, 4 + shape[0], 5 + shape[1], depth=2)
+            parts = split(box, rng, distribution)
+            count = sum(painted((40, 40), [part]).astype(int) for part in parts)
+            assert np.array_equal(count, painted((40, 40), [box]).astype(int))
+            assert {part.depth for part in parts} == {3}
+            assert min(part.area for part in parts) > 0
+
+    def test_cuts_are_uniform_or_rather_in_the_middle(self) -> None:
+        rng = np.random.default_rng(0)
+        box = Box(0, 0, 11, 11)
+        uniform = np.bincount([split(box, rng, "uniform")[0].bottom for _ in range(5000)], minlength=12)
+        central = np.bincount([split(box, rng, "beta")[0].bottom for _ in range(5000)], minlength=12)
+        assert uniform[[0, 11]].tolist() == central[[0, 11]].tolist() == [0, 0]
+        assert np.abs(uniform[1:11] - 500).max() < 100
+        assert central[5:7].min() > 2 * central[[1, 10]].max()
+
+    def test_there_are_fourteen_mutants_and_they_are_all_different(self) -> None:
+        background = painted((12, 12), [Box(0, 0, 2, 12)])
+        parts = split(Box(2, 0, 12, 12), np.random.default_rng(1))
+        found = mutants(background, parts)
+        expected = {
+            (background | painted((12, 12), shown)).tobytes()
+            for count in (1, 2, 3)
+            for shown in itertools.combinations(parts, count)
+        }
+        assert len(found) == len(expected) == 14
+        assert {mask.tobytes() for mask in found} == expected
+
+
+def literal_responsibility(passed: dict[frozenset[int], bool], part: int) -> float:
+    """Definition: 1 / (1 + k), k the fewest others hidden in a mutant that passes and fails without `part`."""
+    everything = frozenset(range(4))
+    depths = [
+        len(hidden)
+        for count in range(4)
+        for hidden in map(frozenset, itertools.combinations(everything - {part}, count))
+        if passed[everything - hidden] and not passed[everything - hidden - {part}]
+    ]
+    return 1 / (1 + min(depths)) if depths else 0.0
+
+
+class TestCredit:
+    @pytest.mark.parametrize("seed", range(12))
+    def test_credit_equals_its_definition_taken_literally(self, seed: int) -> None:
+        passed = np.random.default_rng(seed).random(14) < 0.5
+        confidence = np.random.default_rng(seed + 100).random(14)
+        sets = [frozenset(np.flatnonzero(row).tolist()) for row in SUBSETS]
+        table = dict(zip(sets, map(bool, passed), strict=True)) | {frozenset(): False, frozenset(range(4)): True}
+        definition = [literal_responsibility(table, part) for part in range(4)]
+        share = [0.0] * 4
+        weighted = [0.0] * 4
+        for shown, row in zip(sets, range(14), strict=True):
+            for part in shown:
+                share[part] += table[shown] / len(shown)
+                weighted[part] += table[shown] / len(shown) * confidence[row]
+
+        assert credits(passed, None, "definition").tolist() == definition
+        assert credits(passed, None, "share") == pytest.approx(share)
+        assert credits(passed, confidence, "share") == pytest.approx(weighted)
+
+    def test_a_part_that_alone_decides_is_fully_responsible(self) -> None:
+        alone = SUBSETS[:, 2]
+        assert credits(alone, None, "definition").tolist() == [0, 0, 1, 0]
+        assert credits(alone, None, "share").argmax() == 2
+
+    def test_parts_that_stand_in_for_each_other_share_responsibility(self) -> None:
+        either = SUBSETS[:, 0] | SUBSETS[:, 1]
+        assert credits(either, None, "definition").tolist() == [0.5, 0.5, 0, 0]
+
+    def test_where_nothing_is_needed_nothing_is_responsible(self) -> None:
+        assert credits(np.ones(14, bool), None, "definition", nothing=True).tolist() == [0, 0, 0, 0]
+
+
+def literal_search(module: nn.Module, how: Search, rng: np.random.Generator) -> NDArray[np.float64]:
+    """One iteration by the rules, one forward pass and one pixel at a time."""
+    values = np.zeros((SIDE, SIDE))
+    shown, refused = [Box(0, 0, SIDE, SIDE)], set()
+    for _ in range(how.refinements):
+        able = [box for box in shown if box not in refused and box.depth < how.depth]
+        able = [box for box in able if box.bottom - box.top > 1 and box.right - box.left > 1]
+        able = [box for box in able if box.area >= how.smallest]
+        if not able:
+            break
+        largest = max(able, key=lambda box: box.area)
+        others = [box for box in shown if box is not largest]
+        kids = split(largest, rng)
+        passing = []
+        for code in range(1, 15):
+            subset = [kid for bit, kid in enumerate(kids) if code & (1 << bit)]
+            mask = np.zeros((SIDE, SIDE), bool)
+            for box in [*others, *subset]:
+                for row in range(box.top, box.bottom):
+                    mask[row, box.left : box.right] = True
+            if passes(module, mask):
+                passing.append(subset)
+                for kid in subset:
+                    values[kid.top : kid.bottom, kid.left : kid.right] += 1 / len(subset)
+        if passing:
+            best = min(passing, key=lambda subset: sum(box.area for box in subset))
+            shown = [box for box in others if box not in refused] + best + [b for b in others if b in refused]
+        else:
+            refused.add(largest)
+    return values
+
+
+class TestSearch:
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("squares", [[ONE], [ONE, (20, 2, 8)]], ids=["one", "two"])
+    def test_the_map_equals_a_search_of_one_mask_at_a_time(self, squares: Any, seed: int) -> None:
+        module = Spots(*squares)
+        found = explained(module, seed=seed, iterations=3, refinements=6)
+        torch.manual_seed(seed)
+        base = int(torch.randint(2**62, ()))
+        maps = [
+            literal_search(module, Search(refinements=6), np.random.default_rng([base, number])) for number in range(3)
+        ]
+        assert np.mean(maps, axis=0).max() > 0
+        assert np.abs(found.values[0].numpy() - np.mean(maps, axis=0)).max() < 1e-6
+        assert found.extras["standard_error"][0].numpy() == pytest.approx(np.std(maps, axis=0, ddof=1) / 3**0.5)
+
+    @pytest.mark.parametrize(
+        "values", [{}, {"combine": "product"}, {"credit": "definition"}, {"carry": False}], ids=str
+    )
+    def test_planted_evidence_is_found(self, values: Any) -> None:
+        heat = explained(Spots(ONE), iterations=12, **values).values[0]
+        assert heat[8:14, 20:26].mean() > 2 * heat.mean()
+        row, column = divmod(int(heat.argmax()), SIDE)
+        assert (8 <= row <= 13, 20 <= column <= 25) == (True, True)
+
+    @pytest.mark.parametrize("order", ["area", "confidence", "random"])
+    @pytest.mark.parametrize("keep", [1, 3])
+    def test_every_queue_finds_it(self, order: str, keep: int) -> None:
+        found = explained(Spots(ONE), order=order, keep=keep, iterations=6, refinements=12)
+        assert mask_of(found)[8:14, 20:26].mean() >= 0.7
+        assert found.metadata["details"]["explanations"][0]["sufficient"]
+
+    def test_the_map_is_zero_where_nothing_passed(self) -> None:
+        whole = Spots((0, 0, SIDE), need=0.9995)
+        found = explained(whole, iterations=3, shrink=False)
+        assert float(found.values.abs().max()) == 0
+        assert mask_of(found).all()
+
+    def test_carried_boxes_stay_shown(self) -> None:
+        class Both(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                lowest = torch.minimum(x[:, 0, 2:6, 2:6].mean((1, 2)), x[:, 0, 26:30, 26:30].mean((1, 2)))
+                return torch.stack([lowest, torch.full_like(lowest, 0.95)], 1)
+
+        how = Search(refinements=40, smallest=4)
+        model, image = model_of(Both(), 16), bright()
+        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        ended = run(question, search((SIDE, SIDE), how, np.random.default_rng(0)))
+        shown = painted((SIDE, SIDE), ended.boxes)
+        assert shown[2:6, 2:6].all()
+        assert shown[26:30, 26:30].all()
+        assert shown.mean() < 0.5
+        assert question.alone(shown).keeps[0]
+
+    def test_the_depth_the_smallest_box_and_the_budget_end_a_search(self) -> None:
+        def refinements(**values: Any) -> int:
+            return int(explained(Spots(ONE), iterations=2, shrink=False, **values).metadata["details"]["refinements"])
+
+        assert refinements(depth=1, refinements=50) == 2
+        assert refinements(smallest=SIDE * SIDE, refinements=50) == 2
+        assert refinements(refinements=3) == 6
+        assert refinements(refinements=50, budget=70) == 4
+        assert refinements(refinements=50, budget=14) == 1
+        with pytest.raises(ParameterError, match="budget of 13 does not pay for one split"):
+            refinements(budget=13)
+
+    def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
+        found = explained(Spots(ONE), iterations=5)
+        details = found.metadata["details"]
+        assert details["forwards_search"] == 14 * details["refinements"] + 2
+        assert found.metadata["forwards"] == details["forwards_search"] + details["forwards_extraction"]
+
+
+def target_of(index: int) -> ResolvedTarget:
+    return ResolvedTarget(index=torch.tensor([index]))
+
+
+class TestReproducibility:
+    def test_any_batch_size_gives_the_same(self) -> None:
+        for values in ({"agreement": 0.5}, {"strategy": "multiple", "alternatives": 2}, {"strategy": "contrastive"}):
+            one, three, many = (explained(Spots(ONE, (20, 2, 8)), rows=rows, **values) for rows in (1, 3, 500))
+            for other in (three, many):
+                assert float((one.values - other.values).abs().max()) <= 1e-6
+                assert {name: one.extras[name].equal(other.extras[name]) for name in one.extras} == dict.fromkeys(
+                    other.extras, True
+                )
+                assert one.metadata["details"]["explanations"] == other.metadata["details"]["explanations"]
+
+    def test_the_same_seed_gives_the_same_mask_and_another_seed_another_map(self) -> None:
+        first, again, other = (explained(Spots(ONE), seed=seed) for seed in (3, 3, 4))
+        assert torch.equal(first.values, again.values)
+        assert torch.equal(first.extras["mask"], again.extras["mask"])
+        assert not torch.equal(first.values, other.values)
+
+    def test_random_baselines_and_single_pictures_do_not_depend_on_the_company(self) -> None:
+        rex = Rex(**SMALL, iterations=3, baseline="noise")
+        both = rex.explain(model_of(Spots(ONE), 16), torch.stack([bright() * 0.9, bright()]), 0, seed=2)
+        alone = rex.explain(model_of(Spots(ONE), 16), bright()[None], 0, seed=2)
+        assert torch.equal(both[1].values, alone[0].values)
+
+    def test_it_stops_when_the_map_has_settled(self) -> None:
+        early = explained(Spots(ONE), iterations=60, agreement=0.8).metadata["details"]
+        assert 4 <= early["iterations"] < 60
+        assert early["expected_agreement"] >= 0.8
+        assert explained(Spots(ONE), iterations=9, agreement=1.0).metadata["details"]["iterations"] == 9
+
+    def test_the_expected_agreement_is_what_other_seeds_show(self) -> None:
+        found = [explained(Spots(ONE), iterations=10, seed=seed, shrink=False) for seed in range(10)]
+        shown = np.corrcoef([one.values.flatten().numpy() for one in found])[np.triu_indices(10, 1)].mean()
+        expected = np.mean([one.metadata["details"]["expected_agreement"] for one in found])
+        assert expected == pytest.approx(shown, abs=0.1)
+
+    def test_a_map_that_has_not_settled_is_reported(self) -> None:
+        found = explained(Spots(ONE), iterations=2, refinements=1)
+        assert any("has not settled" in warning for warning in found.warnings)
+
+
+class TestQueue:
+    def test_batches_are_full_although_tasks_ask_for_little(self) -> None:
+        seen: list[int] = []
+
+        class Counting(Spots):
+            def forward(self, x: Tensor) -> Tensor:
+                seen.append(len(x))
+                return super().forward(x)
+
+        model, image = model_of(Counting(ONE), 10), bright()
+        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+
+        def task(number: int) -> Task[tuple[int, list[bool]]]:
+            heard = []
+            for size in (1, 3, 2):
+                masks = np.zeros((size, SIDE, SIDE), bool)
+                masks[:, : number + 1] = True
+                verdicts = yield masks
+                heard += verdicts.keeps.tolist()
+            return number, heard
+
+        seen.clear()
+        results = list(run_together(question, map(task, range(30))))
+        assert [number for number, _ in results] == list(range(30))
+        # Rows 0 to `number` are shown; the spot's mean passes 0.7 with 5 of its 6 rows, 8 to 12.
+        assert [heard for _, heard in results] == [[number >= 12] * 6 for number in range(30)]
+        assert sum(seen) == 30 * 6
+        assert len(seen) <= 30 * 6 / 10 + 2
+
+    def test_a_task_that_asks_nothing_is_done(self) -> None:
+        model, image = model_of(Spots(ONE), 4), bright()
+        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+
+        def silent() -> Task[str]:
+            return "done"
+            yield np.zeros((0, SIDE, SIDE), bool)
+
+        assert list(run_together(question, [silent(), silent()])) == ["done", "done"]
+
+
+class TestExtraction:
+    @pytest.mark.parametrize("confidence", [0.0, 0.5, 0.9, 1.0])
+    @pytest.mark.parametrize("shrink", [True, False])
+    def test_the_set_is_sufficient_in_a_pass_of_its_own(self, confidence: float, shrink: bool) -> None:
+        module = Spots(ONE)
+        found = explained(module, confidence=confidence, shrink=shrink)
+        mask, record = mask_of(found), found.metadata["details"]["explanations"][0]
+        with torch.inference_mode():
+            whole, part = (module(bright()[None] * m).softmax(1)[0, 0] for m in (1.0, torch.from_numpy(mask)))
+        assert passes(module, mask)
+        assert float(part) >= confidence * float(whole) - 1e-5
+        assert record["confidence"] == pytest.approx(float(part))
+        assert record["area"] == pytest.approx(mask.mean())
+        assert (record["sufficient"], record["minimal_to_a_cell"]) == (True, shrink)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_no_cell_of_a_shrunk_set_can_be_spared(self, seed: int) -> None:
+        module = Spots(ONE, (18, 3, 9))
+        mask = mask_of(explained(module, seed=seed))
+        pieces = cells(mask, 4, np.ones((SIDE, SIDE)))
+        assert len(pieces) > 1
+        assert np.array_equal(np.sum(pieces, axis=0), mask)
+        assert [passes(module, mask & ~piece) for piece in pieces] == [False] * len(pieces)
+
+    def test_shrinking_only_removes_and_also_from_the_whole_picture(self) -> None:
+        module = Spots(ONE)
+        model, image = model_of(module, 16), bright()
+        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        whole = np.ones((SIDE, SIDE), bool)
+        small = run(question, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
+        # 26 of 36 pixels reach 0.7; cells hold 4 of them.
+        assert small.sum() == small[8:14, 20:26].sum() == 28
+
+    def test_the_size_is_found_to_a_pixel_where_more_is_better(self) -> None:
+        model, image = model_of(Spots((0, 0, SIDE), need=0.3), 16), bright()
+        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        order = np.random.default_rng(0).permutation(SIDE * SIDE)
+        before = question.asked
+        count = run(question, grown(lambda n: prefix(order, n, (SIDE, SIDE)), SIDE * SIDE, Goal(), step=1))
+        assert count == next(n for n in range(SIDE * SIDE) if n / SIDE**2 > 0.3)
+        assert question.asked - before <= 16 + 4 * 5
+
+    def test_a_spatial_set_lies_in_a_disc_around_the_peak(self) -> None:
+        found = explained(Spots(ONE, (20, 2, 8)), strategy="spatial", radius=2.0)
+        rows, columns = np.nonzero(mask_of(found))
+        peak = divmod(int(ranking(found.values[0].double().numpy())[0]), SIDE)
+        assert passes(Spots(ONE, (20, 2, 8)), mask_of(found))
+        assert np.hypot(rows - peak[0], columns - peak[1]).max() < 2 * 1.2**12
+
+    def test_a_contrastive_set_is_sufficient_and_necessary(self) -> None:
+        module = Spots(ONE, (20, 2, 8))
+        found = explained(module, strategy="contrastive")
+        both, enough = mask_of(found), mask_of(found, "mask_sufficient")
+        assert (passes(module, both), passes(module, ~both)) == (True, False)
+        assert (passes(module, enough), passes(module, ~enough)) == (True, True)
+        assert both.sum() > enough.sum()
+        for piece in cells(both, 4, np.ones((SIDE, SIDE))):
+            assert not passes(module, both & ~piece) or passes(module, ~both | piece)
+        records = {one["name"]: one for one in found.metadata["details"]["explanations"]}
+        assert records["mask"]["necessary"] is True
+        assert records["mask_sufficient"]["necessary"] is None
+
+    def test_a_complete_set_has_the_whole_pictures_confidence(self) -> None:
+        class Against(Spots):
+            def forward(self, x: Tensor) -> Tensor:
+                logits = super().forward(x)
+                return logits - torch.stack([x[:, 0, 28:, :8].mean((1, 2)), *[torch.zeros(len(x))] * 2], 1)
+
+        found = explained(Against(ONE), strategy="complete")
+        records = {one["name"]: one for one in found.metadata["details"]["explanations"]}
+        whole = found.metadata["details"]["confidence"]
+        assert abs(records["mask"]["confidence"] - whole) < 0.005
+        assert abs(records["mask_sufficient"]["confidence"] - whole) > 0.005
+        assert not (mask_of(found, "mask_contrastive") & ~mask_of(found)).any()
+
+    def test_several_sets_share_no_pixel_and_each_is_enough(self) -> None:
+        module = Spots(ONE, (20, 2, 8), (2, 2, 7))
+        found = explained(module, strategy="multiple", alternatives=5)
+        names = [name for name in found.extras if name.startswith("mask")]
+        assert names == ["mask", "mask_2", "mask_3"]
+        assert np.sum([mask_of(found, name) for name in names], axis=0).max() == 1
+        assert [passes(module, mask_of(found, name)) for name in names] == [True] * 3
+        assert found.metadata["details"]["stopped"] == "the pixels that are left are not enough"
+        assert len(explained(module, strategy="multiple", alternatives=2).extras) == 3  # two, and the standard error
+
+    def test_equal_pixels_are_ranked_by_their_neighbourhood(self) -> None:
+        values = np.zeros((20, 20))
+        values[2:6, 2:6], values[3, 3] = 1, 5
+        values[15, 15] = 1
+        order = ranking(values)
+        assert order[0] == 3 * 20 + 3
+        assert order[16] == 15 * 20 + 15
+        allowed = np.zeros((20, 20), bool)
+        allowed[10:] = True
+        assert set(ranking(values, allowed).tolist()) == set(range(200, 400))
+
+
+class TestQuestions:
+    def test_a_set_for_another_class_keeps_its_rank(self) -> None:
+        found = explained(Spots(ONE), target=1)
+        assert any("1 classes score above the target" in warning for warning in found.warnings)
+        assert found.metadata["details"]["explanations"][0]["sufficient"]
+
+    def test_a_contrast_is_about_its_two_classes(self) -> None:
+        found = explained(Spots(ONE, need=0.7), target="0 vs 2")
+        # Class 2 lags by 0.5, so 0.7 - 0.5 / 8 of the spot is enough.
+        assert 0.6 * 36 <= mask_of(found)[8:14, 20:26].sum() < 0.7 * 36 + 4
+        with pytest.raises(ExplainerRefused, match="does not prefer the first class"):
+            explained(Spots(ONE), target="1 vs 0")
+
+    def test_an_answer_that_needs_no_pixel_says_so(self) -> None:
+        found = explained(Spots(ONE, need=-1.0), strategy="multiple")
+        assert any("the same with everything hidden" in warning for warning in found.warnings)
+        assert mask_of(found).sum() == 0
+        assert found.metadata["details"]["stopped"] == "no pixel is needed"
+
+    def test_a_set_cannot_be_necessary_where_nothing_is(self) -> None:
+        found = explained(Spots(ONE, need=-1.0), strategy="contrastive")
+        assert found.metadata["details"]["explanations"][0]["necessary"] is False
+        assert "without mask the answer stays" in found.warnings
+
+    @pytest.mark.parametrize("baseline", ["min", "max", "mean", "zero", "blur", "noise", "inpaint", "constant:0.2"])
+    def test_every_baseline_works(self, baseline: str) -> None:
+        image = torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 0.2
+        image[0, 0, 8:14, 20:26] = 1
+        found = Rex(**SMALL, iterations=3, baseline=baseline).explain(model_of(Spots(ONE), 64), image, 0)[0]
+        assert found.metadata["details"]["baseline"] == baseline
+        assert found.metadata["details"]["explanations"][0]["sufficient"]
+
+    def test_min_and_max_are_the_extreme_numbers_of_the_input(self) -> None:
+        image = torch.randn(1, SIDE, SIDE)
+        for name, value in (("min", image.min()), ("max", image.max())):
+            made = causal._removal(name, model_of(Spots(ONE)), image)
+            assert isinstance(made, Fill)
+            assert torch.equal(made.baseline, value.expand_as(image))
+
+    def test_verdicts_join_and_pass(self) -> None:
+        first = Verdicts(np.array([True, False]), np.array([0.5, 0.9]))
+        both = Verdicts.joined([first, Verdicts(np.array([True]), np.array([0.2]))])
+        assert both.pass_at(0.3).tolist() == [True, False, False]
+        assert len(both[1:]) == 2
+
+
+def test_the_product_ranks_as_the_product_of_raised_maps() -> None:
+    maps = np.random.default_rng(0).random((5, 6, 6)) * 3
+    merged = Responsibility((6, 6), "product")
+    for one in maps:
+        merged.add(one)
+    assert np.prod(1 + maps, axis=0) ** (1 / 5) - 1 == pytest.approx(merged.values)
+
+
+def test_masks_are_saved_with_the_map(tmp_path: Any) -> None:
+    found = explained(Spots(ONE), iterations=2)
+    found.save(tmp_path / "x")
+    assert torch.equal(Explanation.load(tmp_path / "x").extras["mask"], found.extras["mask"])
+    assert found.extras["mask"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("name", "baseline"), [("rex", "zero"), ("convad", "deactivate")])
+def test_each_explainer_is_registered_and_hides_pixels_its_own_way(name: str, baseline: str) -> None:
+    model = load_model("efficientnet_lite0", device="cpu")
+    explainer = get_explainer(name, iterations=1, refinements=1, shrink=False, step=5000)
+    image = torch.randn(model.input_size, generator=torch.Generator().manual_seed(0))
+    found = explainer.explain(model, image[None])[0]
+    mask, record = torch.from_numpy(mask_of(found)), found.metadata["details"]["explanations"][0]
+    with torch.inference_mode():
+        logits = make_removal(baseline, model, image)(model, image, mask[None, None].float())
+    assert found.metadata["details"]["baseline"] == baseline
+    assert float(logits.softmax(1)[0, found.target.index]) == pytest.approx(record["confidence"], abs=1e-5)
+    assert int(logits.argmax()) == found.target.index
+    assert record["sufficient"]

@@ -1,0 +1,319 @@
+"""Closed forms and kink marching, against numerical integration and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from xaihub import ExplainerRefused
+from xaihub_first_principles import families
+from xaihub_first_principles.cells import cells_2d, integrate_cells
+from xaihub_first_principles.hidden import OneHidden
+from xaihub_first_principles.lines import integrated_gradients, line_integrals, segment_mlp
+from xaihub_first_principles.measures import integrate
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _one_hidden(d: int, seed: int = 0) -> OneHidden:
+    torch.manual_seed(seed)
+    return OneHidden.of(nn.Sequential(nn.Linear(d, 7), nn.ReLU(), nn.Linear(7, 2)), output=1)
+
+
+def _shake(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give biases and batch norms values of their own: fresh networks are linear along rays from 0."""
+    generator = _rng(seed)
+    for part in module.modules():
+        for name, low, high in (("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.5, 1.5)):
+            tensor = getattr(part, name, None)
+            values = torch.zeros(0) if tensor is None else torch.rand(tensor.shape, generator=generator)
+            (torch.zeros(0) if tensor is None else tensor.data).copy_(low + (high - low) * values)
+    return module.double().eval().requires_grad_(False)
+
+
+# One hidden layer.
+
+MEAN = torch.tensor([0.2, -0.1, 0.4, 0.0], dtype=torch.float64)
+ROOT = torch.tensor([[1.0, 0, 0, 0], [0.8, 0.5, 0, 0], [-0.6, 0.3, 0.7, 0], [0.1, 0.2, 0.3, 0.6]], dtype=torch.float64)
+COVARIANCE = ROOT @ ROOT.T
+HERE = torch.tensor([1.0, -0.5, 0.8, 0.3], dtype=torch.float64)
+DRAWS = 250_000
+
+
+def _independent(j: int, noise: Tensor) -> Tensor:
+    return (MEAN + noise * COVARIANCE.diagonal().sqrt()).index_fill(1, torch.tensor([j]), float(HERE[j]))
+
+
+def _partial(j: int, noise: Tensor) -> Tensor:
+    return (MEAN + noise @ ROOT.T).index_fill(1, torch.tensor([j]), float(HERE[j]))
+
+
+def _conditional(j: int, noise: Tensor) -> Tensor:
+    others = [k for k in range(4) if k != j]
+    column = COVARIANCE[others, j] / COVARIANCE[j, j]
+    mean = MEAN[others] + column * (HERE[j] - MEAN[j])
+    rest = COVARIANCE[others][:, others] - torch.outer(column, COVARIANCE[others, j])
+    points = torch.empty(len(noise), 4, dtype=torch.float64)
+    points[:, others] = mean + noise[:, :3] @ torch.linalg.cholesky(rest).T
+    points[:, j] = HERE[j]
+    return points
+
+
+def _cube(j: int, noise: Tensor) -> Tensor:
+    uniform = torch.special.ndtr(noise)
+    return uniform.index_fill(1, torch.tensor([j]), float(HERE[j]))
+
+
+@pytest.mark.parametrize(
+    ("closed", "draw"),
+    [
+        (lambda net: net.independent_gaussian(HERE, MEAN, COVARIANCE.diagonal().sqrt()), _independent),
+        (lambda net: net.pdp_gaussian(HERE, MEAN, COVARIANCE), _partial),
+        (lambda net: net.conditional_gaussian(HERE, MEAN, COVARIANCE), _conditional),
+        (lambda net: net.length_weighted(HERE), _cube),
+    ],
+)
+def test_a_closed_form_is_within_four_standard_errors_of_monte_carlo(
+    closed: Callable[[OneHidden], Tensor], draw: Callable[[int, Tensor], Tensor]
+) -> None:
+    net, noise = _one_hidden(4), torch.randn(DRAWS, 4, generator=_rng(1), dtype=torch.float64)
+    exact = closed(net)
+    for j in range(4):
+        answers = net(draw(j, noise))
+        error = float(answers.std()) / DRAWS**0.5
+        assert float(exact[j]) == pytest.approx(float(answers.mean()), abs=4 * error)
+
+
+def test_axis_rows_equal_points_and_the_segment_route() -> None:
+    net = _one_hidden(4)
+    assert torch.allclose(net.axis_dirac(HERE), integrate(net, families.AxisDirac(), HERE).values, atol=1e-12)
+    layers = [(net.u, net.v), (net.a[None], torch.tensor([net.c], dtype=torch.float64))]
+    for j, value in enumerate(net.axis_lebesgue()):
+        segment = segment_mlp(layers, torch.zeros(4).double(), torch.eye(4).double()[j])[0]
+        assert float(value) == pytest.approx(2 * float(segment), abs=1e-10)
+
+
+def test_weights_of_zero_do_not_divide() -> None:
+    net = OneHidden(
+        u=torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64),
+        v=torch.tensor([0.7, 0.1], dtype=torch.float64),
+        a=torch.tensor([2.0, 0.0], dtype=torch.float64),
+    )
+    x = torch.tensor([0.3, 0.4], dtype=torch.float64)
+    assert net.axis_lebesgue().tolist() == pytest.approx([2.8, 2.8])
+    assert net.length_weighted(x).tolist() == pytest.approx([1.4, 1.4])
+    assert net.independent_gaussian(x, x, torch.ones(2).double()).tolist() == pytest.approx([1.4, 1.4])
+
+
+def test_the_uniform_row_is_refused_where_it_would_cancel() -> None:
+    net = _one_hidden(4)
+    tiny = OneHidden(u=net.u * 1e-4, v=net.v + 2, a=net.a, c=net.c)
+    with pytest.raises(ExplainerRefused, match="would be wrong by up to"):
+        tiny.length_weighted(HERE)
+    with pytest.raises(ExplainerRefused, match="13 uniform features"):
+        _one_hidden(14).length_weighted(torch.rand(14).double())
+
+
+def test_the_formulas_take_one_hidden_layer_only() -> None:
+    with pytest.raises(ExplainerRefused, match="this network is Linear, GELU, Linear"):
+        OneHidden.of(nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 1)))
+
+
+# Lines.
+
+
+class _Residual(nn.Module):
+    """Convolution, batch norm, ReLU6, max-pool and a residual sum on 1 x 10 x 10 pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+        self.clip, self.pool, self.head = nn.ReLU6(), nn.MaxPool2d(3, 2, 1), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pool(self.clip(4 * self.norms[0](self.first(x))))
+        return self.head(nn.functional.relu(h + self.norms[1](self.second(h))).mean((2, 3)))
+
+
+def _network(seed: int = 0) -> Function:
+    torch.manual_seed(seed)
+    net = _shake(_Residual())
+    return lambda pictures: net(pictures)[:, 1]
+
+
+def _ends(seed: int = 1, rows: int = 2) -> tuple[Tensor, Tensor]:
+    start, end = torch.randn(2, rows, 1, 10, 10, generator=_rng(seed), dtype=torch.float64)
+    return start, end
+
+
+def test_marching_finds_every_kink_of_a_convolutional_network() -> None:
+    f, (start, end) = _network(), _ends()
+    found = line_integrals(f, start, end)
+    assert int(found.pieces.min()) > 50
+    for row, knots in enumerate(found.knots):
+        # Between neighbouring kinks the function is a chord: so at a quarter and at the middle of each piece.
+        for share in (0.25, 0.5):
+            inside = knots[:-1] + share * knots.diff()
+            left, right, value = (
+                f(start[row] + t.view(-1, 1, 1, 1) * (end[row] - start[row])) for t in (knots[:-1], knots[1:], inside)
+            )
+            assert torch.allclose(value, left + share * (right - left), atol=1e-10)
+
+
+def test_line_integrals_equal_a_fine_trapezoid() -> None:
+    f, (start, end) = _network(), _ends(rows=1)
+    exact = float(line_integrals(f, start, end).values)
+    errors = []
+    for steps in (20_000, 40_000):
+        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).split(4000)
+        answers = torch.cat([f(start[0] + t.view(-1, 1, 1, 1) * (end[0] - start[0])) for t in times])
+        errors.append(abs(float(answers.sum() - (answers[0] + answers[-1]) / 2) / steps - exact))
+    assert errors[0] < 1e-7
+    assert errors[1] < 2e-8  # the trapezoid's own error, which shrinks with the square of the step
+
+
+def test_marching_equals_the_segment_route_on_a_deep_network() -> None:
+    torch.manual_seed(2)
+    linears = [nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 1)]
+    parts = [part for linear in linears[:-1] for part in (linear, nn.ReLU())]
+    net = _shake(nn.Sequential(*parts, linears[-1]))
+    layers = [(linear.weight, linear.bias) for linear in linears]
+    start, end = 3 * torch.randn(2, 5, 4, generator=_rng(), dtype=torch.float64)
+    marched = line_integrals(lambda y: net(y)[:, 0], start, end)
+    for row in range(5):
+        value, knots = segment_mlp(layers, start[row], end[row])
+        assert float(marched.values[row]) == pytest.approx(float(value), abs=1e-10)
+        assert int(marched.pieces[row]) == len(knots) - 1
+        times = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+        middle = net(start[row] + times.unsqueeze(1) * (end[row] - start[row])).mean()
+        assert float(value) == pytest.approx(float(middle), abs=1e-9)
+
+
+def test_exact_integrated_gradients_are_complete_and_the_limit_of_steps() -> None:
+    f, (start, end) = _network(), _ends(rows=1)
+    exact = integrated_gradients(f, start[0], end[0])
+    assert float(exact.sum()) == pytest.approx(float(f(end) - f(start)), abs=1e-10)
+    total = torch.zeros_like(exact)
+    for times in ((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000).split(2000):
+        line = (start[0] + times.view(-1, 1, 1, 1) * (end[0] - start[0])).requires_grad_()
+        total += torch.autograd.grad(f(line).sum(), line)[0].sum(0) / 20_000
+    assert torch.allclose(exact, total * (end[0] - start[0]), atol=1e-4)
+
+
+def test_finite_difference_ig_equals_exact_integrated_gradients_where_lines_stay_in_their_cells() -> None:
+    torch.manual_seed(4)
+    net = _shake(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)))
+    start, end = torch.randn(2, 3, generator=_rng(), dtype=torch.float64)
+    h, eye = 1e-6, torch.eye(3, dtype=torch.float64)
+    above = line_integrals(lambda y: net(y)[:, 0], start + h * eye, end + h * eye).values
+    below = line_integrals(lambda y: net(y)[:, 0], start - h * eye, end - h * eye).values
+    exact = integrated_gradients(lambda y: net(y)[:, 0], start, end)
+    assert torch.allclose((above - below) / (2 * h) * (end - start), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("resnet18", 1e-3), ("tf_efficientnet_lite0", 5e-4), ("test_resnet", 3e-2)]
+)
+def test_piecewise_affine_backbones_are_marched_to_the_end(name: str, length: float) -> None:
+    torch.manual_seed(0)
+    net = _shake(timm.create_model(name, num_classes=2))
+    start = torch.randn(1, 3, 32, 32, generator=_rng(), dtype=torch.float64)
+    end = start + length * torch.randn(1, 3, 32, 32, generator=_rng(1), dtype=torch.float64)
+    found = line_integrals(lambda pictures: net(pictures)[:, 0], start, end)
+    knots = found.knots[0]
+    answers = net(start + knots.view(-1, 1, 1, 1) * (end - start))[:, 0]
+    middles = net(start + ((knots[1:] + knots[:-1]) / 2).view(-1, 1, 1, 1) * (end - start))[:, 0]
+    assert torch.allclose(middles, (answers[1:] + answers[:-1]) / 2, atol=1e-11)
+    assert int(found.pieces) > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("test_vit", "layer_norm"), ("test_convnext", "layer_norm"), ("test_efficientnet", "silu")]
+)
+def test_smooth_backbones_are_refused_by_the_name_of_what_they_call(name: str, function: str) -> None:
+    net = timm.create_model(name, num_classes=2).double().eval()
+    side = net.pretrained_cfg["input_size"][-1]
+    start, end = torch.randn(2, 1, 3, side, side, generator=_rng(), dtype=torch.float64)
+    with pytest.raises(ExplainerRefused, match=f"piecewise-affine network, and this one calls '{function}'"):
+        line_integrals(lambda pictures: net(pictures)[:, 0], start, end)
+
+
+@pytest.mark.parametrize(
+    ("f", "reason"),
+    [
+        (lambda y: (y * y).sum(1), "multiplies"),
+        (lambda y: (1 / y).sum(1), "divides|calls"),
+        (lambda y: y.exp().sum(1), "calls 'exp'"),
+        (lambda y: torch.softmax(y, 1)[:, 0], "calls 'softmax'"),
+        (lambda y: y.sum(1) * float(y[0, 0] > 0), "calls 'gt'|calls '__gt__'"),
+    ],
+)
+def test_functions_that_are_not_piecewise_affine_are_refused(f: Function, reason: str) -> None:
+    start, end = torch.rand(2, 2, 3, generator=_rng(), dtype=torch.float64) + 0.5
+    with pytest.raises(ExplainerRefused, match=reason):
+        line_integrals(f, start, end)
+
+
+def test_other_piecewise_affine_functions_have_their_kinks_found() -> None:
+    def f(y: Tensor) -> Tensor:
+        leaky = nn.functional.leaky_relu(y[:, 0], 0.2) + nn.functional.hardtanh(y[:, 1], -0.5, 0.5)
+        return leaky + y[:, 2].clamp(min=0.1) - y[:, 3].abs() + nn.functional.hardsigmoid(6 * y[:, 4])
+
+    start, end = -torch.ones(1, 5).double(), torch.ones(1, 5).double()
+    found = line_integrals(f, start, end)
+    # Means over [-1, 1]: leaky 0.2, clip 0, clamp 0.1 * 0.55 + 0.45 * 0.55, minus |y| 0.5, hard sigmoid 0.5.
+    assert float(found.values) == pytest.approx(
+        0.2 + 0.55 * 0.55 - 0.5 + 0.5, abs=1e-8
+    )  # torch holds 1/6 in single precision
+    assert found.knots[0].tolist() == pytest.approx([0, 0.25, 0.5, 0.55, 0.75, 1], abs=1e-9)
+
+
+def test_a_line_with_too_many_pieces_is_refused() -> None:
+    f, (start, end) = _network(), _ends()
+    with pytest.raises(ExplainerRefused, match="at least .* linear pieces of the network, more than 5"):
+        line_integrals(f, start, end, max_pieces=5)
+    pieces = int(line_integrals(f, start, end).pieces.max())
+    with pytest.raises(ExplainerRefused, match=f"more than {pieces - 1} linear pieces"):
+        line_integrals(f, start, end, max_pieces=pieces - 1)
+
+
+# Cells of two inputs.
+
+
+def _deep(seed: int) -> tuple[list[tuple[Tensor, Tensor]], Function]:
+    torch.manual_seed(seed)
+    linears = [nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 1)]
+    net = _shake(nn.Sequential(linears[0], nn.ReLU(), linears[1], nn.ReLU(), linears[2], nn.ReLU(), linears[3]), seed)
+    return [(linear.weight, linear.bias) for linear in linears], lambda y: net(y)[:, 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cells_of_a_deep_network_tile_the_square_and_carry_its_affine_pieces(seed: int) -> None:
+    layers, f = _deep(seed)
+    cells = cells_2d(layers)
+    assert len(cells) > 20
+    assert sum(cell.area for cell in cells) == pytest.approx(1, abs=1e-12)
+    for cell in cells:
+        inside = torch.cat([cell.corners.mean(0, keepdim=True), cell.corners])
+        assert torch.allclose(f(inside), inside @ cell.w + cell.b, atol=1e-10)
+
+
+@pytest.mark.parametrize("density", [None, lambda y: y[:, 0] - 0.5])
+def test_centres_of_mass_integrate_a_deep_network_as_a_fine_grid_does(density: Function | None) -> None:
+    layers, f = _deep(0)
+    side = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    total = 0.0
+    for rows in side.split(200):
+        points = torch.cartesian_prod(rows, side)
+        weight = torch.ones(len(points), dtype=torch.float64) if density is None else density(points)
+        total += float(f(points) @ weight) / 2000**2
+    assert integrate_cells(cells_2d(layers), density) == pytest.approx(total, abs=1e-7)
