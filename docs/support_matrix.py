@@ -27,6 +27,8 @@ from xaihub.params import parameters
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "support-matrix.md"
 KEPT = ROOT / "build" / "support-matrix"
+# Warnings that the budget is too small say nothing about the network.
+ASK_FOR_MORE = ("use more", "raise iterations", "raise the budget", "standard error")
 # What a method's result on a network can depend on, beside the method.
 CORE = ("explainer.py", "masking", "model.py", "preprocessing.py", "structure.py", "target.py")
 
@@ -60,6 +62,8 @@ TINY: dict[str, Any] = {
     "samples": 8,
     "channels": 8,
     "evaluations": 16,
+    "budget": 40,
+    "iterations": 2,
     "steps": 4,
     "features": "grid:2",
     "window": 75,
@@ -118,6 +122,7 @@ def _model(hub: Hub, architecture: str) -> Model:
     model: Model = (
         hub.adapters.get("timm").load()().build(ModelRequest(name=architecture, card=card), torch.device("cpu"))
     )
+    model.baselines = {spec.name: spec.load for spec in hub.baselines}
     for module in model.module.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.1)
@@ -154,7 +159,7 @@ def _try(hub: Hub, name: str, model: Model) -> str:
     except Exception as error:  # whatever a method raises is a result here
         return f"error: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     # A budget that is too small is what was asked for here.
-    warnings = [text for text in explanation.warnings if "use more" not in text]
+    warnings = [text for text in explanation.warnings if not any(word in text for word in ASK_FOR_MORE)]
     return f"warns: {_general('; '.join(warnings), model)}" if warnings else "works"
 
 

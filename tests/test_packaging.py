@@ -168,7 +168,9 @@ def canonical(name: str) -> str:
 @pytest.mark.parametrize("root", ["plugins", "zoo"])
 def test_only_packages_of_ours_lie_in_a_source_root(root: str) -> None:
     # An editable install puts the folder on the path, so anything else in it could be imported by anybody.
-    strangers = [item.name for item in (ROOT / root).iterdir() if not item.name.startswith(("xaihub_", "__pycache__"))]
+    strangers = [
+        item.name for item in (ROOT / root).iterdir() if not item.name.startswith(("xaihub_", "__pycache__", "."))
+    ]
 
     assert strangers == []
 

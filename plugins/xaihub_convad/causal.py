@@ -81,7 +81,7 @@ class _Causal(Explainer):
             ),
         ] = 0.9,
         budget: Annotated[
-            int | None, Meta(description="Most forward passes of a search (14 a split); none leaves it to the others.")
+            int | None, Meta(description="Most forward passes for one map, 14 a split; none leaves it to the others.")
         ] = None,
         refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 4,
         depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10,
@@ -162,8 +162,7 @@ class _Causal(Explainer):
         found = [self._checked(question, name, mask, necessary) for name, mask, necessary in sets]
         warnings += [f"{one.name} does not keep the answer in a pass of its own" for one in found if not one.sufficient]
         warnings += [f"without {one.name} the answer stays" for one in found if one.necessary is False]
-        masks = {key: torch.from_numpy(mask)[None, None] for key, mask, _ in sets}
-        error = merged.standard_error
+        masks, error = {key: torch.from_numpy(mask)[None, None] for key, mask, _ in sets}, merged.standard_error
         return Attribution(
             values=_map(merged.values),
             extras={**masks, "standard_error": _map(error)},
@@ -188,8 +187,7 @@ class _Causal(Explainer):
         """Merge iterations in their order until they are done or the map has settled; count their splits too."""
         iterations, refinements = self.iterations, self.refinements
         if self.budget is not None:
-            affordable = self.budget // MUTANTS
-            if affordable < 1:
+            if (affordable := self.budget // MUTANTS) < 1:
                 raise ParameterError(f"a budget of {self.budget} does not pay for one split", hint="14 passes or more")
             iterations = min(iterations, affordable)
             refinements = min(refinements, affordable // iterations)
