@@ -43,7 +43,7 @@ def contents(wheel: Path) -> dict[str, str]:
 
 
 def packages(folder: Path) -> set[str]:
-    return {item.name for item in folder.iterdir() if item.is_dir() and item.name != "__pycache__"}
+    return {item.name for item in folder.iterdir() if item.is_dir() and item.name.startswith("xaihub_")}
 
 
 @pytest.fixture(scope="module")
