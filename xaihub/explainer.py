@@ -73,7 +73,8 @@ class Explainer(ABC):
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
-    name: str = ""
+    name: str = ""  # both are set by the hub, from the explainer's record
+    variant: str = ""
 
     @abstractmethod
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor | Attribution:
@@ -190,6 +191,7 @@ class Explainer(ABC):
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
+            "variant": self.variant,
             "parameters": self.parameters,
             "seed": seed,
             "device": str(model.device),

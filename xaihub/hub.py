@@ -73,7 +73,7 @@ class Hub:
         if not (isinstance(method, type) and issubclass(method, Explainer)):
             raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.Explainer")
         explainer = method(**convert(method, values, who=spec.name))
-        explainer.name = spec.name
+        explainer.name, explainer.variant = spec.name, spec.variant
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
