@@ -29,14 +29,15 @@ class Scores(nn.Module):
         super().__init__()
         self.module = model.module
         self.model = model
-        self.bounded = bounded
+        # Asked for now: the answer may take a pass of its own, which captum's hooks must not see.
+        self.rows = gradient_rows(model) if bounded else None
 
     def forward(self, inputs: Tensor, index: Tensor, against: Tensor | None = None) -> Tensor:
         """Return (n,) scores; differentiable with respect to `inputs`."""
         target = ResolvedTarget(index=index, against=against)
-        if not self.bounded:
+        rows = self.rows
+        if rows is None:
             return target.score(self.model(inputs))
-        rows = gradient_rows(self.model)
         if torch.is_grad_enabled() and inputs.requires_grad:
             scores: Tensor = _RowGradients.apply(inputs, self.model, target, rows)
             return scores

@@ -25,7 +25,7 @@ from xaihub import (
     Runtime,
     Scene,
 )
-from xaihub.masking import baseline_image
+from xaihub.masking import baseline_image, batch_rows
 from xaihub_metrics_curves import xaihub_register_metrics
 from xaihub_metrics_curves.areas import Deletion, Insertion
 from xaihub_metrics_curves.confidence import AverageDrop, IncreaseInConfidence
@@ -315,6 +315,7 @@ def test_imputed_pixels_carry_the_noise_and_visible_ones_do_not() -> None:
         return against_zero(x.mean((1, 2, 3)))
 
     scene = scene_of(model_of(Formula(formula), (1, 64, 64)), torch.full((1, 64, 64), 0.5))
+    batch_rows(scene.model)  # measures a row with a pass of its own
     seen.clear()
     case = case_of(scene, distinct_heat(64), seed=3)
     value(ROAD(percentiles="40,70", noise=0.02, order="morf"), case)
