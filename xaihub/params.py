@@ -7,6 +7,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -36,7 +38,8 @@ class Parameter:
     description: str
 
 
-def parameters(method: type) -> dict[str, Parameter]:
+@cache  # asked for at every explanation
+def parameters(method: type) -> Mapping[str, Parameter]:
     """Return the parameters of a class by name, from its constructor's signature."""
     hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
     found = {}
@@ -49,7 +52,7 @@ def parameters(method: type) -> dict[str, Parameter]:
             type=_shown(annotation),
             description=_description(annotation),
         )
-    return found
+    return MappingProxyType(found)
 
 
 def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[str, Any]:
