@@ -90,14 +90,7 @@ class FaithfulnessCorrelation(Metric):
 
     def score(self, case: Case) -> Measurement:
         """Return the correlation."""
-        removed = remove_subsets(
-            case,
-            features=self.features,
-            baseline=self.baseline,
-            sizes=lambda count: [self.subset * count],
-            samples=self.samples,
-            output=self.output,
-        )
+        removed = _one_size(self, case)
         return _report(correlations(removed.attributed, removed.drops)[0], removed)
 
 
@@ -121,15 +114,19 @@ class MuFidelity(Metric):
 
     def score(self, case: Case) -> Measurement:
         """Return the rank correlation; equal sums share their mean rank."""
-        removed = remove_subsets(
-            case,
-            features=self.features,
-            baseline=self.baseline,
-            sizes=lambda count: [self.subset * count],
-            samples=self.samples,
-            output=self.output,
-        )
+        removed = _one_size(self, case)
         return _report(correlations(ranks(removed.attributed), ranks(removed.drops))[0], removed)
+
+
+def _one_size(metric: FaithfulnessCorrelation | MuFidelity, case: Case) -> Removed:
+    return remove_subsets(
+        case,
+        features=metric.features,
+        baseline=metric.baseline,
+        sizes=lambda count: [metric.subset * count],
+        samples=metric.samples,
+        output=metric.output,
+    )
 
 
 def _report(found: Tensor, removed: Removed) -> Measurement:

@@ -20,6 +20,7 @@ from xaihub.hub import Hub
 from xaihub.images import Picture, load_picture
 from xaihub.metric import Case, Scene
 from xaihub.model import Model, Runtime
+from xaihub.preprocessing import Geometry
 from xaihub.services.evaluation import Plan
 from xaihub.store import Key, RunStore, canonical
 from xaihub.target import Target
@@ -153,7 +154,7 @@ class _Run:
         self._wanted = {(metric.name, canonical(metric.parameters)): metric for metric in plan.metrics}
         self._done = number * len(plan.pictures) * len(plan.explainers)
         self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
-        self._inputs: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
 
     def work(self, limit: int | None = None) -> None:
         for position, source in enumerate(self._plan.pictures[:limit]):
@@ -224,7 +225,7 @@ class _Run:
             index=int(scene.target.index[0]),
             against=None if scene.target.against is None else Target(index=int(scene.target.against[0])),
         )
-        _, geometry = self._model.preprocessing(picture.image)
+        _, _, geometry = self._input(picture.source, picture)
         try:
             found = explainer.explain(self._model, scene.image[None], wanted, seed=self._plan.config.seed)[0]
         except XaihubError as error:
@@ -254,7 +255,7 @@ class _Run:
         )
 
     def _scene(self, picture: Picture, position: int) -> Scene:
-        image, logits = self._input(picture.source, picture)
+        image, logits, _ = self._input(picture.source, picture)
         label = self._plan.labels.get(Path(picture.source).name)
         wanted = (
             Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
@@ -268,11 +269,11 @@ class _Run:
             pool=_Pool(self, position),
         )
 
-    def _input(self, source: str, picture: Picture | None = None) -> tuple[Tensor, Tensor]:
-        """Return a picture's input and logits; the last few are kept, because the pool asks for neighbours."""
+    def _input(self, source: str, picture: Picture | None = None) -> tuple[Tensor, Tensor, Geometry]:
+        """Return a picture's input, logits and geometry; the last few are kept, as the pool asks for neighbours."""
         if source not in self._inputs:
-            image, _ = self._model.prepare((picture or load_picture(source)).image)
-            self._inputs[source] = (image, self._model.predict(image[None])[0])
+            image, geometry = self._model.prepare((picture or load_picture(source)).image)
+            self._inputs[source] = (image, self._model.predict(image[None])[0], geometry)
             self._totals.forwards += 1
             if len(self._inputs) > 2 * POOL:
                 self._inputs.popitem(last=False)
@@ -284,7 +285,7 @@ class _Run:
         order = [*self._plan.pictures[position + 1 :], *self._plan.pictures[:position]]
         for source in order[:POOL]:
             try:
-                image, logits = self._input(source)
+                image, logits, _ = self._input(source)
             except XaihubError:
                 continue
             yield image, int(logits.argmax())
