@@ -131,7 +131,7 @@ def test_a_broken_plugin_costs_only_itself_and_one_line_names_it(broken: Point, 
     (line,) = host.warnings
     assert line.startswith("plugin 'bad' (xaihub-bad 1.2): ")
     assert reason in line
-    assert line.endswith("(remove it: pip uninstall xaihub-bad)")
+    assert line.endswith("(remove it: xaihub plugins uninstall xaihub-bad)")
     assert "\n" not in line
     assert host.plugin("bad").problems
     assert not host.plugin("good").problems
@@ -300,7 +300,7 @@ class TestInstalledDistributions:
         assert lines == [
             "plugin 'installed_bad' (installed-bad 0.7): skipped, failed while importing it:"
             " ModuleNotFoundError: No module named 'a_module_that_is_not_installed'"
-            " (remove it: pip uninstall installed-bad)"
+            " (remove it: xaihub plugins uninstall installed-bad)"
         ]
         good = host.plugin("installed_good")
         assert (good.distribution, good.version, good.builtin) == ("installed-good", "0.7", False)

@@ -13,7 +13,9 @@ from xaihub.specs import BaselineSpec as BaselineSpec
 from xaihub.specs import ExplainerSpec as ExplainerSpec
 from xaihub.specs import MetricSpec as MetricSpec
 from xaihub.specs import ModelCard as ModelCard
+from xaihub.specs import ObjectiveSpec as ObjectiveSpec
 from xaihub.specs import Paper as Paper
+from xaihub.specs import ReproductionSpec as ReproductionSpec
 from xaihub.specs import Weights as Weights
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
     from xaihub.metric import Scene as Scene
     from xaihub.model import Model as Model
     from xaihub.model import Runtime as Runtime
+    from xaihub.objective import Finished as Finished
+    from xaihub.objective import Group as Group
+    from xaihub.objective import Losses as Losses
+    from xaihub.objective import Objective as Objective
+    from xaihub.objective import Step as Step
     from xaihub.params import Meta as Meta
     from xaihub.preprocessing import Geometry as Geometry
     from xaihub.preprocessing import Preprocessing as Preprocessing
@@ -61,6 +68,7 @@ _LAZY = {
     "images": ("Picture", "load_picture", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
     "model": ("Model", "Runtime"),
+    "objective": ("Finished", "Group", "Losses", "Objective", "Step"),
     "params": ("Meta",),
     "preprocessing": ("Geometry", "Preprocessing"),
     "randomness": ("generator_for",),
@@ -78,7 +86,9 @@ __all__ = sorted(  # noqa: PLE0605
         "ExplainerSpec",
         "MetricSpec",
         "ModelCard",
+        "ObjectiveSpec",
         "Paper",
+        "ReproductionSpec",
         "Weights",
         "XaihubError",
         "hookimpl",

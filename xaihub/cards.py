@@ -53,6 +53,8 @@ class _Card(msgspec.Struct, forbid_unknown_fields=True):
     layers: dict[str, str] = {}
     options: dict[str, Any] = {}
     accuracy: str = ""
+    objective: str = ""
+    objective_options: dict[str, Any] = {}
     extra: str = ""
     paper: _Paper | None = None
     tags: tuple[str, ...] = ()
@@ -77,6 +79,8 @@ def read_card(path: str | Path) -> ModelCard:
         raise file.complaint(
             f"{weights.package!r} is not the import name of a package", "weights", "package", hint=hint
         )
+    if card.objective and weights.source not in ("package", "file"):
+        raise file.complaint("a changed architecture needs its own weights: the source 'file'", "weights", hint=hint)
     return _to_card(card, Path(path))
 
 
@@ -95,6 +99,8 @@ def _to_card(card: _Card, file: Path) -> ModelCard:
         layers=card.layers,
         options=card.options,
         accuracy=card.accuracy,
+        objective=card.objective,
+        objective_options=card.objective_options,
         extra=card.extra,
         paper=Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
         tags=card.tags,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
-from xaihub.params import convert, parameters
+from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.target import LateTarget, ResolvedTarget, Target
 
@@ -46,7 +46,7 @@ class Attribution:
     warnings: list[str] = field(default_factory=list)
 
 
-class Explainer(ABC):
+class Explainer(Parametrised, ABC):
     """One way to attribute a model's output to the pixels of its input.
 
     A subclass's constructor takes keyword arguments with defaults, stores each under its own name and does nothing
@@ -73,8 +73,7 @@ class Explainer(ABC):
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
-    name: str = ""  # both are set by the hub, from the explainer's record
-    variant: str = ""
+    variant: str = ""  # set by the hub, as the name is, from the explainer's record
 
     @abstractmethod
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor | Attribution:
@@ -92,15 +91,6 @@ class Explainer(ABC):
             ExplainerRefused: The method would be wrong on this model.
         """
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The value of each constructor argument."""
-        return {name: getattr(self, name) for name in parameters(type(self))}
-
-    def __repr__(self) -> str:
-        """The class and its parameters, as one would write them."""
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
-
     def explain(
         self, model: Model, inputs: Tensor, target: Target | str | int | None = None, *, seed: int = 0
     ) -> list[Explanation]:
@@ -113,8 +103,7 @@ class Explainer(ABC):
             ExplainerRefused: The method does not apply to this model, or its result is not finite.
             ModelError: The model's class scores are not finite.
         """
-        who = self.name or type(self).__name__
-        convert(type(self), self.parameters, who=who)
+        who = self.check_parameters()
         if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
             raise ParameterError(
                 f"inputs have the shape {tuple(inputs.shape)}",

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import click
 
     from xaihub.errors import XaihubError
-    from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard
+    from xaihub.specs import (
+        AdapterSpec,
+        BaselineSpec,
+        ExplainerSpec,
+        MetricSpec,
+        ModelCard,
+        ObjectiveSpec,
+        ReproductionSpec,
+    )
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -46,6 +54,16 @@ def xaihub_register_models() -> Iterable[ModelCard | XaihubError]:  # type: igno
 
     An error in the place of a card is reported, and costs only that card.
     """
+
+
+@hookspec
+def xaihub_register_objectives() -> Iterable[ObjectiveSpec]:  # type: ignore[empty-body]
+    """Return a record for each training objective; `target` names a subclass of `xaihub.Objective`."""
+
+
+@hookspec
+def xaihub_register_reproductions() -> Iterable[ReproductionSpec]:  # type: ignore[empty-body]
+    """Return a record for each experiment that `xaihub reproduce` can run; `target` names a click command."""
 
 
 @hookspec

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Protocol
@@ -26,18 +28,35 @@ class _EntryPoint(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def value(self) -> str: ...
+    @property
     def dist(self) -> Any: ...
     def load(self) -> Any: ...
 
 
 @dataclass(kw_only=True)
 class PluginInfo:
-    """One plugin as the host sees it."""
+    """One plugin as the host sees it.
+
+    Attributes:
+        name: The name of its entry point.
+        distribution: What was installed; empty for a plugin that was registered by hand.
+        version: The distribution's version.
+        builtin: It comes with xaihub.
+        module: Where its hooks are.
+        seconds: How long loading it took, in this process.
+        heavy: The heavy libraries that loading it imported, in this process.
+        hooks: The hooks that it implements.
+        problems: What it did wrong.
+    """
 
     name: str
     distribution: str = ""
     version: str = ""
     builtin: bool = False
+    module: str = ""
+    seconds: float = 0.0
+    heavy: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -78,7 +97,7 @@ class PluginHost:
 
     def load(self) -> PluginHost:
         """Load every installed plugin of the entry-point group and return the host."""
-        found = metadata.entry_points(group=hookspecs.PROJECT) if self._entry_points is None else self._entry_points
+        found = self._installed() if self._entry_points is None else self._entry_points
         ordered = sorted(found, key=lambda point: (not _is_own(point), point.name))
         allowed = self._environ.get("XAIHUB_LOAD_PLUGINS")
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
@@ -108,7 +127,8 @@ class PluginHost:
     def problem(self, info: PluginInfo, text: str) -> None:
         """Note that a plugin did something wrong: one warning, or `PluginError` in strict mode."""
         text = " ".join(text.split())
-        remedy = f"remove it: pip uninstall {info.distribution}" if info.distribution and not info.builtin else ""
+        removable = info.distribution and not info.builtin
+        remedy = f"remove it: xaihub plugins uninstall {info.distribution}" if removable else ""
         if self._environ.get("XAIHUB_STRICT_PLUGINS", "") not in ("", "0"):
             raise PluginError(f"plugin {info.label}: {text}", hint=remedy)
         info.problems.append(text)
@@ -116,16 +136,45 @@ class PluginHost:
 
     def _load(self, point: _EntryPoint) -> None:
         distribution, version = _origin(point)
-        info = PluginInfo(name=point.name, distribution=distribution, version=version, builtin=_is_own(point))
+        info = PluginInfo(
+            name=point.name,
+            distribution=distribution,
+            version=version,
+            builtin=_is_own(point),
+            module=str(getattr(point, "value", "")),
+        )
         if not self._claim(info):
             return
         before = {name for name in HEAVY if name in sys.modules}
+        started = time.perf_counter()
         plugin = self._fence(info, point.load, while_="importing it")
+        info.seconds = time.perf_counter() - started
         if plugin is not None:
             self._fence(info, lambda: self._accept(plugin, info), while_="registering")
-        heavy = [name for name in HEAVY if name in sys.modules and name not in before]
-        if heavy:
-            self.problem(info, f"imports {heavy[0]} when loaded, so every command waits for it; import it later")
+        info.heavy = [name for name in HEAVY if name in sys.modules and name not in before]
+        if info.heavy:
+            self.problem(info, f"imports {info.heavy[0]} when loaded, so every command waits for it; import it later")
+
+    def _installed(self) -> Iterable[_EntryPoint]:
+        """Return the entry points of the group; a distribution whose list of them cannot be read is named."""
+        with suppress(Exception):  # one malformed file, of whatever distribution, breaks the whole listing
+            return metadata.entry_points(group=hookspecs.PROJECT)
+        found: list[_EntryPoint] = []
+        seen: set[str] = set()
+        for dist in metadata.distributions():
+            name = _name_of(dist)
+            if name and name in seen:  # the first on the path is the one that is imported
+                continue
+            seen.add(name)
+            try:
+                found += dist.entry_points.select(group=hookspecs.PROJECT)
+            except Exception as error:
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                remedy = f"remove it: pip uninstall {name}" if name else "remove it by hand"
+                self.warnings.append(
+                    f"skipped the entry points of distribution {name!r}: entry_points.txt is broken: {what} ({remedy})"
+                )
+        return found
 
     def _claim(self, info: PluginInfo) -> bool:
         if info.name not in self._infos:
@@ -156,7 +205,8 @@ class PluginHost:
 
     def _fence(self, info: PluginInfo, action: Any, *, while_: str) -> Any:
         try:
-            return action()
+            with redirect_stdout(sys.stderr):  # what a plugin prints must not mix with a command's results
+                return action()
         except (Exception, SystemExit) as error:
             # The one broad except: a plugin may fail in any way, and must cost only itself.
             what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
@@ -178,6 +228,13 @@ def _origin(point: _EntryPoint) -> tuple[str, str]:
         return point.dist.name or "", point.dist.version or ""
     except (AttributeError, OSError, KeyError, TypeError, ValueError):
         return "", ""
+
+
+def _name_of(dist: metadata.Distribution) -> str:
+    """Return a distribution's name as it is compared, or an empty string."""
+    with suppress(Exception):  # broken metadata can fail in any way
+        return (dist.name or "").replace("_", "-").lower()
+    return ""
 
 
 def _as_list(records: Any) -> list[Any]:

@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.host import PluginHost
 from xaihub.registry import Registry
-from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard
+from xaihub.specs import (
+    AdapterSpec,
+    BaselineSpec,
+    ExplainerSpec,
+    MetricSpec,
+    ModelCard,
+    ObjectiveSpec,
+    ReproductionSpec,
+    Spec,
+    Weights,
+)
 
 if TYPE_CHECKING:
-    from xaihub.adapter import ModelAdapter
+    from xaihub.adapter import ModelAdapter, ModelRequest
     from xaihub.explainer import Explainer
     from xaihub.metric import Metric
     from xaihub.model import Model, Runtime
+    from xaihub.objective import Objective
 
 __all__ = ["DEFAULT_EXPLAINER", "DEFAULT_MODEL", "Hub"]
 
@@ -47,6 +58,16 @@ class Hub:
         return Registry(self.host, "xaihub_register_baselines", BaselineSpec, "baseline")
 
     @cached_property
+    def objectives(self) -> Registry[ObjectiveSpec]:
+        """The training objectives."""
+        return Registry(self.host, "xaihub_register_objectives", ObjectiveSpec, "objective")
+
+    @cached_property
+    def reproductions(self) -> Registry[ReproductionSpec]:
+        """The published experiments that can be run again."""
+        return Registry(self.host, "xaihub_register_reproductions", ReproductionSpec, "reproduction")
+
+    @cached_property
     def adapters(self) -> Registry[AdapterSpec]:
         """The sources of models."""
         return Registry(self.host, "xaihub_register_model_adapters", AdapterSpec, "adapter")
@@ -66,14 +87,10 @@ class Hub:
             PluginError: The plugin's module is broken.
         """
         from xaihub.explainer import Explainer
-        from xaihub.params import convert
 
         spec = self.explainers.get(name)
-        method = spec.load()
-        if not (isinstance(method, type) and issubclass(method, Explainer)):
-            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.Explainer")
-        explainer = method(**convert(method, values, who=spec.name))
-        explainer.name, explainer.variant = spec.name, spec.variant
+        explainer: Explainer = _made(spec, Explainer, values)
+        explainer.variant = spec.variant
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
@@ -85,15 +102,22 @@ class Hub:
             PluginError: The plugin's module is broken.
         """
         from xaihub.metric import Metric
-        from xaihub.params import convert
 
-        spec = self.metrics.get(name)
-        method = spec.load()
-        if not (isinstance(method, type) and issubclass(method, Metric)):
-            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.Metric")
-        metric = method(**convert(method, values, who=spec.name))
-        metric.name = spec.name
+        metric: Metric = _made(self.metrics.get(name), Metric, values)
         return metric
+
+    def get_objective(self, name: str, /, **values: Any) -> Objective:
+        """Make the training objective called `name` with the given parameters (strings are converted).
+
+        Raises:
+            UnknownName: No objective has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.objective import Objective
+
+        objective: Objective = _made(self.objectives.get(name), Objective, values)
+        return objective
 
     def load_model(
         self,
@@ -137,11 +161,29 @@ class Hub:
             classes=None if classes is None else read_classes(classes),
             options=options or {},
         )
-        model = adapter.build(request, pick_device(device))
+        if card.objective:
+            model = self._build_changed(request, adapter, pick_device(device))
+        else:
+            model = adapter.build(request, pick_device(device))
         model.baselines = {spec.name: spec.load for spec in self.baselines}
         model.module.requires_grad_(False)  # explaining needs no gradients of weights; whoever trains asks for them
         if runtime is not None:
             model.runtime = runtime
+        return model
+
+    def _build_changed(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
+        """Build a model whose architecture a training objective has changed: the plain one, the change, the weights."""
+        from dataclasses import replace
+
+        from xaihub.weights import fill, read_weights, weights_file
+
+        card = request.card
+        objective = self.get_objective(card.objective, **card.objective_options)
+        plain = replace(card, weights=Weights(source="none"), objective="")
+        model = adapter.build(replace(request, card=plain, checkpoint=None), device)
+        model = model.around(objective.wrap(model), card=card)
+        file = request.checkpoint or weights_file(card)
+        fill(model.module, read_weights(file), what=f"the weights file {os.fspath(file)!r}")
         return model
 
     def _find(self, name: str) -> tuple[ModelCard, ModelAdapter]:
@@ -194,6 +236,18 @@ class Hub:
             except (Exception, SystemExit) as error:  # the plugin fence, as above
                 self._blame(spec, error)
         return did_you_mean(name, known) or "xaihub list models --timm '*' shows every architecture"
+
+
+def _made(spec: Spec, kind: Any, values: Mapping[str, Any]) -> Any:
+    """Make the thing that a record names, of the given base class, with parameters converted to their types."""
+    from xaihub.params import convert
+
+    method = spec.load()
+    if not (isinstance(method, type) and issubclass(method, kind)):
+        raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.{kind.__name__}")
+    made = method(**convert(method, values, who=spec.name))
+    made.name = spec.name
+    return made
 
 
 def pick_device(name: str) -> Any:

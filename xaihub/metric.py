@@ -16,7 +16,7 @@ from xaihub.errors import MetricRefused
 from xaihub.explainer import Explainer
 from xaihub.explanation import Explanation
 from xaihub.model import Counts, Model
-from xaihub.params import convert, parameters
+from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.target import ResolvedTarget, Target
 
@@ -150,7 +150,7 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Metric(ABC):
+class Metric(Parametrised, ABC):
     """One way to judge explanations. A subclass's constructor follows the same convention as an `Explainer`'s.
 
     Random numbers come from torch's global generator, which is seeded before each call.
@@ -169,7 +169,6 @@ class Metric(ABC):
 
     needs_truth: ClassVar[bool] = False
     needs_pool: ClassVar[bool] = False
-    name: str = ""
 
     @abstractmethod
     def score(self, case: Case) -> float | Measurement:
@@ -179,15 +178,6 @@ class Metric(ABC):
             MetricRefused: The score has no meaning here (say why: a constant map, no evidence, ...).
         """
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The value of each constructor argument."""
-        return {name: getattr(self, name) for name in parameters(type(self))}
-
-    def __repr__(self) -> str:
-        """The class and its parameters, as one would write them."""
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
-
     def measure(self, case: Case) -> tuple[Measurement, Counts]:
         """Judge one explanation, seeded, with the model left as it was; also return the passes it took.
 
@@ -195,8 +185,7 @@ class Metric(ABC):
             MetricRefused: The score has no meaning here, or came out NaN.
             ParameterError: A parameter is out of range.
         """
-        who = self.name or type(self).__name__
-        convert(type(self), self.parameters, who=who)
+        who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
         with case.model.untouched(), case.model.counting() as counts, seeded(case.seed), torch.no_grad():

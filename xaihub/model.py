@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,6 +109,27 @@ class Model:
     def __repr__(self) -> str:
         """Name, device and number of classes."""
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
+
+    def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
+        """Return a model of another network that takes the same inputs, for the same classes."""
+        names = {name for name, _ in module.named_modules()}
+        hints = replace(
+            self._hints,
+            heads=tuple(head for head in self._hints.heads if head in names),
+            layers=tuple((role, layer) for role, layer in self._hints.layers if layer in names),
+        )
+        model = Model(
+            module,
+            name=self.name,
+            preprocessing=self.preprocessing,
+            classes=self.classes,
+            hints=hints,
+            card=card or self.card,
+            device=self.device,
+            runtime=self.runtime,
+        )
+        model.baselines = self.baselines
+        return model
 
     @property
     def input_size(self) -> tuple[int, int, int]:

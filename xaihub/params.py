@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from xaihub.errors import ParameterError, did_you_mean
 
-__all__ = ["Meta", "Parameter", "convert", "parameters"]
+__all__ = ["Meta", "Parameter", "Parametrised", "convert", "parameters"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,35 @@ class Parameter:
     default: Any
     type: str
     description: str
+
+
+class Parametrised:
+    """A thing whose parameters are its constructor's keyword arguments, each stored under its own name.
+
+    Attributes:
+        name: The name it is registered by; set by the hub.
+    """
+
+    name: str = ""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The value of each constructor argument."""
+        return {name: getattr(self, name) for name in parameters(type(self))}
+
+    def check_parameters(self) -> str:
+        """Return the name to use in messages, after checking every parameter.
+
+        Raises:
+            ParameterError: A parameter is of the wrong type or out of range.
+        """
+        who = self.name or type(self).__name__
+        convert(type(self), self.parameters, who=who)
+        return who
+
+    def __repr__(self) -> str:
+        """The class and its parameters, as one would write them."""
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
 
 @cache  # asked for at every explanation

@@ -14,7 +14,9 @@ from xaihub.specs import Spec
 __all__ = ["Registry"]
 
 S = TypeVar("S", bound=Spec)
-_NAME = re.compile(r"[^\s/=,]+")  # "/" separates a plugin's name, "=" and "," separate parameters and lists
+# "/" separates a plugin's name, "=" and "," separate parameters and lists; control characters, quotes and the signs of
+# HTML have no place in what is printed, typed and put into file names.
+_NAME = re.compile(r"[\w.:+@-]+")
 
 
 class Registry(Generic[S]):

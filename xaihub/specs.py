@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from hashlib import sha256
+from importlib import import_module, util
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from xaihub.errors import MissingExtra, PluginError
@@ -16,7 +20,9 @@ __all__ = [
     "MetricSpec",
     "ModelCard",
     "Need",
+    "ObjectiveSpec",
     "Paper",
+    "ReproductionSpec",
     "Spec",
     "Weights",
 ]
@@ -33,13 +39,30 @@ class Paper:
     url: str
 
 
+def import_file(path: str) -> ModuleType:
+    """Import a Python file that is in no package, once, under a name of its own."""
+    file = Path(path).resolve()
+    name = f"xaihub_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path!r} is no Python file")
+        module = sys.modules[name] = util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """One registered thing, by name.
 
     Attributes:
         name: What users type; lower case, words joined by underscores.
-        target: Where the object is, as "module:attribute"; imported by `load` only.
+        target: Where the object is, as "module:attribute" or "path/to/file.py:attribute"; imported by `load` only.
         summary: One line, as shown by `xaihub list`.
         paper: The source of the method, if it is published.
         tags: Free words for grouping.
@@ -62,9 +85,10 @@ class Spec:
             MissingExtra: An optional dependency is not installed.
             PluginError: The plugin's module cannot be imported or lacks the object.
         """
-        module_name, _, attribute = self.target.partition(":")
+        module_name, _, attribute = self.target.rpartition(":")
         try:
-            return getattr(import_module(module_name), attribute)
+            load = import_file if module_name.endswith(".py") else import_module
+            return getattr(load(module_name), attribute)
         except ModuleNotFoundError as error:
             if error.name and f"{module_name}.".startswith(f"{error.name}."):
                 raise PluginError(f"plugin {self.plugin!r}: there is no module {error.name!r}") from error
@@ -114,6 +138,24 @@ class MetricSpec(Spec):
     variant: str = ""
     cost: str = ""
     limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(Spec):
+    """One way to train a model so that it can be explained; `target` names a subclass of `xaihub.Objective`.
+
+    Attributes:
+        cost: Forward and backward passes a training picture, as a formula over the parameters.
+        limits: Where it refuses, and what it does not promise.
+    """
+
+    cost: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproductionSpec(Spec):
+    """One published experiment that can be run again: `target` names a click command, under `xaihub reproduce`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +219,9 @@ class ModelCard(Spec):
         layers: Overrides of the layers found, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.
+        objective: The training objective that changed the architecture, which must do so again before the weights
+            fit; empty if none did.
+        objective_options: That objective's parameters.
         base: The folder that relative paths start from.
     """
 
@@ -189,4 +234,6 @@ class ModelCard(Spec):
     layers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = ""
+    objective: str = ""
+    objective_options: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""

@@ -7,14 +7,15 @@ how often it draws each mask, so that masks drawn once serve every p, Shapley va
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lgamma, log
+from math import log
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
-from xaihub_first_principles.design import binomial, draw_masks, lift, log_gamma, shapley_law
+from xaihub.masking import binomial_sizes, draw_coalitions, every_coalition, shapley_sizes, shapley_weights
+from xaihub_first_principles.design import fixed_masks, lift
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owned
 
 __all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Occlusion", "Shapley", "SignedKeepP"]
@@ -44,7 +45,7 @@ class MaskFamily(MeasureFamily):
 
     def size_law(self, d: int) -> Tensor:
         """Return the (d + 1,) log-probabilities of the sizes 0..d that suit this family."""
-        return binomial(d, 0.5)
+        return binomial_sizes(d, 0.5)
 
     def ends(self) -> bool:
         """Whether the empty and the full mask are asked once and for sure."""
@@ -57,26 +58,22 @@ class MaskFamily(MeasureFamily):
         return groups, nothing if self.background is None else self.background.double()
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
-        """Draw the masks: all of them if the budget allows, else antithetic pairs of stratified sizes."""
+        """Draw the masks: all of them if the budget allows, else pairs with complements, of stratified sizes."""
         groups, background = self.frame(x)
         d = int(groups.max()) + 1
         k = len(background)
         if d <= ENUMERATE_UP_TO and 2**d * k <= self.budget:
-            masks = (torch.arange(2**d).unsqueeze(1) >> torch.arange(d)) & 1
-            cluster = torch.full((2**d,), FIXED)
-            density = torch.zeros(2**d, dtype=torch.float64)
+            design = every_coalition(d, copies=k)
         else:
-            masks, cluster, density = draw_masks(
-                d, self.budget, self._law(d), ends=self.ends(), fixed=k, generator=generator
-            )
-        return lift(x, masks, cluster, density, background=background, groups=groups)
+            design = draw_coalitions(d, self.budget, self._law(d), ends=self.ends(), copies=k, generator=generator)
+        return lift(x, design, background=background, groups=groups)
 
     def _law(self, d: int) -> Tensor:
         if self.law == "own":
             return self.size_law(d)
         if self.law == "uniform":
             return torch.full((d + 1,), -log(d + 1), dtype=torch.float64)
-        return torch.logaddexp(binomial(d, 0.5), shapley_law(d)) - log(2)
+        return torch.logaddexp(binomial_sizes(d, 0.5), shapley_sizes(d)) - log(2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,7 @@ class KeepP(MaskFamily):
 
     def size_law(self, d: int) -> Tensor:
         """Return the binomial law."""
-        return binomial(d, self.p)
+        return binomial_sizes(d, self.p)
 
     def weights(self, points: Points) -> Tensor:
         """Return weights M_ij w_i / sum_i M_ij w_i, with w the ratio of this law to the design's."""
@@ -137,9 +134,8 @@ class RISE(KeepP):
 class Shapley(MaskFamily):
     """D: Shapley values of v(S) = E f(x_S, Z_{-S}): a signed measure of mass 0.
 
-    Each mask is weighted by its Shapley weight over how often the design draws it. `adjust` estimates on the
-    residuals of the least-squares fit of an additive game (the fit of Kernel SHAP) and adds the fit's own Shapley
-    values; that is linear in f as well, and it takes the variance of all that is additive away.
+    The weights are those of `xaihub.masking.shapley_weights`: each mask's Shapley weight over how often the design
+    draws it, with `adjust` on what a least-squares fit leaves over.
     """
 
     name: ClassVar[str] = "shapley"
@@ -149,7 +145,7 @@ class Shapley(MaskFamily):
 
     def size_law(self, d: int) -> Tensor:
         """Return sizes in proportion to the weights' absolute sum, 1/s + 1/(d - s)."""
-        return shapley_law(d)
+        return shapley_sizes(d)
 
     def ends(self) -> bool:
         """Return True: the smallest and the largest coalition fix the sum."""
@@ -157,21 +153,8 @@ class Shapley(MaskFamily):
 
     def weights(self, points: Points) -> Tensor:
         """Return the weights; without `adjust`, or with fewer than 2 d + 2 points, without regression."""
-        M, s = _masks(points)
-        d = points.count
-        kept = (log_gamma(s.clamp(min=1)) + log_gamma(d - s + 1) - lgamma(d + 1) - points.log_density).exp()
-        left = (d - s).clamp(min=1)
-        dropped = (log_gamma(s + 1) + log_gamma(left) - lgamma(d + 1) - points.log_density).exp()
-        plain = M * kept.unsqueeze(1) - (1 - M) * dropped.unsqueeze(1)  # (n, d)
-        empty, full = (s == 0).double(), (s == d).double()
-        if not self.adjust or d < 2 or len(points) < 2 * d + 2 or not bool(empty.any()) or not bool(full.any()):
-            return plain
-        start, end = empty / empty.sum(), full / full.sum()
-        fit = _additive_fit(M, s, points.log_density, start, end)  # (d, n): values of the additive game
-        # Applied to the residuals F - F(empty) - M fit F, as one linear map of F.
-        rest = plain.T - plain.sum(0).unsqueeze(1) * start - (plain.T @ M) @ fit
-        # Zero at both ends, the residual's Shapley values sum to 0; so must their estimate.
-        return (fit + rest - rest.mean(0)).T
+        M, _ = _masks(points)
+        return shapley_weights(M, points.log_density, adjust=self.adjust)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +168,7 @@ class Occlusion(MaskFamily):
         groups, background = self.frame(x)
         d = int(groups.max()) + 1
         masks = torch.cat([torch.ones(1, d), 1 - torch.eye(d)])
-        cluster = torch.full((len(masks),), FIXED)
-        return lift(x, masks, cluster, torch.zeros(len(masks)), background=background, groups=groups)
+        return lift(x, fixed_masks(masks, copies=len(background)), background=background, groups=groups)
 
     def weights(self, points: Points) -> Tensor:
         """Return +1 in all on x and -1 in all on the points without j."""
@@ -206,8 +188,7 @@ class KeepOne(Occlusion):
         groups, background = self.frame(x)
         d = int(groups.max()) + 1
         masks = torch.cat([torch.eye(d), torch.zeros(int(self.centre), d)])
-        fixed = torch.full((len(masks),), FIXED)
-        return lift(x, masks, fixed, torch.zeros(len(masks)), background=background, groups=groups)
+        return lift(x, fixed_masks(masks, copies=len(background)), background=background, groups=groups)
 
     def weights(self, points: Points) -> Tensor:
         """Return one point's share for each feature."""
@@ -246,17 +227,3 @@ def _masks(points: Points) -> tuple[Tensor, Tensor]:
         raise ExplainerRefused("a family of masks needs points that come from masks")
     M = points.masks.double()
     return M, M.sum(1)
-
-
-def _additive_fit(M: Tensor, s: Tensor, log_density: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Return the (d, n) linear map from answers to Kernel SHAP's solution, which meets both ends exactly."""
-    d = M.shape[1]
-    inner = (s > 0) & (s < d)
-    logs = torch.full_like(s, -torch.inf)
-    logs[inner] = (log_gamma(s[inner]) + log_gamma(d - s[inner])) - log_density[inner]
-    kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over the density, up to a factor
-    KZ = M * kernel.unsqueeze(1)
-    inverse: Tensor = torch.linalg.pinv(M.T @ KZ, hermitian=True)
-    free = inverse @ (KZ.T - KZ.sum(0).unsqueeze(1) * start)  # answers minus the empty answer
-    direction = inverse.sum(1, keepdim=True) / inverse.sum()
-    return free - direction * (free.sum(0) - (end - start))

@@ -35,7 +35,8 @@ class Points:
         weight: (n,) a point's weight for its owner, where the family knows it beforehand.
         masks: (n, d) which features a point shows, for families of masks.
         base: (n,) which replacement hides the others, for families of masks.
-        log_density: (n,) log of how often the design is expected to draw a point; 0 for fixed points.
+        log_density: (n,) log of how often the design is expected to draw a point's mask.
+        distinct: No point is drawn twice, so that a design which draws most of what there is errs less.
     """
 
     values: Tensor
@@ -47,6 +48,7 @@ class Points:
     masks: Tensor | None = None
     base: Tensor | None = None
     log_density: Tensor = field(default_factory=lambda: torch.zeros(0))
+    distinct: bool = False
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -78,6 +80,7 @@ class Points:
             cluster=self.cluster[rows],
             base=None if self.base is None else self.base[rows],
             log_density=density,
+            distinct=self.distinct,
             **picked,
         )
 
@@ -160,7 +163,7 @@ def measured(family: MeasureFamily, points: Points, answers: Tensor) -> Measured
     weights, phi = values(everything)
     return Measured(
         values=phi,
-        stderr=_jackknife(points.cluster, lambda rows: values(rows)[1], phi),
+        stderr=_jackknife(points.cluster, lambda rows: values(rows)[1], phi) * _left_out(points),
         mass=weights.sum(0),
         variation=weights.abs().sum(0),
         points=len(points),
@@ -191,6 +194,15 @@ def _weights(family: MeasureFamily, points: Points) -> Tensor:
             f"{family.name} has a feature without any point in a design of {len(points)}", hint="raise the budget"
         )
     return weights
+
+
+def _left_out(points: Points) -> float:
+    """Return the root of the share of points that a design without repetition leaves out (finite population)."""
+    drawn = points.cluster != FIXED
+    if not points.distinct or not bool(drawn.any()):
+        return 1.0
+    copies = 1 if points.base is None else int(points.base.max()) + 1
+    return float((1 - points.log_density[drawn].exp() / copies).clamp(min=0).mean().sqrt())
 
 
 def _jackknife(cluster: Tensor, values: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:

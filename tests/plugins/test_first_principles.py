@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Model, Preprocessing
 from xaihub_first_principles import boxes, families, masks, recall
-from xaihub_first_principles.design import binomial, draw_masks, shapley_law
 from xaihub_first_principles.hidden import OneHidden
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, integrate, measured
 from xaihub_rise import method as rise
@@ -521,28 +520,6 @@ def test_the_curvature_bound_of_theorem_2_1_holds_for_baseline_shapley() -> None
         slope = (a * torch.cos(u @ xi)) @ u
         curvature = float((a.abs() * u.square().sum(1)).sum())
         assert float((values - slope * (x - b)).abs().max()) <= 2 * 1.5 * curvature
-
-
-# Designs.
-
-
-@pytest.mark.parametrize("law", [binomial(6, 0.5), binomial(6, 0.3), shapley_law(6)])
-def test_a_design_draws_each_mask_as_often_as_it_says(law: Tensor) -> None:
-    drawn, cluster, density = draw_masks(6, 40_000, law, ends=False, generator=_rng())
-    codes = (drawn.long() * 2 ** torch.arange(6)).sum(1)
-    for code in codes.unique():
-        rows = codes == code
-        assert int(rows.sum()) == pytest.approx(float(density[rows][0].exp()), rel=0.2, abs=30)
-    assert len(cluster) == 40_000
-
-
-def test_symmetric_designs_come_in_pairs_with_complements() -> None:
-    drawn, cluster, _ = draw_masks(6, 100, binomial(6, 0.5), ends=True, generator=_rng())
-    assert drawn[0].sum() == 0
-    assert drawn[1].sum() == 6
-    assert cluster[:2].tolist() == [FIXED, FIXED]
-    assert torch.equal(drawn[2::2], 1 - drawn[3::2])
-    assert torch.equal(cluster[2::2], cluster[3::2])
 
 
 # The recall theorem on linear models.

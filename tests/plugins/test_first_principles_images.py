@@ -138,7 +138,7 @@ def test_sampled_families_meet_their_own_standard_errors(name: str) -> None:
 def test_a_run_ends_early_once_the_standard_error_is_small() -> None:
     long, short = (_explain(family="shapley", budget=480, tolerance=tolerance) for tolerance in (0.0, 0.2))
     assert long.metadata["forwards"] == 480
-    assert short.metadata["forwards"] < 300
+    assert short.metadata["forwards"] < 400
     assert short.metadata["details"]["stderr_to_spread"] < 0.2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -11,12 +12,14 @@ from typing import Any
 
 import click
 
-from xaihub.cli._output import say
+from xaihub.cli._output import clean, say
 from xaihub.errors import XaihubError, did_you_mean
 from xaihub.host import PluginInfo
 from xaihub.hub import Hub
 
 __all__ = ["App", "Group"]
+
+_COMMAND = re.compile(r"\w[\w-]*")
 
 
 class App:
@@ -39,9 +42,13 @@ class App:
         for info, command in host.collect("xaihub_register_commands"):
             if not isinstance(command, click.Command) or not command.name:
                 host.problem(info, f"xaihub_register_commands returned a {type(command).__name__}, not a click command")
+            elif not _COMMAND.fullmatch(command.name):
+                host.problem(info, f"xaihub_register_commands returned the unusable name {command.name!r}")
             elif command.name in found:
                 host.problem(info, f"command {command.name!r} belongs to plugin {found[command.name][0].name!r}")
             else:
+                for text in ("help", "short_help", "epilog"):
+                    setattr(command, text, clean(getattr(command, text) or "") or None)
                 found[command.name] = (info, command)
         return found
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["clean", "draw", "progress", "put", "put_board", "put_json", "say", "table"]
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Escape sequences whole (window titles and links first, then colours and cursor moves), then what is left of control
+# characters, and the signs that turn the direction of writing or that cannot be seen.
+_CONTROL = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]).*?(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-9;?]*[ -/]*[@-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]",
+    re.DOTALL,
+)
 
 
 def clean(text: str) -> str:
@@ -37,8 +44,9 @@ def put(text: str) -> None:
 
 
 def put_json(record: Any) -> None:
-    """Write a record to stdout as JSON."""
-    click.echo(json.dumps(record, indent=2, ensure_ascii=False, default=str))
+    """Write a record to stdout as JSON; control characters become JSON's own escapes."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+    click.echo(_CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
@@ -102,7 +110,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(bar)
 

@@ -14,9 +14,11 @@ __all__ = ["list_"]
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
     "metrics": ("name", "higher_is_better", "summary"),
+    "objectives": ("name", "cost", "summary"),
     "baselines": ("name", "summary"),
     "models": ("name", "weights", "summary"),
     "adapters": ("name", "summary"),
+    "reproductions": ("name", "summary"),
     "plugins": ("name", "distribution", "version", "hooks", "problems"),
 }
 
@@ -30,7 +32,7 @@ COLUMNS = {
 def list_(
     app: App, /, kind: str | None, timm_pattern: str | None, torchvision_pattern: str | None, *, as_json: bool
 ) -> None:
-    """List what is registered: explainers, metrics, baselines, models, adapters, plugins.
+    """List what is registered: explainers, metrics, objectives, models, plugins and so on.
 
     \b
     Examples:

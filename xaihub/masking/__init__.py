@@ -1,15 +1,28 @@
 """The masking engine: every perturbation method and metric stands on it.
 
 `Features` say which pixels belong together, a `Removal` says what hidden pixels become, and
-`masked_forwards` evaluates any stream of masks in batches that fit into memory.
+`masked_forwards` evaluates any stream of masks in batches that fit into memory. `Coalitions` are designs of random
+subsets of features, with the weights that make Shapley values of their scores.
 """
 
+from xaihub.masking.coalitions import (
+    CERTAIN,
+    Coalitions,
+    binomial_sizes,
+    draw_coalitions,
+    draw_orders,
+    every_coalition,
+    shapley_sizes,
+    shapley_weights,
+)
 from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, masked_forwards
 from xaihub.masking.features import Features, Segments, Windows, make_features
 from xaihub.masking.removal import BaselineName, Fill, Inpaint, Removal, baseline_image, make_removal
 
 __all__ = [
+    "CERTAIN",
     "BaselineName",
+    "Coalitions",
     "Features",
     "Fill",
     "Inpaint",
@@ -19,8 +32,14 @@ __all__ = [
     "Windows",
     "baseline_image",
     "batch_rows",
+    "binomial_sizes",
     "coalition_scores",
+    "draw_coalitions",
+    "draw_orders",
+    "every_coalition",
     "make_features",
     "make_removal",
     "masked_forwards",
+    "shapley_sizes",
+    "shapley_weights",
 ]

@@ -8,11 +8,11 @@ from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
-from xaihub.specs import ExplainerSpec, MetricSpec, ModelCard, Spec
+from xaihub.specs import ExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = ("explainers", "metrics", "baselines", "models", "adapters", "plugins")
+KINDS = ("explainers", "metrics", "objectives", "baselines", "models", "adapters", "reproductions", "plugins")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
 
 
 def card(hub: Hub, name: str) -> dict[str, Any]:
-    """Return everything known of the explainer, metric, model or adapter called `name`.
+    """Return everything known of the explainer, metric, objective, model, adapter or whatever else is called `name`.
 
     Raises:
         UnknownName: Nothing has that name.
@@ -48,9 +48,11 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
     registries: Mapping[str, Any] = {
         "explainer": hub.explainers,
         "metric": hub.metrics,
+        "objective": hub.objectives,
         "baseline": hub.baselines,
         "model": hub.models,
         "adapter": hub.adapters,
+        "reproduction": hub.reproductions,
     }
     for kind, registry in registries.items():
         spec = registry.find(name)
@@ -66,6 +68,8 @@ def _row(spec: Spec) -> dict[str, Any]:
         row |= {"needs": list(spec.needs), "cost": spec.cost}
     if isinstance(spec, MetricSpec):
         row |= {"higher_is_better": spec.higher_is_better, "bounds": list(spec.bounds)}
+    if isinstance(spec, ObjectiveSpec):
+        row |= {"cost": spec.cost}
     if isinstance(spec, ModelCard):
         row |= {"architecture": spec.architecture, "adapter": spec.adapter, "weights": spec.weights.source}
     return row | {"plugin": spec.plugin}
@@ -77,7 +81,7 @@ def _facts(spec: Spec) -> dict[str, Any]:
 
 
 def _parameters(spec: Spec) -> dict[str, Any]:
-    if not isinstance(spec, (ExplainerSpec, MetricSpec)):
+    if not isinstance(spec, (ExplainerSpec, MetricSpec, ObjectiveSpec)):
         return {}
     from xaihub.params import parameters
 

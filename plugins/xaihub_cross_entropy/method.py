@@ -1,0 +1,29 @@
+"""Cross-entropy with optional label smoothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from xaihub import Losses, Meta, Objective, Step
+
+
+class CrossEntropy(Objective):
+    """The mean over the batch of -log softmax(logits)[label]."""
+
+    on_features = True
+
+    def __init__(
+        self,
+        *,
+        smoothing: Annotated[float, Meta(ge=0, lt=1, description="share of the label given to all classes")] = 0.0,
+    ) -> None:
+        self.smoothing = smoothing
+
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
+        """Return the cross-entropy of one batch."""
+        logits = network(inputs)
+        cost = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        return Losses(terms={"cross_entropy": cost}, logits=logits)

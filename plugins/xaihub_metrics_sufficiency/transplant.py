@@ -1,0 +1,163 @@
+"""Robustness by transplant: are the pixels still recognised on another background, in a plain forward pass?"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Model, Scene, generator_for
+from xaihub.masking import Removal, masked_forwards
+from xaihub_metrics_sufficiency.sets import Baseline, Pixels, answers, kept, levels, prefixes
+
+__all__ = ["TransplantColours", "TransplantCurve", "TransplantPhotos", "backgrounds", "transplanted"]
+
+Family = Literal["colours", "photos"]
+Confidences = Annotated[
+    str,
+    Meta(description="Shares of the whole picture's confidence that the pixels must keep, joined by commas."),
+]
+Count = Annotated[int, Meta(ge=1, description="Backgrounds; of photos, at most as many as the run offers.")]
+
+
+class _Transplant(Metric):
+    """The share of backgrounds on which the explanation's pixels keep the answer."""
+
+    family: ClassVar[Family]
+
+    def __init__(
+        self,
+        *,
+        confidences: Confidences = "0,0.25,0.5,0.75,0.9",
+        count: Count = 16,
+        baseline: Baseline = "auto",
+        pixels: Pixels = "returned",
+    ) -> None:
+        self.confidences = confidences
+        self.count = count
+        self.baseline = baseline
+        self.pixels = pixels
+
+    def score(self, case: Case) -> Measurement:
+        """Return the mean over backgrounds and confidences, with one point a confidence as a curve.
+
+        Raises:
+            ParameterError: A confidence is not a number between 0 and 1.
+            MetricRefused: The run has no photo of another predicted class.
+        """
+        shares = levels(self.confidences, "confidences")
+        found = answers(case, self.pixels, self.baseline)
+        sets = found.sets(shares)
+        wanted = sets[:1] if sets[0].returned else sets  # its own set is the same for every confidence
+        onto = backgrounds(case.scene, self.family, self.count, case.seed)
+        kept_share = transplanted(case, torch.stack([one.mask for one in wanted]), onto).mean(1).tolist()
+        return Measurement(
+            value=sum(kept_share) / len(kept_share),
+            curve=(shares[: len(kept_share)], kept_share) if len(kept_share) > 1 else None,
+            details={
+                "areas": [one.area for one in wanted],
+                "robustness": kept_share,
+                "backgrounds": len(onto),
+                "returned": wanted[0].returned,
+                "baseline": found.baseline,
+            },
+        )
+
+
+class TransplantColours(_Transplant):
+    """The share of solid colours on which the explanation's pixels keep the answer."""
+
+    family = "colours"
+
+
+class TransplantPhotos(_Transplant):
+    """The share of photos of other classes on which the explanation's pixels keep the answer."""
+
+    family = "photos"
+    needs_pool = True
+
+
+class TransplantCurve(Metric):
+    """Robustness against size: the same shares of the picture for every map, so that no map wins by its size."""
+
+    def __init__(
+        self,
+        *,
+        shares: Annotated[
+            str, Meta(description="Shares of the picture that are transplanted, joined by commas.")
+        ] = "0.05,0.1,0.2,0.3,0.4,0.5",
+        family: Annotated[Family, Meta(description="Onto solid colours, or photos of other classes.")] = "colours",
+        count: Count = 16,
+    ) -> None:
+        self.shares = shares
+        self.family = family
+        self.count = count
+
+    def score(self, case: Case) -> Measurement:
+        """Return the mean over sizes and backgrounds, with robustness against size as a curve.
+
+        Raises:
+            ParameterError: A share is not a number between 0 and 1.
+            MetricRefused: The run has no photo of another predicted class.
+        """
+        shares = levels(self.shares, "shares")
+        sets = prefixes(answers(case, "ranking", "zero"), shares)
+        onto = backgrounds(case.scene, self.family, self.count, case.seed)
+        kept_share = transplanted(case, sets, onto).mean(1).tolist()
+        return Measurement(
+            value=sum(kept_share) / len(kept_share), curve=(shares, kept_share), details={"backgrounds": len(onto)}
+        )
+
+
+def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
+    """Return (n, C, H, W) backgrounds in the model's units, the same for everything that is judged on this picture.
+
+    Colours are uniform in [0, 1] for each channel; photos are pictures of the run whose predicted class is neither
+    the target nor the picture's own.
+
+    Raises:
+        MetricRefused: There is no such photo.
+    """
+
+    def make() -> Tensor:
+        generator = generator_for(f"transplant onto {family} {seed}", scene.image)
+        if family == "colours":
+            colours = torch.rand(count, len(scene.image), 1, 1, generator=generator)
+            flat = colours.expand(-1, -1, *scene.image.shape[1:])
+            return torch.stack([scene.model.preprocessing.normalise(one) for one in flat])
+        own = {int(scene.target.index[0]), int(scene.logits.argmax())}
+        order = torch.randperm(len(scene.pool), generator=generator).tolist()
+        pool = [scene.pool[position] for position in order]
+        others = [picture for picture, predicted in pool if predicted not in own]
+        if not others:
+            raise MetricRefused("the run has no photo of another predicted class", hint="evaluate more pictures")
+        return torch.stack(others[:count])
+
+    return scene.memory.once(("transplant: backgrounds", family, count, seed), make)
+
+
+def transplanted(case: Case, sets: Tensor, onto: Tensor) -> Tensor:
+    """Tell whether (n, H, W) sets keep the answer on (m, C, H, W) backgrounds: (n, m), 1 or 0.
+
+    Every pair is one row of the same stream of full batches, and a plain forward pass.
+    """
+    pairs = torch.cartesian_prod(torch.arange(len(sets)), torch.arange(len(onto)))
+    removal = _Onto(sets, onto)
+    batches = masked_forwards(case.model, case.scene.image, pairs, removal=removal)
+    results = torch.cat([kept(case, batch.outputs).cpu() for batch in batches])
+    return results.view(len(sets), len(onto)).double()
+
+
+class _Onto(Removal):
+    """Pixels outside a set show a background; a row of the "masks" is a pair, number of set and of background."""
+
+    def __init__(self, sets: Tensor, onto: Tensor) -> None:
+        self._sets, self._onto = sets, onto
+
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        """Return the (n, K) logits."""
+        of, on = masks.cpu().unbind(1)
+        shown = self._sets[of].unsqueeze(1).to(image.device)
+        pictures = torch.where(shown, image, self._onto[on].to(image))
+        return model(pictures.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,295 @@
+"""Which coalitions to ask about: designs of random subsets of players, and the weights that make Shapley values.
+
+A design draws a size from a law, then a uniform subset of that size. It says how often it expects to draw each
+coalition, which is all that an estimator needs: every estimate here is linear, `values = weights.T @ scores`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb, lgamma, log
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import ParameterError
+
+__all__ = [
+    "CERTAIN",
+    "Coalitions",
+    "binomial_sizes",
+    "draw_coalitions",
+    "draw_orders",
+    "every_coalition",
+    "log_gamma",
+    "shapley_sizes",
+    "shapley_weights",
+]
+
+CERTAIN = -1  # the draw of what is not random
+LISTED = 2**20  # a size with no more coalitions than this has each drawn at most once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coalitions:
+    """n coalitions of d players.
+
+    Attributes:
+        shown: (n, d) floats, 1 for the players that take part.
+        draw: (n,) number of the draw: a coalition and its complement, or all of an order and its reverse, are one
+            draw. Draws are alike and nearly independent. `CERTAIN` for coalitions that are there for sure.
+        copy: (n,) which of several replacements hides the others, taken in turns.
+        log_expected: (n,) float64, log of how many rows of the coalition are expected, over all copies.
+    """
+
+    shown: Tensor
+    draw: Tensor
+    copy: Tensor
+    log_expected: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of coalitions."""
+        return len(self.shown)
+
+
+def every_coalition(players: int, *, copies: int = 1) -> Coalitions:
+    """Return all 2^d coalitions, once for each copy."""
+    shown = ((torch.arange(2**players).unsqueeze(1) >> torch.arange(players)) & 1).float()
+    return _certain(shown, copies)
+
+
+def draw_coalitions(
+    players: int, count: int, sizes: Tensor, *, ends: bool, copies: int = 1, generator: torch.Generator
+) -> Coalitions:
+    """Draw about `count` coalitions, those that are certain first.
+
+    Sizes are stratified by systematic sampling, and no coalition of a size is drawn again before all of them were.
+    Sizes that are due as a whole are taken as a whole, without chance. If the law of sizes is symmetric, coalitions
+    come in pairs with their complements.
+
+    Args:
+        players: d.
+        count: Rows; one less where pairs leave one over, and no more than there are coalitions and copies.
+        sizes: (d + 1,) log-probabilities of the sizes 0..d.
+        ends: Ask the empty and the full coalition for sure, once for each copy, and never at random.
+        copies: Number of replacements that hidden players may get.
+        generator: Every random number comes from it.
+
+    Raises:
+        ParameterError: `count` is too small.
+    """
+    sizes = sizes.double().clone()
+    parts: list[Coalitions] = []
+    if ends:
+        sizes[[0, players]] = -torch.inf
+        parts = [_certain(torch.stack([torch.zeros(players), torch.ones(players)]), copies)]
+    left = count - sum(map(len, parts))
+    if left < 4 or players < 1:
+        raise ParameterError(f"a budget of {count} points is too small for masks", hint=f"at least {count - left + 4}")
+    if not bool(sizes.isfinite().any()):
+        return parts[0]
+    sizes = sizes - sizes.logsumexp(0)
+    paired = torch.allclose(sizes.exp(), sizes.exp().flip(0), atol=1e-12)
+    strata = {
+        size: _Stratum(players, size, paired)
+        for size in range(players // 2 + 1 if paired else players + 1)
+        if bool(sizes[size].isfinite())
+    }
+    law = torch.zeros(players + 1, dtype=torch.float64)
+    for size in strata:
+        law[size] = sizes[size].exp() * (2 if paired and 2 * size != players else 1)
+    draws = left // 2 if paired else left
+    while whole := [s for s, stratum in strata.items() if draws * float(law[s] / law.sum()) >= copies * stratum.count]:
+        for size in whole:
+            stratum = strata.pop(size)
+            parts.append(_certain(stratum.rows(torch.arange(stratum.count)).flatten(0, 1), copies))
+            law[size], draws = 0, draws - copies * stratum.count
+        if not strata or draws <= 0:
+            break
+    if strata and draws > 0:
+        parts.append(_random(strata, law / law.sum(), draws, copies, generator))
+    return Coalitions(
+        shown=torch.cat([part.shown for part in parts]),
+        draw=torch.cat([part.draw for part in parts]),
+        copy=torch.cat([part.copy for part in parts]),
+        log_expected=torch.cat([part.log_expected for part in parts]),
+    )
+
+
+def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tuple[Coalitions, Tensor]:
+    """Draw about `count` coalitions along random orders of the players: permutation sampling.
+
+    Orders come in pairs with their reverses (antithetic; Mitchell et al. 2022); an order adds d - 1 coalitions to the
+    empty and the full one, which are asked once.
+
+    Returns:
+        The coalitions, and the (n, d) weights of the players' Shapley values.
+
+    Raises:
+        ParameterError: `count` is too small for an order and its reverse.
+    """
+    orders = (count - 2) // (2 * max(players - 1, 1))
+    if orders < 1:
+        raise ParameterError(
+            f"a budget of {count} points is too small for an order of {players} players and its reverse",
+            hint=f"at least {2 * players}",
+        )
+    forward = torch.rand(orders, players, generator=generator).argsort(1)
+    order = torch.stack([forward, forward.flip(1)], 1).flatten(0, 1)  # (2 orders, d)
+    place = order.argsort(1)
+    steps = torch.arange(1, players).view(1, -1, 1)
+    shown = (place.unsqueeze(1) < steps).float().flatten(0, 1)
+    rows = torch.arange(len(shown)) + 2
+    # The coalition of the first k players joins the k-th (+1) and is left by the next (-1).
+    weights = torch.zeros(len(shown) + 2, players, dtype=torch.float64)
+    weights[rows, order[:, :-1].flatten()] += 1 / len(order)
+    weights[rows, order[:, 1:].flatten()] -= 1 / len(order)
+    weights[0].index_add_(0, order[:, 0], torch.full((len(order),), -1 / len(order), dtype=torch.float64))
+    weights[1].index_add_(0, order[:, -1], torch.full((len(order),), 1 / len(order), dtype=torch.float64))
+    shown = torch.cat([torch.zeros(1, players), torch.ones(1, players), shown])
+    draw = torch.arange(orders).repeat_interleave(2 * (players - 1))
+    size = shown.sum(1).long()
+    expected = log(max(len(order), 1)) - _log_subsets(players, size)
+    expected[:2] = 0
+    coalitions = Coalitions(
+        shown=shown,
+        draw=torch.cat([torch.full((2,), CERTAIN), draw]),
+        copy=torch.zeros(len(shown), dtype=torch.long),
+        log_expected=expected,
+    )
+    return coalitions, weights
+
+
+def shapley_weights(shown: Tensor, log_expected: Tensor, *, adjust: bool = True) -> Tensor:
+    """Return (n, d) float64 weights that make scores of coalitions Shapley values, without bias.
+
+    Each coalition has its Shapley weight over how often it is expected. `adjust` estimates on the residuals of the
+    least-squares fit of an additive game (that of Kernel SHAP; Covert and Lee 2021) and adds the fit's own Shapley
+    values: that stays linear in the scores, takes away the variance of all that is additive, and makes the values sum
+    to the difference of the full and the empty coalition. It needs both of them, two players, and 2 d + 2 rows.
+
+    Args:
+        shown: (n, d) coalitions.
+        log_expected: (n,), as in `Coalitions`.
+        adjust: Regress as well; done only where there are rows enough.
+    """
+    M = shown.double()  # noqa: N806 - the papers' sign
+    s, d = M.sum(1), M.shape[1]
+    kept = (log_gamma(s.clamp(min=1)) + log_gamma(d - s + 1) - lgamma(d + 1) - log_expected).exp()
+    dropped = (log_gamma(s + 1) + log_gamma((d - s).clamp(min=1)) - lgamma(d + 1) - log_expected).exp()
+    plain = M * kept.unsqueeze(1) - (1 - M) * dropped.unsqueeze(1)
+    empty, full = (s == 0).double(), (s == d).double()
+    if not adjust or d < 2 or len(M) < 2 * d + 2 or not bool(empty.any()) or not bool(full.any()):
+        return plain
+    start, end = empty / empty.sum(), full / full.sum()
+    fit = _additive_fit(M, s, log_expected, start, end)
+    # Applied to the residuals F - F(empty) - M fit F, as one linear map of F.
+    rest = plain.T - plain.sum(0).unsqueeze(1) * start - (plain.T @ M) @ fit
+    # Zero at both ends, the residual's Shapley values sum to 0; so must their estimate.
+    return (fit + rest - rest.mean(0)).T
+
+
+def binomial_sizes(players: int, p: float) -> Tensor:
+    """Return the (d + 1,) log-probabilities of sizes if each player takes part with probability p."""
+    s = torch.arange(players + 1, dtype=torch.float64)
+    return _log_subsets(players, s) + s * log(p) + (players - s) * log(1 - p)
+
+
+def shapley_sizes(players: int) -> Tensor:
+    """Return (d + 1,) log-probabilities in proportion to 1 / (s (d - s)) for sizes 0 < s < d."""
+    s = torch.arange(players + 1, dtype=torch.float64)
+    logs = -(s * (players - s)).log()
+    logs[[0, players]] = -torch.inf
+    return logs - logs.logsumexp(0) if players > 1 else torch.full((players + 1,), -log(2.0), dtype=torch.float64)
+
+
+def log_gamma(value: Tensor) -> Tensor:
+    """Return log Gamma in float64."""
+    return torch.lgamma(value.double())
+
+
+class _Stratum:
+    """All coalitions of one size, or all pairs of one of that size and its complement, by number."""
+
+    def __init__(self, players: int, size: int, paired: bool) -> None:
+        self.players, self.size, self.paired = players, size, paired
+        self.halved = paired and 2 * size == players  # its complements have the same size; player 0 tells them apart
+        self.count = comb(players - 1, size - 1) if self.halved else comb(players, size)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Return the (n, 1 or 2, d) coalitions of (n,) numbers, in lexicographic order."""
+        shown = torch.zeros(len(numbers), self.players)
+        left, rest = torch.full_like(numbers, self.size), numbers.clone()
+        first = int(self.halved)
+        shown[:, :first], left = 1, left - first
+        table = torch.tensor([[min(comb(n, k), 2**62) for k in range(self.size + 1)] for n in range(self.players)])
+        for player in range(first, self.players):
+            with_it = torch.where(left > 0, table[self.players - player - 1][(left - 1).clamp(min=0)], 0)
+            taken = rest < with_it
+            shown[taken, player] = 1
+            rest, left = torch.where(taken, rest, rest - with_it), left - taken.long()
+        return self._with_complements(shown)
+
+    def drawn(self, count: int, copies: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return (count, 1 or 2, d) random coalitions and their (count,) copies."""
+        turn = torch.randint(0, copies, (), generator=generator)
+        if self.count > LISTED:  # too many to list, and too many to meet one twice
+            rank = torch.rand(count, self.players, generator=generator).argsort(1).argsort(1)
+            return self._with_complements((rank < self.size).float()), (turn + torch.arange(count)) % copies
+        rounds = -(-count // self.count)
+        order = torch.randperm(self.count, generator=generator)
+        # Each round goes through all coalitions in the same random order, one copy further on.
+        copy = (torch.arange(self.count) + turn + torch.arange(rounds).unsqueeze(1)).flatten()[:count] % copies
+        return self.rows(order.repeat(rounds)[:count]), copy
+
+    def _with_complements(self, shown: Tensor) -> Tensor:
+        return torch.stack([shown, 1 - shown], 1) if self.paired else shown.unsqueeze(1)
+
+
+def _random(
+    strata: dict[int, _Stratum], law: Tensor, draws: int, copies: int, generator: torch.Generator
+) -> Coalitions:
+    levels = (torch.arange(draws) + torch.rand((), generator=generator, dtype=torch.float64)) / draws
+    of_draw = torch.searchsorted(law.cumsum(0), levels, right=True).clamp(max=max(strata))
+    shown, copy, expected = [], [], []
+    for size, count in zip(*(part.tolist() for part in of_draw.unique(return_counts=True)), strict=True):
+        rows, copied = strata[size].drawn(count, copies, generator)
+        shown.append(rows)
+        copy.append(copied)
+        expected.append(torch.full((count,), log(draws) + float(law[size].log()) - log(strata[size].count)).double())
+    order = torch.randperm(draws, generator=generator)
+    together = shown[0].shape[1]
+    return Coalitions(
+        shown=torch.cat(shown)[order].flatten(0, 1),
+        draw=torch.arange(draws).repeat_interleave(together),
+        copy=torch.cat(copy)[order].repeat_interleave(together),
+        log_expected=torch.cat(expected)[order].repeat_interleave(together),
+    )
+
+
+def _certain(shown: Tensor, copies: int) -> Coalitions:
+    n = len(shown) * copies
+    return Coalitions(
+        shown=shown.repeat(copies, 1),
+        draw=torch.full((n,), CERTAIN),
+        copy=torch.arange(copies).repeat_interleave(len(shown)),
+        log_expected=torch.full((n,), log(copies), dtype=torch.float64),
+    )
+
+
+def _additive_fit(M: Tensor, s: Tensor, log_expected: Tensor, start: Tensor, end: Tensor) -> Tensor:  # noqa: N803
+    """Return the (d, n) linear map from scores to Kernel SHAP's solution, which meets both ends exactly."""
+    d = M.shape[1]
+    inner = (s > 0) & (s < d)
+    logs = torch.full_like(s, -torch.inf)
+    logs[inner] = (log_gamma(s[inner]) + log_gamma(d - s[inner])) - log_expected[inner]
+    kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over how often it is expected, up to a factor
+    weighted = M * kernel.unsqueeze(1)
+    inverse: Tensor = torch.linalg.pinv(M.T @ weighted, hermitian=True)
+    free = inverse @ (weighted.T - weighted.sum(0).unsqueeze(1) * start)  # scores minus the empty one's
+    direction = inverse.sum(1, keepdim=True) / inverse.sum()
+    return free - direction * (free.sum(0) - (end - start))
+
+
+def _log_subsets(players: int, size: Tensor) -> Tensor:
+    return lgamma(players + 1) - log_gamma(size.double() + 1) - log_gamma(players - size.double() + 1)

@@ -1,0 +1,1 @@
+"""Conformance checks for plugins, and the toys that they run on."""

@@ -1,0 +1,133 @@
+"""The checks that a plugin is put through: how one is declared, run and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from xaihub.errors import XaihubError
+
+__all__ = ["Check", "CheckFailed", "CheckResult", "Kind", "NotApplicable", "Outcome", "Refused", "check", "require", "run"]
+
+Kind = Literal["explainer", "metric", "adapter", "model"]
+Outcome = Literal["passed", "failed", "refused", "not applicable"]
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """How one check of one thing ended.
+
+    Attributes:
+        subject: The name of what was checked.
+        kind: "explainer", "metric", "adapter" or "model".
+        check: The name of the check.
+        outcome: "passed", "failed", "refused" (by the thing itself, with a reason) or "not applicable".
+        advice: What was found and what to change if it failed; the reason if it was refused or not applicable.
+        seconds: How long it took.
+    """
+
+    subject: str
+    kind: Kind
+    check: str
+    outcome: Outcome
+    advice: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: Its name, which says what holds when it passes.
+        kind: What it checks.
+        asks: What it asks, as one sentence.
+        advice: What the author of a plugin that fails should change.
+        function: Takes a subject; returns if all is well.
+    """
+
+    name: str
+    kind: Kind
+    asks: str
+    advice: str
+    function: Callable[[Any], None]
+
+
+class CheckFailed(AssertionError):
+    """What was found, and what to change if that differs from the check's own advice."""
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(found)
+        self.found = found
+        self.advice = advice
+
+
+class NotApplicable(Exception):
+    """The check does not apply, with the reason."""
+
+
+class Refused(Exception):
+    """The thing itself refused, with its reason."""
+
+
+_CHECKS: dict[tuple[Kind, str], Check] = {}
+
+
+def check(kind: Kind, *, advice: str) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
+    """Enter a function into the catalogue under its own name; its docstring's first line says what is asked."""
+
+    def enter(function: Callable[[S], None]) -> Callable[[S], None]:
+        name = function.__name__
+        asks = (function.__doc__ or "").partition("\n")[0]
+        _CHECKS[kind, name] = Check(name=name, kind=kind, asks=asks, advice=advice, function=function)
+        return function
+
+    return enter
+
+
+def catalogue(kind: Kind, only: Iterable[str] = ()) -> Iterator[Check]:
+    """Yield the checks of a kind in the order in which they were entered, or those named in `only`."""
+    wanted = set(only)
+    yield from (item for (of, name), item in _CHECKS.items() if of == kind and (not wanted or name in wanted))
+
+
+def require(holds: bool, found: str, *, advice: str = "") -> None:
+    """Raise `CheckFailed` unless `holds`.
+
+    Args:
+        holds: The condition.
+        found: What was found, as the first half of a sentence.
+        advice: What to change, where it is not the check's own advice.
+    """
+    if not holds:
+        raise CheckFailed(found, advice)
+
+
+def run(item: Check, subject: Any, name: str) -> CheckResult:
+    """Run one check and say how it ended; an unexpected exception is a failure."""
+    started = time.perf_counter()
+    outcome: Outcome = "passed"
+    text = ""
+    try:
+        item.function(subject)
+    except NotApplicable as error:
+        outcome, text = "not applicable", str(error)
+    except Refused as error:
+        outcome, text = "refused", str(error)
+    except CheckFailed as error:
+        outcome, text = "failed", f"{error.found}: {error.advice or item.advice}"
+    except XaihubError as error:
+        outcome, text = "failed", f"{error}: {item.advice}"
+    except Exception as error:  # the plugin fence: a plugin may fail in any way, and that is a result here
+        outcome, text = "failed", f"it raised {type(error).__name__} ({_line(error)}): {item.advice}"
+    seconds = time.perf_counter() - started
+    return CheckResult(
+        subject=name, kind=item.kind, check=item.name, outcome=outcome, advice=" ".join(text.split()), seconds=seconds
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

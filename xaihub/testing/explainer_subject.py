@@ -1,0 +1,207 @@
+"""An explainer under test: made anew for each check, watched while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import XaihubError
+from xaihub.explainer import Attribution, Explainer
+from xaihub.explanation import Explanation
+from xaihub.model import Model
+from xaihub.specs import ExplainerSpec
+from xaihub.target import Target
+from xaihub.testing.budgets import small_parameters
+from xaihub.testing.catalogue import NotApplicable, Refused
+from xaihub.testing.state import State
+from xaihub.testing.toys import SIDE, TOYS, pictures
+
+__all__ = ["ExplainerSubject", "Trial", "same", "toy_model"]
+
+
+@dataclass
+class Trial:
+    """What happened while an explainer explained.
+
+    Attributes:
+        explanations: The result; empty if there is none.
+        returned: What each call of `attribute` returned.
+        refusal: The reason with which `attribute` refused, or None.
+        rejected: Why the base class rejected what `attribute` returned.
+        error: What went wrong otherwise.
+        change: How `attribute` left the network differently from how it found it, or an empty string.
+    """
+
+    explanations: list[Explanation] = field(default_factory=list)
+    returned: list[Any] = field(default_factory=list)
+    refusal: str | None = None
+    rejected: str = ""
+    error: Exception | None = None
+    change: str = ""
+
+    @property
+    def worked(self) -> bool:
+        """Whether there is a map."""
+        return bool(self.explanations)
+
+    @property
+    def values(self) -> Tensor:
+        """(B, C, H, W) values."""
+        return torch.stack([item.values for item in self.explanations])
+
+
+@cache
+def toy_model(name: str) -> Model:
+    """Return the toy called `name`, made once; a check that changes it makes its own."""
+    return TOYS[name].make()
+
+
+def same(first: Tensor, second: Tensor, *, tolerance: float = 0.0) -> bool:
+    """Tell whether two maps are equal, up to a share of their largest magnitude."""
+    if first.shape != second.shape:
+        return False
+    largest = float(torch.maximum(first.abs().max(), second.abs().max()))
+    return bool((first - second).abs().max() <= tolerance * largest)
+
+
+class ExplainerSubject:
+    """An explainer's class, its record, and the parameters that keep it quick."""
+
+    def __init__(
+        self,
+        method: type[Explainer],
+        *,
+        spec: ExplainerSpec | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`."""
+        self.method = method
+        self.spec = spec
+        self._given = dict(parameters or {})
+        self.name = spec.name if spec is not None else method.__name__
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a quick run."""
+        return {**small_parameters(self.method, SIDE), **self._given}
+
+    def make(self, **changed: Any) -> Explainer:
+        """Return a new instance with the quick parameters, or with some of them changed."""
+        explainer = self.method(**{**self.parameters, **changed})
+        explainer.name = self.name
+        return explainer
+
+    def try_on(
+        self,
+        model: Model,
+        inputs: Tensor,
+        target: Target | int | None = None,
+        *,
+        explainer: Explainer | None = None,
+        seed: int = 0,
+        entering: Callable[[], None] | None = None,
+    ) -> Trial:
+        """Explain, and note what happened; `entering` is called before each call of `attribute`."""
+        trial = Trial()
+        explainer = explainer or self.make()
+        with _watched(explainer, model, trial, entering):
+            try:
+                trial.explanations = explainer.explain(model, inputs, target, seed=seed)
+            except XaihubError as error:
+                if trial.refusal is None:
+                    trial.rejected = error.message
+            except Exception as error:  # the plugin fence: it may fail in any way, and a check says so
+                trial.error = error
+        return trial
+
+    def on_toy(self, name: str, rows: int = 1) -> Trial:
+        """Explain pictures with a toy."""
+        return self.try_on(toy_model(name), pictures(rows))
+
+    @cached_property
+    def trials(self) -> dict[str, Trial]:
+        """What happens on each toy, by the toys' names."""
+        return {name: self.on_toy(name) for name in TOYS}
+
+    @cached_property
+    def home(self) -> str:
+        """The name of the first toy that it works on, or of the first one that it does not refuse."""
+        order = sorted(TOYS, key=lambda name: (not self.trials[name].worked, self.trials[name].refusal is not None))
+        return order[0]
+
+    @property
+    def model(self) -> Model:
+        """The toy that it works on, made anew; for checks that need a map.
+
+        Raises:
+            Refused: It refuses every toy.
+            NotApplicable: It gives no map, which other checks report.
+        """
+        self.require_a_call()
+        if not self.trials[self.home].worked:
+            raise NotApplicable(f"it gives no map: {_why(self.trials[self.home])}")
+        return self.toy()
+
+    def toy(self, *, seed: int = 0) -> Model:
+        """Return the toy that suits it best, made anew."""
+        model: Model = TOYS[self.home].make(seed=seed)
+        return model
+
+    def require_a_call(self) -> None:
+        """Raise `Refused` if it refuses every toy."""
+        refusal = self.trials[self.home].refusal
+        if refusal is not None:
+            raise Refused(f"it refuses every toy network: {refusal}")
+
+    def values(self, model: Model, inputs: Tensor, target: Target | int | None = None, **how: Any) -> Tensor:
+        """Return the (B, C, H, W) values of an explanation that must succeed.
+
+        Raises:
+            XaihubError: It was refused or rejected.
+        """
+        trial = self.try_on(model, inputs, target, **how)
+        if trial.error is not None:
+            raise trial.error
+        if not trial.worked:
+            raise XaihubError(trial.rejected or trial.refusal or "it refused")
+        return trial.values
+
+
+@contextmanager
+def _watched(
+    explainer: Explainer, model: Model, trial: Trial, entering: Callable[[], None] | None
+) -> Iterator[None]:
+    """Note what goes in and out of `attribute`, which the base class would tidy up behind."""
+    original: Callable[..., Tensor | Attribution] = explainer.attribute
+
+    def attribute(*args: Any, **named: Any) -> Tensor | Attribution:
+        before = State.of(model.module)
+        if entering is not None:
+            entering()
+        try:
+            result = original(*args, **named)
+        except XaihubError as error:
+            trial.refusal = error.message
+            raise
+        finally:
+            trial.change = trial.change or before.change(State.of(model.module))
+        trial.returned.append(result)
+        return result
+
+    explainer.attribute = attribute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del explainer.attribute
+
+
+def _why(trial: Trial) -> str:
+    if trial.rejected:
+        return trial.rejected
+    return f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"

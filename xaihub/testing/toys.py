@@ -1,0 +1,163 @@
+"""Tiny networks with fixed random weights: a convolutional one, a vision transformer, one with channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xaihub.model import Model
+from xaihub.preprocessing import Preprocessing
+from xaihub.structure import Hints
+
+__all__ = ["SIDE", "TOYS", "pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_vit"]
+
+SIDE = 64  # pixels; the least that leaves every toy a map of 8 x 8 cells
+CLASSES = ("ant", "bee", "cat", "dog", "elk")
+# How far class scores differ from picture to picture, in standard deviations of the logits: enough for a
+# probability to go from near 0 to near 1 when parts are hidden.
+SPREAD = 2.0
+
+
+class _TinyCNN(nn.Module):
+    """Four convolutions with batch norms, one skip connection, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _block(3, 8, stride=2)
+        self.middle = _block(8, 16, stride=2)
+        self.down = _block(16, 16, stride=2)
+        self.branch = _block(16, 16, stride=1)
+        self.join = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.head = nn.Linear(16, len(CLASSES))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (B, K) logits."""
+        down = self.down(self.middle(self.stem(inputs)))
+        features = self.join(self.branch(down) + down)
+        logits: Tensor = self.head(self.flat(self.pool(features)))
+        return logits
+
+
+def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+def tiny_cnn(*, seed: int = 0) -> Model:
+    """Return a convolutional network of four layers, with batch norms and a skip connection; 8 x 8 cells."""
+    return _model("tiny_cnn", _TinyCNN, Hints(heads=("head",)), seed)
+
+
+def tiny_vit(*, seed: int = 0) -> Model:
+    """Return timm's vision transformer with two blocks of two heads, a class token and 8 x 8 patches."""
+    from timm.models import VisionTransformer
+
+    def make() -> nn.Module:
+        module: nn.Module = VisionTransformer(
+            img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=len(CLASSES)
+        )
+        return module
+
+    return _model("tiny_vit", make, Hints(prefix_tokens=1, heads=("head",)), seed)
+
+
+def tiny_nhwc(*, seed: int = 0) -> Model:
+    """Return timm's Swin transformer with two stages of one block; its maps are (B, 8, 8, C)."""
+    from timm.models import SwinTransformer
+
+    def make() -> nn.Module:
+        module: nn.Module = SwinTransformer(
+            img_size=SIDE,
+            patch_size=4,
+            window_size=4,
+            embed_dim=16,
+            depths=(1, 1),
+            num_heads=(1, 2),
+            num_classes=len(CLASSES),
+        )
+        return module
+
+    return _model("tiny_nhwc", make, Hints(channels_last=True, heads=("head.fc",)), seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """One toy: what to call it in a sentence, and how it is made."""
+
+    called: str
+    make: Callable[..., Model]
+
+
+# By the name that their models have.
+TOYS: Mapping[str, Toy] = MappingProxyType(
+    {
+        "tiny_cnn": Toy(called="a convolutional network", make=tiny_cnn),
+        "tiny_vit": Toy(called="a vision transformer", make=tiny_vit),
+        "tiny_nhwc": Toy(called="a network with channels last", make=tiny_nhwc),
+    }
+)
+
+
+def pictures(count: int, *, seed: int = 0) -> Tensor:
+    """Return (count, 3, 64, 64) pictures in a toy's units: coarse coloured blobs under a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    smooth = interpolate(coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
+    noise = torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    return (smooth + 0.05 * noise).clamp(0, 1) * 4 - 2
+
+
+def randomise(module: nn.Module, *, seed: int = 0) -> None:
+    """Draw every weight and every running statistic of a network anew, biases and norms included.
+
+    A fresh network has biases of 0 and norms that do nothing, where different rules give equal maps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for child in module.modules():
+            _randomise_own(child, generator)
+
+
+def _randomise_own(module: nn.Module, generator: torch.Generator) -> None:
+    for name, weight in module.named_parameters(recurse=False):
+        if weight.ndim > 1:
+            fan = weight[0].numel()
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (2 / fan) ** 0.5)
+        elif name == "bias":
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+        else:  # the gains of norms and layer scales
+            weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+    if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+        module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.2)
+        module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+
+
+def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = make()
+    randomise(module, seed=seed)
+    module.eval().requires_grad_(False)
+    _widen(module, hints.heads[0])
+    preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES, hints=hints)
+
+
+def _widen(module: nn.Module, head: str) -> None:
+    """Scale the head so that class scores differ from picture to picture as in a trained network."""
+    linear = module.get_submodule(head)
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"{head} is no linear layer")
+    with torch.no_grad():
+        logits = module(torch.cat([pictures(12, seed=1), pictures(4, seed=2) * 0.1]))
+        linear.weight.mul_(SPREAD / logits.std(0).mean())
+        logits = module(pictures(12, seed=1))
+        linear.bias.sub_(logits.mean(0))  # so that the predicted class differs as well
