@@ -50,7 +50,8 @@ class Parametrised:
     @property
     def parameters(self) -> dict[str, Any]:
         """The value of each constructor argument."""
-        return {name: getattr(self, name) for name in parameters(type(self))}
+        method: type = type(self)
+        return {name: getattr(self, name) for name in parameters(method)}
 
     def check_parameters(self) -> str:
         """Return the name to use in messages, after checking every parameter.

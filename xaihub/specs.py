@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +40,8 @@ class Paper:
 
 def import_file(path: str) -> ModuleType:
     """Import a Python file that is in no package, once, under a name of its own."""
+    from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
+
     file = Path(path).resolve()
     name = f"xaihub_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
     if name not in sys.modules:

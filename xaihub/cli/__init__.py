@@ -16,8 +16,27 @@ from xaihub.cli.show import show
 __all__ = ["cli", "main"]
 
 
+def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
+    """Register each file as a plugin, before `--help` and the command look at what there is."""
+    if files:
+        from xaihub.services.onefile import register_file
+
+        for file in dict.fromkeys(files):
+            register_file(ctx.ensure_object(App).hub.host, file)
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="xaihub %(version)s")
+@click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_register_files,
+    metavar="FILE.py",
+    help="Use the explainers, metrics and so on of a Python file, before the command; may be repeated.",
+)
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Explain what vision models see.

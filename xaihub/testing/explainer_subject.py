@@ -83,13 +83,13 @@ class ExplainerSubject:
         """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`."""
         self.method = method
         self.spec = spec
-        self._given = dict(parameters or {})
+        self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """The parameters of a quick run."""
-        return {**small_parameters(self.method, SIDE), **self._given}
+        return {**small_parameters(self.method, SIDE), **self.given}
 
     def make(self, **changed: Any) -> Explainer:
         """Return a new instance with the quick parameters, or with some of them changed."""

@@ -1,0 +1,156 @@
+"""Checks of what an explainer's map is about: the class, the network, the score; on every kind of network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import XaihubError
+from xaihub.masking import baseline_image
+from xaihub.model import Model
+from xaihub.params import parameters
+from xaihub.testing.catalogue import NotApplicable, Refused, check, require
+from xaihub.testing.explainer_subject import ExplainerSubject, same
+from xaihub.testing.toys import TOYS, pictures
+
+# The correlation above which two maps are one map, whatever its scale: that of a method with few masks, whose mean
+# is in every map of it, stays below.
+SAME = 0.9999
+STAGES = 3
+# The largest gap, as a share of what the values are meant to sum to.
+LARGEST_GAP = 0.05
+PICTURES = 4
+CONTROL = "control"
+
+
+@check("explainer", advice="explain `target.score(logits)`, or set `class_agnostic = True` if the class plays no role")
+def depends_on_the_target(subject: ExplainerSubject) -> None:
+    """Two classes of one picture get two maps; one map if the explainer claims `class_agnostic`."""
+    model = subject.model
+    maps = [subject.values(model, pictures(1), target) for target in (0, 1, 2)]
+    equal = [same(maps[0], other, tolerance=1e-4) for other in maps[1:]]
+    if subject.method.class_agnostic:
+        require(all(equal), "it claims `class_agnostic`, and its map differs by class", advice="drop `class_agnostic`")
+    else:
+        require(not all(equal), "the maps of three classes are one and the same")
+
+
+@check("explainer", advice="compute the map from the network's outputs, activations or gradients")
+def depends_on_the_weights(subject: ExplainerSubject) -> None:
+    """The map changes while the network's layers are randomised one after the other, from the head down."""
+    if subject.spec is not None and CONTROL in subject.spec.tags:
+        raise NotApplicable("it is tagged as a control, which knows nothing of the network")
+    model = subject.model
+    inputs = pictures(PICTURES)
+    original = subject.values(model, inputs, 0)
+    similar = []
+    for _ in _cascade(model, subject.toy(seed=99)):
+        similar.append(_correlation(original, subject.values(model, inputs, 0)))
+    shown = ", ".join(f"{value:.4f}" for value in similar)
+    require(similar[-1] < SAME, f"the map stays the same while the layers are randomised (correlations {shown})")
+
+
+def _works_on(subject: ExplainerSubject, toy: str) -> None:
+    """Require a map, or a reason why there is none."""
+    trial = subject.trials[toy]
+    called = TOYS[toy].called
+    if trial.error is not None:
+        kind = type(trial.error).__name__
+        require(False, f"on {called} it raised {kind} ({' '.join(str(trial.error).split())[:200]})")
+    if trial.refusal is not None:
+        require(
+            len(trial.refusal.split()) > 2,
+            f"it refuses {called} without a reason ({trial.refusal!r})",
+            advice="say in the refusal what the network lacks",
+        )
+        raise Refused(trial.refusal)
+    if trial.rejected:
+        raise NotApplicable(trial.rejected)
+
+
+_ADVICE = "make it work, or raise ExplainerRefused with the reason"
+
+
+@check("explainer", advice=_ADVICE)
+def works_on_a_cnn(subject: ExplainerSubject) -> None:
+    """It explains a convolutional network, or refuses with a reason."""
+    _works_on(subject, "tiny_cnn")
+
+
+@check("explainer", advice=_ADVICE)
+def works_on_a_vit(subject: ExplainerSubject) -> None:
+    """It explains a vision transformer, or refuses with a reason."""
+    _works_on(subject, "tiny_vit")
+
+
+@check("explainer", advice=f"read maps through `Layer.to_grid`, which knows the order of axes; {_ADVICE}")
+def works_with_channels_last(subject: ExplainerSubject) -> None:
+    """It explains a network whose maps are (B, h, w, C), or refuses with a reason."""
+    _works_on(subject, "tiny_nhwc")
+
+
+@check("explainer", advice="raise the default budget, correct the method, or drop `completeness`")
+def values_are_complete(subject: ExplainerSubject) -> None:
+    """An explainer that claims `completeness` has values that sum to the score minus the baseline's score."""
+    if not subject.method.completeness:
+        raise NotApplicable("it does not claim `completeness`")
+    model = subject.model
+    default = {name: item.default for name, item in parameters(subject.method).items() if name in subject.parameters}
+    explainer = subject.make(**{**default, **subject.given})
+    gaps, sizes = [], []
+    for row in range(PICTURES):
+        inputs = pictures(PICTURES)[row : row + 1]
+        trial = subject.try_on(model, inputs, explainer=explainer)
+        if not trial.worked:
+            raise NotApplicable("it gives no map with its default parameters")
+        gap = trial.explanations[0].metadata["completeness_gap"]
+        require(
+            gap is not None, "it reports no gap", advice="return Attribution(values=..., completeness_gap=...) as well"
+        )
+        difference = _difference(subject, model, inputs[0], explainer.parameters)
+        if difference is not None and not _paints_features(subject):
+            gap = max(float(gap), abs(float(trial.values.double().sum()) - difference))
+        gaps.append(abs(float(gap)))
+        sizes.append(abs(difference) if difference is not None else float(model.predict(inputs).max().abs()))
+    share = sum(gaps) / max(sum(sizes), 1e-12)
+    require(share <= LARGEST_GAP, f"its values miss what they should sum to by {share:.0%} on average")
+
+
+def _difference(subject: ExplainerSubject, model: Model, image: Tensor, values: dict[str, object]) -> float | None:
+    """Return the score minus the baseline's, or None if it is unknown what the baseline is."""
+    baseline = values.get("baseline")
+    if not isinstance(baseline, str) or values.get("output", "logit") != "logit":
+        return None
+    try:
+        start = baseline_image(baseline, model, image)
+    except XaihubError:
+        return None
+    logits = model.predict(torch.stack([image, start]))
+    index = int(logits[0].argmax())
+    return float(logits[0, index] - logits[1, index])
+
+
+def _paints_features(subject: ExplainerSubject) -> bool:
+    # One value is painted onto every pixel of a feature, so the pixels' sum is another.
+    return "features" in parameters(subject.method)
+
+
+def _cascade(model: Model, donor: Model) -> Iterator[None]:
+    """Give the network a stranger's weights, a third of its layers at a time, from the head down."""
+    own, new = model.module.state_dict(), donor.module.state_dict()
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in own))[::-1]
+    for stage in range(STAGES):
+        part = set(layers[len(layers) * stage // STAGES : len(layers) * (stage + 1) // STAGES])
+        for name, weight in own.items():
+            if name.rpartition(".")[0] in part:
+                weight.copy_(new[name])
+        yield
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    pair = torch.stack([first.flatten().double(), second.flatten().double()])
+    if bool((pair.std(1) == 0).any()):
+        return float(first.equal(second))
+    return float(torch.corrcoef(pair)[0, 1].abs())
