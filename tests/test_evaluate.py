@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from xaihub import (
 from xaihub.errors import ExplainerRefused, MetricRefused, OutputError, ParameterError, UnknownName
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
+from xaihub.masking import BaselineName, baseline_image
 from xaihub.services.evaluate import estimate, evaluate
 from xaihub.services.evaluation import Choice, Config, make_plan, read_config
 from xaihub.services.export import export, merge, plot
@@ -80,6 +82,16 @@ class ToyNoise(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         return torch.randn(len(inputs), 1, *inputs.shape[2:]) * self.width
+
+
+class ToyFilled(Explainer):
+    """What is hidden by a fill, over the whole picture."""
+
+    def __init__(self, *, baseline: BaselineName = "mean") -> None:
+        self.baseline = baseline
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
+        return torch.stack([row - baseline_image(self.baseline, model, row) for row in inputs])
 
 
 class ToyRefusing(Explainer):
@@ -136,7 +148,7 @@ class Toys:
 
     @hookimpl
     def xaihub_register_explainers(self) -> list[ExplainerSpec]:
-        made = {"toy_gradient": "ToyGradient", "toy_refusing": "ToyRefusing"}
+        made = {"toy_gradient": "ToyGradient", "toy_refusing": "ToyRefusing", "toy_filled": "ToyFilled"}
         specs = [ExplainerSpec(name=name, target=f"{__name__}:{target}") for name, target in made.items()]
         return [*specs, ExplainerSpec(name="toy_noise", target=f"{__name__}:ToyNoise", tags=("control",))]
 
@@ -335,6 +347,59 @@ def test_a_full_disk_stops_the_run_with_one_line_and_resuming_completes_it(
         assert 0 < len(full.rows()) < len(store.rows())
         evaluate(hub, plan, full)
         assert values(full) == values(store)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, which only some users may make."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("this user may not mount file systems")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 8, 16, 32, 64, 96], ids="{}k left".format)
+def test_a_disk_that_is_really_full_loses_nothing_and_the_run_is_completed_afterwards(
+    hub: Hub, photos: Path, store: RunStore, small_disk: Path, left: int
+) -> None:
+    plan = make_plan(hub, config(photos))
+    evaluate(hub, plan, store)
+    with RunStore(small_disk / "run", create=True) as full:
+        free = os.statvfs(small_disk)
+        (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - 1024 * left))
+        with pytest.raises(OutputError, match="No space left|full"):
+            evaluate(hub, plan, full)
+        before = len(full.rows())
+        assert before < len(store.rows())
+    (small_disk / "ballast").unlink()
+    with RunStore(small_disk / "run") as resumed:
+        assert len(resumed.rows()) == before
+        totals = evaluate(hub, plan, resumed)
+        assert values(resumed) == values(store)
+        assert totals.scores == len(store.rows()) - before
+        assert resumed._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_result_is_keyed_by_what_is_in_the_files_that_its_parameters_name(
+    hub: Hub, photos: Path, store: RunStore
+) -> None:
+    grey = photos.parent / "grey.png"
+    made = []
+    for level in (100, 100, 120):
+        Image.new("L", (8, 8), level).save(grey)
+        plan = make_plan(
+            hub,
+            config(
+                photos, explainers=[Choice(name="toy_filled", params={"baseline": f"image:{grey}"})], controls=False
+            ),
+        )
+        made.append(evaluate(hub, plan, store).explanations)
+    assert made == [4, 0, 4]
 
 
 def test_merging_two_halves_equals_the_whole(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:

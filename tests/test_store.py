@@ -41,6 +41,16 @@ def test_an_explanation_comes_back_as_it_went_in(store: RunStore) -> None:
     assert back.to_dict() == explanation().to_dict()
 
 
+def test_further_tensors_of_an_explanation_come_back_as_well(store: RunStore) -> None:
+    mask = torch.arange(16).reshape(4, 4) > 7
+    store.add_explanation(KEY, "cat.jpg", replace(explanation(), extras={"sufficient": mask}))
+    back = store.explanation(KEY)
+    assert back is not None
+    assert back.extras.keys() == {"sufficient"}
+    assert torch.equal(back.extras["sufficient"], mask)
+    assert back.extras["sufficient"].dtype == torch.bool
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -49,8 +49,19 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
 
 @hookimpl
 def xaihub_register_baselines() -> list[BaselineSpec]:
-    """Register deactivation, and its variants whose scores differ."""
+    """Register deactivation, its variants whose scores differ, and the two fills of ReX that the hub lacks."""
+    fills = [
+        BaselineSpec(
+            name=name,
+            target=f"xaihub_convad.extremes:make_{name}",
+            summary=f"The {word} number of the model's input, over all channels.",
+            limits="Its colour depends on the picture and on the model's normalisation.",
+            tags=("fill",),
+        )
+        for name, word in (("min", "lowest"), ("max", "highest"))
+    ]
     return [
+        *fills,
         _baseline(
             "deactivate", "make_deactivation", "Switch off the units that stand for hidden pixels; no fill value."
         ),

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
-from xaihub.masking import Fill, Removal, make_removal
+from xaihub.masking import Removal, make_removal
+from xaihub_convad.deactivation import make_deactivation
 from xaihub_convad.extraction import Goal, Strategy, adjusted, grown, prefix, ranking, shrunk, spotlight
+from xaihub_convad.extremes import make_max, make_min
 from xaihub_convad.partition import SUBSETS, Distribution, Mask
 from xaihub_convad.question import Question
 from xaihub_convad.responsibility import Combine, Credit, Iteration, Order, Responsibility, Search, search
@@ -290,10 +292,9 @@ class ConvAD(_Causal):
 
 
 def _removal(name: str, model: Model, image: Tensor) -> Removal:
-    """Return the removal called `name`; `min` and `max` fill with the extreme number of the input, as ReX does."""
-    if name in ("min", "max"):
-        return Fill(torch.full_like(image, float(image.min() if name == "min" else image.max())))
-    return make_removal(name, model, image)
+    """Return the removal called `name`; those of this plugin are known without a hub as well."""
+    own = {"min": make_min, "max": make_max, "deactivate": make_deactivation}
+    return own[name](model, image) if name in own else make_removal(name, model, image)
 
 
 def _map(values: Any) -> Tensor:

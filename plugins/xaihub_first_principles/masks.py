@@ -18,7 +18,7 @@ from xaihub.masking import binomial_sizes, draw_coalitions, every_coalition, sha
 from xaihub_first_principles.design import fixed_masks, lift
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owned
 
-__all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Occlusion", "Shapley", "SignedKeepP"]
+__all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Mixture", "Occlusion", "Shapley", "SignedKeepP"]
 
 Law = Literal["own", "uniform", "shared"]
 ENUMERATE_UP_TO = 16  # features; 65 536 masks
@@ -78,11 +78,16 @@ class MaskFamily(MeasureFamily):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepP(MaskFamily):
-    """D: the law of Y given m_j = 1, each feature kept with probability p; p -> 0 is partial dependence."""
+    """D: the law of Y given m_j = 1, each feature kept with probability p; p -> 0 is partial dependence.
+
+    With `adjust` what an additive game says is taken out by weighted least squares and put back in closed form, and
+    only the rest is estimated: linear in f as well, and with less variance. The estimate's weights are then signed.
+    """
 
     name: ClassVar[str] = "keep_p"
 
     p: float = 0.5
+    adjust: bool = False
 
     def size_law(self, d: int) -> Tensor:
         """Return the binomial law."""
@@ -92,7 +97,24 @@ class KeepP(MaskFamily):
         """Return weights M_ij w_i / sum_i M_ij w_i, with w the ratio of this law to the design's."""
         M, ratio = self._ratio(points)
         kept = M * ratio.unsqueeze(1)
-        return kept / kept.sum(0) - self._mean(ratio)
+        plain = kept / kept.sum(0) - self._mean(ratio)
+        others = 0.0 if self.centre else self.p
+        return self._adjusted(M, ratio, plain, mass=float(not self.centre), own=1 - self.p + others, other=others)
+
+    def _adjusted(self, M: Tensor, ratio: Tensor, plain: Tensor, *, mass: float, own: float, other: float) -> Tensor:
+        """Return the weights; an additive game a + sum_k b_k m_k has the values mass a + own b_j + other b_k.
+
+        Without `adjust`, or with fewer than 2 d + 2 points, the weights stay as they are.
+        """
+        n, d = M.shape
+        if not self.adjust or n < 2 * d + 2:
+            return plain
+        Z = torch.cat([torch.ones(n, 1, dtype=M.dtype), M], 1)
+        ZR = Z * ratio.unsqueeze(1)
+        fit: Tensor = torch.linalg.pinv(Z.T @ ZR, hermitian=True) @ ZR.T  # (1 + d, n): a and b of an answer
+        b = fit[1:]
+        additive = mass * fit[:1] + (own - other) * b + other * b.sum(0)
+        return (additive + plain.T - (plain.T @ Z) @ fit).T
 
     def _mean(self, ratio: Tensor) -> Tensor | float:
         return (ratio / ratio.sum()).unsqueeze(1) if self.centre else 0.0
@@ -115,7 +137,37 @@ class SignedKeepP(KeepP):
         """Return the weights of kept minus those of dropped."""
         M, ratio = self._ratio(points)
         kept, dropped = M * ratio.unsqueeze(1), (1 - M) * ratio.unsqueeze(1)
-        return kept / kept.sum(0) - dropped / dropped.sum(0)
+        return self._adjusted(M, ratio, kept / kept.sum(0) - dropped / dropped.sum(0), mass=0, own=1, other=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(MaskFamily):
+    """D: sum_k theta_k times the signed keep-p measure at p_k; thetas are not negative and sum to 1.
+
+    Attributes:
+        ps: The (K,) probabilities.
+        thetas: Their (K,) shares.
+    """
+
+    name: ClassVar[str] = "mixture"
+
+    ps: tuple[float, ...] = (0.5,)
+    thetas: tuple[float, ...] = (1.0,)
+    adjust: bool = True
+
+    def size_law(self, d: int) -> Tensor:
+        """Return the mixture of the binomial laws."""
+        laws = torch.stack([binomial_sizes(d, p) + log(t) for p, t in zip(self.ps, self.thetas, strict=True) if t > 0])
+        return laws.logsumexp(0)
+
+    def weights(self, points: Points) -> Tensor:
+        """Return the mixture of the weights; shares of 0 cost nothing."""
+        parts = [
+            theta * SignedKeepP(p=p, adjust=self.adjust).weights(points)
+            for p, theta in zip(self.ps, self.thetas, strict=True)
+            if theta > 0
+        ]
+        return torch.stack(parts).sum(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,9 @@ class Answers:
         pass; confidence need not grow with size, so a smaller one can be missed.
         """
         if self._mask is not None:
+            mask = self._mask[None]
             verdict = self.case.memory.once(
-                ("sufficiency: returned set", self.baseline, self._seed()), lambda: self._own(self._mask)
+                ("sufficiency: returned set", self.baseline, self._seed()), lambda: self.of_masks(mask)[0]
             )
             return [SufficientSet(mask=self._mask, returned=True, verdict=verdict) for _ in confidences]
         counts = self._smallest([share * self.whole for share in confidences])
@@ -105,6 +106,10 @@ class Answers:
         if self.case.scene.target.against is not None and float(self.case.scene.score(logits, output="logit")) <= 0:
             raise MetricRefused("the model does not prefer the first class of the contrast on this picture")
         return float(self.case.scene.score(logits.double()))
+
+    def of_masks(self, masks: Tensor) -> list[Verdict]:
+        """Return what the model says of (n, H, W) sets alone, under the baseline."""
+        return self._ask(masks.unsqueeze(1).float(), None)
 
     def prefix(self, count: int) -> Tensor:
         """Return the (H, W) set of the first `count` pixels of the ranking."""
@@ -126,10 +131,6 @@ class Answers:
                 return make_removal(self.baseline, self.case.model, self.case.scene.image)
 
         return self.case.scene.memory.once(("sufficiency: removal", self.baseline, self._seed()), make)
-
-    def _own(self, mask: Tensor | None) -> Verdict:
-        assert mask is not None  # noqa: S101
-        return self._ask(mask[None, None].float(), None)[0]
 
     def _ask(self, draws: Tensor, expand: object) -> list[Verdict]:
         batches = masked_forwards(

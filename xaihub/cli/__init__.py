@@ -11,6 +11,7 @@ from xaihub.cli.evaluate import evaluate
 from xaihub.cli.explain import explain
 from xaihub.cli.export import export, merge
 from xaihub.cli.list import list_
+from xaihub.cli.reproduce import reproduce
 from xaihub.cli.show import show
 
 __all__ = ["cli", "main"]
@@ -55,7 +56,7 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-for command in (explain, compare, evaluate, export, merge, list_, show):
+for command in (explain, compare, evaluate, export, merge, reproduce, list_, show):
     cli.add_command(command)
 
 

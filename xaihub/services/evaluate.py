@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,7 +153,8 @@ class _Run:
     ) -> None:
         self._hub, self._plan, self._store, self._model = hub, plan, store, model
         self._totals, self._retry, self._watch = totals, retry, watch
-        self._wanted = {(metric.name, canonical(metric.parameters)): metric for metric in plan.metrics}
+        self._wanted = {(metric.name, canonical(_with_files(metric.parameters))): metric for metric in plan.metrics}
+        self._parameters = [_with_files(explainer.parameters) for explainer in plan.explainers]
         self._done = number * len(plan.pictures) * len(plan.explainers)
         self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
         self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
@@ -167,9 +170,9 @@ class _Run:
                 continue
             self._store.add_picture(source, position, sha256=picture.sha256)
             scene: Scene | None = None
-            for explainer in self._plan.explainers:
+            for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
                 self._tell(f"{Path(source).name}: {explainer.name}")
-                key = self._key(picture, explainer)
+                key = self._key(picture, explainer, parameters)
                 missing = self._store.missing_scores(key, self._wanted, retry=self._retry)
                 self._totals.kept += len(self._wanted) - len(missing)
                 if missing or not self._store.has_explanation(key, retry=self._retry):
@@ -239,7 +242,7 @@ class _Run:
         self._totals.backwards += round(found.metadata["backwards"])
         return explanation
 
-    def _key(self, picture: Picture, explainer: Explainer) -> Key:
+    def _key(self, picture: Picture, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
         label = self._plan.labels.get(Path(picture.source).name)
         return Key(
             picture=picture.sha256,
@@ -247,7 +250,7 @@ class _Run:
             weights=self._model.weights_hash,
             preprocessing=self._model.preprocessing.description,
             explainer=explainer.name,
-            parameters=explainer.parameters,
+            parameters=parameters,
             target=str(self._plan.config.target if label is None else label),
             seed=self._plan.config.seed,
             code=_code(self._hub, explainer.name),
@@ -328,6 +331,16 @@ class _Pool(Sequence[tuple[Tensor, int]]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204
         return self._all()[index]
+
+
+def _with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters, and beside each that names a file that file's sha256: results depend on what is in it."""
+    found = dict(parameters)
+    for name, value in parameters.items():
+        file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
+        if file is not None and file.is_file():
+            found[f"{name}.sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def _readable(source: str) -> bool:

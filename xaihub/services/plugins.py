@@ -79,13 +79,13 @@ def _origin(module: str, distribution: str) -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         dist = None
     if dist is not None:
-        told = dist.metadata
-        about["summary"] = told.get("Summary") or ""
-        about["licence"] = told.get("License-Expression") or told.get("License") or ""
-        about["url"] = told.get("Home-page") or next(iter(told.get_all("Project-URL") or []), "")
+        told = dist.metadata.json
+        about["summary"] = told.get("summary", "")
+        about["licence"] = told.get("license_expression", "") or told.get("license", "")
+        about["url"] = told.get("home_page", "") or next(iter(told.get("project_url", [])), "")
         about["requires"] = [line for line in dist.requires or [] if "extra ==" not in line]
         about["installed"] = str(dist.locate_file(""))
-        text = str(told.get_payload() or "") or told.get("Description") or ""
+        text = str(told.get("description", ""))
     # A card beside the hooks, as the built-in plugins have it, says more than the distribution's own description.
     card = file.parent / "README.md" if file is not None and file.name == "__init__.py" else None
     if card is not None and card.is_file():
@@ -99,7 +99,7 @@ def _file(module: str) -> Path | None:
         return Path(module)
     try:
         spec = util.find_spec(module.partition(":")[0].strip()) if module else None
-    except (ImportError, ValueError, AttributeError):
+    except Exception:  # a dotted name imports the package before the dot, which may be what is broken
         return None
     return Path(spec.origin) if spec is not None and spec.origin else None
 

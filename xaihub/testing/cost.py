@@ -1,26 +1,57 @@
-"""What a record says a method costs, as numbers: the forward passes in a sentence such as "2 x samples + 1 forwards"."""
+"""What a record says a method costs, as numbers: the forward passes in a sentence such as "2 * samples + 1 forwards"."""
 
 from __future__ import annotations
 
 import ast
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["BUDGETS", "announced"]
 
-# Parameters that, by their names, say how often the network may be asked.
-BUDGETS = ("budget", "evaluations", "masks", "samples", "steps", "forwards", "queries")
-_CLAUSE = re.compile(
-    r"^(?:at most |up to |about )?(?P<count>[\w\s+*/()^.-]+?) (?:forward and backward|forwards? and|forward|backward)?"
-    r"\s*(?P<unit>forwards|forward pass(?:es)?|passes|pass)\b"
-)
+# Parameters that, by their names, are the number of forward passes at most.
+BUDGETS = ("budget", "evaluations", "forwards", "queries")
+# Words that make a cost prose: what they count cannot be read off the parameters.
+_PROSE = re.compile(r"\b(?:some|about|each|every|few|hundreds?|thousands?|per)\b")
+_OPERAND = r"\(*(?:\d+(?:\.\d+)?\s+)?(?:\d+(?:\.\d+)?|[a-z_]\w*)\)*"
+_CLAUSE = re.compile(rf"({_OPERAND}(?:\s*(?:[-+*/^×]|\bx\b)\s*{_OPERAND})*)\s+forwards?\b")
+_OPERATORS: Mapping[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
 
 
 def announced(cost: str, parameters: Mapping[str, Any]) -> float | None:
     """Return the forward passes that a record's `cost` announces for these parameters, or None if it is mere prose.
 
-    Understood are clauses, joined by commas or "and", of the form "EXPRESSION forward passes", "EXPRESSION forward and
-    backward passes" and "EXPRESSION forwards", where an expression is made of numbers, parameters and + - * / ^.
+    Every part of the form "EXPRESSION forward" counts, where an expression is made of numbers, names of parameters,
+    + - * / ^, and x for times: "samples + 1 forward and samples backward passes" are samples + 1.
     """
-    raise NotImplementedError
+    if cost.strip() == "none":
+        return 0.0
+    clauses = _CLAUSE.findall(cost.lower())
+    if not clauses or _PROSE.search(cost.lower()):
+        return None
+    try:
+        return sum(_value(clause, parameters) for clause in clauses)
+    except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _value(expression: str, parameters: Mapping[str, Any]) -> float:
+    text = re.sub(r"\bx\b|×", "*", expression).replace("^", "**")
+    text = re.sub(r"(\d)\s+([a-z_(])", r"\1 * \2", text)
+    return _evaluate(ast.parse(text.strip(), mode="eval").body, parameters)
+
+
+def _evaluate(node: ast.expr, parameters: Mapping[str, Any]) -> float:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)](_evaluate(node.left, parameters), _evaluate(node.right, parameters))
+    value = parameters[node.id] if isinstance(node, ast.Name) else getattr(node, "value", None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{ast.unparse(node)} is no number")
+    return float(value)

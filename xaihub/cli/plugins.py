@@ -1,0 +1,250 @@
+"""`xaihub plugins`: new, install, uninstall, list, check, info."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xaihub.cli._app import App
+from xaihub.cli._options import json_option
+from xaihub.cli._output import put, put_json, say, table
+
+if TYPE_CHECKING:
+    from xaihub.services.installing import Installed
+
+__all__ = ["plugins"]
+
+# As in `xaihub.services.scaffold`, which is not imported before it is used.
+KINDS = ("explainer", "metric", "adapter", "command")
+
+
+@click.group()
+def plugins() -> None:
+    """Write, install, check and remove plugins.
+
+    \b
+    Examples:
+      xaihub plugins new celldrop              write the project of a new explainer
+      xaihub plugins install ./xaihub-celldrop
+      xaihub plugins check celldrop            put it through the conformance checks
+      xaihub plugins list
+      xaihub plugins uninstall celldrop
+    """
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What it adds.")
+@click.option("-o", "--output", default=".", metavar="FOLDER", help="Where the project's folder goes.")
+@click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="The project's licence.")
+@click.pass_obj
+def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
+    """Write a complete project: a method that works, its card, its hooks, and tests that check it.
+
+    \b
+    Examples:
+      xaihub plugins new celldrop
+      xaihub plugins new evidence-share --kind metric -o ~/code --licence MIT
+    """
+    from xaihub.services.scaffold import new_plugin
+
+    folder = new_plugin(app.hub.host, name, kind, output, licence=licence)
+    put(str(folder))
+    say(f"next: xaihub plugins install --editable {folder}")
+
+
+@plugins.command(context_settings={"ignore_unknown_options": True})
+@click.argument("packages", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PACKAGE... [PIP OPTION]...")
+@click.option(
+    "-e", "--editable", is_flag=True, help="Use a folder's files where they are, so that edits count at once."
+)
+@click.option("-U", "--upgrade", is_flag=True, help="Take newer versions of what is installed already.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not show what the installer says.")
+@json_option
+def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: bool, as_json: bool) -> None:
+    """Install plugins with pip (or uv), then load them and report what they added.
+
+    PACKAGE is whatever pip understands: a name, a folder, a file, an address. Options that are not listed here are
+    passed on, after a "=" if they have a value.
+
+    \b
+    Examples:
+      xaihub plugins install xaihub-zennit
+      xaihub plugins install --editable ./xaihub-celldrop
+      xaihub plugins install xaihub-zennit --no-deps --index-url=https://example.org/simple
+    """
+    from xaihub.services.installing import install as run
+
+    options = [item for item in packages if item.startswith("-")]
+    wanted = [item for item in packages if not item.startswith("-")]
+    if not wanted:
+        raise click.UsageError("name what to install")
+    found = run(wanted, editable=editable, upgrade=upgrade, options=options, tell=_teller(quiet))
+    if as_json:
+        put_json([asdict(plugin) for plugin in found])
+    else:
+        for plugin in found:
+            _tell_installed(plugin)
+    broken = list(dict.fromkeys(plugin.distribution for plugin in found if plugin.broken))
+    if broken:
+        say(f"error: what was installed is broken (remove it: xaihub plugins uninstall {' '.join(broken)})")
+        raise click.exceptions.Exit(1)
+
+
+@plugins.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not show what the installer says.")
+@click.pass_obj
+def uninstall(app: App, /, names: tuple[str, ...], yes: bool, quiet: bool) -> None:
+    """Remove plugins that were installed.
+
+    NAME is a plugin, or the distribution that it came with.
+
+    \b
+    Examples:
+      xaihub plugins uninstall celldrop
+      xaihub plugins uninstall xaihub-celldrop -y
+    """
+    from xaihub.services.installing import removable
+    from xaihub.services.installing import uninstall as run
+
+    distributions = removable(app.hub.host, names)
+    app.hub.host.warnings.clear()  # they may be of what is being removed; the next command tells what is left
+    if not yes:
+        click.confirm(f"Remove {', '.join(distributions)}?", abort=True, err=True)
+    left = run(distributions, tell=_teller(quiet))
+    put(f"removed {', '.join(distributions)}")
+    if left:
+        say(f"note: {', '.join(left)} was needed by it, is needed by nothing else, and stays: pip uninstall removes it")
+
+
+@plugins.command("list")
+@json_option
+@click.pass_obj
+def list_(app: App, /, *, as_json: bool) -> None:
+    """List plugins: where each came from, what it registered, and what is wrong with it.
+
+    \b
+    Examples:
+      xaihub plugins list
+      xaihub plugins list --json
+    """
+    from xaihub.services.plugins import count, overview
+
+    rows = overview(app.hub, commands=_commands(app))
+    if as_json:
+        put_json(rows)
+        return
+    shown = [
+        {
+            "plugin": row["name"],
+            "distribution": row["distribution"],
+            "version": row["version"],
+            "registered": count(row["registered"]) or ("nothing" if not row["problems"] else "nothing, see below"),
+        }
+        for row in rows
+    ]
+    put(table(shown, ("plugin", "distribution", "version", "registered")))
+
+
+@plugins.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def info(app: App, /, name: str, *, as_json: bool) -> None:
+    """Show everything known of a plugin: files, hooks, what it registered, load time, needs, card.
+
+    NAME is a plugin, or the distribution that it came with.
+
+    \b
+    Examples:
+      xaihub plugins info rise
+      xaihub plugins info xaihub-zennit --json
+    """
+    from xaihub.services.plugins import describe
+
+    rows = describe(app.hub, name, commands=_commands(app))
+    if as_json:
+        put_json(rows)
+        return
+    for row in rows:
+        facts = {
+            "distribution": f"{row['distribution']} {row['version']}".strip(),
+            "summary": row["summary"],
+            "licence": row["licence"],
+            "address": row["url"],
+            "module": row["module"],
+            "file": row["file"],
+            "needs": ", ".join(row["requires"]),
+            "hooks": ", ".join(row["hooks"]),
+            **{kind: ", ".join(names) for kind, names in row["registered"].items()},
+            "load time": f"{1000 * row['seconds']:.1f} ms"
+            + (f", with {', '.join(row['heavy'])}" if row["heavy"] else ""),
+            "problems": "; ".join(row["problems"]),
+        }
+        put(f"{row['name']}{' (built in)' if row['builtin'] else ''}")
+        put("\n".join(f"  {key:<14}{value}" for key, value in facts.items() if value))
+        if row["card"]:
+            put("\n" + row["card"])
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; may be repeated.")
+@json_option
+@click.pass_obj
+def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> None:
+    """Put a plugin through the conformance checks; exit with 1 if one fails.
+
+    NAME is a plugin, a distribution, or one explainer, metric, adapter or model.
+
+    \b
+    Examples:
+      xaihub plugins check rise
+      xaihub --plugin ./my_method.py plugins check my_method
+    """
+    from xaihub.services.conformance import check_plugin
+
+    results = check_plugin(name, app.hub, only=only)
+    failed = [result for result in results if result.outcome == "failed"]
+    if as_json:
+        put_json([asdict(result) for result in results])
+    else:
+        columns = ("subject", "check", "outcome", "seconds", "advice")
+        rows = [{**asdict(result), "seconds": f"{result.seconds:.1f}"} for result in results]
+        put(table(rows, columns) if rows else f"{name} registers nothing that can be checked")
+    if failed:
+        say(f"{len(failed)} of {len(results)} checks failed")
+        raise click.exceptions.Exit(1)
+
+
+def _commands(app: App) -> list[tuple[str, str]]:
+    """Return the commands of plugins, and note those that cannot be reached because a built-in has the name."""
+    context = click.get_current_context().find_root()
+    shown = set(context.command.list_commands(context)) if isinstance(context.command, click.Group) else set()
+    return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name in shown]
+
+
+def _teller(quiet: bool) -> Callable[[str], None] | None:
+    return None if quiet else say
+
+
+def _tell_installed(plugin: Installed) -> None:
+    name = f"{plugin.name} ({plugin.distribution} {plugin.version})"
+    if plugin.broken:
+        say(f"error: plugin {name}: {'; '.join(plugin.problems) or 'registers nothing'}")
+        return
+    added = "; ".join(f"{kind}: {_some(names)}" for kind, names in plugin.registered.items())
+    put(f"{name} adds {added}")
+    heavy = f"imports {', '.join(plugin.heavy)} when loaded, so every command waits for it" if plugin.heavy else ""
+    put(f"  loads in {1000 * plugin.seconds:.0f} ms; {heavy or 'imports nothing heavy'}")
+    for problem in plugin.problems:
+        say(f"warning: plugin {name}: {problem}")
+
+
+def _some(names: Sequence[Any], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,380 @@
+"""Installing and removing plugins: pip or uv in a process of its own, and a look at what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import invalidate_caches, metadata, util
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import PluginError, UnknownName
+from xaihub.hookspecs import PROJECT
+from xaihub.host import OWN_DISTRIBUTION, PluginHost
+from xaihub.services.plugins import canonical, find
+
+__all__ = ["Installed", "Stopped", "inspect_installed", "install", "installer", "removable", "uninstall"]
+
+# A plugin that takes longer than this to be listed is as good as one that never comes back.
+LISTING_SECONDS = 60
+# From these words on the installer writes into the environment, which takes a moment and must not be cut short.
+_WRITING = ("Installing collected packages", "Attempting uninstall", "Prepared ", "Uninstalled ")
+
+
+class Stopped(PluginError):
+    """The user stopped an install; the hint says what it left."""
+
+    exit_code = 130
+
+
+@dataclass(kw_only=True)
+class Installed:
+    """One plugin after an install.
+
+    Attributes:
+        name: The plugin; empty if the distribution could not even be asked.
+        distribution: The distribution that it came with.
+        version: The distribution's version.
+        registered: Names by kind.
+        seconds: How long loading it took in a fresh process.
+        heavy: The heavy libraries that loading it imports.
+        problems: What is wrong with it: failures, names that are taken.
+        broken: It registers nothing that can be used.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    registered: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    heavy: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    broken: bool = False
+
+
+def installer() -> list[str]:
+    """Return the command of the installer for this environment: pip, or uv where the environment has no pip.
+
+    Raises:
+        PluginError: There is neither.
+    """
+    if util.find_spec("pip") is not None:
+        return [sys.executable, "-P", "-m", "pip"]  # -P: a folder called pip in the working directory is not it
+    uv = shutil.which("uv")
+    if uv is not None:
+        return [uv, "pip"]
+    raise PluginError(
+        "plugins cannot be installed here: this environment has no pip, and there is no uv on the PATH",
+        hint=f"run {shlex.quote(sys.executable)} -m ensurepip, or install uv",
+    )
+
+
+def install(
+    wanted: Sequence[str],
+    *,
+    editable: bool = False,
+    upgrade: bool = False,
+    options: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
+) -> list[Installed]:
+    """Install distributions into the running interpreter's environment, and report what each added.
+
+    Args:
+        wanted: What pip understands: names, folders, files, addresses.
+        editable: Install folders so that their files are used where they are.
+        upgrade: Take newer versions of what is installed already.
+        options: Further options of pip.
+        tell: Is given each line that the installer says.
+
+    Raises:
+        PluginError: There is no installer, it failed, or what it installed is no plugin.
+        Stopped: The user stopped it.
+    """
+    command = _command("install")
+    command += ["--upgrade"] * upgrade + list(options)
+    for item in wanted:
+        command += ["--editable", item] if editable else [item]
+    before = _distributions()
+    stopped = False
+    try:
+        code, lines = _run(command, tell)
+    except _WrittenAndStopped:
+        code, lines, stopped = 0, [], True
+    if code:
+        raise PluginError(_last_words(lines, f"the installer failed with status {code}"))
+    after = _distributions()
+    fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
+    named = {canonical(_requirement_name(item)) for item in wanted} & set(after)
+    plugins = {name for name in fresh | named if _is_plugin(name)}
+    if stopped:
+        listed = " ".join(sorted(plugins or fresh))
+        raise Stopped("stopped when everything was written", hint=f"undo it: xaihub plugins uninstall {listed}")
+    if not plugins:
+        strangers = " ".join(sorted(named or fresh))
+        hint = f"remove it: {_shown()} {strangers}" if strangers else "xaihub plugins list"
+        what = ", ".join(map(repr, wanted))
+        raise PluginError(
+            f"installed {what}, which is no plugin: it has no entry point in the group {PROJECT!r}", hint=hint
+        )
+    return inspect_installed(plugins)
+
+
+def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
+    """Load the plugins of some distributions in fresh processes, and report on each.
+
+    Every plugin is listed together with all others, which shows whose names clash, and then alone, which shows what
+    loading it costs.
+    """
+    wanted = {canonical(name) for name in distributions}
+    rows, words = _listed()
+    found = []
+    for name in sorted(wanted):
+        version = metadata.version(name)
+        points = [point.name for point in metadata.distribution(name).entry_points if point.group == PROJECT]
+        mine = [row for row in rows if canonical(row["distribution"]) == name]
+        if not mine:
+            reason = words or "skipped, because another plugin has its name"
+            found += [
+                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True)
+                for point in points
+            ]
+        for row in mine:
+            alone, _ = _listed(only=row["name"])
+            costs = next((item for item in alone if item["name"] == row["name"]), row)
+            found.append(
+                Installed(
+                    name=row["name"],
+                    distribution=row["distribution"],
+                    version=version,
+                    registered=row["registered"],
+                    seconds=costs["seconds"],
+                    heavy=costs["heavy"],
+                    # What an import costs is told apart, and depends on who came first.
+                    problems=[text for text in row["problems"] if "when loaded, so every command" not in text],
+                    broken=not row["registered"],
+                )
+            )
+    return found
+
+
+def removable(host: PluginHost, names: Iterable[str]) -> list[str]:
+    """Return the distributions that hold some plugins, given by the name of a plugin or of a distribution.
+
+    Raises:
+        UnknownName: There is no such plugin.
+        PluginError: It comes with xaihub, or was not installed.
+    """
+    found = []
+    for name in names:
+        if canonical(name) == OWN_DISTRIBUTION:
+            raise PluginError("xaihub itself is no plugin", hint=f"remove it: {_shown()} xaihub")
+        try:
+            infos = find(host, name)
+        except UnknownName:
+            # One that lost its name to another, or that XAIHUB_LOAD_PLUGINS keeps out, is installed all the same.
+            if _is_plugin(canonical(name)):
+                found.append(canonical(name))
+                continue
+            if canonical(name) in _distributions():
+                raise PluginError(
+                    f"{name!r} is no plugin of xaihub, so it is not removed here",
+                    hint=f"{_shown()} {canonical(name)}",
+                ) from None
+            raise
+        for info in infos:
+            if info.builtin:
+                raise PluginError(f"plugin {info.name!r} comes with xaihub and cannot be removed alone")
+            if not info.distribution:
+                raise PluginError(f"plugin {info.name!r} is not installed as a distribution")
+            found.append(canonical(info.distribution))
+    return list(dict.fromkeys(found))
+
+
+def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | None = None) -> list[str]:
+    """Remove distributions; return what they needed and nothing else needs now.
+
+    Raises:
+        PluginError: There is no installer, or it failed.
+    """
+    needed = {canonical(_requirement_name(line)) for name in distributions for line in _requires(name)}
+    command = _command("uninstall", *distributions)
+    try:
+        code, lines = _run(command, tell)
+    except _WrittenAndStopped:
+        code, lines = 0, []
+    left = [name for name in distributions if name in _distributions()]
+    for name in left:
+        _remove_remains(name)
+    left = [name for name in distributions if name in _distributions()]
+    if left:
+        raise PluginError(_last_words(lines, f"the installer failed with status {code}"))
+    still = {canonical(_requirement_name(line)) for name in _distributions() for line in _requires(name)}
+    return sorted(name for name in needed - still - {OWN_DISTRIBUTION} if name in _distributions())
+
+
+def _command(verb: str, *arguments: str) -> list[str]:
+    program = installer()
+    if program[0] == sys.executable:
+        options = ["--disable-pip-version-check", "--no-input"]
+        return [*program, verb, *options, *(["-y"] if verb == "uninstall" else []), *arguments]
+    return [*program, verb, "--python", sys.executable, *arguments]
+
+
+def _shown() -> str:
+    """Return the command that removes a distribution which is no plugin, as a user would type it."""
+    return "pip uninstall" if util.find_spec("pip") is not None else "uv pip uninstall"
+
+
+class _WrittenAndStopped(Exception):
+    """The user asked to stop while the installer was writing, so it was let to its end."""
+
+
+def _run(command: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str]]:
+    """Run an installer, and stop it when the user asks, but not in the middle of writing.
+
+    It gets a session of its own, so that Ctrl-C reaches it through here only: before it writes into the environment it
+    is stopped at once, and everything it did lies in temporary folders; afterwards it is let to its end.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(  # noqa: S603 - what is run is the installer that was found, with the user's own words
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None  # noqa: S101 - for the type checker
+    lines: list[str] = []
+    asked = writing = False
+    while True:
+        try:
+            line = process.stdout.readline()
+            if not line:
+                code = process.wait()
+                break
+            lines.append(line.rstrip())
+            writing = writing or line.strip().startswith(_WRITING)
+            if tell is not None and line.strip():
+                tell(line)
+        except KeyboardInterrupt:
+            asked = True
+            if not writing:
+                _stop(process)
+                raise Stopped("stopped before anything was written", hint="nothing was installed") from None
+            if tell is not None:
+                tell("almost done: the last step is not interrupted")
+    if asked:
+        raise _WrittenAndStopped
+    return code, lines
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End an installer and whatever it started, gently first."""
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, number)
+            else:
+                process.terminate()
+            process.wait(timeout=10)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            process.wait()
+            return
+
+
+def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
+    """List the plugins in a fresh process: records, or none and the reason; `only` keeps other third parties out."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("XAIHUB_")}
+    if only is not None:
+        kept["XAIHUB_LOAD_PLUGINS"] = only
+    command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--json"]
+    try:
+        done = subprocess.run(  # noqa: S603 - the running interpreter and our own words
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=kept,
+            timeout=LISTING_SECONDS,
+            check=False,
+        )
+        rows: list[dict[str, Any]] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return [], f"listing the plugins took more than {LISTING_SECONDS} s"
+    except json.JSONDecodeError:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return [], f"with it, listing the plugins ends with status {done.returncode}: {last}"
+    return rows, ""
+
+
+def _distributions() -> dict[str, tuple[str, int]]:
+    """Return every installed distribution with its version and the time at which it was written."""
+    invalidate_caches()
+    folders = [folder for entry in sys.path for folder in Path(entry or ".").glob("*.dist-info")]
+    stamps = {canonical(folder.name.rpartition("-")[0]): folder.stat().st_mtime_ns for folder in reversed(folders)}
+    found: dict[str, tuple[str, int]] = {}
+    for dist in metadata.distributions():
+        try:
+            name, version = canonical(dist.name), dist.version
+        except Exception:  # noqa: S112 - broken metadata of a stranger can fail in any way
+            continue
+        found.setdefault(name, (version, stamps.get(name, 0)))
+    return found
+
+
+def _is_plugin(name: str) -> bool:
+    try:
+        points = metadata.distribution(name).entry_points
+    except Exception:  # as above, or not installed
+        return False
+    return name != OWN_DISTRIBUTION and any(point.group == PROJECT for point in points)
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+    except Exception:  # as above
+        return []
+
+
+def _requirement_name(text: str) -> str:
+    """Return the distribution's name of a requirement, or of a folder that is named after it."""
+    bare = text.strip().rstrip("/\\")
+    last = Path(bare).name if os.sep in bare or "/" in bare else bare
+    for sign in "[<>=!~;@ (":
+        last = last.partition(sign)[0]
+    return last
+
+
+def _last_words(lines: list[str], otherwise: str) -> str:
+    """Return the last error that the installer named, after what is known otherwise."""
+    errors = [line.partition(":")[2].strip() for line in lines if line.lstrip().lower().startswith("error:")]
+    return f"{otherwise}: {errors[-1]}" if errors else otherwise
+
+
+def _remove_remains(name: str) -> None:
+    """Remove by hand what an installer does not: a distribution whose list of files was never written."""
+    dist = metadata.distribution(name)
+    if dist.files is not None:
+        return
+    site = Path(str(dist.locate_file("")))
+    for module in {point.module.partition(".")[0] for point in dist.entry_points if point.group == PROJECT}:
+        if module.startswith("xaihub_") and (site / module).is_dir():
+            shutil.rmtree(site / module, ignore_errors=True)
+    for folder in site.glob("*.dist-info"):
+        if canonical(folder.name.partition("-")[0]) == name:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""Checks of what an explainer takes: passes, memory, and what it leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from xaihub.errors import ParameterError
+from xaihub.model import Runtime
+from xaihub.params import convert
+from xaihub.testing.catalogue import NotApplicable, check, require
+from xaihub.testing.cost import BUDGETS, announced
+from xaihub.testing.explainer_subject import ExplainerSubject
+from xaihub.testing.state import hooks_of
+from xaihub.testing.toys import SIDE, pictures
+
+BATCH = 2
+LARGER = 8  # times the quick budget
+# Parameters that make a method ask the network more often.
+SCALES = ("masks", "samples", "steps", *BUDGETS)
+MAP_BYTES = SIDE * SIDE * 4
+CALLS = 50
+LEAST_CALLS = 10
+SECONDS = 1.5
+
+
+@check("explainer", advice="ask through `xaihub.masking`, or cut the work into batches of `batch_rows(model)` rows")
+def memory_is_bounded(subject: ExplainerSubject) -> None:
+    """No pass takes more rows than `model.runtime.batch_size`, and memory does not grow with the number of passes."""
+    small = _Meter(subject, {})
+    require(small.rows <= BATCH, f"with a batch size of {BATCH}, one pass took {small.rows} rows")
+    large = _Meter(subject, _enlarged(subject))
+    more = large.passes - small.passes
+    if more >= LARGER:
+        growth = (large.peak - small.peak) / more
+        require(
+            growth < MAP_BYTES / 2,
+            f"each further pass holds {growth / 1024:.0f} KiB more until the end",
+            advice="make masks and inputs batch by batch (give `masked_forwards` an iterable), and keep their scores only",
+        )
+
+
+@check("explainer", advice="stop at the budget, or correct the record's `cost`")
+def keeps_to_its_budget(subject: ExplainerSubject) -> None:
+    """The forward passes that are counted are no more than the record's `cost`, or a parameter `budget`, announces."""
+    model = subject.model
+    cost = subject.spec.cost if subject.spec is not None else ""
+    known = False
+    for changed in ({}, _enlarged(subject)):
+        explainer = subject.make(**changed)
+        trial = subject.try_on(model, pictures(1), explainer=explainer)
+        if not trial.worked:
+            continue
+        limits = {"the record's `cost`": announced(cost, explainer.parameters)}
+        if cost == "":
+            limits |= {f"the parameter {name!r}": explainer.parameters.get(name) for name in BUDGETS}
+        counted = trial.explanations[0].metadata["forwards"]
+        for what, limit in limits.items():
+            if limit is not None:
+                known = True
+                require(counted <= limit, f"{what} announces {limit:g} forward passes, and it took {counted:g}")
+    if not known:
+        raise NotApplicable("its record's `cost` is no formula, and it has no parameter `budget`")
+
+
+@check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")
+def record_is_complete(subject: ExplainerSubject) -> None:
+    """The record says what the explainer does, what it costs, and what it needs of a network."""
+    spec = subject.spec
+    if spec is None:
+        raise NotApplicable("it is not registered, so it has no record")
+    for name in ("summary", "cost"):
+        require(bool(getattr(spec, name)), f"its record has no {name}")
+    require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
+    subject.require_a_call()
+    trial = subject.trials[subject.home]
+    if trial.worked and trial.explanations[0].metadata["backwards"] and spec.needs == ("black-box",):
+        require(False, 'its record says "black-box", and it asks for gradients', advice='give needs=("gradients",)')
+
+
+@check("explainer", advice="keep nothing between calls, neither on the instance nor in a module")
+def nothing_is_left_behind(subject: ExplainerSubject) -> None:
+    """After 50 calls (fewer of a slow method) no more tensors, networks and hooks are alive than before."""
+    model = subject.model
+    explainer = subject.make()
+    for seed in range(3):  # what is made once and kept, such as the network's structure, is no leak
+        subject.values(model, pictures(1, seed=seed), explainer=explainer)
+    hooks = sum(len(hooks_of(module)) for module in model.module.modules())
+    with _newborn() as newborn:
+        calls, started = 0, time.perf_counter()
+        while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
+            subject.try_on(model, pictures(1, seed=calls + 10), explainer=explainer)
+            calls += 1
+        for kind in (Tensor, nn.Module):
+            left = newborn(kind)
+            name = "networks or layers" if kind is nn.Module else "tensors"
+            require(left < calls, f"after {calls} calls {left} more {name} are alive")
+    more = sum(len(hooks_of(module)) for module in model.module.modules()) - hooks
+    require(more <= 0, f"after {calls} calls {more} more hooks are on the network")
+
+
+class _Meter:
+    """The largest pass of one explanation, the number of passes in rows, and the most bytes alive during one."""
+
+    def __init__(self, subject: ExplainerSubject, changed: dict[str, Any]) -> None:
+        self.rows = self.passes = self.peak = 0
+        self._inside = False
+        model = subject.model
+        model.runtime = Runtime(batch_size=BATCH)
+        explainer = subject.make(**changed)
+        subject.try_on(model, pictures(1), explainer=explainer)  # what is found once is found before
+        with _newborn() as self._newborn:
+            handle = model.module.register_forward_hook(self._look)
+            subject.try_on(model, pictures(1), explainer=explainer, entering=self._enter)
+            handle.remove()
+
+    def _enter(self) -> None:
+        self._inside = True
+
+    def _look(self, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        if self._inside:
+            self.rows = max(self.rows, len(inputs[0]))
+            self.passes += len(inputs[0])
+            alive = {item.data_ptr(): item.untyped_storage().nbytes() for item in _alive(Tensor) if item.numel()}
+            self.peak = max(self.peak, sum(alive.values()))
+
+
+@contextmanager
+def _newborn() -> Iterator[Any]:
+    """Yield a function that counts the living objects of a type that were made inside."""
+    gc.freeze()  # what is alive now is passed over, which makes collecting and counting quick
+    try:
+
+        def count(kind: type) -> int:
+            gc.collect()
+            return len(_alive(kind))
+
+        yield count
+    finally:
+        gc.unfreeze()
+
+
+def _alive(kind: type) -> list[Any]:
+    return [item for item in gc.get_objects() if isinstance(item, type) is False and issubclass(type(item), kind)]
+
+
+def _enlarged(subject: ExplainerSubject) -> dict[str, Any]:
+    """Return the quick budgets, some times larger."""
+    known = subject.make().parameters
+    larger: dict[str, Any] = {}
+    for name in SCALES:
+        value = known.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                larger |= convert(subject.method, {name: value * LARGER})
+            except ParameterError:
+                continue  # beyond its limits
+    return larger
