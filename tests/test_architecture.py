@@ -15,7 +15,7 @@ import xaihub
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(file for root in ("xaihub", "plugins", "zoo") for file in (ROOT / root).rglob("*.py"))
 # What a plugin may import, besides the names of `xaihub` itself.
-PUBLIC = {"masking", "hookspecs", "specs", "params", "errors"}
+PUBLIC = {"masking", "hookspecs", "specs", "params", "errors", "rankings"}
 # What the zoo may import on top: cards, weights and the reader of class names.
 FOR_THE_ZOO = {"cards", "weights", "hub"}
 COMMAND_LINE = {"cli", "__main__", "testing"}

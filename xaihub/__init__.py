@@ -11,6 +11,7 @@ from xaihub.hookspecs import hookimpl as hookimpl
 from xaihub.specs import AdapterSpec as AdapterSpec
 from xaihub.specs import BaselineSpec as BaselineSpec
 from xaihub.specs import ExplainerSpec as ExplainerSpec
+from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
 from xaihub.specs import MetricSpec as MetricSpec
 from xaihub.specs import ModelCard as ModelCard
 from xaihub.specs import ObjectiveSpec as ObjectiveSpec
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from xaihub.explainer import Explainer as Explainer
     from xaihub.explanation import ClassScore as ClassScore
     from xaihub.explanation import Explanation as Explanation
+    from xaihub.global_explainer import GlobalExplainer as GlobalExplainer
+    from xaihub.global_explainer import Ranking as Ranking
+    from xaihub.global_explanation import GlobalExplanation as GlobalExplanation
+    from xaihub.global_explanation import RankedFeature as RankedFeature
     from xaihub.hub import Hub as Hub
     from xaihub.images import Picture as Picture
     from xaihub.images import load_picture as load_picture
@@ -64,6 +69,8 @@ _LAZY = {
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainer": ("Attribution", "Explainer"),
     "explanation": ("ClassScore", "Explanation"),
+    "global_explainer": ("GlobalExplainer", "Ranking"),
+    "global_explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
     "images": ("Picture", "load_picture", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
@@ -84,6 +91,7 @@ __all__ = sorted(  # noqa: PLE0605
         "AdapterSpec",
         "BaselineSpec",
         "ExplainerSpec",
+        "GlobalExplainerSpec",
         "MetricSpec",
         "ModelCard",
         "ObjectiveSpec",

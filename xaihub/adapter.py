@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from xaihub.errors import ModelError
 from xaihub.specs import ModelCard
@@ -82,6 +82,9 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
 class ModelAdapter(ABC):
     """One source of architectures: knows which names are its own, and builds a `Model` from a card.
 
+    Attributes:
+        examples: Small architectures that `xaihub plugins check` may build with random weights.
+
     Example::
 
         class MyAdapter(ModelAdapter):
@@ -91,6 +94,8 @@ class ModelAdapter(ABC):
             def build(self, request, device):
                 return Model(my_network(), name=request.name, preprocessing=...)
     """
+
+    examples: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def knows(self, name: str) -> bool:

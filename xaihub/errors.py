@@ -14,6 +14,7 @@ __all__ = [
     "OutputError",
     "ParameterError",
     "PluginError",
+    "TrainingError",
     "UnknownName",
     "XaihubError",
     "did_you_mean",
@@ -72,6 +73,10 @@ class ExplainerRefused(XaihubError):
 
 class MetricRefused(XaihubError):
     """A score that would have no meaning, with the reason."""
+
+
+class TrainingError(XaihubError):
+    """Training that cannot go on, with the reason."""
 
 
 class MissingExtra(XaihubError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from xaihub.images import Picture
 
-__all__ = ["ClassScore", "Explanation", "write_file"]
+__all__ = ["ClassScore", "Explanation", "plain", "write_file"]
 
 FORMAT = 1
 EXTRAS = "extras."  # before the names of further tensors in a file, so that none can be mistaken for the values
@@ -154,7 +154,7 @@ class Explanation:
             "geometry": None if self.geometry is None else asdict(self.geometry),
             **self.metadata,
         }
-        return {key: _plain(value) for key, value in record.items()}
+        return {key: plain(value) for key, value in record.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the values and the extras under the names that they are saved by."""
@@ -287,14 +287,14 @@ def _files(path: str | Path) -> tuple[Path, Path]:
     return base.parent / f"{base.name}.json", base.parent / f"{base.name}.safetensors"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` in JSON types: numbers of NumPy and torch unwrapped, anything else that is unknown as text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         AdapterSpec,
         BaselineSpec,
         ExplainerSpec,
+        GlobalExplainerSpec,
         MetricSpec,
         ModelCard,
         ObjectiveSpec,
@@ -31,6 +32,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def xaihub_register_explainers() -> Iterable[ExplainerSpec]:  # type: ignore[empty-body]
     """Return a record for each explainer; `target` names a subclass of `xaihub.Explainer`."""
+
+
+@hookspec
+def xaihub_register_global_explainers() -> Iterable[GlobalExplainerSpec]:  # type: ignore[empty-body]
+    """Return a record for each global explainer; `target` names a subclass of `xaihub.GlobalExplainer`."""
 
 
 @hookspec

@@ -14,6 +14,7 @@ from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
     ExplainerSpec,
+    GlobalExplainerSpec,
     MetricSpec,
     ModelCard,
     ObjectiveSpec,
@@ -25,14 +26,16 @@ from xaihub.specs import (
 if TYPE_CHECKING:
     from xaihub.adapter import ModelAdapter, ModelRequest
     from xaihub.explainer import Explainer
+    from xaihub.global_explainer import GlobalExplainer
     from xaihub.metric import Metric
     from xaihub.model import Model, Runtime
     from xaihub.objective import Objective
 
-__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_MODEL", "Hub"]
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub"]
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
+DEFAULT_GLOBAL_EXPLAINER = "scores"
 
 
 class Hub:
@@ -46,6 +49,11 @@ class Hub:
     def explainers(self) -> Registry[ExplainerSpec]:
         """The explainers."""
         return Registry(self.host, "xaihub_register_explainers", ExplainerSpec, "explainer")
+
+    @cached_property
+    def global_explainers(self) -> Registry[GlobalExplainerSpec]:
+        """The global explainers."""
+        return Registry(self.host, "xaihub_register_global_explainers", GlobalExplainerSpec, "global explainer")
 
     @cached_property
     def metrics(self) -> Registry[MetricSpec]:
@@ -93,6 +101,20 @@ class Hub:
         explainer.variant = spec.variant
         return explainer
 
+    def get_global_explainer(self, name: str = DEFAULT_GLOBAL_EXPLAINER, /, **values: Any) -> GlobalExplainer:
+        """Make the global explainer called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No global explainer has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            MissingExtra: A library that it needs is not installed.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.global_explainer import GlobalExplainer
+
+        explainer: GlobalExplainer = _made(self.global_explainers.get(name), GlobalExplainer, values)
+        return explainer
+
     def get_metric(self, name: str, /, **values: Any) -> Metric:
         """Make the metric called `name` with the given parameters (strings are converted to their types).
 
@@ -130,6 +152,8 @@ class Hub:
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
+        scratch: bool = False,
+        size: int | None = None,
     ) -> Model:
         """Load a model: a card of the zoo, a path to a card, or any architecture that an adapter knows.
 
@@ -142,6 +166,8 @@ class Hub:
             layer: The layer for activation maps, instead of the one found.
             options: Keyword arguments for the architecture's constructor.
             runtime: How forward passes are run.
+            scratch: Take random weights, which torch's global generator fixes.
+            size: A side of the input in pixels, instead of the model's own.
 
         Raises:
             UnknownName: Nothing is called `name`; the hint lists near names.
@@ -154,6 +180,10 @@ class Hub:
         card, adapter = self._find(os.fspath(name))
         if layer is not None:
             card = replace(card, layers={**card.layers, "features": layer})
+        if scratch:
+            card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
+        if size is not None:
+            card = replace(card, input={**card.input, "size": size})
         request = ModelRequest(
             name=card.name,
             card=card,

@@ -73,6 +73,6 @@ class Registry(Generic[S]):
         """
         spec = self.find(name)
         if spec is None:
-            hint = did_you_mean(name, self._by_name) or f"xaihub list {self.noun}s shows them all"
+            hint = did_you_mean(name, self._by_name) or f"xaihub list {self.noun.replace(' ', '_')}s shows them all"
             raise UnknownName(f"no {self.noun} is named {name!r}", hint=hint)
         return spec

@@ -16,6 +16,7 @@ __all__ = [
     "AdapterSpec",
     "BaselineSpec",
     "ExplainerSpec",
+    "GlobalExplainerSpec",
     "MetricSpec",
     "ModelCard",
     "Need",
@@ -118,6 +119,21 @@ class ExplainerSpec(Spec):
     cost: str = ""
     limits: str = ""
     variant: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalExplainerSpec(Spec):
+    """One way to rank what a model as a whole relies on; `target` names a subclass of `xaihub.GlobalExplainer`.
+
+    Attributes:
+        needs: What it must be given, in words: "pictures", "labels", "a trained gate".
+        cost: What a ranking costs, as a formula over the parameters.
+        limits: What the ranking does not show, or where it refuses.
+    """
+
+    needs: tuple[str, ...] = ()
+    cost: str = ""
+    limits: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

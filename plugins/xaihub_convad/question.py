@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xaihub import ExplainerRefused, Model, ResolvedTarget
-from xaihub.masking import Removal, masked_forwards
+from xaihub.masking import Fill, Removal, masked_forwards
+from xaihub_convad.deactivation import Deactivation
 from xaihub_convad.partition import Mask
 
-__all__ = ["Question", "Verdicts"]
+__all__ = ["Question", "Verdicts", "answers"]
 
 # Equal rows in batches of different sizes differ by less than this.
 SLACK = 1e-5
@@ -59,6 +60,9 @@ class Question:
     """One picture, one target, one way to hide pixels.
 
     Attributes:
+        model: The model.
+        image: (C, H, W) input.
+        removal: What hidden pixels become.
         size: (H, W).
         rank: How many classes score at least as high as the target on the whole picture.
         confidence: The target's confidence on the whole picture.
@@ -72,14 +76,15 @@ class Question:
         Raises:
             ExplainerRefused: A contrast that the model does not decide for the target.
         """
-        self._model, self._image, self._target, self._removal = model, image, target, removal
+        self.model, self.image, self.removal = model, image, removal
+        self._target = target
         self.size = (image.shape[-2], image.shape[-1])
         self.asked = 0
         self.rank = 0
-        whole = torch.stack([torch.ones(self.size), torch.zeros(self.size)]).bool()
-        outputs = torch.cat(list(self._outputs([whole])))
+        whole = torch.stack([torch.ones(1, *self.size), torch.zeros(1, *self.size)])
+        outputs = torch.cat([batch.outputs for batch in masked_forwards(model, image, whole, removal=removal)])
         self.rank = int(self._ahead(outputs[:1]))
-        verdicts = self._judge(outputs)
+        verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
             raise ExplainerRefused(
                 f"model {model.name!r} does not prefer the first class of the contrast on this picture",
@@ -88,29 +93,13 @@ class Question:
         self.confidence = float(verdicts.confidence[0])
         self.trivial = bool(verdicts.keeps[1])
 
-    def answers(self, masks: Iterable[Tensor]) -> Iterator[Verdicts]:
-        """Yield verdicts on a stream of (n, H, W) masks in its order, in the engine's batches."""
-        for outputs in self._outputs(masks):
-            yield self._judge(outputs)
-
     def alone(self, mask: Mask) -> Verdicts:
         """Ask about one mask in a forward pass of its own."""
-        return next(self.answers([torch.from_numpy(mask[None])]))
+        return next(answers([self], [(0, mask[None])]))[0][1]
 
-    def _outputs(self, masks: Iterable[Tensor]) -> Iterator[Tensor]:
-        batches = masked_forwards(
-            self._model,
-            self._image,
-            masks,
-            removal=self._removal,
-            expand=lambda part: part.unsqueeze(1).float(),
-            done=self.asked,
-        )
-        for batch in batches:
-            self.asked += len(batch.outputs)
-            yield batch.outputs
-
-    def _judge(self, outputs: Tensor) -> Verdicts:
+    def judge(self, outputs: Tensor) -> Verdicts:
+        """Return the verdicts on (n, K) logits, and count the rows."""
+        self.asked += len(outputs)
         with torch.inference_mode():
             confidence = self._target.score(outputs.softmax(1)).double().cpu().numpy()
             keeps = self._ahead(outputs) <= self.rank if self._target.against is None else self._lead(outputs)
@@ -123,3 +112,66 @@ class Question:
 
     def _lead(self, outputs: Tensor) -> Tensor:
         return self._target.score(outputs) > 0
+
+
+def answers(
+    questions: Sequence[Question], requests: Iterable[tuple[int, Mask]], done: int = 0
+) -> Iterator[list[tuple[int, Verdicts]]]:
+    """Ask (n, H, W) masks of numbered questions in one stream of full batches.
+
+    Yields for each batch, in the order of the requests, runs of rows of one question with their verdicts.
+    """
+    first = questions[0]
+    removal = _Mixed(questions)
+
+    def draws() -> Iterator[Tensor]:
+        for number, masks in requests:
+            flat = torch.from_numpy(masks).flatten(1).to(torch.int16)
+            yield torch.cat([torch.full((len(masks), 1), number, dtype=torch.int16), flat], dim=1)
+
+    for batch in masked_forwards(first.model, first.image, draws(), removal=removal, done=done):
+        yield [
+            (number, questions[number].judge(batch.outputs[start:end]))
+            for number, start, end in _runs(batch.draws[:, 0].tolist())
+        ]
+
+
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (value, start, end) of equal neighbours."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[start]:
+            yield numbers[start], start, end
+            start = end
+
+
+class _Mixed(Removal):
+    """Rows of several pictures in one forward pass; a row of the "masks" is a question's number and its mask."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        self._images = torch.stack([question.image for question in questions])
+        removals = [question.removal for question in questions]
+        self._fills = None
+        if all(type(one) is Fill for one in removals):
+            self._fills = torch.stack([one.baseline.to(self._images) for one in removals if isinstance(one, Fill)])
+        self._deactivation = removals[0] if isinstance(removals[0], Deactivation) else None
+
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        """Return the (n, K) logits."""
+        numbers = masks[:, 0].long()
+        kept = masks[:, 1:].view(-1, 1, *image.shape[1:]).float()
+        if len(self._questions) == 1 or bool((numbers == numbers[0]).all()):
+            question = self._questions[int(numbers[0])]
+            return question.removal(model, question.image, kept)
+        if self._fills is not None:
+            pictures = torch.where(kept > 0, self._images[numbers], self._fills[numbers])
+            return model(pictures.contiguous(memory_format=torch.channels_last))
+        if self._deactivation is not None:
+            return self._deactivation.forward(model.module, self._images[numbers], kept, call=model)
+        # Another way to hide pixels knows one picture a call.
+        parts = [
+            self._questions[number].removal(model, self._questions[number].image, kept[start:end])
+            for number, start, end in _runs(numbers.tolist())
+        ]
+        return torch.cat(parts)

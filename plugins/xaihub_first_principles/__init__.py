@@ -1,7 +1,14 @@
 """Feature attribution from first principles: attributions as measures."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import ExplainerSpec, Paper
+
+if TYPE_CHECKING:
+    import click
 
 
 @hookimpl
@@ -25,3 +32,11 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             tags=("perturbation",),
         )
     ]
+
+
+@hookimpl
+def xaihub_register_commands() -> list[click.Command]:
+    """Register `xaihub optimise-measure`."""
+    from xaihub_first_principles.command import optimise_measure
+
+    return [optimise_measure]

@@ -21,7 +21,17 @@ LARGEST_QUADRATURE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a family needs to know: features, points to spend, replacements, p of keep-p, and the masks' sizes."""
+    """What a family needs to know.
+
+    Attributes:
+        count: Number of features.
+        budget: Points to spend.
+        bases: Number of replacements.
+        p: Of keep-p.
+        law: Sizes of random masks.
+        centre: Subtract the mean under the base law.
+        adjust: Regress on an additive game first.
+    """
 
     count: int
     budget: int
@@ -29,6 +39,7 @@ class Question:
     p: float = 0.5
     law: masks.Law = "own"
     centre: bool = True
+    adjust: bool = False
 
     @property
     def background(self) -> Tensor:
@@ -68,7 +79,7 @@ def make_family(name: str, question: Question) -> MeasureFamily:
 
 
 def _keep(kind: type[masks.KeepP]) -> Callable[[Question], MeasureFamily]:
-    return lambda q: kind(budget=q.budget, law=q.law, background=q.background, p=q.p, centre=q.centre)
+    return lambda q: kind(budget=q.budget, law=q.law, background=q.background, p=q.p, centre=q.centre, adjust=q.adjust)
 
 
 def _one_by_one(kind: type[masks.Occlusion], name: str) -> Callable[[Question], MeasureFamily]:
@@ -95,7 +106,7 @@ def _fd_ig(q: Question) -> MeasureFamily:
 _BUILDERS: dict[str, Callable[[Question], MeasureFamily]] = {
     "keep_p": _keep(masks.KeepP),
     "signed_keep_p": _keep(masks.SignedKeepP),
-    "shapley": lambda q: masks.Shapley(budget=q.budget, law=q.law, background=q.background),
+    "shapley": lambda q: masks.Shapley(budget=q.budget, law=q.law, background=q.background, adjust=q.adjust),
     "occlusion": _one_by_one(masks.Occlusion, "occlusion"),
     "pdp": _one_by_one(masks.KeepOne, "pdp"),
     "independent": _one_by_one(masks.KeepOne, "independent"),

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, ParameterError, ResolvedTarget
 from xaihub.masking import Fill, Inpaint, Removal, baseline_image, make_removal
 from xaihub_first_principles.answers import Answers, ask
 from xaihub_first_principles.catalogue import Question, make_family
+from xaihub_first_principles.learned import Header, LearnedMeasure, read_measure
 from xaihub_first_principles.measures import Measured, MeasureFamily
 from xaihub_first_principles.pictures import exact_lines
 from xaihub_first_principles.regions import Regions, make_regions
@@ -67,6 +69,16 @@ class FirstPrinciples(Explainer):
         exact: Annotated[
             bool, Meta(description="Only exact integrals: finite support, or lines kink by kink.")
         ] = False,
+        adjust: Annotated[
+            bool, Meta(description="Regress on an additive game first; keep-p and Shapley vary less then.")
+        ] = True,
+        measure: Annotated[
+            str,
+            Meta(
+                description="A file of 'xaihub optimise-measure' in place of a family; it also brings features,"
+                " baseline, output, shifts and smooth."
+            ),
+        ] = "",
     ) -> None:
         self.family = family
         self.p = p
@@ -80,10 +92,41 @@ class FirstPrinciples(Explainer):
         self.sizes = sizes
         self.output = output
         self.exact = exact
+        self.adjust = adjust
+        self.measure = measure
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, 1, H, W): the mean over the grids of their painted values."""
-        image = inputs[0]
+        if not self.measure:
+            return self._integrate(model, inputs[0], target, None)
+        learned = read_measure(self.measure)
+        return self._under(learned.header)._integrate(model, inputs[0], target, learned)
+
+    def _under(self, header: Header) -> FirstPrinciples:
+        """Return this explainer with the settings that a learned measure brings.
+
+        Raises:
+            ParameterError: A setting was given that contradicts the measure.
+        """
+        brought = {name: getattr(header, name) for name in ("features", "baseline", "output", "shifts", "smooth")}
+        asked = FirstPrinciples()
+        for name, value in (*brought.items(), ("family", asked.family)):
+            given, usual = getattr(self, name), getattr(asked, name)
+            if given not in (usual, value):
+                raise ParameterError(
+                    f"{name}={given} contradicts the measure {self.measure!r}, which has {name}={value}"
+                    if name in brought
+                    else f"measure and family={given} exclude each other",
+                    hint=f"leave {name} out",
+                )
+        return FirstPrinciples(
+            budget=self.budget, tolerance=self.tolerance, sizes=self.sizes, exact=self.exact, measure=self.measure,
+            **brought,
+        )  # fmt: skip
+
+    def _integrate(
+        self, model: Model, image: Tensor, target: ResolvedTarget, learned: LearnedMeasure | None
+    ) -> Attribution:
         generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, ())))
         removals = self._removals(model, image, generator)
         grids = make_regions(self.features, model, image, shifts=self.shifts, generator=generator)
@@ -93,9 +136,9 @@ class FirstPrinciples(Explainer):
             budget = self.budget // self.shifts
             question = Question(
                 count=grid.features.count, budget=budget, bases=len(removals), p=self.p, law=self.sizes,
-                centre=self.centre,
+                centre=self.centre, adjust=self.adjust,
             )  # fmt: skip
-            family = make_family(self.family, question)
+            family = make_family(self.family, question) if learned is None else learned.family(question)
             result, gap = self._measure(model, image, target, grid, family, removals, generator, done)
             done = (number + 1) * budget
             values = result.values / grid.features.sizes if family.complete else result.values
@@ -107,9 +150,14 @@ class FirstPrinciples(Explainer):
         return Attribution(
             values=heat[None, None],
             completeness_gap=None if mean_gap is None else torch.tensor([abs(mean_gap)]),
-            details=self._details(results, noise),
-            warnings=[f"the standard error is {noise:.0%} of the map's spread: raise the budget"] * (noise > 0.5),
-        )
+            details=self._details(results, noise) | ({} if learned is None else _origin(learned)),
+            warnings=[
+                *[f"the standard error is {noise:.0%} of the map's spread: raise the budget"] * (noise > 0.5),
+                *([] if learned is None or learned.header.model == model.name else [
+                    f"the measure was chosen on {learned.header.model!r}, not on {model.name!r}"
+                ]),
+            ],
+        )  # fmt: skip
 
     def _measure(
         self,
@@ -198,6 +246,16 @@ class FirstPrinciples(Explainer):
             "stderr_to_spread": round(noise, 4),
             "variant": f"{self.family} on regions{', exact' if exact else ''}",
         }
+
+
+def _origin(learned: LearnedMeasure) -> dict[str, Any]:
+    header = learned.header
+    return {
+        "family": header.kind,
+        "variant": f"a {header.kind} of measures chosen by {' and '.join(header.metrics)}",
+        "measure_sha256": learned.digest,
+        "measure": to_builtins(header),
+    }
 
 
 def _noise(result: Measured) -> float:

@@ -94,7 +94,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Arya et al. 2019, signed order; the share of steps, where summary=all is their yes or no.",
             cost=_SHARED,
             limits="Sees no sizes: noise around a flat score weighs as much as a cliff.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "positive-evidence"),
         ),
         MetricSpec(
             name="average_drop",

@@ -222,7 +222,8 @@ class GradientSHAP(Explainer):
             raise ParameterError(f"baselines cannot be {self.baselines!r}", hint="write them as black,white,blur")
         background = torch.stack([baseline_image(name, model, inputs[0]) for name in names])  # (K, C, H, W)
         score = _Score(model, target)
-        explainer = shap.GradientExplainer(score, background, batch_size=self.batch, local_smoothing=self.smoothing)
+        rows = min(self.batch, model.runtime.batch_size or self.batch)
+        explainer = shap.GradientExplainer(score, background, batch_size=rows, local_smoothing=self.smoothing)
         parts = [min(SAMPLES_A_CALL, self.samples - start) for start in range(0, self.samples, SAMPLES_A_CALL)]
         # shap seeds NumPy anew at each call, so the seeds of all calls are drawn first, elsewhere.
         seeds = torch.randint(0, 2**31, (len(parts),)).tolist()

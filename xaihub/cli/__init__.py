@@ -11,8 +11,10 @@ from xaihub.cli.evaluate import evaluate
 from xaihub.cli.explain import explain
 from xaihub.cli.export import export, merge
 from xaihub.cli.list import list_
+from xaihub.cli.plugins import plugins
 from xaihub.cli.reproduce import reproduce
 from xaihub.cli.show import show
+from xaihub.cli.train import train
 
 __all__ = ["cli", "main"]
 
@@ -50,13 +52,14 @@ def cli(ctx: click.Context) -> None:
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many pictures
       xaihub list explainers                           what there is
       xaihub show rise                                 what one does, its parameters and limits
+      xaihub plugins new my-method                     write one of your own
 
     Shell completion: run  eval "$(_XAIHUB_COMPLETE=bash_source xaihub)"  (or zsh_source, fish_source).
     """
     ctx.ensure_object(App)
 
 
-for command in (explain, compare, evaluate, export, merge, reproduce, list_, show):
+for command in (explain, compare, evaluate, export, merge, train, reproduce, list_, show, plugins):
     cli.add_command(command)
 
 

@@ -13,6 +13,7 @@ __all__ = ["list_"]
 
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
+    "global_explainers": ("name", "needs", "summary"),
     "metrics": ("name", "higher_is_better", "summary"),
     "objectives": ("name", "cost", "summary"),
     "baselines": ("name", "summary"),

@@ -51,7 +51,8 @@ def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
     """
     from xaihub.services.scaffold import new_plugin
 
-    folder = new_plugin(app.hub.host, name, kind, output, licence=licence)
+    taken = [*_root().commands, *app.plugin_commands]
+    folder = new_plugin(app.hub, name, kind, output, licence=licence, commands=taken)
     put(str(folder))
     say(f"next: xaihub plugins install --editable {folder}")
 
@@ -222,15 +223,24 @@ def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> No
         raise click.exceptions.Exit(1)
 
 
+def _root() -> click.Group:
+    """Return the whole command line, whose own commands no plugin can replace."""
+    root = click.get_current_context().find_root().command
+    return root if isinstance(root, click.Group) else plugins
+
+
 def _commands(app: App) -> list[tuple[str, str]]:
-    """Return the commands of plugins, and note those that cannot be reached because a built-in has the name."""
-    context = click.get_current_context().find_root()
-    shown = set(context.command.list_commands(context)) if isinstance(context.command, click.Group) else set()
-    return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name in shown]
+    """Return the commands of plugins; one that has a built-in's name is noted as a problem, and left out."""
+    _root().list_commands(click.get_current_context().find_root())
+    return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name not in _root().commands]
 
 
 def _teller(quiet: bool) -> Callable[[str], None] | None:
-    return None if quiet else say
+    def tell(line: str) -> None:
+        if not line.startswith("Requirement already satisfied"):
+            say(line)
+
+    return None if quiet else tell
 
 
 def _tell_installed(plugin: Installed) -> None:
@@ -241,7 +251,7 @@ def _tell_installed(plugin: Installed) -> None:
     added = "; ".join(f"{kind}: {_some(names)}" for kind, names in plugin.registered.items())
     put(f"{name} adds {added}")
     heavy = f"imports {', '.join(plugin.heavy)} when loaded, so every command waits for it" if plugin.heavy else ""
-    put(f"  loads in {1000 * plugin.seconds:.0f} ms; {heavy or 'imports nothing heavy'}")
+    put(f"  loads in {1000 * plugin.seconds:.1f} ms; {heavy or 'imports nothing heavy'}")
     for problem in plugin.problems:
         say(f"warning: plugin {name}: {problem}")
 

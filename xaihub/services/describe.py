@@ -8,11 +8,21 @@ from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
-from xaihub.specs import ExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
+from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = ("explainers", "metrics", "objectives", "baselines", "models", "adapters", "reproductions", "plugins")
+KINDS = (
+    "explainers",
+    "global_explainers",
+    "metrics",
+    "objectives",
+    "baselines",
+    "models",
+    "adapters",
+    "reproductions",
+    "plugins",
+)
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
@@ -47,6 +57,7 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
     """
     registries: Mapping[str, Any] = {
         "explainer": hub.explainers,
+        "global explainer": hub.global_explainers,
         "metric": hub.metrics,
         "objective": hub.objectives,
         "baseline": hub.baselines,
@@ -64,7 +75,7 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
 
 def _row(spec: Spec) -> dict[str, Any]:
     row: dict[str, Any] = {"name": spec.name, "summary": spec.summary}
-    if isinstance(spec, ExplainerSpec):
+    if isinstance(spec, (ExplainerSpec, GlobalExplainerSpec)):
         row |= {"needs": list(spec.needs), "cost": spec.cost}
     if isinstance(spec, MetricSpec):
         row |= {"higher_is_better": spec.higher_is_better, "bounds": list(spec.bounds)}
@@ -81,7 +92,7 @@ def _facts(spec: Spec) -> dict[str, Any]:
 
 
 def _parameters(spec: Spec) -> dict[str, Any]:
-    if not isinstance(spec, (ExplainerSpec, MetricSpec, ObjectiveSpec)):
+    if not isinstance(spec, (ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec)):
         return {}
     from xaihub.params import parameters
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -97,6 +98,9 @@ def install(
         PluginError: There is no installer, it failed, or what it installed is no plugin.
         Stopped: The user stopped it.
     """
+    for item in wanted:
+        if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
+            raise PluginError(f"there is no file or folder {item!r}")
     command = _command("install")
     command += ["--upgrade"] * upgrade + list(options)
     for item in wanted:
@@ -361,9 +365,13 @@ def _requirement_name(text: str) -> str:
 
 
 def _last_words(lines: list[str], otherwise: str) -> str:
-    """Return the last error that the installer named, after what is known otherwise."""
-    errors = [line.partition(":")[2].strip() for line in lines if line.lstrip().lower().startswith("error:")]
-    return f"{otherwise}: {errors[-1]}" if errors else otherwise
+    """Return the error that the installer or the plugin's build named last, after what is known otherwise."""
+    errors = [line.strip() for line in lines if line.startswith("no such option")]
+    errors += [line.partition(":")[2].strip() for line in lines if line.lstrip().lower().startswith("error:")]
+    raised = [line.strip() for line in lines if re.match(r"\s*[\w.]*(?:Error|Exception|NotFound|Exists): ", line)]
+    # pip sums a failed build up in one word; the exception before it says more.
+    found = raised[-1:] or errors[-1:]
+    return f"{otherwise}: {found[0]}" if found else otherwise
 
 
 def _remove_remains(name: str) -> None:

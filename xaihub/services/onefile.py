@@ -14,13 +14,14 @@ from typing import Any
 from xaihub.errors import PluginError
 from xaihub.hookspecs import hookimpl
 from xaihub.host import PluginHost, PluginInfo
-from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
+from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
 
 __all__ = ["register_file"]
 
 # The base class that makes a class of a file a registered thing, its record, and the hook that returns the record.
 _KINDS: dict[str, tuple[type[Spec], str]] = {
     "Explainer": (ExplainerSpec, "xaihub_register_explainers"),
+    "GlobalExplainer": (GlobalExplainerSpec, "xaihub_register_global_explainers"),
     "Metric": (MetricSpec, "xaihub_register_metrics"),
     "Objective": (ObjectiveSpec, "xaihub_register_objectives"),
     "ModelAdapter": (AdapterSpec, "xaihub_register_model_adapters"),
@@ -31,7 +32,7 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
     """Register a Python file as a plugin that is named after the file.
 
     A file with hooks says itself what it registers, and is imported. In any other file each class that is derived from
-    `Explainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case, or under the text
+    `Explainer`, `GlobalExplainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case, or under the text
     of its class attribute `name`; such a file is read, and imported only when a class is used. The first line of a
     class's docstring is its summary; class attributes called like fields of its record, such as `limits` or
     `higher_is_better`, fill the record.
@@ -60,7 +61,10 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
     info = host.register(plugin, name=re.sub(r"[^\w.+-]", "_", file.stem))
     if info.problems:
         del host.warnings[told:]  # said by the error
-        raise PluginError(f"plugin file {shown!r}: {info.problems[-1].removeprefix('skipped, ')}", hint="repair it, or rename the file")
+        raise PluginError(
+            f"plugin file {shown!r}: {info.problems[-1].removeprefix('skipped, ')}",
+            hint="repair it, or rename the file",
+        )
     info.module = str(file)
     return info
 

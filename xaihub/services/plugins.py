@@ -14,7 +14,7 @@ from xaihub.hub import Hub
 
 __all__ = ["KINDS", "canonical", "count", "describe", "find", "overview"]
 
-KINDS = ("explainers", "metrics", "objectives", "baselines", "models", "adapters", "reproductions")
+KINDS = ("explainers", "global_explainers", "metrics", "objectives", "baselines", "models", "adapters", "reproductions")
 
 
 def canonical(name: str) -> str:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning
+from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks
 
-__all__ = ["explainer_contract", "explainer_cost", "explainer_meaning"]
+__all__ = ["explainer_contract", "explainer_cost", "explainer_meaning", "metric_checks", "model_checks"]

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BUDGETS", "announced"]
+__all__ = ["BUDGETS", "SCALES", "announced"]
 
 # Parameters that, by their names, are the number of forward passes at most.
 BUDGETS = ("budget", "evaluations", "forwards", "queries")
+# Parameters that make a method ask the network more often.
+SCALES = ("masks", "samples", "steps", *BUDGETS)
 # Words that make a cost prose: what they count cannot be read off the parameters.
 _PROSE = re.compile(r"\b(?:some|about|each|every|few|hundreds?|thousands?|per)\b")
 _OPERAND = r"\(*(?:\d+(?:\.\d+)?\s+)?(?:\d+(?:\.\d+)?|[a-z_]\w*)\)*"

@@ -10,19 +10,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaihub.errors import ParameterError
 from xaihub.model import Runtime
-from xaihub.params import convert
 from xaihub.testing.catalogue import NotApplicable, check, require
 from xaihub.testing.cost import BUDGETS, announced
-from xaihub.testing.explainer_subject import ExplainerSubject
+from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.state import hooks_of
 from xaihub.testing.toys import SIDE, pictures
 
-BATCH = 2
-LARGER = 8  # times the quick budget
-# Parameters that make a method ask the network more often.
-SCALES = ("masks", "samples", "steps", *BUDGETS)
+BATCH = 4
+# Times the quick budget: a method may hold a block of up to so many passes at one time, but not all of them.
+LARGE, LARGER = 16, 32
 MAP_BYTES = SIDE * SIDE * 4
 CALLS = 50
 LEAST_CALLS = 10
@@ -32,12 +29,12 @@ SECONDS = 1.5
 @check("explainer", advice="ask through `xaihub.masking`, or cut the work into batches of `batch_rows(model)` rows")
 def memory_is_bounded(subject: ExplainerSubject) -> None:
     """No pass takes more rows than `model.runtime.batch_size`, and memory does not grow with the number of passes."""
-    small = _Meter(subject, {})
-    require(small.rows <= BATCH, f"with a batch size of {BATCH}, one pass took {small.rows} rows")
-    large = _Meter(subject, _enlarged(subject))
-    more = large.passes - small.passes
-    if more >= LARGER:
-        growth = (large.peak - small.peak) / more
+    large = _Meter(subject, enlarged(subject, LARGE))
+    require(large.rows <= BATCH, f"with a batch size of {BATCH}, one pass took {large.rows} rows")
+    larger = _Meter(subject, enlarged(subject, LARGER))
+    more = larger.passes - large.passes
+    if more >= LARGE:
+        growth = (larger.peak - large.peak) / more
         require(
             growth < MAP_BYTES / 2,
             f"each further pass holds {growth / 1024:.0f} KiB more until the end",
@@ -51,7 +48,7 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
     model = subject.model
     cost = subject.spec.cost if subject.spec is not None else ""
     known = False
-    for changed in ({}, _enlarged(subject)):
+    for changed in ({}, enlarged(subject, 2)):
         explainer = subject.make(**changed)
         trial = subject.try_on(model, pictures(1), explainer=explainer)
         if not trial.worked:
@@ -147,17 +144,3 @@ def _newborn() -> Iterator[Any]:
 
 def _alive(kind: type) -> list[Any]:
     return [item for item in gc.get_objects() if isinstance(item, type) is False and issubclass(type(item), kind)]
-
-
-def _enlarged(subject: ExplainerSubject) -> dict[str, Any]:
-    """Return the quick budgets, some times larger."""
-    known = subject.make().parameters
-    larger: dict[str, Any] = {}
-    for name in SCALES:
-        value = known.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            try:
-                larger |= convert(subject.method, {name: value * LARGER})
-            except ParameterError:
-                continue  # beyond its limits
-    return larger

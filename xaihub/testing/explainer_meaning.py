@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import XaihubError
+from xaihub.explainer import Explainer
 from xaihub.masking import baseline_image
 from xaihub.model import Model
 from xaihub.params import parameters
 from xaihub.testing.catalogue import NotApplicable, Refused, check, require
-from xaihub.testing.explainer_subject import ExplainerSubject, same
+from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
 from xaihub.testing.toys import TOYS, pictures
 
 # The correlation above which two maps are one map, whatever its scale: that of a method with few masks, whose mean
@@ -22,6 +23,7 @@ STAGES = 3
 # The largest gap, as a share of what the values are meant to sum to.
 LARGEST_GAP = 0.05
 PICTURES = 4
+TIMES = 32  # more samples should bring an error near to 1 / sqrt(32) = 0.18 of what it was
 CONTROL = "control"
 
 
@@ -96,29 +98,44 @@ def values_are_complete(subject: ExplainerSubject) -> None:
     """An explainer that claims `completeness` has values that sum to the score minus the baseline's score."""
     if not subject.method.completeness:
         raise NotApplicable("it does not claim `completeness`")
-    model = subject.model
+    share = _missed(subject, _default(subject))
+    if share > LARGEST_GAP and subject.method.stochastic and enlarged(subject, TIMES):
+        # What holds in expectation only comes nearer with the number of samples, as 1 / sqrt(n).
+        few, many = (_missed(subject, subject.make(**enlarged(subject, times))) for times in (1, TIMES))
+        found = f"with {TIMES} times the samples its values still miss {many:.0%} of what they should sum to"
+        require(many <= max(LARGEST_GAP, 0.6 * few), f"{found}, after {few:.0%}")
+        return
+    require(share <= LARGEST_GAP, f"its values miss what they should sum to by {share:.0%} on average")
+
+
+def _default(subject: ExplainerSubject) -> Explainer:
+    """Return the explainer with its own budget instead of the quick one."""
     default = {name: item.default for name, item in parameters(subject.method).items() if name in subject.parameters}
-    explainer = subject.make(**{**default, **subject.given})
+    return subject.make(**{**default, **subject.given})
+
+
+def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
+    """Return the gaps of some pictures, as a share of what the values should sum to."""
+    model = subject.model
     gaps, sizes = [], []
     for row in range(PICTURES):
         inputs = pictures(PICTURES)[row : row + 1]
-        trial = subject.try_on(model, inputs, explainer=explainer)
+        trial = subject.try_on(model, inputs, explainer=explainer, seed=row)
         if not trial.worked:
             raise NotApplicable("it gives no map with its default parameters")
         gap = trial.explanations[0].metadata["completeness_gap"]
         require(
             gap is not None, "it reports no gap", advice="return Attribution(values=..., completeness_gap=...) as well"
         )
-        difference = _difference(subject, model, inputs[0], explainer.parameters)
+        difference = _difference(model, inputs[0], explainer.parameters)
         if difference is not None and not _paints_features(subject):
             gap = max(float(gap), abs(float(trial.values.double().sum()) - difference))
         gaps.append(abs(float(gap)))
         sizes.append(abs(difference) if difference is not None else float(model.predict(inputs).max().abs()))
-    share = sum(gaps) / max(sum(sizes), 1e-12)
-    require(share <= LARGEST_GAP, f"its values miss what they should sum to by {share:.0%} on average")
+    return sum(gaps) / max(sum(sizes), 1e-12)
 
 
-def _difference(subject: ExplainerSubject, model: Model, image: Tensor, values: dict[str, object]) -> float | None:
+def _difference(model: Model, image: Tensor, values: dict[str, object]) -> float | None:
     """Return the score minus the baseline's, or None if it is unknown what the baseline is."""
     baseline = values.get("baseline")
     if not isinstance(baseline, str) or values.get("output", "logit") != "logit":

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xaihub.errors import XaihubError
+from xaihub.errors import ParameterError, XaihubError
 from xaihub.explainer import Attribution, Explainer
 from xaihub.explanation import Explanation
 from xaihub.model import Model
+from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
 from xaihub.target import Target
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
+from xaihub.testing.cost import SCALES
 from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, TOYS, pictures
 
-__all__ = ["ExplainerSubject", "Trial", "same", "toy_model"]
+__all__ = ["Baselines", "ExplainerSubject", "Trial", "enlarged", "same"]
+
+# As `Model.baselines`: each is imported when it is called.
+Baselines = Mapping[str, Callable[[], Callable[..., Any]]]
 
 
 @dataclass
@@ -56,10 +61,18 @@ class Trial:
         return torch.stack([item.values for item in self.explanations])
 
 
-@cache
-def toy_model(name: str) -> Model:
-    """Return the toy called `name`, made once; a check that changes it makes its own."""
-    return TOYS[name].make()
+def enlarged(subject: ExplainerSubject, times: int) -> dict[str, Any]:
+    """Return the quick budgets, some times larger; those whose limits forbid it are left out."""
+    known = subject.make().parameters
+    larger: dict[str, Any] = {}
+    for name in SCALES:
+        value = known.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                larger |= convert(subject.method, {name: value * times})
+            except ParameterError:
+                continue
+    return larger
 
 
 def same(first: Tensor, second: Tensor, *, tolerance: float = 0.0) -> bool:
@@ -79,10 +92,15 @@ class ExplainerSubject:
         *,
         spec: ExplainerSpec | None = None,
         parameters: Mapping[str, Any] | None = None,
+        baselines: Baselines | None = None,
     ) -> None:
-        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`."""
+        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`.
+
+        `baselines` are the ways to hide pixels that plugins offer.
+        """
         self.method = method
         self.spec = spec
+        self._baselines = baselines or {}
         self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
 
@@ -120,14 +138,10 @@ class ExplainerSubject:
                 trial.error = error
         return trial
 
-    def on_toy(self, name: str, rows: int = 1) -> Trial:
-        """Explain pictures with a toy."""
-        return self.try_on(toy_model(name), pictures(rows))
-
     @cached_property
     def trials(self) -> dict[str, Trial]:
         """What happens on each toy, by the toys' names."""
-        return {name: self.on_toy(name) for name in TOYS}
+        return {name: self.try_on(self._toy(name), pictures(1)) for name in TOYS}
 
     @cached_property
     def home(self) -> str:
@@ -150,7 +164,11 @@ class ExplainerSubject:
 
     def toy(self, *, seed: int = 0) -> Model:
         """Return the toy that suits it best, made anew."""
-        model: Model = TOYS[self.home].make(seed=seed)
+        return self._toy(self.home, seed=seed)
+
+    def _toy(self, name: str, *, seed: int = 0) -> Model:
+        model: Model = TOYS[name].make(seed=seed)
+        model.baselines = self._baselines
         return model
 
     def require_a_call(self) -> None:

@@ -22,6 +22,8 @@ _OWN = "timm/"
 class TimmAdapter(ModelAdapter):
     """Builds models with `timm.create_model`; preprocessing and class names come from the model's own config."""
 
+    examples = ("test_resnet", "test_vit")
+
     def knows(self, name: str) -> bool:
         """Tell whether timm has the architecture, with or without a weights tag, or it is on a hub."""
         if name.startswith((*_HUB, "local-dir:")):

@@ -19,6 +19,8 @@ PREFIX = "torchvision/"
 class TorchvisionAdapter(ModelAdapter):
     """Builds classifiers with `torchvision.models.get_model`; names start with "torchvision/"."""
 
+    examples = ("torchvision/shufflenet_v2_x0_5",)
+
     def knows(self, name: str) -> bool:
         """Tell whether torchvision has a classifier of that name."""
         return name.removeprefix(PREFIX).partition(".")[0] in models.list_models(module=models)
@@ -33,6 +35,8 @@ class TorchvisionAdapter(ModelAdapter):
         if card.input:
             raise ModelError(f"model card {card.name!r}: torchvision's preprocessing cannot be changed by a card")
         name, _, tag = card.architecture.removeprefix(PREFIX).partition(".")
+        if not self.knows(name):
+            raise ModelError(f"torchvision has no classifier {name!r}", hint="xaihub list models --timm lists others")
         try:
             weights = models.get_model_weights(name)[tag or "DEFAULT"]
         except KeyError as error:

@@ -1,0 +1,80 @@
+"""LRP conserves relevance where it has a rule for everything, and refuses elsewhere."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from xaihub import ExplainerRefused, Model, Preprocessing
+from xaihub.testing import conformance
+from xaihub_zennit.method import LRP
+
+RULES = ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box")
+
+
+@conformance(LRP)
+def test_conforms(check) -> None:
+    check()
+
+
+def prepared(module: nn.Module) -> Model:
+    """Give a fresh network biases and running statistics, without which every rule agrees."""
+    torch.manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+            nn.init.normal_(layer.running_mean, 0, 0.2)
+        if getattr(layer, "bias", None) is not None:
+            nn.init.normal_(layer.bias, 0, 0.2)
+    plain = Preprocessing(spatial=[], size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Model(module.requires_grad_(False), name="net", preprocessing=plain)
+
+
+def pictures() -> torch.Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("network", ["vgg11_bn", "resnet18"])
+def test_relevance_sums_to_the_score_and_leaves_the_network_alone(network: str, rules: str) -> None:
+    model = prepared(torchvision.models.get_model(network, num_classes=10))
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+
+    for found in LRP(rules=rules).explain(model, pictures(), 3):
+        assert float(found.values.sum()) == pytest.approx(found.target.logit, rel=1e-2)
+        assert float(found.values.abs().max()) > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
+def test_a_contrast_sums_to_the_difference_of_two_scores() -> None:
+    model = prepared(torchvision.models.vgg11_bn(num_classes=10))
+
+    (found,) = LRP().explain(model, pictures()[:1], "1 vs 2")
+
+    logits = model.predict(pictures()[:1])[0]
+    assert float(found.values.sum()) == pytest.approx(float(logits[1] - logits[2]), rel=1e-2)
+
+
+def test_one_linear_layer_gets_what_the_epsilon_rule_says_by_hand() -> None:
+    linear = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64 * 64, 2))
+    model = prepared(linear)
+    picture = pictures()[:1]
+
+    (found,) = LRP(rules="epsilon_plus_flat").explain(model, picture, 0)
+
+    # Epsilon at the linear layer (biases take nothing), then flat at the convolution: each channel's relevance is
+    # spread over the three colours of its pixel alike.
+    hidden = linear[1](linear[0](picture)).flatten()
+    parts = hidden * linear[3].weight[0]
+    relevance = parts / parts.sum() * model.predict(picture)[0, 0]
+    expected = relevance.reshape(4, 64, 64).sum(0).expand(3, 64, 64) / 3
+    assert torch.allclose(found.values, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["mobilenet_v2", "densenet121", "vit_b_16"])
+def test_it_refuses_where_an_operation_has_no_rule(network: str) -> None:
+    options = {"image_size": 64} if network == "vit_b_16" else {}
+    model = prepared(torchvision.models.get_model(network, num_classes=10, **options))
+
+    with pytest.raises(ExplainerRefused, match="its relevance differs from the score by"):
+        LRP().explain(model, pictures(), 3)

@@ -1,0 +1,265 @@
+"""Choosing the measure that is best for metrics on some pictures, and how much it gains on others.
+
+The model is asked once a picture; every candidate's map is a weighted sum of those answers. Only the metrics ask again.
+Quoting a metric that was optimised is circular, so the gain that counts is that on pictures that were not used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_picture
+from xaihub.errors import InputError
+from xaihub.masking import make_removal
+from xaihub_first_principles.answers import Answers, ask
+from xaihub_first_principles.learned import Header, LearnedMeasure
+from xaihub_first_principles.masks import Mixture
+from xaihub_first_principles.measures import Points
+from xaihub_first_principles.regions import Regions, make_regions
+from xaihub_first_principles.search import PS, Candidate, Choice, Mixed, Smoothed, propose
+
+__all__ = ["Found", "Settings", "optimise_measure"]
+
+FINALISTS = 4  # the best on the pictures for choosing, between which and the start the validation decides
+BOOTSTRAPS = 10_000
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is chosen, and how pictures are asked.
+
+    Attributes:
+        choose: "p" of keep-p; "sizes", a mixture of keep-p measures; "weights" over one fixed set of masks.
+        features: The regions; for weights of a kind that lies alike in every picture, grid:N or patches:N.
+        baseline: The base law of hidden regions.
+        output: The score that is integrated.
+        budget: Masks of a picture.
+        trials: Candidates that are judged.
+        split: Shares of pictures for choosing and for validation; the rest is for testing.
+        seed: Of every random choice.
+    """
+
+    choose: Choice = "weights"
+    features: str = "grid:7"
+    baseline: str = "blur"
+    output: Literal["probability", "logit"] = "probability"
+    budget: int = 400
+    trials: int = 30
+    split: tuple[float, float] = (0.5, 0.25)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the search found.
+
+    Attributes:
+        measure: The best measure, with its gains in the header.
+        parameters: Those of the best candidate.
+        tried: Parameters and mean objective of every candidate on the pictures for choosing, the start first.
+        tests: (n, 2) objective of the start and of the best measure on each picture that was not used.
+        skipped: Why a picture was left out, by its name.
+    """
+
+    measure: LearnedMeasure
+    parameters: dict[str, float]
+    tried: list[tuple[dict[str, float], float]]
+    tests: Tensor
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def optimise_measure(
+    model: Model,
+    pictures: Sequence[str | os.PathLike[str]],
+    metrics: Mapping[str, tuple[Metric, float]],
+    settings: Settings | None = None,
+    *,
+    watch: Watch | None = None,
+) -> Found:
+    """Choose the measure whose maps are best by `metrics` on some of the pictures; keep-p at 0.5 is where it starts.
+
+    Args:
+        model: The model.
+        pictures: Files; they are shuffled and split.
+        metrics: By name, a metric and the sign with which it counts: {"insertion": (..., 1), "deletion": (..., -1)}.
+        settings: The search.
+        watch: Told what is being done, how much of it is, and of how much.
+
+    Raises:
+        ParameterError: Too few pictures, or regions that do not suit.
+    """
+    settings = settings or Settings()
+    if settings.choose == "weights" and not settings.features.startswith(("grid:", "patches:")):
+        raise ParameterError(
+            f"weights need regions that lie alike in every picture, not {settings.features!r}",
+            hint="grid:7, or choose sizes",
+        )
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    first, second = (round(share * len(order)) for share in (settings.split[0], sum(settings.split)))
+    if first < 1 or second <= first:
+        raise ParameterError(f"{len(pictures)} pictures are too few to choose and to validate", hint="at least 4")
+    work = _Work(model, metrics, settings, watch or (lambda _text, _done, _total: None))
+    seen = [work.prepare(pictures[k], number, second) for number, k in enumerate(order[:second])]
+    chosen, held = ([item for item in part if item is not None] for part in (seen[:first], seen[first:]))
+    if not chosen or not held:
+        raise ParameterError("no picture is left to choose and to validate on", hint="; ".join(work.skipped.values()))
+    scores: list[tuple[Candidate, float]] = []
+    for candidate in propose(settings.choose, settings.trials, settings.seed, scores):
+        scores.append((candidate, work.mean(candidate, chosen)))
+        work.watch("choosing", len(scores), settings.trials)
+    start, level = scores[0]
+    better = sorted((pair for pair in scores[1:] if pair[1] > level), key=lambda pair: -pair[1])[:FINALISTS]
+    finalists = [start, *(candidate for candidate, _ in better)]
+    validated = [work.mean(candidate, held) for candidate in finalists]
+    winner = finalists[max(range(len(finalists)), key=validated.__getitem__)]
+    tests = work.tests(start, winner, [pictures[k] for k in order[second:]])
+    gain, interval = _bootstrap(tests[:, 1] - tests[:, 0], settings.seed)
+    header = Header(
+        kind="weights" if isinstance(winner, Smoothed) else "mixture",
+        features=settings.features,
+        baseline=settings.baseline,
+        output=settings.output,
+        shifts=1,
+        smooth=True,
+        budget=settings.budget,
+        metrics={name: sign for name, (_, sign) in metrics.items()},
+        model=model.name,
+        pictures=(len(chosen), len(held), len(tests)),
+        gain=(dict(scores)[winner] - level, max(validated) - validated[0], gain),
+        interval=interval,
+        seed=settings.seed,
+    )
+    return Found(
+        measure=LearnedMeasure(header=header, tensors=work.tensors(winner, chosen[0])),
+        parameters=winner.parameters,
+        tried=[(candidate.parameters, score) for candidate, score in scores],
+        tests=tests,
+        skipped=work.skipped,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """One picture: how the metrics see it, its regions, and what the model answered."""
+
+    scene: Scene
+    regions: Regions
+    answers: Answers
+
+
+class _Work:
+    """Asking the model, and judging candidates."""
+
+    def __init__(
+        self, model: Model, metrics: Mapping[str, tuple[Metric, float]], settings: Settings, watch: Watch
+    ) -> None:
+        self.model, self.metrics, self.settings, self.watch = model, metrics, settings, watch
+        self.skipped: dict[str, str] = {}
+
+    def prepare(
+        self, picture: str | os.PathLike[str], number: int, total: int, law: Candidate | None = None
+    ) -> _Seen | None:
+        """Ask the model about one picture, by the law of one candidate or of all; None if it cannot be used."""
+        self.watch("asking" if law is None else "testing", number, total)
+        try:
+            image, _ = self.model.prepare(load_picture(picture).image)
+        except InputError as error:
+            self.skipped[os.fspath(picture)] = str(error)
+            return None
+        logits = self.model.predict(image[None])
+        scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        regions = make_regions(self.settings.features, self.model, image, shifts=1, generator=generator)[0]
+        points = self._points(regions.features.count, number, law)
+        removals = [make_removal(self.settings.baseline, self.model, image)]
+        answers = ask(self.model, image, points, features=regions.features, removals=removals)
+        seen = _Seen(scene=scene, regions=regions, answers=answers)
+        try:
+            self._judge(Mixed(), seen)
+        except MetricRefused as error:
+            self.skipped[os.fspath(picture)] = str(error)
+            return None
+        return seen
+
+    def mean(self, candidate: Candidate, pictures: Sequence[_Seen]) -> float:
+        """Return the mean objective; minus infinity where a map cannot be judged."""
+        try:
+            return sum(self._judge(candidate, seen) for seen in pictures) / len(pictures)
+        except MetricRefused:
+            return float("-inf")
+
+    def tests(self, start: Candidate, winner: Candidate, pictures: Sequence[str | os.PathLike[str]]) -> Tensor:
+        """Return (n, 2) objectives of both; each is asked by its own law, fixed weights by their own masks."""
+        rows = []
+        for number, picture in enumerate(pictures):
+            before = self.prepare(picture, number, len(pictures), start)
+            if before is None:
+                continue
+            after = before if isinstance(winner, Smoothed) else self.prepare(picture, number, len(pictures), winner)
+            if after is not None:
+                rows.append([self.mean(start, [before]), self.mean(winner, [after])])
+        return torch.tensor(rows, dtype=torch.float64).view(-1, 2)
+
+    def tensors(self, candidate: Candidate, seen: _Seen) -> dict[str, Tensor]:
+        """Return what a measure's file holds."""
+        if isinstance(candidate, Mixed):
+            return {name: torch.tensor(getattr(candidate, f"{name}s"), dtype=torch.float64) for name in ("p", "theta")}
+        points = seen.answers.points
+        assert points.masks is not None  # noqa: S101 - designs of masks only
+        return {"masks": points.masks.to(torch.uint8), "weights": candidate.weights(points, _places(seen.regions))}
+
+    def _points(self, count: int, number: int, law: Candidate | None) -> Points:
+        """Return a design: one for all pictures if weights are chosen; else by `law`, or one that suits all of them."""
+        fixed = self.settings.choose == "weights"
+        wanted = law if isinstance(law, Mixed) else Mixed()
+        if law is None and not fixed:
+            wanted = Mixed(ps=PS, thetas=(1 / len(PS),) * len(PS))
+        generator = torch.Generator().manual_seed(self.settings.seed + (0 if fixed else number))
+        family = Mixture(
+            ps=wanted.ps, thetas=wanted.thetas, budget=self.settings.budget,
+            background=torch.zeros(1, count, dtype=torch.float64),
+        )  # fmt: skip
+        return family.points(torch.ones(count, dtype=torch.float64), generator)
+
+    def _judge(self, candidate: Candidate, seen: _Seen) -> float:
+        """Return the objective of one candidate's map.
+
+        Raises:
+            MetricRefused: A metric has no meaning for it.
+        """
+        target, answers, logits = seen.scene.target, seen.answers, seen.scene.logits[None]
+        scored = answers.logits.softmax(1) if self.settings.output == "probability" else answers.logits
+        weights = candidate.weights(answers.points, _places(seen.regions))
+        heat = seen.regions.paint(weights.T @ target.score(scored).double(), smooth=True)
+        explanation = Explanation.of_row(
+            0, values=heat[None, None].float(), logits=logits, target=target, classes=self.model.classes, metadata={}
+        )
+        case = Case(scene=seen.scene, explanation=explanation, seed=self.settings.seed)
+        return sum(sign * metric.measure(case)[0].value for metric, sign in self.metrics.values())
+
+
+def _places(regions: Regions) -> Tensor:
+    """Return the (d, 2) centres of the regions, in widths of one."""
+    labels = regions.features.labels.flatten()
+    height, width = regions.features.size
+    where = torch.stack([torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)], 1).double()
+    totals = torch.zeros(regions.features.count, 2, dtype=torch.float64).index_add_(0, labels, where)
+    width_of_one: float = (height * width / regions.features.count) ** 0.5
+    return totals / (regions.features.sizes.unsqueeze(1) * width_of_one)
+
+
+def _bootstrap(gains: Tensor, seed: int) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the mean gain and its 95 % interval, by drawing pictures again with replacement."""
+    if not len(gains):
+        return None, None
+    generator = torch.Generator().manual_seed(seed)
+    drawn = gains[torch.randint(0, len(gains), (BOOTSTRAPS, len(gains)), generator=generator)].mean(1)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(gains.mean()), (low, high)

@@ -1,0 +1,33 @@
+"""Random coalitions for a training step: paired, one set a picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xaihub import ParameterError
+from xaihub.masking import shapley_sizes
+
+__all__ = ["sample_coalitions"]
+
+
+def sample_coalitions(rows: int, count: int, players: int, *, generator: torch.Generator) -> Tensor:
+    """Return (rows, count, players) coalitions of zeros and ones, independent from row to row.
+
+    A size k is drawn in proportion to 1 / (k (players - k)), then a uniform subset of that size; every second coalition
+    is the complement of the one before. So each follows the law of Kernel SHAP, and squared errors need no weights.
+    (`xaihub.masking.draw_coalitions` stratifies one budget and expects its rows to be weighted, which suits an estimate
+    but not a stochastic gradient.)
+
+    Raises:
+        ParameterError: `count` is odd, or there are less than two players.
+    """
+    if count < 2 or count % 2:
+        raise ParameterError(f"{count} coalitions cannot be paired with their complements", hint="an even number")
+    if players < 2:
+        raise ParameterError(f"{players} player has no coalitions to compare", hint="a backbone with two cells or more")
+    pairs = rows * count // 2
+    sizes = torch.multinomial(shapley_sizes(players).exp(), pairs, replacement=True, generator=generator)
+    rank = torch.rand(pairs, players, generator=generator).argsort(1).argsort(1)
+    shown = (rank < sizes.unsqueeze(1)).float()
+    return torch.stack([shown, 1 - shown], 1).view(rows, count, players)

@@ -1,0 +1,180 @@
+"""Checks of metrics: what they declare holds, and they prefer the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from xaihub.errors import ParameterError
+from xaihub.metric import Case, Metric
+from xaihub.params import convert
+from xaihub.testing.catalogue import NotApplicable, Refused, check, require
+from xaihub.testing.explainer_contract import constructor_convention
+from xaihub.testing.metric_subject import KINDS, MetricSubject
+from xaihub.testing.planted import planted_case, planted_scenes
+from xaihub.testing.state import State
+
+# What a metric measures, by its tags, where it is not how well a map finds the evidence.
+ELSEWHERE = {
+    "completeness": "sums",
+    "cost": "cost",
+    "map": "the map's form",
+    "robustness": "robustness",
+    "sanity": "randomisation",
+    "sufficiency": "sets of pixels",
+}
+PLAIN = "positive-evidence"
+SCENES = 4
+# Two wrong maps may change places by a tenth of what separates them from the truth: their values are chance.
+SLACK = 0.1
+EPSILON = 1e-6
+
+
+@check("metric", advice="let the constructor store each argument under its own name, and do nothing else")
+def constructor_only_stores(subject: MetricSubject) -> None:
+    """The constructor takes keyword arguments with defaults and stores each under its own name, nothing else."""
+    constructor_convention(subject.method)
+
+
+@check("metric", advice="fill in `MetricSpec(summary=..., formula=..., cost=..., higher_is_better=...)`")
+def record_is_complete(subject: MetricSubject) -> None:
+    """The record says what is computed, what it costs, and between which bounds."""
+    spec = subject.spec
+    if spec is None:
+        raise NotApplicable("it is not registered, so it has no record")
+    for name in ("summary", "formula", "cost"):
+        require(bool(getattr(spec, name)), f"its record has no {name}")
+    low, high = spec.bounds
+    require(low < high, f"its bounds are {low:g} and {high:g}", advice="give bounds=(lowest, highest)")
+
+
+@check("metric", advice="correct the formula, or `MetricSpec.bounds`")
+def value_is_within_bounds(subject: MetricSubject) -> None:
+    """The values of true, wrong and noisy maps lie within the declared bounds."""
+    values = subject.values
+    if subject.spec is None:
+        raise NotApplicable("it is not registered, so it declares no bounds")
+    low, high = subject.spec.bounds
+    for value in values:
+        require(low - EPSILON <= value <= high + EPSILON, f"a value is {value:g}, outside [{low:g}, {high:g}]")
+
+
+@check("metric", advice="reverse `higher_is_better`, correct the formula, or tag what it measures instead")
+def truth_scores_best(subject: MetricSubject) -> None:
+    """On planted evidence the true map beats a shuffled one, which beats an inverted one, in the declared direction."""
+    purpose = [text for tag, text in ELSEWHERE.items() if tag in subject.tags]
+    subject.require(not purpose, f"it is tagged as measuring {' and '.join(purpose)}")
+    if subject.spec is not None and subject.spec.higher_is_better is None:
+        raise NotApplicable("it declares that neither end is better")
+    sign = -1 if subject.spec is not None and subject.spec.higher_is_better is False else 1
+    metric = subject.make_default()
+    scenes = planted_scenes(SCENES)
+    scenes = scenes[::2] if PLAIN in subject.tags else scenes  # every second scene has evidence against the class
+    means = []
+    for kind in KINDS:
+        answers = [subject.try_on(planted_case(scene, kind), metric) for scene in scenes]
+        numbers = [answer for answer in answers if isinstance(answer, float)]
+        if not numbers:
+            raise Refused(f"it refuses the {kind} map: {answers[0]}")
+        means.append(sum(numbers) / len(numbers))
+    oracle, shuffled, inverted = (sign * value for value in means)
+    shown = " ".join(f"{kind} {value:.3g}" for kind, value in zip(KINDS, means, strict=True))
+    subject.require(max(means) - min(means) > EPSILON, f"planted evidence does not separate maps for it ({shown})")
+    require(oracle > shuffled, f"a shuffled map scores no worse than the truth ({shown})")
+    slack = SLACK * (oracle - shuffled)
+    require(inverted <= shuffled + slack, f"an inverted map scores better than a shuffled one ({shown})")
+
+
+@check("metric", advice="compute the value from `case.heat` or `case.explanation`")
+def value_depends_on_the_map(subject: MetricSubject) -> None:
+    """Different maps get different values."""
+    subject.require("cost" not in subject.tags, "it is tagged as measuring cost")
+    values = subject.values
+    require(len(values) < 2 or max(values) - min(values) > EPSILON, f"every map scores {values[0]:g}")
+
+
+@check("metric", advice="correct the formula, or the case's expected value")
+def analytic_cases_hold(subject: MetricSubject) -> None:
+    """The cases that the class gives as `analytic_cases() -> Iterable[tuple[Case, float]]` have their known values."""
+    give = getattr(subject.method, "analytic_cases", None)
+    if give is None:
+        raise NotApplicable("the class gives no `analytic_cases`")
+    cases: Iterable[tuple[Case, float]] = give()
+    for number, (case, expected) in enumerate(cases):
+        value = subject.measure(case, subject.make_default())
+        holds = math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+        require(holds, f"case {number} scores {value:.6g} instead of {expected:.6g}")
+
+
+@check("metric", advice="draw random numbers from torch's global generator, which is seeded, or from one of your own")
+def same_seed_same_value(subject: MetricSubject) -> None:
+    """Two measurements with one seed give one value, whatever random numbers were drawn between."""
+    subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
+    first, second = (subject.measure(subject.cases()[0]) for _ in range(2))
+    torch.rand(3)
+    require(first == second, f"two measurements with one seed are {first:.6g} and {second:.6g}")
+
+
+@check("metric", advice="put the kind of thing, and every parameter and seed that it depends on, into the keys of `once`")
+def shared_memory_is_keyed(subject: MetricSubject) -> None:
+    """What is kept in `scene.memory` or `case.memory` for one map, seed or parameter is not taken for another's."""
+    subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
+    alone = subject.measure(subject.cases()[0])
+    case = subject.cases()[0]
+    for other in _variations(subject):
+        subject.try_on(Case(scene=case.scene, explanation=case.explanation, explainer=case.explainer, seed=5), other)
+        subject.try_on(case, other)
+    if subject.home == "planted":
+        subject.try_on(planted_case(case.scene, "shuffled"))
+    value = subject.measure(case)
+    require(math.isclose(value, alone, rel_tol=1e-6, abs_tol=1e-9), f"its value is {alone:.6g} alone, {value:.6g} later")
+
+
+@check("metric", advice="clone what you change, and undo changes of the network in a `with` block or in `finally`")
+def nothing_is_changed(subject: MetricSubject) -> None:
+    """The network, the picture, the mask and the map are afterwards what they were."""
+    case = subject.cases()[0]
+    scene = case.scene
+    assert scene.truth is not None  # noqa: S101 - every scene of the kit has one
+    watched = {"picture": scene.image, "mask": scene.truth, "map": case.explanation.values, "scores": scene.logits}
+    before = {name: tensor.clone() for name, tensor in watched.items()}
+    state = State.of(case.model.module)
+    subject.measure(case)
+    for name, tensor in watched.items():
+        require(tensor.equal(before[name]), f"the {name} was changed")
+    change = state.change(State.of(case.model.module))
+    require(not change, f"of the network, {change}")
+
+
+@check("metric", advice="divide by the map's own range or sum, or drop the tag `scale-invariant`")
+def scale_plays_no_role(subject: MetricSubject) -> None:
+    """A metric that is tagged `scale-invariant` gives a map and three times that map one value."""
+    subject.require("scale-invariant" in subject.tags, "it is not tagged `scale-invariant`")
+    first = subject.measure(subject.cases()[0])
+    case = subject.cases()[0]
+    case.explanation.values.mul_(3)
+    second = subject.measure(case)
+    require(math.isclose(first, second, rel_tol=1e-4), f"a map scores {first:.6g}, three times the map {second:.6g}")
+
+
+def _variations(subject: MetricSubject) -> list[Metric]:
+    """Return the metric with one parameter changed, for each number and each choice."""
+    made: list[Metric] = []
+    for name, value in subject.make().parameters.items():
+        changed: list[Any] = []
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            changed = [value * 2, value + 1]
+        elif name == "output":
+            changed = [item for item in ("logit", "probability") if item != value]
+        elif name == "baseline":
+            changed = ["white"]
+        for candidate in changed[:2]:
+            try:
+                made.append(subject.make(**convert(subject.method, {name: candidate})))
+            except ParameterError:
+                continue
+            break
+    return made

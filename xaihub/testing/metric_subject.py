@@ -1,0 +1,155 @@
+"""A metric under test: made anew for each check, on planted scenes and on a toy network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaihub.errors import MetricRefused
+from xaihub.explainer import Explainer
+from xaihub.metric import Case, Metric, Scene
+from xaihub.model import Model
+from xaihub.specs import MetricSpec
+from xaihub.target import ResolvedTarget, Target
+from xaihub.testing.budgets import small_parameters
+from xaihub.testing.catalogue import NotApplicable, Refused
+from xaihub.testing.planted import Planted, planted_case, planted_scenes
+from xaihub.testing.toys import SIDE, pictures, tiny_cnn
+
+__all__ = ["MetricSubject", "toy_case"]
+
+KINDS: tuple[Planted, ...] = ("oracle", "shuffled", "inverted")
+POOL = 8
+
+
+class _Gradient(Explainer):
+    """The gradient times the input, for metrics that explain again on a toy network."""
+
+    completeness = True
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        """Return (B, 3, H, W) values."""
+        inputs.requires_grad_()
+        gradient = torch.autograd.grad(target.score(model(inputs)).sum(), inputs)[0]
+        return (gradient * inputs).detach()
+
+
+class MetricSubject:
+    """A metric's class, its record, and the parameters that keep it quick."""
+
+    def __init__(
+        self, method: type[Metric], *, spec: MetricSpec | None = None, parameters: Mapping[str, Any] | None = None
+    ) -> None:
+        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`."""
+        self.method = method
+        self.spec = spec
+        self.given = dict(parameters or {})
+        self.name = spec.name if spec is not None else method.__name__
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags of its record."""
+        return frozenset(self.spec.tags if self.spec is not None else ())
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a quick run."""
+        return {**small_parameters(self.method, SIDE), **self.given}
+
+    def make(self, **changed: Any) -> Metric:
+        """Return a new instance with the quick parameters, or with some of them changed."""
+        return self._named(self.method(**{**self.parameters, **changed}))
+
+    def make_default(self) -> Metric:
+        """Return a new instance with its own budget."""
+        return self._named(self.method(**self.given))
+
+    def _named(self, metric: Metric) -> Metric:
+        metric.name = self.name
+        return metric
+
+    def measure(self, case: Case, metric: Metric | None = None) -> float:
+        """Return the value of a case.
+
+        Raises:
+            MetricRefused: The metric refused.
+        """
+        return (metric or self.make()).measure(case)[0].value
+
+    def try_on(self, case: Case, metric: Metric | None = None) -> float | str:
+        """Return the value of a case, or the reason with which the metric refused."""
+        try:
+            return self.measure(case, metric)
+        except MetricRefused as error:
+            return str(error)
+
+    @cached_property
+    def home(self) -> str:
+        """Which scenes it does not refuse, "planted" or "toy".
+
+        Raises:
+            Refused: It refuses both.
+        """
+        answer: float | str = ""
+        for parameters in (self.parameters, self.given):  # a quick budget may be too small for a value
+            self.parameters = dict(parameters)
+            for name in ("planted", "toy"):
+                answer = self.try_on(self.cases(name)[0])
+                if isinstance(answer, float):
+                    return name
+        raise Refused(f"it refuses every scene: {answer}")
+
+    def cases(self, name: str | None = None, *, count: int = 1) -> list[Case]:
+        """Return fresh cases of the scenes called `name`, or of those that it does not refuse."""
+        name = name or self.home
+        if name == "planted":
+            return [planted_case(scene) for scene in planted_scenes(count)]
+        return [toy_case(number) for number in range(count)]
+
+    @cached_property
+    def values(self) -> list[float]:
+        """Its values of many maps: the truth and its opposites, gradients, noise.
+
+        Raises:
+            Refused: It refuses all of them.
+        """
+        self.require(bool(self.home), "")
+        cases = [planted_case(scene, kind) for scene in planted_scenes(2) for kind in KINDS]
+        cases += [toy_case(number, of_noise=of_noise) for number in range(2) for of_noise in (False, True)]
+        answers = [self.try_on(case) for case in cases]
+        return [answer for answer in answers if isinstance(answer, float)]
+
+    def require(self, condition: bool, reason: str) -> None:
+        """Raise `NotApplicable` unless `condition`."""
+        if not condition:
+            raise NotApplicable(reason)
+
+
+def toy_case(number: int = 0, *, of_noise: bool = False) -> Case:
+    """Return a case on the tiny convolutional network: the gradient times the input, or a map of noise."""
+    model = tiny_cnn()
+    image = pictures(number + 1)[number]
+    logits = model.predict(image[None])[0]
+    index = int(logits.argmax())
+    others = pictures(POOL, seed=5)
+    truth = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    truth[8:28, 8 + number : 28 + number] = True
+    scene = Scene(
+        model=model,
+        image=image,
+        logits=logits,
+        target=ResolvedTarget(index=torch.tensor([index])),
+        truth=truth,
+        pool=list(zip(others, model.predict(others).argmax(1).tolist(), strict=True)),
+    )
+    explainer = _Gradient()
+    (explanation,) = explainer.explain(model, image[None], Target(index=index))
+    explanation.metadata["completeness_gap"] = 0.1
+    if of_noise:
+        explanation.values.copy_(torch.randn(explanation.values.shape, generator=torch.Generator().manual_seed(number)))
+    return Case(scene=scene, explanation=explanation, explainer=explainer)
+

@@ -1,0 +1,108 @@
+"""A source of models, or a card of one, under test: built once, with the weights that are on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from tempfile import TemporaryDirectory
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xaihub.adapter import ModelAdapter, ModelRequest
+from xaihub.errors import MissingExtra, ModelError, XaihubError
+from xaihub.model import Model
+from xaihub.specs import AdapterSpec, ModelCard, Weights
+from xaihub.testing.catalogue import NotApplicable, require
+
+__all__ = ["AdapterSubject", "CardSubject", "ModelSubject"]
+
+ROWS = 2
+OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
+
+
+class ModelSubject:
+    """What an adapter builds from a card."""
+
+    def __init__(self, card: ModelCard, adapter: ModelAdapter) -> None:
+        """Check what `adapter` builds from `card`."""
+        self.card = card
+        self.adapter = adapter
+
+    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None) -> Model:
+        """Build the model anew, from fixed random numbers where it has no weights.
+
+        Raises:
+            NotApplicable: Its weights are not on this machine.
+        """
+        card = card or self.card
+        request = ModelRequest(name=card.name, card=card, checkpoint=checkpoint)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return self.adapter.build(request, torch.device("cpu"))
+        except MissingExtra as error:
+            raise NotApplicable(str(error)) from error
+        except ModelError as error:
+            if any(word in error.message for word in OFFLINE):
+                raise NotApplicable(f"its weights are not on this machine: {error.message}") from error
+            raise
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, built once."""
+        return self.build()
+
+    def reloaded(self) -> Model:
+        """Return the architecture with other random weights, after it has loaded this model's from a file."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "weights.safetensors"
+            state = {key: value.clone().contiguous() for key, value in self.model.module.state_dict().items()}
+            save_file(state, file)
+            empty = replace(self.card, weights=Weights(source="none"))
+            return self.build(card=empty, checkpoint=str(file))
+
+    def inputs(self) -> Tensor:
+        """Return (2, C, H, W) noise of the model's input size."""
+        return torch.randn(ROWS, *self.model.input_size, generator=torch.Generator().manual_seed(0))
+
+
+class CardSubject(ModelSubject):
+    """One card of a zoo."""
+
+
+class AdapterSubject(ModelSubject):
+    """One source of models, through an example of what it builds, with random weights."""
+
+    def __init__(self, spec: AdapterSpec, adapter: ModelAdapter) -> None:
+        """Check `adapter` through the first of its `examples`, or of its names."""
+        self.spec = spec
+        known = [*adapter.examples] or adapter.names()[:1]
+        self.example = known[0] if known else ""
+        card = ModelCard(
+            name=self.example, adapter=spec.name, architecture=self.example, weights=Weights(source="none")
+        )
+        super().__init__(card, adapter)
+
+    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None) -> Model:
+        """Build the example.
+
+        Raises:
+            NotApplicable: There is none.
+        """
+        if not self.example:
+            raise NotApplicable("it names no `examples` and no `names`")
+        return super().build(card=card, checkpoint=checkpoint)
+
+    def refuses(self, name: str) -> None:
+        """Require a one-line error for an architecture that does not exist."""
+        card = replace(self.card, name=name, architecture=name)
+        try:
+            self.build(card=card)
+        except XaihubError:
+            return
+        except Exception as error:  # the plugin fence: a plugin may fail in any way
+            require(False, f"for an unknown architecture it raised {type(error).__name__}")
+        require(False, f"it built something called {name!r}")

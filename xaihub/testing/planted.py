@@ -1,0 +1,148 @@
+"""Pictures with planted evidence, and a network that finds exactly this evidence and nothing else.
+
+The network's score for a class is a sum over pixels: each pixel adds how much it has of the class's colour. So the true
+map is known to the last bit, for any picture: hiding a pixel takes away what it adds, whatever else is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, relu
+
+from xaihub.explainer import Explainer
+from xaihub.metric import Case, Scene
+from xaihub.model import Model
+from xaihub.preprocessing import Preprocessing
+from xaihub.target import ResolvedTarget, Target
+from xaihub.testing.toys import SIDE
+
+__all__ = ["Planted", "PlantedExplainer", "exact_evidence", "planted_case", "planted_model", "planted_scenes"]
+
+CLASSES = ("red", "green", "blue", "yellow")
+# How much of each class's colour a pixel has, for pixels in [-1, 1]; grey of any brightness has none.
+_COLOURS = ((1.0, -0.5, -0.5), (-0.5, 1.0, -0.5), (-0.5, -0.5, 1.0), (0.5, 0.5, -1.0))
+_LEAST = 1.2  # a pixel with less of a colour adds nothing, so that yellow is neither red nor green
+# The score of a picture whose patch is complete: a probability of 0.95 among four classes.
+_PEAK = 4.0
+PATCH = 20  # pixels a side
+Planted = Literal["oracle", "shuffled", "inverted"]
+
+
+class _Colours(nn.Module):
+    """The score of each class: the sum over pixels of what exceeds a threshold of its colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Conv2d(3, len(CLASSES), 1)
+        self.excess = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.head = nn.Linear(len(CLASSES), len(CLASSES), bias=False)
+        with torch.no_grad():
+            self.colour.weight.copy_(torch.tensor(_COLOURS)[:, :, None, None])
+            self.colour.bias.fill_(-_LEAST)  # type: ignore[union-attr]
+            self.head.weight.copy_(torch.eye(len(CLASSES)) * _PEAK * SIDE * SIDE / _FULL)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (B, 4) logits."""
+        logits: Tensor = self.head(self.flat(self.pool(self.excess(self.colour(inputs)))))
+        return logits
+
+
+# What one complete patch has in excess of the threshold: its colour is worth 2 at full saturation.
+_FULL = (2 - _LEAST) * PATCH * PATCH
+
+
+def planted_model() -> Model:
+    """Return the network that finds planted evidence: four classes, red, green, blue and yellow."""
+    preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    module = _Colours().requires_grad_(False)
+    return Model(module, name="planted", preprocessing=preprocessing, classes=CLASSES)
+
+
+def exact_evidence(inputs: Tensor, target: ResolvedTarget | int) -> Tensor:
+    """Return the (B, 1, H, W) values that each pixel of (B, 3, H, W) inputs adds to the class's score."""
+    weight = torch.tensor(_COLOURS, device=inputs.device)[:, :, None, None]
+    scale = _PEAK / _FULL
+    parts = relu(conv2d(inputs, weight) - _LEAST) * scale  # (B, K, H, W)
+    if isinstance(target, int):
+        return parts[:, target : target + 1]
+    return torch.stack([target[row : row + 1].score(parts[row].flatten(1).T) for row in range(len(inputs))]).view(
+        len(inputs), 1, *inputs.shape[2:]
+    )
+
+
+class PlantedExplainer(Explainer):
+    """Returns the exact evidence of a planted model, or that evidence at the wrong pixels."""
+
+    def __init__(self, *, planted: Planted = "oracle") -> None:
+        self.planted = planted
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
+        """Return (B, 1, H, W) values."""
+        exact = exact_evidence(inputs, target)
+        if self.planted == "shuffled":
+            order = torch.randperm(exact[0].numel(), generator=torch.Generator().manual_seed(0))
+            return exact.flatten(1)[:, order.to(exact.device)].view_as(exact)
+        return exact if self.planted == "oracle" else exact.amax((2, 3), keepdim=True) - exact
+
+
+def planted_scenes(count: int = 4, *, seed: int = 0) -> list[Scene]:
+    """Return scenes of a planted model, each with a patch of one colour on a noisy grey ground.
+
+    The truth is the patch. Every second scene has a paler patch of another colour too, which speaks for another class.
+    The pool of each scene are pictures of the other colours.
+    """
+    model = planted_model()
+    generator = torch.Generator().manual_seed(seed)
+    pool = [(_picture(_places(generator)[:1], [colour], generator), colour) for colour in range(len(CLASSES))]
+    scenes = []
+    for number in range(count):
+        colour = number % len(CLASSES)
+        places = _places(generator)[: 1 + number % 2]
+        image = _picture(places, [colour, (colour + 1) % len(CLASSES)], generator)
+        truth = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+        truth[places[0]] = True
+        scenes.append(
+            Scene(
+                model=model,
+                image=image,
+                logits=model.predict(image[None])[0],
+                target=ResolvedTarget(index=torch.tensor([colour])),
+                truth=truth,
+                pool=[item for item in pool if item[1] != colour],
+            )
+        )
+    return scenes
+
+
+def planted_case(scene: Scene, planted: Planted = "oracle", *, seed: int = 0) -> Case:
+    """Return the case of a scene whose map is the truth, or the truth at the wrong pixels."""
+    explainer = PlantedExplainer(planted=planted)
+    target = Target(index=int(scene.target.index[0]))
+    (explanation,) = explainer.explain(scene.model, scene.image[None], target)
+    return Case(scene=scene, explanation=explanation, explainer=explainer, seed=seed)
+
+
+def _places(generator: torch.Generator) -> list[tuple[slice, slice]]:
+    """Return where two patches lie, one in the left half and one in the right half, in a random order."""
+    tops = torch.randint(2, SIDE - PATCH - 2, (2,), generator=generator).tolist()
+    lefts = torch.randint(2, SIDE // 2 - PATCH, (2,), generator=generator).tolist()
+    lefts[1] += SIDE // 2
+    places = [(slice(t, t + PATCH), slice(left, left + PATCH)) for t, left in zip(tops, lefts, strict=True)]
+    return places if torch.rand((), generator=generator) < 0.5 else places[::-1]
+
+
+def _picture(places: Sequence[tuple[slice, slice]], colours: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return a (3, H, W) picture in [-1, 1]: smooth grey with patches, each paler than the one before."""
+    coarse = torch.rand(1, 1, 8, 8, generator=generator) - 0.5
+    ground = interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
+    picture = ground.expand(3, -1, -1).clone()
+    for saturation, place, colour in zip((1.0, 0.8), places, colours, strict=False):
+        purest = torch.tensor(_COLOURS[colour]).sign()  # 2 in the units of the threshold
+        picture[:, *place] = saturation * purest[:, None, None]
+    return picture

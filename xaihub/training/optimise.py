@@ -1,0 +1,65 @@
+"""Optimisers and schedules of timm, with the groups of weights that they treat differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from xaihub.objective import Group
+from xaihub.training.config import Config
+
+__all__ = ["make_optimizer", "make_schedule", "weight_groups"]
+
+
+def weight_groups(
+    network: nn.Module, own: Sequence[Group], head: nn.Module | None, config: Config
+) -> list[dict[str, Any]]:
+    """Sort every weight that learns into groups of one learning rate and one weight decay.
+
+    Norms, biases and what the network itself exempts are not decayed; the objective's own groups say so themselves.
+    """
+    of_objective = {id(weight): group for group in own for weight in group.weights}
+    of_head = {id(weight) for weight in head.parameters()} if head is not None else set()
+    own_exempt: Any = getattr(network, "no_weight_decay", set)
+    exempt = own_exempt()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in network.named_parameters():
+        if not weight.requires_grad:
+            continue
+        group = of_objective.get(id(weight))
+        scale = group.lr_scale if group else config.head_lr_scale if id(weight) in of_head else 1.0
+        plain = weight.ndim <= 1 or name.endswith(".bias") or name in exempt
+        decay = 0.0 if plain else config.weight_decay
+        if group is not None and group.weight_decay is not None:
+            decay = group.weight_decay
+        groups.setdefault((scale, decay), []).append(weight)
+    return [
+        {"params": weights, "lr": config.lr * scale, "weight_decay": decay}
+        for (scale, decay), weights in groups.items()
+    ]
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
+    """Return timm's optimiser of the plan's name over groups of weights."""
+    more: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    made: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **more
+    )
+    return made
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: Config, total: int) -> Scheduler:
+    """Return timm's schedule of the plan's name; `step_update(n)` sets the rates of step n, counted from 1."""
+    rising = round(config.warmup * total)
+    shared: dict[str, Any] = {"warmup_t": rising, "warmup_lr_init": 0.0, "warmup_prefix": True, "t_in_epochs": False}
+    if config.schedule == "cosine":
+        # One more than the steps there are: the rate reaches zero after the last, not in it.
+        return CosineLRScheduler(optimizer, t_initial=max(total + 1 - rising, 1), **shared)
+    falls = max((total - rising) // 3, 1) if config.schedule == "step" else total + 1
+    return StepLRScheduler(optimizer, decay_t=falls, decay_rate=0.1, **shared)

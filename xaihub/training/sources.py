@@ -1,0 +1,212 @@
+"""Where labelled pictures come from."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaihub.errors import InputError, MissingExtra
+from xaihub.images import SUFFIXES, load_picture
+from xaihub.training.builtin import BUILT_IN
+from xaihub.training.data import Pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["open_pictures"]
+
+_FILE = ("file", "path", "image", "filename")
+_LABEL = ("label", "class", "class_index")
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
+
+
+def open_pictures(data: str, *, classes: Sequence[str] | None = None) -> Pictures:
+    """Find labelled pictures: a folder, a CSV file, "hf:NAME", or a built-in set; no picture is read yet.
+
+    Args:
+        data: What the user typed.
+        classes: Class names by index that the user gives, or None to take those of the data.
+
+    Raises:
+        InputError: There is nothing there, or no labels can be made of it.
+        MissingExtra: A Hugging Face data set is asked for without the library.
+    """
+    name = data.partition(":")[0]
+    if data.startswith("hf:"):
+        pictures = _hugging_face(data.removeprefix("hf:"))
+    elif name in BUILT_IN and not Path(data).exists():
+        pictures = BUILT_IN[name](data)
+    elif Path(data).is_dir():
+        pictures = _folder(Path(data), classes)
+    elif Path(data).is_file():
+        pictures = _table(Path(data), classes)
+    else:
+        raise InputError(
+            f"there are no data {data!r}", hint=f"a folder of class folders, a CSV file, hf:NAME, {', '.join(BUILT_IN)}"
+        )
+    if classes is None or pictures.classes == tuple(classes):
+        return pictures
+    if len(classes) != len(pictures.classes):
+        raise InputError(f"{len(classes)} classes are named, but {data!r} has {len(pictures.classes)}")
+    from dataclasses import replace
+
+    return replace(pictures, classes=tuple(classes))
+
+
+def _read(path: str) -> Image:
+    return load_picture(path).image
+
+
+def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
+    """Take the folders in a folder for classes; folders called train and val (or test) hold such folders each."""
+    inner = _folders(folder)
+    own = {path.name.lower(): path for path in inner}
+    parts = {part: own[name] for name, part in _PARTS.items() if name in own and name != "test"}
+    if "val" not in parts and "test" in own:
+        parts["val"] = own["test"]
+    if "train" not in parts or not all(_folders(path) for path in parts.values()):
+        parts = {"": folder}
+    found: list[tuple[str, str, str]] = []
+    names: dict[str, None] = {}
+    for part, root in parts.items():
+        for path in _folders(root):
+            names[path.name] = None
+            found += [(str(file), path.name, part) for file in _files(path)]
+    if not names:
+        raise InputError(f"the folder {str(folder)!r} has no class folders", hint="one folder a class, or a CSV file")
+    known = list(classes) if classes is not None else sorted(names)
+    strange = [name for name in sorted(names) if name not in known]
+    if strange:
+        raise InputError(f"the class folder {strange[0]!r} is not among the {len(known)} named classes")
+    files = [file for file, _, _ in found]
+    return Pictures(
+        name=str(folder),
+        classes=tuple(known),
+        labels=[known.index(label) for _, label, _ in found],
+        names=files,
+        parts=[part for _, _, part in found] if "train" in parts else (),
+        read=lambda index: _read(files[index]),
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    found = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return sorted(file for file in found if file.suffix.lower() in SUFFIXES)
+
+
+def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
+    """Read a CSV file with a column of paths, one of labels (names or indices), and perhaps one called split."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except OSError as error:
+        raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{str(file)!r} is no CSV file: {error}") from error
+    path_column, label_column = _one_of(file, columns, _FILE), _one_of(file, columns, _LABEL)
+    paths, texts, parts = [], [], []
+    for line, row in enumerate(rows, start=2):
+        path, text = (row[path_column] or "").strip(), (row[label_column] or "").strip()
+        part = (row.get("split") or "train").strip().lower()
+        if not path or not text:
+            raise InputError(f"{str(file)!r}, line {line}: {path_column if not path else label_column!r} is empty")
+        if part not in _PARTS:
+            raise InputError(f"{str(file)!r}, line {line}: the split {part!r} is not train or val")
+        paths.append(str(file.parent / path))
+        texts.append(text)
+        parts.append(_PARTS[part])
+    labels, names = _labels(file, texts, classes)
+    return Pictures(
+        name=str(file),
+        classes=names,
+        labels=labels,
+        names=paths,
+        parts=parts if "split" in columns else (),
+        read=lambda index: _read(paths[index]),
+    )
+
+
+def _one_of(file: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
+    for name in wanted:
+        if name in columns:
+            return name
+    raise InputError(f"{str(file)!r} has no column {wanted[0]!r}", hint="columns: file, label and perhaps split")
+
+
+def _labels(file: Path, texts: list[str], classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
+    """Take labels for indices if all are whole numbers, else for names."""
+    try:
+        indices = [int(text) for text in texts]
+    except ValueError:
+        names = list(classes) if classes is not None else sorted(set(texts))
+        places = {name: index for index, name in enumerate(names)}
+        for line, text in enumerate(texts, start=2):
+            if text not in places:
+                raise InputError(
+                    f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} named classes"
+                ) from None
+        return [places[text] for text in texts], tuple(names)
+    names = list(classes) if classes is not None else [str(index) for index in range(max(indices, default=-1) + 1)]
+    for line, index in enumerate(indices, start=2):
+        if not 0 <= index < len(names):
+            raise InputError(
+                f"{str(file)!r}, line {line}: the label {index} is out of range",
+                hint=f"it goes from 0 to {len(names) - 1}",
+            )
+    return indices, tuple(names)
+
+
+def _hugging_face(name: str) -> Pictures:
+    """Load a data set of the hub, or one saved to a local folder, by its image and class-label columns."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"'hf:{name}' needs 'datasets', which is not installed", hint="pip install 'xaihub[datasets]'"
+        ) from error
+    try:
+        saved = Path(name).is_dir() and any(Path(name).glob("*.json"))
+        loaded: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+    except Exception as error:  # the library, the hub and the network raise many types
+        raise InputError(f"cannot load the data set {name!r}: {type(error).__name__}: {error}") from error
+    splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    used = {_PARTS[key]: splits[key] for key in ("train", "test", "validation") if key in splits}
+    if "train" not in used:
+        raise InputError(f"the data set {name!r} has no split 'train'", hint=f"it has {', '.join(splits)}")
+    features = used["train"].features
+    images = [key for key, value in features.items() if isinstance(value, datasets.Image)]
+    labels = [key for key, value in features.items() if isinstance(value, datasets.ClassLabel)]
+    if not images or not labels:
+        raise InputError(f"the data set {name!r} has no column of {'class labels' if images else 'images'}",
+                         hint=f"its columns are {', '.join(features)}")  # fmt: skip
+    rows = [(part, index) for part, table in used.items() for index in range(len(table))]
+
+    def read(place: int) -> Image:
+        part, index = rows[place]
+        try:
+            picture = used[part][index][images[0]]
+        except Exception as error:  # Pillow's errors pass through the library
+            raise InputError(f"row {index} of {part} in {name!r} cannot be read: {error}") from error
+        return load_picture(picture).image
+
+    return Pictures(
+        name=f"hf:{name}",
+        classes=tuple(features[labels[0]].names),
+        labels=[int(label) for table in used.values() for label in table[labels[0]]],
+        names=[f"{part}/{index}" for part, index in rows],
+        parts=[part for part, _ in rows] if "val" in used else (),
+        files=False,
+        read=read,
+    )
