@@ -19,6 +19,7 @@ from xaihub.cli import cli
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
 from xaihub.params import parameters
+from xaihub.services.scaffold import render
 from xaihub.specs import Paper
 
 # Names that come from other libraries, with docstrings about more than what we use of them.
@@ -38,7 +39,21 @@ def hub() -> Hub:
 
 def commands() -> str:
     """Describe every command: what it does, its arguments and options, its examples."""
-    return "\n".join(_command(name, command) for name, command in sorted(cli.commands.items())).strip()
+    found = []
+    for name, command in sorted(cli.commands.items()):
+        found.append(_command(name, command))
+        if isinstance(command, click.Group):
+            found += [_command(f"{name} {inner}", item) for inner, item in sorted(command.commands.items())]
+    return "\n".join(found).strip()
+
+
+def project(name: str, path: str, *, kind: str = "explainer") -> str:
+    """Show a file of the project that `xaihub plugins new` writes; `*` in the path stands for the name."""
+    files = render(name, kind)
+    file = path.replace("*", name.replace("-", "_"))
+    language = {".toml": "toml", ".py": "python", ".md": "markdown"}[Path(file).suffix]
+    fence = "````" if language == "markdown" else "```"
+    return f"{fence}{language}\n# {file}\n{files[file].strip()}\n{fence}"
 
 
 def explainers() -> str:
@@ -149,13 +164,15 @@ def _parameters(method: type) -> list[str]:
 
 def _command(name: str, command: click.Command) -> str:
     text, _, examples = inspect.cleandoc(command.help or "").partition("\b")
-    usage = " ".join([f"xaihub {name}", "[OPTIONS]", *(_metavar(item) for item in _arguments(command))])
+    rest = ["COMMAND"] if isinstance(command, click.Group) else []
+    usage = " ".join([f"xaihub {name}", "[OPTIONS]", *rest, *(_metavar(item) for item in _arguments(command))])
     options = [item for item in command.params if isinstance(item, click.Option)]
     rows = [(f"`{_option(item)}`", item.help or "", _default(item)) for item in options]
-    lines = [f"## xaihub {name}\n", f"```\n{usage}\n```\n", f"{text.strip()}\n"]
+    level = "##" if " " not in name else "###"
+    lines = [f"{level} xaihub {name}\n", f"```\n{usage}\n```\n", f"{text.strip()}\n"]
     if examples:
         lines += [f"```console\n{_example_lines(examples)}\n```\n"]
-    return "\n".join([*lines, _table(("option", "meaning", "default"), rows), ""])
+    return "\n".join([*lines, *([_table(("option", "meaning", "default"), rows)] if rows else []), ""])
 
 
 def _arguments(command: click.Command) -> list[click.Argument]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -36,6 +36,7 @@ class Attribution:
         extras: Further tensors of the result by name, such as the mask of a minimal set of pixels: (B, ...) each.
         details: Further facts for the record, JSON types only.
         warnings: What the reader of the picture must know.
+        forwards: Rows that went forward, where several pictures shared batches; without it all that did are shared out.
     """
 
     values: Tensor
@@ -44,6 +45,7 @@ class Attribution:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    forwards: float | None = None
 
 
 class Explainer(Parametrised, ABC):
@@ -56,6 +58,8 @@ class Explainer(Parametrised, ABC):
     Attributes:
         stochastic: Random numbers are drawn; each picture is then explained on its own, from the same seed, so
             that a result does not depend on which pictures share a batch.
+        together: Although stochastic, `attribute` takes all rows at once, to share batches, and draws for each what it
+            would draw for it alone.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
         plain_first: The first forward pass of `attribute` is over all rows of the unchanged inputs, so it can fix the
@@ -70,13 +74,16 @@ class Explainer(Parametrised, ABC):
     """
 
     stochastic: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
     variant: str = ""  # set by the hub, as the name is, from the explainer's record
 
     @abstractmethod
-    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor | Attribution:
+    def attribute(
+        self, model: Model, inputs: Tensor, target: ResolvedTarget
+    ) -> Tensor | Attribution | list[Attribution]:
         """Attribute the target's score to the inputs.
 
         Args:
@@ -85,7 +92,8 @@ class Explainer(Parametrised, ABC):
             target: `target.score(logits)` is (B,).
 
         Returns:
-            (B, C, H, W) or (B, 1, H, W) values; positive speaks for the target.
+            (B, C, H, W) or (B, 1, H, W) values; positive speaks for the target. Or one `Attribution` a row, where rows
+            have records of their own.
 
         Raises:
             ExplainerRefused: The method would be wrong on this model.
@@ -116,7 +124,7 @@ class Explainer(Parametrised, ABC):
             logits = model.predict(inputs)
             resolved = wanted.resolve(logits)
             explanations: list[Explanation] = []
-            step = 1 if self.stochastic else len(inputs)
+            step = 1 if self.stochastic and not self.together else len(inputs)
             for start in range(0, len(inputs), step):
                 rows = slice(start, start + step)
                 explanations += self._explain(model, inputs[rows], resolved[rows], logits[rows], seed, who)
@@ -142,6 +150,31 @@ class Explainer(Parametrised, ABC):
             logits = target.logits
         if logits is None:
             raise ExplainerRefused(f"{who} never asked the model about the picture")
+        rows = len(inputs)
+        seconds = round((time.perf_counter() - started) / rows, 6)
+        record = partial(
+            self._record, model, counts=counts, rows=rows, seed=seed, who=who, heard=heard, seconds=seconds
+        )
+        if not isinstance(result, list):
+            return self._packed(model, result, inputs, target, logits, who, record)
+        if len(result) != rows:
+            raise ExplainerRefused(f"{who} returned {len(result)} results for {rows} rows")
+        return [
+            self._packed(model, part, inputs[one], target[one], logits[one], who, record)[0]
+            for part, one in ((part, slice(row, row + 1)) for row, part in enumerate(result))
+        ]
+
+    def _packed(
+        self,
+        model: Model,
+        result: Tensor | Attribution,
+        inputs: Tensor,
+        target: ResolvedTarget,
+        logits: Tensor,
+        who: str,
+        record: Callable[[Attribution], dict[str, Any]],
+    ) -> list[Explanation]:
+        """Check what `attribute` returned for these rows and put each row's explanation together."""
         if not isinstance(result, Attribution):
             result = Attribution(values=result)
         if not isinstance(result.values, Tensor):
@@ -152,10 +185,7 @@ class Explainer(Parametrised, ABC):
             raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
         if not bool(torch.isfinite(values).all()):
             raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
-        extras = _extras(result.extras, rows, who)
-        seconds = (time.perf_counter() - started) / rows
-        record = self._record(model, result, counts, rows, seed, who, [*result.warnings, *heard])
-        record["seconds"] = round(seconds, 6)
+        extras, facts = _extras(result.extras, rows, who), record(result)
         gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
         if gaps is not None and gaps.shape != (rows,):
             raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
@@ -166,14 +196,23 @@ class Explainer(Parametrised, ABC):
                 logits=logits,
                 target=target,
                 classes=model.classes,
-                metadata={**record, "completeness_gap": None if gaps is None else float(gaps[row])},
+                metadata={**facts, "completeness_gap": None if gaps is None else float(gaps[row])},
                 extras=extras,
             )
             for row in range(rows)
         ]
 
     def _record(
-        self, model: Model, result: Attribution, counts: Counts, rows: int, seed: int, who: str, heard: list[str]
+        self,
+        model: Model,
+        result: Attribution,
+        *,
+        counts: Counts,
+        rows: int,
+        seed: int,
+        who: str,
+        heard: list[str],
+        seconds: float,
     ) -> dict[str, Any]:
         return {
             "model": model.name,
@@ -188,9 +227,10 @@ class Explainer(Parametrised, ABC):
             "layer": result.layer,
             "details": dict(result.details),
             # Rows a picture; a forward pass that only fixed the target is not among them.
-            "forwards": counts.forwards / rows,
+            "forwards": counts.forwards / rows if result.forwards is None else result.forwards,
             "backwards": counts.backwards / rows,
-            "warnings": list(dict.fromkeys(heard)),
+            "seconds": seconds,
+            "warnings": list(dict.fromkeys([*result.warnings, *heard])),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 

@@ -31,27 +31,42 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def xaihub_register_explainers() -> Iterable[ExplainerSpec]:  # type: ignore[empty-body]
-    """Return a record for each explainer; `target` names a subclass of `xaihub.Explainer`."""
+    """Return a record for each explainer; `target` names a subclass of `xaihub.Explainer`.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_global_explainers() -> Iterable[GlobalExplainerSpec]:  # type: ignore[empty-body]
-    """Return a record for each global explainer; `target` names a subclass of `xaihub.GlobalExplainer`."""
+    """Return a record for each global explainer; `target` names a subclass of `xaihub.GlobalExplainer`.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
-    """Return a record for each metric."""
+    """Return a record for each metric.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_baselines() -> Iterable[BaselineSpec]:  # type: ignore[empty-body]
-    """Return a record for each way to hide pixels, usable as the `baseline` of every method and metric that masks."""
+    """Return a record for each way to hide pixels, usable as the `baseline` of every method and metric that masks.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_model_adapters() -> Iterable[AdapterSpec]:  # type: ignore[empty-body]
-    """Return a record for each source of models; `target` names a subclass of `xaihub.ModelAdapter`."""
+    """Return a record for each source of models; `target` names a subclass of `xaihub.ModelAdapter`.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
@@ -59,19 +74,30 @@ def xaihub_register_models() -> Iterable[ModelCard | XaihubError]:  # type: igno
     """Return a card for each model of a zoo; the card names the adapter that builds it.
 
     An error in the place of a card is reported, and costs only that card.
+
+    Added in 0.1.
     """
 
 
 @hookspec
 def xaihub_register_objectives() -> Iterable[ObjectiveSpec]:  # type: ignore[empty-body]
-    """Return a record for each training objective; `target` names a subclass of `xaihub.Objective`."""
+    """Return a record for each training objective; `target` names a subclass of `xaihub.Objective`.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_reproductions() -> Iterable[ReproductionSpec]:  # type: ignore[empty-body]
-    """Return a record for each experiment that `xaihub reproduce` can run; `target` names a click command."""
+    """Return a record for each experiment that `xaihub reproduce` can run; `target` names a click command.
+
+    Added in 0.1.
+    """
 
 
 @hookspec
 def xaihub_register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
-    """Return click commands to add to `xaihub`; a built-in command's name cannot be taken."""
+    """Return click commands to add to `xaihub`; a built-in command's name cannot be taken.
+
+    Added in 0.1.
+    """

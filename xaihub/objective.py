@@ -61,11 +61,13 @@ class Group:
         weights: The parameters.
         lr_scale: Factor on the learning rate.
         weight_decay: Their own weight decay, or None for that of the run.
+        like_head: The factor is on the classifier's learning rate, which has a factor of its own.
     """
 
     weights: list[nn.Parameter]
     lr_scale: float = 1.0
     weight_decay: float | None = None
+    like_head: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from keyword import iskeyword
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -40,6 +41,8 @@ class Parameter:
 
 class Parametrised:
     """A thing whose parameters are its constructor's keyword arguments, each stored under its own name.
+
+    A name that Python keeps for itself ends with an underscore, which users leave out: `-p lambda=1` sets `lambda_`.
 
     Attributes:
         name: The name it is registered by; set by the hub.
@@ -94,10 +97,12 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
     known = parameters(method)
     who = who or method.__name__
     converted = {}
-    for name, value in values.items():
+    for given, value in values.items():
+        # "lambda" cannot be an argument's name in Python, so a method calls it `lambda_`.
+        name = f"{given}_" if iskeyword(given) else given
         if name not in known:
             hint = did_you_mean(name, known) or f"it has {', '.join(known) or 'no parameters'}"
-            raise ParameterError(f"{who} has no parameter {name!r}", hint=hint)
+            raise ParameterError(f"{who} has no parameter {given!r}", hint=hint)
         converted[name] = _convert(value, known[name], who)
     return converted
 

@@ -7,7 +7,8 @@ outputs and the autograd graph of one forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -78,6 +79,23 @@ class Layer:
             return activations.permute(0, 3, 1, 2)
         cells = activations[:, self.prefix :].transpose(1, 2)  # (B, C, cells)
         return cells.reshape(*cells.shape[:2], *self.grid)
+
+    @contextmanager
+    def outputs(self) -> Iterator[list[Tensor]]:
+        """Record what this layer returns, one tensor a forward pass; the hook is gone afterwards, whatever happened.
+
+        `to_grid` brings a recorded tensor, or its gradient, to (B, C, h, w).
+        """
+        seen: list[Tensor] = []
+
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen.append(output)
+
+        handle = self.module.register_forward_hook(record)
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
     def __str__(self) -> str:
         """Name, layout and grid on one line."""

@@ -35,19 +35,23 @@ class _Perturbation(Explainer):
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each pixel carries its feature's value."""
         maps, gaps, players = [], [], 0
+        details: dict[str, float] = {}
         for row, image in enumerate(inputs):
             features = self.players(model, image)
             game = self._game(model, image, features, target[row : row + 1])
-            values = self.values(game, features.count)
+            values, intercept = self.values(game, features.count)
             maps.append(features.spread(values))
             players = features.count
             if self.completeness:
                 ends = game(torch.stack([torch.zeros(players), torch.ones(players)]))
                 gaps.append((values.sum() - (ends[1] - ends[0])).abs())
+                intercept = float(ends[0])
+            if intercept is not None:
+                details["intercept"] = intercept
         return Attribution(
             values=torch.stack(maps).unsqueeze(1),
             completeness_gap=torch.stack(gaps) if gaps else None,
-            details={"players": players},
+            details={"players": players, **details},
         )
 
     @abstractmethod
@@ -55,8 +59,8 @@ class _Perturbation(Explainer):
         """Return what is hidden together."""
 
     @abstractmethod
-    def values(self, game: Game, players: int) -> Tensor:
-        """Return one value a player: (d,)."""
+    def values(self, game: Game, players: int) -> tuple[Tensor, float | None]:
+        """Return one value a player, (d,), and the score of the hidden picture by the method's own model, if any."""
 
     def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
         # Each picture of a batch gets the noise that it would get alone.
@@ -75,12 +79,12 @@ class _Perturbation(Explainer):
 
 
 class _Ablation(_Perturbation):
-    def values(self, game: Game, players: int) -> Tensor:
+    def values(self, game: Game, players: int) -> tuple[Tensor, None]:
         """Return the score's loss when one player is hidden."""
         values: Tensor = captum.attr.FeatureAblation(game).attribute(
             torch.ones(1, players), torch.zeros(1, players), perturbations_per_eval=ABLATIONS
         )
-        return values[0]
+        return values[0], None
 
 
 class FeatureAblation(_Ablation):
@@ -148,8 +152,8 @@ class KernelShap(_Perturbation):
         """Return the features that were asked for, at least two."""
         return _some(make_features(self.features, model, image), self.features, self.samples)
 
-    def values(self, game: Game, players: int) -> Tensor:
-        """Return the coefficients of the regression with Shapley weights."""
+    def values(self, game: Game, players: int) -> tuple[Tensor, None]:
+        """Return the coefficients of the regression with Shapley weights; it meets the hidden picture's score."""
         values: Tensor = captum.attr.KernelShap(game).attribute(
             torch.ones(1, players),
             torch.zeros(1, players),
@@ -157,7 +161,7 @@ class KernelShap(_Perturbation):
             perturbations_per_eval=self.samples,
             return_input_shape=False,
         )
-        return values.flatten()
+        return values.flatten(), None
 
 
 class Lime(_Perturbation):
@@ -186,11 +190,12 @@ class Lime(_Perturbation):
         """Return the features that were asked for, at least two."""
         return _some(make_features(self.features, model, image), self.features, self.samples)
 
-    def values(self, game: Game, players: int) -> Tensor:
-        """Return the coefficients of the local linear model."""
+    def values(self, game: Game, players: int) -> tuple[Tensor, float]:
+        """Return the coefficients and the intercept of the local linear model."""
+        ridge = SkLearnRidge(alpha=self.ridge)
         lime = captum.attr.Lime(
             game,
-            interpretable_model=SkLearnRidge(alpha=self.ridge),
+            interpretable_model=ridge,
             similarity_func=get_exp_kernel_similarity_function("cosine", kernel_width=self.width),
         )
         values: Tensor = lime.attribute(
@@ -200,7 +205,7 @@ class Lime(_Perturbation):
             perturbations_per_eval=self.samples,
             return_input_shape=False,
         )
-        return values.flatten()
+        return values.flatten(), float(ridge.bias())
 
 
 def _some(features: Features, kind: str, samples: int) -> Features:

@@ -6,7 +6,6 @@ Chockler 2025 (arXiv 2510.01038) do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -15,19 +14,18 @@ import torch
 from torch import Tensor
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
-from xaihub.masking import Removal, make_removal
+from xaihub.masking import Removal, batch_rows, make_removal
 from xaihub_convad.deactivation import make_deactivation
-from xaihub_convad.extraction import Goal, Strategy, adjusted, grown, prefix, ranking, shrunk, spotlight
+from xaihub_convad.extraction import Strategy
 from xaihub_convad.extremes import make_max, make_min
-from xaihub_convad.partition import SUBSETS, Distribution, Mask
+from xaihub_convad.partition import Distribution
+from xaihub_convad.procedure import FEWEST_ITERATIONS, LEAST_BUDGET, MUTANTS, Procedure, Result, Set
 from xaihub_convad.question import Question
-from xaihub_convad.responsibility import Combine, Credit, Iteration, Order, Responsibility, Search, search
-from xaihub_convad.workqueue import Task, run, run_together
+from xaihub_convad.responsibility import Combine, Credit, Order, Search
+from xaihub_convad.workqueue import run_together
 
 __all__ = ["ConvAD", "Rex"]
 
-MUTANTS = len(SUBSETS)
-FEWEST_ITERATIONS = 4  # before the map may count as settled
 SETTLED = 0.8  # two seeds' maps that agree less are worth a warning
 
 CausalBaseline = Annotated[
@@ -56,6 +54,7 @@ class _Causal(Explainer):
     """The engine; a subclass says how pixels are hidden unless one is asked for another way."""
 
     stochastic = True
+    together = True
     own_baseline: ClassVar[str]
 
     def __init__(
@@ -83,7 +82,11 @@ class _Causal(Explainer):
             ),
         ] = 0.9,
         budget: Annotated[
-            int | None, Meta(description="Most forward passes for one map, 14 a split; none leaves it to the others.")
+            int | None,
+            Meta(
+                description="Most forward passes for one picture: three quarters for the search, the rest for sets of"
+                " pixels, which may be larger then; none leaves it to the others."
+            ),
         ] = None,
         refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 4,
         depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10,
@@ -136,146 +139,97 @@ class _Causal(Explainer):
         self.radius = radius
         self.alternatives = alternatives
 
-    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return the (1, 1, H, W) responsibility, and the sets of pixels as masks among the extras.
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> list[Attribution]:
+        """Return for each row its (1, 1, H, W) responsibility, and its sets of pixels as masks among the extras.
 
         Raises:
-            ParameterError: The budget does not pay for a single split.
+            ParameterError: The budget is too small for one split and a set.
             ExplainerRefused: The model does not decide a contrast for its first class.
         """
+        if self.budget is not None and self.budget < self._least:
+            raise ParameterError(
+                f"a budget of {self.budget} does not pay for a split and a set", hint=f"{self._least} passes or more"
+            )
         name = self.own_baseline if self.baseline == "auto" else self.baseline
-        question = Question(model, inputs[0], target, _removal(name, model, inputs[0]))
         seed = int(torch.randint(2**62, ()))
-        warnings = []
-        if question.trivial:
-            warnings.append("the answer is the same with everything hidden, so hardly any pixel is needed for it")
-        if question.rank:
-            warnings.append(
-                f"{question.rank} classes score above the target; kept means here that no more than these do"
-            )
-        merged, refinements = self._responsibility(question, seed, None)
-        searched = question.asked
-        if merged.agreement < SETTLED:
-            warnings.append(
-                f"the map has not settled: another seed's is expected to correlate by {merged.agreement:.2f}; raise"
-                " iterations"
-            )
-        sets, reason = self._sets(question, merged, seed)
-        found = [self._checked(question, name, mask, necessary) for name, mask, necessary in sets]
-        warnings += [f"{one.name} does not keep the answer in a pass of its own" for one in found if not one.sufficient]
-        warnings += [f"without {one.name} the answer stays" for one in found if one.necessary is False]
-        masks, error = {key: torch.from_numpy(mask)[None, None] for key, mask, _ in sets}, merged.standard_error
-        return Attribution(
-            values=_map(merged.values),
-            extras={**masks, "standard_error": _map(error)},
-            details={
-                "baseline": name,
-                "variant": f"{self.credit} credit, {self.combine} over iterations, {self.strategy}",
-                "confidence": question.confidence,
-                "rank": question.rank,
-                "explanations": [asdict(one) for one in found],
-                "iterations": merged.count,
-                "refinements": refinements,
-                "expected_agreement": merged.agreement,
-                "mean_standard_error": float(error.mean()),
-                "forwards_search": searched,
-                "forwards_extraction": question.asked - searched,
-                **({"stopped": reason} if reason else {}),
-            },
-            warnings=warnings,
-        )
+        state = torch.get_rng_state()
+        questions = []
+        for row, image in enumerate(inputs):
+            torch.set_rng_state(state)  # a random baseline is that of the picture alone
+            questions.append(Question(model, image, target[row : row + 1], _removal(name, model, image)))
+        how = self._procedure(model)
+        results = run_together([(question, how.task(question, seed)) for question in questions])
+        return [self._reported(name, *pair) for pair in zip(questions, results, strict=True)]
 
-    def _responsibility(self, question: Question, seed: int, allowed: Mask | None) -> tuple[Responsibility, int]:
-        """Merge iterations in their order until they are done or the map has settled; count their splits too."""
-        iterations, refinements = self.iterations, self.refinements
-        if self.budget is not None:
-            if (affordable := self.budget // MUTANTS) < 1:
-                raise ParameterError(f"a budget of {self.budget} does not pay for one split", hint="14 passes or more")
-            iterations = min(iterations, affordable)
-            refinements = min(refinements, affordable // iterations)
-        how = Search(
+    @property
+    def _least(self) -> int:
+        return LEAST_BUDGET * (self.alternatives if self.strategy == "multiple" else 1)
+
+    def _procedure(self, model: Model) -> Procedure:
+        rules = Search(
             depth=self.depth,
             smallest=self.smallest,
-            refinements=refinements,
+            refinements=self.refinements,
             keep=self.keep,
             order=self.order,
             carry=self.carry,
             credit=self.credit,
             weighted=self.weighted,
             distribution=self.distribution,
-            confidence=self.confidence_filter * question.confidence,
+            confidence=self.confidence_filter,
+        )
+        return Procedure(
+            rules=rules,
+            strategy=self.strategy,
+            confidence=self.confidence,
+            iterations=self.iterations,
+            agreement=self.agreement,
+            budget=self.budget,
+            combine=self.combine,
+            step=self.step,
+            shrink=self.shrink,
+            cell=self.cell,
+            radius=self.radius,
+            alternatives=self.alternatives,
+            wave=max(FEWEST_ITERATIONS, -(-batch_rows(model) // MUTANTS)),
         )
 
-        def tasks() -> Iterator[Task[Iteration]]:
-            for number in range(iterations):
-                rng = np.random.default_rng([seed, number])
-                yield search(question.size, how, rng, allowed=allowed, trivial=question.trivial)
+    def _reported(self, baseline: str, question: Question, result: Result) -> Attribution:
+        """Check every set once more and put the result together."""
+        found = [self._checked(question, one) for one in result.sets]
+        merged, error = result.merged, result.merged.standard_error
+        masks = {one.name: torch.from_numpy(one.mask)[None, None] for one in result.sets}
+        return Attribution(
+            values=_map(merged.values),
+            extras={**masks, "standard_error": _map(error)},
+            details={
+                "baseline": baseline,
+                "variant": f"{self.credit} credit, {self.combine} over iterations, {self.strategy}",
+                "confidence": question.confidence,
+                "rank": question.rank,
+                "explanations": [asdict(one) for one in found],
+                "iterations": merged.count,
+                "refinements": result.splits,
+                "expected_agreement": merged.agreement,
+                "mean_standard_error": float(error.mean()),
+                "forwards_search": result.searched,
+                "forwards_extraction": question.asked - result.searched,
+                **({"stopped": result.stopped} if result.stopped else {}),
+            },
+            warnings=_warnings(question, result, found),
+            forwards=question.asked,
+        )
 
-        merged, splits = Responsibility(question.size, self.combine), 0
-        results = run_together(question, tasks())
-        for done in results:
-            merged.add(done.values)
-            splits += done.refinements
-            if merged.count >= FEWEST_ITERATIONS and self.agreement < 1 and merged.agreement >= self.agreement:
-                results.close()
-                break
-        return merged, splits
-
-    def _sets(
-        self, question: Question, merged: Responsibility, seed: int
-    ) -> tuple[list[tuple[str, Mask, bool]], str | None]:
-        """Return the masks by name with whether each must be necessary, and why there are no more."""
-        goal = Goal(self.confidence * question.confidence)
-        if self.strategy == "multiple":
-            return self._disjoint(question, merged, goal, seed)
-        enough = run(question, self._extract(merged.values, goal))
-        if self.strategy in ("global", "spatial"):
-            return [("mask", enough, False)], None
-        both = run(question, self._extract(merged.values, Goal(goal.confidence, necessary=True)))
-        if self.strategy == "contrastive":
-            return [("mask", both, True), ("mask_sufficient", enough, False)], None
-        order = ranking(merged.values)
-        whole = run(question, adjusted(both, order, question.confidence, step=self.step))
-        return [("mask", whole, False), ("mask_contrastive", both, True), ("mask_sufficient", enough, False)], None
-
-    def _extract(self, values: Any, goal: Goal, allowed: Mask | None = None) -> Task[Mask]:
-        """Grow a set along the ranking, and shrink it if that is asked for."""
-        within = allowed
-        if self.strategy == "spatial":
-            within = yield from spotlight(values, self.radius, goal)
-        order = ranking(values, within)
-        count = yield from grown(lambda size: prefix(order, size, values.shape), len(order), goal, step=self.step)
-        mask = prefix(order, count, values.shape)
-        if self.shrink:
-            mask = yield from shrunk(mask, values, goal, side=self.cell)
-        return mask
-
-    def _disjoint(
-        self, question: Question, merged: Responsibility, goal: Goal, seed: int
-    ) -> tuple[list[tuple[str, Mask, bool]], str | None]:
-        """Find sets one after the other, each searched for with those before it hidden."""
-        allowed = np.ones(question.size, dtype=np.bool_)
-        sets: list[tuple[str, Mask, bool]] = []
-        while True:
-            mask = run(question, self._extract(merged.values, goal, allowed))
-            sets.append(("mask" if not sets else f"mask_{len(sets) + 1}", mask, False))
-            allowed = allowed & ~mask
-            if len(sets) == self.alternatives:
-                return sets, None
-            if not mask.any() or not question.alone(allowed).pass_at(goal.confidence)[0]:
-                return sets, "the pixels that are left are not enough" if mask.any() else "no pixel is needed"
-            merged, _ = self._responsibility(question, seed + len(sets), allowed)
-
-    def _checked(self, question: Question, name: str, mask: Mask, necessary: bool) -> Found:
+    def _checked(self, question: Question, one: Set) -> Found:
         """Ask about a set, and where it matters its complement, in passes of their own."""
-        verdict = question.alone(mask)
+        verdict = question.alone(one.mask)
         return Found(
-            name=name,
+            name=one.name,
             sufficient=bool(verdict.pass_at(self.confidence * question.confidence)[0]),
-            necessary=not bool(question.alone(~mask).keeps[0]) if necessary else None,
+            necessary=not bool(question.alone(~one.mask).keeps[0]) if one.necessary else None,
             confidence=float(verdict.confidence[0]),
-            area=float(mask.mean()),
-            minimal_to_a_cell=self.shrink and not (self.strategy == "complete" and name == "mask"),
+            area=float(one.mask.mean()),
+            minimal_to_a_cell=one.minimal,
         )
 
 
@@ -295,6 +249,22 @@ def _removal(name: str, model: Model, image: Tensor) -> Removal:
     """Return the removal called `name`; those of this plugin are known without a hub as well."""
     own = {"min": make_min, "max": make_max, "deactivate": make_deactivation}
     return own[name](model, image) if name in own else make_removal(name, model, image)
+
+
+def _warnings(question: Question, result: Result, found: list[Found]) -> list[str]:
+    """Say what the reader of the picture must know."""
+    warnings = []
+    if question.trivial:
+        warnings.append("the answer is the same with everything hidden, so hardly any pixel is needed for it")
+    if question.rank:
+        warnings.append(f"{question.rank} classes score above the target; kept means here that no more than these do")
+    if result.merged.agreement < SETTLED:
+        warnings.append(
+            "the map has not settled: another seed's is expected to correlate by"
+            f" {result.merged.agreement:.2f}; raise iterations"
+        )
+    warnings += [f"{one.name} does not keep the answer in a pass of its own" for one in found if not one.sufficient]
+    return warnings + [f"without {one.name} the answer stays" for one in found if one.necessary is False]
 
 
 def _map(values: Any) -> Tensor:

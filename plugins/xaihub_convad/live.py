@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d
+from torch.nn import functional
+from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 __all__ = ["Aligned", "Layerwise", "Live", "Propagation", "Window", "window_share"]
 
 Pair = tuple[int, int]
 # A share of exactly the threshold counts as live whatever the order in which it was summed.
 SLACK = 1e-6
+NEIGHBOURS = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
 
 
 class Live:
@@ -28,6 +30,8 @@ class Live:
         self.mask = mask
         self.valid = valid
         self._shaped: dict[object, Tensor] = {}
+        self._rings: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._reached = mask[:, 0] > 0  # (N, h, w), what is on or filled after the rings so far
 
     @property
     def grid(self) -> Pair:
@@ -52,6 +56,25 @@ class Live:
     def full(self) -> Tensor:
         """Return (N,), true for rows in which every place is on."""
         return self.mask.flatten(1).all(1)
+
+    def rings(self, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return for each ring of places around those that are on: k places, their 8 neighbours, and weights.
+
+        Places are numbered row by row through the whole batch; the weights of a place's known neighbours sum to 1.
+        """
+        rows, columns = self.grid
+        while len(self._rings) < count:
+            known = self._reached
+            near = functional.pad(known, (1, 1, 1, 1))
+            shifted = torch.stack([near[:, y : y + rows, x : x + columns] for y, x in NEIGHBOURS])  # (8, N, h, w)
+            places = (shifted.any(0) & ~known).flatten().nonzero()[:, 0]
+            weights = shifted.flatten(1)[:, places].T.float()
+            offsets = torch.tensor([(y - 1) * columns + x - 1 for y, x in NEIGHBOURS], device=places.device)
+            # A neighbour beyond the border has no number, and no weight.
+            numbers = torch.where(weights > 0, places[:, None] + offsets, places[:, None])
+            self._rings.append((places, numbers, weights / weights.sum(1, keepdim=True)))
+            self._reached = known | shifted.any(0)
+        return self._rings[:count]
 
     def _made(self, kind: str, like: Tensor, dims: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
         key = (kind, like.dtype, like.ndim, dims)
@@ -89,7 +112,7 @@ class Window:
             )
         )
         top, left = self.padding
-        padded = torch.nn.functional.pad(values, (left, columns, top, rows))  # negative: the last places are not read
+        padded = functional.pad(values, (left, columns, top, rows))  # negative: the last places are not read
         ones = torch.ones(1, 1, *self.kernel, device=values.device)
         return conv2d(padded, ones, stride=self.stride, dilation=self.dilation)
 
@@ -166,10 +189,12 @@ class Layerwise(Propagation):
 
 def from_neighbours(values: Tensor, live: Live, rings: int) -> Tensor:
     """Fill the places of (N, C, h, w) that are off, `rings` deep, with the mean of live or filled 3 x 3 neighbours."""
-    known = live.factor(values, (-2, -1))
-    for _ in range(rings):
-        near = avg_pool2d(known, 3, 1, 1)
-        mean = avg_pool2d(values * known, 3, 1, 1) / near.clamp(min=1e-6)
-        values = torch.where(known > 0, values, mean)
-        known = (near > 0).to(known)
-    return values
+    channels = values.shape[1]
+    # A copy, in the order in which a place's channels lie side by side: few places are filled, and one by one.
+    flat = values.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(-1, channels)
+    flat *= live.factor(values, (-2, -1)).reshape(-1, 1)
+    for places, near, weights in live.rings(rings):
+        flat[places] = torch.einsum("kn,knc->kc", weights.to(flat), flat[near])
+    filled = flat.view(*values.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    # Back to the order of the input: convolutions round differently in another.
+    return filled if values.is_contiguous(memory_format=torch.channels_last) else filled.contiguous()

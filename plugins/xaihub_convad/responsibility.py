@@ -6,7 +6,7 @@ chosen here where its descriptions differ or are silent stands in this folder's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ class Search:
         credit: What a passing mutant gives to the parts that it shows.
         weighted: Credit is multiplied by the mutant's confidence.
         distribution: Where boxes are cut.
-        confidence: What a mutant's confidence must reach to pass.
+        confidence: What a mutant's confidence must reach to pass; of a rule, as a share of the whole picture's.
     """
 
     depth: int = 10
@@ -51,6 +51,10 @@ class Search:
     weighted: bool = False
     distribution: Distribution = "uniform"
     confidence: float = 0.0
+
+    def within(self, confidence: float, refinements: int) -> Search:
+        """Return these rules for a picture of this confidence, with so many refinements."""
+        return replace(self, confidence=self.confidence * confidence, refinements=refinements)
 
 
 @dataclass(frozen=True, kw_only=True)

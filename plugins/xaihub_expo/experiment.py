@@ -1,4 +1,4 @@
-"""The paper's experiment on tables: the same splits for every model, LIME and MAPLE on test points, published figures."""
+"""The paper's experiment on tables: the same splits for every model, LIME and MAPLE, and the published figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from xaihub_expo.tables import Split, Table, make_split
 
 __all__ = ["PUBLISHED", "Contender", "Result", "contenders", "run", "run_split", "summary"]
 
-# Means and standard deviations over 20 trials, from the result files beside the authors' code (commit fdc80bd). Their S of
-# LIME is that of the code (see `Quality.stability_as_coded`). For breast cancer (10 trials): after a sigmoid; accuracy
-# is a running average over training there, so it is left out.
+# Means and standard deviations over 20 trials, from the result files beside the authors' code (commit fdc80bd). Their S
+# of LIME is that of the code (see `Quality.stability_as_coded`). For breast cancer (10 trials): after a sigmoid; their
+# accuracy is a running average over training, so it is left out.
 PUBLISHED: Mapping[tuple[str, str, float], Mapping[str, tuple[float, float] | tuple[float]]] = {
     ("autompg", "none", 0.0): {
         "loss": (0.14, 0.027), "lime_point": (0.040, 0.011), "lime_neighbourhood": (0.041, 0.012),
@@ -117,7 +117,7 @@ def contenders(table: Table, texts: Sequence[str]) -> list[Contender]:
             c = -1.0
         if not 0 <= c < float("inf") or (name == "none" and c):
             raise ParameterError(f"{text!r} does not give a penalty's share of the loss", hint=f"write {name}=0.005")
-        found.append(Contender(penalty=name, c=c))
+        found.append(Contender(penalty=cast(PenaltyName, name), c=c))
     return found
 
 
@@ -131,7 +131,7 @@ def run(
     seed: int = 0,
     report: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
-    """Train and judge every contender on every split; `report` hears of each result.
+    """Train and judge every contender on every split.
 
     Args:
         table: The data.
@@ -140,6 +140,7 @@ def run(
         points: Test points that are explained, at most; None for all.
         maple: Judge MAPLE as well.
         seed: The first split's seed.
+        report: Told of each result.
 
     Raises:
         MissingExtra: The data's package is not installed.

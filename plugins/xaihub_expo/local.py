@@ -76,7 +76,7 @@ class Maple:
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], data: Tensor, validation: Tensor, *, seed: int = 0) -> None:
-        """Explain `f`, which maps (n, d) to (n, k), by its answers on training data; validation data choose features."""
+        """Explain `f`, which maps (n, d) to (n, k), by its answers on training data; validation chooses features."""
         with torch.no_grad():
             answers, wanted = f(data).double(), f(validation).double()
         self._data = data.double()

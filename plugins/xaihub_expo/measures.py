@@ -1,4 +1,4 @@
-"""How good local linear explanations are: the paper's three measures, and forms that the scale of the outputs leaves alone.
+"""How good local linear explanations are: the paper's three measures, and forms that the outputs' scale leaves alone.
 
 Notation: g_x is the affine function that explains f at x, e(x) its coefficients with the intercept.
 """

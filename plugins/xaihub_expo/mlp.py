@@ -1,4 +1,4 @@
-"""The paper's networks for tables and their training: a penalty calibrated at the start, early stopping, the best kept."""
+"""The paper's networks for tables and their training: a calibrated penalty, early stopping, the best state kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -75,7 +76,7 @@ def make_mlp(inputs: int, outputs: int, *, depth: int, width: int) -> nn.Sequent
     """Return a leaky-ReLU network with Xavier-uniform weights and zero biases, from torch's global generator."""
     sizes = [inputs, *[width] * depth]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
     network = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
     for layer in network:

@@ -1,31 +1,24 @@
-"""The penalties as training objectives for pictures: cross-entropy plus gamma times a penalty of the logits."""
+"""The three penalties as training objectives for pictures."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Step
-from xaihub.masking import BaselineName, Segments, make_features
-from xaihub_expo.mlp import calibrated
+from xaihub import Meta, ParameterError
+from xaihub.masking import BaselineName
+from xaihub_expo.base import Expo, Outputs, quiet
 from xaihub_expo.penalties import ask, line_fit, local_fit, squared_change
 from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
 __all__ = ["Fidelity", "LineFidelity", "Stability"]
 
-MANY = 10  # classes above which only the true one and the best others are penalised
-RIVALS = 4  # those others
-
 Share = Annotated[
     float, Meta(ge=0, description="Penalty's share of the loss when it is switched on (the paper's c); 0 is plain.")
 ]
-Weight = Annotated[float, Meta(ge=0, description="The penalty's weight itself, instead of one that c gives.")]
+Weight = Annotated[float | None, Meta(ge=0, description="The penalty's weight itself, instead of one that c gives.")]
 Every = Annotated[int, Meta(ge=1, description="Penalise every so many steps, and so many times as much.")]
 Warmup = Annotated[
     int, Meta(ge=0, description="Epochs of plain training, after which the weight is fixed; 0 fixes it at the start.")
@@ -34,154 +27,14 @@ Grid = Annotated[int, Meta(ge=2, description="Cells a side of the grid whose opa
 Keep = Annotated[float, Meta(gt=0, lt=1, description="Probability of a cell to stay as it is.")]
 
 
-class _Expo(Objective):
-    """Cross-entropy and a penalty whose weight is calibrated once: gamma = c L_0 / R_0 on a batch held out.
-
-    With `warmup` epochs of plain training, that batch is the first that is validated on after the last of them (the
-    first training batch that follows, where nothing is held out). Until then a fresh head would make both numbers
-    meaningless.
-    """
-
-    c: float
-    weight: float | None
-    penalty_batch: int | None
-    every: int
-    warmup: int
-
-    _model: Model | None = None
-    _cells: Segments | None = None
-
-    def wrap(self, model: Model) -> nn.Module:
-        """Return the model's own network; its preprocessing gives the units of pixels."""
-        self._model, self._cells = model, None
-        network: nn.Module = model.module
-        return network
-
-    def finish(self, network: nn.Module) -> Finished:
-        """Return the network, whose architecture is unchanged."""
-        return Finished(network=network, wrapped=False)
-
-    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
-        """Fix the weight now, if there is no warm-up and something is held out."""
-        if self.weight is not None:
-            self.state["gamma"] = self.weight
-        elif self.c == 0:
-            self.state["gamma"] = 0.0
-        elif self.warmup == 0:
-            for inputs, labels in batches:
-                with torch.no_grad():
-                    logits = network(inputs)
-                    self._calibrate(network, inputs, labels, logits, generator)
-                break
-
-    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
-        """Return cross-entropy and weighted penalty."""
-        logits = network(inputs)
-        cost = F.cross_entropy(logits.float(), labels)
-        if self._due(network):
-            if step.number >= step.total:
-                raise ParameterError(
-                    f"{self.name or type(self).__name__}: no epoch is left after a warm-up of {self.warmup}",
-                    hint="train for more epochs, or use warmup=0",
-                )
-            with torch.no_grad():
-                self._calibrate(network, inputs, labels, logits, step.generator)
-        gamma = float(self.state.get("gamma", 0.0))
-        turn = self.every if network.training else 1
-        # All of what is held out is judged alike; while training, the skipped steps are made up for.
-        if gamma == 0 or (network.training and step.number % self.every):
-            return Losses(terms={"cross_entropy": cost}, logits=logits, notes={"gamma": gamma})
-        penalty = self._penalty(network, inputs, labels, logits, step.generator)
-        terms = {"cross_entropy": cost, "expo": gamma * turn * penalty}
-        return Losses(terms=terms, logits=logits, notes={"gamma": gamma, "penalty": float(penalty.detach())})
-
-    def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:  # noqa: ARG002 - as in the base class
-        """Count the epochs, and note the weight."""
-        self.state["epochs"] = epoch
-        return {"gamma": self.state.get("gamma")}
-
-    def _due(self, network: nn.Module) -> bool:
-        """Tell whether the weight is to be fixed by this batch."""
-        if self.c == 0 or self.weight is not None or "gamma" in self.state:
-            return False
-        epochs = int(self.state.get("epochs", 0))
-        return epochs >= self.warmup or (not network.training and epochs == self.warmup - 1)
-
-    def _calibrate(
-        self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator
-    ) -> None:
-        """Fix the weight by a batch; whoever draws from the same generator afterwards draws what it would have."""
-        own = torch.Generator().set_state(generator.get_state())
-        loss = float(F.cross_entropy(logits.float(), labels))
-        penalty = float(self._penalty(network, inputs, labels, logits, own))
-        self.state.update(gamma=calibrated(self.c, loss, penalty), loss_at_start=loss, penalty_at_start=penalty)
-
-    def _penalty(
-        self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Return the penalty of some rows of a batch whose logits are known."""
-        count = min(self.penalty_batch or self.rows(len(inputs)), len(inputs))
-        rows = torch.randperm(len(inputs), generator=generator)[:count] if count < len(inputs) else torch.arange(count)
-        rows = rows.to(inputs.device)
-        outputs = _Outputs(labels[rows], logits[rows])
-        return self.penalty(network, inputs[rows], logits[rows], outputs, generator)
-
-    def known(self) -> Model:
-        """Return the model that is trained.
-
-        Raises:
-            ParameterError: `wrap` was not called.
-        """
-        if self._model is None:
-            raise ParameterError("this objective has no model yet", hint="call wrap(model) first")
-        return self._model
-
-    def cells(self, side: int, inputs: Tensor) -> Segments:
-        """Return a grid over inputs of this size."""
-        if self._cells is None or self._cells.size != tuple(inputs.shape[-2:]):
-            self._cells = make_features(f"grid:{side}", self.known(), inputs[0])
-        return self._cells
-
-    @abstractmethod
-    def rows(self, batch: int) -> int:
-        """Return how many pictures of a batch are penalised by default."""
-
-    @abstractmethod
-    def penalty(
-        self, network: nn.Module, inputs: Tensor, logits: Tensor, outputs: _Outputs, generator: torch.Generator
-    ) -> Tensor:
-        """Return the penalty of (b, C, H, W) inputs with their (b, K) logits, a scalar in float32."""
-
-
-class _Outputs:
-    """The logits of each picture that are penalised: all, or of many classes the true one and its best rivals.
-
-    The mean logit is then taken away first, since the softmax does not see it.
-    """
-
-    def __init__(self, labels: Tensor, logits: Tensor) -> None:
-        self._chosen: Tensor | None = None
-        if logits.shape[1] > MANY:
-            others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))
-            self._chosen = torch.cat([labels.unsqueeze(1), others.topk(RIVALS, dim=1).indices], 1)  # (b, 1 + RIVALS)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Choose from (b, m, K) logits, in float32."""
-        logits = logits.float()
-        if self._chosen is None:
-            return logits
-        centred = logits - logits.mean(2, keepdim=True)
-        return centred.gather(2, self._chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
-
-
-class Stability(_Expo):
+class Stability(Expo):
     """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the picture."""
 
     def __init__(
         self,
         *,
         c: Share = 0.1,
-        weight: Weight | None = None,
+        weight: Weight = None,
         neighbourhood: Annotated[
             Literal["pixels", "patches"],
             Meta(description="Noise on pixels, or random opacities of the cells of a grid."),
@@ -190,8 +43,9 @@ class Stability(_Expo):
         grid: Grid = 4,
         keep: Keep = 0.8,
         baseline: BaselineName = "mean",
-        penalty_batch: Annotated[int, Meta(ge=1, description="Pictures of a batch that are penalised; by default all.")]
-        | None = None,
+        penalty_batch: Annotated[
+            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default all.")
+        ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
         stop_gradient: Annotated[
@@ -215,7 +69,7 @@ class Stability(_Expo):
         return batch
 
     def penalty(
-        self, network: nn.Module, inputs: Tensor, logits: Tensor, outputs: _Outputs, generator: torch.Generator
+        self, network: nn.Module, inputs: Tensor, logits: Tensor, outputs: Outputs, generator: torch.Generator
     ) -> Tensor:
         """Return the mean squared difference from one changed copy of each picture."""
         if self.neighbourhood == "pixels":
@@ -232,21 +86,20 @@ class Stability(_Expo):
         return squared_change(outputs(moved.unsqueeze(1)), here.detach() if self.stop_gradient else here)
 
 
-class LineFidelity(_Expo):
+class LineFidelity(Expo):
     """ExpO-1D-Fidelity on opacities: how far the logits are from affine in the opacity of one random cell."""
 
     def __init__(
         self,
         *,
         c: Share = 0.005,
-        weight: Weight | None = None,
+        weight: Weight = None,
         grid: Grid = 4,
         samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each picture.")] = 8,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
-            int, Meta(ge=1, description="Pictures of a batch that are penalised; by default a quarter.")
-        ]
-        | None = None,
+            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default a quarter.")
+        ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
     ) -> None:
@@ -268,7 +121,7 @@ class LineFidelity(_Expo):
         network: nn.Module,
         inputs: Tensor,
         logits: Tensor,  # noqa: ARG002 - the fits need changed pictures only
-        outputs: _Outputs,
+        outputs: Outputs,
         generator: torch.Generator,
     ) -> Tensor:
         """Return the mean squared residual of the lines."""
@@ -280,27 +133,27 @@ class LineFidelity(_Expo):
         return line_fit(levels.to(found), found).residuals.square().mean()
 
 
-class Fidelity(_Expo):
+class Fidelity(Expo):
     """ExpO-Fidelity on masks: how far the logits are from affine in which cells of a grid are shown."""
 
     def __init__(
         self,
         *,
         c: Share = 0.01,
-        weight: Weight | None = None,
+        weight: Weight = None,
         grid: Grid = 4,
         keep: Keep = 0.8,
         opacities: Annotated[
             Literal["binary", "uniform"],
             Meta(description="Cells are shown or hidden, or have an opacity of U[0.5, 1]."),
         ] = "binary",
-        samples: Annotated[int, Meta(ge=4, description="Masks drawn for each picture; by default 3 (cells + 1).")]
-        | None = None,
+        samples: Annotated[
+            int | None, Meta(ge=4, description="Masks drawn for each picture; by default 3 (cells + 1).")
+        ] = None,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
-            int, Meta(ge=1, description="Pictures of a batch that are penalised; by default a sixteenth.")
-        ]
-        | None = None,
+            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default a sixteenth.")
+        ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
     ) -> None:
@@ -324,7 +177,7 @@ class Fidelity(_Expo):
         network: nn.Module,
         inputs: Tensor,
         logits: Tensor,  # noqa: ARG002 - the fits need changed pictures only
-        outputs: _Outputs,
+        outputs: Outputs,
         generator: torch.Generator,
     ) -> Tensor:
         """Return the mean squared residual of the affine fits; cells that are constant in the sample do not matter.
@@ -348,26 +201,3 @@ class Fidelity(_Expo):
         with quiet(network):
             found = outputs(ask(network, changed))
         return local_fit(opacity.to(found), found).residuals.square().mean()
-
-
-@contextmanager
-def quiet(network: nn.Module) -> Iterator[bool]:
-    """Switch off batch statistics, dropout and dropped paths; tell whether the network was free of them anyway."""
-    active = [module for module in network.modules() if module.training]
-    alike = not any(_varies(module) for module in active)
-    for module in active:
-        module.training = False
-    try:
-        yield alike
-    finally:
-        for module in active:
-            module.training = True
-
-
-def _varies(module: nn.Module) -> bool:
-    """Tell whether a module in training mode may compute other than in evaluation mode."""
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        return True
-    # The names of probabilities in torch (p), in timm (drop_prob, drop_rate) and in torchvision (p).
-    rates = (getattr(module, name, 0.0) for name in ("p", "drop_prob", "drop_rate"))
-    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)

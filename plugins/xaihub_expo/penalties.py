@@ -144,7 +144,8 @@ def penalise_stability(
 
 def ask(network: Network, points: Tensor) -> Tensor:
     """Return the (b, m, k) outputs of (b, m, ...) points, from one forward pass."""
-    return network(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+    outputs: Tensor = network(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+    return outputs
 
 
 def _decompose(centred: Tensor) -> tuple[Tensor, Tensor]:

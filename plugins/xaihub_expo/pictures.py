@@ -1,6 +1,7 @@
 """Neighbourhoods of pictures: noise on pixels, and the opacity of the cells of a grid.
 
-Notation: T(x, a) = b + up(a) (x - b) is a picture x whose cell k has the opacity a_k; b is a baseline, such as the mean colour.
+Notation: T(x, a) = b + up(a) (x - b) is a picture x whose cell k has the opacity a_k; b is a baseline, such as the mean
+colour.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
 def shown(inputs: Tensor, hidden: Tensor, opacity: Tensor, cells: Features) -> Tensor:
     """Return T(x, a): (b, m, C, H, W) pictures of (b, C, H, W) inputs over baselines, for (b, m, K) opacities."""
     masks = cells.masks(opacity.flatten(0, 1).to(inputs)).unflatten(0, opacity.shape[:2])  # (b, m, 1, H, W)
-    return hidden.unsqueeze(1) + masks * (inputs - hidden).unsqueeze(1)
+    pictures: Tensor = hidden.unsqueeze(1) + masks * (inputs - hidden).unsqueeze(1)
+    return pictures
 
 
 def line_opacities(
@@ -54,6 +56,6 @@ def mask_opacities(count: int, samples: int, cells: int, keep: float, generator:
 
 
 def cell_opacities(count: int, samples: int, cells: int, keep: float, generator: torch.Generator) -> Tensor:
-    """Draw (b, m, K) opacities: each cell is opaque with probability `keep`, and otherwise has an opacity from U[0, 1]."""
+    """Draw (b, m, K) opacities: a cell is opaque with probability `keep`, and otherwise its opacity is U[0, 1]."""
     opaque = torch.rand(count, samples, cells, generator=generator) < keep
     return torch.where(opaque, 1.0, torch.rand(count, samples, cells, generator=generator))

@@ -48,8 +48,8 @@ class Split:
 def make_split(table: Table, seed: int) -> Split:
     """Split at random into 50, 25 and 25 %; standardise inputs (and numeric targets) by the training part.
 
-    Columns that hardly vary are dropped. The row index, which the authors' code fed to the network as a further input, is
-    not in these data.
+    Columns that hardly vary are dropped. The row index, which the authors' code fed to the network as a further
+    input, is not in these data.
     """
     X, y = table.load()
     whole = np.isfinite(X).all(1) & np.isfinite(y)

@@ -51,19 +51,19 @@ __all__ = ["optimise_measure"]
 @click.option("--json", "as_json", is_flag=True, help="Print the search as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; only results and errors.")
 @click.pass_context
-def optimise_measure(ctx: click.Context, pictures: tuple[str, ...], output: str, **options: Any) -> None:
+def optimise_measure(ctx: click.Context, /, pictures: tuple[str, ...], output: str, **options: Any) -> None:
     """Choose the measure that is best for a metric, and report the gain on pictures that were not used.
 
-    PICTURE is a file or a folder. Half of the pictures choose, a quarter validates, and a quarter is only for the test:
-    the gain over keep-p at 0.5 is given there with a bootstrap interval. Candidates cost no masks, since all are sums of
-    the same answers, but each is judged by the metrics.
+    PICTURE is a file or a folder. Half of the pictures choose, a quarter validates, and a quarter only tests: the gain
+    over keep-p at 0.5 is given there with a bootstrap interval. Candidates cost no masks, as all are sums of the same
+    answers, but each is judged by the metrics.
 
     \b
     Examples:
       xaihub optimise-measure photos/ -o my.safetensors
       xaihub optimise-measure photos/ -o my.safetensors --choose sizes -k insertion -p insertion.steps=14
       xaihub explain cat.jpg -e first_principles -p measure=my.safetensors
-    """
+    """  # noqa: D301 - click keeps the layout of a paragraph that begins with a backspace
     file = Path(output)
     if file.suffix != ".safetensors":
         raise ParameterError(f"the output must end in .safetensors, not {output!r}")

@@ -105,7 +105,8 @@ def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candid
         else:
             best = places[max(judged, key=lambda pair: pair[1])[0]]
             step = 0.25 * (1 - trial / trials) + 0.03
-            place = (best + step * torch.randn(sides, generator=generator, dtype=torch.float64)).clamp(0, 1)
+            place = best + step * torch.randn(sides, generator=generator, dtype=torch.float64)
+            place = 1 - (1 - place.abs()).abs()  # reflected at both sides
         candidate = _at(choose, place)
         places[candidate] = place
         yield candidate

@@ -70,6 +70,10 @@ class ScoresActivation(nn.Module):
             wide = self.scores if self.scores.dtype is torch.float64 else self.scores.float()
             return (wide / self.temperature).softmax(0)
 
+    def factors(self) -> Tensor:
+        """Return gain * w(s): (d,) what the features are multiplied by, with its graph."""
+        return self.factor * self._softmax()
+
     def weights(self) -> Tensor:
         """Return w(s): (d,) positive, summing to one, without a graph. This is the global ranking."""
         with torch.no_grad():
@@ -89,7 +93,7 @@ class ScoresActivation(nn.Module):
             )
         shape = [1] * inputs.ndim
         shape[self.dim] = self.num_features
-        return inputs * (self.factor * self._softmax()).to(inputs.dtype).reshape(shape)
+        return inputs * self.factors().to(inputs.dtype).reshape(shape)
 
     def ranking(self) -> Tensor:
         """Return (d,) feature indices, the most important first; of equals the lower index is first."""
@@ -149,8 +153,7 @@ def fold_(gate: ScoresActivation, following: nn.Module) -> None:
         raise ParameterError(
             f"a gate on {gate.num_features} features cannot be folded into a layer of {weight.shape[1]} inputs"
         )
-    factors = gate.factor * gate.weights()
-    weight.mul_(factors.to(weight).reshape(1, -1, *[1] * (weight.ndim - 2)))
+    weight.mul_(gate.factors().to(weight).reshape(1, -1, *[1] * (weight.ndim - 2)))
 
 
 class History:

@@ -5,7 +5,7 @@
 
 Of each photo that the model classifies as `labels.csv` (in the folder or beside it; columns file, class_index) says,
 every method makes one map with the same search. Its ranking is cut where the class is kept with 0, 25, 50, 75 and 90 %
-of the confidence, and at four sizes that are the same for all. Every cut is planted on solid colours and on other
+of the confidence, and at three sizes that are the same for all. Every cut is planted on solid colours and on other
 photos, in plain forward passes. Photos with an even number are the development half, the others the test half. A
 stopped run goes on where it was. `--bf16` runs every pass of every method in mixed precision.
 """
@@ -32,7 +32,7 @@ from xaihub_metrics_sufficiency.sets import Answers, prefixes
 from xaihub_metrics_sufficiency.transplant import backgrounds, transplanted
 
 CONFIDENCES = [0.0, 0.25, 0.5, 0.75, 0.9]
-SIZES = [0.05, 0.1, 0.2, 0.3]
+SIZES = [0.1, 0.2, 0.3]
 RIVALS = ["rex-min", "rex-max", "rex-mean", "rex-zero"]
 # Thresholds that no registered baseline has; for `--method`.
 VARIANTS: dict[str, Any] = {
@@ -49,10 +49,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["efficientnet_lite0"])
     parser.add_argument("--split", choices=["dev", "test", "all"], default="test")
     parser.add_argument("--out", type=Path, default=Path("runs/convad_paper.jsonl"))
-    parser.add_argument("--search", default="iterations=15,refinements=2", help="parameters of every method's search")
+    parser.add_argument("--search", default="iterations=12,refinements=2", help="parameters of every method's search")
     parser.add_argument("--method", nargs="*", default=[], metavar="LABEL=EXPLAINER:NAME=VALUE,...")
     parser.add_argument("--only", nargs="*", help="methods by label; all five by default")
-    parser.add_argument("--backgrounds", type=int, default=8, help="of each family")
+    parser.add_argument("--backgrounds", type=int, default=6, help="of each family")
     parser.add_argument("--limit", type=int, help="photos a model and split")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no photo after this time")
     parser.add_argument("--bf16", action="store_true", help="mixed precision for all")

@@ -29,7 +29,7 @@ from xaihub_convad.extraction import Goal, cells, grown, prefix, ranking, shrunk
 from xaihub_convad.partition import SUBSETS, Box, mutants, painted, split
 from xaihub_convad.question import Question, Verdicts
 from xaihub_convad.responsibility import Responsibility, Search, credits, search
-from xaihub_convad.workqueue import Task, run, run_together
+from xaihub_convad.workqueue import Task, run, run_together, together
 
 SIDE = 32
 SMALL = {"cell": 4, "step": 1, "agreement": 1.0}
@@ -246,10 +246,21 @@ class TestSearch:
         assert refinements(depth=1, refinements=50) == 2
         assert refinements(smallest=SIDE * SIDE, refinements=50) == 2
         assert refinements(refinements=3) == 6
-        assert refinements(refinements=50, budget=70) == 4
-        assert refinements(refinements=50, budget=14) == 1
-        with pytest.raises(ParameterError, match="budget of 13 does not pay for one split"):
-            refinements(budget=13)
+        assert refinements(refinements=50, budget=80) == 4
+        assert refinements(refinements=50, budget=22) == 1
+        with pytest.raises(ParameterError, match="budget of 21 does not pay for a split and a set"):
+            refinements(budget=21)
+
+    @pytest.mark.parametrize("strategy", ["global", "spatial", "contrastive", "complete", "multiple"])
+    @pytest.mark.parametrize("budget", [22, 47, 90, 200, 400])
+    def test_a_budget_covers_the_search_and_the_sets(self, strategy: str, budget: int) -> None:
+        module = Spots(ONE, (20, 2, 8))
+        values = {"strategy": strategy, "alternatives": {22: 1, 47: 2}.get(budget, 3), "radius": 2.0}
+        found = explained(module, budget=budget, shrink=True, **values)
+        assert found.metadata["forwards"] <= budget
+        records = found.metadata["details"]["explanations"]
+        assert [record["sufficient"] for record in records] == [True] * len(records)
+        assert all(record["area"] > 0 for record in records)
 
     def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
         found = explained(Spots(ONE), iterations=5)
@@ -279,11 +290,35 @@ class TestReproducibility:
         assert torch.equal(first.extras["mask"], again.extras["mask"])
         assert not torch.equal(first.values, other.values)
 
-    def test_random_baselines_and_single_pictures_do_not_depend_on_the_company(self) -> None:
-        rex = Rex(**SMALL, iterations=3, baseline="noise")
-        both = rex.explain(model_of(Spots(ONE), 16), torch.stack([bright() * 0.9, bright()]), 0, seed=2)
-        alone = rex.explain(model_of(Spots(ONE), 16), bright()[None], 0, seed=2)
-        assert torch.equal(both[1].values, alone[0].values)
+    # Inpainting knows one picture at a time, so the network's batches are smaller where pictures meet.
+    @pytest.mark.parametrize(
+        ("baseline", "share"), [("zero", 0.8), ("noise", 0.8), ("inpaint", 0.5), ("deactivate", 0.8)]
+    )
+    @pytest.mark.parametrize("values", [{"agreement": 0.5}, {"strategy": "multiple", "alternatives": 2}], ids=str)
+    def test_pictures_and_targets_share_batches_and_do_not_see_each_other(
+        self, baseline: str, share: float, values: Any
+    ) -> None:
+        seen: list[int] = []
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+        network.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+        explainer = Rex(**{**SMALL, "iterations": 6, "refinements": 2, "baseline": baseline, **values})
+        pictures = torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+        pictures[2] = pictures[1]
+        model = model_of(network, 16)
+        together = explainer.explain(model, pictures, "top2", seed=2)
+        full = sum(rows == 16 for rows in seen)
+        for row in range(3):
+            alone = explainer.explain(model_of(network, 16), pictures[row : row + 1], "top2", seed=2)[0]
+            assert torch.allclose(together[row].values, alone.values, atol=1e-6)
+            assert together[row].extras.keys() == alone.extras.keys()
+            assert torch.equal(together[row].extras["mask"], alone.extras["mask"])
+            assert together[row].metadata["details"]["iterations"] == alone.metadata["details"]["iterations"]
+            assert together[row].metadata["forwards"] == alone.metadata["forwards"]
+        assert torch.equal(together[1].values, together[2].values)
+        assert full * 16 > share * sum(one.metadata["forwards"] for one in together)
 
     def test_it_stops_when_the_map_has_settled(self) -> None:
         early = explained(Spots(ONE), iterations=60, agreement=0.8).metadata["details"]
@@ -324,7 +359,7 @@ class TestQueue:
             return number, heard
 
         seen.clear()
-        results = list(run_together(question, map(task, range(30))))
+        results = run_together([(question, task(number)) for number in range(30)])
         assert [number for number, _ in results] == list(range(30))
         # Rows 0 to `number` are shown; the spot's mean passes 0.7 with 5 of its 6 rows, 8 to 12.
         assert [heard for _, heard in results] == [[number >= 12] * 6 for number in range(30)]
@@ -339,7 +374,8 @@ class TestQueue:
             return "done"
             yield np.zeros((0, SIDE, SIDE), bool)
 
-        assert list(run_together(question, [silent(), silent()])) == ["done", "done"]
+        assert run_together([(question, silent()), (question, silent())]) == ["done", "done"]
+        assert run(question, together([silent(), silent()])) == ["done", "done"]
 
 
 class TestExtraction:
@@ -371,7 +407,8 @@ class TestExtraction:
         model, image = model_of(module, 16), bright()
         question = Question(model, image, target_of(0), make_removal("zero", model, image))
         whole = np.ones((SIDE, SIDE), bool)
-        small = run(question, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
+        small, minimal = run(question, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
+        assert minimal
         # 26 of 36 pixels reach 0.7; cells hold 4 of them.
         assert small.sum() == small[8:14, 20:26].sum() == 28
 

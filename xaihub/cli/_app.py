@@ -48,7 +48,9 @@ class App:
                 host.problem(info, f"command {command.name!r} belongs to plugin {found[command.name][0].name!r}")
             else:
                 for text in ("help", "short_help", "epilog"):
-                    setattr(command, text, clean(getattr(command, text) or "") or None)
+                    # A backspace alone on its line is click's mark of a paragraph whose layout it keeps.
+                    parts = (getattr(command, text) or "").split("\b\n")
+                    setattr(command, text, "\b\n".join(map(clean, parts)) or None)
                 found[command.name] = (info, command)
         return found
 

@@ -32,10 +32,10 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
     """Register a Python file as a plugin that is named after the file.
 
     A file with hooks says itself what it registers, and is imported. In any other file each class that is derived from
-    `Explainer`, `GlobalExplainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case, or under the text
-    of its class attribute `name`; such a file is read, and imported only when a class is used. The first line of a
-    class's docstring is its summary; class attributes called like fields of its record, such as `limits` or
-    `higher_is_better`, fill the record.
+    `Explainer`, `GlobalExplainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case,
+    or under the text of its class attribute `name`; such a file is read, and imported only when a class is used. The
+    first line of a class's docstring is its summary; class attributes called like fields of its record, such as
+    `limits` or `higher_is_better`, fill the record.
 
     Raises:
         PluginError: The file is missing or broken, or has nothing to register.

@@ -9,9 +9,20 @@ from typing import Any, Literal, TypeVar
 
 from xaihub.errors import XaihubError
 
-__all__ = ["Check", "CheckFailed", "CheckResult", "Kind", "NotApplicable", "Outcome", "Refused", "check", "require", "run"]
+__all__ = [
+    "Check",
+    "CheckFailed",
+    "CheckResult",
+    "Kind",
+    "NotApplicable",
+    "Outcome",
+    "Refused",
+    "check",
+    "require",
+    "run",
+]
 
-Kind = Literal["explainer", "metric", "adapter", "model"]
+Kind = Literal["explainer", "metric", "adapter", "model", "plugin"]
 Outcome = Literal["passed", "failed", "refused", "not applicable"]
 S = TypeVar("S")
 
@@ -22,7 +33,7 @@ class CheckResult:
 
     Attributes:
         subject: The name of what was checked.
-        kind: "explainer", "metric", "adapter" or "model".
+        kind: "explainer", "metric", "adapter", "model" or "plugin".
         check: The name of the check.
         outcome: "passed", "failed", "refused" (by the thing itself, with a reason) or "not applicable".
         advice: What was found and what to change if it failed; the reason if it was refused or not applicable.

@@ -1,4 +1,4 @@
-"""What a record says a method costs, as numbers: the forward passes in a sentence such as "2 * samples + 1 forwards"."""
+"""What a record says a method costs, as a number: the forward passes in "2 * samples + 1 forward passes"."""
 
 from __future__ import annotations
 

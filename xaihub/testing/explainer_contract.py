@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ParameterError
-from xaihub.explainer import Attribution
 from xaihub.params import convert, parameters
 from xaihub.testing.catalogue import NotApplicable, check, require
-from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
+from xaihub.testing.explainer_subject import ExplainerSubject, same
 from xaihub.testing.state import State
 from xaihub.testing.toys import pictures
 
@@ -23,7 +22,7 @@ class _Planted(RuntimeError):
     """An error that the kit raises inside the network."""
 
 
-def constructor_convention(method: type, name: str = "it") -> None:
+def constructor_convention(method: type) -> None:
     """Require keyword arguments with defaults, stored under their own names and nothing else.
 
     Raises:
@@ -73,25 +72,20 @@ def constructor_only_stores(subject: ExplainerSubject) -> None:
 @check("explainer", advice="return (B, C, H, W) or (B, 1, H, W) values at the size of the inputs")
 def shape_is_that_of_the_input(subject: ExplainerSubject) -> None:
     """The values have the size of the inputs, with one channel or as many."""
-    rows = ROWS if not subject.method.stochastic else 1
-    for trial in _returned(subject):
-        for result in trial.returned:
-            values = result.values if isinstance(result, Attribution) else result
-            require(isinstance(values, Tensor), f"it returned a {type(values).__name__} instead of a tensor")
-            height, width = pictures(1).shape[2:]
-            fits = values.shape in {(rows, channels, height, width) for channels in (1, 3)}
-            require(fits, f"it returned values of shape {tuple(values.shape)} for inputs ({rows}, 3, {height}, {width})")
+    subject.require_a_call()
+    for values, shape in subject.try_on(subject.toy(), pictures(ROWS)).returned:
+        require(isinstance(values, Tensor), f"it returned a {type(values).__name__} instead of a tensor")
+        rows, channels, height, width = shape
+        fits = values.shape in {(rows, count, height, width) for count in (1, channels)}
+        require(fits, f"it returned values of shape {tuple(values.shape)} for inputs {shape}")
 
 
 @check("explainer", advice="divide by nothing that can be 0, and raise ExplainerRefused where no map exists")
 def values_are_finite(subject: ExplainerSubject) -> None:
     """No value is NaN or infinite, not even for a picture of one colour."""
     subject.require_a_call()
-    trials = _returned(subject) if subject.trials[subject.home].returned else []
-    model = subject.toy()
-    for trial in (*trials, subject.try_on(model, torch.full_like(pictures(1), 0.3))):
-        for result in trial.returned:
-            values = result.values if isinstance(result, Attribution) else result
+    for inputs in (pictures(ROWS), torch.full_like(pictures(1), 0.3)):
+        for values, _ in subject.try_on(subject.toy(), inputs).returned:
             bad = isinstance(values, Tensor) and not bool(torch.isfinite(values).all())
             require(not bad, "some values are NaN or infinite")
 
@@ -140,7 +134,9 @@ def input_is_left_alone(subject: ExplainerSubject) -> None:
     require(not flags, "the caller's pictures now ask for gradients", advice="detach the inputs first")
 
 
-@check("explainer", advice="draw every random number from torch's, NumPy's or Python's global generator, which are seeded")
+@check(
+    "explainer", advice="draw every random number from torch's, NumPy's or Python's global generator, which are seeded"
+)
 def same_seed_same_map(subject: ExplainerSubject) -> None:
     """Two runs with one seed give one map, bit by bit, whatever random numbers were drawn between."""
     model = subject.model
@@ -183,7 +179,7 @@ def first_pass_is_plain(subject: ExplainerSubject) -> None:
     with_hook = model.module.register_forward_pre_hook(note)
     subject.try_on(model, inputs)
     with_hook.remove()
-    rows = inputs[: len(seen[0])] if subject.method.stochastic else inputs
+    rows = inputs[: len(seen[0])] if seen and subject.method.stochastic else inputs
     require(bool(seen) and seen[0].equal(rows), "its first pass was over something else than the inputs")
 
 
@@ -231,9 +227,3 @@ def _passes(subject: ExplainerSubject) -> int:
     subject.try_on(model, pictures(1), entering=arm)
     handle.remove()
     return count
-
-
-def _returned(subject: ExplainerSubject) -> list[Trial]:
-    """Return trials in which `attribute` returned something, whether the base class took it or not."""
-    subject.require_a_call()
-    return [subject.try_on(subject.toy(), pictures(ROWS))]

@@ -23,7 +23,7 @@ LARGE, LARGER = 16, 32
 MAP_BYTES = SIDE * SIDE * 4
 CALLS = 50
 LEAST_CALLS = 10
-SECONDS = 1.5
+SECONDS = 0.6
 
 
 @check("explainer", advice="ask through `xaihub.masking`, or cut the work into batches of `batch_rows(model)` rows")
@@ -38,7 +38,7 @@ def memory_is_bounded(subject: ExplainerSubject) -> None:
         require(
             growth < MAP_BYTES / 2,
             f"each further pass holds {growth / 1024:.0f} KiB more until the end",
-            advice="make masks and inputs batch by batch (give `masked_forwards` an iterable), and keep their scores only",
+            advice="make masks and inputs batch by batch, as `masked_forwards` does, and keep their scores only",
         )
 
 

@@ -47,9 +47,8 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     model = subject.model
     inputs = pictures(PICTURES)
     original = subject.values(model, inputs, 0)
-    similar = []
-    for _ in _cascade(model, subject.toy(seed=99)):
-        similar.append(_correlation(original, subject.values(model, inputs, 0)))
+    stages = _cascade(model, subject.toy(seed=99))
+    similar = [_correlation(original, subject.values(model, inputs, 0)) for _ in stages]
     shown = ", ".join(f"{value:.4f}" for value in similar)
     require(similar[-1] < SAME, f"the map stays the same while the layers are randomised (correlations {shown})")
 
@@ -110,8 +109,9 @@ def values_are_complete(subject: ExplainerSubject) -> None:
 
 def _default(subject: ExplainerSubject) -> Explainer:
     """Return the explainer with its own budget instead of the quick one."""
-    default = {name: item.default for name, item in parameters(subject.method).items() if name in subject.parameters}
-    return subject.make(**{**default, **subject.given})
+    known = parameters(subject.method)
+    default = {name: known[name].default for name in subject.parameters if name not in ("features", *subject.given)}
+    return subject.make(**default)
 
 
 def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:

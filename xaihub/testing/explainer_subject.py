@@ -17,7 +17,7 @@ from xaihub.explanation import Explanation
 from xaihub.model import Model
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
-from xaihub.target import Target
+from xaihub.target import ResolvedTarget, Target
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.cost import SCALES
@@ -36,7 +36,7 @@ class Trial:
 
     Attributes:
         explanations: The result; empty if there is none.
-        returned: What each call of `attribute` returned.
+        returned: The values that `attribute` returned, each with the shape of the inputs that they are for.
         refusal: The reason with which `attribute` refused, or None.
         rejected: Why the base class rejected what `attribute` returned.
         error: What went wrong otherwise.
@@ -44,7 +44,7 @@ class Trial:
     """
 
     explanations: list[Explanation] = field(default_factory=list)
-    returned: list[Any] = field(default_factory=list)
+    returned: list[tuple[Any, tuple[int, ...]]] = field(default_factory=list)
     refusal: str | None = None
     rejected: str = ""
     error: Exception | None = None
@@ -128,7 +128,7 @@ class ExplainerSubject:
         """Explain, and note what happened; `entering` is called before each call of `attribute`."""
         trial = Trial()
         explainer = explainer or self.make()
-        with _watched(explainer, model, trial, entering):
+        with _watched(explainer, trial, entering):
             try:
                 trial.explanations = explainer.explain(model, inputs, target, seed=seed)
             except XaihubError as error:
@@ -192,24 +192,24 @@ class ExplainerSubject:
 
 
 @contextmanager
-def _watched(
-    explainer: Explainer, model: Model, trial: Trial, entering: Callable[[], None] | None
-) -> Iterator[None]:
+def _watched(explainer: Explainer, trial: Trial, entering: Callable[[], None] | None) -> Iterator[None]:
     """Note what goes in and out of `attribute`, which the base class would tidy up behind."""
-    original: Callable[..., Tensor | Attribution] = explainer.attribute
+    original: Callable[..., Any] = explainer.attribute
 
-    def attribute(*args: Any, **named: Any) -> Tensor | Attribution:
+    def attribute(model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        shape = tuple(inputs.shape)
         before = State.of(model.module)
         if entering is not None:
             entering()
         try:
-            result = original(*args, **named)
+            result = original(model, inputs, target)
         except XaihubError as error:
             trial.refusal = error.message
             raise
         finally:
             trial.change = trial.change or before.change(State.of(model.module))
-        trial.returned.append(result)
+        parts = [(part, (1, *shape[1:])) for part in result] if isinstance(result, list) else [(result, shape)]
+        trial.returned += [(part.values if isinstance(part, Attribution) else part, size) for part, size in parts]
         return result
 
     explainer.attribute = attribute  # type: ignore[method-assign]

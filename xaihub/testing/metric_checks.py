@@ -118,7 +118,9 @@ def same_seed_same_value(subject: MetricSubject) -> None:
     require(first == second, f"two measurements with one seed are {first:.6g} and {second:.6g}")
 
 
-@check("metric", advice="put the kind of thing, and every parameter and seed that it depends on, into the keys of `once`")
+@check(
+    "metric", advice="put the kind of thing, and every parameter and seed that it depends on, into the keys of `once`"
+)
 def shared_memory_is_keyed(subject: MetricSubject) -> None:
     """What is kept in `scene.memory` or `case.memory` for one map, seed or parameter is not taken for another's."""
     subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
@@ -130,7 +132,9 @@ def shared_memory_is_keyed(subject: MetricSubject) -> None:
     if subject.home == "planted":
         subject.try_on(planted_case(case.scene, "shuffled"))
     value = subject.measure(case)
-    require(math.isclose(value, alone, rel_tol=1e-6, abs_tol=1e-9), f"its value is {alone:.6g} alone, {value:.6g} later")
+    require(
+        math.isclose(value, alone, rel_tol=1e-6, abs_tol=1e-9), f"its value is {alone:.6g} alone, {value:.6g} later"
+    )
 
 
 @check("metric", advice="clone what you change, and undo changes of the network in a `with` block or in `finally`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +49,7 @@ class MetricSubject:
         self.method = method
         self.spec = spec
         self.given = dict(parameters or {})
+        self._quick: Mapping[str, Any] | None = None
         self.name = spec.name if spec is not None else method.__name__
 
     @property
@@ -55,14 +57,11 @@ class MetricSubject:
         """The tags of its record."""
         return frozenset(self.spec.tags if self.spec is not None else ())
 
-    @cached_property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of a quick run."""
-        return {**small_parameters(self.method, SIDE), **self.given}
-
     def make(self, **changed: Any) -> Metric:
         """Return a new instance with the quick parameters, or with some of them changed."""
-        return self._named(self.method(**{**self.parameters, **changed}))
+        if self._quick is None:
+            self._quick = {**small_parameters(self.method, SIDE), **self.given}
+        return self._named(self.method(**{**self._quick, **changed}))
 
     def make_default(self) -> Metric:
         """Return a new instance with its own budget."""
@@ -95,8 +94,8 @@ class MetricSubject:
             Refused: It refuses both.
         """
         answer: float | str = ""
-        for parameters in (self.parameters, self.given):  # a quick budget may be too small for a value
-            self.parameters = dict(parameters)
+        for parameters in (None, self.given):  # a quick budget may be too small for a value
+            self._quick = parameters
             for name in ("planted", "toy"):
                 answer = self.try_on(self.cases(name)[0])
                 if isinstance(answer, float):
@@ -148,8 +147,7 @@ def toy_case(number: int = 0, *, of_noise: bool = False) -> Case:
     )
     explainer = _Gradient()
     (explanation,) = explainer.explain(model, image[None], Target(index=index))
-    explanation.metadata["completeness_gap"] = 0.1
+    explanation = replace(explanation, metadata={**explanation.metadata, "completeness_gap": 0.1})
     if of_noise:
         explanation.values.copy_(torch.randn(explanation.values.shape, generator=torch.Generator().manual_seed(number)))
     return Case(scene=scene, explanation=explanation, explainer=explainer)
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from xaihub.images import load_picture, sample_photo
-from xaihub.testing.catalogue import Kind, NotApplicable, check, require
+from xaihub.testing.catalogue import Kind, check, require
 from xaihub.testing.model_subject import AdapterSubject, CardSubject, ModelSubject
 
 # Sums in another order differ in the last bits.
@@ -43,6 +43,11 @@ def unknown_architecture_is_refused(subject: AdapterSubject) -> None:
     subject.refuses(prefix + NONSENSE)
 
 
+def can_be_built(subject: ModelSubject) -> None:
+    """The network can be built, with the weights of the card, which have its checksum."""
+    subject.build()
+
+
 def every_role_resolves(subject: ModelSubject) -> None:
     """The layer for activation maps, the blocks, the classifier and the class names are found."""
     model = subject.model
@@ -68,8 +73,10 @@ def logits_are_unchanged_by_loading(subject: ModelSubject) -> None:
         plain = model.module(inputs).float()
     scale = float(logits.abs().max()) + 1e-12
     require(float((logits - plain).abs().max()) <= TOLERANCE * scale, "the network itself gives other scores")
-    again = subject.reloaded().predict(inputs)
-    difference = float((logits - again).abs().max()) / scale
+    changed, loaded = subject.reloaded()
+    with torch.inference_mode():
+        wanted = changed(inputs).float()
+    difference = float((loaded.predict(inputs) - wanted).abs().max()) / scale
     require(difference <= TOLERANCE, f"after saving and loading the scores differ by {difference:.2g} of their size")
     alone = torch.cat([model.predict(row[None]) for row in inputs])
     require(float((logits - alone).abs().max()) <= TOLERANCE * scale, "a picture's scores depend on its batch")
@@ -103,15 +110,10 @@ def _overrides(subject: ModelSubject) -> dict[str, object]:
     return changed
 
 
-def weights_are_here(subject: CardSubject) -> None:
-    """The weights are on this machine and have the card's checksum."""
-    if subject.card.weights.source == "none":
-        raise NotApplicable("the card has random weights")
-    require(len(subject.model.weights_hash) > 0, "the model has no weights")
-
-
-check("model", advice="correct the card's weights: path, sha256, keys")(weights_are_here)
 for _kind in _BOTH:
+    check(_kind, advice="correct the names and weights (path, sha256, keys), or what `build` does with them")(
+        can_be_built
+    )
     check(_kind, advice="help the search with `Hints`, or fix layers by role in the card")(every_role_resolves)
     check(_kind, advice="change neither weights nor precision nor mode when building the model")(
         logits_are_unchanged_by_loading

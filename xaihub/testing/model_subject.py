@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaihub.adapter import ModelAdapter, ModelRequest
 from xaihub.errors import MissingExtra, ModelError, XaihubError
@@ -31,7 +32,7 @@ class ModelSubject:
         self.card = card
         self.adapter = adapter
 
-    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None) -> Model:
+    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the model anew, from fixed random numbers where it has no weights.
 
         Raises:
@@ -41,7 +42,7 @@ class ModelSubject:
         request = ModelRequest(name=card.name, card=card, checkpoint=checkpoint)
         try:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.manual_seed(seed)
                 return self.adapter.build(request, torch.device("cpu"))
         except MissingExtra as error:
             raise NotApplicable(str(error)) from error
@@ -52,17 +53,30 @@ class ModelSubject:
 
     @cached_property
     def model(self) -> Model:
-        """The model, built once."""
-        return self.build()
+        """The model, built once.
 
-    def reloaded(self) -> Model:
-        """Return the architecture with other random weights, after it has loaded this model's from a file."""
+        Raises:
+            NotApplicable: It cannot be built, which `can_be_built` reports.
+        """
+        try:
+            return self.build()
+        except Exception as error:  # the plugin fence: a plugin may fail in any way, and a check says so
+            if isinstance(error, NotApplicable):
+                raise
+            raise NotApplicable(f"it cannot be built: {error}") from error
+
+    def reloaded(self) -> tuple[nn.Module, Model]:
+        """Return the network with every weight changed a little, and the model that has loaded these from a file."""
+        changed = deepcopy(self.model.module)
+        generator = torch.Generator().manual_seed(0)
+        for value in changed.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + 0.05 * torch.rand(value.shape, generator=generator))
         with TemporaryDirectory() as folder:
             file = Path(folder) / "weights.safetensors"
-            state = {key: value.clone().contiguous() for key, value in self.model.module.state_dict().items()}
-            save_file(state, file)
+            save_file({key: value.clone().contiguous() for key, value in changed.state_dict().items()}, file)
             empty = replace(self.card, weights=Weights(source="none"))
-            return self.build(card=empty, checkpoint=str(file))
+            return changed, self.build(card=empty, checkpoint=str(file), seed=1)
 
     def inputs(self) -> Tensor:
         """Return (2, C, H, W) noise of the model's input size."""
@@ -86,7 +100,7 @@ class AdapterSubject(ModelSubject):
         )
         super().__init__(card, adapter)
 
-    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None) -> Model:
+    def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the example.
 
         Raises:
@@ -94,7 +108,7 @@ class AdapterSubject(ModelSubject):
         """
         if not self.example:
             raise NotApplicable("it names no `examples` and no `names`")
-        return super().build(card=card, checkpoint=checkpoint)
+        return super().build(card=card, checkpoint=checkpoint, seed=seed)
 
     def refuses(self, name: str) -> None:
         """Require a one-line error for an architecture that does not exist."""

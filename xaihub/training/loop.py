@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class Trainer:
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.ema = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema is not None else None
         self._loss, self._stepper = accelerator.prepare(_Loss(objective, self.asked), self.optimizer)
-        self._saved = time.monotonic()
+        self._saved, self._writing = time.monotonic(), 0.0
 
     def begin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Let the objective prepare, before the first step."""
@@ -145,7 +146,9 @@ class Trainer:
         while not self.place.done:
             self._epoch(path, watch)
             self._close_epoch()
-            self.save(path)
+            # Where epochs are shorter than writing takes, not after each; an interruption costs a few of them.
+            if self.place.done or self._since() >= min(self.config.save_every, 10 * self._writing):
+                self.save(path)
             if self.accelerator.is_main_process:
                 epoch_done(self.place)
 
@@ -159,7 +162,7 @@ class Trainer:
             place.number += 1
             place.sums, place.seconds = sums.values, before + time.monotonic() - started
             watch(f"epoch {place.epoch + 1}/{config.epochs}", place.number, self.total)
-            if time.monotonic() - self._saved >= config.save_every and place.step < self.feed.steps:
+            if self._since() >= config.save_every and place.step < self.feed.steps:
                 self.save(path)
 
     def _step(self, batches: list[Batch], sums: Sums) -> None:
@@ -167,7 +170,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for turn, batch in enumerate(batches):
             last = turn == len(batches) - 1
-            with self.accelerator.no_sync(self._loss) if not last else _nothing():
+            with self.accelerator.no_sync(self._loss) if not last else nullcontext():
                 labels = batch.labels.to(self.accelerator.device)
                 inputs, step = self._moved(batch.inputs), self._counters("step", self.place.number, turn)
                 losses = self._loss(inputs, labels, step)
@@ -260,8 +263,12 @@ class Trainer:
     def _moved(self, inputs: Tensor) -> Tensor:
         return inputs.to(self.accelerator.device, non_blocking=True)
 
+    def _since(self) -> float:
+        return time.monotonic() - self._saved
+
     def save(self, path: Path | None) -> None:
         """Write the checkpoint, in the main process."""
+        started = time.monotonic()
         if path is not None and self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             tensors = {"model": self.network.state_dict(), "best": self.best,
@@ -278,6 +285,7 @@ class Trainer:
                 },
             ).save(path)
         self._saved = time.monotonic()
+        self._writing = self._saved - started
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.
@@ -301,15 +309,3 @@ class Trainer:
         self.objective.state.update(state["objective"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
-
-
-def labelled(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and labels of batches."""
-    for batch in batches:
-        yield batch.inputs, batch.labels

@@ -33,7 +33,8 @@ def weight_groups(
         if not weight.requires_grad:
             continue
         group = of_objective.get(id(weight))
-        scale = group.lr_scale if group else config.head_lr_scale if id(weight) in of_head else 1.0
+        with_head = group.like_head if group else id(weight) in of_head
+        scale = (group.lr_scale if group else 1.0) * (config.head_lr_scale if with_head and of_head else 1.0)
         plain = weight.ndim <= 1 or name.endswith(".bias") or name in exempt
         decay = 0.0 if plain else config.weight_decay
         if group is not None and group.weight_decay is not None:

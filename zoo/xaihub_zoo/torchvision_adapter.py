@@ -36,7 +36,9 @@ class TorchvisionAdapter(ModelAdapter):
             raise ModelError(f"model card {card.name!r}: torchvision's preprocessing cannot be changed by a card")
         name, _, tag = card.architecture.removeprefix(PREFIX).partition(".")
         if not self.knows(name):
-            raise ModelError(f"torchvision has no classifier {name!r}", hint="xaihub list models --timm lists others")
+            raise ModelError(
+                f"torchvision has no classifier {name!r}", hint="xaihub list models --torchvision '*' lists them"
+            )
         try:
             weights = models.get_model_weights(name)[tag or "DEFAULT"]
         except KeyError as error:

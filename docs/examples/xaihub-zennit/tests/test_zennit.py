@@ -1,6 +1,7 @@
 """LRP conserves relevance where it has a rule for everything, and refuses elsewhere."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -8,8 +9,6 @@ from torch import nn
 from xaihub import ExplainerRefused, Model, Preprocessing
 from xaihub.testing import conformance
 from xaihub_zennit.method import LRP
-
-RULES = ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box")
 
 
 @conformance(LRP)
@@ -34,20 +33,36 @@ def pictures() -> torch.Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("network", ["vgg11_bn", "resnet18"])
-def test_relevance_sums_to_the_score_and_leaves_the_network_alone(network: str, rules: str) -> None:
-    model = prepared(torchvision.models.get_model(network, num_classes=10))
+def plain_network() -> nn.Module:
+    """Two convolutions with batch norms, a pooling of each kind, and two linear layers."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)),
+        *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10)),
+    )
+
+
+NETWORKS = {
+    "plain": plain_network,
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=10),
+}
+
+
+@pytest.mark.parametrize("rules", ["epsilon_plus_flat", "epsilon_gamma_box"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_relevance_sums_to_the_score_and_the_network_is_left_as_it_was(network: str, rules: str) -> None:
+    model = prepared(NETWORKS[network]())
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 
     for found in LRP(rules=rules).explain(model, pictures(), 3):
         assert float(found.values.sum()) == pytest.approx(found.target.logit, rel=1e-2)
-        assert float(found.values.abs().max()) > 0
+        assert float(found.values.std()) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 
 def test_a_contrast_sums_to_the_difference_of_two_scores() -> None:
-    model = prepared(torchvision.models.vgg11_bn(num_classes=10))
+    model = prepared(plain_network())
 
     (found,) = LRP().explain(model, pictures()[:1], "1 vs 2")
 
@@ -71,10 +86,18 @@ def test_one_linear_layer_gets_what_the_epsilon_rule_says_by_hand() -> None:
     assert torch.allclose(found.values, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("network", ["mobilenet_v2", "densenet121", "vit_b_16"])
-def test_it_refuses_where_an_operation_has_no_rule(network: str) -> None:
-    options = {"image_size": 64} if network == "vit_b_16" else {}
-    model = prepared(torchvision.models.get_model(network, num_classes=10, **options))
+REFUSED = {
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=10),
+    "densenet121": lambda: torchvision.models.densenet121(num_classes=10),
+    "vision transformer": lambda: timm.create_model("test_vit", num_classes=10, img_size=64),
+}
 
-    with pytest.raises(ExplainerRefused, match="its relevance differs from the score by"):
+
+@pytest.mark.parametrize("network", REFUSED)
+def test_it_refuses_where_an_operation_has_no_rule(network: str) -> None:
+    model = prepared(REFUSED[network]())
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+
+    with pytest.raises(ExplainerRefused, match=r"relevance differs from the score|where zennit fails"):
         LRP().explain(model, pictures(), 3)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())

@@ -1,0 +1,40 @@
+"""SRG = LIF - MIF (arXiv 2401.06654). Imported only when it is used."""
+
+from typing import Annotated, Literal
+
+import torch
+
+from xaihub import Case, Meta, Metric, MetricRefused
+from xaihub.masking import BaselineName, coalition_scores, make_features, make_removal
+
+Hidden = Annotated[str, Meta(description="What is hidden at a step: superpixels:N, grid:N or patches:N.")]
+Output = Annotated[Literal["probability", "logit"], Meta(description="What is scored.")]
+
+
+class SRG(Metric):
+    """The mean score while the worst segments go first, minus that while the best go first."""
+
+    def __init__(
+        self, *, features: Hidden = "superpixels:25", baseline: BaselineName = "mean", output: Output = "probability"
+    ) -> None:
+        self.features, self.baseline, self.output = features, baseline, output
+
+    def score(self, case: Case) -> float:
+        """Return the area between the two curves: 0 for a random map on average."""
+        scene, heat = case.scene, case.heat.flatten()
+        if heat.max() == heat.min():
+            raise MetricRefused("the map is constant, so no segment is better than another")
+        features = make_features(self.features, scene.model, scene.image)
+        count = features.count
+        means = torch.zeros(count).scatter_add(0, features.labels.cpu().flatten(), heat) / features.sizes
+        shuffle = torch.randperm(count)  # equal segments come in random order; the seed is set before each call
+        best = shuffle[means[shuffle].argsort(descending=True, stable=True)]
+        rank = torch.empty(count, dtype=torch.long).scatter(0, best, torch.arange(count))
+        step = torch.arange(count + 1).unsqueeze(1)
+        shown = torch.cat([rank >= step, rank < count - step]).float()  # MIF, then LIF: (2 (n + 1), n)
+        scores = coalition_scores(
+            *(scene.model, scene.image, features, shown),
+            removal=make_removal(self.baseline, scene.model, scene.image),
+            score=lambda outputs: scene.score(outputs, output=self.output),
+        )
+        return float(scores[count + 1 :].mean() - scores[: count + 1].mean())

@@ -1,0 +1,129 @@
+"""Training an image model with a gate: the scores learn with everything else, from the task's loss alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step
+from xaihub_scores_activation.layer import ScoresActivation, gates, warn_of_batch_norm
+from xaihub_scores_activation.sites import Gain, GatedHead, GatedPositions, Site, attach, folded
+
+__all__ = ["GatedClassifier"]
+
+TOP = 10  # features named in the record of an epoch
+DIGITS = 6  # of a weight in that record
+
+
+class GatedClassifier(Objective):
+    """Cross-entropy through a softmax gate on channels, positions, patches or bands."""
+
+    on_features = True
+
+    def __init__(
+        self,
+        *,
+        site: Annotated[
+            Site,
+            Meta(
+                description="What is ranked: the classifier's input channels, positions of the last feature map, patches"
+                " of the picture, or its channels."
+            ),
+        ] = "channels",
+        gain: Annotated[
+            Gain, Meta(description="Factor on the gated features: d, their number (nothing changes at first), or 1.")
+        ] = "d",
+        temperature: Annotated[float, Meta(gt=0, description="What the scores are divided by before the softmax.")] = 1.0,
+        score_lr: Annotated[float, Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows.")] = 10.0,
+        entropy: Annotated[
+            float, Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone.")
+        ] = 0.0,
+        patches: Annotated[int, Meta(ge=2, description="Patches a side, for the site patches.")] = 7,
+        smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the label given to all classes.")] = 0.0,
+        fold: Annotated[
+            bool, Meta(description="Save a plain model whose classifier has taken the gate in; the gate is then gone.")
+        ] = False,
+    ) -> None:
+        self.site = site
+        self.gain = gain
+        self.temperature = temperature
+        self.score_lr = score_lr
+        self.entropy = entropy
+        self.patches = patches
+        self.smoothing = smoothing
+        self.fold = fold
+
+    def wrap(self, model: Model) -> nn.Module:
+        """Put the gate into the model's network.
+
+        Raises:
+            ModelError: The network has no such site, or the gate could not be folded away afterwards.
+        """
+        if self.fold and self.site != "channels":
+            raise ModelError(f"a gate on {self.site} cannot be folded away", hint="fold=false, or site=channels")
+        network = attach(
+            model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches
+        ).to(model.device)
+        warn_of_batch_norm(network, torch.zeros(2, *model.input_size, device=model.device))
+        return network
+
+    def trainable(self, network: nn.Module, head: nn.Module) -> nn.Module:  # noqa: ARG002 - the gate tells more
+        """Return the gate with what follows it.
+
+        Raises:
+            ModelError: The gate lies before the backbone.
+        """
+        for part in network.modules():
+            if isinstance(part, (GatedHead, GatedPositions)):
+                return part
+        raise ModelError(
+            f"a gate on {self.site} lies before the backbone, so that frozen features cannot be kept",
+            hint="train the whole network, or gate channels or positions",
+        )
+
+    def groups(self, network: nn.Module) -> list[Group]:
+        """Return the scores: their own learning rate, and no decay, which would pull them towards uniform weights."""
+        # What counts is the rate beside that of the layer that follows, which could absorb the gate.
+        beside_head = self.site in ("channels", "positions")
+        scores = [_gate(network).scores]
+        return [Group(weights=scores, lr_scale=self.score_lr, weight_decay=0.0, like_head=beside_head)]
+
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
+        """Return the cross-entropy of one batch, and the entropy of the weights if it counts."""
+        logits = network(inputs)
+        terms = {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)}
+        gate = _gate(network)
+        weights = gate.factors() / gate.factor
+        if self.entropy:
+            terms["entropy"] = -self.entropy * (weights * weights.log()).sum()
+        return Losses(
+            terms=terms, logits=logits, notes={"largest_weight": float(weights.detach().max()) * len(weights)}
+        )
+
+    def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:  # noqa: ARG002
+        """Return the weights as they are now, since they are a ranking at any moment, and the top features."""
+        gate = _gate(network)
+        weights = gate.weights().double()
+        return {
+            "scores": {
+                "top": gate.ranking()[:TOP].tolist(),
+                "weights": [float(f"{weight:.{DIGITS}g}") for weight in weights.tolist()],
+            }
+        }
+
+    def finish(self, network: nn.Module) -> Finished:
+        """Return the gated network, or with `fold` a plain one that gives the same scores."""
+        if self.fold:
+            return Finished(network=folded(network), wrapped=False)
+        return Finished(network=network, wrapped=True)
+
+
+def _gate(network: nn.Module) -> ScoresActivation:
+    found = gates(network)
+    if len(found) != 1:
+        raise ModelError(f"{len(found)} gates were found where there should be one")
+    return found[0][1]

@@ -1,0 +1,51 @@
+"""A few small pictures, a small network, and objectives that put the loop to the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training import toys
+from xaihub.host import PluginHost
+from xaihub.hub import Hub
+from xaihub.services import train as service
+from xaihub.training.config import checked
+
+Train = Callable[..., service.Outcome]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """The built-in plugins, and the objectives of `toys`."""
+    host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
+    host.register(toys, name="toys")
+    return Hub(host)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two classes of 12 pictures of 24 by 24 pixels: red ones and blue ones, with noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for channel, name in ((0, "red"), (2, "blue")):
+        (folder / name).mkdir()
+        for index in range(12):
+            pixels = random.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / name / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture
+def train(hub: Hub, pictures: Path, tmp_path: Path) -> Train:
+    """Train a small network on the pictures into the folder `run`; arguments change the plan."""
+
+    def run(folder: str = "run", *, resume: bool = False, **plan: Any) -> service.Outcome:
+        return service.train(hub, checked(toys.plan(pictures, **plan)), tmp_path / folder, resume=resume, device="cpu")
+
+    return run

@@ -1,0 +1,268 @@
+"""Where labelled pictures come from, how they are split, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xaihub.errors import InputError, MissingExtra
+from xaihub.training.builtin import SHAPES, evidence_picture
+from xaihub.training.data import Pictures, check_classes, readable, split
+from xaihub.training.sources import open_pictures
+
+
+def quiet(_text: str, _done: int, _total: int) -> None:
+    """Watch nothing."""
+
+
+def save(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (value, value, value)).save(path)
+    return path
+
+
+def labelled(labels: list[int], classes: int, parts: list[str] | None = None) -> Pictures:
+    names = [str(index) for index in range(len(labels))]
+    return Pictures(name="toy", classes=tuple("abcdefgh"[:classes]), labels=labels, names=names, parts=parts or (),
+                    read=lambda _index: Image.new("RGB", (8, 8)))  # fmt: skip
+
+
+def test_a_folder_of_class_folders(tmp_path: Path) -> None:
+    save(tmp_path / "dog/1.png", 10)
+    save(tmp_path / "dog/deep/2.png", 20)
+    save(tmp_path / "cat/1.png", 30)
+    (tmp_path / "cat/notes.txt").write_text("no picture")
+
+    found = open_pictures(str(tmp_path))
+
+    assert found.classes == ("cat", "dog")
+    assert [(Path(name).name, label) for name, label in zip(found.names, found.labels, strict=True)] == [
+        ("1.png", 0), ("1.png", 1), ("2.png", 1)]  # fmt: skip
+    assert found.read(0).getpixel((0, 0)) == (30, 30, 30)
+    assert not found.parts
+
+
+@pytest.mark.parametrize("held", ["val", "validation", "test"])
+def test_a_folder_with_a_split_of_its_own(tmp_path: Path, held: str) -> None:
+    for part in ("train", held):
+        for name in ("cat", "dog"):
+            save(tmp_path / part / name / "1.png")
+
+    found = open_pictures(str(tmp_path))
+    made = split(found, share=0.2, seed=0)
+
+    assert found.classes == ("cat", "dog")
+    assert {Path(found.names[index]).parts[-3] for index in made.train} == {"train"}
+    assert {Path(found.names[index]).parts[-3] for index in made.val} == {held}
+
+
+def test_a_class_called_train_is_a_class_where_it_holds_no_folders(tmp_path: Path) -> None:
+    save(tmp_path / "train/1.png")
+    save(tmp_path / "bus/1.png")
+    assert open_pictures(str(tmp_path)).classes == ("bus", "train")
+
+
+def test_a_table_of_names(tmp_path: Path) -> None:
+    save(tmp_path / "pics/a.png", 7)
+    file = tmp_path / "data.csv"
+    file.write_text("file,label,split\npics/a.png,zebra,train\npics/b.png,ant,val\npics/c.png,ant,train\n")
+
+    found = open_pictures(str(file))
+
+    assert (found.classes, found.labels, found.parts) == (("ant", "zebra"), [1, 0, 0], ["train", "val", "train"])
+    assert found.read(0).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_a_table_of_indices_takes_its_names_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("path,class_index\na.png,2\nb.png,0\n")
+    assert open_pictures(str(file)).classes == ("0", "1", "2")
+    assert open_pictures(str(file), classes=("x", "y", "z")).classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "message"),
+    [
+        ("file,label\na.png,3\nb.png,0\n", ("x", "y"), "line 2: the label 3 is out of range"),
+        ("file,label\na.png,0\nb.png,-1\n", None, "line 3: the label -1 is out of range"),
+        ("file,label\na.png,ox\n", ("x", "y"), "line 2: 'ox' is not among the 2 named classes"),
+        ("name,label\na.png,ox\n", None, "has no column 'file'"),
+        ("file,kind\na.png,ox\n", None, "has no column 'label'"),
+        ("file,label\na.png,\n", None, "line 2: 'label' is empty"),
+        ("file,label,split\na.png,ox,other\n", None, "the split 'other' is not train or val"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused(
+    tmp_path: Path, text: str, classes: tuple[str, ...] | None, message: str
+) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_pictures(str(file), classes=classes)
+
+
+def test_digits_are_built_in() -> None:
+    found = open_pictures("digits")
+    assert (len(found), found.classes) == (1797, tuple("0123456789"))
+    assert found.read(0).size == (8, 8)
+    assert found.upright
+    check_classes(found)
+
+
+def test_generated_pictures_differ_from_noise_only_where_their_masks_say() -> None:
+    found = open_pictures("evidence:40")
+    check_classes(found)
+    assert (len(found), found.classes) == (40, SHAPES)
+    for index in range(8):
+        image, mask = evidence_picture(index)
+        pixels = np.asarray(image).mean(axis=2)
+        assert 0.005 < mask.mean() < 0.12
+        assert pixels[mask].mean() > pixels[~mask].mean() + 40
+        assert found.read(index).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "evidence:3", "evidence:x", "digits:5"])
+def test_data_that_are_not_there_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="there are no data|cannot have"):
+        open_pictures(name)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "1.png")
+    with pytest.raises(InputError, match="has no class folders"):
+        open_pictures(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        ([0, 0], 1, "has 1 class, 'a'"),
+        ([0, 0], 2, "class 'b' of 'toy' has no picture"),
+        ([0, 2, 1], 2, "'1' has the label 2, but 'toy' has 2 classes"),
+        ([], 0, "has 0 classes"),
+    ],
+)
+def test_labels_that_nothing_can_be_learned_from_are_refused(labels: list[int], classes: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_classes(labelled(labels, classes))
+
+
+def test_the_split_is_stratified_and_fixed_by_the_seed() -> None:
+    labels = [0] * 50 + [1] * 20 + [2] * 3
+    made = split(labelled(labels, 3), share=0.2, seed=1)
+
+    assert Counter(labels[index] for index in made.val) == {0: 10, 1: 4, 2: 1}
+    assert sorted([*made.train, *made.val]) == list(range(73))
+    assert made.val == split(labelled(labels, 3), share=0.2, seed=1).val
+    assert made.val != split(labelled(labels, 3), share=0.2, seed=2).val
+
+
+def test_nothing_is_held_out_if_nothing_is_asked_for() -> None:
+    assert split(labelled([0, 1, 1], 2), share=0, seed=0).val == []
+
+
+def test_a_class_of_one_picture_stays_to_be_learned() -> None:
+    made = split(labelled([0, 1, 1, 1], 2), share=0.5, seed=0)
+    assert 0 in made.train
+    with pytest.raises(InputError, match="no class of 'toy' has two pictures"):
+        split(labelled([0, 1], 2), share=0.5, seed=0)
+
+
+def test_a_class_that_is_only_held_out_is_refused() -> None:
+    with pytest.raises(InputError, match="class 'b' of 'toy' has no picture in its training part"):
+        split(labelled([0, 1], 2, ["train", "val"]), share=0.2, seed=0)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        for index in range(3):
+            save(tmp_path / name / f"{index}.png", index)
+    whole = (tmp_path / "dog/1.png").read_bytes()
+    (tmp_path / "dog/1.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def test_an_unreadable_picture_is_refused_by_name(damaged: Path) -> None:
+    with pytest.raises(InputError, match=r"dog/1\.png.*--skip-unreadable"):
+        readable(open_pictures(str(damaged)), skip=False, watch=quiet)
+
+
+def test_unreadable_pictures_can_be_left_out(damaged: Path) -> None:
+    found = readable(open_pictures(str(damaged)), skip=True, watch=quiet)
+    assert found.labels == [0, 0, 0, 1, 1]
+    assert [found.read(index).getpixel((0, 0))[0] for index in range(5)] == [0, 1, 2, 0, 2]  # type: ignore[index]
+    assert "1 unreadable pictures left out" in found.notes[0]
+    assert "dog/1.png" in found.notes[0]
+
+
+def test_hugging_face_data_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"'hf:cifar10' needs 'datasets'.*xaihub\[datasets\]"):
+        open_pictures("hf:cifar10")
+
+
+class _Table(list[dict[str, Any]]):
+    def __init__(self, rows: list[dict[str, Any]], features: dict[str, Any]) -> None:
+        super().__init__(rows)
+        self.features = features
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+
+
+class _Image:
+    pass
+
+
+class _ClassLabel:
+    names = ("no", "yes")
+
+
+@pytest.fixture
+def hub_of_data(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand in for the library `datasets`; the real one is tested where it is installed."""
+    tables: dict[str, Any] = {}
+    module: Any = ModuleType("datasets")
+    module.Image, module.ClassLabel = _Image, _ClassLabel
+    module.load_dataset = lambda name: tables[name]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return tables
+
+
+def test_hugging_face_data_are_read_by_their_columns(hub_of_data: dict[str, Any]) -> None:
+    features = {"picture": _Image(), "answer": _ClassLabel()}
+    rows = [{"picture": Image.new("L", (5, 4), 9), "answer": index % 2} for index in range(3)]
+    hub_of_data["toy"] = {"train": _Table(rows[:2], features), "test": _Table(rows[2:], features)}
+
+    found = open_pictures("hf:toy")
+
+    assert (found.classes, found.labels, found.parts) == (("no", "yes"), [0, 1, 0], ["train", "train", "val"])
+    assert found.read(2).getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_hugging_face_data_without_labels_are_refused(hub_of_data: dict[str, Any]) -> None:
+    hub_of_data["toy"] = {"train": _Table([], {"picture": _Image(), "text": str})}
+    with pytest.raises(InputError, match="has no column of class labels"):
+        open_pictures("hf:toy")
+    with pytest.raises(InputError, match="cannot load the data set 'gone'"):
+        open_pictures("hf:gone")
+
+
+def test_real_hugging_face_data_saved_to_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [Image.new("RGB", (6, 6), (value, 0, 0)) for value in (1, 2)], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+
+    found = open_pictures(f"hf:{tmp_path / 'saved'}")
+
+    assert (found.classes, found.labels) == (("a", "b"), [0, 1])
+    assert found.read(1).getpixel((0, 0)) == (2, 0, 0)
