@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from xaihub import ClassScore, Explanation, Geometry, Picture
 from xaihub.errors import OutputError
-from xaihub.rendering import grid, heat, overlay, terminal_lines
+from xaihub.rendering import grid, heat, overlay, pixel_sets, terminal_lines
 
 SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 
@@ -104,3 +105,45 @@ def test_a_terminal_line_is_two_rows_of_pixels() -> None:
     lines = list(terminal_lines(Image.new("RGB", (40, 20), "red"), 10))
     assert [len(line) for line in lines] == [10, 10]
     assert lines[0][0] == ((255, 0, 0), (255, 0, 0))
+
+
+def with_sets(*corners: tuple[int, int], **details: object) -> Explanation:
+    """Return an explanation of a red picture with square sets of pixels, 2 of 8 a side."""
+    made = explanation(torch.rand(1, 8, 8), size=(320, 160))
+    extras = {"standard_error": torch.rand(1, 8, 8)}
+    for number, (row, column) in enumerate(corners):
+        mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+        mask[0, row : row + 2, column : column + 2] = 1
+        extras["mask" if not number else f"mask_{number + 1}"] = mask
+    red = Picture(image=Image.new("RGB", (320, 160), (200, 30, 30)), name="red", source="", sha256="")
+    return replace(made, extras=extras, picture=red, metadata={**made.metadata, "details": details})
+
+
+def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
+    drawn = pixel_sets(with_sets((0, 0), (4, 4), (6, 0)))
+    assert drawn is not None
+    pixels = np.asarray(drawn).astype(int)
+    panels = [pixels[12:162, left : left + 300] for left in (12, 324, 636, 948)]
+    red = [np.abs(panel - (200, 30, 30)).max(2) < 12 for panel in panels]
+    assert red[0].mean() > 0.7  # the photo, but for three outlines
+    for panel, (row, column) in zip(red[1:], [(0, 0), (4, 4), (6, 0)], strict=True):
+        assert panel.mean() == pytest.approx(4 / 64, abs=0.01)
+        rows, columns = np.nonzero(panel)
+        assert rows.mean() == pytest.approx((row + 1) / 8 * 150, abs=2)
+        assert columns.mean() == pytest.approx((column + 1) / 8 * 300, abs=2)
+
+
+def test_an_explanation_without_sets_has_no_such_picture(tmp_path: Path) -> None:
+    made = explanation(torch.rand(1, 8, 8))
+    assert pixel_sets(made) is None
+    assert made.save_sets_png(tmp_path / "x.png") is None
+    assert not list(tmp_path.iterdir())
+    assert with_sets((1, 1)).save_sets_png(tmp_path / "x.png") == tmp_path / "x.png"
+    assert Image.open(tmp_path / "x.png").size[0] == 2 * 312 + 12
+
+
+def test_what_is_known_of_a_set_stands_below_it() -> None:
+    known = {"name": "mask", "area": 0.0625, "confidence": 0.5, "sufficient": True}
+    drawn = [pixel_sets(with_sets((1, 1), explanations=[facts])) for facts in (known, {**known, "sufficient": False})]
+    captions = [np.asarray(one)[170:, 324:] for one in drawn]
+    assert (captions[0] < 200).sum() < (captions[1] < 200).sum()

@@ -245,6 +245,20 @@ class Explanation:
         data = self.png()
         return write_file(Path(path), lambda file: file.write_bytes(data))
 
+    def save_sets_png(self, path: str | Path) -> Path | None:
+        """Draw the sets of pixels that a method such as `convad` found: outlined on the photo, then each alone.
+
+        Returns:
+            The path, or None if the explanation has no such set; then nothing is written.
+
+        Raises:
+            OutputError: The file cannot be written, or the picture is missing.
+        """
+        from xaihub.rendering import pixel_sets, png_bytes
+
+        drawn = pixel_sets(self)
+        return None if drawn is None else write_file(Path(path), lambda file: file.write_bytes(png_bytes(drawn)))
+
     def _repr_png_(self) -> bytes:
         return self.png()
 

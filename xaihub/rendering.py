@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
 from xaihub.explanation import Explanation
@@ -18,7 +19,7 @@ from xaihub.explanation import Explanation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Heat", "figure", "grid", "heat", "overlay", "png_bytes", "terminal_lines"]
+__all__ = ["Heat", "figure", "grid", "heat", "overlay", "pixel_sets", "png_bytes", "terminal_lines"]
 
 # Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
 # made so for diverging data; its red speaks for the target, its blue against.
@@ -28,6 +29,9 @@ NARROWEST = 360  # pixels; smaller pictures are enlarged by a whole factor so th
 CELL = 300  # pixels a side of one picture in a comparison
 MARGIN = 12
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
+HIDDEN = (226, 226, 230)
+# Told apart by people with any colour vision (Okabe and Ito 2008).
+OUTLINES = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (213, 94, 0), (240, 228, 66)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,79 @@ def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
             draw.text((left, top + tall + 4), bold, fill=INK, font=_font(15))
             draw.text((left, top + tall + 4 + line), faint, fill=FAINT, font=_font(13))
     return canvas
+
+
+def pixel_sets(explanation: Explanation) -> Image.Image | None:
+    """Draw the sets of pixels that an explanation returned, or None if it returned none.
+
+    The photo with the outline of every set stands first, then each set's pixels alone, with what is known of it.
+
+    Raises:
+        OutputError: The explanation has no picture.
+    """
+    photo = _picture(explanation)
+    masks = {name: _mask(explanation, name) for name in explanation.extras if _is_set(explanation, name)}
+    if not masks:
+        return None
+    facts = {one["name"]: one for one in explanation.metadata.get("details", {}).get("explanations", [])}
+    outlined, pixels = np.asarray(photo).copy(), np.asarray(photo)
+    panels = []
+    for number, (name, mask) in enumerate(masks.items()):
+        colour = OUTLINES[number % len(OUTLINES)]
+        width = max(1, round(max(photo.size) / 150))
+        outlined[_ring(mask, 2 * width)] = PAPER
+        outlined[_ring(mask, width)] = colour
+        alone = Image.fromarray(np.where(mask[..., None], pixels, np.uint8(HIDDEN)).astype(np.uint8))
+        panels.append((alone, colour, name.replace("_", " "), _said(mask, facts.get(name))))
+    first = (_framed(Image.fromarray(outlined), explanation), INK, explanation.explainer, explanation.claim)
+    return _in_a_row([first, *panels])
+
+
+def _in_a_row(panels: Sequence[tuple[Image.Image, tuple[int, int, int], str, str]]) -> Image.Image:
+    """Put pictures beside each other, each with a title in a colour and a line of text below."""
+    line = round(_font(15).getbbox("Ag")[3]) + 5
+    small = [_fitted(image) for image, *_ in panels]
+    size = (len(panels) * (CELL + MARGIN) + MARGIN, small[0].height + 2 * line + 2 * MARGIN)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, ((_, colour, title, text), image) in enumerate(zip(panels, small, strict=True)):
+        left, below = MARGIN + column * (CELL + MARGIN), MARGIN + image.height + 4
+        canvas.paste(image, (left, MARGIN))
+        draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
+        draw.text((left + 15, below), title, fill=INK, font=_font(15))
+        draw.text((left, below + line), _fit(draw, text, _font(13), CELL), fill=FAINT, font=_font(13))
+    return canvas
+
+
+def _is_set(explanation: Explanation, name: str) -> bool:
+    values = explanation.extras[name]
+    return (
+        name.startswith("mask") and values.dtype == torch.uint8 and values.shape[-2:] == explanation.values.shape[-2:]
+    )
+
+
+def _mask(explanation: Explanation, name: str) -> NDArray[np.bool_]:
+    """Return a set in the original picture's geometry where that is known: (H, W)."""
+    values = explanation.extras[name][0].float()
+    if explanation.geometry is not None:
+        values = explanation.geometry.to_original(values)
+    inside: NDArray[np.bool_] = np.nan_to_num(values.numpy()) >= 0.5
+    return inside
+
+
+def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return the pixels within `width` outside a mask."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * width + 1))
+    ring: NDArray[np.bool_] = (np.asarray(image) > 0) & ~mask
+    return ring
+
+
+def _said(mask: NDArray[np.bool_], facts: Mapping[str, Any] | None) -> str:
+    """Say how large a set is, and what the model makes of it."""
+    if facts is None:
+        return f"{mask.mean():.1%} of the picture"
+    text = f"{facts['area']:.1%} of the input, confidence {facts['confidence']:.1%}"
+    return text if facts["sufficient"] else f"{text}, not enough"
 
 
 def figure(explanation: Explanation) -> Figure:

@@ -81,7 +81,7 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
     return [
         ReproductionSpec(
             name="shapley",
-            target="xaihub_shapley.command:reproduce",
+            target="xaihub_shapley.reproduction:reproduce_shapley",
             summary="Small self-explaining networks against exact Shapley values and post-hoc maps.",
             paper=_PAPER,
         )

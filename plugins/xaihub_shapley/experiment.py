@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,22 +13,28 @@ from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_expl
 from xaihub.masking import every_coalition, shapley_weights
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.pictures import CELLS, SIDE, Pictures
+from xaihub_shapley.pictures import CELLS, SIDE, Pictures, Task, make_pictures
 
 __all__ = [
+    "METHODS",
     "Agreement",
     "Curves",
+    "Setting",
     "accuracy",
     "agreement",
     "curves",
     "exact_shapley",
     "maps_of",
     "pointing",
+    "run",
     "small_model",
     "train",
 ]
 
 Kind = Literal["vit", "resnet"]
+METHODS = (
+    "shapley", "shapley_values", "gradcam", "integrated_gradients", "rise", "attention_rollout", "control_random",
+)  # fmt: skip
 # Layers before the last: at the head's own layer Grad-CAM is the positive part of the votes.
 _EARLIER = {"vit": "blocks.1", "resnet": "layer3"}
 
@@ -174,9 +180,37 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
     return nn.functional.adaptive_avg_pool2d(heat.unsqueeze(1), CELLS).flatten(1)
 
 
-def mean_of(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over records."""
-    return {key: sum(record[key] for record in records) / len(records) for key in records[0]}
+@dataclass(frozen=True)
+class Setting:
+    """One row of the reproduction: pictures, network, weight of the Shapley loss (0: the plain twin), and the effort."""
+
+    task: Task
+    kind: Kind
+    weight: float
+    epochs: int
+    pictures: int
+    judged: int
+
+
+def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
+    """Train one network and return figures by method; a method that refused has none."""
+    pictures = make_pictures(setting.task, setting.pictures, train=True, seed=seed)
+    unseen = make_pictures(setting.task, 400, train=False, seed=seed)
+    mask: Literal["attention", "pixel"] = "attention" if setting.kind == "vit" else "pixel"
+    objective = ShapleyObjective(lambda_=setting.weight, mask=mask)
+    model = small_model(setting.kind, pictures.classes, seed=seed)
+    model = train(model, objective, pictures, epochs=setting.epochs, seed=seed)
+    own = {"accuracy": accuracy(model, unseen), **asdict(agreement(model, unseen, setting.judged))}
+    found: dict[str, dict[str, float]] = {}
+    evidence = unseen.evidence[: setting.judged]
+    for method in METHODS:
+        cells = maps_of(method, model, setting.kind, unseen.inputs[: setting.judged], seed=seed)
+        found[method] = own if method == "shapley" else {}
+        if cells is not None:
+            found[method] = {**found[method], **asdict(curves(model, unseen, cells))}
+            if not bool(evidence.all()):
+                found[method] |= dict(zip(("hit", "energy"), pointing(cells, evidence), strict=True))
+    return found
 
 
 def _probabilities(network: ShapleyVision, inputs: Tensor, shown: Tensor, top: Tensor) -> Tensor:

@@ -290,7 +290,8 @@ def _find_grid(backbone: Any, features: Any) -> _Grid:
         found = _Grid(Layout.NTC, (int(grid[0]), int(grid[1])), prefix, features.shape[2])
     if found.grid[0] * found.grid[1] < 2:
         raise ModelError(
-            f"the features of a {who} are a single cell at this input size", hint="use a larger input or output_stride=8"
+            f"the features of a {who} are a single cell at this input size",
+            hint="use a larger input or output_stride=8",
         )
     return found
 

@@ -59,7 +59,9 @@ class ShapleyObjective(Objective):
             float | None,
             Meta(description="Weight of the masked copies' cross-entropy; by default 0, and 1 without target_grad."),
         ] = None,
-        ramp: Annotated[float, Meta(ge=0, le=1, description="Share of the steps over which lambda rises from 0.")] = 0.1,
+        ramp: Annotated[
+            float, Meta(ge=0, le=1, description="Share of the steps over which lambda rises from 0.")
+        ] = 0.1,
         centre: Annotated[bool, Meta(description="Compare votes and values less their means over classes.")] = False,
         classes: Annotated[
             int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")
@@ -81,9 +83,9 @@ class ShapleyObjective(Objective):
     def wrap(self, model: Model) -> nn.Module:
         """Return the network that votes patch by patch."""
         self._check()
-        return ShapleyVision(
-            model.module, size=model.input_size, mask=self.mask, value=self.value, head=self.head
-        ).to(model.device)
+        return ShapleyVision(model.module, size=model.input_size, mask=self.mask, value=self.value, head=self.head).to(
+            model.device
+        )
 
     def trainable(self, network: nn.Module, head: nn.Module) -> nn.Module:  # noqa: ARG002
         """Return the patch head."""
@@ -91,13 +93,15 @@ class ShapleyObjective(Objective):
 
     def groups(self, network: nn.Module) -> list[Group]:
         """Return the patch head, if it learns at its own rate."""
-        return [] if self.head_lr == 1 else [Group(weights=list(_own(network).head.parameters()), lr_scale=self.head_lr)]
+        return (
+            [] if self.head_lr == 1 else [Group(weights=list(_own(network).head.parameters()), lr_scale=self.head_lr)]
+        )
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return both losses from one pass over the pictures and their masked copies."""
-        shown = sample_coalitions(
-            len(inputs), self.coalitions, _own(network).cells, generator=step.generator
-        ).to(inputs.device)
+        shown = sample_coalitions(len(inputs), self.coalitions, _own(network).cells, generator=step.generator).to(
+            inputs.device
+        )
         answers: Answers = network(inputs, shown)
         phi, values, empty = (part.float() for part in (answers.phi, answers.values, answers.empty))
         logits = phi.sum(1)
@@ -122,11 +126,15 @@ class ShapleyObjective(Objective):
             phi, values, empty = (part - part.mean(-1, keepdim=True) for part in (phi, values, empty))
         if not 0 < self.classes < phi.shape[2] - 1:
             return shapley_loss(phi, values, shown, empty)
-        best = phi.sum(1).detach().scatter(1, labels.unsqueeze(1), torch.inf).topk(self.classes + 1, 1).indices  # (B, k)
+        best = (
+            phi.sum(1).detach().scatter(1, labels.unsqueeze(1), torch.inf).topk(self.classes + 1, 1).indices
+        )  # (B, k)
         chosen = best.unsqueeze(1)
         worth = values - empty
         return shapley_loss(
-            phi.gather(2, chosen.expand(-1, phi.shape[1], -1)), worth.gather(2, chosen.expand(-1, worth.shape[1], -1)), shown
+            phi.gather(2, chosen.expand(-1, phi.shape[1], -1)),
+            worth.gather(2, chosen.expand(-1, worth.shape[1], -1)),
+            shown,
         )
 
     @property
@@ -139,7 +147,9 @@ class ShapleyObjective(Objective):
 
     def _check(self) -> None:
         if self.coalitions % 2:
-            raise ParameterError(f"{self.coalitions} coalitions cannot be paired with their complements", hint="2, 4, 6")
+            raise ParameterError(
+                f"{self.coalitions} coalitions cannot be paired with their complements", hint="2, 4, 6"
+            )
         for name, given in (("lambda", self.lambda_), ("gamma", self.gamma)):
             if given is not None and not 0 <= given < float("inf"):
                 raise ParameterError(f"{name} cannot be {given!r}", hint="a number from 0 on")
@@ -156,5 +166,7 @@ def _own(network: nn.Module) -> ShapleyVision:
     while not isinstance(inner, ShapleyVision) and isinstance(getattr(inner, "module", None), nn.Module):
         inner = inner.module  # type: ignore[assignment]
     if not isinstance(inner, ShapleyVision):
-        raise ParameterError(f"the objective shapley cannot train a {type(inner).__name__}", hint="wrap the model first")
+        raise ParameterError(
+            f"the objective shapley cannot train a {type(inner).__name__}", hint="wrap the model first"
+        )
     return inner

@@ -109,14 +109,17 @@ class ShapleyValues(Explainer):
             return regressed(ask, players, self.budget, generator)
         if players > MOST_PLAYERS:
             raise ParameterError(
-                f"interactions of {players} players cannot be fitted", hint=f"at most {MOST_PLAYERS}, or estimator=kernel"
+                f"interactions of {players} players cannot be fitted",
+                hint=f"at most {MOST_PLAYERS}, or estimator=kernel",
             )
         return interacting(ask, players, self.budget, generator)
 
     def _warnings(self, players: int, estimate: Estimate, noise: float, spread: float) -> list[str]:
         said = []
         if noise > 0.5 * spread:
-            said.append(f"the standard error is {noise / max(spread, 1e-12):.0%} of the values' spread: raise the budget")
+            said.append(
+                f"the standard error is {noise / max(spread, 1e-12):.0%} of the values' spread: raise the budget"
+            )
         if estimate.kind == "interactions" and estimate.asked < FEW * players:
             said.append(
                 f"{estimate.asked} coalitions do not tell {players} players apart: fewer players or a larger budget"
@@ -142,7 +145,9 @@ def grouped(features: Segments, groups: str) -> Segments:
             raise ParameterError(f"groups cannot be {groups!r}", hint="write players joined by +: 0+1+2,7+8")
         numbers = sorted(map(int, members))
         if numbers[-1] >= features.count:
-            raise ParameterError(f"group {group.strip()!r} names player {numbers[-1]}", hint=f"0 to {features.count - 1}")
+            raise ParameterError(
+                f"group {group.strip()!r} names player {numbers[-1]}", hint=f"0 to {features.count - 1}"
+            )
         if len(set(numbers)) < len(numbers) or seen & set(numbers):
             raise ParameterError(f"groups {groups!r} name a player twice")
         seen |= set(numbers)

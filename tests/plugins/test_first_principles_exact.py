@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused
 from xaihub_first_principles import families
-from xaihub_first_principles.cells import cells_2d, integrate_cells
+from xaihub_first_principles.cells import cells, integrate_cells
 from xaihub_first_principles.hidden import OneHidden
 from xaihub_first_principles.lines import integrated_gradients, line_integrals, segment_mlp
 from xaihub_first_principles.measures import integrate
@@ -286,34 +287,62 @@ def test_a_line_with_too_many_pieces_is_refused() -> None:
         line_integrals(f, start, end, max_pieces=pieces - 1)
 
 
-# Cells of two inputs.
+# Cells of two to four inputs.
 
 
-def _deep(seed: int) -> tuple[list[tuple[Tensor, Tensor]], Function]:
+def _deep(seed: int, *sizes: int) -> tuple[list[tuple[Tensor, Tensor]], Function]:
     torch.manual_seed(seed)
-    linears = [nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 1)]
-    net = _shake(nn.Sequential(linears[0], nn.ReLU(), linears[1], nn.ReLU(), linears[2], nn.ReLU(), linears[3]), seed)
+    linears = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise((*sizes, 1))]
+    net = _shake(nn.Sequential(*[part for linear in linears[:-1] for part in (linear, nn.ReLU())], linears[-1]), seed)
     return [(linear.weight, linear.bias) for linear in linears], lambda y: net(y)[:, 0]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_cells_of_a_deep_network_tile_the_square_and_carry_its_affine_pieces(seed: int) -> None:
-    layers, f = _deep(seed)
-    cells = cells_2d(layers)
-    assert len(cells) > 20
-    assert sum(cell.area for cell in cells) == pytest.approx(1, abs=1e-12)
-    for cell in cells:
+def _grid(f: Function, d: int, side: int, density: Function | None) -> float:
+    middle = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    total = 0.0
+    for rows in middle.split(max(1, 400_000 // side ** (d - 1))):
+        points = torch.cartesian_prod(rows, *[middle] * (d - 1))
+        weight = torch.ones(len(points), dtype=torch.float64) if density is None else density(points)
+        total += float(f(points) @ weight)
+    return total / side**d
+
+
+@pytest.mark.parametrize(
+    ("seed", "sizes"), [(0, (2, 16, 16, 16)), (1, (2, 16, 16, 16)), (0, (3, 10, 10)), (0, (4, 8, 8))]
+)
+def test_cells_of_a_deep_network_tile_the_cube_and_carry_its_affine_pieces(seed: int, sizes: tuple[int, ...]) -> None:
+    layers, f = _deep(seed, *sizes)
+    found = cells(layers)
+    assert len(found) > 20
+    assert sum(cell.volume for cell in found) == pytest.approx(1, abs=1e-12)
+    for cell in found:
         inside = torch.cat([cell.corners.mean(0, keepdim=True), cell.corners])
         assert torch.allclose(f(inside), inside @ cell.w + cell.b, atol=1e-10)
 
 
 @pytest.mark.parametrize("density", [None, lambda y: y[:, 0] - 0.5])
-def test_centres_of_mass_integrate_a_deep_network_as_a_fine_grid_does(density: Function | None) -> None:
-    layers, f = _deep(0)
-    side = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    total = 0.0
-    for rows in side.split(200):
-        points = torch.cartesian_prod(rows, side)
-        weight = torch.ones(len(points), dtype=torch.float64) if density is None else density(points)
-        total += float(f(points) @ weight) / 2000**2
-    assert integrate_cells(cells_2d(layers), density) == pytest.approx(total, abs=1e-7)
+@pytest.mark.parametrize(
+    ("sizes", "side", "error"),
+    [((2, 16, 16, 16), 2000, 1e-7), ((3, 10, 10), 160, 1e-5), ((4, 8, 8), 36, 1e-5)],
+)
+def test_centres_of_mass_integrate_a_deep_network_as_a_fine_grid_does(
+    sizes: tuple[int, ...], side: int, error: float, density: Function | None
+) -> None:
+    layers, f = _deep(0, *sizes)
+    assert integrate_cells(cells(layers), density) == pytest.approx(_grid(f, sizes[0], side, density), abs=error)
+
+
+def test_a_cut_through_corners_and_a_dead_unit_leave_no_slivers() -> None:
+    # y1 + y2 + y3 = 1 goes through three corners of the cube and cuts off a sixth of it; the second unit is constant.
+    weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]]).double()
+    layers = [(weight, torch.tensor([-1.0, 2]).double()), (torch.tensor([[1.0, 1]]).double(), torch.zeros(1).double())]
+    found = cells(layers)
+    assert sorted(cell.volume for cell in found) == pytest.approx([1 / 6, 5 / 6], abs=1e-12)
+    # E (S - 1)+ with S the sum of three uniforms is 1/2 + E (1 - S)+ = 1/2 + 1/24.
+    assert integrate_cells(found) == pytest.approx(2 + 1 / 2 + 1 / 24, abs=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_other_dimensions_are_refused(d: int) -> None:
+    with pytest.raises(ExplainerRefused, match=f"this network has {d} inputs"):
+        cells(_deep(0, d, 4)[0])

@@ -32,7 +32,7 @@ def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any)
 
     PICTURE is a file, a folder, a glob, or - for standard input; without one, the sample photo is explained. For each
     picture, model and explainer three files are written: the overlay (.png), the values (.safetensors) and the
-    record of how they were made (.json).
+    record of how they were made (.json); and a fourth (__sets.png) by methods that find sets of pixels, such as convad.
 
     \b
     Examples:
@@ -68,7 +68,9 @@ def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any)
             stem = Path(output) / output_stem(outcome, sources)
             outcome.explanation.save(stem)
             picture = outcome.explanation.save_png(stem.with_name(stem.name + ".png"))
-            records.append({"source": outcome.source, "png": str(picture), **outcome.explanation.to_dict()})
+            sets = outcome.explanation.save_sets_png(stem.with_name(stem.name + "__sets.png"))
+            drawn = {"png": str(picture), **({"sets_png": str(sets)} if sets else {})}
+            records.append({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
             if not options["as_json"]:
                 _show(outcome, picture, options)
     if options["as_json"]:

@@ -56,5 +56,6 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
             xscale="log", xlabel="passes a map (forward + backward rows)", ylabel=f"{metric} ({better} is better)",
             title=f"quality against cost on {board.model}",
         )  # fmt: skip
+        axes.margins(x=0.18)  # room for the names on the right
         axes.grid(alpha=0.3)
         yield f"cost_{metric.replace(' ', '_')}", figure

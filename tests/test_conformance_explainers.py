@@ -1,0 +1,331 @@
+"""Explainers that are each wrong in one way: the check of that name catches each, and says what to change."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from xaihub import Attribution, Explainer, ExplainerRefused, ExplainerSpec, Layout, Meta, Model, ResolvedTarget
+from xaihub.masking import baseline_image
+from xaihub.testing.catalogue import CheckResult, run
+from xaihub.testing.explainer_subject import ExplainerSubject
+from xaihub.testing.kit import checks
+
+Count = Annotated[int, Meta(ge=1, description="Points.")]
+
+
+class Good(Explainer):
+    """The gradient times the input."""
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        """Return (B, 3, H, W) values."""
+        return self.gradient(model, inputs, target) * inputs.detach()
+
+    def gradient(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
+        points = inputs.detach().clone().requires_grad_()
+        return torch.autograd.grad(target.score(model(points)).sum(), points)[0]
+
+
+class Works(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples * 1
+
+
+class TakesPositions(Good):
+    def __init__(self, samples: Count = 4) -> None:
+        self.samples = samples
+
+
+class SaysNothing(Good):
+    def __init__(self, *, samples: int = 4) -> None:
+        self.samples = samples
+
+
+class BreaksItsLimits(Good):
+    def __init__(self, *, samples: Count = 0) -> None:
+        self.samples = samples
+
+    def check_parameters(self) -> str:
+        return "it"
+
+
+class KeepsMore(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples
+        self.cache: list[Tensor] = []
+
+
+class HalfSize(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return super().attribute(model, inputs, target)[:, :, ::2, ::2]
+
+
+class NoTensor(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return super().attribute(model, inputs, target).numpy()
+
+
+class DividesByNothing(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return super().attribute(model, inputs, target) / inputs.detach().std((1, 2, 3), keepdim=True)
+
+
+class SwitchesGradientsOn(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        model.module.requires_grad_(True)
+        return values
+
+
+class ChangesWeights(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        with torch.no_grad():
+            next(model.module.parameters()).mul_(1 + 1e-6)
+        return values
+
+
+class LeavesAHook(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        model.module.register_forward_hook(lambda *_: None)
+        return values
+
+
+class TrainsInstead(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        model.module.train()
+        return values
+
+
+class CleansUpInTheLastLine(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        handle = model.module.register_forward_hook(lambda *_: None)
+        values = super().attribute(model, inputs, target)
+        handle.remove()
+        return values
+
+
+class ClampsInPlace(Good):
+    def explain(self, model: Model, inputs: Tensor, target: Any = None, *, seed: int = 0) -> Any:
+        return super().explain(model, inputs.clamp_(-1.5, 1.5), target, seed=seed)
+
+
+class OwnRandomness(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        noise = torch.from_numpy(np.random.default_rng().standard_normal(inputs.shape)).float()
+        values = super().attribute(model, inputs, target)
+        return values + 1e-6 * values.abs().max() * noise
+
+
+class RemembersTheFirst(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        scale = vars(self).setdefault("scale", 1 + 1e-5 * float(inputs[0, 0, 0, 0]))
+        return values * scale
+
+
+class LooksAtTheBatch(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        return values / values.abs().max()
+
+
+class HiddenRandomness(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return super().attribute(model, inputs + 0.3 * torch.randn_like(inputs), target)
+
+
+class NoisyFirst(Good):
+    plain_first = True
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        model(inputs + 0.01)
+        return super().attribute(model, inputs, target)
+
+
+class TakesTheMaximum(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        inputs.requires_grad_()
+        return torch.autograd.grad(model(inputs).amax(1).sum(), inputs)[0]
+
+
+class ClaimsNoClass(Good):
+    class_agnostic = True
+
+
+class NeverAsks(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return inputs * (1 + target.index[:, None, None, None]) ** 2
+
+
+class _ByLayout(Good):
+    missing: ClassVar[Layout]
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        axes = {layout: 0 for layout in Layout if layout is not self.missing}
+        assert axes[model.layer().layout] == 0
+        return super().attribute(model, inputs, target)
+
+
+class NoConvolutions(_ByLayout):
+    missing = Layout.NCHW
+
+
+class NoTokens(_ByLayout):
+    missing = Layout.NTC
+
+
+class NoChannelsLast(_ByLayout):
+    missing = Layout.NHWC
+
+
+class RefusesWithoutAWord(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        if model.layer().layout is Layout.NTC:
+            raise ExplainerRefused("no")
+        return super().attribute(model, inputs, target)
+
+
+class AllAtOnce(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        maps = []
+        for row, image in enumerate(inputs):
+            many = image * torch.linspace(0.5, 1, self.samples).view(-1, 1, 1, 1)
+            maps.append(self.gradient(model, many, target[row : row + 1]).mean(0) * image)
+        return torch.stack(maps)
+
+
+class KeepsEverything(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        kept = []
+        for share in torch.linspace(0.5, 1, self.samples).tolist():
+            kept.append(self.gradient(model, inputs * share, target) * inputs)
+        return torch.stack(kept).mean(0)
+
+
+class OneTooMany(Good):
+    def __init__(self, *, budget: Count = 4) -> None:
+        self.budget = budget
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        total = torch.zeros_like(inputs)
+        for share in torch.linspace(0.5, 1, self.budget + 1).tolist():
+            total += self.gradient(model, inputs * share, target) * inputs
+        return total
+
+
+class TwiceTheCost(AllAtOnce):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        total = torch.zeros_like(inputs)
+        for share in torch.linspace(0.5, 1, 2 * self.samples).tolist():
+            total += self.gradient(model, inputs * share, target) * inputs
+        return total
+
+
+class NoGap(Good):
+    completeness = True
+
+
+class WrongSum(Good):
+    completeness = True
+
+    def __init__(self, *, baseline: Annotated[str, Meta(description="The start.")] = "zero") -> None:
+        self.baseline = baseline
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        starts = torch.stack([baseline_image(self.baseline, model, image) for image in inputs])
+        values = self.gradient(model, inputs, target) * (inputs - starts)
+        return Attribution(values=values, completeness_gap=torch.zeros(len(inputs)))
+
+
+class Hoards(Good):
+    seen: ClassVar[list[Tensor]] = []
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        self.seen.append(inputs)
+        return super().attribute(model, inputs, target)
+
+
+def record(**more: Any) -> ExplainerSpec:
+    return ExplainerSpec(
+        **{"name": "bad", "summary": "Bad.", "cost": "1 forward pass", "needs": ("gradients",), **more}
+    )
+
+
+# (explainer, its record, the check that must catch it, what the advice must say)
+BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
+    (Works, None, "constructor_only_stores", "works with its arguments"),
+    (TakesPositions, None, "constructor_only_stores", "put '*' before the first argument"),
+    (SaysNothing, None, "constructor_only_stores", 'Meta(description="...")'),
+    (BreaksItsLimits, None, "constructor_only_stores", "change the default or the limits"),
+    (KeepsMore, None, "constructor_only_stores", "also stores 'cache'"),
+    (HalfSize, None, "shape_is_that_of_the_input", "(3, 3, 32, 32) for inputs (3, 3, 64, 64): return"),
+    (NoTensor, None, "shape_is_that_of_the_input", "a ndarray instead of a tensor"),
+    (DividesByNothing, None, "values_are_finite", "divide by nothing that can be 0"),
+    (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
+    (ChangesWeights, None, "model_is_left_as_found", "was changed: undo every change"),
+    (LeavesAHook, None, "model_is_left_as_found", "the number of hooks of 'the network' was changed"),
+    (TrainsInstead, None, "model_is_left_as_found", "the mode of"),
+    (CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),
+    (ClampsInPlace, None, "input_is_left_alone", "work on a copy"),
+    (OwnRandomness, None, "same_seed_same_map", "global generator"),
+    (RemembersTheFirst, None, "same_seed_same_map", "keep nothing on the instance"),
+    (LooksAtTheBatch, None, "batch_equals_singles", "treat each row on its own"),
+    (HiddenRandomness, None, "batch_equals_singles", "set `stochastic = True`"),
+    (NoisyFirst, None, "first_pass_is_plain", "drop `plain_first`"),
+    (TakesTheMaximum, None, "depends_on_the_target", "explain `target.score(logits)`"),
+    (ClaimsNoClass, None, "depends_on_the_target", "drop `class_agnostic`"),
+    (NeverAsks, None, "depends_on_the_weights", "compute the map from the network's outputs"),
+    (NoConvolutions, None, "works_on_a_cnn", "on a convolutional network it raised KeyError"),
+    (NoTokens, None, "works_on_a_vit", "on a vision transformer it raised KeyError"),
+    (RefusesWithoutAWord, None, "works_on_a_vit", "say in the refusal what the network lacks"),
+    (NoChannelsLast, None, "works_with_channels_last", "`Layer.to_grid`"),
+    (AllAtOnce, None, "memory_is_bounded", "cut the work into batches"),
+    (KeepsEverything, None, "memory_is_bounded", "batch by batch"),
+    (OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' announces 40 forward passes, and it took 41"),
+    (TwiceTheCost, record(cost="samples forward passes"), "keeps_to_its_budget", "correct the record's `cost`"),
+    (Good, record(cost=""), "record_is_complete", "its record has no cost"),
+    (Good, record(needs=("black-box",)), "record_is_complete", 'give needs=("gradients",)'),
+    (NoGap, None, "values_are_complete", "completeness_gap=..."),
+    (WrongSum, None, "values_are_complete", "drop `completeness`"),
+    (Hoards, None, "nothing_is_left_behind", "more tensors are alive: keep nothing between calls"),
+]
+
+
+def failures(subject: ExplainerSubject) -> list[CheckResult]:
+    results = [run(item, subject, subject.name) for item in checks("explainer")]
+    return [result for result in results if result.outcome == "failed"]
+
+
+@pytest.mark.parametrize(
+    ("method", "spec", "check", "advice"), BAD, ids=[f"{method.__name__}-{check}" for method, _, check, _ in BAD]
+)
+def test_a_bad_explainer_fails_one_check_and_is_told_what_to_change(
+    method: type[Explainer], spec: ExplainerSpec | None, check: str, advice: str
+) -> None:
+    (result,) = failures(ExplainerSubject(method, spec=spec))
+
+    assert result.check == check
+    assert advice in result.advice
+    assert re.fullmatch(r"[^\n]+[^.\n]", result.advice)
+
+
+def test_the_good_explainer_behind_them_fails_none() -> None:
+    assert failures(ExplainerSubject(Good)) == []
+
+
+def test_every_check_of_explainers_catches_something() -> None:
+    assert {check for _, _, check, _ in BAD} == {item.name for item in checks("explainer")}

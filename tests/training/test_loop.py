@@ -1,0 +1,321 @@
+"""The loop: what it learns, what it keeps, where it stops."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.training import toys
+from xaihub.errors import InputError, ModelError, OutputError, ParameterError, TrainingError
+from xaihub.hub import Hub
+from xaihub.services import train as service
+from xaihub.training import checkpoint as checkpoints
+from xaihub.training.checkpoint import Checkpoint
+from xaihub.training.config import checked
+
+Train = Callable[..., service.Outcome]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(folder / "weights.safetensors")
+    return found
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def farthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def test_it_learns_and_leaves_a_run_behind(train: Train, tmp_path: Path) -> None:
+    outcome = train(epochs=6, head_lr_scale=3.0)
+
+    files = {path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    assert files == {"card.yaml", "weights.safetensors", "checkpoint.safetensors", "log.csv", "config.yaml"}
+    assert outcome.history[-1]["train_loss"] < outcome.history[0]["train_loss"]
+    assert max(record["val_accuracy"] for record in outcome.history) == 1.0
+    with (tmp_path / "run/log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train_loss"]) for row in rows] == [record["train_loss"] for record in outcome.history]
+    assert [float(row["val_loss"]) for row in rows] == [record["val/cross_entropy"] for record in outcome.history]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Train, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(hash(name))
+        train(name, seed=seed)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_accumulated_batches_are_as_one(train: Train, tmp_path: Path) -> None:
+    vit = {"model": "test_vit", "size": None, "optimizer": "sgd", "lr": 0.01}
+    train("one", batch_size=16, **vit)
+    train("two", batch_size=8, accumulate=2, **vit)
+    train("start", batch_size=16, **{**vit, "lr": 1e-12})
+    moved = farthest(weights(tmp_path / "one"), weights(tmp_path / "start"))
+    assert moved > 1e-3
+    assert farthest(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-3 * moved
+
+
+def test_objectives_see_crops_drawn_before_anything_is_hidden(train: Train) -> None:
+    toys.SEEN.clear()
+    train("a", objective="noted", epochs=1)
+    cropped = torch.cat([inputs for inputs, _ in toys.SEEN])
+    toys.SEEN.clear()
+    train("b", objective="noted", epochs=1, augment=False)
+    plain = torch.cat([inputs for inputs, _ in toys.SEEN])
+    # test_resnet's own normalisation, of pixels in [0, 1].
+    assert -2 <= float(plain.min()) < float(plain.max()) <= 2.7
+    assert not torch.equal(cropped, plain)
+
+
+def test_frozen_training_with_kept_features_is_training_with_a_frozen_backbone(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = train("kept", freeze=True, epochs=3)
+    toys.SEEN.clear()
+    train("noted", freeze=True, epochs=1, objective="noted")
+    assert {inputs.ndim for inputs, _ in toys.SEEN} == {2}
+
+    monkeypatch.setattr("xaihub.training.features.cache_features", lambda *_arguments, **_options: None)
+    read = train("read", freeze=True, epochs=3)
+    start = train("start", epochs=1, lr=1e-12, freeze=True)
+
+    assert farthest(weights(tmp_path / "kept"), weights(tmp_path / "read")) < 1e-6
+    assert kept.best["val_loss"] == pytest.approx(read.best["val_loss"], rel=1e-5)
+    assert start.card.exists()
+    changed = {
+        name
+        for name, value in weights(tmp_path / "kept").items()
+        if not torch.allclose(value, weights(tmp_path / "start")[name], atol=1e-9)
+    }
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_an_objective_that_changes_its_inputs_reads_pictures_also_when_frozen(train: Train, tmp_path: Path) -> None:
+    train("run", freeze=True, objective="masked", epochs=1)
+    train("start", freeze=True, objective="masked", epochs=1, lr=1e-12)
+    one, other = weights(tmp_path / "run"), weights(tmp_path / "start")
+    changed = {name for name in one if not torch.allclose(one[name], other[name], atol=1e-9)}
+    assert changed == {"inner.fc.weight", "inner.fc.bias"}
+
+
+def test_batch_norm_statistics_can_be_kept(train: Train, tmp_path: Path) -> None:
+    train("kept", freeze_norm=True)
+    train("moved")
+    assert float(weights(tmp_path / "kept")["bn1.running_mean"].abs().max()) == 0
+    assert float(weights(tmp_path / "moved")["bn1.running_mean"].abs().max()) > 0
+
+
+def test_averaged_weights_lag_behind(train: Train, tmp_path: Path) -> None:
+    train("plain", keep="last", epochs=3)
+    train("average", keep="last", epochs=3, ema=0.9)
+    train("start", keep="last", epochs=1, lr=1e-12)
+    start = weights(tmp_path / "start")["conv1.0.weight" if "conv1.0.weight" in weights(tmp_path / "start") else "fc.weight"]
+    name = "fc.weight"
+    start = weights(tmp_path / "start")[name]
+    plain = (weights(tmp_path / "plain")[name] - start).norm()
+    average = (weights(tmp_path / "average")[name] - start).norm()
+    assert 0 < float(average) < 0.9 * float(plain)
+
+
+def test_the_best_epoch_is_kept_and_training_stops_early(train: Train, tmp_path: Path) -> None:
+    # Under such a rate it never improves for long.
+    outcome = train("early", epochs=30, lr=0.5, patience=2, schedule="constant", warmup=0.0)
+    losses = [record["val_loss"] for record in outcome.history]
+    assert outcome.early
+    assert len(losses) < 30
+    assert outcome.best["val_loss"] == min(losses)
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+
+    hub = Hub()
+    model = hub.load_model(str(outcome.card), device="cpu")
+    assert f"epoch {outcome.best['epoch']} of {len(losses)}" in model.card.accuracy
+
+
+def test_the_accuracy_on_the_card_is_that_of_the_weights_beside_it(hub: Hub, train: Train, pictures: Path) -> None:
+    outcome = train(epochs=3)
+    model = hub.load_model(str(outcome.card), device="cpu")
+    from xaihub.training.data import split
+    from xaihub.training.sources import open_pictures
+
+    data = split(open_pictures(str(pictures)), share=0.25, seed=0)
+    inputs = torch.stack([model.prepare(data.pictures.read(index))[0] for index in data.val])
+    labels = torch.tensor([data.pictures.labels[index] for index in data.val])
+
+    right = float((model.predict(inputs).argmax(1) == labels).float().mean())
+    assert model.classes == ("blue", "red")
+    assert right == pytest.approx(outcome.best["val_accuracy"])
+    assert model.card.accuracy.startswith(f"{right:.4f} on {len(labels)} held-out pictures")
+
+
+def test_a_changed_architecture_is_built_again_from_its_card(hub: Hub, train: Train) -> None:
+    outcome = train(objective="masked", parameters={"lambda": "0.25"})
+    model = hub.load_model(str(outcome.card), device="cpu")
+
+    assert isinstance(model.module, toys.Scaled)
+    assert (model.card.objective, model.card.objective_options) == ("masked", {"lambda_": 0.25})
+    assert float(model.module.factor) != 1.0
+    assert outcome.history[1]["objective"]["calls"] > outcome.history[0]["objective"]["calls"]
+    assert {"train/masked", "val/masked", "train/kept", "train/cross_entropy"} <= outcome.history[0].keys()
+    with pytest.raises(ModelError, match="was changed by the objective 'masked' already"):
+        train("again", model=str(outcome.card), scratch=False, size=None)
+
+
+def test_a_trained_model_can_be_trained_on(train: Train) -> None:
+    first = train("first", epochs=3)
+    second = train("second", model=str(first.card), scratch=False, size=None, epochs=1, lr=1e-12)
+    assert second.best["val_loss"] == pytest.approx(first.best["val_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "message"), [(False, "the loss 'extra' is not finite at step 5"), (True, "the gradient is not finite")]
+)
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_kept(
+    train: Train, tmp_path: Path, gradient: bool, message: str
+) -> None:
+    plan: dict[str, Any] = {"objective": "diverging", "parameters": {"at": 4, "gradient": gradient}, "save_every": 0}
+    with pytest.raises(TrainingError, match=message):
+        train(**plan)
+
+    kept = Checkpoint.load(tmp_path / "run/checkpoint.safetensors")
+    assert kept.state["place"]["number"] == 4
+    assert all(bool(torch.isfinite(value.double()).all()) for value in kept.tensors["model"].values())
+    assert not (tmp_path / "run/card.yaml").exists()
+    with pytest.raises(TrainingError, match=message):
+        train(resume=True, **plan)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_whole(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train("undisturbed", save_every=0)
+    saved, real = [0], checkpoints.save_file
+
+    def full(tensors: Any, path: Path, **options: Any) -> None:
+        saved[0] += 1
+        real(tensors, path, **options)
+        if saved[0] == 4:
+            with path.open("r+b") as file:
+                file.truncate(1000)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write '.*checkpoint\.safetensors': No space left on device"):
+        train("run", save_every=0)
+    monkeypatch.undo()
+
+    assert Checkpoint.load(tmp_path / "run/checkpoint.safetensors").state["place"]["number"] == 2
+    assert {path.suffix for path in (tmp_path / "run").iterdir() if path.name != ".lock"} == {".safetensors", ".yaml"}
+    train("run", resume=True, save_every=0)
+    assert equal(weights(tmp_path / "run"), weights(undisturbed.card.parent))
+
+
+def test_a_checkpoint_of_another_run_is_refused(train: Train, tmp_path: Path) -> None:
+    train("resnet", epochs=1)
+    with pytest.raises(ModelError, match="the checkpoint is of another run: its plan or its data have changed"):
+        train("resnet", epochs=2, resume=True)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(train: Train, tmp_path: Path) -> None:
+    train("resnet", epochs=1)
+    train("vit", epochs=1, model="test_vit", size=None)
+    mine, theirs = (tmp_path / name / "checkpoint.safetensors" for name in ("resnet", "vit"))
+    swapped = Checkpoint(tensors=Checkpoint.load(theirs).tensors, state=Checkpoint.load(mine).state)
+    swapped.save(mine)
+    with pytest.raises(ModelError, match="the checkpoint is of another architecture"):
+        train("resnet", epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("text", [b"", b"no checkpoint at all", b"\x80\x04pickle"])
+def test_a_damaged_checkpoint_is_refused(train: Train, tmp_path: Path, text: bytes) -> None:
+    train(epochs=1)
+    (tmp_path / "run/checkpoint.safetensors").write_bytes(text)
+    with pytest.raises(ModelError, match="is damaged"):
+        train(epochs=1, resume=True)
+
+
+def test_weights_are_no_checkpoint(train: Train, tmp_path: Path) -> None:
+    train(epochs=1)
+    (tmp_path / "run/weights.safetensors").replace(tmp_path / "run/checkpoint.safetensors")
+    with pytest.raises(ModelError, match="is no checkpoint of a training run"):
+        train(epochs=1, resume=True)
+
+
+def test_a_folder_that_is_there_already_is_refused(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").write_text("precious")
+    with pytest.raises(OutputError, match="is there already"):
+        train()
+
+
+def test_two_processes_cannot_work_on_one_run(train: Train, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(OutputError, match="another process is working on the run"):
+        train(resume=True)
+
+
+def test_a_picture_that_breaks_during_training_stops_with_its_name(
+    train: Train, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from xaihub.training import data
+
+    copy = tmp_path / "copy"
+    shutil.copytree(pictures, copy)
+    real = data.readable
+
+    def then_break(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        for path in copy.rglob("*.png"):
+            path.write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(data, "readable", then_break)
+    with pytest.raises(InputError, match=r"\.png' is empty"):
+        train(data=str(copy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "'epochs' cannot be 0"),
+        ({"val": 1.0}, "'val' cannot be 1.0"),
+        ({"optimizer": "lion"}, "'optimizer' cannot be 'lion'"),
+        ({"ema": 1.5}, "'ema' cannot be 1.5"),
+    ],
+)
+def test_a_plan_that_is_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        checked(toys.plan("digits", **changes))
+
+
+def test_mixed_precision_learns_the_same_in_fewer_bits(train: Train) -> None:
+    full, half = train("full", epochs=1), train("half", epochs=1, precision="bf16")
+    assert half.best["train_loss"] != full.best["train_loss"]
+    assert half.best["train_loss"] == pytest.approx(full.best["train_loss"], rel=0.05)
+
+
+def test_nothing_held_out_means_the_last_epoch(train: Train) -> None:
+    outcome = train(val=0.0, epochs=2)
+    assert outcome.best["epoch"] == 2
+    assert "val_loss" not in outcome.best
+
+
+def test_pictures_may_be_read_in_other_processes(train: Train, tmp_path: Path) -> None:
+    train("here")
+    train("there", workers=1)
+    assert equal(weights(tmp_path / "here"), weights(tmp_path / "there"))
