@@ -82,11 +82,11 @@ class SwitchesGradientsOn(Good):
         return values
 
 
-class ChangesWeights(Good):
+class CountsBatches(Good):
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         values = super().attribute(model, inputs, target)
-        with torch.no_grad():
-            next(model.module.parameters()).mul_(1 + 1e-6)
+        for name, buffer in model.module.named_buffers():
+            buffer += name.endswith("num_batches_tracked")
         return values
 
 
@@ -276,7 +276,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (NoTensor, None, "shape_is_that_of_the_input", "a ndarray instead of a tensor"),
     (DividesByNothing, None, "values_are_finite", "divide by nothing that can be 0"),
     (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
-    (ChangesWeights, None, "model_is_left_as_found", "was changed: undo every change"),
+    (CountsBatches, None, "model_is_left_as_found", "was changed: undo every change"),
     (LeavesAHook, None, "model_is_left_as_found", "the number of hooks of 'the network' was changed"),
     (TrainsInstead, None, "model_is_left_as_found", "the mode of"),
     (CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),

@@ -139,7 +139,8 @@ def test_an_explanation_without_sets_has_no_such_picture(tmp_path: Path) -> None
     assert made.save_sets_png(tmp_path / "x.png") is None
     assert not list(tmp_path.iterdir())
     assert with_sets((1, 1)).save_sets_png(tmp_path / "x.png") == tmp_path / "x.png"
-    assert Image.open(tmp_path / "x.png").size[0] == 2 * 312 + 12
+    with Image.open(tmp_path / "x.png") as drawn:
+        assert drawn.width == 2 * 312 + 12
 
 
 def test_what_is_known_of_a_set_stands_below_it() -> None:

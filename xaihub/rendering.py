@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
-from xaihub.explanation import Explanation
+from xaihub.explanation import ClassScore, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Heat", "figure", "grid", "heat", "overlay", "pixel_sets", "png_bytes", "terminal_lines"]
+    from xaihub.images import Picture
+    from xaihub.preprocessing import Geometry
+
+__all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "pixel_sets", "png_bytes", "terminal_lines"]
 
 # Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
 # made so for diverging data; its red speaks for the target, its blue against.
@@ -146,7 +149,7 @@ def pixel_sets(explanation: Explanation) -> Image.Image | None:
         width = max(1, round(max(photo.size) / 150))
         outlined[_ring(mask, 2 * width)] = PAPER
         outlined[_ring(mask, width)] = colour
-        alone = Image.fromarray(np.where(mask[..., None], pixels, np.uint8(HIDDEN)).astype(np.uint8))
+        alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(HIDDEN)).astype(np.uint8))
         panels.append((alone, colour, name.replace("_", " "), _said(mask, facts.get(name))))
     first = (_framed(Image.fromarray(outlined), explanation), INK, explanation.explainer, explanation.claim)
     return _in_a_row([first, *panels])
@@ -197,6 +200,15 @@ def _said(mask: NDArray[np.bool_], facts: Mapping[str, Any] | None) -> str:
         return f"{mask.mean():.1%} of the picture"
     text = f"{facts['area']:.1%} of the input, confidence {facts['confidence']:.1%}"
     return text if facts["sufficient"] else f"{text}, not enough"
+
+
+def painted(values: torch.Tensor, picture: Picture, geometry: Geometry) -> Image.Image:
+    """Lay any (H, W) map of a model's input over its picture, in the picture's geometry."""
+    nobody = ClassScore(index=0, name="", logit=0.0, probability=0.0)
+    explanation = Explanation(
+        values=values.unsqueeze(0), target=nobody, predicted=nobody, geometry=geometry, picture=picture
+    )
+    return _painted(explanation)[0]
 
 
 def figure(explanation: Explanation) -> Figure:

@@ -31,7 +31,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             needs=("activations",),
             cost=cost,
             limits=limits,
-            variant="The causal search of rex over deactivation; the paper's own settings are unknown to us.",
+            variant="The causal search of rex, with units switched off; the paper's own settings are unknown to us.",
             tags=("perturbation", "causal", "masks"),
         ),
         ExplainerSpec(
@@ -41,7 +41,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             paper=Paper(title="Explanations for Occluded Images", year=2021, url="https://arxiv.org/abs/2103.03622"),
             cost=cost,
             limits=limits,
-            variant="Share credit and the mean over searches by default; carried boxes.",
+            variant="Responsibility as defined, from mutants that keep half of the confidence; mean; carried boxes.",
             tags=("perturbation", "causal", "masks"),
         ),
     ]

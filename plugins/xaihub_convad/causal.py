@@ -72,7 +72,7 @@ class _Causal(Explainer):
         confidence: Annotated[
             float, Meta(ge=0, le=1, description="Share of the whole picture's confidence that the pixels must keep.")
         ] = 0.0,
-        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 30,
+        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 60,
         agreement: Annotated[
             float,
             Meta(
@@ -88,7 +88,7 @@ class _Causal(Explainer):
                 " pixels, which may be larger then; none leaves it to the others."
             ),
         ] = None,
-        refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 4,
+        refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 2,
         depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10,
         smallest: Annotated[int, Meta(ge=4, description="Boxes of fewer pixels are not split.")] = 10,
         distribution: Annotated[
@@ -104,10 +104,10 @@ class _Causal(Explainer):
         ] = True,
         confidence_filter: Annotated[
             float, Meta(ge=0, le=1, description="Share of the confidence that a mutant of the search must keep.")
-        ] = 0.0,
+        ] = 0.5,
         credit: Annotated[
-            Credit, Meta(description="1 over the number of parts shown (share), or 1/(1+k) as defined (definition).")
-        ] = "share",
+            Credit, Meta(description="1/(1+k) as defined (definition), or 1 over the number of parts shown (share).")
+        ] = "definition",
         weighted: Annotated[bool, Meta(description="Credit is multiplied by the mutant's confidence.")] = False,
         combine: Annotated[Combine, Meta(description="How searches are put together: by mean or by product.")] = "mean",
         step: Annotated[int, Meta(ge=1, description="Pixels to which the size of a set is found.")] = 10,

@@ -91,7 +91,8 @@ def _one_by_one(kind: type[masks.Occlusion], name: str) -> Callable[[Question], 
 
 
 def _length_weighted(q: Question) -> MeasureFamily:
-    return families.LengthWeighted(samples=q.samples("length_weighted") * q.count // (q.count + 1), centre=q.centre)
+    share = q.samples("length_weighted", least=2)  # of each feature; the mean that is subtracted takes one more
+    return families.LengthWeighted(samples=share * q.count // (q.count + 1), centre=q.centre)
 
 
 def _axis_lebesgue(q: Question) -> MeasureFamily:

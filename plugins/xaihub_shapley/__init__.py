@@ -23,7 +23,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost="1 forward pass",
             limits="Only models trained with the objective shapley. The votes are Shapley values of the network's own"
             " masked predictions as far as training went: shapley_values with baseline=own_masking checks them.",
-            variant="Centred over classes. Architecture after the paper's summary; its loss and masks are unknown to us.",
+            variant="Centred over classes. Architecture as the paper states it; its loss and masks are unknown to us.",
             tags=("self-explaining", "shapley"),
         ),
         ExplainerSpec(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_expl
 from xaihub.masking import every_coalition, shapley_weights
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
+from xaihub_shapley.own import make_own_masking
 from xaihub_shapley.pictures import CELLS, SIDE, Pictures, Task, make_pictures
 
 __all__ = [
@@ -51,13 +51,15 @@ def small_model(kind: Kind, classes: int, *, seed: int) -> Model:
         )  # fmt: skip
     else:
         module = timm.create_model("test_resnet", in_chans=1, num_classes=classes, output_stride=8)
-    return Model(
+    model = Model(
         module,
         name=kind,
         preprocessing=Preprocessing(spatial=(), size=(1, SIDE, SIDE), mean=(0.0,), std=(1.0,)),
         classes=[str(index) for index in range(classes)],
         hints=Hints(prefix_tokens=int(kind == "vit")),
     )
+    model.baselines = {"own_masking": lambda: make_own_masking}
+    return model
 
 
 def train(
@@ -165,15 +167,15 @@ def pointing(cells: Tensor, evidence: Tensor) -> tuple[float, float]:
 
 def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 0) -> Tensor | None:
     """Return the (n, N) sums over cells of an explainer's maps for the predicted class; None where it refuses."""
-    parameters: Mapping[str, Any] = {
+    chosen: dict[str, dict[str, Any]] = {
         "gradcam": {"layer": f"backbone.{_EARLIER[kind]}"},
         "integrated_gradients": {"baseline": "zero"},
         "rise": {"masks": 500, "cell": CELLS},
         "shapley": {"every_class": False},
         "shapley_values": {"features": f"grid:{CELLS}", "baseline": "own_masking"},
-    }.get(name, {})
+    }
     try:
-        found = get_explainer(name, **parameters).explain(model, inputs, seed=seed)
+        found = get_explainer(name, **chosen.get(name, {})).explain(model, inputs, seed=seed)
     except ExplainerRefused:
         return None
     heat = torch.stack([explanation.values.sum(0) for explanation in found])  # (n, H, W)
@@ -182,7 +184,7 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the reproduction: pictures, network, weight of the Shapley loss (0: the plain twin), and the effort."""
+    """One row of the reproduction: pictures, network, weight of the Shapley loss (0 for the plain twin), effort."""
 
     task: Task
     kind: Kind

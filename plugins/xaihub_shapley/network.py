@@ -66,8 +66,8 @@ class ShapleyVision(nn.Module):
         head: The patch head.
         grid: (rows, columns) of cells; each stands for its share of the picture.
         num_classes: K.
-        warm_start: How the head began: "exact" (the class scores are those of the network that was given), "approximate"
-            (the classifier's weights, but pooling and normalisation do not commute), or "fresh" (random weights).
+        warm_start: How the head began: "exact" (the class scores are those of the network that was given),
+            "approximate" (its classifier's weights, but pooling and normalisation do not commute), or "fresh" (random).
         start: The same in a sentence.
     """
 
@@ -169,7 +169,8 @@ class ShapleyVision(nn.Module):
         """Spread (..., N) votes evenly over the pixels of their patches: (..., H, W) with the same sums."""
         flat = self.cell_of_pixel.flatten()
         area = torch.bincount(flat, minlength=self.cells).to(votes)
-        return (votes / area).index_select(-1, flat).unflatten(-1, tuple(self.cell_of_pixel.shape))
+        pixels: Tensor = (votes / area).index_select(-1, flat)
+        return pixels.reshape(*votes.shape[:-1], *self.cell_of_pixel.shape)
 
     def _answers(self, x: Tensor, shown: Tensor) -> Answers:
         """Ask about pictures, coalitions and, for the full vote, the empty one in a single pass.
@@ -279,8 +280,8 @@ def _find_grid(backbone: Any, features: Any) -> _Grid:
         found = _Grid(layout, (a, b), 0, c) if last else _Grid(layout, (b, c), 0, a)
     else:
         prefix = int(getattr(backbone, "num_prefix_tokens", 0))
-        parts = (getattr(backbone, name, None) for name in ("patch_embed", "stem"))
-        grid = next((part.grid_size for part in parts if getattr(part, "grid_size", None)), None)
+        grids = [getattr(getattr(backbone, name, None), "grid_size", None) for name in ("patch_embed", "stem")]
+        grid = next(filter(None, grids), None)
         tokens = features.shape[1] - prefix
         if grid is None or grid[0] * grid[1] != tokens:
             raise ModelError(

@@ -35,7 +35,7 @@ def shapley_loss(phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | Non
 
 
 class ShapleyObjective(Objective):
-    """Cross-entropy + lambda * Shapley loss (Fan, Yang, Ma 2025, arXiv 2512.14354; the second term by FastSHAP's form)."""
+    """Cross-entropy + lambda * Shapley loss (Fan, Yang, Ma 2025, arXiv 2512.14354; its second term as in FastSHAP)."""
 
     def __init__(
         self,

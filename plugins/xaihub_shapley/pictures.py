@@ -1,4 +1,4 @@
-"""Small pictures whose evidence is known: digits pasted into cells, digits in full, and an exclusive or of two glyphs."""
+"""Small pictures whose evidence is known: digits in cells of noise, digits in full, an exclusive or of two glyphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaihub import ParameterError
 
-__all__ = ["CELLS", "SIDE", "Pictures", "TASKS", "Task", "make_pictures"]
+__all__ = ["CELLS", "SIDE", "TASKS", "Pictures", "Task", "make_pictures"]
 
 Task = Literal["located", "digits", "xor"]
 TASKS: tuple[Task, ...] = ("located", "digits", "xor")

@@ -1,7 +1,8 @@
 """Fine-tune EfficientNet-Lite0 with and without ExpO on superclasses of photos, and judge the explanations.
 
-Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_expo_photos.py --photos FOLDER -o runs/expo`. Each seed has
-a split of its own, the same for all objectives; a run that was interrupted goes on where it stopped. Training is by
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_expo_photos.py --photos FOLDER -o runs/expo`. Each
+seed has a split of its own, the same for all objectives; a run that was interrupted goes on where it stopped. Every
+network starts from the ImageNet weights, with the mean of the classifier's rows of each superclass. Training is by
 `xaihub.services.train`, and what is judged is loaded from the card that it leaves. The last epoch is kept, so that
 nothing is selected on the photos held out.
 """
@@ -15,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from superclasses import held_out, photos_or_skip, tensors, write_csv
+import yaml
+from safetensors.torch import save_file
+from superclasses import SUPERCLASSES, held_out, photos_or_skip, tensors, write_csv
 
 from xaihub import Case, Model, Scene, Target
 from xaihub.hub import Hub
@@ -53,7 +56,7 @@ def main() -> None:
     parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
     parser.add_argument("-o", "--output", default="expo-photos", help="where runs and results are kept")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--explained", type=int, default=8, help="photos held out that are explained, of each split")
     parser.add_argument("--only", nargs="*", help="some of the objectives")
@@ -65,6 +68,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     task = write_csv(found, folder / "task.csv")
     hub = Hub()
+    start = _start(hub, folder)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
         for name, (objective, values) in OBJECTIVES.items():
@@ -75,8 +79,8 @@ def main() -> None:
             if not (run / "result.json").is_file():
                 plan = checked({
                     "data": str(task.resolve()), "objective": objective, "parameters": chosen, "val": 0.4, "seed": seed,
-                    "epochs": options.epochs, "size": options.size, "batch_size": 16, "freeze_norm": True,
-                    "keep": "last",
+                    "model": str(start.resolve()), "epochs": options.epochs, "size": options.size, "batch_size": 8,
+                    "freeze_norm": True, "keep": "last",
                 })  # fmt: skip
                 outcome = train(hub, plan, run, device="cpu", resume=run.exists())
                 record = _judge(hub, outcome.card, task, seed, options.explained)
@@ -85,6 +89,20 @@ def main() -> None:
                 print(f"seed {seed} {name}: accuracy {record['accuracy']:.3f}", flush=True)
             results.setdefault(name, []).append(json.loads((run / "result.json").read_text()))
     _show(results)
+
+
+def _start(hub: Hub, folder: Path) -> Path:
+    """Write the card of EfficientNet-Lite0 with a classifier for the superclasses, and return it."""
+    names = sorted(SUPERCLASSES)
+    state = {name: value.clone() for name, value in hub.load_model("efficientnet_lite0").module.state_dict().items()}
+    for name in ("classifier.weight", "classifier.bias"):
+        rows = [[row for first, last in SUPERCLASSES[key] for row in range(first, last + 1)] for key in names]
+        state[name] = torch.stack([state[name][row].mean(0) for row in rows])
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "start.safetensors")
+    card = {"name": "start", "adapter": "timm", "architecture": hub.models.get("efficientnet_lite0").architecture,
+            "weights": {"source": "file", "path": "start.safetensors"}, "classes": names}  # fmt: skip
+    (folder / "start.yaml").write_text(yaml.safe_dump(card))
+    return folder / "start.yaml"
 
 
 def _judge(hub: Hub, card: Path, task: Path, seed: int, explained: int) -> dict[str, Any]:

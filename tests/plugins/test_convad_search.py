@@ -32,7 +32,7 @@ from xaihub_convad.responsibility import Responsibility, Search, credits, search
 from xaihub_convad.workqueue import Task, run, run_together, together
 
 SIDE = 32
-SMALL = {"cell": 4, "step": 1, "agreement": 1.0}
+SMALL = {"cell": 4, "step": 1, "agreement": 1.0, "credit": "share", "confidence_filter": 0.0, "refinements": 4}
 
 
 class Spots(nn.Module):

@@ -114,7 +114,9 @@ def test_a_head_for_as_many_classes_is_kept() -> None:
 
 def test_a_new_head_is_fixed_by_the_seed() -> None:
     made = [
-        find_head(with_classes(model_of(timm.create_model("test_resnet", num_classes=10)), ("a", "b"), seed=seed)).weight
+        find_head(
+            with_classes(model_of(timm.create_model("test_resnet", num_classes=10)), ("a", "b"), seed=seed)
+        ).weight
         for seed in (0, 0, 1)
     ]
     assert torch.equal(made[0], made[1])

@@ -23,11 +23,15 @@ __all__ = ["check_writable", "explain", "load_models"]
 @model_options
 @run_options
 @click.option("-o", "--output", default="xaihub-out", show_default=True, metavar="FOLDER", help="Where files go.")
+@click.option("--global", "is_global", is_flag=True, help="Rank what the whole model relies on; -e names a global explainer.")
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="With --global: features shown.")
+@click.option("--labels", metavar="FILE", help="With --global: a CSV file with the pictures' classes (file, label).")
+@click.option("--combine", is_flag=True, help="With --global: join several models as seeds of one training.")
 @click.option("--terminal", is_flag=True, help="Draw the map in the terminal as well.")
 @json_option
 @quiet_options
-@click.pass_obj
-def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any) -> None:
+@click.pass_context
+def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is_global: bool, **options: Any) -> None:
     """Explain pictures: which parts speak for the class?
 
     PICTURE is a file, a folder, a glob, or - for standard input; without one, the sample photo is explained. For each
@@ -40,7 +44,15 @@ def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any)
       xaihub explain cat.jpg dogs/ -m resnet50 -e gradcam -e integrated_gradients -t "Egyptian cat" -o out/
       xaihub explain cat.jpg -e rise -p masks=2000 -p cell=8 --seed 1 --json
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
+      xaihub explain --global photos/ -m runs/gated/card.yaml -e scores -e shap_global
     """
+    app: App = ctx.obj
+    if is_global:
+        from xaihub.cli._global import explain_globally
+
+        explain_globally(ctx, pictures, output, options)
+        return
+    _only_with_global(ctx)
     from xaihub.images import find_images, sample_photo
 
     values = pairs(options["values"])
@@ -79,6 +91,12 @@ def explain(app: App, /, pictures: tuple[str, ...], output: str, **options: Any)
         if len(sources) > 1:
             say(f"{failed} of {len(records)} explanations failed; the others are in {output}")
         raise click.exceptions.Exit(1)
+
+
+def _only_with_global(ctx: click.Context) -> None:
+    for name in ("top", "labels", "combine"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} goes with --global", ctx)
 
 
 def load_models(app: App, options: dict[str, Any]) -> list[Any]:

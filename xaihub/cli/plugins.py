@@ -89,9 +89,9 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
     else:
         for plugin in found:
             _tell_installed(plugin)
-    broken = list(dict.fromkeys(plugin.distribution for plugin in found if plugin.broken))
+    broken = list(dict.fromkeys(plugin.remedy for plugin in found if plugin.broken))
     if broken:
-        say(f"error: what was installed is broken (remove it: xaihub plugins uninstall {' '.join(broken)})")
+        say(f"error: what was installed is broken (remove it: {'; '.join(broken)})")
         raise click.exceptions.Exit(1)
 
 

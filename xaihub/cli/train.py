@@ -14,8 +14,6 @@ from xaihub.hub import DEFAULT_MODEL
 
 __all__ = ["train"]
 
-_PATHS = ("data", "checkpoint", "classes", "model")
-
 
 @click.command()
 @click.argument("data", required=False, metavar="[DATA]")
@@ -165,9 +163,11 @@ def _config(options: dict[str, Any]) -> Any:
     if not options["data"]:
         raise click.UsageError("give data to train on (a folder, a CSV file, hf:NAME, digits or evidence) or --resume")
     values = {name: value for name, value in options.items() if name != "values"}
-    for name in _PATHS:
-        if values[name] and Path(values[name]).exists():
-            values[name] = str(Path(values[name]).resolve())
+    # The run may be resumed from another folder.
+    for name in ("data", "checkpoint", "classes", "model"):
+        path = values[name]
+        if path and (name != "model" or path.lower().endswith((".yaml", ".yml"))) and Path(path).exists():
+            values[name] = str(Path(path).resolve())
     return checked({**values, "parameters": pairs(options["values"])})
 
 

@@ -48,6 +48,7 @@ class Installed:
         heavy: The heavy libraries that loading it imports.
         problems: What is wrong with it: failures, names that are taken.
         broken: It registers nothing that can be used.
+        remedy: The command that removes it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Installed:
     heavy: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     broken: bool = False
+    remedy: str = ""
 
 
 def installer() -> list[str]:
@@ -143,10 +145,12 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
         version = metadata.version(name)
         points = [point.name for point in metadata.distribution(name).entry_points if point.group == PROJECT]
         mine = [row for row in rows if canonical(row["distribution"]) == name]
+        # Where xaihub cannot even be started with it, xaihub cannot remove it either.
+        remedy = f"xaihub plugins uninstall {name}" if rows else f"{_shown()} {name}"
         if not mine:
             reason = words or "skipped, because another plugin has its name"
             found += [
-                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True)
+                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True, remedy=remedy)
                 for point in points
             ]
         for row in mine:
@@ -163,6 +167,7 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
                     # What an import costs is told apart, and depends on who came first.
                     problems=[text for text in row["problems"] if "when loaded, so every command" not in text],
                     broken=not row["registered"],
+                    remedy=remedy,
                 )
             )
     return found
@@ -381,8 +386,9 @@ def _remove_remains(name: str) -> None:
         return
     site = Path(str(dist.locate_file("")))
     for module in {point.module.partition(".")[0] for point in dist.entry_points if point.group == PROJECT}:
-        if module.startswith("xaihub_") and (site / module).is_dir():
+        if module.startswith("xaihub_"):
             shutil.rmtree(site / module, ignore_errors=True)
+            (site / f"{module}.py").unlink(missing_ok=True)
     for folder in site.glob("*.dist-info"):
         if canonical(folder.name.partition("-")[0]) == name:
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,10 +11,11 @@ from typing import Any
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.host import PluginHost, PluginInfo
 from xaihub.hub import Hub
+from xaihub.services.describe import KINDS as EVERY_KIND
 
 __all__ = ["KINDS", "canonical", "count", "describe", "find", "overview"]
 
-KINDS = ("explainers", "global_explainers", "metrics", "objectives", "baselines", "models", "adapters", "reproductions")
+KINDS = tuple(kind for kind in EVERY_KIND if kind != "plugins")
 
 
 def canonical(name: str) -> str:
@@ -106,6 +107,8 @@ def _file(module: str) -> Path | None:
 
 def count(registered: dict[str, list[str]]) -> str:
     """Say how much a plugin registered: "2 explainers, 1 metric"."""
+    words = {kind: kind.replace("_", " ") for kind in registered}
     return ", ".join(
-        f"{len(names)} {kind if len(names) > 1 else kind.removesuffix('s')}" for kind, names in registered.items()
+        f"{len(names)} {words[kind] if len(names) > 1 else words[kind].removesuffix('s')}"
+        for kind, names in registered.items()
     )

@@ -12,10 +12,12 @@ from xaihub.hub import Hub
 from xaihub.metric import Metric
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
 from xaihub.testing import all_checks
+from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.model_subject import AdapterSubject, CardSubject
+from xaihub.testing.toys import SIDE
 
 __all__ = ["KINDS", "LOADS", "check_names", "checks", "find", "kind_of", "results", "subject_of", "unknown_check"]
 
@@ -84,7 +86,7 @@ def subject_of(thing: Any, hub: Hub, parameters: Mapping[str, Any] | None = None
         baselines = {item.name: item.load for item in hub.baselines}
         return ExplainerSubject(method, spec=spec, parameters=parameters, baselines=baselines)
     _require(method, Metric, spec)
-    return MetricSubject(method, spec=spec, parameters=parameters)
+    return MetricSubject(method, spec=spec, parameters=parameters, explainers=lambda why: _quick_explainers(hub, why))
 
 
 def results(
@@ -121,6 +123,15 @@ def _require(method: Any, base: type, spec: Spec | None) -> None:
     if not (isinstance(method, type) and issubclass(method, base)):
         where = f"{spec.target!r}" if spec is not None else repr(method)
         raise PluginError(f"{where} is not a subclass of xaihub.{base.__name__}")
+
+
+def _quick_explainers(hub: Hub, refusal: str) -> Iterator[Explainer]:
+    """Make every explainer that can be made, with a small budget; first those that a metric's refusal names."""
+    for spec in sorted(hub.explainers, key=lambda spec: spec.name not in refusal):
+        try:
+            yield hub.get_explainer(spec.name, **small_parameters(spec.load(), SIDE))
+        except XaihubError:
+            continue
 
 
 def _record_of(method: type, hub: Hub) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub.errors import MetricRefused
+from xaihub.errors import MetricRefused, XaihubError
 from xaihub.explainer import Explainer
 from xaihub.metric import Case, Metric, Scene
 from xaihub.model import Model
@@ -43,13 +43,23 @@ class MetricSubject:
     """A metric's class, its record, and the parameters that keep it quick."""
 
     def __init__(
-        self, method: type[Metric], *, spec: MetricSpec | None = None, parameters: Mapping[str, Any] | None = None
+        self,
+        method: type[Metric],
+        *,
+        spec: MetricSpec | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        explainers: Callable[[str], Iterable[Explainer]] = lambda _: (),
     ) -> None:
-        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`."""
+        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`.
+
+        `explainers`, called with a refusal, gives explainers for a metric that refuses the kit's own maps.
+        """
         self.method = method
         self.spec = spec
         self.given = dict(parameters or {})
         self._quick: Mapping[str, Any] | None = None
+        self._explainers = explainers
+        self._found: Explainer | None = None
         self.name = spec.name if spec is not None else method.__name__
 
     @property
@@ -87,27 +97,33 @@ class MetricSubject:
             return str(error)
 
     @cached_property
-    def home(self) -> str:
-        """Which scenes it does not refuse, "planted" or "toy".
+    def homes(self) -> list[str]:
+        """Which scenes it does not refuse: "planted", "toy" or both, or "explained", with a registered method's map.
 
         Raises:
-            Refused: It refuses both.
+            Refused: It refuses them all.
         """
-        answer: float | str = ""
         for parameters in (None, self.given):  # a quick budget may be too small for a value
             self._quick = parameters
-            for name in ("planted", "toy"):
-                answer = self.try_on(self.cases(name)[0])
-                if isinstance(answer, float):
-                    return name
-        raise Refused(f"it refuses every scene: {answer}")
+            answers = {name: self.try_on(self.cases(name)[0]) for name in ("planted", "toy")}
+            found = [name for name, answer in answers.items() if isinstance(answer, float)]
+            if found:
+                return found
+        for explainer in self._explainers(str(answers["planted"])):
+            self._found = explainer
+            try:
+                if isinstance(self.try_on(toy_case(explainer=self._found)), float):
+                    return ["explained"]
+            except XaihubError:
+                continue  # the explainer does not suit the toy
+        raise Refused(f"it refuses every scene: {answers['planted']}")
 
     def cases(self, name: str | None = None, *, count: int = 1) -> list[Case]:
         """Return fresh cases of the scenes called `name`, or of those that it does not refuse."""
-        name = name or self.home
+        name = name or self.homes[0]
         if name == "planted":
             return [planted_case(scene) for scene in planted_scenes(count)]
-        return [toy_case(number) for number in range(count)]
+        return [toy_case(number, explainer=self._found) for number in range(count)]
 
     @cached_property
     def values(self) -> list[float]:
@@ -116,9 +132,11 @@ class MetricSubject:
         Raises:
             Refused: It refuses all of them.
         """
-        self.require(bool(self.home), "")
-        cases = [planted_case(scene, kind) for scene in planted_scenes(2) for kind in KINDS]
-        cases += [toy_case(number, of_noise=of_noise) for number in range(2) for of_noise in (False, True)]
+        if self.homes == ["explained"]:
+            cases = self.cases(count=3)
+        else:
+            cases = [planted_case(scene, kind) for scene in planted_scenes(2) for kind in KINDS]
+            cases += [toy_case(number, of_noise=of_noise) for number in range(2) for of_noise in (False, True)]
         answers = [self.try_on(case) for case in cases]
         return [answer for answer in answers if isinstance(answer, float)]
 
@@ -128,8 +146,8 @@ class MetricSubject:
             raise NotApplicable(reason)
 
 
-def toy_case(number: int = 0, *, of_noise: bool = False) -> Case:
-    """Return a case on the tiny convolutional network: the gradient times the input, or a map of noise."""
+def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | None = None) -> Case:
+    """Return a case on the tiny convolutional network: an explainer's map, or one of noise."""
     model = tiny_cnn()
     image = pictures(number + 1)[number]
     logits = model.predict(image[None])[0]
@@ -145,7 +163,7 @@ def toy_case(number: int = 0, *, of_noise: bool = False) -> Case:
         truth=truth,
         pool=list(zip(others, model.predict(others).argmax(1).tolist(), strict=True)),
     )
-    explainer = _Gradient()
+    explainer = explainer or _Gradient()
     (explanation,) = explainer.explain(model, image[None], Target(index=index))
     explanation = replace(explanation, metadata={**explanation.metadata, "completeness_gap": 0.1})
     if of_noise:

@@ -63,8 +63,15 @@ def evidence(data: str) -> Pictures:
         labels=[index % len(SHAPES) for index in range(count)],
         names=[f"evidence/{index}" for index in range(count)],
         read=lambda index: evidence_picture(index)[0],
+        mask=_mask,
         files=False,
     )
+
+
+def _mask(index: int) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(evidence_picture(index)[1].astype(np.uint8) * 255)
 
 
 def evidence_picture(index: int) -> tuple[Image, Any]:

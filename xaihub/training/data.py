@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class Pictures:
         files: Whether names are paths of files.
         upright: Whether a mirrored picture would be another class (digits).
         notes: What was left out, for the user.
+        mask: Returns the picture, white on black, of the pixels that tell the class, where that is known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Pictures:
     files: bool = True
     upright: bool = False
     notes: Sequence[str] = field(default_factory=list)
+    mask: Callable[[int], Image] | None = None
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -57,7 +60,8 @@ class Pictures:
             labels=[self.labels[index] for index in kept],
             names=[self.names[index] for index in kept],
             parts=[self.parts[index] for index in kept] if self.parts else (),
-            read=lambda index, read=self.read: read(kept[index]),  # type: ignore[misc]
+            read=partial(_at, self.read, kept),
+            mask=None if self.mask is None else partial(_at, self.mask, kept),
             notes=[*self.notes, note],
         )
 
@@ -83,6 +87,10 @@ class Split:
         lines += [f"{part}\t{self.pictures.names[index]}\t{self.pictures.labels[index]}"
                   for part, indices in (("train", self.train), ("val", self.val)) for index in indices]  # fmt: skip
         return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _at(read: Callable[[int], Image], kept: Sequence[int], index: int) -> Image:
+    return read(kept[index])
 
 
 def check_classes(pictures: Pictures) -> None:

@@ -8,17 +8,24 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xaihub.errors import MissingExtra, ModelError
 from xaihub.explanation import write_file
+from xaihub.hub import Hub
 from xaihub.objective import Objective
 from xaihub.specs import ModelCard
+from xaihub.weights import fill
 
-__all__ = ["write_card", "write_log", "write_weights"]
+if TYPE_CHECKING:
+    from xaihub.training.setting import Setting
+
+__all__ = ["Tensorboard", "write_card", "write_log", "write_result", "write_weights"]
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
@@ -97,3 +104,65 @@ def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     for record in history:
         writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in record.items()})
     write_file(path, lambda file: file.write_text(buffer.getvalue(), encoding="utf-8"))
+
+
+def write_result(hub: Hub, setting: Setting, path: Path) -> None:
+    """Write card and weights of the best epoch, and load them once, so that what is left behind is known to work.
+
+    Raises:
+        ModelError: The card does not give the trained network's scores.
+        OutputError: A file cannot be written.
+    """
+    trainer, data = setting.trainer, setting.data
+    record = trainer.place.history[trainer.place.best - 1]
+    fill(trainer.network, trainer.best, what="the best epoch")
+    finished = setting.objective.finish(trainer.network.eval())
+    epochs = f"epoch {record['epoch']} of {len(trainer.place.history)}"
+    accuracy = f"not measured: no pictures were held out ({epochs})"
+    if "val_accuracy" in record:
+        accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out pictures ({epochs})"
+    write_card(
+        path,
+        setting.model.card,
+        classes=data.pictures.classes,
+        sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
+        accuracy=accuracy,
+        objective=setting.objective,
+        wrapped=finished.wrapped,
+    )
+    device = setting.accelerator.device
+    loaded = hub.load_model(str(path), device=str(device))
+    inputs = torch.stack([setting.images.row(index, None) for index in list(data.val or data.train)[:2]]).to(device)
+    with torch.no_grad():
+        before, after = finished.network.eval()(inputs), loaded(inputs)
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+        raise ModelError(
+            f"the card {str(path)!r} does not give the trained network's scores",
+            hint="the objective's wrap must build the same architecture again",
+        )
+
+
+class Tensorboard:
+    """Figures for TensorBoard, beside log.csv."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder `tensorboard` in the run's.
+
+        Raises:
+            MissingExtra: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                "--logger tensorboard needs 'tensorboard', which is not installed",
+                hint="pip install 'xaihub[tensorboard]'",
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add the figures of one epoch."""
+        for name, value in record.items():
+            if isinstance(value, int | float) and name not in ("epoch", "steps"):
+                self._writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
+        self._writer.flush()

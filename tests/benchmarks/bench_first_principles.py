@@ -1,0 +1,227 @@
+"""Insertion and deletion of every family of measures, and of other methods, at an equal budget of forward passes.
+
+    python tests/benchmarks/bench_first_principles.py --photos DIR --count 50 --measure my.safetensors --used chosen.txt
+
+Each method explains the predicted class of each photo with about `--budget` forward passes, and is judged by insertion
+(on a blurred picture) and deletion (with zeros) with `--steps` steps. keep-p at 0.5 and the weights of RISE and of LIME
+are read off one set of masks; signed keep-p is twice the centred one. A backward pass counts as two forward passes.
+Means have 95 % bootstrap intervals over photos; "against keep-p" is the mean of differences photo by photo. `--used`
+names photos on which the measure was chosen, one path or name a line; they are left out.
+
+Results go to `--store`, one line a photo and method, and a run continues where it stopped; `--report` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import xaihub
+from xaihub import Case, Explanation, Scene, Target
+from xaihub.masking import make_removal
+from xaihub_first_principles import masks
+from xaihub_first_principles.answers import ask
+from xaihub_first_principles.method import FirstPrinciples
+from xaihub_first_principles.regions import make_regions
+
+REFERENCE = "keep_p"
+SUFFIXES = (".jpeg", ".jpg", ".png")
+Maps = Iterator[tuple[str, Tensor, float]]  # name, (H, W) heat, forward passes
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="A folder of photos; without it nothing is measured.")
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--measure", type=Path, help="A file of 'xaihub optimise-measure'.")
+    parser.add_argument("--used", type=Path, help="Photos on which the measure was chosen.")
+    parser.add_argument("--budget", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--store", type=Path, default=Path("bench_first_principles.jsonl"))
+    parser.add_argument("--minutes", type=float, default=1e9, help="Stop after so long.")
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.photos is not None and options.photos.is_dir() and not options.report:
+        measure_all(options)
+    if options.store.exists():
+        report(options.store)
+    else:
+        print("nothing was measured: give --photos DIR")
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Ask every group of methods about every photo, the main group first."""
+    used = set()
+    if options.used is not None:
+        used = {Path(line).name for line in options.used.read_text().splitlines() if line.strip()}
+    photos = [file for file in sorted(options.photos.iterdir()) if file.suffix.lower() in SUFFIXES]
+    photos = [file for file in photos if file.name not in used][: options.count]
+    done = {(line["photo"], line["group"]) for line in lines(options.store)}
+    model = xaihub.load_model(options.model, device="cpu")
+    hub = xaihub.Hub()
+    metrics = [hub.get_metric(name, steps=options.steps) for name in ("insertion", "deletion")]
+    started = time.monotonic()
+    for group, methods in groups(options).items():
+        for photo in photos:
+            if (photo.name, group) in done:
+                continue
+            if time.monotonic() - started > 60 * options.minutes:
+                return
+            image, _ = model.prepare(xaihub.load_picture(photo).image)
+            logits = model.predict(image[None])
+            target = Target().resolve(logits)
+            scene = Scene(model=model, image=image, logits=logits[0], target=target)
+            found = []
+            for name, heat, forwards in methods(model, image, options):
+                explanation = Explanation.of_row(
+                    0, values=heat[None, None].float(), logits=logits, target=target, classes=model.classes, metadata={}
+                )
+                case = Case(scene=scene, explanation=explanation)
+                insertion, deletion = (metric.measure(case)[0].value for metric in metrics)
+                found.append({"method": name, "insertion": insertion, "deletion": deletion, "forwards": forwards})
+            with options.store.open("a") as file:
+                file.write(json.dumps({"photo": photo.name, "group": group, "found": found}) + "\n")
+
+
+def groups(options: argparse.Namespace) -> dict[str, Callable[..., Maps]]:
+    """Return what is measured, by group; a group is asked and stored as a whole."""
+    found: dict[str, Callable[..., Maps]] = {"masks": from_one_set_of_masks, "peers": peers}
+    if options.measure is not None:
+        found["learned"] = learned
+    return {**found, "families": other_families}
+
+
+def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+    """Families that share their masks, and Shapley values with masks of their own."""
+    generator = torch.Generator().manual_seed(0)
+    regions = make_regions("grid:7", model, image, shifts=1, generator=generator)[0]
+    target = Target().resolve(model.predict(image[None]))
+    removals = [make_removal("blur", model, image)]
+    ones = torch.ones(regions.features.count, dtype=torch.float64)
+
+    def score(logits: Tensor) -> Tensor:
+        return target.score(logits.softmax(1))
+
+    def answers(family: masks.MaskFamily) -> object:
+        points = family.points(ones, generator)
+        return ask(model, image, points, features=regions.features, removals=removals)
+
+    shared = answers(masks.KeepP(budget=options.budget))
+    families: dict[str, masks.MaskFamily] = {
+        "keep_p": masks.KeepP(adjust=True, centre=True),
+        "keep_p, not adjusted": masks.KeepP(centre=True),
+        "rise weights": masks.RISE(centre=True),
+        "lime_fixed": masks.LIME(),
+    }
+    for name, family in families.items():
+        values = shared.measure(family, score).values  # type: ignore[attr-defined]
+        yield name, regions.paint(values, smooth=True), options.budget
+    values = answers(masks.Shapley(budget=options.budget)).measure(masks.Shapley(), score).values  # type: ignore[attr-defined]
+    yield "shapley", regions.paint(values, smooth=True), options.budget
+
+
+def learned(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+    """The optimised measure."""
+    yield from explained(
+        model, image, {"optimised": FirstPrinciples(measure=str(options.measure), budget=options.budget)}
+    )
+
+
+def peers(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+    """Other methods, at the budget where they have one."""
+    hub, n = xaihub.Hub(), options.budget
+    side = image.shape[-1]
+    windows = int(n**0.5) - 1  # a side, the last one flush with the edge
+    stride = -(-(side - 32) // windows)
+    chosen = {
+        "RISE": ("rise", {"masks": n}),
+        "KernelSHAP": ("kernel_shap", {"samples": n - 2, "features": "grid:7"}),
+        "Grad-CAM": ("gradcam", {}),
+        "IG": ("integrated_gradients", {"steps": n // 3}),
+        "occlusion window": ("occlusion", {"window": 32, "stride": stride}),
+        "random": ("control_random", {}),
+    }
+    made = {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
+    yield from explained(model, image, made)
+
+
+def other_families(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+    """Families that ask at points of their own; one by one over several grids, so that they spend the budget."""
+    n = options.budget
+    several = {"budget": n, "shifts": max(1, n // 66), "tolerance": 0.0}
+    one = {"budget": n, "shifts": 1, "tolerance": 0.0}
+    made = {
+        "keep_p, two grids": FirstPrinciples(budget=n, shifts=2, tolerance=0),
+        "occlusion": FirstPrinciples(family="occlusion", **several),
+        "pdp = axis_dirac": FirstPrinciples(family="pdp", **several),
+        "independent": FirstPrinciples(family="independent", baseline="blur,mean", budget=8 * 50, shifts=1),
+        "conditional": FirstPrinciples(family="conditional", baseline="inpaint", **several),
+        "axis_lebesgue": FirstPrinciples(family="axis_lebesgue", **one),
+        "length_weighted": FirstPrinciples(family="length_weighted", **one),
+        "smoothgrad": FirstPrinciples(family="smoothgrad", **one),
+        "fd_ig": FirstPrinciples(family="fd_ig", **one),
+    }
+    yield from explained(model, image, made)
+
+
+def explained(model: xaihub.Model, image: Tensor, made: dict[str, xaihub.Explainer]) -> Maps:
+    """Explain with each."""
+    for name, explainer in made.items():
+        found = explainer.explain(model, image[None])[0]
+        yield name, found.heatmap(), found.metadata["forwards"] + 2 * found.metadata["backwards"]
+
+
+def lines(store: Path) -> list[dict[str, object]]:
+    """Read what was stored; a line cut off by the end of a run is left out."""
+    found = []
+    for text in store.read_text().splitlines() if store.exists() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return found
+
+
+def report(store: Path) -> None:
+    """Print the table, best first."""
+    values: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for line in lines(store):
+        for entry in line["found"]:  # type: ignore[attr-defined]
+            pair = (entry["insertion"], entry["deletion"], entry["forwards"])
+            values.setdefault(entry["method"], {})[str(line["photo"])] = pair
+    rows = []
+    for name, by_photo in values.items():
+        scores = torch.tensor(list(by_photo.values()), dtype=torch.float64)
+        gaps = scores[:, 0] - scores[:, 1]
+        common = [photo for photo in by_photo if photo in values.get(REFERENCE, {})]
+        theirs = torch.tensor([values[REFERENCE][p][0] - values[REFERENCE][p][1] for p in common], dtype=torch.float64)
+        mine = torch.tensor([by_photo[p][0] - by_photo[p][1] for p in common], dtype=torch.float64)
+        rows.append((float(gaps.mean()), name, scores, gaps, mine - theirs))
+    print("| method | photos | forwards | insertion | deletion | difference | against keep-p |")
+    print("|---|---|---|---|---|---|---|")
+    for _, name, scores, gaps, against in sorted(rows, key=lambda row: -row[0]):
+        cells = [interval(scores[:, 0]), interval(scores[:, 1]), interval(gaps)]
+        cells.append("" if name == REFERENCE or not len(against) else interval(against, sign=True))
+        print(f"| {name} | {len(scores)} | {float(scores[:, 2].mean()):.0f} | {' | '.join(cells)} |")
+
+
+def interval(values: Tensor, *, sign: bool = False) -> str:
+    """Return "mean [low, high]" with a 95 % bootstrap interval."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = values[torch.randint(0, len(values), (10_000, len(values)), generator=generator)].mean(1)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    form = "+.3f" if sign else ".3f"
+    return f"{float(values.mean()):{form}} [{low:{form}}, {high:{form}}]"
+
+
+if __name__ == "__main__":
+    main()

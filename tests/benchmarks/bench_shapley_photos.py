@@ -1,0 +1,197 @@
+"""Fine-tune EfficientNet-Lite0 plainly and with the Shapley objective on superclasses of photos, and judge the maps.
+
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_photos.py --photos FOLDER -o runs/shapley`. Each
+seed has a split of its own, the same for both; a run that was interrupted goes on where it stopped. Training is by
+`xaihub.services.train`, and what is judged is loaded from the card that it leaves. The last epoch is kept, so nothing is
+selected on the photos held out. Maps explain the predicted class of their own network. Deletion and insertion go patch
+by patch of the backbone's grid; "own" is deletion and insertion divided by the probability of the whole picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from superclasses import held_out, photos_or_skip, tensors, warm_card, write_csv
+
+from xaihub import Case, Explanation, Model, Scene, Target
+from xaihub.hub import Hub
+from xaihub.rendering import grid
+from xaihub.services.explain import explain
+from xaihub.services.train import train
+from xaihub.training.config import checked
+
+TWINS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("cross_entropy", {}),
+    "shapley": ("shapley", {"lambda": 10, "head_lr": 10}),
+}
+MAPS: dict[str, dict[str, Any]] = {
+    "shapley": {"every_class": False},
+    "gradcam": {},
+    "integrated_gradients": {"baseline": "zero"},
+    "rise": {"masks": 500, "cell": 5},
+    "control_random": {},
+}
+CURVES = [("deletion", "zero"), ("insertion", "zero"), ("insertion", "blur")]
+
+
+def main() -> None:
+    """Train, judge, print a table, and save maps before and after."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
+    parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and pictures are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--weight", type=float, default=10, help="lambda")
+    parser.add_argument("--explained", type=int, default=10, help="photos held out that are explained, of each split")
+    parser.add_argument("--asked", type=int, default=3, help="of these, how many are asked for post-hoc Shapley values")
+    parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
+    options = parser.parse_args()
+    found = photos_or_skip(options.photos)
+    torch.set_num_threads(1)
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    task = write_csv(found, folder / "task.csv")
+    (folder / "start").mkdir(exist_ok=True)
+    start = warm_card(folder / "start")
+    hub = Hub()
+    records: dict[str, list[dict[str, Any]]] = {name: [] for name in TWINS}
+    for seed in range(options.seeds):
+        for name, (objective, values) in TWINS.items():
+            run = folder / f"{name}-{seed}"
+            if not (run / "result.json").is_file():
+                plan = checked({
+                    "data": str(task.resolve()), "model": str(start.resolve()), "objective": objective,
+                    "parameters": {**values, "lambda": options.weight} if values else {}, "val": 0.4, "seed": seed,
+                    "epochs": options.epochs, "size": options.size, "batch_size": 16, "freeze_norm": True,
+                    "keep": "last",
+                })  # fmt: skip
+                outcome = train(hub, plan, run, device="cpu", resume=run.exists())
+                record = _judge(hub, outcome.card, task, seed, options)
+                record["seconds an epoch"] = outcome.history[-1]["seconds"]
+                (run / "result.json").write_text(json.dumps(record))
+                print(f"seed {seed} {name}: accuracy {np.mean(record['hits']):.3f}", flush=True)
+            records[name].append(json.loads((run / "result.json").read_text()))
+    _show(records)
+    _draw(hub, folder, task, options.asked)
+
+
+def _judge(hub: Hub, card: Path, task: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    model = hub.load_model(str(card), device="cpu")
+    data = held_out(task, share=0.4, seed=seed)
+    inputs, labels = tensors(data, model)
+    logits = torch.cat([model.predict(part) for part in inputs.split(4)])
+    record: dict[str, Any] = {
+        "hits": (logits.argmax(1) == labels).tolist(),
+        "cross-entropy": float(torch.nn.functional.cross_entropy(logits, labels)),
+        "figures": {},
+        "agreement": {},
+    }
+    # Photos of all classes: the order of the split goes by class.
+    some = torch.linspace(0, len(inputs) - 1, options.explained).round().long().tolist()
+    asked = set(some[:: max(1, len(some) // options.asked)][: options.asked])
+    for row in some:
+        scene, maps = _explained(hub, model, inputs[row])
+        for method, explanation in maps.items():
+            for key, value in _curves(hub, scene, explanation).items():
+                record["figures"].setdefault(method, {}).setdefault(key, []).append(value)
+        if row in asked and "shapley" in maps:
+            for key, value in _agreement(hub, model, scene, maps["shapley"], options.budget).items():
+                record["agreement"].setdefault(key, []).append(value)
+    return record
+
+
+def _explained(hub: Hub, model: Model, image: torch.Tensor) -> tuple[Scene, dict[str, Explanation]]:
+    logits = model.predict(image[None])
+    target = Target(index=int(logits.argmax()))
+    scene = Scene(model=model, image=image, logits=logits[0], target=target.resolve(logits))
+    own = model.card.objective == "shapley"
+    return scene, {
+        name: hub.get_explainer(name, **values).explain(model, image[None], target, seed=0)[0]
+        for name, values in MAPS.items()
+        if own or name != "shapley"
+    }
+
+
+def _curves(hub: Hub, scene: Scene, explanation: Explanation) -> dict[str, float]:
+    whole = float(scene.score(scene.logits[None]))
+    figures = {}
+    patch = scene.image.shape[-1] // 5
+    for metric, baseline in CURVES:
+        made = hub.get_metric(metric, unit="patches", patch=patch, baseline=baseline, steps=25)
+        value = made.measure(Case(scene=scene, explanation=explanation))[0].value
+        figures[f"{metric}, {baseline}"] = value
+        figures[f"{metric}, {baseline}, own"] = value / whole
+    return figures
+
+
+def _agreement(hub: Hub, model: Model, scene: Scene, votes: Explanation, budget: int) -> dict[str, float]:
+    """Correlate the votes with post-hoc Shapley values of the same network, asked its own way and by mean colour."""
+    cells = _cells(votes)
+    figures = {}
+    for estimator, baseline in (("kernel", "own_masking"), ("interactions", "own_masking"), ("kernel", "zero")):
+        explainer = hub.get_explainer(
+            "shapley_values", features="grid:5", baseline=baseline, estimator=estimator, budget=budget
+        )
+        found = explainer.explain(model, scene.image[None], Target(index=int(scene.target.index[0])), seed=0)[0]
+        key = f"{estimator}, {baseline}"
+        figures[f"r, {key}"] = float(np.corrcoef(cells, _cells(found))[0, 1])
+        figures[f"stderr to spread, {key}"] = found.metadata["details"]["stderr_to_spread"]
+    return figures
+
+
+def _draw(hub: Hub, folder: Path, task: Path, count: int) -> None:
+    """Save some photos held out of the first split, with maps of both networks: after training so, and plainly."""
+    data = held_out(task, share=0.4, seed=0)
+    models = {name: hub.load_model(str(folder / f"{name}-0" / "card.yaml"), device="cpu") for name in reversed(TWINS)}
+    (folder / "pictures").mkdir(exist_ok=True)
+    for row in torch.linspace(0, len(data.val) - 1, count).round().long().tolist():
+        photo = data.pictures.names[data.val[row]]
+        rows = [
+            [
+                explain(photo, model=model, explainer=hub.get_explainer(method, **MAPS[method]))
+                for method in ("gradcam", "integrated_gradients", "shapley")
+                if method != "shapley" or name == "shapley"
+            ]
+            for name, model in models.items()
+        ]
+        grid(rows).save(folder / "pictures" / f"{Path(photo).stem}.png")
+
+
+def _cells(explanation: Explanation) -> np.ndarray:
+    heat = explanation.heatmap()[None, None]
+    return torch.nn.functional.adaptive_avg_pool2d(heat, 5).flatten().numpy()
+
+
+def _show(records: dict[str, list[dict[str, Any]]]) -> None:
+    for name, runs in records.items():
+        hits = [float(np.mean(run["hits"])) for run in runs]
+        print(
+            f"{name:10} accuracy {np.mean(hits):.3f} ({' '.join(f'{hit:.3f}' for hit in hits)}), cross-entropy"
+            f" {np.mean([run['cross-entropy'] for run in runs]):.3f},"
+            f" {np.mean([run['seconds an epoch'] for run in runs]):.1f} s an epoch"
+        )
+    keys = list(records["plain"][0]["figures"]["gradcam"])
+    print(f"{'':10} {'':22}" + "".join(f"{key:>22}" for key in keys))
+    for name, runs in records.items():
+        for method in runs[0]["figures"]:
+            line = f"{name:10} {method:22}"
+            for key in keys:
+                values = np.concatenate([run["figures"][method][key] for run in runs])
+                line += f"{values.mean():>15.3f} ({values.std(ddof=1) / len(values) ** 0.5:.3f})"
+            print(line)
+    for key in records["shapley"][0]["agreement"]:
+        values = np.concatenate([run["agreement"][key] for run in records["shapley"]])
+        print(f"{key:40} mean {values.mean():.3f}, lowest {values.min():.3f}, {len(values)} photos")
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    main()
+    print(f"{time.monotonic() - started:.0f} s")

@@ -1,0 +1,124 @@
+"""Draw minimal sufficient pixels of twelve pictures on one sheet, and tell how far two seeds' maps agree.
+
+Run it on demand: `python tests/benchmarks/sheet_convad.py --out docs/images/convad.jpg`. Without `--photos` the pictures
+are those that scikit-image, scikit-learn and matplotlib bring along, and crops of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import xaihub
+from xaihub import Explanation, Runtime
+from xaihub.rendering import pixel_sets
+
+# Name, picture, and the crop as shares of it: left, top, right, bottom.
+CROPS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
+    "cat": ("sample", (0, 0, 1, 1)),
+    "cat, nearer": ("sample", (0.1, 0, 0.75, 0.9)),
+    "coffee": ("coffee", (0, 0, 1, 1)),
+    "coffee, spoon": ("coffee", (0.0, 0.3, 0.6, 1)),
+    "astronaut": ("astronaut", (0, 0, 1, 1)),
+    "helmet": ("astronaut", (0.45, 0.1, 1, 0.75)),
+    "shuttle": ("astronaut", (0.5, 0, 1, 0.5)),
+    "camera": ("camera", (0, 0, 1, 1)),
+    "china": ("china.jpg", (0, 0, 1, 1)),
+    "china, left": ("china.jpg", (0, 0.1, 0.6, 1)),
+    "flower": ("flower.jpg", (0, 0, 1, 1)),
+    "officer": ("hopper", (0, 0, 1, 1)),
+}
+
+
+def main() -> None:
+    """Explain, draw, and print one line a picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--photos", nargs="*")
+    parser.add_argument("--explainer", default="convad")
+    parser.add_argument("-p", dest="values", nargs="*", default=["confidence=0.5"], metavar="NAME=VALUE")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--columns", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="mixed precision")
+    parser.add_argument("--out", type=Path, default=Path("convad.jpg"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(autocast=options.bf16))
+    explainer = xaihub.get_explainer(options.explainer, **dict(pair.split("=", 1) for pair in options.values))
+    cells, agreements = [], []
+    for name, source in _pictures(options.photos):
+        picture = xaihub.load_picture(source)
+        inputs, geometry = model.prepare(picture.image)
+        found = [explainer.explain(model, inputs[None], seed=seed)[0] for seed in range(options.seeds)]
+        first = found[0].with_picture(picture, geometry)
+        cells.append(_cell(first))
+        record = first.metadata["details"]
+        text = (
+            f"{name}: {first.claim}, {record['explanations'][0]['area']:.3f} of it, {first.metadata['forwards']:g} rows"
+        )
+        text += f", expected agreement {record['expected_agreement']:.2f}"
+        if len(found) > 1:
+            agreements.append(_agreement(found))
+            text += f", seeds correlate by {agreements[-1]:.2f}"
+        print(text, flush=True)
+        _sheet(cells, options.columns).save(options.out, quality=85)
+    if agreements:
+        print(f"correlation of seeds: mean {np.mean(agreements):.3f}, least {min(agreements):.3f}")
+
+
+def _pictures(photos: list[str] | None) -> Iterator[tuple[str, str | bytes]]:
+    if photos:
+        yield from ((Path(photo).stem, photo) for photo in photos)
+        return
+    import matplotlib
+    import sklearn.datasets
+    from skimage import data
+
+    made = {
+        "sample": lambda: xaihub.load_picture(xaihub.sample_photo()).image,
+        "hopper": lambda: Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"),
+        **{
+            name: lambda name=name: Image.fromarray(getattr(data, name)()) for name in ("coffee", "astronaut", "camera")
+        },
+        **{
+            name: lambda name=name: Image.fromarray(sklearn.datasets.load_sample_image(name))
+            for name in ("china.jpg", "flower.jpg")
+        },
+    }
+    for name, (source, crop) in CROPS.items():
+        image = made[source]().convert("RGB")
+        box = [round(share * side) for share, side in zip(crop, (*image.size, *image.size), strict=True)]
+        packed = io.BytesIO()
+        image.crop(box).save(packed, "PNG")
+        yield name, packed.getvalue()
+
+
+def _cell(found: Explanation) -> Image.Image:
+    drawn = pixel_sets(found)
+    assert drawn is not None  # noqa: S101
+    return drawn
+
+
+def _agreement(found: list[Explanation]) -> float:
+    """Return the mean correlation of the maps of all pairs of seeds."""
+    table = np.corrcoef([one.values.flatten().numpy() for one in found])
+    return float(table[np.triu_indices(len(found), 1)].mean())
+
+
+def _sheet(cells: list[Image.Image], columns: int) -> Image.Image:
+    width, height = max(cell.width for cell in cells), max(cell.height for cell in cells)
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), (255, 255, 255))
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number % columns * width, number // columns * height))
+    return sheet
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What running and estimating share: data, model, objective and trainer, made from a plan and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from xaihub.adapter import read_classes
+from xaihub.errors import ModelError, ParameterError
+from xaihub.hub import Hub, pick_device
+from xaihub.model import Model
+from xaihub.objective import Objective
+from xaihub.training.config import Config
+from xaihub.training.data import Split, check_classes, readable, split
+from xaihub.training.draws import seed_everything
+from xaihub.training.features import cache_features
+from xaihub.training.feed import Feed, ImageFeed
+from xaihub.training.head import find_head, with_classes
+from xaihub.training.loop import Trainer, Watch
+from xaihub.training.sources import open_pictures
+
+__all__ = ["Setting", "accelerating", "set_up"]
+
+# What may differ when a run goes on: it changes nothing that is computed.
+_FREE = ("workers", "save_every", "logger")
+_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """Everything that a run is made of.
+
+    Attributes:
+        accelerator: Of Accelerate: device, precision, processes.
+        model: Before it was wrapped, for the classes of the data.
+        objective: What is minimised.
+        data: What is learned from and what is held out.
+        images: Reads the pictures.
+        trainer: Trains.
+    """
+
+    accelerator: Accelerator
+    model: Model
+    objective: Objective
+    data: Split
+    images: ImageFeed
+    trainer: Trainer
+
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what is held out; where nothing is, the pictures to learn from, without augmentation."""
+        for batch in self.images.validation() if self.data.val else self.images.plain():
+            yield batch.inputs, batch.labels
+
+
+@contextmanager
+def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
+    """Give Accelerate's object for the device and the precision, and forget its global state afterwards.
+
+    Raises:
+        ModelError: There is no such device.
+        ParameterError: The device lacks the precision.
+    """
+    chosen = pick_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    _forget()
+    try:
+        try:
+            accelerator = Accelerator(
+                mixed_precision=_PRECISION[config.precision],
+                cpu=chosen.type == "cpu",
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            )
+        except ValueError as error:  # Accelerate's word for a precision that the device lacks
+            raise ParameterError(f"--precision {config.precision} does not work on {chosen}: {error}") from error
+        yield accelerator
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    """Let the next run choose its own precision: Accelerate keeps the first choice for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> Setting:
+    """Check data and model, and make everything that training needs.
+
+    Raises:
+        XaihubError: The data, the model, the objective or a parameter cannot be used.
+    """
+    objective = hub.get_objective(config.objective, **config.parameters)
+    pictures = open_pictures(config.data, classes=None if config.classes is None else read_classes(config.classes))
+    check_classes(pictures)
+    seed_everything("weights", config.seed)
+    model = hub.load_model(
+        config.model,
+        device=str(accelerator.device),
+        checkpoint=config.checkpoint,
+        scratch=config.scratch,
+        size=config.size,
+    )
+    if model.card.objective:
+        raise ModelError(
+            f"model {config.model!r} was changed by the objective {model.card.objective!r} already",
+            hint="train from the model that it was made of",
+        )
+    pictures = readable(pictures, skip=config.skip_unreadable, watch=watch)
+    check_classes(pictures)
+    data = split(pictures, share=config.val, seed=config.seed)
+    model = with_classes(model, pictures.classes, seed=config.seed)
+    images = ImageFeed(
+        data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+    try:
+        head = find_head(model)
+    except ModelError:
+        if config.freeze:
+            raise
+        head = None
+    seed_everything("wrap", config.seed)
+    network = objective.wrap(model).to(accelerator.device)
+    part = objective.trainable(network, head) if config.freeze and head is not None else None
+    feed, asked = _feed(objective, network, part, images, config, accelerator, watch)
+    trainer = Trainer(
+        objective,
+        network,
+        feed=feed,
+        config=config,
+        accelerator=accelerator,
+        head=head,
+        part=part,
+        asked=asked,
+        identity=_identity(config, data),
+    )
+    return Setting(
+        accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer
+    )
+
+
+def _feed(
+    objective: Objective,
+    network: nn.Module,
+    part: nn.Module | None,
+    images: ImageFeed,
+    config: Config,
+    accelerator: Accelerator,
+    watch: Watch,
+) -> tuple[Feed, nn.Module | None]:
+    """Keep the features that go into the part that learns, where that is the same as reading pictures again."""
+    if part is None or part is network or config.augments or not objective.on_features:
+        return images, None
+    kept = cache_features(network, part, images, device=accelerator.device, watch=watch)
+    return (images, None) if kept is None else (kept, part)
+
+
+def _identity(config: Config, data: Split) -> str:
+    """Return what a checkpoint must have been made by, so that going on with it is the same run."""
+    plan = {name: value for name, value in msgspec.to_builtins(config).items() if name not in _FREE}
+    return msgspec.json.encode([plan, data.digest], order="sorted").decode()
