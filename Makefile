@@ -14,7 +14,7 @@ define install
 @$(BIN)/python -m pip install --quiet $(1) || { echo "retrying"; sleep 5; $(BIN)/python -m pip install --quiet $(1); }
 endef
 
-.PHONY: help demo test lint format docs support-matrix bench clean
+.PHONY: help demo test lint format docs api support-matrix bench clean
 
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ format: $(VENV)/.installed-dev  ## Fix what can be fixed of the style.
 
 docs: $(VENV)/.installed-dev  ## Write the generated parts of README.md and docs/ anew.
 	$(BIN)/python -m cogapp -r -U -I docs README.md $$(find docs -name '*.md' | sort)
+
+api: $(VENV)/.installed-dev  ## Pin the public names and the hooks anew, where a change is meant.
+	$(BIN)/python docs/public_api.py
 
 support-matrix: $(VENV)/.installed-dev  ## Try every explainer on every family of models (minutes).
 	$(BIN)/python docs/support_matrix.py

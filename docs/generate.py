@@ -14,6 +14,7 @@ import click
 
 import xaihub
 import xaihub.masking
+import xaihub.testing
 from xaihub import errors, hookspecs
 from xaihub.cli import cli
 from xaihub.host import PluginHost
@@ -21,6 +22,7 @@ from xaihub.hub import Hub
 from xaihub.params import parameters
 from xaihub.services.scaffold import render
 from xaihub.specs import Paper
+from xaihub.testing.kit import KINDS, checks
 
 # Names that come from other libraries, with docstrings about more than what we use of them.
 _FOREIGN = {
@@ -96,6 +98,18 @@ def metrics() -> str:
     return "\n".join(lines)
 
 
+def objectives() -> str:
+    """List every training objective, then describe each with its parameters."""
+    specs = list(hub().objectives)
+    rows = [(f"[`{spec.name}`](#{spec.name})", spec.summary, spec.cost, _paper(spec.paper)) for spec in specs]
+    lines = [_table(("name", "what is minimised", "cost a picture", "paper"), rows)]
+    for spec in specs:
+        facts = {"Limits": spec.limits, "Plugin": spec.plugin}
+        facts["With --freeze"] = "features are computed once" if spec.load().on_features else "pictures are read again"
+        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
+    return "\n".join(lines)
+
+
 def models() -> str:
     """List the cards of the zoo."""
     rows = []
@@ -137,6 +151,21 @@ def public_api() -> str:
 def masking() -> str:
     """Describe every public name of the masking engine."""
     return _entries(xaihub.masking, [*xaihub.masking.__all__])
+
+
+def testing() -> str:
+    """Describe every public name of the conformance kit."""
+    return _entries(xaihub.testing, [*xaihub.testing.__all__])
+
+
+def conformance() -> str:
+    """List every check, by kind: what it asks, and what to change if it fails."""
+    lines = []
+    for kind in KINDS:
+        rows = [(f"`{item.name}`", item.asks, f"{item.advice[0].upper()}{item.advice[1:]}.") for item in checks(kind)]
+        title = f"{kind[0].upper()}{kind[1:]}{' cards' if kind == 'model' else 's'}"
+        lines += [f"## {title}\n", _table(("check", "what it asks", "if it fails"), rows), ""]
+    return "\n".join(lines).strip()
 
 
 def records() -> str:

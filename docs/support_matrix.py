@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +22,7 @@ from torch import nn
 from xaihub import Hub, Model, ModelCard, ModelRequest, Weights, XaihubError, load_picture, sample_photo
 from xaihub.host import PluginHost
 from xaihub.params import parameters
+from xaihub.testing.budgets import small_budget
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "support-matrix.md"
@@ -56,22 +56,7 @@ FAMILIES = {
     "mobilevit": "mobilevit_xxs",
     "eva02": "eva02_tiny_patch14_224",
 }
-# The smallest work that still exercises a method; used for the parameters that an explainer has.
-TINY: dict[str, Any] = {
-    "masks": 4,
-    "samples": 8,
-    "channels": 8,
-    "evaluations": 16,
-    "budget": 40,
-    "iterations": 2,
-    "refinements": 1,
-    "step": 4096,
-    "shrink": False,
-    "steps": 4,
-    "features": "grid:2",
-    "window": 75,
-    "stride": 75,
-}
+TINY = small_budget(224)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import xaihub
+import xaihub.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(file for root in ("xaihub", "plugins", "zoo") for file in (ROOT / root).rglob("*.py"))
@@ -68,6 +69,14 @@ def test_every_module_outside_the_command_line_is_kept_free_of_click() -> None:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_module_has_at_most_400_lines(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", xaihub.testing.__all__)
+def test_a_public_name_of_the_kit_can_be_imported_and_is_documented(name: str) -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+
+    assert getattr(xaihub.testing, name) is not None
+    assert f"## `{name}`" in page
 
 
 @pytest.mark.parametrize("name", xaihub.__all__)

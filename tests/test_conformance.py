@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
 from xaihub.services.conformance import check_plugin
+from xaihub.testing import planted_case, planted_scenes
 
 # Checks that a thing may pass by refusing with a reason.
 MAY_REFUSE = {"works_on_a_cnn", "works_on_a_vit", "works_with_channels_last"}
@@ -32,3 +34,28 @@ def test_a_built_in_passes_every_check(name: str) -> None:
     assert failed == []
     assert refused <= MAY_REFUSE
     assert sum(result.outcome == "passed" for result in results) > 2
+
+
+# What the exact evidence of a planted picture scores: 400 of 64 x 64 pixels, all with one value.
+EXACT = {
+    "average_drop": 0,
+    "complexity": math.log(400),
+    "effective_complexity": 400,
+    "faithfulness_correlation": 1,
+    "grid_pointing": 1,
+    "infidelity": 0,
+    "pointing_game": 1,
+    "relevance_mass": 1,
+    "relevance_rank": 1,
+    "sensitivity_n": 1,
+    "sparseness": 1 - 400 / 64**2,  # its Gini index
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_exact_evidence_of_a_planted_picture_scores_what_theory_says(name: str) -> None:
+    (scene,) = planted_scenes(1)
+
+    measured, _ = hub().get_metric(name).measure(planted_case(scene))
+
+    assert measured.value == pytest.approx(EXACT[name], abs=1e-4)

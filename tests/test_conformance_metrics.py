@@ -99,6 +99,16 @@ class MinusOne(Good):
         return []
 
 
+class ScansTheRows(Good):
+    """The share of the mask among the largest pixels, of which the first in the picture come first."""
+
+    def score(self, case: Case) -> float:
+        assert case.scene.truth is not None
+        inside = case.scene.truth.flatten()
+        order = case.heat.flatten().argsort(descending=True, stable=True)
+        return float(inside[order[: int(inside.sum())]].float().mean())
+
+
 class RefusesAll(Good):
     def score(self, case: Case) -> float:
         raise MetricRefused("there is nothing to measure")
@@ -122,6 +132,7 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
     (ForgetsAParameter, record(), "shared_memory_is_keyed", "into the keys of `once`"),
     (ClampsInPlace, record(), "nothing_is_changed", "the map was changed: clone what you change"),
     (FreezesTheNetwork, record(), "nothing_is_changed", "of the network, the weight"),
+    (ScansTheRows, record(tags=("order-of-pixels",)), "ties_are_no_scan", "break ties by a fixed pseudo-random order"),
     (MinusOne, record(tags=("scale-invariant",)), "scale_plays_no_role", "drop the tag `scale-invariant`"),
 ]
 
@@ -142,10 +153,10 @@ def test_a_bad_metric_fails_one_check_and_is_told_what_to_change(
     assert advice in result.advice
 
 
-def test_the_good_metric_behind_them_passes_all_but_the_tag_that_it_does_not_have() -> None:
+def test_the_good_metric_behind_them_passes_all_but_the_tags_that_it_does_not_have() -> None:
     outcomes = {item.check: item.outcome for item in results(MetricSubject(Good, spec=record()))}
 
-    assert outcomes.pop("scale_plays_no_role") == "not applicable"
+    assert {outcomes.pop("scale_plays_no_role"), outcomes.pop("ties_are_no_scan")} == {"not applicable"}
     assert set(outcomes.values()) == {"passed"}
 
 

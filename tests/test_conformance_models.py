@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import nn
 
@@ -157,10 +158,10 @@ def test_weights_with_another_checksum_are_not_built(tmp_path: Any) -> None:
     assert "are not those of the card" in text
 
 
-def test_a_card_whose_weights_cannot_be_downloaded_is_not_applicable() -> None:
-    card = ModelCard(
-        name="far", summary="Far.", architecture="test_resnet.r160_in1k", weights=Weights(licence="Apache-2.0")
-    )
+def test_a_card_whose_weights_cannot_be_downloaded_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "nowhere")
+    card = ModelCard(name="far", summary="Far.", architecture="hf-hub:timm/far", weights=Weights(licence="MIT"))
     subject = CardSubject(card, Hub().adapters.get("timm").load()())
 
     outcomes = {item.name: run(item, subject, "far") for item in checks("model")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
@@ -12,11 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
-from torch import Tensor, nn
 
-import xaihub
 from xaihub import errors, hookspecs
 from xaihub.cards import read_card
 from xaihub.cli import cli
@@ -142,34 +138,6 @@ def test_every_python_example_compiles(file: Path) -> None:
     for text in examples:
         code = text if not signatures.match(text.strip()) else ""
         assert compile(code, name_of(file), "exec")
-
-
-class Quadrant(nn.Module):
-    """A toy whose first class is the brightness of the upper left quarter."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.stack([inputs[:, :, :4, :4].mean((1, 2, 3)), -inputs.mean((1, 2, 3))], dim=1)
-
-
-def test_the_explainer_that_the_guide_writes_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for text in blocks(page("how-to/write-an-explainer.md"), "(?:python|toml)"):
-        first = text.partition("\n")[0].removeprefix("# ")
-        file = tmp_path / first
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    host = PluginHost(entry_points=[], environ={"XAIHUB_STRICT_PLUGINS": "1"})
-    host.register(importlib.import_module("xaihub_celldrop"), name="celldrop")
-    scaling = xaihub.Preprocessing(spatial=[], size=(3, 8, 8), mean=(0, 0, 0), std=(1, 1, 1), description={})
-    model = xaihub.Model(Quadrant(), name="quadrant", preprocessing=scaling, classes=("bright", "dark"))
-
-    explainer = Hub(host).get_explainer("celldrop", cells="2", baseline="zero")
-    (found,) = explainer.explain(model, torch.ones(1, 3, 8, 8), 0)
-
-    # Hiding the upper left cell takes the whole score away, hiding another one takes nothing.
-    expected = torch.zeros(1, 8, 8)
-    expected[:, :4, :4] = 1
-    assert torch.allclose(found.values, expected)
 
 
 def test_the_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

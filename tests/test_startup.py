@@ -38,6 +38,8 @@ LIGHT = [
     ("list", "adapters"),
     ("list", "metrics"),
     ("list", "plugins"),
+    ("plugins", "list"),
+    ("plugins", "info", "rise"),
     *((name, "--help") for name in cli.commands),
 ]
 

@@ -225,7 +225,7 @@ class GlobalExplanation:
         try:
             record, runs, history = _read(file)
             if record["format"] != FORMAT or record["kind"] != "global explanation":
-                raise OutputError(f"{str(file)!r} is no global explanation, or was written by another version of xaihub")
+                raise OutputError(f"{str(file)!r} is no global explanation of this version of xaihub")
             return cls(
                 runs=runs,
                 names=tuple(record["names"]),

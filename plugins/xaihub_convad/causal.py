@@ -72,7 +72,7 @@ class _Causal(Explainer):
         confidence: Annotated[
             float, Meta(ge=0, le=1, description="Share of the whole picture's confidence that the pixels must keep.")
         ] = 0.0,
-        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 60,
+        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 100,
         agreement: Annotated[
             float,
             Meta(
@@ -80,7 +80,7 @@ class _Causal(Explainer):
                 le=1,
                 description="Stop when the expected correlation with another seed's map reaches this; 1 never stops.",
             ),
-        ] = 0.9,
+        ] = 0.85,
         budget: Annotated[
             int | None,
             Meta(

@@ -31,7 +31,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="The paper's protocol with 28 steps; the baseline is a blurred picture.",
             cost=_SHARED,
             limits="Depends on the baseline; a blurred picture is itself off the data the model knows.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant", "order-of-pixels"),
         ),
         MetricSpec(
             name="deletion",
@@ -44,7 +44,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="The paper's protocol with 28 steps; the baseline is zero in the model's units.",
             cost=_SHARED,
             limits="Scattered maps profit: speckle pushes a picture off the data fastest.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant", "order-of-pixels"),
         ),
         MetricSpec(
             name="aopc",
@@ -61,7 +61,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="MoRF, on the points of the deletion curve; order=difference is the gap between LeRF and MoRF.",
             cost=f"{_SHARED}; twice that for order=difference",
             limits="As for deletion.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant", "order-of-pixels"),
         ),
         MetricSpec(
             name="log_odds",
@@ -77,7 +77,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Mean over the curve's points up to 20 % hidden; form=probability takes log p instead.",
             cost=_SHARED,
             limits="Grows without bound for a confident model, so means over pictures follow the confident ones.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant", "order-of-pixels"),
         ),
         MetricSpec(
             name="monotonicity",
@@ -94,7 +94,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Arya et al. 2019, signed order; the share of steps, where summary=all is their yes or no.",
             cost=_SHARED,
             limits="Sees no sizes: noise around a flat score weighs as much as a cliff.",
-            tags=("faithfulness", "positive-evidence"),
+            tags=("faithfulness", "positive-evidence", "scale-invariant"),
         ),
         MetricSpec(
             name="average_drop",
@@ -107,7 +107,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="A fraction, not percent; the product is taken in the model's units.",
             cost="1 forward, shared with increase_in_confidence",
             limits="A map that is 1 nearly everywhere scores best; read it beside complexity or sparseness.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant"),
         ),
         MetricSpec(
             name="increase_in_confidence",
@@ -120,7 +120,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="0 or 1 a picture; the mean over pictures is the published figure.",
             cost="1 forward, shared with average_drop",
             limits="One bit a picture: it takes hundreds of pictures to tell two methods apart.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant"),
         ),
         MetricSpec(
             name="road",
@@ -137,6 +137,6 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Noisy linear imputation; order=morf or lerf takes one side; the score, not accuracy.",
             cost="2 forwards and 2 sparse solves a share (one side: 1 and 1); 9 shares by default",
             limits="A smooth fill still shows the outline of what was cut out.",
-            tags=("faithfulness",),
+            tags=("faithfulness", "scale-invariant", "order-of-pixels"),
         ),
     ]

@@ -26,7 +26,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="cells of a grid instead of pixels; mean over sizes 1 to 0.8 d in equal ratios",
             cost="sizes * samples forward passes a picture, shared by all maps",
             limits=_PERTURBED,
-            tags=("fidelity",),
+            tags=("fidelity", "scale-invariant"),
         ),
         MetricSpec(
             name="faithfulness_correlation",
@@ -43,7 +43,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Def. 3 on single pixels; n is a share of all pixels",
             cost="samples forward passes a picture, shared by all maps",
             limits=f"single scattered pixels change a deep network's score little and noisily; {_PERTURBED}",
-            tags=("fidelity",),
+            tags=("fidelity", "scale-invariant"),
         ),
         MetricSpec(
             name="mu_fidelity",
@@ -60,7 +60,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Bhatt et al. 2020 Def. 3 on a grid, with ranks, as Fel et al. 2021",
             cost="samples forward passes a picture, shared by all maps",
             limits=_PERTURBED,
-            tags=("fidelity",),
+            tags=("fidelity", "scale-invariant"),
         ),
         MetricSpec(
             name="infidelity",
@@ -77,7 +77,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="squares of random place and side become the baseline; or Gaussian noise; optimal scaling, b >= 0",
             cost="samples forward passes a picture, shared by all maps",
             limits="in squared units of the score, so pictures with large drops weigh most in a mean",
-            tags=("fidelity",),
+            tags=("fidelity", "scale-invariant"),
         ),
         MetricSpec(
             name="completeness_gap",

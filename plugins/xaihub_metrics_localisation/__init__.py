@@ -48,7 +48,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Euclidean distance in pixels of the model's input; a share of hits where several pixels tie.",
             cost="none",
             limits=f"{_MASKS} Reads one pixel of the map; large objects are hit by chance.",
-            tags=("localisation", "masks"),
+            tags=("localisation", "masks", "scale-invariant", "order-of-pixels"),
         ),
         MetricSpec(
             name="relevance_mass",
@@ -62,7 +62,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             " the energy-based pointing game of Score-CAM (arXiv 1910.01279).",
             cost="none",
             limits=_MASKS,
-            tags=("localisation", "masks"),
+            tags=("localisation", "masks", "scale-invariant"),
         ),
         MetricSpec(
             name="relevance_rank",
@@ -76,6 +76,6 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             " inside the mask.",
             cost="none",
             limits=_MASKS,
-            tags=("localisation", "masks"),
+            tags=("localisation", "masks", "scale-invariant", "order-of-pixels"),
         ),
     ]

@@ -25,7 +25,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="On absolute pixel values, the map summed over channels.",
             cost="none",
             limits=_LIMITS,
-            tags=("map",),
+            tags=("map", "scale-invariant"),
         ),
         MetricSpec(
             name="complexity",
@@ -42,7 +42,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             variant="Natural logarithm, not divided by log n; on the map summed over channels.",
             cost="none",
             limits=f"{_LIMITS} Comparable between inputs of one size only.",
-            tags=("map",),
+            tags=("map", "scale-invariant"),
         ),
         MetricSpec(
             name="effective_complexity",
@@ -60,6 +60,6 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             " asks the model how many of the largest features must be kept for a tolerated loss.",
             cost="none",
             limits=f"{_LIMITS} Depends on the threshold; comparable between inputs of one size only.",
-            tags=("map",),
+            tags=("map", "scale-invariant"),
         ),
     ]

@@ -50,8 +50,7 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             ),
             needs=("pictures",),
             cost="1 forward pass a picture; rows * permutations * (2 d + 1) * background passes of the classifier",
-            limits="Channels of the classifier's input only; absent means drawn from other pictures, channel by channel.",
-            extra="",
+            limits="Channels of the classifier's input only; an absent channel takes its value in other pictures.",
         ),
         GlobalExplainerSpec(
             name="permutation_importance",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -65,7 +66,7 @@ def make_mlp(columns: int, classes: int, recipe: Recipe, seed: int) -> nn.Sequen
         torch.manual_seed(seed)
         sizes = (columns, *HIDDEN)
         layers: list[nn.Module] = []
-        for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+        for inner, outer in pairwise(sizes):
             layers += [nn.Linear(inner, outer), nn.ReLU()]
         layers.append(nn.Linear(sizes[-1], classes))
     return nn.Sequential(*_gate(columns, recipe), *layers)

@@ -30,17 +30,23 @@ class GatedClassifier(Objective):
         site: Annotated[
             Site,
             Meta(
-                description="What is ranked: the classifier's input channels, positions of the last feature map, patches"
-                " of the picture, or its channels."
+                description="What is ranked: the classifier's input channels, positions of the last feature map,"
+                " patches of the picture, or its channels."
             ),
         ] = "channels",
         gain: Annotated[
             Gain, Meta(description="Factor on the gated features: d, their number (nothing changes at first), or 1.")
         ] = "d",
-        temperature: Annotated[float, Meta(gt=0, description="What the scores are divided by before the softmax.")] = 1.0,
-        score_lr: Annotated[float, Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows.")] = 10.0,
+        temperature: Annotated[
+            float, Meta(gt=0, description="What the scores are divided by before the softmax.")
+        ] = 1.0,
+        score_lr: Annotated[
+            float,
+            Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows."),
+        ] = 10.0,
         entropy: Annotated[
-            float, Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone.")
+            float,
+            Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone."),
         ] = 0.0,
         patches: Annotated[int, Meta(ge=2, description="Patches a side, for the site patches.")] = 7,
         smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the label given to all classes.")] = 0.0,
@@ -65,9 +71,9 @@ class GatedClassifier(Objective):
         """
         if self.fold and self.site != "channels":
             raise ModelError(f"a gate on {self.site} cannot be folded away", hint="fold=false, or site=channels")
-        network = attach(
-            model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches
-        ).to(model.device)
+        network = attach(model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches).to(
+            model.device
+        )
         warn_of_batch_norm(network, torch.zeros(2, *model.input_size, device=model.device))
         return network
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +20,9 @@ from xaihub_scores_activation.sites import GatedHead, GatedInput, GatedPatches, 
 
 __all__ = ["GlobalSHAP", "PermutationImportance", "Scores"]
 
+FLAT = 1.5  # a largest weight below so many times the mean ranks hardly anything
+FIELD = 2**24  # characters
+
 
 class Scores(GlobalExplainer):
     """The softmax weights of the gate, which are there as soon as the model is trained."""
@@ -26,7 +32,9 @@ class Scores(GlobalExplainer):
         *,
         readout: Annotated[
             Literal["weight", "weight_x_norm"],
-            Meta(description="The gate's weight, or that times the norm of the next layer's column (our second reading)."),
+            Meta(
+                description="The gate's weight, or that times the norm of the next layer's column (our second reading)."
+            ),
         ] = "weight",
     ) -> None:
         self.readout = readout
@@ -36,8 +44,8 @@ class Scores(GlobalExplainer):
         found = gates(model.module)
         if len(found) != 1:
             raise ExplainerRefused(
-                f"model {model.name!r} has {'no gate' if not found else f'{len(found)} gates'} whose weights could be read",
-                hint="train one with 'xaihub train -b scores_activation'",
+                f"model {model.name!r} has {len(found) or 'no'} gates whose weights could be read, instead of one",
+                hint="train one with 'xaihub train --objective scores_activation'",
             )
         name, gate = found[0]
         started = time.process_time()
@@ -50,6 +58,8 @@ class Scores(GlobalExplainer):
                 raise ExplainerRefused("only a gate on channels is followed by a linear layer", hint="readout=weight")
             weights = weights * owner.head.weight.norm(dim=0)
         feature, names, grid = _meaning(owner, gate)
+        largest = float(gate.weights().max()) * gate.num_features
+        flat = f"the ranking is nearly flat: the largest weight is {largest:.2f} times the mean; train longer"
         return Ranking(
             weights=weights,
             feature=feature,
@@ -59,10 +69,28 @@ class Scores(GlobalExplainer):
             details={
                 "gain": gate.gain,
                 "temperature": gate.temperature,
-                "largest_times_uniform": float(gate.weights().max()) * gate.num_features,
+                "largest_times_mean": largest,
                 "scoring_cpu_seconds": cpu,
             },
+            history=_history(model, gate.num_features),
+            warnings=[flat] if largest < FLAT else [],
         )
+
+
+def _history(model: Model, width: int) -> Tensor | None:
+    """Return the (epochs, d) weights that the run's log holds beside the model's card, or None if there is no log."""
+    try:
+        with (Path(model.card.base) / "log.csv").open(newline="", encoding="utf-8") as stream:
+            # A row holds d numbers, which is longer than what the reader takes for a damaged file by itself.
+            before = csv.field_size_limit(FIELD)
+            try:
+                found = [json.loads(row["objective"])["scores"]["weights"] for row in csv.DictReader(stream)]
+            finally:
+                csv.field_size_limit(before)
+        table = torch.tensor(found, dtype=torch.float64)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return None  # a log is a convenience: the card and its weights are what was trained
+    return table if model.card.base and table.ndim == 2 and table.shape[1] == width else None
 
 
 def _meaning(owner: nn.Module, gate: ScoresActivation) -> tuple[str, list[str], tuple[int, int] | None]:

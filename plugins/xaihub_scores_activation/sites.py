@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaihub import Model, ModelError
 from xaihub_scores_activation.layer import ScoresActivation, fold_, gates
 
-__all__ = ["GatedHead", "GatedInput", "GatedPatches", "GatedPositions", "Gain", "Site", "attach", "folded"]
+__all__ = ["Gain", "GatedHead", "GatedInput", "GatedPatches", "GatedPositions", "Site", "attach", "folded"]
 
 Site = Literal["channels", "positions", "patches", "input"]
 Gain = Literal["d", "1"]
@@ -39,7 +39,14 @@ class GatedPositions(nn.Module):
     """
 
     def __init__(
-        self, gate: ScoresActivation, norm: nn.Module, head: nn.Module, *, grid: tuple[int, int], prefix: int, last: bool
+        self,
+        gate: ScoresActivation,
+        norm: nn.Module,
+        head: nn.Module,
+        *,
+        grid: tuple[int, int],
+        prefix: int,
+        last: bool,
     ) -> None:
         super().__init__()
         self.gate = gate

@@ -1,4 +1,4 @@
-"""The data of the reconstruction: made tables whose relevant columns are known, and the small real ones of scikit-learn.
+"""The data of the reconstruction: made tables whose relevant columns are known, and small real ones.
 
 The paper's own data sets are unknown; every choice here is ours.
 """
@@ -52,7 +52,7 @@ class Table:
 
     @property
     def columns(self) -> int:
-        """d."""
+        """D."""
         return int(self.train_x.shape[1])
 
     @property
@@ -84,7 +84,9 @@ def make_table(name: str, seed: int = 0) -> Table:
     """
     known = (*MADE, *REAL)
     if name not in known:
-        raise ParameterError(f"no table is named {name!r}", hint=did_you_mean(name, known) or f"known: {', '.join(known)}")
+        raise ParameterError(
+            f"no table is named {name!r}", hint=did_you_mean(name, known) or f"known: {', '.join(known)}"
+        )
     if name in REAL:
         found = getattr(datasets, f"load_{name}")()
         names = tuple(str(item) for item in found.feature_names)

@@ -27,10 +27,10 @@ from xaihub.training.config import checked
 
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("cross_entropy", {}),
-    "stability, pixels": ("expo-stability", {"c": 0.1}),
-    "stability, patches": ("expo-stability", {"c": 0.1, "neighbourhood": "patches"}),
-    "1d": ("expo-1d", {"c": 0.1}),
-    "fidelity": ("expo-fidelity", {"c": 0.1}),
+    "stability, pixels": ("expo-stability", {"c": 0.5, "warmup": 0}),
+    "stability, patches": ("expo-stability", {"c": 0.5, "warmup": 0, "neighbourhood": "patches"}),
+    "1d": ("expo-1d", {"c": 0.5, "warmup": 0}),
+    "fidelity": ("expo-fidelity", {"c": 0.5, "warmup": 0, "every": 2}),
 }
 GRID = {"features": "grid:5", "baseline": "mean", "samples": 96}
 JUDGED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--explained", type=int, default=8, help="photos held out that are explained, of each split")
+    parser.add_argument("--explained", type=int, default=6, help="photos held out that are explained, of each split")
     parser.add_argument("--only", nargs="*", help="some of the objectives")
     parser.add_argument("-c", type=float, help="another share for every objective")
     options = parser.parse_args()

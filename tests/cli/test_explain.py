@@ -66,6 +66,18 @@ def test_several_explainers_and_pictures_each_get_their_files(run: Run, cat: Pat
     }
 
 
+def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: Path) -> None:
+    fast = ("-p", "budget=60", "-p", "strategy=multiple", "-p", "alternatives=2")
+    result = run("explain", str(cat), "-e", "rex", *fast, "-o", "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    (record,) = json.loads(result.stdout)
+    assert record["sets_png"] == str(Path("out") / "cat__efficientnet_lite0__rex__sets.png")
+    assert record["forwards"] <= 60
+    with Image.open(record["sets_png"]) as drawn:
+        assert drawn.width == (1 + len(record["details"]["explanations"])) * 312 + 12
+        assert drawn.height > 200
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
     for folder in ("a", "b", "c/a"):
         (tmp_path / folder).mkdir(parents=True)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaihub
-from xaihub import ExplainerRefused, Model, ParameterError, Preprocessing, Runtime
+from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_model, small_network
+from xaihub import ExplainerRefused, ParameterError
 from xaihub.masking import Removal, make_removal, masked_forwards
-from xaihub_convad.deactivation import Deactivation, MaskedNetwork, make_deactivation
+from xaihub_convad.deactivation import Deactivation, MaskedNetwork
 from xaihub_convad.live import Aligned, Layerwise
 from xaihub_convad.tracking import Tracker
 
@@ -50,51 +51,12 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def _randomised(network: nn.Module) -> nn.Module:
-    """Biases, gains and running statistics of a fresh network are all alike; a trained one's are not."""
-    generator = torch.Generator().manual_seed(1)
-    spreads = {"running_var": (0.5, 1.5), "running_mean": (-0.2, 0.2), "bias": (-0.2, 0.2)}
-    with torch.no_grad():
-        for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
-            low, high = spreads.get(name.rpartition(".")[2], (0.8, 1.2))
-            vector = tensor if tensor.ndim == 1 else torch.zeros(0)
-            vector.uniform_(low, high, generator=generator)
-    return network.eval()
-
-
-def _network(name: str, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return _randomised(timm.create_model(name, num_classes=7, **options))
-
-
-def _model(network: nn.Module, side: int, rows: int = 4) -> Model:
-    plain = Preprocessing(spatial=(), size=(3, side, side), mean=(0.5,) * 3, std=(0.25,) * 3)
-    model = Model(network, name="small", preprocessing=plain, runtime=Runtime(batch_size=rows))
-    model.baselines = {"deactivate": lambda: make_deactivation}
-    return model
-
-
-def _masks(side: int) -> Tensor:
-    """All, nothing, a half, a rectangle, scattered blocks."""
-    masks = torch.zeros(5, 1, side, side)
-    masks[0] = 1
-    masks[2, :, :, side // 2 :] = 1
-    masks[3, :, side // 8 : 5 * side // 8, side // 4 :] = 1
-    blocks = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(2)) < 0.6).float()
-    masks[4] = functional.interpolate(blocks, size=(side, side))[0]
-    return masks
-
-
-def _close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
-    return float((one - other).abs().max()) <= tolerance * max(1.0, float(other.abs().max()))
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
 def test_every_family_keeps_its_promises(name: str) -> None:
     side = FAMILIES[name]
     narrow = {"vgg11_bn": {"mlp_ratio": 0.02}}
-    network, masks = _network(name, **narrow.get(name, {})), _masks(side)
+    network, masks = small_network(name, **narrow.get(name, {})), five_masks(side)
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(3))
     inputs = image.expand(len(masks), -1, -1, -1).clone()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -111,7 +73,7 @@ def test_every_family_keeps_its_promises(name: str) -> None:
     assert torch.equal(Deactivation().forward(network, noise, masks), aligned)
     assert torch.equal(Deactivation().forward(network, void, masks), aligned)
     singles = [Deactivation().forward(network, inputs[:1], mask[None]) for mask in masks]
-    assert _close(torch.cat(singles), aligned)
+    assert close_to(torch.cat(singles), aligned)
     assert torch.equal(network(inputs), plain)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
@@ -200,7 +162,7 @@ def _literal(net: _Literal, image: Tensor, mask: Tensor, *, rule: str, threshold
 @torch.inference_mode()
 def test_deactivation_equals_the_rule_taken_literally(rule: Any, threshold: float, pooling: Any) -> None:
     torch.manual_seed(0)
-    net = _randomised(_Literal())
+    net = randomised(_Literal())
     inputs = torch.randn(6, 2, 16, 16)
     masks = (torch.rand(6, 1, 16, 16) < torch.linspace(0.3, 1, 6).view(-1, 1, 1, 1)).float()
     masks[0, :, 3:9, 4:] = 1
@@ -215,22 +177,18 @@ def test_deactivation_equals_the_rule_taken_literally(rule: Any, threshold: floa
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 @torch.inference_mode()
 def test_an_aligned_rectangle_under_live_pooling_is_the_crop(name: str) -> None:
-    networks = {"resnet18": lambda: _network(name), "efficientnet_lite0": lambda: _lite0().module}
+    networks = {"resnet18": lambda: small_network(name), "efficientnet_lite0": lambda: lite0().module}
     network = networks[name]()
     image = torch.randn(1, 3, 160, 160)
     mask = torch.zeros(1, 1, 160, 160)
     mask[..., 32:128, 64:160] = 1
     crop = network(image[..., 32:128, 64:160])
-    assert _close(Deactivation(pooling="live").forward(network, image, mask), crop, 1e-4)
-
-
-def _lite0() -> Model:
-    return xaihub.load_model("efficientnet_lite0", device="cpu", runtime=Runtime(batch_size=4))
+    assert close_to(Deactivation(pooling="live").forward(network, image, mask), crop, 1e-4)
 
 
 @torch.inference_mode()
 def test_a_trained_network_still_sees_the_cat_in_three_quarters_of_the_photo() -> None:
-    model = _lite0()
+    model = lite0()
     image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
     side = image.shape[-1]
     mask = torch.zeros(2, 1, side, side)
@@ -258,7 +216,7 @@ def test_a_larger_mask_never_switches_a_place_off(rule: Any) -> None:
             return live
 
         propagation.window = noted
-        network = _network("resnet18")
+        network = small_network("resnet18")
         with torch.inference_mode(), Tracker(network, propagation, _rules(), pooling="plain", neighbours=False) as t:
             network(t.start(torch.randn(8, 3, 64, 64)))
     assert len(grids["small"]) > 10
@@ -281,7 +239,7 @@ def test_one_visible_cell_of_the_last_grid_stays_on_and_no_mask_breaks_the_netwo
 
 @torch.inference_mode()
 def test_a_soft_mask_counts_as_kept_from_one_half_on() -> None:
-    network, inputs = _network("resnet18"), torch.randn(3, 3, 64, 64)
+    network, inputs = small_network("resnet18"), torch.randn(3, 3, 64, 64)
     soft = torch.rand(3, 1, 64, 64)
     hard = (soft >= 0.5).float()
     deactivation = Deactivation()
@@ -290,19 +248,19 @@ def test_a_soft_mask_counts_as_kept_from_one_half_on() -> None:
 
 @torch.inference_mode()
 def test_memory_order_and_mixed_precision_change_rounding_only() -> None:
-    network, inputs, masks = _network("convnextv2_atto"), torch.randn(5, 3, 64, 64), _masks(64)
+    network, inputs, masks = small_network("convnextv2_atto"), torch.randn(5, 3, 64, 64), five_masks(64)
     expected = Deactivation().forward(network, inputs, masks)
     network = network.to(memory_format=torch.channels_last)
     ordered = Deactivation().forward(network, inputs.contiguous(memory_format=torch.channels_last), masks)
-    assert _close(ordered, expected)
+    assert close_to(ordered, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = Deactivation().forward(network, inputs, masks)
         assert torch.equal(half[0], network(inputs)[0])
-    assert _close(half.float(), expected, 0.1)
+    assert close_to(half.float(), expected, 0.1)
 
 
 def test_gradients_pass_through_what_is_on_only() -> None:
-    network, masks = _network("resnet18"), _masks(64)
+    network, masks = small_network("resnet18"), five_masks(64)
     inputs = torch.randn(5, 3, 64, 64, requires_grad=True)
     Deactivation().forward(network, inputs, masks).square().sum().backward()
     assert inputs.grad is not None
@@ -311,11 +269,11 @@ def test_gradients_pass_through_what_is_on_only() -> None:
 
 
 def test_nothing_is_left_behind_even_after_an_error() -> None:
-    network = _network("resnet18")
+    network = small_network("resnet18")
     classes = [type(module) for module in network.modules()]
     keys = [sorted(vars(module)) for module in network.modules()]
     handle = network.layer3.register_forward_hook(_fail)
-    inputs, masks = torch.randn(5, 3, 64, 64), _masks(64)
+    inputs, masks = torch.randn(5, 3, 64, 64), five_masks(64)
     with torch.inference_mode(), pytest.raises(ValueError, match="broken"):
         Deactivation().forward(network, inputs, masks)
     handle.remove()
@@ -333,7 +291,7 @@ def _fail(*_: Any) -> None:
 
 @torch.inference_mode()
 def test_a_masked_network_takes_a_mask_or_hidden_pixels_as_nan() -> None:
-    network, inputs, masks = _network("resnet18"), torch.randn(5, 3, 64, 64), _masks(64)
+    network, inputs, masks = small_network("resnet18"), torch.randn(5, 3, 64, 64), five_masks(64)
     masked = MaskedNetwork(network)
     expected = Deactivation().forward(network, inputs, masks)
     assert torch.equal(masked(inputs, masks), expected)
@@ -411,116 +369,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
 
 def test_masks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ParameterError, match="do not fit"):
-        Deactivation().forward(_network("resnet18"), torch.randn(2, 3, 64, 64), torch.ones(2, 3, 64, 64))
-
-
-# Token dropping
-
-TOKENS: list[tuple[str, dict[str, Any]]] = [
-    ("vit_tiny_patch16_224", {}),
-    ("vit_tiny_patch16_224", {"global_pool": "avg"}),
-    ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": False}),
-    ("vit_tiny_patch16_224", {"global_pool": "map", "class_token": False}),
-    ("deit_tiny_distilled_patch16_224", {}),
-    ("deit3_small_patch16_224", {}),
-    ("vit_small_patch14_reg4_dinov2", {}),
-]
-
-
-def _transformer(name: str, options: dict[str, Any]) -> Any:
-    side = {"vit_small_patch14_reg4_dinov2": 112}.get(name, 128)
-    torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=5, img_size=side, depth=3, **options)
-    # Classifiers and class tokens start at zero.
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    return network.eval(), side
-
-
-def _tokens_one_by_one(network: Any, image: Tensor, mask: Tensor, threshold: float) -> Tensor:
-    """Embed, pick the tokens of one picture in a loop, and run the rest of the network's own steps."""
-    image = image.clone()
-    image[:, :, mask == 0] = 0
-    patch = network.patch_embed.patch_size[0]
-    columns = mask.shape[1] // patch
-    tokens = network._pos_embed(network.patch_embed(image))
-    kept = list(range(network.num_prefix_tokens))
-    for cell in range((mask.shape[0] // patch) * columns):
-        y, x = divmod(cell, columns)
-        area = mask[y * patch : (y + 1) * patch, x * patch : (x + 1) * patch]
-        kept += [cell + network.num_prefix_tokens] * (float(area.mean()) >= threshold)
-    x = network.norm_pre(tokens[:, kept])
-    for block in network.blocks:
-        x = block(x)
-    return network.forward_head(network.norm(x))
-
-
-@pytest.mark.parametrize(("name", "options"), TOKENS)
-@pytest.mark.parametrize("threshold", [0.5, 1.0])
-@torch.inference_mode()
-def test_dropping_tokens_in_batches_equals_one_picture_at_a_time(
-    name: str, options: dict[str, Any], threshold: float
-) -> None:
-    network, side = _transformer(name, options)
-    masks = torch.cat([_masks(side)[[0, 2, 3, 4]], torch.ones(1, 1, side, side), _masks(side)[[3]].flip(-1)])
-    masks[4, :, :7, :5] = 0
-    inputs = torch.randn(len(masks), 3, side, side)
-    outputs = Deactivation(threshold=threshold).forward(network, torch.where(masks > 0, inputs, torch.nan), masks)
-    expected = [
-        _tokens_one_by_one(network, image[None], mask[0], threshold) for image, mask in zip(inputs, masks, strict=True)
-    ]
-    assert torch.allclose(outputs, torch.cat(expected), atol=1e-4)
-    assert outputs.std(0).min() > 1e-4
-    assert not any(module._forward_pre_hooks for module in network.modules())
-
-
-@pytest.mark.parametrize(("name", "options"), TOKENS)
-@torch.inference_mode()
-def test_a_transformer_that_sees_nothing_answers_with_finite_scores(name: str, options: dict[str, Any]) -> None:
-    network, side = _transformer(name, options)
-    outputs = Deactivation().forward(network, torch.randn(2, 3, side, side), torch.zeros(2, 1, side, side))
-    assert bool(outputs.isfinite().all())
-    assert _close(outputs[0], outputs[1])
-
-
-@torch.inference_mode()
-def test_the_full_mask_is_the_plain_transformer_and_hidden_tokens_are_not_computed() -> None:
-    network, side = _transformer(*TOKENS[0])
-    inputs, masks = torch.randn(5, 3, side, side), _masks(side)
-    full = Deactivation().forward(network, inputs, torch.ones(5, 1, side, side))
-    assert torch.equal(full, network(inputs))
-    seen: list[int] = []
-    handle = network.blocks[1].register_forward_hook(lambda _m, _a, out: seen.append(out.shape[0] * out.shape[1]))
-    Deactivation().forward(network, inputs, masks)
-    handle.remove()
-    live = functional.avg_pool2d(masks, 16) >= 0.5
-    assert sum(seen) == int(live.sum()) + len(masks) * network.num_prefix_tokens
-
-
-@pytest.mark.parametrize("options", [{"rule": "layerwise"}, {"padding": "neighbours"}])
-def test_options_without_a_meaning_for_tokens_are_refused(options: dict[str, Any]) -> None:
-    network, side = _transformer(*TOKENS[0])
-    with pytest.raises(ExplainerRefused, match=next(iter(options.values()))):
-        Deactivation(**options).forward(network, torch.randn(1, 3, side, side), torch.ones(1, 1, side, side))
-
-
-@torch.inference_mode()
-def test_torchvision_transformers_drop_tokens_as_well() -> None:
-    from torchvision.models import VisionTransformer
-
-    torch.manual_seed(0)
-    network = VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=5)
-    nn.init.normal_(network.heads[0].weight)
-    network.eval()
-    inputs, masks = torch.randn(5, 3, 64, 64), _masks(64)
-    outputs = Deactivation().forward(network, inputs, masks)
-    assert _close(outputs[0], network(inputs)[0])
-    for row, image, mask in zip(outputs, inputs, masks, strict=True):
-        tokens = network._process_input((image * mask)[None])
-        tokens = torch.cat([network.class_token, tokens], dim=1) + network.encoder.pos_embedding
-        live = (functional.avg_pool2d(mask[None], 16).flatten() >= 0.5).nonzero().flatten() + 1
-        kept = tokens[:, [0, *live.tolist()]]
-        assert _close(row, network.heads(network.encoder.ln(network.encoder.layers(kept))[:, 0])[0])
+        Deactivation().forward(small_network("resnet18"), torch.randn(2, 3, 64, 64), torch.ones(2, 3, 64, 64))
 
 
 # In the hub
@@ -528,11 +377,11 @@ def test_torchvision_transformers_drop_tokens_as_well() -> None:
 
 @pytest.mark.parametrize("name", ["deactivate", "deactivate_live", "deactivate_layerwise", "deactivate_neighbours"])
 def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
-    model = _lite0()
+    model = lite0()
     image = torch.randn(model.input_size)
     removal = make_removal(name, model, image)
     assert isinstance(removal, Removal)
-    (batch,) = masked_forwards(model, image, _masks(image.shape[-1])[:4], removal=removal)
+    (batch,) = masked_forwards(model, image, five_masks(image.shape[-1])[:4], removal=removal)
     assert torch.allclose(batch.outputs[0], model.predict(image[None])[0], atol=1e-4)
 
 
@@ -542,10 +391,10 @@ def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
 )
 def test_methods_that_mask_give_the_same_map_for_any_batch_size(method: str, parameters: dict[str, Any]) -> None:
     explainer = xaihub.get_explainer(method, baseline="deactivate", **parameters)
-    network = _network("resnet18")
+    network = small_network("resnet18")
     image = torch.randn(1, 3, 64, 64)
     batched, single = (
-        explainer.explain(_model(network, 64), image, 1, seed=1)[0].values,
-        explainer.explain(_model(network, 64, rows=1), image, 1, seed=1)[0].values,
+        explainer.explain(small_model(network, 64), image, 1, seed=1)[0].values,
+        explainer.explain(small_model(network, 64, rows=1), image, 1, seed=1)[0].values,
     )
     assert torch.allclose(batched, single, atol=1e-4 * float(batched.abs().max()))

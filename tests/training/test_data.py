@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xaihub.errors import InputError, MissingExtra
+from xaihub.errors import InputError, MissingExtra, OutputError
 from xaihub.training.builtin import SHAPES, evidence_picture
 from xaihub.training.data import Pictures, check_classes, readable, split
+from xaihub.training.held_out import write_held_out
 from xaihub.training.sources import open_pictures
 
 
@@ -257,12 +259,46 @@ def test_hugging_face_data_without_labels_are_refused(hub_of_data: dict[str, Any
 
 
 def test_real_hugging_face_data_saved_to_disk(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    rows = {"image": [Image.new("RGB", (6, 6), (value, 0, 0)) for value in (1, 2)], "label": [0, 1]}
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    pictures = [{"bytes": save(tmp_path / f"{value}.png", value).read_bytes(), "path": None} for value in (1, 2)]
+    rows = pyarrow.table({"image": pictures, "label": [0, 1]}, schema=features.arrow_schema)
+    # With a fingerprint of its own, nothing is pickled to make one.
+    table = datasets.Dataset(
+        datasets.table.InMemoryTable(rows), datasets.DatasetInfo(features=features), fingerprint="x"
+    )
+    table.save_to_disk(str(tmp_path / "saved"))
 
     found = open_pictures(f"hf:{tmp_path / 'saved'}")
 
     assert (found.classes, found.labels) == (("a", "b"), [0, 1])
-    assert found.read(1).getpixel((0, 0)) == (2, 0, 0)
+    assert found.read(1).getpixel((0, 0)) == (2, 2, 2)
+
+
+def test_pictures_held_out_are_written_for_evaluation(tmp_path: Path) -> None:
+    data = split(open_pictures("evidence:40"), share=0.2, seed=0)
+    write_held_out(data, tmp_path / "out")
+
+    with (tmp_path / "out/labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["class_index"]) for row in rows] == [index % 4 for index in data.val]
+    for row, index in zip(rows, data.val, strict=True):
+        image, mask = evidence_picture(index)
+        with Image.open(tmp_path / "out/pictures" / row["file"]) as written:
+            assert written.tobytes() == image.tobytes()
+        with Image.open(tmp_path / "out/masks" / row["file"]) as written:
+            assert np.array_equal(np.asarray(written) > 127, mask)
+    with pytest.raises(OutputError, match="is there already"):
+        write_held_out(data, tmp_path / "out")
+
+
+def test_files_held_out_are_copied_as_they_are(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for index in range(2):
+            save(tmp_path / "in" / name / f"{index}.bmp", index)
+    data = split(open_pictures(str(tmp_path / "in")), share=0.5, seed=0)
+    write_held_out(data, tmp_path / "out")
+
+    copies = sorted((tmp_path / "out/pictures").iterdir())
+    assert [file.read_bytes() for file in copies] == [Path(data.pictures.names[i]).read_bytes() for i in data.val]
+    assert not (tmp_path / "out/masks").exists()

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.training import toys
-from xaihub.errors import InputError, ModelError, OutputError, ParameterError, TrainingError
+from xaihub.errors import InputError, MissingExtra, ModelError, OutputError, ParameterError, TrainingError
 from xaihub.hub import Hub
 from xaihub.services import train as service
 from xaihub.training import checkpoint as checkpoints
-from xaihub.training import data, loop
+from xaihub.training import loop, setting
 from xaihub.training.checkpoint import Checkpoint
 from xaihub.training.config import checked
 from xaihub.training.data import readable, split
@@ -92,8 +92,10 @@ def test_frozen_training_with_kept_features_is_training_with_a_frozen_backbone(
     train("noted", freeze=True, epochs=1, objective="noted")
     assert {inputs.ndim for inputs, _ in toys.SEEN} == {2}
 
-    monkeypatch.setattr("xaihub.training.features.cache_features", lambda *_arguments, **_options: None)
+    asked: list[object] = []
+    monkeypatch.setattr(setting, "cache_features", lambda *arguments, **_options: asked.append(arguments))
     read = train("read", freeze=True, epochs=3)
+    assert len(asked) == 1
     start = train("start", epochs=1, lr=1e-12, freeze=True)
 
     assert farthest(weights(tmp_path / "kept"), weights(tmp_path / "read")) < 1e-6
@@ -287,7 +289,7 @@ def test_a_picture_that_breaks_during_training_stops_with_its_name(
             path.write_bytes(b"")
         return found
 
-    monkeypatch.setattr(data, "readable", then_break)
+    monkeypatch.setattr(setting, "readable", then_break)
     with pytest.raises(InputError, match=r"\.png' is empty"):
         service.train(hub, checked(toys.plan(copy)), tmp_path / "run", device="cpu")
 
@@ -322,3 +324,23 @@ def test_pictures_may_be_read_in_other_processes(train: Train, tmp_path: Path) -
     train("here")
     train("there", workers=1)
     assert equal(weights(tmp_path / "here"), weights(tmp_path / "there"))
+
+
+def test_tensorboard_is_asked_for_before_any_work(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "find_spec", lambda _name: None)
+    with pytest.raises(MissingExtra, match=r"needs 'tensorboard'.*xaihub\[tensorboard\]"):
+        train(logger="tensorboard")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_the_figures_of_each_epoch(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    outcome = train(logger="tensorboard")
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    written = [event.value for event in events.Scalars("train/loss")]
+    assert written == pytest.approx([record["train_loss"] for record in outcome.history])

@@ -17,7 +17,7 @@ from xaihub.errors import XaihubError, did_you_mean
 from xaihub.host import PluginInfo
 from xaihub.hub import Hub
 
-__all__ = ["App", "Group"]
+__all__ = ["App", "Family", "Group"]
 
 _COMMAND = re.compile(r"\w[\w-]*")
 
@@ -62,7 +62,22 @@ class App:
             self.hub.host.warnings.clear()
 
 
-class Group(click.Group):
+class Family(click.Group):
+    """A command that has commands, and suggests near ones for one that it does not have."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest near commands for an unknown one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            ctx.ensure_object(App).tell_warnings()
+            raise click.UsageError(f"there is no command {args[0]!r}" + (f", {hint}" if hint else ""), ctx) from error
+
+
+class Group(Family):
     """Merges plugin commands, and turns every error into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -81,17 +96,6 @@ class Group(click.Group):
             return own
         found = ctx.ensure_object(App).plugin_commands.get(cmd_name)
         return found[1] if found else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest near commands for an unknown one."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            hint = did_you_mean(args[0], self.list_commands(ctx))
-            ctx.ensure_object(App).tell_warnings()
-            raise click.UsageError(f"there is no command {args[0]!r}" + (f", {hint}" if hint else ""), ctx) from error
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help, then tell about broken plugins."""

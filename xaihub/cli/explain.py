@@ -23,7 +23,9 @@ __all__ = ["check_writable", "explain", "load_models"]
 @model_options
 @run_options
 @click.option("-o", "--output", default="xaihub-out", show_default=True, metavar="FOLDER", help="Where files go.")
-@click.option("--global", "is_global", is_flag=True, help="Rank what the whole model relies on; -e names a global explainer.")
+@click.option(
+    "--global", "is_global", is_flag=True, help="Rank what the whole model relies on; -e: a global explainer."
+)
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="With --global: features shown.")
 @click.option("--labels", metavar="FILE", help="With --global: a CSV file with the pictures' classes (file, label).")
 @click.option("--combine", is_flag=True, help="With --global: join several models as seeds of one training.")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xaihub.cli._app import App
+from xaihub.cli._app import App, Family
 from xaihub.cli._options import json_option
-from xaihub.cli._output import put, put_json, say, table
+from xaihub.cli._output import progress, put, put_json, say, table
 
 if TYPE_CHECKING:
     from xaihub.services.installing import Installed
@@ -21,7 +21,7 @@ __all__ = ["plugins"]
 KINDS = ("explainer", "metric", "adapter", "command")
 
 
-@click.group()
+@click.group(cls=Family)
 def plugins() -> None:
     """Write, install, check and remove plugins.
 
@@ -210,7 +210,10 @@ def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> No
     """
     from xaihub.services.conformance import check_plugin
 
-    results = check_plugin(name, app.hub, only=only)
+    with progress(quiet=as_json) as bar:
+        results = check_plugin(
+            name, app.hub, only=only, each=lambda result: bar.watch(f"{result.subject}: {result.check}")
+        )
     failed = [result for result in results if result.outcome == "failed"]
     if as_json:
         put_json([asdict(result) for result in results])

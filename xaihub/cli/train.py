@@ -101,10 +101,13 @@ __all__ = ["train"]
     show_default=True,
     help="Figures besides log.csv; tensorboard needs an extra.",
 )
+@click.option(
+    "--held-out", metavar="FOLDER", help="Copy the pictures held out there, with labels.csv, for 'xaihub evaluate'."
+)
 @click.option("-o", "--output", metavar="FOLDER", help="The run's folder, new.")
 @click.option("--resume", metavar="FOLDER", help="Go on with a run after an interruption; takes no other plan.")
 @click.option(
-    "--dry-run", is_flag=True, help="Check everything, do one step, print what a run would do; store nothing."
+    "--dry-run", is_flag=True, help="Check everything, do three steps, print what a run would do; store nothing."
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; only results and errors.")
@@ -124,7 +127,7 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
       xaihub explain cat.jpg -m runs/first/card.yaml                 the result is a model like any other
     """
     app = ctx.ensure_object(App)
-    device, quiet, as_json = (options.pop(name) for name in ("device", "quiet", "as_json"))
+    device, held_out, quiet, as_json = (options.pop(name) for name in ("device", "held_out", "quiet", "as_json"))
     from xaihub.services import train as service
 
     if resume:
@@ -143,7 +146,14 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
             _show(service.estimate(app.hub, config, device=device, watch=bar.report), config, as_json=as_json)
             return
         outcome = service.train(
-            app.hub, config, resume or str(output), resume=bool(resume), device=device, watch=bar.report, tell=tell
+            app.hub,
+            config,
+            resume or str(output),
+            resume=bool(resume),
+            device=device,
+            held_out=held_out,
+            watch=bar.report,
+            tell=tell,
         )
     if as_json:
         put_json({"card": str(outcome.card), "best": outcome.best, "history": outcome.history, "early": outcome.early})
@@ -180,6 +190,7 @@ def _show(found: Any, config: Any, *, as_json: bool) -> None:
         "held_out": found.val,
         "steps": found.steps,
         "rows_a_picture": found.rows,
+        "cost": found.cost,
         "weights_that_learn": found.trainable,
         "seconds_a_step": round(found.seconds, 3),
         "minutes": round(found.seconds * found.steps / 60, 1),
@@ -191,9 +202,10 @@ def _show(found: Any, config: Any, *, as_json: bool) -> None:
     put(
         f"data        {config.data}: {found.train} pictures to learn from, {found.val} held out\n"
         f"classes     {len(names)}: {shown}\n"
-        f"objective   {config.objective}: {found.rows:.3g} rows a picture pass through the network\n"
+        f"objective   {config.objective}: {found.rows:.3g} rows a picture pass through the network"
+        f"{f' ({found.cost})' if found.cost else ''}\n"
         f"weights     {found.trainable:,} learn\n"
-        f"steps       {found.steps}, about {found.seconds:.2f} s each (the first, measured):"
+        f"steps       {found.steps}, about {found.seconds:.2f} s each (one of the last epoch, measured):"
         f" {record['minutes']} minutes"
     )
     for note in found.notes:

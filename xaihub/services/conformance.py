@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
-from xaihub.errors import UnknownName, did_you_mean
+from xaihub.errors import MissingExtra, UnknownName, XaihubError, did_you_mean
 from xaihub.host import PluginInfo
 from xaihub.hub import Hub
+from xaihub.services.plugins import KINDS
 from xaihub.services.plugins import find as find_plugins
 from xaihub.specs import Spec
 from xaihub.testing.catalogue import CheckResult
@@ -44,7 +46,7 @@ def check_plugin(
     infos, specs = _named(name, hub)
     for info in infos:
         if not wanted or LOADS in wanted:
-            note(_loads(info))
+            note(_loads(info, hub))
     for spec in specs:
         if not wanted or any(item.name in wanted for item in checks(kind_of(spec))):
             for result in results(spec, hub, only=wanted):
@@ -70,12 +72,23 @@ def _named(name: str, hub: Hub) -> tuple[list[PluginInfo], list[Spec]]:
     return infos, [spec for registry in registries for spec in registry if spec.plugin in names]
 
 
-def _loads(info: PluginInfo) -> CheckResult:
-    """Say whether the host had something to complain of."""
+def _loads(info: PluginInfo, hub: Hub) -> CheckResult:
+    """Say whether the host had something to complain of, and whether every record leads to something."""
+    started = time.perf_counter()
+    broken = []
+    for spec in (spec for kind in KINDS for spec in getattr(hub, kind) if spec.plugin == info.name and spec.target):
+        try:
+            spec.load()
+        except MissingExtra:
+            continue  # of this environment, not of the plugin
+        except XaihubError as error:
+            broken.append(f"{error}: correct its target")
+    problems = [*info.problems, *broken]
     return CheckResult(
         subject=info.name,
         kind="plugin",
         check=LOADS,
-        outcome="failed" if info.problems else "passed",
-        advice="; ".join(info.problems),
+        outcome="failed" if problems else "passed",
+        advice="; ".join(problems),
+        seconds=time.perf_counter() - started,
     )

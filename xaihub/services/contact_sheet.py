@@ -110,7 +110,7 @@ class _Look:
             return self.run(inputs)[0].float().cpu()
 
     def averaged(self, inputs: Tensor) -> Layer | None:
-        """Return the last layer whose cells average to the channels, so that its maps are theirs; None if there is none."""
+        """Return the last layer whose cells average to the channels, so that its maps are theirs, or None."""
         with torch.no_grad():
             for layer in reversed(self.model.structure.spatial.values()):
                 channels, maps = self.run(inputs, layer)
@@ -177,8 +177,8 @@ def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: Chan
     image.thumbnail((CELL, CELL))
     sheet.paste(image, (x + (CELL - image.width) // 2, y + (CELL - image.height) // 2))
     text = f"{view.activation:.3g}  {Path(view.source).stem}"
-    while text and draw.textlength(text, font=_font(12)) > CELL:
-        text = text[:-2] + "…" if not text.endswith("…") else text[:-2] + "…"
+    while draw.textlength(text, font=_font(12)) > CELL:
+        text = f"{text.removesuffix('…')[:-1]}…"
     draw.text((x, y + CELL + 2), text, fill=FAINT, font=_font(12))
 
 

@@ -156,10 +156,10 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     found = []
     for source in sources:
         twins = by_name.get(Path(source).name, [])
-        label = by_path.get(str(Path(source).resolve()), twins[0] if len(twins) == 1 else None)
-        if label is None:
+        known = by_path.get(str(Path(source).resolve()), twins[0] if len(twins) == 1 else None)
+        if known is None:
             raise InputError(f"{file!r} has no label for {source!r}", hint="columns: file, label")
-        found.append(label)
+        found.append(known)
     return torch.tensor(found, dtype=torch.long)
 
 

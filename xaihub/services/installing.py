@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import invalidate_caches, metadata, util
+from importlib import invalidate_caches, metadata
 from pathlib import Path
 from typing import Any
 
 from xaihub.errors import PluginError, UnknownName
 from xaihub.hookspecs import PROJECT
 from xaihub.host import OWN_DISTRIBUTION, PluginHost
+from xaihub.services import installer
 from xaihub.services.plugins import canonical, find
 
-__all__ = ["Installed", "Stopped", "inspect_installed", "install", "installer", "removable", "uninstall"]
+__all__ = ["Installed", "inspect_installed", "install", "removable", "uninstall"]
 
 # A plugin that takes longer than this to be listed is as good as one that never comes back.
 LISTING_SECONDS = 60
-# From these words on the installer writes into the environment, which takes a moment and must not be cut short.
-_WRITING = ("Installing collected packages", "Attempting uninstall", "Prepared ", "Uninstalled ")
-
-
-class Stopped(PluginError):
-    """The user stopped an install; the hint says what it left."""
-
-    exit_code = 130
 
 
 @dataclass(kw_only=True)
@@ -62,23 +52,6 @@ class Installed:
     remedy: str = ""
 
 
-def installer() -> list[str]:
-    """Return the command of the installer for this environment: pip, or uv where the environment has no pip.
-
-    Raises:
-        PluginError: There is neither.
-    """
-    if util.find_spec("pip") is not None:
-        return [sys.executable, "-P", "-m", "pip"]  # -P: a folder called pip in the working directory is not it
-    uv = shutil.which("uv")
-    if uv is not None:
-        return [uv, "pip"]
-    raise PluginError(
-        "plugins cannot be installed here: this environment has no pip, and there is no uv on the PATH",
-        hint=f"run {shlex.quote(sys.executable)} -m ensurepip, or install uv",
-    )
-
-
 def install(
     wanted: Sequence[str],
     *,
@@ -103,28 +76,30 @@ def install(
     for item in wanted:
         if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
             raise PluginError(f"there is no file or folder {item!r}")
-    command = _command("install")
-    command += ["--upgrade"] * upgrade + list(options)
+    words = installer.command("install")
+    words += ["--upgrade"] * upgrade + list(options)
     for item in wanted:
-        command += ["--editable", item] if editable else [item]
+        words += ["--editable", item] if editable else [item]
     before = _distributions()
     stopped = False
     try:
-        code, lines = _run(command, tell)
-    except _WrittenAndStopped:
+        code, lines = installer.run(words, tell)
+    except installer.WrittenAndStopped:
         code, lines, stopped = 0, [], True
     if code:
-        raise PluginError(_last_words(lines, f"the installer failed with status {code}"))
+        raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     after = _distributions()
     fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
     named = {canonical(_requirement_name(item)) for item in wanted} & set(after)
     plugins = {name for name in fresh | named if _is_plugin(name)}
     if stopped:
         listed = " ".join(sorted(plugins or fresh))
-        raise Stopped("stopped when everything was written", hint=f"undo it: xaihub plugins uninstall {listed}")
+        raise installer.Stopped(
+            "stopped when everything was written", hint=f"undo it: xaihub plugins uninstall {listed}"
+        )
     if not plugins:
         strangers = " ".join(sorted(named or fresh))
-        hint = f"remove it: {_shown()} {strangers}" if strangers else "xaihub plugins list"
+        hint = f"remove it: {installer.shown()} {strangers}" if strangers else "xaihub plugins list"
         what = ", ".join(map(repr, wanted))
         raise PluginError(
             f"installed {what}, which is no plugin: it has no entry point in the group {PROJECT!r}", hint=hint
@@ -146,7 +121,7 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
         points = [point.name for point in metadata.distribution(name).entry_points if point.group == PROJECT]
         mine = [row for row in rows if canonical(row["distribution"]) == name]
         # Where xaihub cannot even be started with it, xaihub cannot remove it either.
-        remedy = f"xaihub plugins uninstall {name}" if rows else f"{_shown()} {name}"
+        remedy = f"xaihub plugins uninstall {name}" if rows else f"{installer.shown()} {name}"
         if not mine:
             reason = words or "skipped, because another plugin has its name"
             found += [
@@ -183,7 +158,7 @@ def removable(host: PluginHost, names: Iterable[str]) -> list[str]:
     found = []
     for name in names:
         if canonical(name) == OWN_DISTRIBUTION:
-            raise PluginError("xaihub itself is no plugin", hint=f"remove it: {_shown()} xaihub")
+            raise PluginError("xaihub itself is no plugin", hint=f"remove it: {installer.shown()} xaihub")
         try:
             infos = find(host, name)
         except UnknownName:
@@ -194,7 +169,7 @@ def removable(host: PluginHost, names: Iterable[str]) -> list[str]:
             if canonical(name) in _distributions():
                 raise PluginError(
                     f"{name!r} is no plugin of xaihub, so it is not removed here",
-                    hint=f"{_shown()} {canonical(name)}",
+                    hint=f"{installer.shown()} {canonical(name)}",
                 ) from None
             raise
         for info in infos:
@@ -213,95 +188,19 @@ def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | Non
         PluginError: There is no installer, or it failed.
     """
     needed = {canonical(_requirement_name(line)) for name in distributions for line in _requires(name)}
-    command = _command("uninstall", *distributions)
+    words = installer.command("uninstall", *distributions)
     try:
-        code, lines = _run(command, tell)
-    except _WrittenAndStopped:
+        code, lines = installer.run(words, tell)
+    except installer.WrittenAndStopped:
         code, lines = 0, []
     left = [name for name in distributions if name in _distributions()]
     for name in left:
         _remove_remains(name)
     left = [name for name in distributions if name in _distributions()]
     if left:
-        raise PluginError(_last_words(lines, f"the installer failed with status {code}"))
+        raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     still = {canonical(_requirement_name(line)) for name in _distributions() for line in _requires(name)}
     return sorted(name for name in needed - still - {OWN_DISTRIBUTION} if name in _distributions())
-
-
-def _command(verb: str, *arguments: str) -> list[str]:
-    program = installer()
-    if program[0] == sys.executable:
-        options = ["--disable-pip-version-check", "--no-input"]
-        return [*program, verb, *options, *(["-y"] if verb == "uninstall" else []), *arguments]
-    return [*program, verb, "--python", sys.executable, *arguments]
-
-
-def _shown() -> str:
-    """Return the command that removes a distribution which is no plugin, as a user would type it."""
-    return "pip uninstall" if util.find_spec("pip") is not None else "uv pip uninstall"
-
-
-class _WrittenAndStopped(Exception):
-    """The user asked to stop while the installer was writing, so it was let to its end."""
-
-
-def _run(command: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str]]:
-    """Run an installer, and stop it when the user asks, but not in the middle of writing.
-
-    It gets a session of its own, so that Ctrl-C reaches it through here only: before it writes into the environment it
-    is stopped at once, and everything it did lies in temporary folders; afterwards it is let to its end.
-    """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(  # noqa: S603 - what is run is the installer that was found, with the user's own words
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    assert process.stdout is not None  # noqa: S101 - for the type checker
-    lines: list[str] = []
-    asked = writing = False
-    while True:
-        try:
-            line = process.stdout.readline()
-            if not line:
-                code = process.wait()
-                break
-            lines.append(line.rstrip())
-            writing = writing or line.strip().startswith(_WRITING)
-            if tell is not None and line.strip():
-                tell(line)
-        except KeyboardInterrupt:
-            asked = True
-            if not writing:
-                _stop(process)
-                raise Stopped("stopped before anything was written", hint="nothing was installed") from None
-            if tell is not None:
-                tell("almost done: the last step is not interrupted")
-    if asked:
-        raise _WrittenAndStopped
-    return code, lines
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End an installer and whatever it started, gently first."""
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        try:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, number)
-            else:
-                process.terminate()
-            process.wait(timeout=10)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            process.wait()
-            return
 
 
 def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -367,16 +266,6 @@ def _requirement_name(text: str) -> str:
     for sign in "[<>=!~;@ (":
         last = last.partition(sign)[0]
     return last
-
-
-def _last_words(lines: list[str], otherwise: str) -> str:
-    """Return the error that the installer or the plugin's build named last, after what is known otherwise."""
-    errors = [line.strip() for line in lines if line.startswith("no such option")]
-    errors += [line.partition(":")[2].strip() for line in lines if line.lstrip().lower().startswith("error:")]
-    raised = [line.strip() for line in lines if re.match(r"\s*[\w.]*(?:Error|Exception|NotFound|Exists): ", line)]
-    # pip sums a failed build up in one word; the exception before it says more.
-    found = raised[-1:] or errors[-1:]
-    return f"{otherwise}: {found[0]}" if found else otherwise
 
 
 def _remove_remains(name: str) -> None:

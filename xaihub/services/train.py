@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
 
-from xaihub.errors import OutputError
+from xaihub.errors import MissingExtra, OutputError
 from xaihub.explanation import write_file
 from xaihub.hub import Hub
 from xaihub.training.config import Config
@@ -54,9 +55,10 @@ class Estimate:
         train: Pictures to learn from.
         val: Pictures held out.
         steps: Optimiser steps in all.
-        rows: Rows that pass through the network a picture, counted in one step.
+        rows: Rows that pass through the network a picture, counted in a step of the last epoch.
+        cost: What the objective says of its cost.
         trainable: Weights that learn.
-        seconds: One step, measured once.
+        seconds: That step, measured.
         notes: What was left out.
     """
 
@@ -65,6 +67,7 @@ class Estimate:
     val: int
     steps: int
     rows: float
+    cost: str
     trainable: int
     seconds: float
     notes: tuple[str, ...]
@@ -113,6 +116,10 @@ def train(
     place = Path(folder)
     if not resume and place.exists() and (not place.is_dir() or _visible(place)):
         raise OutputError(f"{str(folder)!r} is there already", hint="--resume goes on with a run, or take another -o")
+    if config.logger == "tensorboard" and find_spec("tensorboard") is None:
+        raise MissingExtra(
+            "--logger tensorboard needs 'tensorboard', which is not installed", hint="pip install 'xaihub[tensorboard]'"
+        )
     with accelerating(config, device) as accelerator:
         setting = set_up(hub, config, accelerator, watch)
         for note in setting.data.pictures.notes:
@@ -126,7 +133,7 @@ def train(
 def estimate(
     hub: Hub, config: Config, *, device: str = "auto", watch: Watch = lambda _text, _done, _total: None
 ) -> Estimate:
-    """Check everything and do one step, without storing anything.
+    """Check everything and do three steps, without storing anything.
 
     Raises:
         XaihubError: As `train`.
@@ -140,9 +147,11 @@ def estimate(
         rows: list[int] = []
         # Every row goes through the first layer, whichever part of the network an objective calls.
         stem = next(part for part in trainer.asked.modules() if not list(part.children()) and list(part.parameters()))
+        trainer.try_step()
+        trainer.try_step(at_the_end=True)  # in which an objective may calibrate
         handle = stem.register_forward_hook(lambda _module, given, _output: rows.append(len(given[0])))
         started = time.monotonic()
-        trainer.try_step()
+        trainer.try_step(at_the_end=True)
         seconds = time.monotonic() - started
         handle.remove()
         return Estimate(
@@ -151,6 +160,7 @@ def estimate(
             val=len(data.val),
             steps=trainer.total,
             rows=sum(rows) / min(config.batch_size * config.accumulate, len(data.train)),
+            cost=hub.objectives.get(config.objective).cost,
             trainable=sum(weight.numel() for weight in trainer.weights),
             seconds=seconds,
             notes=tuple(data.pictures.notes),
@@ -218,9 +228,10 @@ def _locked(folder: Path) -> Iterator[None]:
         raise OutputError(f"another process is working on the run {str(folder)!r}") from error
     except OSError as error:
         raise OutputError(f"cannot write {str(folder)!r}: {error.strerror or error}") from error
-    with lock:
-        lock.release()
+    try:
         for name in (CHECKPOINT, CONFIG, LOG):
             for left in folder.glob(f".{name}.*"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
         yield
+    finally:
+        lock.release()

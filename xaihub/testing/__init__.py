@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xaihub.testing.toys import randomise as randomise
     from xaihub.testing.toys import tiny_cnn as tiny_cnn
     from xaihub.testing.toys import tiny_nhwc as tiny_nhwc
+    from xaihub.testing.toys import tiny_plain as tiny_plain
     from xaihub.testing.toys import tiny_vit as tiny_vit
 
 _LAZY = {
@@ -27,7 +28,7 @@ _LAZY = {
     "catalogue": ("CheckResult",),
     "decorator": ("conformance",),
     "planted": ("PlantedExplainer", "exact_evidence", "planted_case", "planted_model", "planted_scenes"),
-    "toys": ("pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_vit"),
+    "toys": ("pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

@@ -15,14 +15,12 @@ from xaihub.testing.catalogue import NotApplicable, check, require
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.state import hooks_of
-from xaihub.testing.toys import SIDE, pictures
 
 BATCH = 4
 # Times the quick budget: a method may hold a block of up to so many passes at one time, but not all of them.
 LARGE, LARGER = 16, 32
-MAP_BYTES = SIDE * SIDE * 4
 CALLS = 50
-LEAST_CALLS = 10
+LEAST_CALLS = 6
 SECONDS = 0.6
 
 
@@ -36,7 +34,7 @@ def memory_is_bounded(subject: ExplainerSubject) -> None:
     if more >= LARGE:
         growth = (larger.peak - large.peak) / more
         require(
-            growth < MAP_BYTES / 2,
+            growth < subject.pictures(1)[0, 0].nbytes / 2,
             f"each further pass holds {growth / 1024:.0f} KiB more until the end",
             advice="make masks and inputs batch by batch, as `masked_forwards` does, and keep their scores only",
         )
@@ -50,7 +48,7 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
     known = False
     for changed in ({}, enlarged(subject, 2)):
         explainer = subject.make(**changed)
-        trial = subject.try_on(model, pictures(1), explainer=explainer)
+        trial = subject.try_on(model, subject.pictures(1), explainer=explainer)
         if not trial.worked:
             continue
         limits = {"the record's `cost`": announced(cost, explainer.parameters)}
@@ -86,12 +84,12 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
     model = subject.model
     explainer = subject.make()
     for seed in range(3):  # what is made once and kept, such as the network's structure, is no leak
-        subject.values(model, pictures(1, seed=seed), explainer=explainer)
+        subject.values(model, subject.pictures(1, seed=seed), explainer=explainer)
     hooks = sum(len(hooks_of(module)) for module in model.module.modules())
     with _newborn() as newborn:
         calls, started = 0, time.perf_counter()
         while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
-            subject.try_on(model, pictures(1, seed=calls + 10), explainer=explainer)
+            subject.try_on(model, subject.pictures(1, seed=calls + 10), explainer=explainer)
             calls += 1
         for kind in (Tensor, nn.Module):
             left = newborn(kind)
@@ -110,10 +108,10 @@ class _Meter:
         model = subject.model
         model.runtime = Runtime(batch_size=BATCH)
         explainer = subject.make(**changed)
-        subject.try_on(model, pictures(1), explainer=explainer)  # what is found once is found before
+        subject.try_on(model, subject.pictures(1), explainer=explainer)  # what is found once is found before
         with _newborn() as self._newborn:
             handle = model.module.register_forward_hook(self._look)
-            subject.try_on(model, pictures(1), explainer=explainer, entering=self._enter)
+            subject.try_on(model, subject.pictures(1), explainer=explainer, entering=self._enter)
             handle.remove()
 
     def _enter(self) -> None:

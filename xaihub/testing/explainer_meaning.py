@@ -14,7 +14,7 @@ from xaihub.model import Model
 from xaihub.params import parameters
 from xaihub.testing.catalogue import NotApplicable, Refused, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
-from xaihub.testing.toys import TOYS, pictures
+from xaihub.testing.toys import TOYS
 
 # The correlation above which two maps are one map, whatever its scale: that of a method with few masks, whose mean
 # is in every map of it, stays below.
@@ -31,7 +31,7 @@ CONTROL = "control"
 def depends_on_the_target(subject: ExplainerSubject) -> None:
     """Two classes of one picture get two maps; one map if the explainer claims `class_agnostic`."""
     model = subject.model
-    maps = [subject.values(model, pictures(1), target) for target in (0, 1, 2)]
+    maps = [subject.values(model, subject.pictures(1), target) for target in (0, 1, 2)]
     equal = [same(maps[0], other, tolerance=1e-4) for other in maps[1:]]
     if subject.method.class_agnostic:
         require(all(equal), "it claims `class_agnostic`, and its map differs by class", advice="drop `class_agnostic`")
@@ -45,7 +45,7 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     if subject.spec is not None and CONTROL in subject.spec.tags:
         raise NotApplicable("it is tagged as a control, which knows nothing of the network")
     model = subject.model
-    inputs = pictures(PICTURES)
+    inputs = subject.pictures(PICTURES)
     original = subject.values(model, inputs, 0)
     stages = _cascade(model, subject.toy(seed=99))
     similar = [_correlation(original, subject.values(model, inputs, 0)) for _ in stages]
@@ -69,6 +69,18 @@ def _works_on(subject: ExplainerSubject, toy: str) -> None:
         raise Refused(trial.refusal)
     if trial.rejected:
         raise NotApplicable(trial.rejected)
+
+
+@check(
+    "explainer",
+    advice="give the class a static method `example_model(*, seed=0)` that returns a small `xaihub.Model` that it works on",
+)
+def works_on_a_network(subject: ExplainerSubject) -> None:
+    """There is a network that it explains: one of the kit, or the one that its `example_model` makes."""
+    trial = subject.trials[subject.home]
+    require(
+        trial.refusal is None, f"it refuses every network of the kit ({trial.refusal}), so nothing else was checked"
+    )
 
 
 _ADVICE = "make it work, or raise ExplainerRefused with the reason"
@@ -119,7 +131,7 @@ def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
     model = subject.model
     gaps, sizes = [], []
     for row in range(PICTURES):
-        inputs = pictures(PICTURES)[row : row + 1]
+        inputs = subject.pictures(PICTURES)[row : row + 1]
         trial = subject.try_on(model, inputs, explainer=explainer, seed=row)
         if not trial.worked:
             raise NotApplicable("it gives no map with its default parameters")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.explainer import Attribution, Explainer
@@ -22,7 +23,7 @@ from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.cost import SCALES
 from xaihub.testing.state import State
-from xaihub.testing.toys import SIDE, TOYS, pictures
+from xaihub.testing.toys import SIDE, TOYS, pictures, tiny_plain
 
 __all__ = ["Baselines", "ExplainerSubject", "Trial", "enlarged", "same"]
 
@@ -103,6 +104,11 @@ class ExplainerSubject:
         self._baselines = baselines or {}
         self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
+        # In this order; the last two are for methods that refuse the others.
+        self.networks: dict[str, Callable[..., Model]] = {name: toy.make for name, toy in TOYS.items()}
+        self.networks["tiny_plain"] = tiny_plain
+        if hasattr(method, "example_model"):
+            self.networks["example_model"] = method.example_model
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -140,13 +146,20 @@ class ExplainerSubject:
 
     @cached_property
     def trials(self) -> dict[str, Trial]:
-        """What happens on each toy, by the toys' names."""
-        return {name: self.try_on(self._toy(name), pictures(1)) for name in TOYS}
+        """What happens on each network, by its name; on the last ones only if it refuses the others."""
+        trials: dict[str, Trial] = {}
+        for name in self.networks:
+            if name in TOYS or all(trial.refusal is not None for trial in trials.values()):
+                model = self._toy(name)
+                trials[name] = self.try_on(model, _pictures_for(model.input_size, 1))
+        return trials
 
     @cached_property
     def home(self) -> str:
-        """The name of the first toy that it works on, or of the first one that it does not refuse."""
-        order = sorted(TOYS, key=lambda name: (not self.trials[name].worked, self.trials[name].refusal is not None))
+        """The name of the first network that it works on, or of the first one that it does not refuse."""
+        order = sorted(
+            self.trials, key=lambda name: (not self.trials[name].worked, self.trials[name].refusal is not None)
+        )
         return order[0]
 
     @property
@@ -167,15 +180,23 @@ class ExplainerSubject:
         return self._toy(self.home, seed=seed)
 
     def _toy(self, name: str, *, seed: int = 0) -> Model:
-        model: Model = TOYS[name].make(seed=seed)
+        model = self.networks[name](seed=seed)
         model.baselines = self._baselines
         return model
 
+    def pictures(self, count: int, *, seed: int = 0) -> Tensor:
+        """Return (count, C, H, W) pictures for the network that suits it best."""
+        return _pictures_for(self._size, count, seed=seed)
+
+    @cached_property
+    def _size(self) -> tuple[int, int, int]:
+        return self.toy().input_size
+
     def require_a_call(self) -> None:
-        """Raise `Refused` if it refuses every toy."""
+        """Raise `Refused` if it refuses every network."""
         refusal = self.trials[self.home].refusal
         if refusal is not None:
-            raise Refused(f"it refuses every toy network: {refusal}")
+            raise Refused(f"it refuses every network of the kit: {refusal}")
 
     def values(self, model: Model, inputs: Tensor, target: Target | int | None = None, **how: Any) -> Tensor:
         """Return the (B, C, H, W) values of an explanation that must succeed.
@@ -217,6 +238,15 @@ def _watched(explainer: Explainer, trial: Trial, entering: Callable[[], None] | 
         yield
     finally:
         del explainer.attribute
+
+
+def _pictures_for(size: tuple[int, int, int], count: int, *, seed: int = 0) -> Tensor:
+    """Return (count, C, H, W) pictures of a size."""
+    made = pictures(count, seed=seed)
+    if size == tuple(made.shape[1:]):
+        return made
+    channels = made[:, [number % 3 for number in range(size[0])]]
+    return interpolate(channels, size=size[1:], mode="bilinear", align_corners=False)
 
 
 def _why(trial: Trial) -> str:

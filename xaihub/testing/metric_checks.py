@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from xaihub.params import convert
 from xaihub.testing.catalogue import NotApplicable, Refused, check, require
 from xaihub.testing.explainer_contract import constructor_convention
 from xaihub.testing.metric_subject import KINDS, MetricSubject
-from xaihub.testing.planted import planted_case, planted_scenes
+from xaihub.testing.planted import at_corner, planted_case, planted_scenes
 from xaihub.testing.state import State
 
 # What a metric measures, by its tags, where it is not how well a map finds the evidence.
@@ -32,6 +33,8 @@ SCENES = 4
 # Two wrong maps may change places by a tenth of what separates them from the truth: their values are chance.
 SLACK = 0.1
 EPSILON = 1e-6
+# The share of what separates the best map from the worst by which chance may differ from scene to scene.
+TIES = 0.2
 
 
 @check("metric", advice="let the constructor store each argument under its own name, and do nothing else")
@@ -167,6 +170,25 @@ def scale_plays_no_role(subject: MetricSubject) -> None:
     case.explanation.values.mul_(3)
     second = subject.measure(case)
     require(math.isclose(first, second, rel_tol=1e-4), f"a map scores {first:.6g}, three times the map {second:.6g}")
+
+
+@check("metric", advice="break ties by a fixed pseudo-random order, or share them, or drop the tag `order-of-pixels`")
+def ties_are_no_scan(subject: MetricSubject) -> None:
+    """A metric that is tagged `order-of-pixels` gives a constant map one value, wherever the evidence lies."""
+    subject.require("order-of-pixels" in subject.tags, "it is not tagged `order-of-pixels`")
+    metric = subject.make_default()
+    scene = planted_scenes(1)[0]
+    best, worst = (subject.measure(planted_case(scene, kind), metric) for kind in ("oracle", "inverted"))
+    answers = []
+    for bottom, right in product((False, True), repeat=2):
+        case = planted_case(at_corner(scene, bottom=bottom, right=right))
+        case.explanation.values.fill_(1)
+        answers.append(subject.try_on(case, metric))
+    values = [answer for answer in answers if isinstance(answer, float)]
+    subject.require(bool(values), f"it refuses a constant map: {answers[0]}")
+    spread = max(values) - min(values)
+    found = f"a constant map scores from {min(values):.3g} to {max(values):.3g}, by the corner of the evidence"
+    require(spread <= TIES * abs(best - worst), found)
 
 
 def _variations(subject: MetricSubject) -> list[Metric]:

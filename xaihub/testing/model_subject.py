@@ -31,6 +31,7 @@ class ModelSubject:
         """Check what `adapter` builds from `card`."""
         self.card = card
         self.adapter = adapter
+        self.name = card.name
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the model anew, from fixed random numbers where it has no weights.
@@ -99,6 +100,7 @@ class AdapterSubject(ModelSubject):
             name=self.example, adapter=spec.name, architecture=self.example, weights=Weights(source="none")
         )
         super().__init__(card, adapter)
+        self.name = spec.name
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the example.

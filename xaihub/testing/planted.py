@@ -7,6 +7,7 @@ map is known to the last bit, for any picture: hiding a pixel takes away what it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,7 +21,15 @@ from xaihub.preprocessing import Preprocessing
 from xaihub.target import ResolvedTarget, Target
 from xaihub.testing.toys import SIDE
 
-__all__ = ["Planted", "PlantedExplainer", "exact_evidence", "planted_case", "planted_model", "planted_scenes"]
+__all__ = [
+    "Planted",
+    "PlantedExplainer",
+    "at_corner",
+    "exact_evidence",
+    "planted_case",
+    "planted_model",
+    "planted_scenes",
+]
 
 CLASSES = ("red", "green", "blue", "yellow")
 # How much of each class's colour a pixel has, for pixels in [-1, 1]; grey of any brightness has none.
@@ -126,6 +135,19 @@ def planted_case(scene: Scene, planted: Planted = "oracle", *, seed: int = 0) ->
     target = Target(index=int(scene.target.index[0]))
     (explanation,) = explainer.explain(scene.model, scene.image[None], target)
     return Case(scene=scene, explanation=explanation, explainer=explainer, seed=seed)
+
+
+def at_corner(scene: Scene, *, bottom: bool, right: bool) -> Scene:
+    """Return the scene with its picture and its truth shifted round, so that the truth lies in a corner."""
+    truth = scene.truth
+    if truth is None:
+        return scene
+    shifts = []
+    for inside, far in ((truth.any(1), bottom), (truth.any(0), right)):
+        places = inside.nonzero().flatten().tolist()
+        shifts.append(len(inside) - 1 - places[-1] if far else -places[0])
+    image = scene.image.roll(shifts, (1, 2))
+    return replace(scene, image=image, truth=truth.roll(shifts, (0, 1)), memory=type(scene.memory)())
 
 
 def _places(generator: torch.Generator) -> list[tuple[slice, slice]]:

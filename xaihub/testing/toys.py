@@ -14,7 +14,7 @@ from xaihub.model import Model
 from xaihub.preprocessing import Preprocessing
 from xaihub.structure import Hints
 
-__all__ = ["SIDE", "TOYS", "pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_vit"]
+__all__ = ["SIDE", "TOYS", "pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
 
 SIDE = 64  # pixels; the least that leaves every toy a map of 8 x 8 cells
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
@@ -54,6 +54,34 @@ def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
 def tiny_cnn(*, seed: int = 0) -> Model:
     """Return a convolutional network of four layers, with batch norms and a skip connection; 8 x 8 cells."""
     return _model("tiny_cnn", _TinyCNN, Hints(heads=("head",)), seed)
+
+
+class _TinyPlain(nn.Module):
+    """Three convolutions and two linear layers, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU()),
+        )
+        self.pool = nn.AvgPool2d(2)
+        self.flat = nn.Flatten()
+        self.hidden = nn.Linear(256, 32)
+        self.last = nn.ReLU()
+        self.head = nn.Linear(32, len(CLASSES))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (B, K) logits."""
+        hidden = self.last(self.hidden(self.flat(self.pool(self.features(inputs)))))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+def tiny_plain(*, seed: int = 0) -> Model:
+    """Return a plain chain of convolutions, ReLUs and linear layers, for methods that have rules for few operations."""
+    return _model("tiny_plain", _TinyPlain, Hints(heads=("head",)), seed)
 
 
 def tiny_vit(*, seed: int = 0) -> Model:

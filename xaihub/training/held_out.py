@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+from functools import partial
 from pathlib import Path
 
 from xaihub.errors import OutputError
@@ -32,14 +33,11 @@ def write_held_out(data: Split, folder: Path) -> None:
         if pictures.files:
             source = Path(pictures.names[index])
             file = file.with_suffix(source.suffix)
-            write_file(file, lambda there, source=source: shutil.copyfile(source, there))  # type: ignore[misc]
+            write_file(file, partial(shutil.copyfile, source))
         else:
-            image = pictures.read(index)
-            write_file(file, lambda there, image=image: image.save(there, format="PNG"))  # type: ignore[misc]
+            write_file(file, partial(pictures.read(index).save, format="PNG"))
         if pictures.mask is not None:
-            mask = pictures.mask(index)
-            there = folder / "masks" / f"{stem}.png"
-            write_file(there, lambda there, mask=mask: mask.save(there, format="PNG"))  # type: ignore[misc]
+            write_file(folder / "masks" / f"{stem}.png", partial(pictures.mask(index).save, format="PNG"))
         rows.append((file.name, pictures.labels[index], label))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

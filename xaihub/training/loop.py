@@ -125,8 +125,13 @@ class Trainer:
         on_device = ((self._moved(inputs), labels.to(self.accelerator.device)) for inputs, labels in batches)
         self.objective.begin(self.network, on_device, generator("begin", self.config.seed))
 
-    def try_step(self) -> None:
-        """Do the first step, for its cost."""
+    def try_step(self, *, at_the_end: bool = False) -> None:
+        """Do one step for its cost, as the first or, when all terms of the loss take part, as one of the last epoch."""
+        if at_the_end and self.place.number != self.total - 1:
+            self.place.number = self.total - 1
+            self.network.eval()
+            for epoch in range(1, self.config.epochs):
+                self.objective.epoch_end(self.network, epoch)
         self._train_mode()
         self._step(next(self.feed.epoch(0)), Sums({}))
 

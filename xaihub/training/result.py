@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xaihub.errors import MissingExtra, ModelError
+from xaihub.errors import ModelError
 from xaihub.explanation import write_file
 from xaihub.hub import Hub
 from xaihub.objective import Objective
@@ -146,18 +146,9 @@ class Tensorboard:
     """Figures for TensorBoard, beside log.csv."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder `tensorboard` in the run's.
+        """Open the folder `tensorboard` in the run's."""
+        from torch.utils.tensorboard import SummaryWriter
 
-        Raises:
-            MissingExtra: TensorBoard is not installed.
-        """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                "--logger tensorboard needs 'tensorboard', which is not installed",
-                hint="pip install 'xaihub[tensorboard]'",
-            ) from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -142,9 +142,7 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         asked=asked,
         identity=_identity(config, data),
     )
-    return Setting(
-        accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer
-    )
+    return Setting(accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer)
 
 
 def _feed(

@@ -1,0 +1,265 @@
+"""Errors of post-hoc Shapley values against passes, beside shap, captum and shapiq, and time against bare passes.
+
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_posthoc.py --cache FOLDER`. The game is the
+logit of the predicted class of EfficientNet-Lite0 on the sample photo (and on photos, if given) with hidden cells
+blurred. Up to 16 players the truth is an enumeration, kept in the cache, so that every estimator can be run with many
+seeds by looking answers up. For more players the truth is Kernel SHAP at a large budget, and passes are made. An
+estimator is charged for the rows that it asks about. Peers that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import xaihub
+from xaihub.masking import coalition_scores, every_coalition, make_features, make_removal
+from xaihub_shapley import estimators as ours
+from xaihub_shapley.posthoc import grouped
+
+Game = Callable[[Tensor], Tensor]
+Estimator = Callable[["Counted", int, int, int], np.ndarray]
+TWELVE = "0+1,2+3,12+13,14+15"  # of a grid of 4 by 4
+
+
+class Counted:
+    """A game that counts the rows it was asked about; takes arrays as well."""
+
+    def __init__(self, ask: Game) -> None:
+        self.ask, self.rows = ask, 0
+
+    def __call__(self, shown: Tensor) -> Tensor:
+        """Return (n,) float64 scores."""
+        self.rows += len(shown)
+        return self.ask(shown.float()).double()
+
+    def numpy(self, shown: Any) -> np.ndarray:
+        """Return (n,) scores of an array."""
+        return self(torch.from_numpy(np.asarray(shown, dtype=np.float32).reshape(len(shown), -1))).numpy()
+
+
+def main() -> None:
+    """Print a table for each game, then times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", default="shapley-truth", help="where enumerations are kept")
+    parser.add_argument("--photos", help="a folder of photos; three of them with 12 players are added")
+    parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated game, at most 4")
+    parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
+    parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes; 0 leaves it out")
+    parser.add_argument("--truth", type=int, default=8192, help="budget of the large game's truth")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5, help="of timings")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    Path(options.cache).mkdir(parents=True, exist_ok=True)
+    hub = xaihub.Hub()
+    model, small = hub.load_model(device="cpu"), hub.load_model(device="cpu", size=options.size)
+    pictures = {"sample": xaihub.sample_photo()}
+    games = [("sample", f"grid:{options.grid}", "")]
+    if options.photos:
+        some = sorted(
+            file for file in Path(options.photos).iterdir() if file.suffix.lower() in (".jpeg", ".jpg", ".png")
+        )
+        pictures |= {file.stem: file for file in some[:: max(1, len(some) // 3)][:3]}
+        games += [(name, "grid:4", TWELVE) for name in list(pictures)[1:]]
+    for name, features, groups in games:
+        _enumerated(small, pictures[name], name, features, groups, options)
+    if options.large:
+        _large(model, pictures["sample"], options)
+    _times(model, pictures["sample"], options)
+
+
+def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, int, np.ndarray]:
+    image = model.prepare(xaihub.load_picture(photo).image)[0]
+    players = grouped(make_features(features, model, image), groups)
+    removal = make_removal("blur", model, image)
+    target = xaihub.Target().resolve(model.predict(image[None]))
+
+    def ask(shown: Tensor) -> Tensor:
+        return coalition_scores(model, image, players, shown, removal=removal, score=target.score)
+
+    rows, columns = np.indices(players.labels.shape)
+    labels = players.labels.numpy()
+    places = np.array([[rows[labels == k].mean(), columns[labels == k].mean()] for k in range(players.count)])
+    return ask, players.count, places
+
+
+def _enumerated(model: Any, photo: Any, name: str, features: str, groups: str, options: argparse.Namespace) -> None:
+    ask, players, places = _game(model, photo, features, groups)
+    file = Path(options.cache) / f"{name}-{features.replace(':', '')}-{players}-{options.size}.npy"
+    shown = every_coalition(players).shown
+    if not file.is_file():
+        started = time.process_time()
+        np.save(file.with_suffix(".part.npy"), ask(shown).numpy())
+        file.with_suffix(".part.npy").rename(file)
+        print(f"{name}: {len(shown)} coalitions in {time.process_time() - started:.0f} s", flush=True)
+    scores = torch.from_numpy(np.load(file)).double()
+    truth = ours.enumerated(lambda rows: scores[_codes(rows)], players).values.numpy()
+    print(f"\n{name}, {players} players at {options.size} pixels, enumerated")
+    print(f"relative error over {options.seeds} seeds (rows asked)")
+    budgets = [budget for budget in (4 * players, 128, 256, 512, 1024, 2048, 4096) if budget <= 2**players // 4]
+    _table(lambda rows: scores[_codes(rows)], players, places, truth, budgets, options.seeds)
+
+
+def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
+    ask, players, places = _game(model, photo, f"grid:{options.large}", "")
+    file = Path(options.cache) / f"sample-{players}-{options.truth}.npy"
+    if not file.is_file():
+        found = ours.regressed(ask, players, options.truth, torch.Generator().manual_seed(10**6))
+        np.save(file, np.stack([found.values.numpy(), found.stderr.numpy()]))
+    truth, stderr = np.load(file)
+    noise = np.linalg.norm(stderr) / np.linalg.norm(truth)
+    print(
+        f"\nsample, {players} players; truth: Kernel SHAP of {options.truth} rows, relative standard error {noise:.3f}"
+    )
+    _table(ask, players, places, truth, [256, 1024], 1)
+
+
+def _table(ask: Game, players: int, places: np.ndarray, truth: np.ndarray, budgets: list[int], seeds: int) -> None:
+    estimators = _estimators(places)
+    print(f"{'':28}" + "".join(f"{budget:>16}" for budget in budgets))
+    for name, estimate in estimators.items():
+        line = f"{name:28}"
+        for budget in budgets:
+            errors, asked = [], []
+            try:
+                for seed in range(seeds):
+                    game = Counted(ask)
+                    errors.append(np.linalg.norm(estimate(game, players, budget, seed) - truth) / np.linalg.norm(truth))
+                    asked.append(game.rows)
+            except Exception as error:  # a peer that cannot work with so small a budget says so in its own way
+                line += f"{type(error).__name__:>16}"
+                continue
+            line += f"{np.sqrt(np.mean(np.square(errors))):>8.4f} ({np.mean(asked):5.0f})"
+        print(line, flush=True)
+
+
+def _estimators(places: np.ndarray) -> dict[str, Estimator]:
+    def own(method: Any) -> Estimator:
+        return lambda game, players, budget, seed: method(
+            game, players, budget, torch.Generator().manual_seed(seed)
+        ).values.numpy()
+
+    found = {
+        "xaihub interactions": own(ours.interacting),
+        "xaihub kernel": own(ours.regressed),
+        "xaihub permutation": own(ours.ordered),
+        "captum KernelShap": _captum,
+        "shap KernelExplainer": _shap_kernel,
+        "shap PermutationExplainer": _shap_permutation,
+        "shap PartitionExplainer": _shap_partition(places),
+    }
+    try:
+        import shapiq  # noqa: F401 - whether it is there
+    except ImportError:
+        return found
+    for name, values in (
+        ("KernelSHAP", {}),
+        ("KernelSHAP", {"pairing_trick": True}),
+        ("UnbiasedKernelSHAP", {}),
+        ("PermutationSamplingSV", {}),
+        ("SVARM", {}),
+        ("StratifiedSamplingSV", {}),
+    ):
+        found[f"shapiq {name}{', paired' if values else ''}"] = _shapiq(name, values)
+    return found
+
+
+def _captum(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
+    import captum.attr
+
+    torch.manual_seed(seed)
+    ends = torch.ones(1, players), torch.zeros(1, players)
+    # It asks about the two ends besides.
+    found = captum.attr.KernelShap(lambda rows: game(rows).float()).attribute(
+        *ends, n_samples=budget - 2, perturbations_per_eval=budget, return_input_shape=False
+    )
+    return found.flatten().double().numpy()
+
+
+def _shap_kernel(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
+    import shap
+
+    np.random.seed(seed)
+    explainer = shap.KernelExplainer(game.numpy, np.zeros((1, players)))
+    return explainer.shap_values(np.ones((1, players)), nsamples=budget - 2, l1_reg=False, silent=True)[0]
+
+
+def _shap_permutation(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
+    import shap
+
+    masker = shap.maskers.Independent(np.zeros((1, players)))
+    explainer = shap.PermutationExplainer(game.numpy, masker, seed=seed)
+    return explainer(np.ones((1, players)), max_evals=budget, silent=True).values[0]
+
+
+def _shap_partition(places: np.ndarray) -> Estimator:
+    def run(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
+        import shap
+        from scipy.cluster.hierarchy import linkage
+
+        masker = shap.maskers.Partition(np.zeros((1, players)), clustering=linkage(places, "complete"))
+        explainer = shap.PartitionExplainer(game.numpy, masker)
+        return explainer(np.ones((1, players)), max_evals=budget - budget % 2, silent=True).values[0]
+
+    return run
+
+
+def _shapiq(name: str, values: dict[str, Any]) -> Estimator:
+    def run(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
+        from shapiq import approximator
+
+        # Its estimators take a game whose empty coalition is worth 0; that value is a row of the budget.
+        nothing = float(game.numpy(np.zeros((1, players)))[0])
+        made = getattr(approximator, name)(n=players, random_state=seed, **values)
+        found = made.approximate(budget - 1, lambda rows: game.numpy(rows) - nothing)
+        return np.array([found[(player,)] for player in range(players)])
+
+    return run
+
+
+def _times(model: Any, photo: Any, options: argparse.Namespace) -> None:
+    """Compare the explainer with bare passes of as many rows as it asks about."""
+    image = model.prepare(xaihub.load_picture(photo).image)[0]
+    print(f"\nCPU time, one thread, median of {options.repeats}")
+    for features, budget, estimator in (("grid:4", 256, "interactions"), ("grid:7", 512, "interactions")):
+        explainer = xaihub.get_explainer(
+            "shapley_values", features=features, budget=budget, estimator=estimator, baseline="blur"
+        )
+        rows = round(explainer.explain(model, image[None])[0].metadata["forwards"]) + 1
+
+        def bare(rows: int = rows) -> None:
+            from xaihub.masking import batch_rows
+
+            size = batch_rows(model)
+            inputs = torch.randn(size, *model.input_size)
+            with torch.inference_mode():
+                for start in range(0, rows, size):
+                    model(inputs[: rows - start])
+
+        times: dict[str, list[float]] = {"bare": [], "xaihub": []}
+        for _ in range(options.repeats):
+            for side, call in (("bare", bare), ("xaihub", lambda e=explainer: e.explain(model, image[None]))):
+                started = time.process_time()
+                call()
+                times[side].append(time.process_time() - started)
+        plain, full = (statistics.median(seconds) for seconds in times.values())
+        print(f"{features}, {rows} rows: bare {plain:.2f} s, shapley_values {full:.2f} s, ratio {full / plain:.3f}")
+
+
+def _codes(shown: Tensor) -> Tensor:
+    return (shown.long() * 2 ** torch.arange(shown.shape[1])).sum(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,432 @@
+"""The objectives on pictures: rows, statistics, dropout, precision, calibration, and their effect on digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from xaihub import Model, Objective, ParameterError, Preprocessing, Step
+from xaihub.hub import Hub
+from xaihub.masking import make_features
+from xaihub_expo.base import Outputs, quiet
+from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
+from xaihub_expo.penalties import line_fit, local_fit
+from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
+
+SIDE = 32
+ALL: list[Any] = [
+    Stability(weight=1.0),
+    Stability(weight=1.0, neighbourhood="patches"),
+    LineFidelity(weight=1.0, penalty_batch=2),
+    Fidelity(weight=1.0, grid=2, penalty_batch=2),
+    Fidelity(weight=1.0, grid=2, penalty_batch=2, opacities="uniform"),
+]
+IDS = ["stability", "stability-patches", "1d", "fidelity", "fidelity-uniform"]
+
+
+def wrapped(module: nn.Module, *, channels: int = 3, side: int = SIDE) -> Model:
+    plain = Preprocessing(spatial=(), size=(channels, side, side), mean=(0.4,) * channels, std=(0.25,) * channels)
+    return Model(module, name="small", preprocessing=plain)
+
+
+def resnet(**options: Any) -> nn.Module:
+    """An untrained ResNet-18 whose batch norms are not those of a fresh one."""
+    torch.manual_seed(0)
+    network = timm.create_model("resnet18", num_classes=4, **options)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+    return network
+
+
+def vit(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=SIDE, patch_size=8, depth=2, num_classes=4, **options)
+
+
+def batch(rows: int = 4, channels: int = 3, side: int = SIDE, classes: int = 4) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(rows, channels, side, side, generator=g), torch.randint(classes, (rows,), generator=g)
+
+
+def step(number: int = 0, seed: int = 0) -> Step:
+    return Step(number=number, total=100, generator=torch.Generator().manual_seed(seed))
+
+
+def begun(objective: Objective, model: Model) -> nn.Module:
+    """A fresh run: network in training mode."""
+    objective.state.clear()
+    network = objective.wrap(model)
+    objective.begin(network.eval(), [batch()], torch.Generator().manual_seed(0))
+    return network.train().requires_grad_(True)
+
+
+def statistics(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.named_buffers()}
+
+
+class Counted:
+    """Counts the rows of each forward pass of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.rows: list[int] = []
+        network.register_forward_hook(lambda _m, _i, output: self.rows.append(len(output)))
+
+
+@pytest.mark.parametrize("make", [resnet, vit])
+@pytest.mark.parametrize("objective", ALL, ids=IDS)
+def test_one_step_gives_every_weight_a_gradient(objective: Any, make: Any) -> None:
+    model = wrapped(make())
+    network = begun(objective, model)
+
+    losses = objective.loss(network, *batch(), step())
+    losses.total.backward()
+
+    assert set(losses.terms) == {"cross_entropy", "expo"}
+    assert float(losses.terms["expo"].detach()) > 0
+    assert all(w.grad is not None and bool(w.grad.isfinite().all()) for w in network.parameters())
+    assert all(bool(w.grad.abs().max() > 0) for name, w in network.named_parameters() if "key" not in name)
+
+
+@pytest.mark.parametrize("objective", ALL, ids=IDS)
+def test_the_penalty_itself_reaches_every_weight(objective: Any) -> None:
+    network = begun(objective, wrapped(resnet()))
+
+    objective.loss(network, *batch(), step()).terms["expo"].backward()
+
+    missing = [name for name, w in network.named_parameters() if w.grad is None or float(w.grad.abs().max()) == 0]
+    assert [name for name in missing if name != "fc.bias"] == []
+
+
+@pytest.mark.parametrize("objective", ALL, ids=IDS)
+def test_changed_pictures_leave_batch_statistics_alone(objective: Any) -> None:
+    network, plain = begun(objective, wrapped(resnet())), resnet().train()
+    inputs, labels = batch()
+
+    objective.loss(network, inputs, labels, step())
+    plain(inputs)
+
+    for name, value in statistics(plain).items():
+        torch.testing.assert_close(statistics(network)[name], value, msg=name)
+    assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("objective", ALL, ids=IDS)
+def test_dropout_and_dropped_paths_are_off_inside_the_penalty(objective: Any) -> None:
+    network = begun(objective, wrapped(vit(drop_rate=0.5, drop_path_rate=0.5, proj_drop_rate=0.3)))
+    inputs, labels = batch()
+
+    torch.manual_seed(1)
+    first = objective.loss(network, inputs, labels, step())
+    torch.manual_seed(2)
+    second = objective.loss(network, inputs, labels, step())
+
+    assert float(first.terms["cross_entropy"].detach()) != float(second.terms["cross_entropy"].detach())
+    torch.testing.assert_close(first.terms["expo"], second.terms["expo"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows"),
+    [
+        (Stability(weight=1.0), [16, 16]),
+        (Stability(weight=1.0, penalty_batch=4), [16, 4]),
+        (LineFidelity(weight=1.0), [16, 4 * 8]),
+        (LineFidelity(weight=1.0, penalty_batch=3, samples=5), [16, 15]),
+        (Fidelity(weight=1.0), [16, 51]),
+        (Fidelity(weight=1.0, grid=2, penalty_batch=2, samples=9), [16, 18]),
+    ],
+    ids=repr,
+)
+def test_a_step_takes_the_rows_that_are_documented(objective: Any, rows: list[int]) -> None:
+    network = begun(objective, wrapped(vit()))
+    seen = Counted(network)
+
+    objective.loss(network, *batch(16), step())
+
+    assert seen.rows == rows
+
+
+def test_with_batch_statistics_the_clean_side_of_stability_is_asked_once_more() -> None:
+    objective = Stability(weight=1.0)
+    network = begun(objective, wrapped(resnet()))
+    seen = Counted(network)
+
+    objective.loss(network, *batch(), step())
+    for module in network.modules():
+        module.training = not isinstance(module, nn.BatchNorm2d)
+    objective.loss(network, *batch(), step())
+
+    assert seen.rows == [4, 4, 4, 4, 4]
+
+
+def test_every_kth_step_is_penalised_that_many_times_as_much() -> None:
+    objective, often = LineFidelity(weight=1.0, every=3), LineFidelity(weight=1.0)
+    model = wrapped(vit())
+    network = begun(objective, model)
+    begun(often, model)
+
+    terms = [objective.loss(network, *batch(), step(number)).terms for number in range(4)]
+
+    assert ["expo" in term for term in terms] == [True, False, False, True]
+    torch.testing.assert_close(terms[0]["expo"], 3 * often.loss(network, *batch(), step()).terms["expo"])
+    network.eval()
+    assert "expo" in objective.loss(network, *batch(), step(1)).terms
+
+
+def test_binary_opacities_of_one_cell_cost_nothing_and_continuous_ones_do() -> None:
+    model = wrapped(vit())
+    inputs, _ = batch()
+    cells = make_features("grid:4", model, inputs[0])
+    hidden = baselines("mean", model, inputs)
+
+    def residual(binary: bool) -> float:
+        opacity, levels = line_opacities(4, 8, cells.count, torch.Generator().manual_seed(0), binary=binary)
+        with torch.no_grad():
+            found = model(shown(inputs, hidden, opacity, cells).flatten(0, 1)).unflatten(0, (4, 8))
+        return float(line_fit(levels, found).residuals.square().mean())
+
+    assert residual(binary=True) < 1e-10
+    assert residual(binary=False) > 1e-6
+
+
+def test_a_faded_cell_is_between_the_picture_and_its_mean_colour() -> None:
+    model = wrapped(vit())
+    inputs, _ = batch(2)
+    cells = make_features("grid:2", model, inputs[0])
+    opacity = torch.ones(2, 1, 4)
+    opacity[0, 0, 3] = 0.25
+
+    found = shown(inputs, baselines("mean", model, inputs), opacity, cells)[:, 0]
+
+    torch.testing.assert_close(found[1], inputs[1])
+    torch.testing.assert_close(found[0, :, :16], inputs[0, :, :16])
+    mean = inputs[0].mean((1, 2), keepdim=True)
+    torch.testing.assert_close(found[0, :, 16:, 16:], mean + 0.25 * (inputs[0, :, 16:, 16:] - mean))
+
+
+def test_draws_are_as_documented() -> None:
+    g = torch.Generator().manual_seed(0)
+    masks, opacities = mask_opacities(50, 40, 9, 0.8, g), cell_opacities(50, 40, 9, 0.8, g)
+    line, levels = line_opacities(50, 40, 9, g)
+    noise = noisy(torch.zeros(8, 3, 16, 16), 0.05, (0.5, 0.25, 0.1), g)
+
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert float(masks.mean()) == pytest.approx(0.8, abs=0.01)
+    assert float((opacities == 1).float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert float(opacities[opacities < 1].mean()) == pytest.approx(0.5, abs=0.02)
+    assert bool(((line < 1).any(1).sum(1) == 1).all())
+    torch.testing.assert_close(line.min(2).values, levels)
+    assert len((line < 1).any(1).long().argmax(1).unique()) > 5
+    torch.testing.assert_close(noise.abs().amax((0, 2, 3)), torch.tensor([0.1, 0.2, 0.5]), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("objective", ALL, ids=IDS)
+def test_under_autocast_the_penalty_is_float32_and_close_to_that_of_full_precision(objective: Any) -> None:
+    network = begun(objective, wrapped(vit()))
+    full = objective.loss(network, *batch(), step()).terms["expo"].detach()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = objective.loss(network, *batch(), step()).terms["expo"].detach()
+
+    assert half.dtype == torch.float32
+    assert 0.2 * float(full) < float(half) < 5 * float(full) + 1e-4
+
+
+def test_of_many_classes_the_true_one_and_its_four_best_rivals_are_penalised() -> None:
+    logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, 5, 19])
+
+    found = Outputs(labels, logits)(logits.unsqueeze(1))[:, 0]
+
+    for row, label in enumerate(labels.tolist()):
+        centred = logits[row] - logits[row].mean()
+        rivals = sorted((float(v) for i, v in enumerate(centred) if i != label), reverse=True)[:4]
+        torch.testing.assert_close(found[row], torch.tensor([float(centred[label]), *rivals]))
+    few = logits[:, :10].unsqueeze(1)
+    assert torch.equal(Outputs(labels.clamp(max=9), logits[:, :10])(few), few)
+
+
+# Calibration
+
+
+def test_the_weight_makes_the_penalty_a_share_of_the_loss_on_a_batch_held_out() -> None:
+    objective = LineFidelity(c=0.1, warmup=0, penalty_batch=4)
+    network = begun(objective, wrapped(vit())).eval()
+    inputs, labels = batch()
+
+    losses = objective.loss(network, inputs, labels, step())
+
+    assert float(losses.terms["expo"]) == pytest.approx(0.1 * float(losses.terms["cross_entropy"]), rel=1e-4)
+
+
+def test_after_a_warm_up_the_weight_is_fixed_by_the_validation_that_ends_it() -> None:
+    objective = Stability(c=0.2, warmup=2)
+    network = begun(objective, wrapped(vit()))
+
+    seen = []
+    for epoch in (1, 2, 3):
+        seen.append("expo" in objective.loss(network.train(), *batch(), step(epoch)).terms)
+        seen.append("expo" in objective.loss(network.eval(), *batch(), step(epoch)).terms)
+        noted = objective.epoch_end(network, epoch)
+
+    assert seen == [False, False, False, True, True, True]
+    assert noted["gamma"] == objective.state["gamma"] > 0
+
+
+def test_without_pictures_held_out_the_next_training_batch_fixes_the_weight() -> None:
+    objective = Stability(c=0.2, warmup=1)
+    network = begun(objective, wrapped(vit()))
+
+    before = objective.loss(network, *batch(), step(1)).terms
+    objective.epoch_end(network, 1)
+    after = objective.loss(network, *batch(), step(2)).terms
+
+    assert "expo" not in before
+    assert "expo" in after
+
+
+def test_calibration_leaves_the_draws_of_the_penalty_as_they_are() -> None:
+    objective = Stability(c=0.2, warmup=1)
+    network = begun(objective, wrapped(vit())).eval()
+
+    first = objective.loss(network, *batch(), step(1)).notes["penalty"]
+    again = objective.loss(network, *batch(), step(1)).notes["penalty"]
+
+    assert first == again == objective.state["penalty_at_start"]
+
+
+def test_a_share_of_zero_is_plain_training() -> None:
+    objective = Fidelity(c=0, warmup=0)
+    network = begun(objective, wrapped(vit()))
+    seen = Counted(network)
+
+    losses = objective.loss(network, *batch(), step())
+
+    assert set(losses.terms) == {"cross_entropy"}
+    assert seen.rows == [4]
+
+
+def test_a_run_that_ends_with_its_warm_up_is_refused() -> None:
+    objective = Stability(warmup=1)
+    network = begun(objective, wrapped(vit())).eval()
+
+    with pytest.raises(ParameterError, match="no epoch is left after a warm-up of 1"):
+        objective.loss(network, *batch(), step(100))
+
+
+def test_too_few_masks_for_the_grid_are_refused() -> None:
+    objective = Fidelity(weight=1.0, grid=4, samples=17)
+
+    with pytest.raises(ParameterError, match="17 masks are always fitted exactly"):
+        objective.loss(begun(objective, wrapped(vit())), *batch(), step())
+
+
+@pytest.mark.parametrize("name", ["expo-fidelity", "expo-1d", "expo-stability", "expo/expo-1d"])
+def test_objectives_answer_to_their_names_and_take_words_for_values(name: str) -> None:
+    objective = Hub().get_objective(name, c="0.25", every="2", penalty_batch="none")
+
+    assert (objective.parameters["c"], objective.parameters["every"]) == (0.25, 2)
+
+
+@pytest.mark.parametrize("values", [{"c": "-1"}, {"every": "0"}, {"grid": "1"}, {"baseline": "mauve"}])
+def test_wrong_parameters_are_refused(values: dict[str, str]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(values.values()))):
+        objective = Hub().get_objective("expo-fidelity", weight="1", **values)
+        objective.loss(begun(objective, wrapped(vit())), *batch(), step())
+
+
+def test_quiet_restores_modes_after_an_error() -> None:
+    network = resnet().train()
+    network.layer1.eval()
+    before = [module.training for module in network.modules()]
+
+    with pytest.raises(ValueError, match="inside"), quiet(network):
+        assert not any(module.training for module in network.modules())
+        raise ValueError("inside")
+
+    assert [module.training for module in network.modules()] == before
+
+
+# The effect
+
+
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from sklearn.datasets import load_digits
+
+    pictures, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(pictures / 16).float().view(-1, 1, 8, 8)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    inputs, wanted = inputs[order], torch.from_numpy(labels)[order]
+    return (inputs[:1200], wanted[:1200]), (inputs[1200:], wanted[1200:])
+
+
+def trained(objective: Objective, data: tuple[Tensor, Tensor]) -> nn.Module:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*body, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
+    unit = Preprocessing(spatial=(), size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    objective.wrap(Model(network, name="digits", preprocessing=unit))
+    objective.begin(network, [], torch.Generator())
+    optimiser = torch.optim.Adam(network.train().parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = data
+    for epoch in range(14):
+        for rows in torch.randperm(len(inputs), generator=generator).split(50):
+            optimiser.zero_grad()
+            objective.loss(network, inputs[rows], labels[rows], step(epoch, seed=int(rows[0]))).total.backward()
+            optimiser.step()
+    return network.eval()
+
+
+def saliency(network: nn.Module, inputs: Tensor) -> Tensor:
+    asked = inputs.clone().requires_grad_()
+    return torch.autograd.grad(network(asked).amax(1).sum(), asked)[0]
+
+
+def test_stability_makes_saliency_stable_also_relative_to_its_size_and_costs_no_accuracy() -> None:
+    train, (inputs, labels) = digits()
+    noise = (torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.05
+    figures = []
+    for objective in (Stability(c=0.0), Stability(weight=1.0)):
+        network = trained(objective, train)
+        here, there = saliency(network, inputs), saliency(network, inputs + noise)
+        change = float((there - here).square().mean())
+        accuracy = float((network(inputs).argmax(1) == labels).float().mean())
+        figures.append((change, change / float(here.square().mean()), accuracy))
+
+    plain, stable = figures
+    assert plain[0] / stable[0] >= 3
+    assert plain[1] / stable[1] >= 1.2
+    assert stable[2] >= plain[2] - 0.005
+
+
+@pytest.mark.parametrize("kind", ["fidelity", "1d"])
+def test_training_against_a_fidelity_penalty_lowers_it_on_other_pictures(kind: str) -> None:
+    train, (inputs, _) = digits()
+    objectives: dict[str, Any] = {
+        "fidelity": Fidelity(weight=3.0, grid=2, penalty_batch=4, samples=12),
+        "1d": LineFidelity(weight=10.0, grid=2, penalty_batch=8),
+    }
+    few = (train[0][:600], train[1][:600])
+    networks = [trained(objective, few) for objective in (Stability(c=0.0), objectives[kind])]
+    model = wrapped(networks[0], channels=1, side=8)
+    cells = make_features("grid:2", model, inputs[0])
+    opacity = torch.rand(len(inputs), 30, 4, generator=torch.Generator().manual_seed(2))
+    pictures = shown(inputs, baselines("mean", model, inputs), opacity, cells)
+    shares = []
+    for network in networks:
+        with torch.no_grad():
+            found = network(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+        rest = local_fit(opacity, found).residuals.square().mean()
+        shares.append(float(rest / (found - found.mean(1, keepdim=True)).square().mean()))
+        assert float(F.cross_entropy(network(inputs), digits()[1][1])) < 0.7
+
+    assert shares[1] < 0.85 * shares[0]

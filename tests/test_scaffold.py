@@ -1,0 +1,176 @@
+"""`xaihub plugins new`: a complete project, written whole or not at all."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from xaihub.cli import cli
+from xaihub.errors import OutputError, ParameterError
+from xaihub.host import PluginHost
+from xaihub.hub import Hub
+from xaihub.services.scaffold import KINDS, new_plugin, render
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADINGS = ["Claim", "Deviations", "Limits", "Develop"]
+# What differs from kind to kind is the command below; the explainer's project is tested where the tutorial is followed.
+OTHERS = [kind for kind in KINDS if kind != "explainer"]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Hub:
+    return Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load())
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["plugins", "new", *arguments], prog_name="xaihub")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_project_is_valid_and_its_entry_point_leads_to_its_hooks(kind: str) -> None:
+    files = render("my-thing", kind)
+
+    project = tomllib.loads(files["pyproject.toml"])
+    assert project["project"]["entry-points"] == {"xaihub": {"my_thing": "xaihub_my_thing"}}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["xaihub_my_thing"]
+    assert set(files) == {
+        "pyproject.toml",
+        "README.md",
+        "xaihub_my_thing/__init__.py",
+        "xaihub_my_thing/method.py",
+        "tests/test_my_thing.py",
+    }
+    for path in files:
+        assert "{{" not in files[path]
+        assert files[path].endswith("\n")
+    for path in (path for path in files if path.endswith(".py")):
+        assert ast.parse(files[path])
+    assert [line[3:] for line in files["README.md"].splitlines() if line[3:] in HEADINGS] == HEADINGS
+
+
+def test_the_projects_of_the_other_kinds_pass_their_own_tests_untouched(hub: Hub, tmp_path: Path) -> None:
+    folders = [new_plugin(hub, f"trial-{kind}", kind, tmp_path) for kind in OTHERS]
+    # One process for all, because each would import torch anew.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--import-mode=importlib",
+        "-c",
+        os.devnull,
+    ]
+    path = os.pathsep.join(map(str, folders))
+    done = subprocess.run(
+        [*command, "-W", "error", *map(str, folders)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generated_code_keeps_to_the_project_s_own_style(kind: str, tmp_path: Path, hub: Hub) -> None:
+    folder = new_plugin(hub, "my-thing", kind, tmp_path)
+    ruff = [Path(sys.executable).with_name("ruff"), "--config", ROOT / "pyproject.toml"]
+    for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        done = subprocess.run(
+            [*ruff[:1], *command, *ruff[1:], folder / "xaihub_my_thing"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_command_says_where_the_project_is_and_what_to_do_next(tmp_path: Path) -> None:
+    result = run("evidence-share", "--kind", "metric", "-o", str(tmp_path / "new" / "place"), "--licence", "MIT")
+
+    folder = tmp_path / "new" / "place" / "xaihub-evidence-share"
+    assert (result.exit_code, result.stdout) == (0, f"{folder}\n")
+    assert f"xaihub plugins install --editable {folder}" in result.stderr
+    assert 'license = "MIT"' in (folder / "pyproject.toml").read_text(encoding="utf-8")
+    assert "class EvidenceShare(Metric)" in (folder / "xaihub_evidence_share" / "method.py").read_text(encoding="utf-8")
+    assert [item.name for item in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "Guided LRP",
+            "'Guided LRP' cannot be a plugin's name: lower-case letters and digits, words joined by hyphens",
+        ),
+        ("../up", "'../up' cannot be a plugin's name"),
+        ("", "'' cannot be a plugin's name"),
+        ("9lives", "'9lives' cannot be a plugin's name"),
+        ("a" * 51, "cannot be a plugin's name"),
+        ("my--x", "for instance 'my-x'"),
+        ("none", "its class would be called None"),
+        ("explainer", "its class would be called Explainer"),
+        ("rise", "there is a plugin called 'rise' already"),
+        ("xaihub-rise", "there is a plugin called 'rise' already"),
+        ("gradcam", "explainer 'gradcam' belongs to plugin 'cam'"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused_and_nothing_is_written(
+    hub: Hub, tmp_path: Path, name: str, reason: str
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        new_plugin(hub, name, "explainer", tmp_path)
+
+    assert reason in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_cannot_be_called_like_a_built_in_one(tmp_path: Path) -> None:
+    result = run("explain", "--kind", "command", "-o", str(tmp_path))
+
+    assert result.exit_code == 2
+    assert "there is a command called 'explain' already" in result.stderr
+
+
+def test_a_licence_that_is_no_expression_is_refused(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="is no SPDX expression"):
+        new_plugin(hub, "mine", "explainer", tmp_path, licence='MIT"\n[project]')
+
+
+def test_what_is_there_is_never_touched(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "xaihub-mine").symlink_to("nowhere")
+    (tmp_path / "xaihub-other").mkdir()
+    for name in ("mine", "other"):
+        with pytest.raises(OutputError, match=f"'.*xaihub-{name}' exists"):
+            new_plugin(hub, name, "explainer", tmp_path)
+
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["xaihub-mine", "xaihub-other"]
+
+
+def test_a_failure_half_way_leaves_nothing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_options: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        new_plugin(hub, "mine", "explainer", tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+
+    result = run("mine", "-o", str(tmp_path / "file"))
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: cannot write ")
+    assert len(result.stderr.splitlines()) == 1
