@@ -187,7 +187,7 @@ def _facts(facts: Mapping[str, str]) -> list[str]:
 
 def _parameters(method: type) -> list[str]:
     known = parameters(method).values()
-    rows = [(f"`{item.name}`", item.type, f"`{item.default!r}`", item.description) for item in known]
+    rows = [(f"`{item.shown}`", item.type, f"`{item.default!r}`", item.description) for item in known]
     return ["", _table(("parameter", "type", "default", "meaning"), rows)] if rows else []
 
 

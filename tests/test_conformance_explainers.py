@@ -8,10 +8,21 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xaihub import Attribution, Explainer, ExplainerRefused, ExplainerSpec, Layout, Meta, Model, ResolvedTarget
+from xaihub import (
+    Attribution,
+    Explainer,
+    ExplainerRefused,
+    ExplainerSpec,
+    Layout,
+    Meta,
+    Model,
+    Preprocessing,
+    ResolvedTarget,
+)
 from xaihub.masking import baseline_image
+from xaihub.testing import randomise
 from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.kit import checks
@@ -165,6 +176,11 @@ class NeverAsks(Good):
         return inputs * (1 + target.index[:, None, None, None]) ** 2
 
 
+class OnlyScalesThePicture(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        return inputs.abs() * target.score(model(inputs))[:, None, None, None]
+
+
 class _ByLayout(Good):
     missing: ClassVar[Layout]
 
@@ -191,6 +207,22 @@ class RefusesWithoutAWord(Good):
         if model.layer().layout is Layout.NTC:
             raise ExplainerRefused("no")
         return super().attribute(model, inputs, target)
+
+
+class RefusesAll(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        if model.input_size != (1, 48, 32):
+            raise ExplainerRefused(f"{model.name!r} has pictures of another size")
+        return super().attribute(model, inputs, target)
+
+
+class BringsItsOwn(RefusesAll):
+    @staticmethod
+    def example_model(*, seed: int = 0) -> Model:
+        module = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 96, 4))
+        randomise(module, seed=seed)
+        preprocessing = Preprocessing(spatial=[], size=(1, 48, 32), mean=(0.5,), std=(0.5,))
+        return Model(module.requires_grad_(False), name="own", preprocessing=preprocessing)
 
 
 class AllAtOnce(Good):
@@ -289,10 +321,17 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (TakesTheMaximum, None, "depends_on_the_target", "explain `target.score(logits)`"),
     (ClaimsNoClass, None, "depends_on_the_target", "drop `class_agnostic`"),
     (NeverAsks, None, "depends_on_the_weights", "compute the map from the network's outputs"),
+    (OnlyScalesThePicture, None, "depends_on_the_weights", "(correlations 1.0000, 1.0000, 1.0000)"),
     (NoConvolutions, None, "works_on_a_cnn", "on a convolutional network it raised KeyError"),
     (NoTokens, None, "works_on_a_vit", "on a vision transformer it raised KeyError"),
     (RefusesWithoutAWord, None, "works_on_a_vit", "say in the refusal what the network lacks"),
     (NoChannelsLast, None, "works_with_channels_last", "`Layer.to_grid`"),
+    (
+        RefusesAll,
+        None,
+        "works_on_a_network",
+        "another size), so nothing else was checked: give the class a static method",
+    ),
     (AllAtOnce, None, "memory_is_bounded", "cut the work into batches"),
     (KeepsEverything, None, "memory_is_bounded", "batch by batch"),
     (OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' announces 40 forward passes, and it took 41"),
@@ -323,8 +362,20 @@ def test_a_bad_explainer_fails_one_check_and_is_told_what_to_change(
     assert re.fullmatch(r"[^\n]+[^.\n]", result.advice)
 
 
-def test_the_good_explainer_behind_them_fails_none() -> None:
-    assert failures(ExplainerSubject(Good)) == []
+@pytest.mark.parametrize("method", [Good, BringsItsOwn])
+def test_a_good_explainer_fails_none(method: type[Explainer]) -> None:
+    assert failures(ExplainerSubject(method)) == []
+
+
+def test_a_network_that_the_class_brings_along_is_checked_instead_of_those_that_it_refuses() -> None:
+    subject = ExplainerSubject(BringsItsOwn)
+    outcomes = {item.name: run(item, subject, "own").outcome for item in checks("explainer")}
+
+    assert {name for name, outcome in outcomes.items() if outcome == "refused"} == {
+        "works_on_a_cnn",
+        "works_on_a_vit",
+        "works_with_channels_last",
+    }
 
 
 def test_every_check_of_explainers_catches_something() -> None:

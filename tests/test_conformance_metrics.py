@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from xaihub import Case, Meta, Metric, MetricRefused, MetricSpec
+from xaihub import Case, Meta, Metric, MetricRefused, MetricSpec, ParameterError
 from xaihub.testing import planted_case, planted_scenes
 from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.kit import checks
@@ -109,9 +109,21 @@ class ScansTheRows(Good):
         return float(inside[order[: int(inside.sum())]].float().mean())
 
 
-class RefusesAll(Good):
+class RefusesItsCase(Good):
+    def score(self, case: Case) -> float:
+        if float(case.heat.min()) == 0:
+            raise MetricRefused("the map has zeros")
+        return float(case.heat.clamp(min=0)[case.scene.truth].sum() / case.heat.clamp(min=0).sum())
+
+
+class RefusesAll(Metric):
     def score(self, case: Case) -> float:
         raise MetricRefused("there is nothing to measure")
+
+
+class TooWide(Good):
+    def score(self, case: Case) -> float:
+        raise ParameterError("a patch of 100 pixels is larger than the input")
 
 
 def record(**more: Any) -> MetricSpec:
@@ -132,6 +144,8 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
     (ForgetsAParameter, record(), "shared_memory_is_keyed", "into the keys of `once`"),
     (ClampsInPlace, record(), "nothing_is_changed", "the map was changed: clone what you change"),
     (FreezesTheNetwork, record(), "nothing_is_changed", "of the network, the weight"),
+    (RefusesAll, record(), "works_on_a_case", "so nothing else was checked: give the class `analytic_cases()`"),
+    (RefusesItsCase, record(), "analytic_cases_hold", "it refuses case 0 (the map has zeros)"),
     (ScansTheRows, record(tags=("order-of-pixels",)), "ties_are_no_scan", "break ties by a fixed pseudo-random order"),
     (MinusOne, record(tags=("scale-invariant",)), "scale_plays_no_role", "drop the tag `scale-invariant`"),
 ]
@@ -160,11 +174,10 @@ def test_the_good_metric_behind_them_passes_all_but_the_tags_that_it_does_not_ha
     assert set(outcomes.values()) == {"passed"}
 
 
-def test_a_metric_that_refuses_every_scene_is_no_failure() -> None:
-    outcomes = {item.outcome for item in results(MetricSubject(RefusesAll, spec=record(tags=("map",))))}
+def test_a_parameter_that_does_not_suit_small_pictures_is_a_refusal() -> None:
+    outcomes = {item.check: item.outcome for item in results(MetricSubject(TooWide, spec=record()))}
 
-    assert "refused" in outcomes
-    assert outcomes <= {"passed", "refused", "failed", "not applicable"}
+    assert outcomes["truth_scores_best"] == outcomes["nothing_is_changed"] == "refused"
 
 
 def test_every_check_of_metrics_catches_something() -> None:

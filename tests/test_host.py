@@ -228,6 +228,23 @@ def test_nothing_is_printed_without_tracing(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_a_plugin_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    class Chatty(Good):
+        @hookimpl
+        def xaihub_register_metrics(self) -> list[Any]:
+            print("when asked")  # noqa: T201
+            return []
+
+    def load() -> Any:
+        print("when loaded")  # noqa: T201
+        return Chatty()
+
+    host = PluginHost(entry_points=[Point("chatty", load, Dist("xaihub-chatty"))], environ={}).load()
+    list(host.collect("xaihub_register_metrics"))
+    assert capsys.readouterr() == ("", "when loaded\nwhen asked\n")
+    assert host.plugin("chatty").seconds > 0
+
+
 def test_builtin_plugins_are_asked_first_then_by_name() -> None:
     class Named:
         def __init__(self, name: str) -> None:

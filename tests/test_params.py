@@ -105,3 +105,16 @@ def test_an_unknown_parameter_suggests_a_near_one() -> None:
 def test_an_unknown_parameter_like_no_other_lists_all() -> None:
     with pytest.raises(ParameterError, match="it has steps, keep, mode, signed, layer, size"):
         convert(Method, {"zzz": 1})
+
+
+class Weighted:
+    def __init__(self, *, lambda_: float = 1.0, plain: int = 0) -> None:
+        self.lambda_, self.plain = lambda_, plain
+
+
+def test_a_name_that_python_keeps_for_itself_is_typed_without_its_underscore() -> None:
+    assert convert(Weighted, {"lambda": "0.5"}) == {"lambda_": 0.5}
+    assert convert(Weighted, {"lambda_": 2}) == {"lambda_": 2.0}
+    assert [item.shown for item in parameters(Weighted).values()] == ["lambda", "plain"]
+    with pytest.raises(ParameterError, match=r"has no parameter 'lambd' \(did you mean 'lambda'\?\)"):
+        convert(Weighted, {"lambd": 1})

@@ -153,6 +153,8 @@ class Objective(Parametrised, ABC):
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return what a batch costs; also called on validation batches, in evaluation mode and without a graph.
 
+        There a term whose weight grows during training has its last weight, so that epochs can be compared.
+
         Args:
             network: What `wrap` returned (or its trainable part, with kept features as inputs).
             inputs: (B, C, H, W) in the model's units.

@@ -38,6 +38,12 @@ class Parameter:
     type: str
     description: str
 
+    @property
+    def shown(self) -> str:
+        """What users type for it: without the underscore that sets it apart from a word of Python's own."""
+        bare = self.name.removesuffix("_")
+        return bare if iskeyword(bare) else self.name
+
 
 class Parametrised:
     """A thing whose parameters are its constructor's keyword arguments, each stored under its own name.
@@ -101,7 +107,8 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
         # "lambda" cannot be an argument's name in Python, so a method calls it `lambda_`.
         name = f"{given}_" if iskeyword(given) else given
         if name not in known:
-            hint = did_you_mean(name, known) or f"it has {', '.join(known) or 'no parameters'}"
+            names = [item.shown for item in known.values()]
+            hint = did_you_mean(given, names) or f"it has {', '.join(names) or 'no parameters'}"
             raise ParameterError(f"{who} has no parameter {given!r}", hint=hint)
         converted[name] = _convert(value, known[name], who)
     return converted

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from xaihub_convad.extraction import Goal, Room, Strategy, Values, adjusted, grown, prefix, ranking, shrunk, spotlight
-from xaihub_convad.partition import SUBSETS, Mask
+from xaihub_convad.partition import SUBSETS, Cuts, Mask
 from xaihub_convad.question import Question
 from xaihub_convad.responsibility import Combine, Iteration, Responsibility, Search, search
 from xaihub_convad.workqueue import Task, together
@@ -100,8 +100,7 @@ class Procedure:
 
         def tasks() -> Iterator[Task[Iteration]]:
             for number in range(iterations):
-                rng = np.random.default_rng([seed, number])
-                yield search(question.size, how, rng, allowed=allowed, trivial=question.trivial)
+                yield search(question.size, how, Cuts(seed, number), allowed=allowed, trivial=question.trivial)
 
         merged, splits, waiting = Responsibility(question.size, self.combine), 0, tasks()
         while wave := list(islice(waiting, self.wave)):

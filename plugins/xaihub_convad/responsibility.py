@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xaihub_convad.partition import SUBSETS, Box, Distribution, Mask, mutants, painted, split
+from xaihub_convad.partition import SUBSETS, Box, Chance, Distribution, Mask, mutants, painted, split
 from xaihub_convad.question import Verdicts
 from xaihub_convad.workqueue import Task
 
@@ -86,7 +86,7 @@ class _Node:
 def search(
     size: tuple[int, int],
     how: Search,
-    rng: np.random.Generator,
+    rng: Chance,
     *,
     allowed: Mask | None = None,
     trivial: bool = False,
@@ -181,7 +181,7 @@ def _children(
     return found
 
 
-def _best(nodes: list[_Node], how: Search, rng: np.random.Generator) -> list[_Node]:
+def _best(nodes: list[_Node], how: Search, rng: Chance) -> list[_Node]:
     """Keep the nodes that are followed; equal ones in the order in which they were found."""
     if how.order == "random":
         return [nodes[place] for place in rng.permutation(len(nodes))[: how.keep]]
@@ -202,6 +202,7 @@ class Responsibility:
         self.count = 0
         self._mean = np.zeros(size)
         self._squares = np.zeros(size)
+        self._halves = np.zeros((2, *size))  # sums of every other search
 
     def add(self, values: Values) -> None:
         """Take in one iteration's map (Welford's running mean and variance)."""
@@ -210,6 +211,7 @@ class Responsibility:
         change = term - self._mean
         self._mean += change / self.count
         self._squares += change * (term - self._mean)
+        self._halves[self.count % 2] += term
 
     @property
     def values(self) -> Values:
@@ -227,12 +229,20 @@ class Responsibility:
 
     @property
     def agreement(self) -> float:
-        """Expected correlation of this map with one of another seed, from the spread of its iterations.
+        """Expected correlation of this map with one of another seed; 0 for a single search or a constant map.
 
-        The variance over pixels of the mean map holds the noise once, and two seeds share what is left.
+        Every other search makes a map of its own; from the correlation r of the two follows that of maps of twice as
+        many searches, 2 r / (1 + r) (Spearman and Brown 1910). Searches of one seed complement each other, so two seeds
+        rather agree better.
         """
-        spread = float(self._mean.var())
-        if self.count < 2 or spread == 0:
+        if self.count < 2:
             return 0.0
-        noise = float((self._squares / (self.count - 1) / self.count).mean())
-        return max(0.0, 1 - noise / spread)
+        one, other = (
+            half / np.linalg.norm(half) if half.any() else half for half in (self._centred(k) for k in (0, 1))
+        )
+        shared = float((one * other).sum())
+        return max(0.0, 2 * shared / (1 + shared)) if shared > -1 else 0.0
+
+    def _centred(self, half: int) -> Values:
+        centred: Values = self._halves[half] - self._halves[half].mean()
+        return centred

@@ -18,7 +18,9 @@ __all__ = ["Fidelity", "LineFidelity", "Stability"]
 Share = Annotated[
     float, Meta(ge=0, description="Penalty's share of the loss when it is switched on (the paper's c); 0 is plain.")
 ]
-Weight = Annotated[float | None, Meta(ge=0, description="The penalty's weight itself, instead of one that c gives.")]
+Weight = Annotated[
+    Annotated[float, Meta(ge=0)] | None, Meta(description="The penalty's weight itself, instead of one that c gives.")
+]
 Every = Annotated[int, Meta(ge=1, description="Penalise every so many steps, and so many times as much.")]
 Warmup = Annotated[
     int, Meta(ge=0, description="Epochs of plain training, after which the weight is fixed; 0 fixes it at the start.")
@@ -44,7 +46,8 @@ class Stability(Expo):
         keep: Keep = 0.8,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
-            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default all.")
+            Annotated[int, Meta(ge=1)] | None,
+            Meta(description="Pictures of a batch that are penalised; by default all."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
@@ -98,7 +101,8 @@ class LineFidelity(Expo):
         samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each picture.")] = 8,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
-            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default a quarter.")
+            Annotated[int, Meta(ge=1)] | None,
+            Meta(description="Pictures of a batch that are penalised; by default a quarter."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
@@ -148,11 +152,13 @@ class Fidelity(Expo):
             Meta(description="Cells are shown or hidden, or have an opacity of U[0.5, 1]."),
         ] = "binary",
         samples: Annotated[
-            int | None, Meta(ge=4, description="Masks drawn for each picture; by default 3 (cells + 1).")
+            Annotated[int, Meta(ge=4)] | None,
+            Meta(description="Masks drawn for each picture; by default 3 (cells + 1)."),
         ] = None,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
-            int | None, Meta(ge=1, description="Pictures of a batch that are penalised; by default a sixteenth.")
+            Annotated[int, Meta(ge=1)] | None,
+            Meta(description="Pictures of a batch that are penalised; by default a sixteenth."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,

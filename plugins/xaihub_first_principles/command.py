@@ -41,7 +41,10 @@ __all__ = ["optimise_measure"]
     show_default=True,
     help="p of keep-p; a mixture of keep-p measures; or weights over one fixed set of masks.",
 )
-@click.option("--features", default="grid:7", show_default=True, help="The regions.")
+@click.option("--features", help="The regions.  [default: grid:14 for weights, else grid:7]")
+@click.option(
+    "--block", type=click.IntRange(1), help="For weights: masks hide squares of so many cells a side.  [default: 2]"
+)
 @click.option("--baseline", default="blur", show_default=True, help="What hidden regions become.")
 @click.option("--logit", is_flag=True, help="Integrate the logit, not the probability.")
 @click.option("--budget", type=click.IntRange(50), default=400, show_default=True, help="Masks of a picture.")
@@ -80,7 +83,8 @@ def optimise_measure(ctx: click.Context, /, pictures: tuple[str, ...], output: s
         metrics,
         Settings(
             choose=options["choose"],
-            features=options["features"],
+            features=options["features"] or ("grid:14" if options["choose"] == "weights" else "grid:7"),
+            block=options["block"] or 2,
             baseline=options["baseline"],
             output="logit" if options["logit"] else "probability",
             budget=options["budget"],

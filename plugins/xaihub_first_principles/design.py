@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
 
-from xaihub.masking import CERTAIN, Coalitions
+from xaihub.masking import CERTAIN, Coalitions, binomial_sizes, draw_coalitions
 from xaihub_first_principles.measures import FIXED, Points
 
-__all__ = ["fixed_masks", "lift"]
+__all__ = ["block_masks", "fixed_masks", "lift"]
 
 
 def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
@@ -18,6 +20,29 @@ def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
         draw=torch.full((len(masks) * copies,), CERTAIN),
         copy=torch.arange(copies).repeat_interleave(len(masks)),
         log_expected=torch.full((len(masks) * copies,), float(copies), dtype=torch.float64).log(),
+    )
+
+
+def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch.Generator) -> Coalitions:
+    """Draw about `count` masks of a grid that show or hide squares of `block` cells a side, each with probability 1/2.
+
+    The squares lie anywhere: each mask's are shifted at random. A mask comes with its complement.
+    """
+    rows, columns = (-(-(side - 1) // block) + 1 for side in sides)
+    coarse = draw_coalitions(
+        rows * columns, count, binomial_sizes(rows * columns, 0.5), ends=False, generator=generator
+    )
+    shift = torch.randint(0, block, (len(coarse) // 2, 2), generator=generator).repeat_interleave(2, 0)
+    vertical, horizontal = (
+        (torch.arange(side) + shift[:, [axis]]) // block for axis, side in enumerate(sides)
+    )  # (n, side): the square of each row and column of cells
+    squares = vertical.unsqueeze(2) * columns + horizontal.unsqueeze(1)
+    shown = coarse.shown.gather(1, squares.flatten(1))
+    return Coalitions(
+        shown=shown,
+        draw=coarse.draw,
+        copy=coarse.copy,
+        log_expected=torch.full((len(shown),), -shown.shape[1] * log(2), dtype=torch.float64),
     )
 
 

@@ -18,6 +18,7 @@ from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterErr
 from xaihub.errors import InputError
 from xaihub.masking import make_removal
 from xaihub_first_principles.answers import Answers, ask
+from xaihub_first_principles.design import block_masks, lift
 from xaihub_first_principles.learned import Header, LearnedMeasure
 from xaihub_first_principles.masks import Mixture
 from xaihub_first_principles.measures import Points
@@ -40,6 +41,8 @@ class Settings:
         features: The regions; for weights of a kind that lies alike in every picture, grid:N or patches:N.
         baseline: The base law of hidden regions.
         output: The score that is integrated.
+        block: For weights: masks hide squares of so many cells a side, anywhere on the grid, so that regions are finer
+            than what is hidden. With 1 they hide cells.
         budget: Masks of a picture.
         trials: Candidates that are judged.
         split: Shares of pictures for choosing and for validation; the rest is for testing.
@@ -50,6 +53,7 @@ class Settings:
     features: str = "grid:7"
     baseline: str = "blur"
     output: Literal["probability", "logit"] = "probability"
+    block: int = 1
     budget: int = 400
     trials: int = 30
     split: tuple[float, float] = (0.5, 0.25)
@@ -177,7 +181,7 @@ class _Work:
         scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
         generator = torch.Generator().manual_seed(self.settings.seed)
         regions = make_regions(self.settings.features, self.model, image, shifts=1, generator=generator)[0]
-        points = self._points(regions.features.count, number, law)
+        points = self._points(regions, number, law)
         removals = [make_removal(self.settings.baseline, self.model, image)]
         answers = ask(self.model, image, points, features=regions.features, removals=removals)
         seen = _Seen(scene=scene, regions=regions, answers=answers)
@@ -215,18 +219,19 @@ class _Work:
         assert points.masks is not None  # noqa: S101 - designs of masks only
         return {"masks": points.masks.to(torch.uint8), "weights": candidate.weights(points, _places(seen.regions))}
 
-    def _points(self, count: int, number: int, law: Candidate | None) -> Points:
+    def _points(self, regions: Regions, number: int, law: Candidate | None) -> Points:
         """Return a design: one for all pictures if weights are chosen; else by `law`, or one that suits all of them."""
-        fixed = self.settings.choose == "weights"
+        count, fixed = regions.features.count, self.settings.choose == "weights"
+        ones, nothing = torch.ones(count, dtype=torch.float64), torch.zeros(1, count, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(self.settings.seed + (0 if fixed else number))
+        if fixed and self.settings.block > 1:
+            design = block_masks(_sides(regions), self.settings.block, self.settings.budget, generator)
+            return lift(ones, design, background=nothing, groups=torch.arange(count))
         wanted = law if isinstance(law, Mixed) else Mixed()
         if law is None and not fixed:
             wanted = Mixed(ps=PS, thetas=(1 / len(PS),) * len(PS))
-        generator = torch.Generator().manual_seed(self.settings.seed + (0 if fixed else number))
-        family = Mixture(
-            ps=wanted.ps, thetas=wanted.thetas, budget=self.settings.budget,
-            background=torch.zeros(1, count, dtype=torch.float64),
-        )  # fmt: skip
-        return family.points(torch.ones(count, dtype=torch.float64), generator)
+        family = Mixture(ps=wanted.ps, thetas=wanted.thetas, budget=self.settings.budget, background=nothing)
+        return family.points(ones, generator)
 
     def _judge(self, candidate: Candidate, seen: _Seen) -> float:
         """Return the objective of one candidate's map.
@@ -243,6 +248,19 @@ class _Work:
         )
         case = Case(scene=seen.scene, explanation=explanation, seed=self.settings.seed)
         return sum(sign * metric.measure(case)[0].value for metric, sign in self.metrics.values())
+
+
+def _sides(regions: Regions) -> tuple[int, int]:
+    """Return how many rows and columns a grid has.
+
+    Raises:
+        ParameterError: The regions are no grid of cells that are all alike.
+    """
+    if regions.centres is None:
+        raise ParameterError(
+            "masks of blocks need a grid whose cells divide the input", hint="block 1, or another grid"
+        )
+    return len(regions.centres[0]), len(regions.centres[1])
 
 
 def _places(regions: Regions) -> Tensor:

@@ -118,7 +118,7 @@ def _at(choose: Choice, place: Tensor) -> Candidate:
         return Mixed(ps=(0.05 + 0.9 * float(place[0]),))
     if choose == "weights":
         length, noise = place.tolist()
-        return Smoothed(length=0.2 * 10**length, noise=0.01 * 1000**noise)  # 0.2 to 2 widths, 1 % to 10
+        return Smoothed(length=0.3 * 10**length, noise=0.01 * 1000**noise)  # 0.3 to 3 widths, 1 % to 10
     # Gaps between sorted points of [0, 1] are spread evenly over the simplex.
     cuts = torch.cat([torch.zeros(1).double(), place.sort().values, torch.ones(1).double()])
     thetas = (cuts.diff() / cuts.diff().sum()).tolist()

@@ -105,7 +105,7 @@ class GatedClassifier(Objective):
         gate = _gate(network)
         weights = gate.factors() / gate.factor
         if self.entropy:
-            terms["entropy"] = -self.entropy * (weights * weights.log()).sum()
+            terms["entropy"] = self.entropy * torch.special.entr(weights).sum()  # 0 log 0 is 0
         return Losses(
             terms=terms, logits=logits, notes={"largest_weight": float(weights.detach().max()) * len(weights)}
         )

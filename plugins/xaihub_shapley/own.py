@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, ResolvedTarget
+from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, Preprocessing, ResolvedTarget
 from xaihub.masking import Removal
 from xaihub_shapley.network import ShapleyVision
 
@@ -74,6 +75,20 @@ class SelfExplained(Explainer):
                 "centred": self.centre,
             },
         )
+
+    @staticmethod
+    def example_model(*, seed: int = 0) -> Model:
+        """Return a tiny network that votes, with random weights, for the conformance checks."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = VisionTransformer(
+                img_size=64, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5, weight_init="skip"
+            )
+            for weight in backbone.parameters():
+                torch.nn.init.normal_(weight, std=0.3)
+        module = ShapleyVision(backbone.eval(), size=(3, 64, 64)).requires_grad_(False)
+        plain = Preprocessing(spatial=[], size=(3, 64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+        return Model(module, name="tiny_votes", preprocessing=plain)
 
 
 class OwnMasking(Removal):

@@ -17,6 +17,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -41,12 +43,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="A folder of photos; without it nothing is measured.")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--measure", type=Path, help="A file of 'xaihub optimise-measure'.")
+    parser.add_argument("--measure", type=Path, action="append", help="A file of 'xaihub optimise-measure'.")
     parser.add_argument("--used", type=Path, help="Photos on which the measure was chosen.")
     parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--store", type=Path, default=Path("bench_first_principles.jsonl"))
     parser.add_argument("--minutes", type=float, default=1e9, help="Stop after so long.")
+    parser.add_argument("--groups", nargs="*", help="Only groups of methods whose names begin so.")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,19 +62,23 @@ def main() -> None:
 
 
 def measure_all(options: argparse.Namespace) -> None:
-    """Ask every group of methods about every photo, the main group first."""
+    """Ask every group of methods about every photo; other families only when all photos are done."""
     used = set()
     if options.used is not None:
         used = {Path(line).name for line in options.used.read_text().splitlines() if line.strip()}
     photos = [file for file in sorted(options.photos.iterdir()) if file.suffix.lower() in SUFFIXES]
-    photos = [file for file in photos if file.name not in used][: options.count]
+    photos = [file for file in photos if file.name not in used]
+    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(0)).tolist()
+    photos = [photos[k] for k in order][: options.count]
     done = {(line["photo"], line["group"]) for line in lines(options.store)}
     model = xaihub.load_model(options.model, device="cpu")
     hub = xaihub.Hub()
     metrics = [hub.get_metric(name, steps=options.steps) for name in ("insertion", "deletion")]
     started = time.monotonic()
-    for group, methods in groups(options).items():
-        for photo in photos:
+    wanted = groups(options)
+    last = {name: wanted.pop(name) for name in ("families", "base law") if name in wanted}
+    for methods_of, photo in product((wanted, last), photos):  # the main comparison is whole wherever a run stops
+        for group, methods in methods_of.items():
             if (photo.name, group) in done:
                 continue
             if time.monotonic() - started > 60 * options.minutes:
@@ -95,13 +102,15 @@ def measure_all(options: argparse.Namespace) -> None:
 def groups(options: argparse.Namespace) -> dict[str, Callable[..., Maps]]:
     """Return what is measured, by group; a group is asked and stored as a whole."""
     found: dict[str, Callable[..., Maps]] = {"masks": from_one_set_of_masks, "peers": peers}
-    if options.measure is not None:
-        found["learned"] = learned
-    return {**found, "families": other_families}
+    for file in options.measure or []:
+        found[f"optimised, {file.stem}"] = partial(learned, file)
+    found |= {"families": other_families, "base law": peers_over_blur}
+    wanted = tuple(options.groups or [""])
+    return {name: methods for name, methods in found.items() if name.startswith(wanted)}
 
 
 def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
-    """Families that share their masks, and Shapley values with masks of their own."""
+    """Families that share their masks."""
     generator = torch.Generator().manual_seed(0)
     regions = make_regions("grid:7", model, image, shifts=1, generator=generator)[0]
     target = Target().resolve(model.predict(image[None]))
@@ -111,11 +120,8 @@ def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.
     def score(logits: Tensor) -> Tensor:
         return target.score(logits.softmax(1))
 
-    def answers(family: masks.MaskFamily) -> object:
-        points = family.points(ones, generator)
-        return ask(model, image, points, features=regions.features, removals=removals)
-
-    shared = answers(masks.KeepP(budget=options.budget))
+    points = masks.KeepP(budget=options.budget).points(ones, generator)
+    shared = ask(model, image, points, features=regions.features, removals=removals)
     families: dict[str, masks.MaskFamily] = {
         "keep_p": masks.KeepP(adjust=True, centre=True),
         "keep_p, not adjusted": masks.KeepP(centre=True),
@@ -123,35 +129,52 @@ def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.
         "lime_fixed": masks.LIME(),
     }
     for name, family in families.items():
-        values = shared.measure(family, score).values  # type: ignore[attr-defined]
+        values = shared.measure(family, score).values
         yield name, regions.paint(values, smooth=True), options.budget
-    values = answers(masks.Shapley(budget=options.budget)).measure(masks.Shapley(), score).values  # type: ignore[attr-defined]
-    yield "shapley", regions.paint(values, smooth=True), options.budget
 
 
-def learned(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+def learned(file: Path, model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """The optimised measure."""
     yield from explained(
-        model, image, {"optimised": FirstPrinciples(measure=str(options.measure), budget=options.budget)}
+        model, image, {f"optimised, {file.stem}": FirstPrinciples(measure=str(file), budget=options.budget)}
     )
 
 
 def peers(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """Other methods, at the budget where they have one."""
     hub, n = xaihub.Hub(), options.budget
-    side = image.shape[-1]
-    windows = int(n**0.5) - 1  # a side, the last one flush with the edge
-    stride = -(-(side - 32) // windows)
     chosen = {
         "RISE": ("rise", {"masks": n}),
         "KernelSHAP": ("kernel_shap", {"samples": n - 2, "features": "grid:7"}),
         "Grad-CAM": ("gradcam", {}),
         "IG": ("integrated_gradients", {"steps": n // 3}),
-        "occlusion window": ("occlusion", {"window": 32, "stride": stride}),
+        "occlusion window": ("occlusion", {"window": 32, "stride": stride_of(image, n)}),
         "random": ("control_random", {}),
     }
     made = {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
     yield from explained(model, image, made)
+
+
+def peers_over_blur(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
+    """Other methods with the replacement that the families have; by default they have their papers'."""
+    hub, n = xaihub.Hub(), options.budget
+    chosen = {
+        "RISE, blur": ("rise", {"masks": n, "baseline": "blur"}),
+        "KernelSHAP, blur": (
+            "kernel_shap", {"samples": n - 2, "features": "grid:7", "baseline": "blur", "output": "probability"}
+        ),
+        "occlusion window, blur": (
+            "occlusion", {"window": 32, "stride": stride_of(image, n), "baseline": "blur", "output": "probability"}
+        ),
+    }  # fmt: skip
+    made = {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
+    yield from explained(model, image, made)
+
+
+def stride_of(image: Tensor, budget: int) -> int:
+    """Return the stride at which windows of 32 pixels take about the budget; the last are flush with the edge."""
+    windows = int(budget**0.5) - 1  # a side
+    return -(-(image.shape[-1] - 32) // windows)
 
 
 def other_families(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
@@ -161,6 +184,7 @@ def other_families(model: xaihub.Model, image: Tensor, options: argparse.Namespa
     one = {"budget": n, "shifts": 1, "tolerance": 0.0}
     made = {
         "keep_p, two grids": FirstPrinciples(budget=n, shifts=2, tolerance=0),
+        "shapley": FirstPrinciples(family="shapley", **one),
         "occlusion": FirstPrinciples(family="occlusion", **several),
         "pdp = axis_dirac": FirstPrinciples(family="pdp", **several),
         "independent": FirstPrinciples(family="independent", baseline="blur,mean", budget=8 * 50, shifts=1),

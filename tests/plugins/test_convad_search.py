@@ -21,7 +21,7 @@ from xaihub import (
 )
 from xaihub.masking import make_removal
 from xaihub_convad.causal import Rex
-from xaihub_convad.partition import SUBSETS, Box, mutants, painted, split
+from xaihub_convad.partition import SUBSETS, Box, Cuts, mutants, painted, split
 from xaihub_convad.question import Question
 from xaihub_convad.responsibility import Responsibility, Search, credits, search
 from xaihub_convad.workqueue import Task, run, run_together, together
@@ -47,6 +47,31 @@ class TestPartitions:
         assert uniform[[0, 11]].tolist() == central[[0, 11]].tolist() == [0, 0]
         assert np.abs(uniform[1:11] - 500).max() < 100
         assert central[5:7].min() > 2 * central[[1, 10]].max()
+
+    @pytest.mark.parametrize("distribution", ["uniform", "beta"])
+    def test_cuts_of_many_searches_are_spread_more_evenly_than_independent_ones(self, distribution: Any) -> None:
+        box = Box(0, 0, 1001, 1001)
+
+        def unevenness(draws: list[Any]) -> float:
+            """The largest gap between a corner's share of 60 cuts, in rank, and its area."""
+            points = np.array([[(part := split(box, rng, distribution)[0]).bottom, part.right] for rng in draws]) / 1001
+            points = {"uniform": points, "beta": points**2 * (3 - 2 * points)}[distribution]  # beta (2, 2) made uniform
+            corners = np.linspace(0.1, 1, 10)
+            shares = [[np.mean((points[:, 0] <= y) & (points[:, 1] <= x)) - y * x for x in corners] for y in corners]
+            return float(np.abs(shares).max())
+
+        even = [unevenness([Cuts(seed, number) for number in range(60)]) for seed in range(8)]
+        independent = [unevenness([np.random.default_rng([seed, n]) for n in range(60)]) for seed in range(8)]
+        assert max(even) < np.mean(independent)
+        assert np.mean(even) < 0.6 * np.mean(independent)
+
+    def test_one_search_alone_draws_like_any_other_generator(self) -> None:
+        drawn = np.array([[Cuts(seed, 3).integers(2, 12) for _ in range(1)] for seed in range(4000)])
+        assert np.abs(np.bincount(drawn.ravel(), minlength=12)[2:] - 400).max() < 80
+        rng = Cuts(0, 0)
+        later = np.array([rng.integers(0, 10) for _ in range(4000)])[4:]
+        assert np.abs(np.bincount(later, minlength=10) - 400).max() < 80
+        assert sorted(Cuts(0, 0).permutation(5).tolist()) == list(range(5))
 
     def test_there_are_fourteen_mutants_and_they_are_all_different(self) -> None:
         background = painted((12, 12), [Box(0, 0, 2, 12)])
@@ -105,7 +130,7 @@ class TestCredit:
         assert credits(np.ones(14, bool), None, "definition", nothing=True).tolist() == [0, 0, 0, 0]
 
 
-def literal_search(module: nn.Module, how: Search, rng: np.random.Generator) -> NDArray[np.float64]:
+def literal_search(module: nn.Module, how: Search, rng: Cuts) -> NDArray[np.float64]:
     """One iteration by the rules, one forward pass and one pixel at a time."""
     values = np.zeros((SIDE, SIDE))
     shown, refused = [Box(0, 0, SIDE, SIDE)], set()
@@ -145,9 +170,7 @@ class TestSearch:
         found = explained(module, seed=seed, iterations=3, refinements=6)
         torch.manual_seed(seed)
         base = int(torch.randint(2**62, ()))
-        maps = [
-            literal_search(module, Search(refinements=6), np.random.default_rng([base, number])) for number in range(3)
-        ]
+        maps = [literal_search(module, Search(refinements=6), Cuts(base, number)) for number in range(3)]
         assert np.mean(maps, axis=0).max() > 0
         assert np.abs(found.values[0].numpy() - np.mean(maps, axis=0)).max() < 1e-6
         assert found.extras["standard_error"][0].numpy() == pytest.approx(np.std(maps, axis=0, ddof=1) / 3**0.5)

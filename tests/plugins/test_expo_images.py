@@ -8,14 +8,13 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.hub import Hub
 from xaihub.masking import make_features
 from xaihub_expo.base import Outputs, quiet
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
-from xaihub_expo.penalties import line_fit, local_fit
+from xaihub_expo.penalties import line_fit
 from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
 SIDE = 32
@@ -262,7 +261,8 @@ def test_the_weight_makes_the_penalty_a_share_of_the_loss_on_a_batch_held_out() 
     network = begun(objective, wrapped(vit())).eval()
     inputs, labels = batch()
 
-    losses = objective.loss(network, inputs, labels, step())
+    with torch.no_grad():
+        losses = objective.loss(network, inputs, labels, step())
 
     assert float(losses.terms["expo"]) == pytest.approx(0.1 * float(losses.terms["cross_entropy"]), rel=1e-4)
 
@@ -338,9 +338,12 @@ def test_objectives_answer_to_their_names_and_take_words_for_values(name: str) -
 
 @pytest.mark.parametrize("values", [{"c": "-1"}, {"every": "0"}, {"grid": "1"}, {"baseline": "mauve"}])
 def test_wrong_parameters_are_refused(values: dict[str, str]) -> None:
-    with pytest.raises(ParameterError, match=next(iter(values.values()))):
+    def use() -> None:
         objective = Hub().get_objective("expo-fidelity", weight="1", **values)
         objective.loss(begun(objective, wrapped(vit())), *batch(), step())
+
+    with pytest.raises(ParameterError, match=next(iter(values.values()))):
+        use()
 
 
 def test_quiet_restores_modes_after_an_error() -> None:
@@ -348,85 +351,10 @@ def test_quiet_restores_modes_after_an_error() -> None:
     network.layer1.eval()
     before = [module.training for module in network.modules()]
 
-    with pytest.raises(ValueError, match="inside"), quiet(network):
-        assert not any(module.training for module in network.modules())
-        raise ValueError("inside")
+    def fail() -> None:
+        with quiet(network):
+            raise ValueError(str([module.training for module in network.modules()].count(True)))
 
+    with pytest.raises(ValueError, match="^0$"):
+        fail()
     assert [module.training for module in network.modules()] == before
-
-
-# The effect
-
-
-def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    from sklearn.datasets import load_digits
-
-    pictures, labels = load_digits(return_X_y=True)
-    inputs = torch.from_numpy(pictures / 16).float().view(-1, 1, 8, 8)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    inputs, wanted = inputs[order], torch.from_numpy(labels)[order]
-    return (inputs[:1200], wanted[:1200]), (inputs[1200:], wanted[1200:])
-
-
-def trained(objective: Objective, data: tuple[Tensor, Tensor]) -> nn.Module:
-    torch.manual_seed(0)
-    body = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    network = nn.Sequential(*body, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
-    unit = Preprocessing(spatial=(), size=(1, 8, 8), mean=(0.0,), std=(1.0,))
-    objective.wrap(Model(network, name="digits", preprocessing=unit))
-    objective.begin(network, [], torch.Generator())
-    optimiser = torch.optim.Adam(network.train().parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(0)
-    inputs, labels = data
-    for epoch in range(14):
-        for rows in torch.randperm(len(inputs), generator=generator).split(50):
-            optimiser.zero_grad()
-            objective.loss(network, inputs[rows], labels[rows], step(epoch, seed=int(rows[0]))).total.backward()
-            optimiser.step()
-    return network.eval()
-
-
-def saliency(network: nn.Module, inputs: Tensor) -> Tensor:
-    asked = inputs.clone().requires_grad_()
-    return torch.autograd.grad(network(asked).amax(1).sum(), asked)[0]
-
-
-def test_stability_makes_saliency_stable_also_relative_to_its_size_and_costs_no_accuracy() -> None:
-    train, (inputs, labels) = digits()
-    noise = (torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.05
-    figures = []
-    for objective in (Stability(c=0.0), Stability(weight=1.0)):
-        network = trained(objective, train)
-        here, there = saliency(network, inputs), saliency(network, inputs + noise)
-        change = float((there - here).square().mean())
-        accuracy = float((network(inputs).argmax(1) == labels).float().mean())
-        figures.append((change, change / float(here.square().mean()), accuracy))
-
-    plain, stable = figures
-    assert plain[0] / stable[0] >= 3
-    assert plain[1] / stable[1] >= 1.2
-    assert stable[2] >= plain[2] - 0.005
-
-
-@pytest.mark.parametrize("kind", ["fidelity", "1d"])
-def test_training_against_a_fidelity_penalty_lowers_it_on_other_pictures(kind: str) -> None:
-    train, (inputs, _) = digits()
-    objectives: dict[str, Any] = {
-        "fidelity": Fidelity(weight=3.0, grid=2, penalty_batch=4, samples=12),
-        "1d": LineFidelity(weight=10.0, grid=2, penalty_batch=8),
-    }
-    few = (train[0][:600], train[1][:600])
-    networks = [trained(objective, few) for objective in (Stability(c=0.0), objectives[kind])]
-    model = wrapped(networks[0], channels=1, side=8)
-    cells = make_features("grid:2", model, inputs[0])
-    opacity = torch.rand(len(inputs), 30, 4, generator=torch.Generator().manual_seed(2))
-    pictures = shown(inputs, baselines("mean", model, inputs), opacity, cells)
-    shares = []
-    for network in networks:
-        with torch.no_grad():
-            found = network(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
-        rest = local_fit(opacity, found).residuals.square().mean()
-        shares.append(float(rest / (found - found.mean(1, keepdim=True)).square().mean()))
-        assert float(F.cross_entropy(network(inputs), digits()[1][1])) < 0.7
-
-    assert shares[1] < 0.85 * shares[0]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, Preprocessing, XaihubError
 from xaihub_first_principles import command, masks
 from xaihub_first_principles.catalogue import Question
+from xaihub_first_principles.design import block_masks
 from xaihub_first_principles.learned import KEY, Header, LearnedMeasure, read_measure
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.method import FirstPrinciples
@@ -118,6 +119,21 @@ def test_smoothing_weights_are_the_posterior_mean_of_a_gaussian_process() -> Non
     assert torch.allclose(weights.sum(0), torch.zeros(4).double(), atol=1e-12)
     exact = smoothing_weights(shown, places, length=0.01, noise=1e-9).T @ answers
     assert exact.tolist() == pytest.approx([1, 2, 0, -1], abs=1e-5)
+
+
+def test_masks_of_blocks_show_shifted_squares_with_their_complements() -> None:
+    found = block_masks((6, 9), 3, 400, torch.Generator().manual_seed(0))
+    shown = found.shown.view(-1, 6, 9)
+    assert torch.equal(shown[::2], 1 - shown[1::2])
+    assert float(shown.mean()) == pytest.approx(0.5)
+    assert bool(((shown.mean(0) - 0.5).abs() < 1e-6).all())
+    for mask in shown[:20]:
+        rows, columns = (
+            set((mask.diff(dim=axis).abs().sum(1 - axis) > 0).nonzero().flatten().tolist()) for axis in (0, 1)
+        )
+        assert len({(edge + 1) % 3 for edge in rows}) <= 1
+        assert len({(edge + 1) % 3 for edge in columns}) <= 1
+    assert len({tuple((mask.diff(dim=1).abs().sum(0) > 0).tolist()) for mask in shown}) > 3
 
 
 # The file.
@@ -274,7 +290,7 @@ def test_candidates_stay_within_their_ranges() -> None:
     for candidate in propose("weights", 30, 1, known):
         known.append((candidate, float(len(known))))
     assert all(isinstance(candidate, Smoothed) for candidate, _ in known[1:])
-    assert all(0.2 <= c.length <= 2 and 0.01 <= c.noise <= 10 for c, _ in known[1:])
+    assert all(0.3 <= c.length <= 3 and 0.01 <= c.noise <= 10 for c, _ in known[1:])
     sizes: list[tuple[Any, float]] = []
     for candidate in propose("sizes", 30, 1, sizes):
         sizes.append((candidate, 0.0))
@@ -283,9 +299,8 @@ def test_candidates_stay_within_their_ranges() -> None:
 
 
 def _optimise(folder: Path, choose: Any, count: int = 8, **changes: Any) -> Found:
-    settings = Settings(
-        choose=choose, features="grid:3", baseline="black", output="logit", budget=60, trials=8, seed=3, **changes
-    )
+    values = {"features": "grid:3", "baseline": "black", "output": "logit", "budget": 60, "trials": 8, "seed": 3}
+    settings = Settings(choose=choose, **{**values, **changes})
     return optimise_measure(_model(), _pictures(folder, count), {"centre": (_Centre(), 1.0)}, settings)
 
 
@@ -303,8 +318,9 @@ def test_the_search_keeps_to_its_pictures_and_never_ends_below_its_start(tmp_pat
     assert _optimise(tmp_path, choose).measure.digest == found.measure.digest
 
 
-def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path) -> None:
-    found = _optimise(tmp_path, "weights")
+@pytest.mark.parametrize("block", [1, 2])
+def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: int) -> None:
+    found = _optimise(tmp_path, "weights", block=block)
     file = found.measure.save(tmp_path / "my.safetensors")
     model = _model()
     image, _ = model.prepare(Image.open(tmp_path / "0.png"))

@@ -82,7 +82,9 @@ def digits_cnn(seed: int, *, gate: bool, data: list[Tensor], epochs: int = 20) -
 def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters() -> None:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images / 16).float().unsqueeze(1)
-    parts = train_test_split(x, torch.from_numpy(bunch.target).long(), test_size=0.2, stratify=bunch.target, random_state=0)
+    parts = train_test_split(
+        x, torch.from_numpy(bunch.target).long(), test_size=0.2, stratify=bunch.target, random_state=0
+    )
     bare, with_gate, top, bottom, pearson = [], [], [], [], []
     for seed in (0, 1, 2):
         plain, network = (digits_cnn(seed, gate=gate, data=parts) for gate in (False, True))
@@ -346,7 +348,9 @@ def test_permutation_importance_is_the_loss_of_likelihood() -> None:
             losses = []
             for repeat in range(200):
                 changed = features.clone()
-                changed[:, column] = features[torch.randperm(12, generator=torch.Generator().manual_seed(repeat)), column]
+                changed[:, column] = features[
+                    torch.randperm(12, generator=torch.Generator().manual_seed(repeat)), column
+                ]
                 losses.append(quality(features) - quality(changed))
             expected.append(sum(losses) / len(losses))
     assert found.weights[order_of(found.weights)[:3]].tolist() == pytest.approx(expected, rel=0.3)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.training import toys
@@ -190,6 +190,26 @@ def test_a_trained_model_can_be_trained_on(train: Train) -> None:
     assert second.best["val_loss"] == pytest.approx(first.best["val_loss"], rel=0.05)
 
 
+def test_a_classifier_for_the_same_classes_keeps_their_order(train: Train, hub: Hub, tmp_path: Path) -> None:
+    first = train("first", epochs=8, lr=3e-3, head_lr_scale=1.0, freeze_norm=True)
+    card = (tmp_path / "first/card.yaml").read_text(encoding="utf-8")
+    kept = load_file(tmp_path / "first/weights.safetensors")
+    turned = {name: value.flip(0).contiguous() if name.startswith("fc.") else value for name, value in kept.items()}
+    (tmp_path / "turned").mkdir()
+    save_file(turned, tmp_path / "turned/weights.safetensors")
+    lines = [line for line in card.splitlines() if "sha256" not in line]
+    text = "\n".join(lines).replace("- blue\n- red", "- red\n- blue")
+    (tmp_path / "turned/card.yaml").write_text(text, encoding="utf-8")
+
+    again = train("again", model=str(tmp_path / "turned/card.yaml"), scratch=False, size=None, epochs=1, lr=1e-12,
+                  freeze_norm=True)  # fmt: skip
+
+    assert first.best["val_accuracy"] == 1.0
+    # In the order of the folders' names, every picture would be taken for the other class.
+    assert again.best["val_loss"] == pytest.approx(first.best["val_loss"], abs=1e-3)
+    assert hub.load_model(str(again.card), device="cpu").classes == ("red", "blue")
+
+
 @pytest.mark.parametrize(
     ("gradient", "message"), [(False, "the loss 'extra' is not finite at step 5"), (True, "the gradient is not finite")]
 )
@@ -312,6 +332,11 @@ def test_mixed_precision_learns_the_same_in_fewer_bits(train: Train) -> None:
     full, half = train("full", epochs=1), train("half", epochs=1, precision="bf16")
     assert half.best["train_loss"] != full.best["train_loss"]
     assert half.best["train_loss"] == pytest.approx(full.best["train_loss"], rel=0.05)
+
+
+def test_a_precision_that_the_device_lacks_is_refused(train: Train) -> None:
+    with pytest.raises(ParameterError, match="--precision fp16 does not work on cpu"):
+        train(precision="fp16")
 
 
 def test_nothing_held_out_means_the_last_epoch(train: Train) -> None:

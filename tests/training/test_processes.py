@@ -17,6 +17,9 @@ from xaihub.training.checkpoint import Checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """A folder with the runs that `processes` makes."""

@@ -89,9 +89,9 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
     else:
         for plugin in found:
             _tell_installed(plugin)
-    broken = list(dict.fromkeys(plugin.remedy for plugin in found if plugin.broken))
+    broken = list(dict.fromkeys(plugin.distribution for plugin in found if plugin.broken))
     if broken:
-        say(f"error: what was installed is broken (remove it: {'; '.join(broken)})")
+        say(f"error: what was installed is broken (remove it: xaihub plugins uninstall {' '.join(broken)})")
         raise click.exceptions.Exit(1)
 
 
@@ -99,8 +99,7 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not show what the installer says.")
-@click.pass_obj
-def uninstall(app: App, /, names: tuple[str, ...], yes: bool, quiet: bool) -> None:
+def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
     """Remove plugins that were installed.
 
     NAME is a plugin, or the distribution that it came with.
@@ -113,8 +112,7 @@ def uninstall(app: App, /, names: tuple[str, ...], yes: bool, quiet: bool) -> No
     from xaihub.services.installing import removable
     from xaihub.services.installing import uninstall as run
 
-    distributions = removable(app.hub.host, names)
-    app.hub.host.warnings.clear()  # they may be of what is being removed; the next command tells what is left
+    distributions = removable(names)
     if not yes:
         click.confirm(f"Remove {', '.join(distributions)}?", abort=True, err=True)
     left = run(distributions, tell=_teller(quiet))

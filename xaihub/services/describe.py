@@ -104,7 +104,7 @@ def _parameters(spec: Spec) -> dict[str, Any]:
     return {
         **claims,
         "parameters": [
-            {"name": item.name, "type": item.type, "default": item.default, "description": item.description}
+            {"name": item.shown, "type": item.type, "default": item.default, "description": item.description}
             for item in known.values()
         ],
     }

@@ -26,7 +26,7 @@ class Stopped(PluginError):
     exit_code = 130
 
 
-def installer() -> list[str]:
+def _program() -> list[str]:
     """Return the command of the installer for this environment: pip, or uv where the environment has no pip.
 
     Raises:
@@ -44,7 +44,12 @@ def installer() -> list[str]:
 
 
 def command(verb: str, *arguments: str) -> list[str]:
-    program = installer()
+    """Return the whole command that installs or uninstalls, without questions.
+
+    Raises:
+        PluginError: There is no installer.
+    """
+    program = _program()
     if program[0] == sys.executable:
         options = ["--disable-pip-version-check", "--no-input"]
         return [*program, verb, *options, *(["-y"] if verb == "uninstall" else []), *arguments]
@@ -52,7 +57,7 @@ def command(verb: str, *arguments: str) -> list[str]:
 
 
 def shown() -> str:
-    """Return the command that removes a distribution which is no plugin, as a user would type it."""
+    """Return the start of the command that removes a distribution which is no plugin, as a user would type it."""
     return "pip uninstall" if util.find_spec("pip") is not None else "uv pip uninstall"
 
 

@@ -13,11 +13,11 @@ from importlib import invalidate_caches, metadata
 from pathlib import Path
 from typing import Any
 
-from xaihub.errors import PluginError, UnknownName
+from xaihub.errors import PluginError, UnknownName, did_you_mean
 from xaihub.hookspecs import PROJECT
-from xaihub.host import OWN_DISTRIBUTION, PluginHost
+from xaihub.host import OWN_DISTRIBUTION
 from xaihub.services import installer
-from xaihub.services.plugins import canonical, find
+from xaihub.services.plugins import canonical
 
 __all__ = ["Installed", "inspect_installed", "install", "removable", "uninstall"]
 
@@ -38,7 +38,6 @@ class Installed:
         heavy: The heavy libraries that loading it imports.
         problems: What is wrong with it: failures, names that are taken.
         broken: It registers nothing that can be used.
-        remedy: The command that removes it.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Installed:
     heavy: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     broken: bool = False
-    remedy: str = ""
 
 
 def install(
@@ -118,15 +116,12 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
     found = []
     for name in sorted(wanted):
         version = metadata.version(name)
-        points = [point.name for point in metadata.distribution(name).entry_points if point.group == PROJECT]
         mine = [row for row in rows if canonical(row["distribution"]) == name]
-        # Where xaihub cannot even be started with it, xaihub cannot remove it either.
-        remedy = f"xaihub plugins uninstall {name}" if rows else f"{installer.shown()} {name}"
         if not mine:
             reason = words or "skipped, because another plugin has its name"
             found += [
                 Installed(name=point, distribution=name, version=version, problems=[reason], broken=True, remedy=remedy)
-                for point in points
+                for point in _points(name)
             ]
         for row in mine:
             alone, _ = _listed(only=row["name"])
@@ -142,43 +137,44 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
                     # What an import costs is told apart, and depends on who came first.
                     problems=[text for text in row["problems"] if "when loaded, so every command" not in text],
                     broken=not row["registered"],
-                    remedy=remedy,
                 )
             )
     return found
 
 
-def removable(host: PluginHost, names: Iterable[str]) -> list[str]:
+def removable(names: Iterable[str]) -> list[str]:
     """Return the distributions that hold some plugins, given by the name of a plugin or of a distribution.
+
+    Only metadata is read: a plugin that ends the interpreter when it is loaded can be removed like any other.
 
     Raises:
         UnknownName: There is no such plugin.
-        PluginError: It comes with xaihub, or was not installed.
+        PluginError: It comes with xaihub, or is none.
     """
-    found = []
-    for name in names:
-        if canonical(name) == OWN_DISTRIBUTION:
-            raise PluginError("xaihub itself is no plugin", hint=f"remove it: {installer.shown()} xaihub")
-        try:
-            infos = find(host, name)
-        except UnknownName:
-            # One that lost its name to another, or that XAIHUB_LOAD_PLUGINS keeps out, is installed all the same.
-            if _is_plugin(canonical(name)):
-                found.append(canonical(name))
-                continue
-            if canonical(name) in _distributions():
-                raise PluginError(
-                    f"{name!r} is no plugin of xaihub, so it is not removed here",
-                    hint=f"{installer.shown()} {canonical(name)}",
-                ) from None
-            raise
-        for info in infos:
-            if info.builtin:
-                raise PluginError(f"plugin {info.name!r} comes with xaihub and cannot be removed alone")
-            if not info.distribution:
-                raise PluginError(f"plugin {info.name!r} is not installed as a distribution")
-            found.append(canonical(info.distribution))
-    return list(dict.fromkeys(found))
+    plugins: dict[str, list[str]] = {}
+    for distribution in _distributions():
+        for point in _points(distribution):
+            plugins.setdefault(point, []).append(distribution)
+    every = {distribution for found in plugins.values() for distribution in found} - {OWN_DISTRIBUTION}
+    return list(dict.fromkeys(item for name in names for item in _holders(name, plugins, every)))
+
+
+def _holders(name: str, plugins: dict[str, list[str]], every: set[str]) -> list[str]:
+    if canonical(name) == OWN_DISTRIBUTION:
+        raise PluginError("xaihub itself is no plugin", hint=f"remove it: {installer.shown()} xaihub")
+    if OWN_DISTRIBUTION in plugins.get(name, ()):
+        others = [item for item in plugins[name] if item != OWN_DISTRIBUTION]
+        hint = f"{', '.join(others)} has one of that name" if others else ""
+        raise PluginError(f"plugin {name!r} comes with xaihub and cannot be removed alone", hint=hint)
+    if name in plugins:
+        return plugins[name]
+    if canonical(name) in every:
+        return [canonical(name)]
+    if canonical(name) in _distributions():
+        command = f"{installer.shown()} {canonical(name)}"
+        raise PluginError(f"{name!r} is no plugin of xaihub, so it is not removed here", hint=command)
+    near = did_you_mean(name, [*plugins, *every])
+    raise UnknownName(f"no plugin is named {name!r}", hint=near or "xaihub plugins list shows them all")
 
 
 def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | None = None) -> list[str]:
@@ -244,12 +240,16 @@ def _distributions() -> dict[str, tuple[str, int]]:
     return found
 
 
-def _is_plugin(name: str) -> bool:
+def _points(distribution: str) -> list[str]:
+    """Return the names of the plugins in a distribution."""
     try:
-        points = metadata.distribution(name).entry_points
+        return [point.name for point in metadata.distribution(distribution).entry_points if point.group == PROJECT]
     except Exception:  # as above, or not installed
-        return False
-    return name != OWN_DISTRIBUTION and any(point.group == PROJECT for point in points)
+        return []
+
+
+def _is_plugin(name: str) -> bool:
+    return name != OWN_DISTRIBUTION and bool(_points(name))
 
 
 def _requires(name: str) -> list[str]:

@@ -21,7 +21,8 @@ from xaihub.training.config import Config
 from xaihub.yamlfile import YamlFile
 
 if TYPE_CHECKING:
-    from xaihub.training.loop import Place, Watch
+    from xaihub.training.loop import Watch
+    from xaihub.training.place import Place
     from xaihub.training.setting import Setting
 
 __all__ = ["Estimate", "Outcome", "estimate", "read_config", "train"]

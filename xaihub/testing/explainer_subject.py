@@ -202,13 +202,16 @@ class ExplainerSubject:
         """Return the (B, C, H, W) values of an explanation that must succeed.
 
         Raises:
-            XaihubError: It was refused or rejected.
+            Refused: It refuses these pictures, or this network.
+            XaihubError: The base class rejected what it returned.
         """
         trial = self.try_on(model, inputs, target, **how)
+        if trial.refusal is not None:
+            raise Refused(trial.refusal)
         if trial.error is not None:
             raise trial.error
         if not trial.worked:
-            raise XaihubError(trial.rejected or trial.refusal or "it refused")
+            raise XaihubError(trial.rejected)
         return trial.values
 
 

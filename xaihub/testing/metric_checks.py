@@ -13,7 +13,7 @@ import torch
 from xaihub.errors import ParameterError
 from xaihub.metric import Case, Metric
 from xaihub.params import convert
-from xaihub.testing.catalogue import NotApplicable, Refused, check, require
+from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, check, require
 from xaihub.testing.explainer_contract import constructor_convention
 from xaihub.testing.metric_subject import KINDS, MetricSubject
 from xaihub.testing.planted import at_corner, planted_case, planted_scenes
@@ -53,6 +53,15 @@ def record_is_complete(subject: MetricSubject) -> None:
         require(bool(getattr(spec, name)), f"its record has no {name}")
     low, high = spec.bounds
     require(low < high, f"its bounds are {low:g} and {high:g}", advice="give bounds=(lowest, highest)")
+
+
+@check("metric", advice="give the class `analytic_cases()`, a static method that returns cases with their known values")
+def works_on_a_case(subject: MetricSubject) -> None:
+    """There is a case that it judges: one of the kit, or one of its `analytic_cases`."""
+    try:
+        _ = subject.homes
+    except Refused as error:
+        require(hasattr(subject.method, "analytic_cases"), f"{error}, so nothing else was checked")
 
 
 @check("metric", advice="correct the formula, or `MetricSpec.bounds`")
@@ -111,9 +120,11 @@ def analytic_cases_hold(subject: MetricSubject) -> None:
         raise NotApplicable("the class gives no `analytic_cases`")
     cases: Iterable[tuple[Case, float]] = give()
     for number, (case, expected) in enumerate(cases):
-        value = subject.measure(case, subject.make_default())
-        holds = math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
-        require(holds, f"case {number} scores {value:.6g} instead of {expected:.6g}")
+        answer = subject.try_on(case, subject.make_default())
+        if isinstance(answer, str):
+            raise CheckFailed(f"it refuses case {number} ({answer})")
+        holds = math.isclose(answer, expected, rel_tol=1e-4, abs_tol=1e-5)
+        require(holds, f"case {number} scores {answer:.6g} instead of {expected:.6g}")
 
 
 @check("metric", advice="draw random numbers from torch's global generator, which is seeded, or from one of your own")

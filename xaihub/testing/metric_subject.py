@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub.errors import MetricRefused, XaihubError
+from xaihub.errors import XaihubError
 from xaihub.explainer import Explainer
 from xaihub.metric import Case, Metric, Scene
 from xaihub.model import Model
@@ -85,15 +85,18 @@ class MetricSubject:
         """Return the value of a case.
 
         Raises:
-            MetricRefused: The metric refused.
+            Refused: The metric refused.
         """
-        return (metric or self.make()).measure(case)[0].value
+        answer = self.try_on(case, metric)
+        if isinstance(answer, str):
+            raise Refused(answer)
+        return answer
 
     def try_on(self, case: Case, metric: Metric | None = None) -> float | str:
         """Return the value of a case, or the reason with which the metric refused."""
         try:
-            return self.measure(case, metric)
-        except MetricRefused as error:
+            return (metric or self.make()).measure(case)[0].value
+        except XaihubError as error:  # a parameter may not suit the kit's small pictures
             return str(error)
 
     @cached_property
@@ -110,12 +113,13 @@ class MetricSubject:
             if found:
                 return found
         for explainer in self._explainers(str(answers["planted"])):
-            self._found = explainer
             try:
-                if isinstance(self.try_on(toy_case(explainer=self._found)), float):
-                    return ["explained"]
+                case = toy_case(explainer=explainer)
             except XaihubError:
                 continue  # the explainer does not suit the toy
+            if isinstance(self.try_on(case), float):
+                self._found = explainer
+                return ["explained"]
         raise Refused(f"it refuses every scene: {answers['planted']}")
 
     def cases(self, name: str | None = None, *, count: int = 1) -> list[Case]:

@@ -18,7 +18,7 @@ from xaihub.training.draws import generator
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Pictures", "Split", "check_classes", "readable", "split"]
+__all__ = ["Pictures", "Split", "check_classes", "ordered", "readable", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,12 @@ class Split:
         lines += [f"{part}\t{self.pictures.names[index]}\t{self.pictures.labels[index]}"
                   for part, indices in (("train", self.train), ("val", self.val)) for index in indices]  # fmt: skip
         return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def ordered(pictures: Pictures, classes: Sequence[str]) -> Pictures:
+    """Return the same pictures with their classes in another order."""
+    places = [classes.index(name) for name in pictures.classes]
+    return replace(pictures, classes=tuple(classes), labels=[places[label] for label in pictures.labels])
 
 
 def _at(read: Callable[[int], Image], kept: Sequence[int], index: int) -> Image:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,13 @@ from xaihub.training.config import Config
 from xaihub.training.draws import generator, seed_everything
 from xaihub.training.feed import Batch, Feed
 from xaihub.training.optimise import make_optimizer, make_schedule, weight_groups
+from xaihub.training.place import Place
 from xaihub.training.sums import Sums
 from xaihub.weights import fill
 
-__all__ = ["Place", "Trainer", "Watch"]
+__all__ = ["Trainer", "Watch"]
 
 Watch = Callable[[str, int, int], None]
-
-
-@dataclass(kw_only=True)
-class Place:
-    """Where training stands; JSON types only.
-
-    Attributes:
-        epoch: Epochs done.
-        step: Optimiser steps done in the epoch begun.
-        number: Optimiser steps done in all.
-        sums: What the epoch begun has cost so far.
-        seconds: Time that it took so far.
-        history: A record an epoch.
-        best: The best epoch (from 1), or 0.
-        done: Whether training has ended.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    number: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: int = 0
-    done: bool = False
 
 
 class _Loss(nn.Module):
@@ -236,7 +212,7 @@ class Trainer:
             return True
         if self.config.monitor == "accuracy" and new["val_accuracy"] != old["val_accuracy"]:
             return bool(new["val_accuracy"] > old["val_accuracy"])
-        return bool(new["val_loss"] < old["val_loss"])
+        return bool(new["val_loss"] < old["val_loss"]) or not math.isfinite(old["val_loss"])
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return the figures of the pictures held out; every random choice is the same in every epoch."""

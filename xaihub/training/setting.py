@@ -19,7 +19,7 @@ from xaihub.hub import Hub, pick_device
 from xaihub.model import Model
 from xaihub.objective import Objective
 from xaihub.training.config import Config
-from xaihub.training.data import Split, check_classes, readable, split
+from xaihub.training.data import Split, check_classes, ordered, readable, split
 from xaihub.training.draws import seed_everything
 from xaihub.training.features import cache_features
 from xaihub.training.feed import Feed, ImageFeed
@@ -82,6 +82,7 @@ def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
         except ValueError as error:  # Accelerate's word for a precision that the device lacks
             raise ParameterError(f"--precision {config.precision} does not work on {chosen}: {error}") from error
         yield accelerator
+        accelerator.end_training()
     finally:
         _forget()
 
@@ -114,6 +115,8 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
             f"model {config.model!r} was changed by the objective {model.card.objective!r} already",
             hint="train from the model that it was made of",
         )
+    if sorted(model.classes) == sorted(pictures.classes) and len({*model.classes}) == len(model.classes):
+        pictures = ordered(pictures, model.classes)  # its classifier is kept, and so is the order of its rows
     pictures = readable(pictures, skip=config.skip_unreadable, watch=watch)
     check_classes(pictures)
     data = split(pictures, share=config.val, seed=config.seed)

@@ -1,0 +1,70 @@
+"""A training step with the Shapley objective against a plain one, in one run, turn by turn.
+
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_step.py`. A step is loss, backward pass,
+clipping and AdamW; times are CPU time. The bound is 1 + coalitions, for as many copies go through the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from typing import Any
+
+import torch
+
+import xaihub
+from xaihub import Model, Objective, Step
+
+
+def main() -> None:
+    """Print a line for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"])
+    parser.add_argument("--rows", type=int, default=4, help="pictures a step")
+    parser.add_argument("--coalitions", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    hub = xaihub.Hub()
+    for name in options.models:
+        model = hub.load_model(name, device="cpu", scratch=name != "efficientnet_lite0")
+        mask = "attention" if name.startswith("vit") else "pixel"
+        sides = {
+            "plain": hub.get_objective("cross_entropy"),
+            "shapley": hub.get_objective("shapley", coalitions=options.coalitions, mask=mask),
+        }
+        steps = {side: _Stepper(model.around(copy.deepcopy(model.module)), made) for side, made in sides.items()}
+        inputs = torch.randn(options.rows, *model.input_size)
+        labels = torch.arange(options.rows)
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for turn in range(options.repeats + 1):
+            for side, stepper in steps.items():
+                started = time.process_time()
+                stepper(inputs, labels)
+                times[side] += [time.process_time() - started] if turn else []  # the first turn warms up
+        plain, shapley = (statistics.median(seconds) for seconds in times.values())
+        print(
+            f"{name:24} {options.rows} pictures, {options.coalitions} coalitions, {mask} mask:"
+            f" plain {plain:.3f} s, shapley {shapley:.3f} s, ratio {shapley / plain:.2f}",
+            flush=True,
+        )
+
+
+class _Stepper:
+    def __init__(self, model: Model, objective: Objective) -> None:
+        self.objective: Any = objective
+        self.network = objective.wrap(model).train().requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-5)
+
+    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        step = Step(number=50, total=100, generator=torch.Generator().manual_seed(0))
+        self.optimizer.zero_grad()
+        self.objective.loss(self.network, inputs, labels, step).total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+
+
+if __name__ == "__main__":
+    main()

