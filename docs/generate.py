@@ -14,6 +14,7 @@ import click
 
 import xaihub
 import xaihub.masking
+import xaihub.rankings
 import xaihub.testing
 from xaihub import errors, hookspecs
 from xaihub.cli import cli
@@ -73,6 +74,20 @@ def explainers() -> str:
         ]
         facts = {"Variant": spec.variant, "Limits": spec.limits, "Claims": ", ".join(claims), "Plugin": spec.plugin}
         lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(method)]
+    return "\n".join(lines)
+
+
+def global_explainers() -> str:
+    """List every global explainer, then describe each with its parameters."""
+    specs = list(hub().global_explainers)
+    rows = [
+        (f"[`{spec.name}`](#{spec.name})", spec.summary, ", ".join(spec.needs), spec.cost, _paper(spec.paper))
+        for spec in specs
+    ]
+    lines = [_table(("name", "what it does", "needs", "cost", "paper"), rows)]
+    for spec in specs:
+        facts = {"Limits": spec.limits, "Plugin": spec.plugin}
+        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
     return "\n".join(lines)
 
 
@@ -151,6 +166,11 @@ def public_api() -> str:
 def masking() -> str:
     """Describe every public name of the masking engine."""
     return _entries(xaihub.masking, [*xaihub.masking.__all__])
+
+
+def rankings() -> str:
+    """Describe every function that judges a ranking."""
+    return _entries(xaihub.rankings, [*xaihub.rankings.__all__])
 
 
 def testing() -> str:

@@ -20,6 +20,7 @@ MODULES = (
     "xaihub.hookspecs",
     "xaihub.masking",
     "xaihub.params",
+    "xaihub.rankings",
     "xaihub.specs",
     "xaihub.testing",
 )

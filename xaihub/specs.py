@@ -17,6 +17,7 @@ __all__ = [
     "BaselineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
+    "Judged",
     "MetricSpec",
     "ModelCard",
     "Need",
@@ -158,16 +159,27 @@ class MetricSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An explainer by its registered name, with parameters, and the metrics that it is judged by."""
+
+    explainer: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
     """One way to train a model so that it can be explained; `target` names a subclass of `xaihub.Objective`.
 
     Attributes:
         cost: Forward and backward passes a training picture, as a formula over the parameters.
         limits: Where it refuses, and what it does not promise.
+        judged: What a sweep over its parameters reports unless asked otherwise.
     """
 
     cost: str = ""
     limits: str = ""
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ Distribution = Literal["uniform", "beta"]
 SUBSETS: NDArray[np.bool_] = np.array([[bool(code >> part & 1) for part in range(4)] for code in range(1, 15)])
 
 
-# Steps of the rows and columns of a search's first two splits, from one search to the next: powers of the inverse plastic
-# number, which spread points over a square best of all such sequences (Roberts 2018), and two square roots.
+# Steps of the rows and columns of a search's first two splits, from one search to the next: powers of the inverse
+# plastic number, which spread points over a square best of all such sequences (Roberts 2018), and two square roots.
 STEPS = np.array([0.7548776662466927, 0.5698402909980532, 2**0.5 - 1, 3**0.5 - 1])
 
 

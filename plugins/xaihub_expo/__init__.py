@@ -1,7 +1,7 @@
 """ExpO: penalties that make a network easy to explain by local linear models, and measures of such explanations."""
 
 from xaihub.hookspecs import hookimpl
-from xaihub.specs import MetricSpec, ObjectiveSpec, Paper, ReproductionSpec
+from xaihub.specs import Judged, MetricSpec, ObjectiveSpec, Paper, ReproductionSpec
 
 _PAPER = Paper(
     title="Regularizing Black-box Models for Improved Interpretability",
@@ -10,6 +10,19 @@ _PAPER = Paper(
 )
 _PROMISE = (
     "it makes local linear explanations better, not true; read scale-free measures, as small logits flatter others"
+)
+
+_LOCAL = ("neighbourhood_fidelity", "neighbourhood_fidelity_relative", "surrogate_stability",
+          "surrogate_stability_relative")  # fmt: skip
+_GRID = {"features": "grid:5", "baseline": "mean", "samples": 96}
+_JUDGED = (
+    Judged(explainer="lime", parameters=_GRID, metrics=_LOCAL),
+    Judged(explainer="kernel_shap", parameters=_GRID, metrics=_LOCAL),
+    Judged(
+        explainer="saliency",
+        parameters={"absolute": False},
+        metrics=("saliency_stability", "saliency_stability_relative"),
+    ),
 )
 
 
@@ -25,6 +38,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             cost="1 + penalty_batch * samples / batch / every passes",
             limits=_PROMISE,
             tags=("local-linear",),
+            judged=_JUDGED,
         ),
         ObjectiveSpec(
             name="expo-1d",
@@ -34,6 +48,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             cost="1 + penalty_batch * samples / batch / every passes",
             limits=f"blind to interactions between patches; {_PROMISE}",
             tags=("local-linear",),
+            judged=_JUDGED,
         ),
         ObjectiveSpec(
             name="expo-stability",
@@ -43,6 +58,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             cost="1 + penalty_batch / batch / every passes, and as many more without --freeze-norm or with dropout",
             limits=f"it flattens the function, so it is for classifiers only; {_PROMISE}",
             tags=("local-linear", "robustness"),
+            judged=_JUDGED,
         ),
     ]
 

@@ -116,7 +116,10 @@ def _metrics(hub: Hub, names: tuple[str, ...], texts: tuple[str, ...]) -> dict[s
         better = hub.metrics.get(name).higher_is_better
         if better is None:
             raise ParameterError(f"metric {name!r} has no better direction, so no measure is best for it")
-        found[name] = (hub.get_metric(name, **values[name]), 1.0 if better else -1.0)
+        metric = hub.get_metric(name, **values[name])
+        if metric.needs_truth or metric.needs_pool:
+            raise ParameterError(f"metric {name!r} needs more than one picture and its map, so it cannot choose here")
+        found[name] = (metric, 1.0 if better else -1.0)
     return found
 
 

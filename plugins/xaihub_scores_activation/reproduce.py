@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from xaihub.errors import OutputError
 from xaihub_scores_activation import experiments
 from xaihub_scores_activation.report import PAPER, UNKNOWN, markdown
 from xaihub_scores_activation.tables import MADE, REAL
 
-__all__ = ["command", "run"]
+__all__ = ["Plan", "command"]
 
 TABLES = (*(name for name in MADE if not name.startswith("parity")), *REAL)
 QUICK_TABLES = ("classification_16", "wine")
@@ -26,8 +30,11 @@ CONTROL = "classification_16"
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Seeds of data, split and network.")
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Epochs of each small network.")
 @click.option("--quick", is_flag=True, help="Two tables, two seeds, 20 epochs: does it run? Its figures say little.")
+@click.option(
+    "--keep", metavar="FILE", help="Keep finished parts in this file, and go on from it after an interruption."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every figure of every seed as JSON.")
-def command(*, seeds: int, epochs: int, quick: bool, as_json: bool) -> None:
+def command(*, seeds: int, epochs: int, quick: bool, keep: str | None, as_json: bool) -> None:
     """Rankings of the ScoresActivation gate on tables: accuracy, agreement with SHAP, truth, cost.
 
     The paper's data and settings are unknown; this is a reconstruction, with its figures beside ours.
@@ -35,46 +42,76 @@ def command(*, seeds: int, epochs: int, quick: bool, as_json: bool) -> None:
     \b
     Examples:
       xaihub reproduce scores-activation --quick
-      xaihub reproduce scores-activation --seeds 5 > report.md
+      xaihub reproduce scores-activation --seeds 5 --keep parts.json > report.md
     """  # noqa: D301 - click keeps the layout of a paragraph that begins with a backspace
-    record = run(QUICK_SEEDS if quick else seeds, QUICK_EPOCHS if quick else epochs, quick=quick)
+    plan = Plan(list(range(QUICK_SEEDS if quick else seeds)), QUICK_EPOCHS if quick else epochs, quick=quick)
+    record = plan.run(None if keep is None else Path(keep))
     click.echo(json.dumps(record, indent=1) if as_json else markdown(record))
 
 
-def run(seeds: int, epochs: int, *, quick: bool = False) -> dict[str, Any]:
-    """Measure everything and return it as JSON types; one line a step goes to stderr."""
-    torch.set_num_threads(1)  # more threads only slow such small networks down, and CPU times compare
-    numbers = list(range(seeds))
-    tables: list[experiments.Row] = []
-    for name in QUICK_TABLES if quick else TABLES:
-        _say(name)
-        tables += experiments.table_rows(name, numbers, epochs)
-    _say("control")
-    control = experiments.table_rows(CONTROL, numbers, epochs, shuffled=True)
-    _say("parity")
-    parity = experiments.parity(numbers, epochs)
-    found: list[experiments.Row] = []
-    if not quick:
-        _say("transformer")
-        found = experiments.hosts(numbers, max(1, epochs * 6 // 10))
-    _say("cost")
-    return {
-        "settings": {
-            "seeds": numbers,
+class Plan:
+    """What is measured, in parts that stand alone."""
+
+    def __init__(self, seeds: list[int], epochs: int, *, quick: bool = False) -> None:
+        self.settings = {
+            "seeds": seeds,
             "epochs": epochs,
             "quick": quick,
             "machine": platform.machine(),
             "versions": {name: metadata.version(name) for name in ("torch", "scikit-learn", "shap")},
-        },
-        "tables": [row.to_dict() for row in tables],
-        "control": [row.to_dict() for row in control],
-        "parity": [row.to_dict() for row in parity],
-        "hosts": [row.to_dict() for row in found],
-        "cost": experiments.cost(epochs, rows=10 if quick else experiments.COST_ROWS),
-        "paper": PAPER,
-        "unknown": UNKNOWN,
-    }
+        }
+        self.parts: dict[str, Callable[[], Any]] = {
+            f"table {name}": partial(experiments.table_rows, name, seeds, epochs)
+            for name in (QUICK_TABLES if quick else TABLES)
+        }
+        self.parts["control"] = partial(experiments.table_rows, CONTROL, seeds, epochs, shuffled=True)
+        self.parts["parity"] = partial(experiments.parity, seeds, epochs)
+        if not quick:
+            self.parts["transformer"] = partial(experiments.hosts, seeds, max(1, epochs * 6 // 10))
+        self.parts["cost"] = partial(experiments.cost, epochs, rows=10 if quick else experiments.COST_ROWS)
+
+    def run(self, keep: Path | None = None, *, at_most: int | None = None) -> dict[str, Any]:
+        """Measure what is not kept yet and return everything as JSON types; one line a part goes to stderr.
+
+        Raises:
+            OutputError: `keep` cannot be written, or holds parts of another plan.
+        """
+        torch.set_num_threads(1)  # more threads only slow such small networks down, and CPU times compare
+        done = self._kept(keep)
+        for name in [name for name in self.parts if name not in done][:at_most]:
+            click.echo(f"measuring: {name}", err=True)
+            found = self.parts[name]()
+            done[name] = found if isinstance(found, dict) else [row.to_dict() for row in found]
+            if keep is not None:
+                _write(keep, {"settings": self.settings, "parts": done})
+        return {
+            "settings": self.settings,
+            "tables": [row for name, rows in done.items() if name.startswith("table ") for row in rows],
+            "control": done.get("control", []),
+            "parity": done.get("parity", []),
+            "hosts": done.get("transformer", []),
+            "cost": done.get("cost", {}),
+            "paper": PAPER,
+            "unknown": UNKNOWN,
+        }
+
+    def _kept(self, keep: Path | None) -> dict[str, Any]:
+        if keep is None or not keep.exists():
+            return {}
+        try:
+            record = json.loads(keep.read_text(encoding="utf-8"))
+            settings, parts = record["settings"], dict(record["parts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{str(keep)!r} holds no parts of this reproduction", hint="name another file") from error
+        if settings != self.settings:
+            raise OutputError(f"{str(keep)!r} holds parts measured with other settings", hint="name another file")
+        return parts
 
 
-def _say(what: str) -> None:
-    click.echo(f"measuring: {what}", err=True)
+def _write(path: Path, record: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(record), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--out", type=Path, default=Path("convad.jpg"))
+    parser.add_argument("--keep", type=Path, help="folder of finished explanations, so that a stopped run goes on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(autocast=options.bf16))
@@ -55,7 +56,15 @@ def main() -> None:
     for name, source in _pictures(options.photos):
         picture = xaihub.load_picture(source)
         inputs, geometry = model.prepare(picture.image)
-        found = [explainer.explain(model, inputs[None], seed=seed)[0] for seed in range(options.seeds)]
+        found = []
+        for seed in range(options.seeds):
+            stem = (options.keep or Path()) / f"{name.replace(', ', '_')}__{seed}"
+            if options.keep and stem.with_suffix(".json").exists():
+                found.append(Explanation.load(stem))
+                continue
+            found.append(explainer.explain(model, inputs[None], seed=seed)[0])
+            if options.keep:
+                found[-1].save(stem)
         first = found[0].with_picture(picture, geometry)
         cells.append(_cell(first))
         record = first.metadata["details"]

@@ -16,7 +16,7 @@ from xaihub.cli import cli
 from xaihub.cli._app import App
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services import installer
+from xaihub.services import installer, installing
 
 Run = Callable[..., Result]
 
@@ -143,6 +143,17 @@ def test_without_pip_and_uv_there_is_one_clear_line(run: Run, monkeypatch: pytes
         "error: plugins cannot be installed here: this environment has no pip, and there is no uv on the PATH"
         f" (run {sys.executable} -m ensurepip, or install uv)\n"
     )
+
+
+def test_a_plugin_that_never_comes_back_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "LISTING_SECONDS", 0.001)
+
+    found = installing.inspect_installed(["xaihub"])
+
+    assert all(plugin.broken for plugin in found)
+    assert {problem for plugin in found for problem in plugin.problems} == {
+        "listing the plugins took more than 0.001 s"
+    }
 
 
 @pytest.mark.parametrize(

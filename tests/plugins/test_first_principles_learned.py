@@ -389,6 +389,7 @@ def test_the_command_writes_a_measure_that_explains(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        ([".", "-o", "a.safetensors", "-k", "pointing_game"], "needs more than one picture and its map"),
         (["none/", "-o", "a.safetensors"], "no such picture or folder: 'none/'"),
         ([".", "-o", "a.pt"], "must end in .safetensors"),
         ([".", "-o", "a.safetensors", "-k", "nothing"], "nothing"),

@@ -7,7 +7,6 @@ from math import factorial
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +102,7 @@ def test_standard_errors_are_of_the_size_of_the_errors(estimate: Any, budget: in
 
 
 def test_interactions_err_least() -> None:
-    squared = {estimate: 0.0 for estimate in SAMPLED}
+    squared = dict.fromkeys(SAMPLED, 0.0)
     for seed in range(10):
         table = _table(10, seed)
         truth = enumerated(_game(table), 10).values
@@ -265,8 +264,8 @@ def test_what_a_small_budget_cannot_tell_is_said() -> None:
 
 
 def test_own_masking_is_refused_on_other_models() -> None:
+    hub = Hub()
+    model = hub.load_model("test_resnet", device="cpu", options={"num_classes": 3}, scratch=True)
+    explainer = hub.get_explainer("shapley_values", features="grid:2", baseline="own_masking")
     with pytest.raises(ExplainerRefused, match="not trained to explain itself"):
-        hub = Hub()
-        model = hub.load_model("test_resnet", device="cpu", options={"num_classes": 3}, scratch=True)
-        explainer = hub.get_explainer("shapley_values", features="grid:2", baseline="own_masking")
         explainer.explain(model, torch.ones(1, *model.input_size), 0)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
 from xaihub import Model
 from xaihub_shapley.experiment import accuracy, agreement, curves, exact_shapley, maps_of, pointing, small_model, train
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.pictures import Pictures, make_pictures
+from xaihub_shapley.pictures import Pictures, Task, make_pictures
 
 FAST = 3e-3  # learning rate
 SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do
 
 
-def _trained(task, kind, *, weight, epochs, count=1400, seed=0, mask=None, value="visible") -> Model:
+def _trained(
+    task: Task,
+    kind: Literal["vit", "resnet"],
+    *,
+    weight: float | None,
+    epochs: int,
+    count: int = 1400,
+    seed: int = 0,
+    mask: Literal["pixel", "attention"] | None = None,
+    value: Literal["visible", "full"] = "visible",
+) -> Model:
     pictures = make_pictures(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
     objective = ShapleyObjective(lambda_=weight, mask=mask, value=value)
     return train(small_model(kind, pictures.classes, seed=seed), objective, pictures, epochs=epochs, seed=seed, lr=FAST)
 
 
-def _unseen(task: str, seed: int = 0) -> Pictures:
+def _unseen(task: Task, seed: int = 0) -> Pictures:
     return make_pictures(task, 400, train=False, seed=seed)
 
 

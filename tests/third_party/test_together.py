@@ -54,6 +54,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.timeout(300)
 def test_with_five_broken_plugins_everything_else_works_and_each_is_named_once_with_its_remedy(fresh: Any) -> None:
     fresh.plant("good", fresh.good())
     for name, (source, _) in BROKEN.items():

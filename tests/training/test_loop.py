@@ -334,8 +334,12 @@ def test_mixed_precision_learns_the_same_in_fewer_bits(train: Train) -> None:
     assert half.best["train_loss"] == pytest.approx(full.best["train_loss"], rel=0.05)
 
 
-def test_a_precision_that_the_device_lacks_is_refused(train: Train) -> None:
-    with pytest.raises(ParameterError, match="--precision fp16 does not work on cpu"):
+def test_a_precision_that_the_device_lacks_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(**_options: Any) -> None:
+        raise ValueError("fp16 mixed precision requires a GPU")
+
+    monkeypatch.setattr(setting, "Accelerator", lacking)
+    with pytest.raises(ParameterError, match="--precision fp16 does not work on cpu: fp16 mixed precision requires"):
         train(precision="fp16")
 
 

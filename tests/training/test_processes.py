@@ -17,7 +17,10 @@ from xaihub.training.checkpoint import Checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked"),
+    pytest.mark.timeout(400),  # a dozen starts, on a machine that may be busy
+]
 
 
 @pytest.fixture(scope="module")

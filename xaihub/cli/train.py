@@ -10,6 +10,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option, pairs
 from xaihub.cli._output import progress, put, put_json, say
+from xaihub.cli._sweep import SWEEP, run_sweep, sweep_options
 from xaihub.hub import DEFAULT_MODEL
 
 __all__ = ["train"]
@@ -109,6 +110,7 @@ __all__ = ["train"]
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, do three steps, print what a run would do; store nothing."
 )
+@sweep_options
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; only results and errors.")
 @click.pass_context
@@ -123,15 +125,17 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
       xaihub train photos/ -o runs/first                             the default model, plain cross-entropy
       xaihub train photos/ --objective cross_entropy -p smoothing=0.1 --epochs 10 -o runs/smooth
       xaihub train photos/ --freeze --epochs 50 -o runs/probe        the classifier only, seconds on a CPU
+      xaihub train photos/ --objective expo-stability --sweep c=0,0.1,0.5 -o runs/expo   accuracy against c
       xaihub train --resume runs/first                               after an interruption
       xaihub explain cat.jpg -m runs/first/card.yaml                 the result is a model like any other
     """
     app = ctx.ensure_object(App)
     device, held_out, quiet, as_json = (options.pop(name) for name in ("device", "held_out", "quiet", "as_json"))
+    sweep = {name: options.pop(name) for name in SWEEP}
     from xaihub.services import train as service
 
     if resume:
-        given = [f"--{name.replace('_', '-')}" for name in options if _typed(ctx, name)]
+        given = [f"--{name.replace('_', '-')}" for name in (*options, *SWEEP) if _typed(ctx, name)]
         if given or output or dry_run:
             more = given or (["-o"] if output else ["--dry-run"])
             raise click.UsageError(f"--resume takes the plan from the run; leave {more[0]} out")
@@ -141,7 +145,16 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
     if not resume and not dry_run and not output:
         raise click.UsageError("say where the run goes: -o FOLDER")
     tell = (lambda _text: None) if quiet else say
+    unused = [flag for name, flag in SWEEP.items() if _typed(ctx, name)]
+    if unused and not sweep["sweep"]:
+        raise click.UsageError(f"{unused[0]} goes with --sweep")
+    if sweep["sweep"] and (held_out or dry_run):
+        raise click.UsageError(f"--sweep trains several models; leave {'--dry-run' if dry_run else '--held-out'} out")
     with progress(quiet=quiet) as bar:
+        if sweep["sweep"]:
+            more = {"device": device, "watch": bar.report, "tell": tell}
+            run_sweep(app, config, str(output), sweep, as_json=as_json, **more)
+            return
         if dry_run:
             _show(service.estimate(app.hub, config, device=device, watch=bar.report), config, as_json=as_json)
             return

@@ -87,7 +87,7 @@ def _row(spec: Spec) -> dict[str, Any]:
 
 
 def _facts(spec: Spec) -> dict[str, Any]:
-    hidden = {"target", "base"} if isinstance(spec, ModelCard) else {"base"}
+    hidden = {"target", "base"} if isinstance(spec, ModelCard) else {"base", "judged"}
     return {key: value for key, value in asdict(spec).items() if key not in hidden and value not in ("", (), {}, None)}
 
 

@@ -120,7 +120,7 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
         if not mine:
             reason = words or "skipped, because another plugin has its name"
             found += [
-                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True, remedy=remedy)
+                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True)
                 for point in _points(name)
             ]
         for row in mine:
