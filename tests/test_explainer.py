@@ -330,6 +330,37 @@ class TestTheRecord:
             assert not found.values.requires_grad
 
 
+def each(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget) -> list[Attribution]:
+    model(inputs)
+    return [
+        Attribution(
+            values=row[None],
+            details={"class": int(target.index[number])},
+            warnings=[f"row {number}"],
+            extras={f"mask_{number}": row[None, :1] > 0},
+            forwards=10.0 + number,
+        )
+        for number, row in enumerate(inputs)
+    ]
+
+
+class TestRowsTogether:
+    def test_rows_may_have_records_of_their_own(self, model: Model, inputs: Tensor) -> None:
+        found = explainer(each, stochastic=True, together=True).explain(model, inputs, "top2")
+        for number, one in enumerate(found):
+            assert torch.equal(one.values, inputs[number])
+            assert one.metadata["details"] == {"class": one.target.index}
+            assert one.warnings == [f"row {number}"]
+            assert list(one.extras) == [f"mask_{number}"]
+            assert one.metadata["forwards"] == 10 + number
+            assert one.target.logit == pytest.approx(float(model.predict(inputs)[number, one.target.index]))
+
+    def test_there_must_be_one_for_each_row(self, model: Model, inputs: Tensor) -> None:
+        made = explainer(lambda *given: each(*given)[:2], together=True, stochastic=True)
+        with pytest.raises(ExplainerRefused, match="returned 2 results for 3 rows"):
+            made.explain(model, inputs)
+
+
 def test_an_explainer_shows_its_parameters() -> None:
     assert repr(Points(points=3)) == "Points(points=3)"
     assert Points(points=3).parameters == {"points": 3}

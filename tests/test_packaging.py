@@ -149,7 +149,9 @@ def test_every_library_that_is_imported_is_a_declared_dependency() -> None:
     used = {name for file in files for name in imports(file)} - sys.stdlib_module_names
     foreign = {name for name in used if not name.startswith("xaihub")}
 
-    assert {name for name in foreign if not known & set(map(canonical, owners.get(name, [])))} <= {"pyarrow"}
+    # A library that is not installed here is taken for one that is distributed under its own name. The conformance kit
+    # runs inside the pytest of whoever calls it.
+    assert {name for name in foreign if not known & set(map(canonical, owners.get(name, [name])))} == {"pytest"}
 
 
 def imports(file: Path) -> Iterator[str]:

@@ -270,7 +270,9 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
         OutputError: The folder or file cannot be written.
     """
     with _temporary(path) as temporary:
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors replaces the file by a private one
         temporary.replace(path)
     return path
 

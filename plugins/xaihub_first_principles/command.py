@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,10 @@ def _record(found: Found, file: Path) -> dict[str, Any]:
         "file": str(file),
         "parameters": found.parameters,
         "header": to_builtins(found.measure.header),
-        "tried": [{"parameters": parameters, "objective": score} for parameters, score in found.tried],
+        "tried": [
+            {"parameters": parameters, "objective": score if isfinite(score) else None}
+            for parameters, score in found.tried
+        ],
         "tests": found.tests.tolist(),
         "skipped": found.skipped,
     }

@@ -23,7 +23,7 @@ from xaihub_first_principles.learned import Header, LearnedMeasure
 from xaihub_first_principles.masks import Mixture
 from xaihub_first_principles.measures import Points
 from xaihub_first_principles.regions import Regions, make_regions
-from xaihub_first_principles.search import PS, Candidate, Choice, Mixed, Smoothed, propose
+from xaihub_first_principles.search import PS, Candidate, Choice, Mixed, propose
 
 __all__ = ["Found", "Settings", "optimise_measure"]
 
@@ -126,7 +126,7 @@ def optimise_measure(
     tests = work.tests(start, winner, [pictures[k] for k in order[second:]])
     gain, interval = _bootstrap(tests[:, 1] - tests[:, 0], settings.seed)
     header = Header(
-        kind="weights" if isinstance(winner, Smoothed) else "mixture",
+        kind="weights" if settings.choose == "weights" else "mixture",
         features=settings.features,
         baseline=settings.baseline,
         output=settings.output,
@@ -206,14 +206,15 @@ class _Work:
             before = self.prepare(picture, number, len(pictures), start)
             if before is None:
                 continue
-            after = before if isinstance(winner, Smoothed) else self.prepare(picture, number, len(pictures), winner)
+            alike = self.settings.choose == "weights" or winner == start
+            after = before if alike else self.prepare(picture, number, len(pictures), winner)
             if after is not None:
                 rows.append([self.mean(start, [before]), self.mean(winner, [after])])
         return torch.tensor(rows, dtype=torch.float64).view(-1, 2)
 
     def tensors(self, candidate: Candidate, seen: _Seen) -> dict[str, Tensor]:
-        """Return what a measure's file holds."""
-        if isinstance(candidate, Mixed):
+        """Return what a measure's file holds; over fixed masks that is weights, whatever they come from."""
+        if isinstance(candidate, Mixed) and self.settings.choose != "weights":
             return {name: torch.tensor(getattr(candidate, f"{name}s"), dtype=torch.float64) for name in ("p", "theta")}
         points = seen.answers.points
         assert points.masks is not None  # noqa: S101 - designs of masks only

@@ -66,9 +66,9 @@ class Plan:
         }
         self.parts["control"] = partial(experiments.table_rows, CONTROL, seeds, epochs, shuffled=True)
         self.parts["parity"] = partial(experiments.parity, seeds, epochs)
+        self.parts["cost"] = partial(experiments.cost, epochs, rows=10 if quick else experiments.COST_ROWS)
         if not quick:
             self.parts["transformer"] = partial(experiments.hosts, seeds, max(1, epochs * 6 // 10))
-        self.parts["cost"] = partial(experiments.cost, epochs, rows=10 if quick else experiments.COST_ROWS)
 
     def run(self, keep: Path | None = None, *, at_most: int | None = None) -> dict[str, Any]:
         """Measure what is not kept yet and return everything as JSON types; one line a part goes to stderr.

@@ -190,6 +190,7 @@ class Setting:
     kind: Kind
     weight: float
     epochs: int
+    lr: float
     pictures: int
     judged: int
 
@@ -201,7 +202,7 @@ def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
     mask: Literal["attention", "pixel"] = "attention" if setting.kind == "vit" else "pixel"
     objective = ShapleyObjective(lambda_=setting.weight, mask=mask)
     model = small_model(setting.kind, pictures.classes, seed=seed)
-    model = train(model, objective, pictures, epochs=setting.epochs, seed=seed)
+    model = train(model, objective, pictures, epochs=setting.epochs, seed=seed, lr=setting.lr)
     own = {"accuracy": accuracy(model, unseen), **asdict(agreement(model, unseen, setting.judged))}
     found: dict[str, dict[str, float]] = {}
     evidence = unseen.evidence[: setting.judged]

@@ -50,8 +50,11 @@ _FIGURES = {
     "-l", "--lambda", "lambdas", type=click.FloatRange(0), multiple=True,
     help="Weights of the Shapley loss besides 0, the plain twin [default: half the number of patches].",
 )  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--pictures", type=click.IntRange(64), default=2000, show_default=True, help="For training.")
+@click.option("--epochs", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Highest learning rate."
+)
+@click.option("--pictures", type=click.IntRange(64), default=1400, show_default=True, help="For training.")
 @click.option("--judged", type=click.IntRange(1), default=20, show_default=True, help="Test pictures for the maps.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Networks a row; means are shown.")
 @click.option("--quick", is_flag=True, help="5 epochs on 640 pictures, 5 pictures judged: a trial, no result.")
@@ -64,6 +67,7 @@ def reproduce_shapley(
     network: tuple[str, ...],
     lambdas: tuple[float, ...],
     epochs: int,
+    lr: float,
     pictures: int,
     judged: int,
     seeds: int,
@@ -97,7 +101,7 @@ def reproduce_shapley(
     records: list[dict[str, Any]] = []
     try:
         for task, kind, weight in product(data, network, (0.0, *(lambdas or (DEFAULT,)))):
-            setting = Setting(task, kind, weight, epochs=epochs, pictures=pictures, judged=judged)  # type: ignore[arg-type]
+            setting = Setting(task, kind, weight, epochs=epochs, lr=lr, pictures=pictures, judged=judged)  # type: ignore[arg-type]
             runs = []
             for seed in range(seeds):
                 runs.append(run(setting, seed=seed))
@@ -109,7 +113,7 @@ def reproduce_shapley(
     finally:
         torch.set_num_threads(threads)
     whole = {
-        "setting": {"epochs": epochs, "pictures": pictures, "judged": judged},
+        "setting": {"epochs": epochs, "lr": lr, "pictures": pictures, "judged": judged},
         "published": PUBLISHED,
         "records": records,
     }

@@ -1,9 +1,9 @@
 """Measure the gate on the channels of a real backbone: accuracy, deletion, stability, cost.
 
-Run it on demand: `python tests/benchmarks/bench_scores_photos.py --photos FOLDER` (with labels.csv, see superclasses.py).
-EfficientNet-Lite0 is frozen and its pooled channels are computed once. Probes start from the ImageNet classifier, joined
-by superclass, or from random weights (--start random). Accuracy is over cross-validation, since the photos are few; one
-photo is worth 100 / (photos * seeds) points. A deleted channel becomes its mean over the training photos.
+Run it on demand: `python tests/benchmarks/bench_scores_photos.py --photos FOLDER` (labels.csv as in superclasses.py).
+EfficientNet-Lite0 is frozen and its pooled channels are computed once. Probes start from the ImageNet classifier,
+joined by superclass, or from random weights (--start random). Accuracy is over cross-validation, since the photos are
+few; one photo is worth 100 / (photos * seeds) points. A deleted channel becomes its mean over the training photos.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--start", choices=("warm", "random"), default="warm")
-    parser.add_argument("--kernel-rows", type=int, default=2, help="rows that KernelSHAP explains; 0: none")
+    parser.add_argument("--kernel-rows", type=int, default=1, help="rows that KernelSHAP explains; 0: none")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = superclasses.photos_or_skip(options.photos)
@@ -186,8 +186,8 @@ def cost(task: Task, net: nn.Module, options: Any) -> dict[str, Any]:
     x, read = task.channels[:, 0], reading_time(task.channels.shape[2])
     found: dict[str, Any] = {"reading the ranking, CPU seconds": read}
     started = time.process_time()
-    sampled = shap_importance(predict, x[:20], x[-20:], permutations=1)
-    found["PermutationExplainer, 20 rows, 20 background rows"] = round(time.process_time() - started, 2)
+    sampled = shap_importance(predict, x[:10], x[-10:], permutations=1)
+    found["PermutationExplainer, 10 rows, 10 background rows"] = round(time.process_time() - started, 2)
     pair = agreement(gate_of(net).weights(), sampled, k=50)
     found["agreement with it"] = {"Pearson": round(pair.pearson, 3), "Spearman": round(pair.spearman, 3),
                                   "top 50 shared": pair.top_k}  # fmt: skip

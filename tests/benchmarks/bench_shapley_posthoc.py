@@ -55,9 +55,9 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated game, at most 4")
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
     parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes; 0 leaves it out")
-    parser.add_argument("--truth", type=int, default=8192, help="budget of the large game's truth")
+    parser.add_argument("--truth", type=int, default=6000, help="budget of the large game's truth")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5, help="of timings")
+    parser.add_argument("--repeats", type=int, default=3, help="of timings")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -72,11 +72,11 @@ def main() -> None:
         )
         pictures |= {file.stem: file for file in some[:: max(1, len(some) // 3)][:3]}
         games += [(name, "grid:4", TWELVE) for name in list(pictures)[1:]]
+    _times(model, pictures["sample"], options)
     for name, features, groups in games:
         _enumerated(small, pictures[name], name, features, groups, options)
     if options.large:
         _large(model, pictures["sample"], options)
-    _times(model, pictures["sample"], options)
 
 
 def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, int, np.ndarray]:
@@ -122,7 +122,7 @@ def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
     print(
         f"\nsample, {players} players; truth: Kernel SHAP of {options.truth} rows, relative standard error {noise:.3f}"
     )
-    _table(ask, players, places, truth, [256, 1024], 1)
+    _table(ask, players, places, truth, [256, 512], 1)
 
 
 def _table(ask: Game, players: int, places: np.ndarray, truth: np.ndarray, budgets: list[int], seeds: int) -> None:

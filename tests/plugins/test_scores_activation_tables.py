@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from xaihub.cli import cli
-from xaihub.errors import ParameterError
+from xaihub.errors import OutputError, ParameterError
 from xaihub.rankings import agreement, relevance_auc, stability, top_k_precision
 from xaihub_scores_activation.experiments import cost, probabilities, reading_time, shap_of
 from xaihub_scores_activation.hosts import Recipe, Trained, accuracy, make_transformer, train, train_alone
+from xaihub_scores_activation.reproduce import Plan
 from xaihub_scores_activation.shapley import shap_importance
 from xaihub_scores_activation.tables import Table, make_table
 
@@ -241,6 +243,29 @@ def test_the_reproduction_runs_and_says_what_is_unknown(monkeypatch: pytest.Monk
     figures = record["tables"][0]["figures"]["Pearson with SHAP"]
     assert len(figures["values"]) == 2
     assert figures["low"] <= figures["mean"] <= figures["high"]
+
+
+def test_an_interrupted_reproduction_goes_on(tmp_path: Path) -> None:
+    keep = tmp_path / "parts.json"
+    asked: list[str] = []
+
+    def plan(seeds: int = 1) -> Plan:
+        made = Plan([*range(seeds)], 1, quick=True)
+        for name in made.parts:
+            made.parts[name] = lambda name=name: asked.append(name) or {"part": name}  # type: ignore[misc]
+        return made
+
+    plan().run(keep, at_most=2)
+    first = list(asked)
+    plan().run(keep)
+
+    assert first == ["table classification_16", "table wine"]
+    assert asked == [*first, "control", "parity", "cost"]
+    with pytest.raises(OutputError, match="measured with other settings"):
+        plan(seeds=2).run(keep)
+    keep.write_text("[]", encoding="utf-8")
+    with pytest.raises(OutputError, match="holds no parts of this reproduction"):
+        plan().run(keep)
 
 
 @pytest.mark.parametrize("option", [("--seeds", "0"), ("--epochs", "x"), ("--speed",)])

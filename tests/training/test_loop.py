@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -373,3 +374,11 @@ def test_tensorboard_gets_the_figures_of_each_epoch(train: Train, tmp_path: Path
     events.Reload()
     written = [event.value for event in events.Scalars("train/loss")]
     assert written == pytest.approx([record["train_loss"] for record in outcome.history])
+
+
+def test_what_a_run_leaves_may_be_read_by_whoever_may_read_the_folder(train: Train, tmp_path: Path) -> None:
+    train(epochs=1)
+    umask = os.umask(0o022)
+    os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    assert set(modes.values()) == {0o666 & ~umask}

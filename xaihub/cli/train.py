@@ -152,8 +152,8 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
         raise click.UsageError(f"--sweep trains several models; leave {'--dry-run' if dry_run else '--held-out'} out")
     with progress(quiet=quiet) as bar:
         if sweep["sweep"]:
-            more = {"device": device, "watch": bar.report, "tell": tell}
-            run_sweep(app, config, str(output), sweep, as_json=as_json, **more)
+            extra: dict[str, Any] = {"device": device, "watch": bar.report, "tell": tell}
+            run_sweep(app, config, str(output), sweep, as_json=as_json, **extra)
             return
         if dry_run:
             _show(service.estimate(app.hub, config, device=device, watch=bar.report), config, as_json=as_json)

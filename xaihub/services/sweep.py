@@ -128,7 +128,7 @@ def sweep(
         folder: Where the trials' folders and the report are.
         judged: Explainers and metrics; by default those that the objective's record names.
         pictures: How many of those held out are explained (of those to learn from, where none is held out).
-        shown: How many of them are drawn before and after.
+        shown: How many of them are drawn before (by the first value) and after (by the value to take, or the last).
         device: As in `train`.
         watch: Told what is being done, how far, of how much.
         tell: Told one line after each epoch and each trial.
@@ -165,7 +165,8 @@ def sweep(
             )
         )
     taken = choose(trials)
-    files = _draw(place, examples[trials[0].value], examples[taken.value], taken is trials[0])
+    after = taken if taken is not trials[0] else trials[-1]
+    files = _draw(place, examples[trials[0].value], examples[after.value])
     report = Report(parameter=parameter, trials=trials, chosen=taken.value, pictures=count, files=files)
     return _written(place, report)
 
@@ -235,14 +236,12 @@ def _data(plan: Config) -> Split:
     return split(pictures, share=plan.val, seed=plan.seed)
 
 
-def _draw(
-    folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence[Sequence[Explanation]], same: bool
-) -> list[Path]:
+def _draw(folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence[Sequence[Explanation]]) -> list[Path]:
     from xaihub.rendering import grid, png_bytes
 
     files = []
     for number, (first, second) in enumerate(zip(before, after, strict=True), start=1):
-        data = png_bytes(grid([first] if same else [first, second]))
+        data = png_bytes(grid([first, second]))
         files.append(write_file(folder / f"before-after-{number}.png", lambda file, data=data: file.write_bytes(data)))  # type: ignore[misc]
     return files
 
