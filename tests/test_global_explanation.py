@@ -29,6 +29,7 @@ from xaihub import (
 )
 from xaihub.errors import OutputError, PluginError, UnknownName
 from xaihub.host import PluginHost
+from xaihub.services.onefile import register_file
 
 
 def explanation(**changes: Any) -> GlobalExplanation:
@@ -285,3 +286,22 @@ def test_a_plugin_can_register_one() -> None:
         hub.get_global_explainer("qqqq")
     with pytest.raises(PluginError, match=r"not a subclass of xaihub\.GlobalExplainer"):
         hub.get_global_explainer("broken")
+
+
+def test_a_class_in_a_single_file_is_registered_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "norms.py"
+    file.write_text(
+        "from xaihub import GlobalExplainer, Ranking\n"
+        "class WeightNorm(GlobalExplainer):\n"
+        "    'Rank by the size of weights.'\n"
+        "    limits = 'A norm says little.'\n"
+        "    def rank(self, model, inputs, labels):\n"
+        "        return Ranking(weights=model.module.scale.abs(), feature='class')\n",
+        encoding="utf-8",
+    )
+    host = PluginHost(entry_points=[])
+    register_file(host, file)
+    hub = Hub(host)
+
+    assert hub.global_explainers.get("weight_norm").limits == "A norm says little."
+    assert hub.get_global_explainer("weight_norm").explain(model()).weights.tolist() == [1, 1]

@@ -173,8 +173,8 @@ def half_width(runs: Tensor) -> Tensor:
     from scipy.stats import t
 
     count = len(runs)
-    spread: Tensor = runs.std(0, unbiased=True)
-    return spread * (float(t.ppf(0.975, count - 1)) / math.sqrt(count))
+    half: Tensor = runs.std(0, unbiased=True) * (float(t.ppf(0.975, count - 1)) / math.sqrt(count))
+    return half
 
 
 def _flat(weights: Tensor) -> Tensor:

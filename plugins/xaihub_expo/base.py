@@ -65,7 +65,8 @@ class Expo(Objective):
         """Return cross-entropy and weighted penalty."""
         logits = network(inputs)
         cost = F.cross_entropy(logits.float(), labels)
-        if self._due(network):
+        learning = torch.is_grad_enabled()  # a frozen network is in evaluation mode even then
+        if self._due(learning=learning):
             if step.number >= step.total:
                 raise ParameterError(
                     f"{self.name or type(self).__name__}: no epoch is left after a warm-up of {self.warmup}",
@@ -74,9 +75,9 @@ class Expo(Objective):
             with torch.no_grad():
                 self._calibrate(network, inputs, labels, logits, step.generator)
         gamma = float(self.state.get("gamma", 0.0))
-        turn = self.every if network.training else 1
-        # All of what is held out is judged alike; while training, the skipped steps are made up for.
-        if gamma == 0 or (network.training and step.number % self.every):
+        turn = self.every if learning else 1
+        # All of what is held out is judged alike; while learning, the skipped steps are made up for.
+        if gamma == 0 or (learning and step.number % self.every):
             return Losses(terms={"cross_entropy": cost}, logits=logits, notes={"gamma": gamma})
         penalty = self._penalty(network, inputs, labels, logits, step.generator)
         terms = {"cross_entropy": cost, "expo": gamma * turn * penalty}
@@ -87,12 +88,12 @@ class Expo(Objective):
         self.state["epochs"] = epoch
         return {"gamma": self.state.get("gamma")}
 
-    def _due(self, network: nn.Module) -> bool:
+    def _due(self, *, learning: bool) -> bool:
         """Tell whether the weight is to be fixed by this batch."""
         if self.c == 0 or self.weight is not None or "gamma" in self.state:
             return False
         epochs = int(self.state.get("epochs", 0))
-        return epochs >= self.warmup or (not network.training and epochs == self.warmup - 1)
+        return epochs >= self.warmup or (not learning and epochs == self.warmup - 1)
 
     def _calibrate(
         self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator

@@ -75,7 +75,8 @@ class Answers:
         self.case = case
         self._ranks, self._count = _ranks(case)
         mask = case.explanation.extras.get("mask") if pixels == "returned" else None
-        self._mask = None if mask is None else mask[0].bool()
+        is_set = mask is not None and mask.dtype == torch.uint8 and mask.shape == (1, *case.heat.shape)
+        self._mask = mask[0].bool() if mask is not None and is_set else None
         own = case.explanation.metadata.get("details", {}).get("baseline")
         self.baseline = (own if self._mask is not None and own else "zero") if baseline == "auto" else baseline
         self._known: dict[int, Verdict] = {}

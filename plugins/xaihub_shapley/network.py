@@ -5,14 +5,14 @@ Fan, Yang, Ma 2025, "Enhancing Interpretability for Vision Models via Shapley Va
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from xaihub import Layout, ModelError, ParameterError
+from xaihub import Layout, ParameterError
+from xaihub_shapley.cells import as_cells, check_attention, find_grid, look, strip
 
 __all__ = ["Answers", "PatchHead", "ShapleyVision"]
 
@@ -33,14 +33,6 @@ class Answers:
     phi: Tensor
     values: Tensor
     empty: Tensor
-
-
-@dataclass(frozen=True)
-class _Grid:
-    layout: Layout
-    grid: tuple[int, int]
-    prefix: int
-    width: int
 
 
 class PatchHead(nn.Module):
@@ -114,17 +106,17 @@ class ShapleyVision(nn.Module):
         mode = backbone.training
         backbone.eval()
         noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(next(backbone.parameters()))
-        features, outputs, called = _look(backbone, noise)
-        self._cells = _find_grid(backbone, features)
+        features, outputs, called = look(backbone, noise)
+        self._cells = find_grid(backbone, features)
         self.grid = self._cells.grid
         self.num_classes = num_classes or outputs
         if mask == "attention":
-            _check_attention(backbone, self._cells)
+            check_attention(backbone, self._cells)
         self.head = PatchHead(self._cells.width, self.num_classes, kind=head)
         self.norm: nn.Module = nn.Identity()
         copied = head == "linear" and self._copy_classifier(backbone)
         self.warm_start, self.start = self._judge(backbone, features) if copied else ("fresh", FRESH)
-        _strip(backbone, noise, features, called)
+        strip(backbone, noise, features, called)
         self.backbone = backbone
         rows, columns = (torch.arange(side) * count // side for side, count in zip(size[1:], self.grid, strict=True))
         self.register_buffer("cell_of_pixel", rows.unsqueeze(1) * self.grid[1] + columns, persistent=False)
@@ -203,7 +195,7 @@ class ShapleyVision(nn.Module):
     def _votes(self, x: Tensor, attend: Tensor | None) -> Tensor:
         backbone: Any = self.backbone
         features = backbone.forward_features(x) if attend is None else backbone.forward_features(x, attn_mask=attend)
-        votes: Tensor = self.head(self._normalised(_as_cells(features, self._cells)))
+        votes: Tensor = self.head(self._normalised(as_cells(features, self._cells)))
         return votes
 
     def _normalised(self, cells: Tensor) -> Tensor:
@@ -239,102 +231,8 @@ class ShapleyVision(nn.Module):
         noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
         with torch.no_grad():
             plain = backbone.forward_head(noise)
-            gap = (self.head(self._normalised(_as_cells(noise, self._cells))).sum(1) - plain).abs().max()
+            gap = (self.head(self._normalised(as_cells(noise, self._cells))).sum(1) - plain).abs().max()
             share = float(gap / (plain - self.head.linear.bias).abs().max().clamp(min=1e-12))
         if share <= EXACT:
             return "exact", "the classifier reads the mean of the cells, so the class scores are its own"
         return "approximate", f"the classifier's weights on each cell; its class scores differ by {share:.1%} on noise"
-
-
-def _look(backbone: Any, noise: Tensor) -> tuple[Tensor, int, set[nn.Module]]:
-    """Run the network once on noise: its features, K, and the modules that made the features."""
-    who = type(backbone).__name__
-    if not hasattr(backbone, "forward_features") or not hasattr(backbone, "forward_head"):
-        raise ModelError(
-            f"the cells of a {who} cannot be read: it has no forward_features", hint="use an architecture of timm"
-        )
-    called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda m, _: called.add(m)) for module in backbone.modules()]
-    try:
-        with torch.no_grad():
-            features = backbone.forward_features(noise)
-    finally:
-        for handle in handles:
-            handle.remove()
-    with torch.no_grad():
-        plain = backbone(noise)
-    if not isinstance(plain, Tensor) or plain.ndim != 2 or plain.shape[1] < 1:
-        raise ModelError(f"a {who} does not return one row of class scores a picture")
-    return features, int(plain.shape[1]), called
-
-
-def _find_grid(backbone: Any, features: Any) -> _Grid:
-    who = type(backbone).__name__
-    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-        raise ModelError(f"the features of a {who} are no grid over the picture: forward_features returns {shape}")
-    if features.ndim == 4:
-        last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        layout = Layout.NHWC if last else Layout.NCHW
-        _, a, b, c = features.shape
-        found = _Grid(layout, (a, b), 0, c) if last else _Grid(layout, (b, c), 0, a)
-    else:
-        prefix = int(getattr(backbone, "num_prefix_tokens", 0))
-        grids = [getattr(getattr(backbone, name, None), "grid_size", None) for name in ("patch_embed", "stem")]
-        grid = next(filter(None, grids), None)
-        tokens = features.shape[1] - prefix
-        if grid is None or grid[0] * grid[1] != tokens:
-            raise ModelError(
-                f"the {tokens} patch tokens of a {who} cannot be laid out over the picture: its patch embedding"
-                f" {'names no grid' if grid is None else f'has {grid[0]}x{grid[1]} patches'}"
-            )
-        found = _Grid(Layout.NTC, (int(grid[0]), int(grid[1])), prefix, features.shape[2])
-    if found.grid[0] * found.grid[1] < 2:
-        raise ModelError(
-            f"the features of a {who} are a single cell at this input size",
-            hint="use a larger input or output_stride=8",
-        )
-    return found
-
-
-def _as_cells(features: Tensor, grid: _Grid) -> Tensor:
-    """Bring features to (B, N, L)."""
-    if grid.layout is Layout.NCHW:
-        return features.flatten(2).transpose(1, 2)
-    return features.flatten(1, 2) if grid.layout is Layout.NHWC else features[:, grid.prefix :]
-
-
-def _check_attention(backbone: Any, grid: _Grid) -> None:
-    who = type(backbone).__name__
-    if grid.layout is not Layout.NTC or "attn_mask" not in inspect.signature(backbone.forward_features).parameters:
-        raise ModelError(f"a {who} has no attention mask over its patches", hint="use mask=pixel")
-    projection = getattr(backbone.patch_embed, "proj", None)
-    if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
-        raise ModelError(f"the patch embedding of a {who} mixes neighbouring patches", hint="use mask=pixel")
-
-
-def _strip(backbone: Any, noise: Tensor, features: Tensor, called: set[nn.Module]) -> None:
-    """Take out the parts with weights that the features do not need, and switch dropout off: the loss would fit noise.
-
-    A part is not needed if the pass to the features neither called it nor one of its own. Relative positions and their
-    like are read without a call, so a change of the features puts everything back.
-    """
-    for module in backbone.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif type(module).__name__ == "DropPath":
-            module.drop_prob = 0.0
-    unused = {
-        name: child
-        for name, child in backbone.named_children()
-        if next(child.parameters(), None) is not None and not any(module in called for module in child.modules())
-    }
-    for name in unused:
-        setattr(backbone, name, nn.Identity())
-    try:
-        with torch.no_grad():
-            same = bool(torch.equal(backbone.forward_features(noise), features))
-    except Exception:  # whatever the network raises that misses its part
-        same = False
-    for name, child in unused.items() if not same else ():
-        setattr(backbone, name, child)

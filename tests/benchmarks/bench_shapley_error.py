@@ -11,6 +11,7 @@ two ends too; an estimator that asks others is shown with what it asked. Without
 from __future__ import annotations
 
 import argparse
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--features", default="superpixels:16")
+    parser.add_argument("--features", default="superpixels:13")
     parser.add_argument("--output", choices=["probability", "logit"], default="probability")
-    parser.add_argument("--tables", type=Path, default=Path("bench_shapley_tables"))
+    parser.add_argument("--tables", type=Path, default=Path(tempfile.gettempdir()) / "xaihub_shapley_tables")
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -80,6 +80,7 @@ def main() -> None:
                 print(f"seed {seed} {name}: accuracy {np.mean(record['hits']):.3f}", flush=True)
             records[name].append(json.loads((run / "result.json").read_text()))
     _show(records)
+    _show_matched([_matched(hub, folder, task, seed, options.explained) for seed in options.seeds])
     _draw(hub, folder, task, options.seeds[0], options.asked)
 
 
@@ -108,10 +109,14 @@ def _judge(hub: Hub, card: Path, task: Path, seed: int, options: argparse.Namesp
     return record
 
 
-def _explained(hub: Hub, model: Model, image: torch.Tensor) -> tuple[Scene, dict[str, Explanation]]:
+def _seen(model: Model, image: torch.Tensor) -> tuple[Scene, Target]:
     logits = model.predict(image[None])
     target = Target(index=int(logits.argmax()))
-    scene = Scene(model=model, image=image, logits=logits[0], target=target.resolve(logits))
+    return Scene(model=model, image=image, logits=logits[0], target=target.resolve(logits)), target
+
+
+def _explained(hub: Hub, model: Model, image: torch.Tensor) -> tuple[Scene, dict[str, Explanation]]:
+    scene, target = _seen(model, image)
     own = model.card.objective == "shapley"
     return scene, {
         name: hub.get_explainer(name, **values).explain(model, image[None], target, seed=0)[0]
@@ -145,6 +150,50 @@ def _agreement(hub: Hub, model: Model, scene: Scene, votes: Explanation, budget:
         figures[f"r, {key}"] = float(np.corrcoef(cells, _cells(found))[0, 1])
         figures[f"stderr to spread, {key}"] = found.metadata["details"]["stderr_to_spread"]
     return figures
+
+
+class _Sharpened(torch.nn.Module):
+    """A network whose class scores are multiplied by a number: its classes stay, its confidence changes."""
+
+    def __init__(self, network: torch.nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs) * self.factor
+
+
+def _matched(hub: Hub, folder: Path, task: Path, seed: int, explained: int) -> dict[str, list[float]]:
+    """Judge the network's own maps with as much confidence on whole photos held out as its plain twin has.
+
+    The Shapley loss softens predictions, and areas under probabilities are low for whoever is unsure.
+    """
+    file = folder / f"shapley-{seed}" / "matched.json"
+    if not file.is_file():
+        plain, own = (hub.load_model(str(folder / f"{name}-{seed}" / "card.yaml"), device="cpu") for name in TWINS)
+        inputs, _ = tensors(held_out(task, share=0.4, seed=seed), own)
+        logits, before = (torch.cat([model.predict(part) for part in inputs.split(4)]) for model in (own, plain))
+        low, high = 0.1, 100.0
+        for _ in range(50):
+            factor = (low * high) ** 0.5
+            unsure = (logits * factor).softmax(1).amax(1).mean() < before.softmax(1).amax(1).mean()
+            low, high = (factor, high) if unsure else (low, factor)
+        sharp = own.around(_Sharpened(own.module, factor))
+        figures: dict[str, list[float]] = {"factor": [factor]}
+        for row in torch.linspace(0, len(inputs) - 1, explained).round().long().tolist():
+            scene, _ = _seen(sharp, inputs[row])
+            explanation = hub.get_explainer("shapley").explain(own, inputs[row : row + 1])[0]
+            for key, value in _curves(hub, scene, explanation).items():
+                figures.setdefault(key, []).append(value)
+        file.write_text(json.dumps(figures))
+    return json.loads(file.read_text())
+
+
+def _show_matched(runs: list[dict[str, list[float]]]) -> None:
+    for key in runs[0]:
+        values = np.concatenate([run[key] for run in runs])
+        error = values.std(ddof=1) / len(values) ** 0.5
+        print(f"shapley at the plain twin's confidence: {key:22} {values.mean():.3f} ({error:.3f})")
 
 
 def _draw(hub: Hub, folder: Path, task: Path, seed: int, count: int) -> None:

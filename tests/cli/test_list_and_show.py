@@ -168,3 +168,13 @@ def test_names_are_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_WORDS", "xaihub explain -e gradc")
     monkeypatch.setenv("COMP_CWORD", "3")
     assert "gradcam\n" in run().stdout
+
+
+def test_things_of_two_kinds_with_one_name_are_both_shown(run: Run) -> None:
+    first = run("show", "shapley")
+    assert first.stdout.startswith("shapley (explainer)")
+    assert "xaihub show 'objective:shapley'" in first.stdout
+    other = run("show", "objective:shapley")
+    assert other.stdout.startswith("shapley (objective)")
+    assert "lambda" in other.stdout
+    assert run("show", "objective:rise").exit_code == 2

@@ -176,8 +176,8 @@ def test_every_kth_step_is_penalised_that_many_times_as_much() -> None:
 
     assert ["expo" in term for term in terms] == [True, False, False, True]
     torch.testing.assert_close(terms[0]["expo"], 3 * often.loss(network, *batch(), step()).terms["expo"])
-    network.eval()
-    assert "expo" in objective.loss(network, *batch(), step(1)).terms
+    with torch.no_grad():
+        assert "expo" in objective.loss(network.eval(), *batch(), step(1)).terms
 
 
 def test_binary_opacities_of_one_cell_cost_nothing_and_continuous_ones_do() -> None:
@@ -267,14 +267,16 @@ def test_the_weight_makes_the_penalty_a_share_of_the_loss_on_a_batch_held_out() 
     assert float(losses.terms["expo"]) == pytest.approx(0.1 * float(losses.terms["cross_entropy"]), rel=1e-4)
 
 
-def test_after_a_warm_up_the_weight_is_fixed_by_the_validation_that_ends_it() -> None:
+@pytest.mark.parametrize("training", [True, False], ids=["", "frozen"])
+def test_after_a_warm_up_the_weight_is_fixed_by_the_validation_that_ends_it(training: bool) -> None:
     objective = Stability(c=0.2, warmup=2)
     network = begun(objective, wrapped(vit()))
 
     seen = []
     for epoch in (1, 2, 3):
-        seen.append("expo" in objective.loss(network.train(), *batch(), step(epoch)).terms)
-        seen.append("expo" in objective.loss(network.eval(), *batch(), step(epoch)).terms)
+        seen.append("expo" in objective.loss(network.train(training), *batch(), step(epoch)).terms)
+        with torch.no_grad():
+            seen.append("expo" in objective.loss(network.eval(), *batch(), step(epoch)).terms)
         noted = objective.epoch_end(network, epoch)
 
     assert seen == [False, False, False, True, True, True]
@@ -297,8 +299,9 @@ def test_calibration_leaves_the_draws_of_the_penalty_as_they_are() -> None:
     objective = Stability(c=0.2, warmup=1)
     network = begun(objective, wrapped(vit())).eval()
 
-    first = objective.loss(network, *batch(), step(1)).notes["penalty"]
-    again = objective.loss(network, *batch(), step(1)).notes["penalty"]
+    with torch.no_grad():
+        first = objective.loss(network, *batch(), step(1)).notes["penalty"]
+        again = objective.loss(network, *batch(), step(1)).notes["penalty"]
 
     assert first == again == objective.state["penalty_at_start"]
 
@@ -318,7 +321,7 @@ def test_a_run_that_ends_with_its_warm_up_is_refused() -> None:
     objective = Stability(warmup=1)
     network = begun(objective, wrapped(vit())).eval()
 
-    with pytest.raises(ParameterError, match="no epoch is left after a warm-up of 1"):
+    with torch.no_grad(), pytest.raises(ParameterError, match="no epoch is left after a warm-up of 1"):
         objective.loss(network, *batch(), step(100))
 
 

@@ -47,6 +47,20 @@ def test_norms_and_biases_are_not_decayed_and_the_head_learns_faster() -> None:
     assert found[id(network.cls_token)] == (0.1, 0.0)
 
 
+def test_a_group_may_take_its_rate_beside_that_of_the_head() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    own = [Group(weights=[network[0].weight], lr_scale=3.0, like_head=True)]
+    settings = plan(lr=0.1, head_lr_scale=10)
+
+    rates = []
+    for head in (network[1], None):  # without a head there is no rate of its own
+        groups = weight_groups(network, own, head, settings)
+        found = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+        rates.append(found[id(network[0].weight)])
+
+    assert rates == [pytest.approx(3.0), pytest.approx(0.3)]
+
+
 def test_weights_that_do_not_learn_are_in_no_group() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     network[0].requires_grad_(False)

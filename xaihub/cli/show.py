@@ -26,6 +26,7 @@ def show(app: App, /, name: str, *, as_json: bool) -> None:
     Examples:
       xaihub show rise
       xaihub show efficientnet_lite0 --json
+      xaihub show objective:shapley                    where an explainer has the same name
     """
     found = card(app.hub, name)
     if as_json:

@@ -51,6 +51,8 @@ def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
 def card(hub: Hub, name: str) -> dict[str, Any]:
     """Return everything known of the explainer, metric, objective, model, adapter or whatever else is called `name`.
 
+    Where things of several kinds have one name, the first is shown; "objective:NAME" asks for the other.
+
     Raises:
         UnknownName: Nothing has that name.
         XaihubError: Its plugin cannot be loaded.
@@ -65,10 +67,13 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
         "adapter": hub.adapters,
         "reproduction": hub.reproductions,
     }
-    for kind, registry in registries.items():
-        spec = registry.find(name)
-        if spec is not None:
-            return {"kind": kind, **_facts(spec), **_parameters(spec)}
+    wanted, _, rest = name.partition(":")
+    if rest and wanted in registries:
+        name, registries = rest, {wanted: registries[wanted]}
+    found = {kind: spec for kind, registry in registries.items() if (spec := registry.find(name)) is not None}
+    for kind, spec in found.items():
+        also = [f"xaihub show '{other}:{name}'" for other in found if other != kind]
+        return {"kind": kind, **_facts(spec), **({"see_also": also} if also else {}), **_parameters(spec)}
     every = [known for registry in registries.values() for known in registry.names()]
     raise UnknownName(f"nothing is named {name!r}", hint=did_you_mean(name, every) or "xaihub list shows everything")
 

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "Outcome", "estimate", "read_config", "train"]
 
-CHECKPOINT, CONFIG, LOG = "checkpoint.safetensors", "config.yaml", "log.csv"
+CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS = (
+    "card.yaml",
+    "checkpoint.safetensors",
+    "config.yaml",
+    "log.csv",
+    "weights.safetensors",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +198,7 @@ def _run(
 
     trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)
     place = trainer.place
-    card = folder / "card.yaml"
+    card = folder / CARD
     if main:
         write_log(folder / LOG, place.history)
         write_result(hub, setting, card)
@@ -230,7 +236,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write {str(folder)!r}: {error.strerror or error}") from error
     try:
-        for name in (CHECKPOINT, CONFIG, LOG):
+        for name in (CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS):
             for left in folder.glob(f".{name}.*"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
         yield

@@ -1,0 +1,128 @@
+"""The cells of a backbone: where they are in its features, and which of its parts make them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaihub import Layout, ModelError
+
+__all__ = ["Grid", "as_cells", "check_attention", "find_grid", "look", "strip"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the cells lie in the features: order of axes, (rows, columns), tokens before the cells, features a cell."""
+
+    layout: Layout
+    grid: tuple[int, int]
+    prefix: int
+    width: int
+
+
+def look(backbone: Any, noise: Tensor) -> tuple[Tensor, int, set[nn.Module]]:
+    """Run the network once on noise: its features, K, and the modules that made the features."""
+    who = type(backbone).__name__
+    if not hasattr(backbone, "forward_features") or not hasattr(backbone, "forward_head"):
+        raise ModelError(
+            f"the cells of a {who} cannot be read: it has no forward_features", hint="use an architecture of timm"
+        )
+    called: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda m, _: called.add(m)) for module in backbone.modules()]
+    try:
+        with torch.no_grad():
+            features = backbone.forward_features(noise)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.no_grad():
+        plain = backbone(noise)
+    if not isinstance(plain, Tensor) or plain.ndim != 2 or plain.shape[1] < 1:
+        raise ModelError(f"a {who} does not return one row of class scores a picture")
+    return features, int(plain.shape[1]), called
+
+
+def find_grid(backbone: Any, features: Any) -> Grid:
+    """Read how the cells lie from what the network says of itself, never from sizes: a 7 x 7 x 7 map is ambiguous.
+
+    Raises:
+        ModelError: The features are no grid over the picture, or a single cell.
+    """
+    who = type(backbone).__name__
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise ModelError(f"the features of a {who} are no grid over the picture: forward_features returns {shape}")
+    if features.ndim == 4:
+        last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
+        layout = Layout.NHWC if last else Layout.NCHW
+        _, a, b, c = features.shape
+        found = Grid(layout, (a, b), 0, c) if last else Grid(layout, (b, c), 0, a)
+    else:
+        prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+        grids = [getattr(getattr(backbone, name, None), "grid_size", None) for name in ("patch_embed", "stem")]
+        grid = next(filter(None, grids), None)
+        tokens = features.shape[1] - prefix
+        if grid is None or grid[0] * grid[1] != tokens:
+            raise ModelError(
+                f"the {tokens} patch tokens of a {who} cannot be laid out over the picture: its patch embedding"
+                f" {'names no grid' if grid is None else f'has {grid[0]}x{grid[1]} patches'}"
+            )
+        found = Grid(Layout.NTC, (int(grid[0]), int(grid[1])), prefix, features.shape[2])
+    if found.grid[0] * found.grid[1] < 2:
+        raise ModelError(
+            f"the features of a {who} are a single cell at this input size",
+            hint="use a larger input or output_stride=8",
+        )
+    return found
+
+
+def as_cells(features: Tensor, grid: Grid) -> Tensor:
+    """Bring features to (B, N, L)."""
+    if grid.layout is Layout.NCHW:
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2) if grid.layout is Layout.NHWC else features[:, grid.prefix :]
+
+
+def check_attention(backbone: Any, grid: Grid) -> None:
+    """Refuse networks whose absent patches cannot be kept from attention.
+
+    Raises:
+        ModelError: There is no mask over patches, or their content has spread before the first attention.
+    """
+    who = type(backbone).__name__
+    if grid.layout is not Layout.NTC or "attn_mask" not in inspect.signature(backbone.forward_features).parameters:
+        raise ModelError(f"a {who} has no attention mask over its patches", hint="use mask=pixel")
+    projection = getattr(backbone.patch_embed, "proj", None)
+    if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride:
+        raise ModelError(f"the patch embedding of a {who} mixes neighbouring patches", hint="use mask=pixel")
+
+
+def strip(backbone: Any, noise: Tensor, features: Tensor, called: set[nn.Module]) -> None:
+    """Take out the parts with weights that the features do not need, and switch dropout off: the loss would fit noise.
+
+    A part is not needed if the pass to the features neither called it nor one of its own. Relative positions and their
+    like are read without a call, so a change of the features puts everything back.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif type(module).__name__ == "DropPath":
+            module.drop_prob = 0.0
+    unused = {
+        name: child
+        for name, child in backbone.named_children()
+        if next(child.parameters(), None) is not None and not any(module in called for module in child.modules())
+    }
+    for name in unused:
+        setattr(backbone, name, nn.Identity())
+    try:
+        with torch.no_grad():
+            same = bool(torch.equal(backbone.forward_features(noise), features))
+    except Exception:  # whatever the network raises that misses its part
+        same = False
+    for name, child in unused.items() if not same else ():
+        setattr(backbone, name, child)
