@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 from torch import Tensor
 
 from xaihub.cli import cli
@@ -32,9 +34,18 @@ HOUSING = ["none", "fidelity=0.001", "fidelity=0.005", "fidelity=0.01", "fidelit
 class Figures:
     """Means over splits, and ratios of them to those of the plain network."""
 
-    def __init__(self, name: str, texts: list[str], splits: int) -> None:
-        table = TABLES[name]
-        self.results: list[Result] = run(table, contenders(table, texts), splits=splits, points=40)
+    def __init__(self, results: list[Result]) -> None:
+        self.results = results
+
+    @classmethod
+    def measured(cls, folder: Path, name: str, texts: list[str], splits: int) -> Figures:
+        """Train and judge once, also where several processes share the tests."""
+        file, table = folder / f"expo-{name}.json", TABLES[name]
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                found = run(table, contenders(table, texts), splits=splits, points=40)
+                file.write_text(json.dumps([vars(result) for result in found]))
+            return cls([Result(**record) for record in json.loads(file.read_text())])
 
     def values(self, figure: str, contender: str) -> list[float]:
         return [result.figures[figure] for result in self.results if result.contender == contender]
@@ -51,13 +62,20 @@ class Figures:
 
 
 @pytest.fixture(scope="module")
-def autompg() -> Figures:
-    return Figures("autompg", AUTOMPG, 5)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run alone that all of its processes have."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="module")
-def housing() -> Figures:
-    return Figures("housing", HOUSING, 3)
+def autompg(shared: Path) -> Figures:
+    return Figures.measured(shared, "autompg", AUTOMPG, 5)
+
+
+@pytest.fixture(scope="module")
+def housing(shared: Path) -> Figures:
+    return Figures.measured(shared, "housing", HOUSING, 3)
 
 
 def test_a_little_fidelity_makes_autompg_easier_to_explain_at_no_cost(autompg: Figures) -> None:
