@@ -40,17 +40,20 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     if made:
         yield "\n### Are the relevant columns found?\n"
         yield from _table(made, _TRUTH)
-    yield "\n### Control: training labels shuffled\n"
-    yield "Agreement with SHAP stays; so it tells that the weights describe the model, not that they are true.\n"
-    yield from _table(record["control"], ("accuracy with", "Pearson with SHAP", "relevance AUC", "top 5 relevant"))
-    if record.get("hosts"):
+    if record["control"]:
+        yield "\n### Control: training labels shuffled\n"
+        yield "Agreement with SHAP stays; so it tells that the weights describe the model, not that they are true.\n"
+        yield from _table(record["control"], ("accuracy with", "Pearson with SHAP", "relevance AUC", "top 5 relevant"))
+    if record["hosts"]:
         yield "\n### Another host: a transformer with one token a row\n"
         yield from _table(record["hosts"], (*_MAIN[:4], "relevance AUC", "top 5 relevant"))
-    yield "\n### More irrelevant columns: three-way parity\n"
-    yield from _table(record["parity"], _PARITY)
-    yield from _parity_note(record["parity"])
-    yield "\n### Cost, seconds of CPU time\n"
-    yield from _cost(record["cost"])
+    if record["parity"]:
+        yield "\n### More irrelevant columns: three-way parity\n"
+        yield from _table(record["parity"], _PARITY)
+        yield from _parity_note(record["parity"])
+    if record["cost"]:
+        yield "\n### Cost, seconds of CPU time\n"
+        yield from _cost(record["cost"])
     yield "\n### Beside the paper\n"
     yield from (f"- {name}: {text}" for name, text in PAPER.items())
     yield "\nUnknown to us, so that none of this can be compared as such:\n"

@@ -22,8 +22,10 @@ from superclasses import SUPERCLASSES, held_out, photos_or_skip, tensors, write_
 
 from xaihub import Case, Model, Scene, Target
 from xaihub.hub import Hub
+from xaihub.masking import coalition_scores, make_features, make_removal
 from xaihub.services.train import train
 from xaihub.training.config import checked
+from xaihub_expo.penalties import local_fit
 
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("cross_entropy", {}),
@@ -137,7 +139,17 @@ def _explain(hub: Hub, model: Model, image: torch.Tensor, label: int) -> dict[st
         for metric in metrics:
             measured, _ = hub.get_metric(metric, **VALUES.get(metric, {})).measure(case)
             figures[f"{name} {metric}"] = measured.value
-    return figures
+    return figures | best_fit(model, image, label)
+
+
+def best_fit(model: Model, image: torch.Tensor, label: int, masks: int = 120) -> dict[str, float]:
+    """Return what no affine function of the masks can explain: what is left when estimation noise is taken away."""
+    cells = make_features(GRID["features"], model, image)
+    drawn = (torch.rand(masks, cells.count, generator=torch.Generator().manual_seed(1)) < 0.8).float()
+    removal = make_removal(GRID["baseline"], model, image)
+    logits = coalition_scores(model, image, cells, drawn, removal=removal, score=lambda found: found[:, label])
+    rest = float(local_fit(drawn[None], logits.view(1, -1, 1)).residuals.square().mean())
+    return {"best affine fit": rest, "best affine fit, relative": rest / float(logits.var(correction=0))}
 
 
 def _show(results: dict[str, list[dict[str, Any]]]) -> None:
