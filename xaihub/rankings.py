@@ -193,4 +193,5 @@ def _ranks(values: Tensor) -> Tensor:
     """Return the rank of each value from 1, equal values sharing their mean rank."""
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[place]
+    ranks: Tensor = (last - (counts.double() - 1) / 2)[place]
+    return ranks
