@@ -60,7 +60,9 @@ def test_a_record_of_another_type_is_named_and_the_others_are_kept(host: PluginH
     assert type(record).__name__ in line
 
 
-@pytest.mark.parametrize("name", ["", " rise", "a b", "a/b", "a=b", "a,b", "a\nb", "<b>a", "a&b", "a'", "\x1b[31ma", 5, None])
+@pytest.mark.parametrize(
+    "name", ["", " rise", "a b", "a/b", "a=b", "a,b", "a\nb", "<b>a", "a&b", "a'", "\x1b[31ma", 5, None]
+)
 def test_a_name_that_could_not_be_typed_is_refused(host: PluginHost, name: Any) -> None:
     host.register(Says(spec(name), spec("fine")), name="odd")
     assert filled(host).names() == ["fine"]
