@@ -104,7 +104,7 @@ def test_accuracy_is_kept_over_three_seeds() -> None:
 
 @SLOW
 def test_evidence_that_exists_only_together_survives() -> None:
-    model = _trained("xor", "vit", weight=None, epochs=12, count=1600)
+    model = _trained("xor", "vit", weight=None, epochs=12, count=2000)
     pictures = _unseen("xor")
     assert accuracy(model, pictures) >= 0.98
     assert agreement(model, pictures, 20).correlation > 0.95
