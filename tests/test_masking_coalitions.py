@@ -138,17 +138,31 @@ def test_weights_over_every_coalition_give_the_definition(adjust: bool) -> None:
     assert values.tolist() == pytest.approx(_definition(scores, 6), abs=1e-12)
 
 
-@pytest.mark.parametrize("adjust", [False, True])
-@pytest.mark.parametrize("count", [40, 120, 200])
-def test_estimates_are_unbiased_and_fall_to_nothing_as_the_budget_covers_all(adjust: bool, count: int) -> None:
+def _estimates(count: int, *, adjust: bool) -> tuple[Tensor, Tensor]:
+    """Return (200, 8) estimates from `count` rows, and the (8,) exact values."""
     scores = _game(8)
-    exact = torch.tensor(_definition(scores, 8)).double()
     runs = []
     for seed in range(200):
         found = draw_coalitions(8, count, shapley_sizes(8), ends=True, generator=_rng(seed))
         runs.append(shapley_weights(found.shown, found.log_expected, adjust=adjust).T @ scores[_codes(found.shown)])
-    values = torch.stack(runs)
+    return torch.stack(runs), torch.tensor(_definition(scores, 8)).double()
+
+
+@pytest.mark.parametrize("count", [40, 120, 200])
+def test_estimates_without_regression_are_unbiased(count: int) -> None:
+    values, exact = _estimates(count, adjust=False)
     assert bool(((values.mean(0) - exact).abs() < 5 * values.std(0) / 200**0.5).all())
+
+
+def test_the_bias_of_regression_is_below_the_spread_and_falls_faster() -> None:
+    shares, biases = [], []
+    for count in (40, 120, 200):
+        values, exact = _estimates(count, adjust=True)
+        biases.append(float((values.mean(0) - exact).norm()))
+        shares.append(biases[-1] / float(values.std(0).norm()))
+    assert shares[0] < 0.4
+    assert max(shares[1:]) < shares[0] / 2
+    assert biases[2] < biases[1] < biases[0]
 
 
 def test_regression_takes_most_of_the_variance_away() -> None:

@@ -61,7 +61,7 @@ def enumerated(ask: Ask, players: int) -> Estimate:
 
 
 def regressed(ask: Ask, players: int, budget: int, generator: torch.Generator) -> Estimate:
-    """Kernel SHAP on pairs, adjusted: its solution, and an unbiased estimate of what it leaves over.
+    """Kernel SHAP on pairs, adjusted: its solution, and an estimate of what it leaves over.
 
     Lundberg and Lee 2017 (arXiv 1705.07874), pairs and regression after Covert and Lee 2021 (arXiv 2012.01536). The
     standard errors are those of the pairs' own contributions to what is left over.

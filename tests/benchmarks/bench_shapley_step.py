@@ -4,17 +4,15 @@ Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_step.
 clipping and AdamW; times are CPU time. The bound is 1 + coalitions, for as many copies go through the network.
 
 The GNU C library gives large blocks back to the system as soon as they are free, and whoever asks for them again pays
-for fresh pages. Three times the rows cross that size where one time does not, so the benchmark starts itself again with
-settings that keep memory, unless it is asked to measure things `--as-is`.
+for fresh pages. Three times the rows cross that size where one time does not, so the benchmark keeps what is freed, as
+`xaihub train` does, unless it is asked to measure things `--as-is`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import os
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -22,8 +20,7 @@ import torch
 
 import xaihub
 from xaihub import Model, Objective, Step
-
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(5 * 10**8)}
+from xaihub.training.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -35,8 +32,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--as-is", action="store_true", help="let the C library give memory back")
     options = parser.parse_args()
-    if not options.as_is and any(os.environ.get(name) != value for name, value in KEEP.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})  # noqa: S606 - itself
+    if not options.as_is:
+        keep_freed_memory()
     torch.set_num_threads(1)
     hub = xaihub.Hub()
     for name in options.models:

@@ -133,7 +133,9 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
     device, held_out, quiet, as_json = (options.pop(name) for name in ("device", "held_out", "quiet", "as_json"))
     sweep = {name: options.pop(name) for name in SWEEP}
     from xaihub.services import train as service
+    from xaihub.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     if resume:
         given = [f"--{name.replace('_', '-')}" for name in (*options, *SWEEP) if _typed(ctx, name)]
         if given or output or dry_run:
