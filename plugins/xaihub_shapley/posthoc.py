@@ -38,7 +38,8 @@ class ShapleyValues(Explainer):
             Literal["auto", "exact", "interactions", "kernel", "permutation"],
             Meta(
                 description="exact asks every coalition; interactions fits a smooth game; kernel (Kernel SHAP,"
-                " adjusted) has little bias, permutation none; auto is exact where the budget allows it, else interactions."
+                " adjusted) has little bias, permutation none; auto is exact where the budget allows it, else"
+                " interactions."
             ),
         ] = "auto",
         output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit",
