@@ -165,9 +165,10 @@ def shapley_weights(shown: Tensor, log_expected: Tensor, *, adjust: bool = True)
 
     Each coalition has its Shapley weight over how often it is expected, which has no bias. `adjust` estimates on the
     residuals of the least-squares fit of an additive game (that of Kernel SHAP; Covert and Lee 2021) and adds the
-    fit's own Shapley values: that stays linear in the scores, takes away the variance of all that is additive, and makes the values sum
-    to the difference of the full and the empty coalition. As fit and residuals share the draws it has a bias, which
-    falls faster with the number of rows than the spread does. It needs both of them, two players, and 2 d + 2 rows.
+    fit's own Shapley values: that stays linear in the scores, takes away the variance of all that is additive, and
+    makes the values sum to the difference of the full and the empty coalition. As fit and residuals share the draws
+    it has a bias, which falls faster with the number of rows than the spread does. It needs both of them, two
+    players, and 2 d + 2 rows.
 
     Args:
         shown: (n, d) coalitions.
