@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = [
     "load_model",
     "make_explainers",
     "output_stem",
+    "share_out",
 ]
 
 
@@ -121,19 +122,31 @@ def make_explainers(hub: Hub, names: Sequence[str], values: Mapping[str, str]) -
     Raises:
         ParameterError: No explainer has a parameter of that name.
     """
-    known = {name: set(parameters(hub.explainers.get(name).load())) for name in dict.fromkeys(names)}
+    taken = share_out({name: parameters(hub.explainers.get(name).load()) for name in dict.fromkeys(names)}, values)
+    return [hub.get_explainer(name, **own) for name, own in taken.items()]
+
+
+def share_out(known: Mapping[str, Collection[str]], values: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Give each of several methods its own of the parameters `name=value` and `method.name=value`.
+
+    Args:
+        known: The names of the parameters of each method, by its name.
+        values: What was given.
+
+    Raises:
+        ParameterError: No method has a parameter of that name.
+    """
     taken: dict[str, dict[str, str]] = {name: {} for name in known}
     for key, value in values.items():
         owner, _, short = key.rpartition(".")
         takers = [name for name in known if short in known[name] and owner in ("", name)]
         if not takers:
             every = sorted(set().union(*known.values()))
-            who = owner or " or ".join(known)
             hint = did_you_mean(short, every) or f"known: {', '.join(every) or 'none'}"
-            raise ParameterError(f"{who} has no parameter {short!r}", hint=hint)
+            raise ParameterError(f"{owner or ' or '.join(known)} has no parameter {short!r}", hint=hint)
         for name in takers:
             taken[name][short] = value
-    return [hub.get_explainer(name, **taken[name]) for name in known]
+    return taken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub.errors import InputError, ParameterError, XaihubError, did_you_mean
+from xaihub.errors import InputError, ParameterError, XaihubError
 from xaihub.global_explainer import GlobalExplainer
 from xaihub.global_explanation import GlobalExplanation
 from xaihub.hub import Hub
 from xaihub.images import load_picture
 from xaihub.model import Model
 from xaihub.params import parameters
+from xaihub.services.explain import share_out
 
 __all__ = ["GlobalOutcome", "Photos", "combined", "explain_global", "labels_of", "make_global_explainers"]
 
@@ -87,18 +88,8 @@ def make_global_explainers(hub: Hub, names: Sequence[str], values: dict[str, str
         UnknownName: No global explainer has that name.
         ParameterError: No explainer has a parameter of that name.
     """
-    known = {name: set(parameters(hub.global_explainers.get(name).load())) for name in dict.fromkeys(names)}
-    taken: dict[str, dict[str, str]] = {name: {} for name in known}
-    for key, value in values.items():
-        owner, _, short = key.rpartition(".")
-        takers = [name for name in known if short in known[name] and owner in ("", name)]
-        if not takers:
-            every = sorted(set().union(*known.values()))
-            hint = did_you_mean(short, every) or f"known: {', '.join(every) or 'none'}"
-            raise ParameterError(f"{owner or ' or '.join(known)} has no parameter {short!r}", hint=hint)
-        for name in takers:
-            taken[name][short] = value
-    return [hub.get_global_explainer(name, **taken[name]) for name in known]
+    known = {name: parameters(hub.global_explainers.get(name).load()) for name in dict.fromkeys(names)}
+    return [hub.get_global_explainer(name, **own) for name, own in share_out(known, values).items()]
 
 
 def explain_global(
