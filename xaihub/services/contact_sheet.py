@@ -175,7 +175,7 @@ def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: Chan
     picture = load_picture(view.source)
     image = painted(view.heat, picture, model.prepare(picture.image)[1])
     image.thumbnail((CELL, CELL))
-    sheet.paste(image, (x + (CELL - image.width) // 2, y + (CELL - image.height) // 2))
+    sheet.paste(image, (x, y + CELL - image.height))  # on the left and the bottom, where its caption begins
     text = f"{view.activation:.3g}  {Path(view.source).stem}"
     while draw.textlength(text, font=_font(12)) > CELL:
         text = f"{text.removesuffix('…')[:-1]}…"
