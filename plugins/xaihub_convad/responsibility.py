@@ -202,7 +202,7 @@ class Responsibility:
         self.count = 0
         self._mean = np.zeros(size)
         self._squares = np.zeros(size)
-        self._halves = np.zeros((2, *size))  # sums of every other search
+        self._spread = 0.0  # sum over searches of their squared distance from their own mean
 
     def add(self, values: Values) -> None:
         """Take in one iteration's map (Welford's running mean and variance)."""
@@ -211,7 +211,7 @@ class Responsibility:
         change = term - self._mean
         self._mean += change / self.count
         self._squares += change * (term - self._mean)
-        self._halves[self.count % 2] += term
+        self._spread += float(np.square(term - term.mean()).sum())
 
     @property
     def values(self) -> Values:
@@ -231,18 +231,11 @@ class Responsibility:
     def agreement(self) -> float:
         """Expected correlation of this map with one of another seed; 0 for a single search or a constant map.
 
-        Every other search makes a map of its own; from the correlation r of the two follows that of maps of twice as
-        many searches, 2 r / (1 + r) (Spearman and Brown 1910). Searches of one seed complement each other, so two seeds
-        rather agree better.
+        Searches are measurements of one map, so this is their reliability, n / (n - 1) (1 - sum_i |v_i|^2 / |sum_i
+        v_i|^2) with the mean over pixels taken from each v_i (Cronbach 1951). Searches of one seed complement each other,
+        so two seeds rather agree better.
         """
-        if self.count < 2:
+        total = self.count**2 * float(np.square(self._mean - self._mean.mean()).sum())
+        if self.count < 2 or total == 0:
             return 0.0
-        one, other = (
-            half / np.linalg.norm(half) if half.any() else half for half in (self._centred(k) for k in (0, 1))
-        )
-        shared = float((one * other).sum())
-        return max(0.0, 2 * shared / (1 + shared)) if shared > -1 else 0.0
-
-    def _centred(self, half: int) -> Values:
-        centred: Values = self._halves[half] - self._halves[half].mean()
-        return centred
+        return max(0.0, self.count / (self.count - 1) * (1 - self._spread / total))

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--explainer", default="convad")
     parser.add_argument("-p", dest="values", nargs="*", default=["confidence=0.5"], metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="pictures")
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--out", type=Path, default=Path("convad.jpg"))
@@ -53,7 +54,7 @@ def main() -> None:
     model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(autocast=options.bf16))
     explainer = xaihub.get_explainer(options.explainer, **dict(pair.split("=", 1) for pair in options.values))
     cells, agreements = [], []
-    for name, source in _pictures(options.photos):
+    for name, source in list(_pictures(options.photos))[: options.limit]:
         picture = xaihub.load_picture(source)
         inputs, geometry = model.prepare(picture.image)
         found = []
