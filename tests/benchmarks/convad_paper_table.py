@@ -19,17 +19,20 @@ def report(records: Sequence[Record], split: str) -> None:
     """Print for each model the methods' means, and `convad` minus each other method, in Markdown."""
     half = {"dev": 0, "test": 1}.get(split)
     kept = [one for one in records if half is None or one["number"] % 2 == half]
-    for model in dict.fromkeys(one["model"] for one in kept):
+    models = list(dict.fromkeys(one["model"] for one in kept))
+    for model in models:
         _model(model, [one for one in kept if one["model"] == model])
+    if len(models) > 1:
+        _model("all models, which are averaged photo by photo", kept)
 
 
-def _model(model: str, records: Sequence[Record]) -> None:
+def _model(title: str, records: Sequence[Record]) -> None:
     methods = list(dict.fromkeys(one["method"] for one in records))
-    by = {method: {one["photo"]: one for one in records if one["method"] == method} for method in methods}
-    photos = [photo for photo in by[methods[0]] if all(photo in by[method] for method in methods)]
-    rows = {method: [by[method][photo] for photo in photos] for method in methods}
+    by = {name: {(one["model"], one["photo"]): one for one in records if one["method"] == name} for name in methods}
+    whole = [pair for pair in by[methods[0]] if all(pair in by[method] for method in methods)]
+    rows = {method: [by[method][pair] for pair in whole] for method in methods}
     first = rows[methods[0]][0]
-    print(f"\n{model}: {len(photos)} photos, {first['search']} rows a search\n")
+    print(f"\n{title}: {len({photo for _, photo in whole})} photos, {first['search']} rows a search\n")
     _table("Over the five confidences, and at equal size", rows, _summaries(len(first["colours"]) - CUTS))
     for name, reader in (
         ("Area", "areas"),
@@ -68,7 +71,7 @@ def _drop(key: str, place: int) -> Reader:
 
 def _table(title: str, rows: dict[str, list[Record]], readers: dict[str, Reader]) -> None:
     print(f"**{title}**\n\n| | {' | '.join(readers)} |\n|---|{'---|' * len(readers)}")
-    values = {method: np.array([[read(one) for read in readers.values()] for one in rows[method]]) for method in rows}
+    values = {method: _by_photo(found, list(readers.values())) for method, found in rows.items()}
     base = next(iter(values))
     for method, found in values.items():
         print(f"| {method} | {' | '.join(_cell(column) for column in found.T)} |")
@@ -78,6 +81,14 @@ def _table(title: str, rows: dict[str, list[Record]], readers: dict[str, Reader]
                 f"| {base} − {method} | {' | '.join(_cell(column, sign=True) for column in (values[base] - found).T)} |"
             )
     print()
+
+
+def _by_photo(records: Sequence[Record], readers: Sequence[Reader]) -> NDArray[np.float64]:
+    """Return (photos, readers); the models of a photo are averaged, since photos are what is drawn."""
+    found: dict[str, list[list[float]]] = {}
+    for one in records:
+        found.setdefault(one["photo"], []).append([read(one) for read in readers])
+    return np.array([np.mean(models, axis=0) for models in found.values()])
 
 
 def _cell(values: NDArray[np.float64], *, sign: bool = False) -> str:
