@@ -35,8 +35,9 @@ from xaihub.errors import ExplainerRefused, MetricRefused, OutputError, Paramete
 from xaihub.host import PluginHost
 from xaihub.hub import Hub
 from xaihub.masking import BaselineName, baseline_image
+from xaihub.services.charts import curve_chart
 from xaihub.services.evaluate import estimate, evaluate
-from xaihub.services.evaluation import Choice, Config, make_plan, read_config
+from xaihub.services.evaluation import Choice, Config, check_models, make_plan, read_config
 from xaihub.services.export import export, merge, plot
 from xaihub.services.leaderboard import boards, interval
 from xaihub.store import RunStore
@@ -111,6 +112,9 @@ class ToyMean(Metric):
 
 class ToyDrawn(Metric):
     """A random number plus the masked score: depends on the seed, uses the model, has a curve."""
+
+    def __init__(self, *, label: str = "") -> None:
+        self.label = label
 
     def score(self, case: Case) -> Measurement:
         drop = case.scene.memory.once("drop", lambda: float(case.scene.score(case.model(case.scene.image[None] * 0))))
@@ -251,9 +255,28 @@ def test_an_explainer_that_refuses_is_recorded_with_its_reason(hub: Hub, photos:
     plan = make_plan(hub, config(photos, explainers=["toy_refusing"], controls=False))
     totals = evaluate(hub, plan, store)
     assert totals.failed == 4
-    assert {row.error for row in store.rows()} == {"there is no explanation to judge"}
+    assert {row.error for row in store.rows()} == {"this network is too small"}
     assert evaluate(hub, plan, store, retry=False).failed == 0
     assert evaluate(hub, plan, store, retry=True).failed == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "broken", "says", "count"),
+    [("top1 vs a", "9.png", "with itself", 4), (None, "2.png", "not a picture", 1)],
+)
+def test_a_picture_without_a_target_or_a_mask_is_recorded_and_the_run_goes_on(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path, target: str | None, broken: str, says: str, count: int
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / broken).write_text("no picture")
+    plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), target=target))
+    totals = evaluate(hub, plan, store)
+    failures = store.failed_pictures()
+    assert totals.failed == len(failures) == count
+    assert all(says in reason for reason in failures.values())
+    assert len(store.rows()) == 2 * (4 - count)
 
 
 def test_labels_choose_the_class(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
@@ -441,6 +464,20 @@ def test_charts_are_drawn_for_curves_and_costs(hub: Hub, photos: Path, store: Ru
             assert image.width > 600
 
 
+def test_charts_keep_settings_of_one_method_and_metric_apart(hub: Hub, photos: Path, store: RunStore) -> None:
+    explainers = [Choice("toy_noise", {"width": 1}), Choice("toy_noise", {"width": 2})]
+    metrics = [Choice("toy_drawn", {"label": "here/a b"}), Choice("toy_drawn", {"label": "c"})]
+    evaluate(hub, make_plan(hub, config(photos, explainers=explainers, metrics=metrics)), store)
+    rows = store.rows()
+    (board,) = boards(rows, hub)
+    charts = dict(curve_chart(board, rows))
+    assert sorted(charts) == ["curve_toy_drawn_label=c", "curve_toy_drawn_label=here_a_b"]
+    for figure in charts.values():
+        lines = figure.axes[0].get_lines()
+        assert [line.get_label() for line in lines] == ["toy_noise width=1.0", "toy_noise width=2.0"]
+    assert len(plot([board], rows, store.folder / "charts")) == 4
+
+
 def test_the_board_has_the_mean_of_the_rows_and_an_interval_around_it(hub: Hub, photos: Path, store: RunStore) -> None:
     evaluate(hub, make_plan(hub, config(photos)), store)
     (board,) = boards(store.rows(), hub)
@@ -483,6 +520,21 @@ def test_one_metric_with_two_settings_gets_two_columns(hub: Hub, photos: Path, s
         ("images: [photos]\nlabels: nowhere.csv\n", 2, "cannot read 'nowhere.csv'"),
         ("images: !!python/name:os.system\n", 1, "could not determine a constructor"),
         ("images: [photos\n", 2, "expected ',' or ']'"),
+        ("images: []\n", 1, "of length >= 1"),
+        ("images: [photos]\nlimit: 0\n", 2, "expected `int` >= 1"),
+        ("images: [photos]\nbatch_size: -3\n", 2, "expected `int` >= 1"),
+        ("images: [photos]\nseed: 99999999999999999999999\n", 2, "expected `int`"),
+        ("images: [photos]\nmodels: []\n", 2, "of length >= 1"),
+        ("images: [photos]\nmodels:\n  - toy\n  - tou\n", 4, "no model is named 'tou'"),
+        ("images: [photos]\ndevice: gpu\n", 2, "there is no device called 'gpu'"),
+        ("images: [photos]\ntarget: nothing\n", 2, "no class is named 'nothing'"),
+        ("images: [photos]\nlabels: far.csv\n", 2, "class 3 of '0.png' is out of range"),
+        ("images: [photos]\nlabels: part.csv\n", 2, "is '1.5', not an index"),
+        ("images: [photos]\nlabels: nan.csv\n", 2, "is 'nan', not a number"),
+        ("images: [photos]\nboxes: other.csv\n", 2, "no picture is named in 'other.csv'"),
+        ("images: [photos]\nmasks: other\n", 2, "no mask in 'other' has a picture's name"),
+        ("images: [photos]\nexplainers: []\ncontrols: false\n", 2, "no explainer"),
+        ("images: [photos]\nexplainers:\n  - {name: toy_filled, params: {baseline: purple}}\n", 3, "'purple'"),
     ],
 )
 def test_a_wrong_config_is_refused_naming_line_and_key(
@@ -490,10 +542,21 @@ def test_a_wrong_config_is_refused_naming_line_and_key(
 ) -> None:
     monkeypatch.chdir(photos.parent)
     Path("bench.yaml").write_text(text)
-    defaults = "" if "explainers" in text else "explainers: [toy_gradient]\n"
+    for name, row in {"far": "0.png,3", "part": "0.png,1.5", "nan": "0.png,nan"}.items():
+        Path(f"{name}.csv").write_text(f"file,class_index\n{row}\n")
+    Path("other.csv").write_text("file,left,top,right,bottom\nother.png,0,0,2,2\n")
+    Path("other").mkdir()
+    Image.new("L", (8, 8)).save("other/other.png")
+    defaults = "models: [toy]\n" if "models" not in text else ""
+    defaults += "" if "explainers" in text else "explainers: [toy_gradient]\n"
     defaults += "" if "metrics" in text else "metrics: [toy_mean]\n"
     Path("bench.yaml").write_text(text + defaults)
+
+    def checked() -> None:
+        chosen, file = read_config("bench.yaml")
+        check_models(hub, make_plan(hub, chosen, file), file)
+
     with pytest.raises((ParameterError, UnknownName, OutputError)) as caught:
-        make_plan(hub, *read_config("bench.yaml"))
+        checked()
     assert f"line {line}" in str(caught.value)
     assert says in str(caught.value)

@@ -171,6 +171,16 @@ def test_a_plugin_can_add_a_way_to_hide_pixels() -> None:
     torch.testing.assert_close(doubled, 2 * loaded(image[None]))
 
 
+def test_an_unknown_baseline_is_refused_with_those_of_plugins_as_well() -> None:
+    loaded, image = _model(), _image()
+    loaded.baselines = {"doubling": lambda: lambda model, image: Fill(image)}
+    with pytest.raises(ParameterError, match="no baseline is named 'doublin'") as refused:
+        make_removal("doublin", loaded, image)
+    assert "inpaint, doubling, constant:V" in str(refused.value.hint)
+    with pytest.raises(ParameterError, match="'doubling' cannot be used here"):
+        baseline_image("doubling", loaded, image)
+
+
 def test_a_plugins_baseline_of_the_wrong_type_is_refused() -> None:
     loaded = xaihub.load_model()
     loaded.baselines = {"wrong": lambda: lambda model, image: 3}

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS scores (
 _ROWS = """
 SELECT e.picture, e.model, e.explainer, e.parameters AS explainer_parameters, e.control, s.metric,
        s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forwards, s.backwards, s.seconds,
-       coalesce(s.error, e.error) AS error, e.key, e.record
+       coalesce(e.error, s.error) AS error, e.key, e.record
 FROM scores s JOIN explanations e ON e.key = s.key
 ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.picture
 """

@@ -263,6 +263,8 @@ def _warnings(question: Question, result: Result, found: list[Found]) -> list[st
             "the map has not settled: another seed's is expected to correlate by"
             f" {result.merged.agreement:.2f}; raise iterations"
         )
+    if result.stopped:
+        warnings.append(f"no more sets than {len(found)}: {result.stopped}")
     warnings += [f"{one.name} does not keep the answer in a pass of its own" for one in found if not one.sufficient]
     return warnings + [f"without {one.name} the answer stays" for one in found if one.necessary is False]
 

@@ -31,6 +31,7 @@ class Expo(Objective):
 
     c: float
     weight: float | None
+    relative: bool
     penalty_batch: int | None
     every: int
     warmup: int
@@ -111,7 +112,7 @@ class Expo(Objective):
         count = min(self.penalty_batch or self.rows(len(inputs)), len(inputs))
         rows = torch.randperm(len(inputs), generator=generator)[:count] if count < len(inputs) else torch.arange(count)
         rows = rows.to(inputs.device)
-        outputs = Outputs(labels[rows], logits[rows])
+        outputs = Outputs(labels[rows], logits[rows], centred=self.relative)
         return self.penalty(network, inputs[rows], logits[rows], outputs, generator)
 
     def known(self) -> Model:
@@ -144,11 +145,13 @@ class Expo(Objective):
 class Outputs:
     """The logits of each picture that are penalised: all, or of many classes the true one and its best rivals.
 
-    The mean logit is then taken away first, since the softmax does not see it.
+    The mean logit is then taken away first, since the softmax does not see it. Relative penalties always need that:
+    all logits rising together would make what they divide by larger at no cost.
     """
 
-    def __init__(self, labels: Tensor, logits: Tensor) -> None:
+    def __init__(self, labels: Tensor, logits: Tensor, *, centred: bool = False) -> None:
         self._chosen: Tensor | None = None
+        self._centred = centred or logits.shape[1] > MANY
         if logits.shape[1] > MANY:
             others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))
             self._chosen = torch.cat([labels.unsqueeze(1), others.topk(RIVALS, dim=1).indices], 1)  # (b, 1 + RIVALS)
@@ -156,10 +159,11 @@ class Outputs:
     def __call__(self, logits: Tensor) -> Tensor:
         """Choose from (b, m, K) logits, in float32."""
         logits = logits.float()
+        if self._centred:
+            logits = logits - logits.mean(2, keepdim=True)
         if self._chosen is None:
             return logits
-        centred = logits - logits.mean(2, keepdim=True)
-        return centred.gather(2, self._chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
+        return logits.gather(2, self._chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
 
 
 @contextmanager

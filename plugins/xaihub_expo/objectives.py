@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xaihub import Meta, ParameterError
 from xaihub.masking import BaselineName
 from xaihub_expo.base import Expo, Outputs, quiet
-from xaihub_expo.penalties import ask, line_fit, local_fit, squared_change
+from xaihub_expo.penalties import LocalFit, ask, line_fit, local_fit, relative_change, share_missed, squared_change
 from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
 __all__ = ["Fidelity", "LineFidelity", "Stability"]
@@ -20,6 +20,13 @@ Share = Annotated[
 ]
 Weight = Annotated[
     Annotated[float, Meta(ge=0)] | None, Meta(description="The penalty's weight itself, instead of one that c gives.")
+]
+Relative = Annotated[
+    bool,
+    Meta(
+        description="Divide by the variance of the logits on the neighbourhood (stability: by their mean square), "
+        "so that smaller logits gain nothing."
+    ),
 ]
 Every = Annotated[int, Meta(ge=1, description="Penalise every so many steps, and so many times as much.")]
 Warmup = Annotated[
@@ -37,6 +44,7 @@ class Stability(Expo):
         *,
         c: Share = 0.1,
         weight: Weight = None,
+        relative: Relative = False,
         neighbourhood: Annotated[
             Literal["pixels", "patches"],
             Meta(description="Noise on pixels, or random opacities of the cells of a grid."),
@@ -57,6 +65,7 @@ class Stability(Expo):
     ) -> None:
         self.c = c
         self.weight = weight
+        self.relative = relative
         self.neighbourhood = neighbourhood
         self.radius = radius
         self.grid = grid
@@ -74,7 +83,13 @@ class Stability(Expo):
     def penalty(
         self, network: nn.Module, inputs: Tensor, logits: Tensor, outputs: Outputs, generator: torch.Generator
     ) -> Tensor:
-        """Return the mean squared difference from one changed copy of each picture."""
+        """Return the mean squared difference from one changed copy of each picture.
+
+        Raises:
+            ParameterError: Held constant, what a relative change divides by would leave a gain in smaller logits.
+        """
+        if self.relative and self.stop_gradient:
+            raise ParameterError("relative and stop_gradient exclude each other", hint="drop one of them")
         if self.neighbourhood == "pixels":
             changed = noisy(inputs, self.radius, self.known().preprocessing.std, generator)
         else:
@@ -85,8 +100,10 @@ class Stability(Expo):
         with quiet(network) as alike:
             reference = logits if alike else network(inputs)
             moved = network(changed)
-        here = outputs(reference.unsqueeze(1))
-        return squared_change(outputs(moved.unsqueeze(1)), here.detach() if self.stop_gradient else here)
+        here, there = outputs(reference.unsqueeze(1)), outputs(moved.unsqueeze(1))
+        if self.relative:
+            return relative_change(there, here)
+        return squared_change(there, here.detach() if self.stop_gradient else here)
 
 
 class LineFidelity(Expo):
@@ -97,6 +114,7 @@ class LineFidelity(Expo):
         *,
         c: Share = 0.005,
         weight: Weight = None,
+        relative: Relative = False,
         grid: Grid = 4,
         samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each picture.")] = 8,
         baseline: BaselineName = "mean",
@@ -109,6 +127,7 @@ class LineFidelity(Expo):
     ) -> None:
         self.c = c
         self.weight = weight
+        self.relative = relative
         self.grid = grid
         self.samples = samples
         self.baseline = baseline
@@ -134,7 +153,7 @@ class LineFidelity(Expo):
         changed = shown(inputs, baselines(self.baseline, self.known(), inputs), opacity, cells)
         with quiet(network):
             found = outputs(ask(network, changed))
-        return line_fit(levels.to(found), found).residuals.square().mean()
+        return _residual(line_fit(levels.to(found), found), found, relative=self.relative)
 
 
 class Fidelity(Expo):
@@ -145,6 +164,7 @@ class Fidelity(Expo):
         *,
         c: Share = 0.01,
         weight: Weight = None,
+        relative: Relative = False,
         grid: Grid = 4,
         keep: Keep = 0.8,
         opacities: Annotated[
@@ -165,6 +185,7 @@ class Fidelity(Expo):
     ) -> None:
         self.c = c
         self.weight = weight
+        self.relative = relative
         self.grid = grid
         self.keep = keep
         self.opacities = opacities
@@ -206,4 +227,8 @@ class Fidelity(Expo):
         changed = shown(inputs, baselines(self.baseline, self.known(), inputs), opacity, cells)
         with quiet(network):
             found = outputs(ask(network, changed))
-        return local_fit(opacity.to(found), found).residuals.square().mean()
+        return _residual(local_fit(opacity.to(found), found), found, relative=self.relative)
+
+
+def _residual(fit: LocalFit, outputs: Tensor, *, relative: bool) -> Tensor:
+    return share_missed(fit, outputs) if relative else fit.residuals.square().mean()

@@ -22,11 +22,14 @@ __all__ = [
     "penalise_fidelity",
     "penalise_line",
     "penalise_stability",
+    "relative_change",
+    "share_missed",
     "squared_change",
 ]
 
 Network = Callable[[Tensor], Tensor]
 FEW = 20  # the least number of neighbours, and that of the penalty along a line (the authors' settings)
+FLOOR = 1e-4  # added to what relative penalties divide by: (0.01)^2 of a logit is nothing, and gradients stay finite
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,24 @@ def line_fit(positions: Tensor, outputs: Tensor) -> LocalFit:
 def squared_change(outputs: Tensor, reference: Tensor) -> Tensor:
     """Return the mean squared difference of (b, ..., k) outputs from their reference, a scalar."""
     return (_exact(outputs) - _exact(reference)).square().mean()
+
+
+def share_missed(fit: LocalFit, outputs: Tensor) -> Tensor:
+    """Return the mean squared residual of (b, m, k) outputs over their mean variance on the neighbourhood, a scalar.
+
+    Our extension: 0 for affine functions, at most 1, and whatever factor the outputs are multiplied by, the same. The
+    gradient flows through the variance as well, so that it is orthogonal to that factor; both are pooled over points
+    and outputs, so that what hardly varies does not count as much as what does.
+    """
+    return fit.residuals.square().mean() / (_exact(outputs).var(1, correction=0).mean() + FLOOR)
+
+
+def relative_change(outputs: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean squared difference of (b, ..., k) outputs from their reference over the latter's mean square.
+
+    Our extension: multiplying all outputs by a factor changes nothing, neither the value nor through the gradient.
+    """
+    return squared_change(outputs, reference) / (_exact(reference).square().mean() + FLOOR)
 
 
 def gaussian_neighbours(points: Tensor, samples: int, sigma: float, generator: torch.Generator) -> Tensor:

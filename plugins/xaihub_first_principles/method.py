@@ -16,6 +16,7 @@ from xaihub.masking import Fill, Inpaint, Removal, baseline_image, make_removal
 from xaihub_first_principles.answers import Answers, ask
 from xaihub_first_principles.catalogue import Question, make_family
 from xaihub_first_principles.learned import Header, LearnedMeasure, read_measure
+from xaihub_first_principles.masks import ENUMERATE_UP_TO
 from xaihub_first_principles.measures import Measured, MeasureFamily
 from xaihub_first_principles.pictures import exact_lines
 from xaihub_first_principles.regions import Regions, make_regions
@@ -180,8 +181,8 @@ class FirstPrinciples(Explainer):
             raise ExplainerRefused(
                 f"no exact route for {self.family} on {grid.features.count} regions: its measure has"
                 " too many points or no finite support",
-                hint=f"a budget of 2^{grid.features.count} a grid for families of masks; or occlusion, pdp,"
-                " axis_dirac, axis_lebesgue, fd_ig",
+                hint=f"families of masks need at most {ENUMERATE_UP_TO} regions and a budget of all their masks a grid;"
+                " or occlusion, pdp, axis_dirac, axis_lebesgue, fd_ig",
             )
 
         def score(logits: Tensor) -> Tensor:

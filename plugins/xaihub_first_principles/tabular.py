@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, ParameterError
+from xaihub import ExplainerRefused, ModelError, ParameterError
 from xaihub_first_principles import families, masks
 from xaihub_first_principles.exact import Network, exact_integrals, exact_normal
 from xaihub_first_principles.measures import Measured, MeasureFamily, integrate
@@ -40,7 +40,7 @@ def attribute_vector(
         model: A torch module of (n, d) rows; or a function of an (n, d) array, such as `predict` of scikit-learn.
         x: (d,) what is explained. `length_weighted` and `axis_lebesgue` take the cube [0, 1]^d for granted.
         family: One of `VECTOR_FAMILIES`.
-        background: (n, d) data, of which families on masks take replacements; its mean is where lines and
+        background: (n, d) data, of which families on masks take replacements; its mean is where `fd_ig` and
             `axis_dirac` start. Families that can do without data start from 0.
         normal: Mean (d,) and covariance (d, d): X is normal, in place of data, for `pdp`, `independent` (exact only)
             and `conditional`.
@@ -52,8 +52,9 @@ def attribute_vector(
         seed: Of every random choice.
 
     Raises:
-        ParameterError: An argument is of the wrong shape, missing or unknown.
+        ParameterError: An argument is of the wrong shape, out of range, missing or unknown.
         ExplainerRefused: No exact route applies, or the family is no measure.
+        ModelError: The model's answers are not finite.
     """
     question = _question(x, background, normal, p=p, samples=samples, centre=centre, exact=exact)
     if exact and question.normal is not None:
@@ -130,6 +131,13 @@ def _question(x: Any, background: Any, normal: tuple[Any, Any] | None, **others:
     law = None if normal is None else (_tensor(normal[0]), _tensor(normal[1]))
     if law is not None and (law[0].shape != (d,) or law[1].shape != (d, d)):
         raise ParameterError(f"the normal law has the shapes {tuple(law[0].shape)} and {tuple(law[1].shape)}")
+    for name, values in (("x", here), ("the background", data), *(("the normal law", part) for part in law or ())):
+        if values is not None and not bool(values.isfinite().all()):
+            raise ParameterError(f"{name} has values that are not finite", hint="fill or drop missing values")
+    if not 0 < others["p"] < 1:
+        raise ParameterError(f"p cannot be {others['p']!r}", hint="a number between 0 and 1")
+    if others["samples"] < 1:
+        raise ParameterError(f"samples cannot be {others['samples']!r}", hint="a number from 1")
     return _Question(x=here, data=data, normal=law, **others)
 
 
@@ -203,6 +211,9 @@ def _function(model: Model, output: int) -> Callable[[Tensor], Tensor]:
             raise ParameterError(f"the model returned the shape {tuple(answers.shape)} for {len(y)} rows")
         if answers.ndim == 2 and not -answers.shape[1] <= output < answers.shape[1]:
             raise ParameterError(f"the model has {answers.shape[1]} outputs, and there is no output {output}")
-        return answers if answers.ndim == 1 else answers[:, output]
+        chosen = answers if answers.ndim == 1 else answers[:, output]
+        if not bool(chosen.isfinite().all()):
+            raise ModelError("the model returned values that are not finite")
+        return chosen
 
     return f

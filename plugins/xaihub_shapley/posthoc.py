@@ -11,10 +11,11 @@ from xaihub import Attribution, Explainer, Meta, Model, ParameterError, Resolved
 from xaihub.masking import BaselineName, Segments, coalition_scores, make_features, make_removal
 from xaihub_shapley.estimators import MOST_PLAYERS, Ask, Estimate, enumerated, interacting, ordered, regressed
 
-__all__ = ["ShapleyValues", "grouped"]
+__all__ = ["ShapleyValues", "grouped", "shapes"]
 
 # Fewer coalitions than this many a player leave interactions to guesswork, and all estimates close to an additive fit.
 FEW = 2
+RASTER = 32  # points a side, on which it is told which players are neighbours
 
 
 class ShapleyValues(Explainer):
@@ -64,7 +65,7 @@ class ShapleyValues(Explainer):
         def ask(coalitions: Tensor) -> Tensor:
             return coalition_scores(model, image, players, coalitions, removal=removal, score=score)
 
-        estimate = self._estimate(ask, players.count, torch.Generator().manual_seed(int(torch.randint(0, 2**31, ()))))
+        estimate = self._estimate(ask, players, torch.Generator().manual_seed(int(torch.randint(0, 2**31, ()))))
         values = estimate.values
         noise = float(estimate.stderr.square().mean().sqrt())
         spread = float(values.std(correction=0))
@@ -86,7 +87,8 @@ class ShapleyValues(Explainer):
             warnings=self._warnings(players.count, estimate, noise, spread),
         )
 
-    def _estimate(self, ask: Ask, players: int, generator: torch.Generator) -> Estimate:
+    def _estimate(self, ask: Ask, features: Segments, generator: torch.Generator) -> Estimate:
+        players = features.count
         affordable = players < 40 and 2**players <= self.budget
         kind = self.estimator
         if kind == "exact" and not affordable:
@@ -113,7 +115,7 @@ class ShapleyValues(Explainer):
                 f"interactions of {players} players cannot be fitted",
                 hint=f"at most {MOST_PLAYERS}, or estimator=kernel",
             )
-        return interacting(ask, players, self.budget, generator)
+        return interacting(ask, players, self.budget, generator, shapes(features))
 
     def _warnings(self, players: int, estimate: Estimate, noise: float, spread: float) -> list[str]:
         said = []
@@ -126,6 +128,13 @@ class ShapleyValues(Explainer):
                 f"{estimate.asked} coalitions do not tell {players} players apart: fewer players or a larger budget"
             )
         return said
+
+
+def shapes(features: Segments) -> Tensor:
+    """Return (d, 32, 32) counts of each player's pixels around each point of a raster."""
+    rows, columns = (torch.arange(side) * RASTER // side for side in features.size)
+    point = rows.unsqueeze(1) * RASTER + columns + features.labels.cpu() * RASTER**2
+    return torch.bincount(point.flatten(), minlength=features.count * RASTER**2).view(-1, RASTER, RASTER)
 
 
 def grouped(features: Segments, groups: str) -> Segments:

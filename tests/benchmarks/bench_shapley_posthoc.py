@@ -31,6 +31,33 @@ Estimator = Callable[["Counted", int, int, int], np.ndarray]
 TWELVE = "0+1,2+3,12+13,14+15"  # of a grid of 4 by 4
 
 
+class Kept:
+    """A game whose answers are kept in a file, so that no coalition is asked about twice."""
+
+    def __init__(self, ask: Game, file: Path) -> None:
+        self.ask, self.file = ask, file
+        self.known: dict[bytes, float] = {}
+        if file.is_file():
+            with np.load(file) as kept:
+                self.known = {row.tobytes(): score for row, score in zip(kept["rows"], kept["scores"], strict=True)}
+
+    def __call__(self, shown: Tensor) -> Tensor:
+        """Return (n,) scores, and make passes for new coalitions only."""
+        codes = [row.tobytes() for row in np.packbits(shown.numpy().astype(bool), axis=1)]
+        new = {code: row for row, code in enumerate(codes) if code not in self.known}
+        if new:
+            scores = self.ask(shown[list(new.values())]).tolist()
+            self.known |= dict(zip(new, scores, strict=True))
+        return torch.tensor([self.known[code] for code in codes], dtype=torch.float64)
+
+    def save(self) -> None:
+        """Write all answers."""
+        rows = np.array([np.frombuffer(code, dtype=np.uint8) for code in self.known])
+        part = self.file.with_suffix(".part.npz")
+        np.savez(part, rows=rows, scores=np.array(list(self.known.values())))
+        part.rename(self.file)
+
+
 class Counted:
     """A game that counts the rows it was asked about; takes arrays as well."""
 

@@ -72,12 +72,38 @@ def test_export_and_merge(run: Run, photos: Path) -> None:
     assert resumed["totals"]["kept"] == 4
 
 
+def test_a_run_of_relative_paths_is_resumed_from_any_folder(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("labels.csv").write_text("file,class_index\na.png,281\nb.png,282\n")
+    Path("bench.yaml").write_text(
+        "images: [photos]\nlabels: labels.csv\nexplainers: [gradcam]\nmetrics: [sparseness]\n"
+    )
+    assert run("evaluate", "--config", "bench.yaml", "--no-controls", "-o", "first", "-q").exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resumed = json.loads(run("evaluate", "--resume", "../first", "--json").stdout)
+    assert (resumed["totals"]["kept"], resumed["totals"]["scores"]) == (2, 0)
+
+
+def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
+    result = run("evaluate", "photos", "-e", "gradcam", "-k", "grid_pointing", "--no-controls", "-o", "r", "-q")
+    assert result.exit_code == 1
+    told = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(told) == 1
+    assert "grid_pointing" in told[0]
+    assert "(2 maps)" in told[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (("photos", "-k", "insertion"), 2, "say where the run goes"),
         ((), 2, "give pictures"),
         (("photos", "-k", "insertio", "-o", "r"), 2, "did you mean 'insertion'"),
+        (("photos", "-m", "efficientnet_lite", "-o", "r"), 2, "no model is named 'efficientnet_lite'"),
+        (("photos", "-t", "tabbi", "-e", "gradcam", "-o", "r"), 1, "no class is named 'tabbi'"),
+        (("photos", "-p", "rise.baseline=purple", "-e", "rise", "-o", "r"), 2, "no baseline is named 'purple'"),
         (("photos", "-k", "pointing_game", "-o", "r"), 2, "compares with masks or boxes"),
         (("photos", "-p", "rise.masks=3", "-e", "gradcam", "-k", "insertion", "-o", "r"), 2, "no explainer or metric"),
         (("--resume", "nowhere"), 1, "there is no run in 'nowhere'"),

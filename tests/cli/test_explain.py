@@ -78,6 +78,17 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
         assert drawn.height > 200
 
 
+def test_confidence_is_an_option_of_its_own(run: Run, cat: Path, tmp_path: Path) -> None:
+    short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "step=2000", "-p", "shrink=false", "-q", "--json")
+    result = run("explain", "cat.png", "-e", "rex", "--confidence", "0.75", *short)
+    (record,) = json.loads(result.stdout)
+    assert record["parameters"]["confidence"] == 0.75
+    assert record["details"]["explanations"][0]["confidence"] >= 0.75 * record["details"]["confidence"] - 1e-4
+    refused = run("explain", "cat.png", "-e", "gradcam", "--confidence", "0.75")
+    assert refused.exit_code == 2
+    assert "confidence" in refused.stderr
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
     for folder in ("a", "b", "c/a"):
         (tmp_path / folder).mkdir(parents=True)

@@ -106,6 +106,10 @@ def test_help_has_examples_and_every_option_is_explained(run: Run) -> None:
         (("digits", "--device", "cuda:9", "-o", "run"), 1, "device 'cuda:9' is not available here"),
         (("--resume", "nowhere"), 1, "there is no run 'nowhere'"),
         (("--resume", "run", "--lr", "1"), 2, "leave --lr out"),
+        (("digits", "--resume", "run"), 2, "leave DATA out"),
+        (("--resume", "run", "-p", "smoothing=0.1"), 2, "leave --param out"),
+        (("--resume", "run", "-k", "deletion"), 2, "leave --metric out"),
+        (("--resume", "run", "--no-augment"), 2, "leave --augment out"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

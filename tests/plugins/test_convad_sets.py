@@ -108,6 +108,7 @@ class TestExtraction:
         assert np.sum([mask_of(found, name) for name in names], axis=0).max() == 1
         assert [passes(module, mask_of(found, name)) for name in names] == [True] * 3
         assert found.metadata["details"]["stopped"] == "the pixels that are left are not enough"
+        assert "no more sets than 3: the pixels that are left are not enough" in found.warnings
         assert len(explained(module, strategy="multiple", alternatives=2).extras) == 3  # two, and the standard error
 
     def test_equal_pixels_are_ranked_by_their_neighbourhood(self) -> None:

@@ -18,6 +18,8 @@ from xaihub_expo.penalties import (
     penalise_fidelity,
     penalise_line,
     penalise_stability,
+    relative_change,
+    share_missed,
     squared_change,
 )
 
@@ -216,6 +218,83 @@ def test_holding_the_clean_side_constant_changes_the_gradient_of_stability_and_n
 
     assert float(both.detach()) == float(one.detach())
     assert not torch.allclose(*(torch.autograd.grad(value, first)[0] for value in (both, one)), rtol=1e-3)
+
+
+# Relative penalties
+
+
+def missed(y: Tensor) -> Tensor:
+    return share_missed(local_fit(draws(5, 20, 4, seed=1), y), y)
+
+
+def missed_along_a_line(y: Tensor) -> Tensor:
+    return share_missed(line_fit(draws(5, 20, seed=1), y), y)
+
+
+def changed(y: Tensor) -> Tensor:
+    return relative_change(y[:, 1:], y[:, :1])
+
+
+RELATIVE = [missed, missed_along_a_line, changed]
+
+
+def test_the_share_missed_is_residual_over_variance_pooled_over_points_and_outputs() -> None:
+    X, Y = draws(5, 20, 4), draws(5, 20, 3, seed=1)
+
+    found = float(share_missed(local_fit(X, Y), Y))
+
+    rest = spread = 0.0
+    for row in range(5):
+        _, _, residuals = lstsq(X[row], Y[row])
+        rest += float((residuals**2).sum())
+        spread += float(((Y[row].numpy() - Y[row].numpy().mean(axis=0)) ** 2).sum())
+    assert found == pytest.approx(rest / (spread + 5 * 20 * 3 * 1e-4), rel=1e-9)
+    assert 0.5 < found < 1
+
+
+def test_a_relative_change_is_over_the_mean_square_of_the_reference() -> None:
+    Y = draws(5, 4, 3, seed=1)
+
+    found = float(relative_change(Y[:, 1:], Y[:, :1]))
+
+    change = [(Y[i, j, k] - Y[i, 0, k]) ** 2 for i in range(5) for j in (1, 2, 3) for k in range(3)]
+    size = [Y[i, 0, k] ** 2 for i in range(5) for k in range(3)]
+    assert found == pytest.approx(float(np.mean(change)) / (float(np.mean(size)) + 1e-4), rel=1e-9)
+
+
+@pytest.mark.parametrize("penalise", RELATIVE)
+def test_smaller_outputs_gain_nothing_from_a_relative_penalty(penalise: Callable[[Tensor], Tensor]) -> None:
+    outputs, factor = draws(5, 20, 3), torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    whole, tenth = float(penalise(10 * outputs)), float(penalise(outputs))
+    penalise(factor * 10 * outputs).backward()
+
+    assert whole == pytest.approx(tenth, rel=2e-4)
+    assert factor.grad is not None
+    assert abs(float(factor.grad)) < 1e-4 * whole
+
+
+@pytest.mark.parametrize("penalise", RELATIVE)
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e-6, 1e-2, 1e10])
+def test_a_relative_penalty_and_its_gradient_are_finite_where_outputs_hardly_vary(
+    penalise: Callable[[Tensor], Tensor], scale: float
+) -> None:
+    outputs = (draws(5, 20, 3).float() * scale).requires_grad_()
+
+    value = penalise(outputs)
+    value.backward()
+
+    assert bool(value.isfinite())
+    assert outputs.grad is not None
+    assert bool(outputs.grad.isfinite().all())
+    assert float(outputs.grad.norm()) <= 200
+
+
+@pytest.mark.parametrize("penalise", RELATIVE)
+def test_the_gradient_of_a_relative_penalty_agrees_with_finite_differences(
+    penalise: Callable[[Tensor], Tensor],
+) -> None:
+    assert torch.autograd.gradcheck(penalise, draws(5, 20, 3).requires_grad_())
 
 
 def test_all_points_at_once_cost_the_mean_of_each_alone() -> None:

@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.inspection import partial_dependence
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, ParameterError
+from xaihub import ExplainerRefused, ModelError, ParameterError
 from xaihub_first_principles.families import AxisLebesgue, LengthWeighted
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.tabular import VECTOR_FAMILIES, attribute_vector
@@ -216,9 +216,21 @@ def test_high_dimensions_are_refused_where_volumes_are_too_hard() -> None:
         ({"family": "pdp", "background": None}, "this family needs data"),
         ({"family": "unknown"}, "no family is named 'unknown'"),
         ({"output": 3}, "there is no output 3"),
+        ({"x": np.array([0, np.nan, 1])}, "x has values that are not finite"),
+        ({"background": np.full((2, 3), np.inf)}, "the background has values that are not finite"),
+        ({"normal": (np.zeros(3), np.full((3, 3), np.nan))}, "the normal law has values that are not finite"),
+        ({"p": 1.0}, r"p cannot be 1\.0"),
+        ({"family": "smoothgrad", "samples": -3}, "samples cannot be -3"),
     ],
 )
 def test_wrong_arguments_are_told_apart(options: dict[str, Any], reason: str) -> None:
     values = {"x": np.ones(3), "background": np.zeros((2, 3)), **options}
     with pytest.raises(ParameterError, match=reason):
         attribute_vector(_net(3, 4, 2), **values)
+
+
+def test_answers_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ModelError, match="the model returned values that are not finite"):
+        attribute_vector(
+            lambda rows: np.full(len(rows), np.nan), np.ones(3), family="occlusion", background=np.zeros((2, 3))
+        )

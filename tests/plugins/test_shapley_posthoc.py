@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hub, Model, ParameterError, Preprocessing
 from xaihub.masking import every_coalition, make_features, make_removal
-from xaihub_shapley import estimators
 from xaihub_shapley.estimators import enumerated, interacting, ordered, regressed
-from xaihub_shapley.posthoc import ShapleyValues, grouped
+from xaihub_shapley.posthoc import ShapleyValues, grouped, shapes
 
 SAMPLED = [interacting, regressed, ordered]
 
@@ -111,38 +110,6 @@ def test_interactions_err_least() -> None:
     assert squared[interacting] < 0.5 * squared[regressed] < squared[ordered]
 
 
-def test_the_fit_is_bayesian_regression_on_products_of_signs() -> None:
-    players = 5
-    decay = torch.tensor([0.1, 0.3, 0.5, 0.2, 0.4]).double()
-    own = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15]).double()
-    prior = estimators._Prior(decay, own, alone=7.0, noise=0.05)
-    signs = 2 * every_coalition(players).shown[[1, 6, 11, 20, 30, 31]].double() - 1
-    ends = signs.sum(1).abs() == players
-    odd = torch.randn(len(signs), generator=_rng(), dtype=torch.float64)
-    # The same with one weight for each odd set: its variance, its value in each row, its share to each player.
-    sets = [kept for size in (1, 3, 5) for kept in combinations(range(players), size)]
-    norm = sum(float(decay[list(kept)].prod()) for kept in sets)
-    variance = torch.tensor([float(decay[list(kept)].prod()) / norm for kept in sets]).double()
-    variance[:players] += prior.alone * own
-    features = torch.stack([signs[:, list(kept)].prod(1) for kept in sets], 1)
-    shares = torch.zeros(players, len(sets), dtype=torch.float64)
-    for column, kept in enumerate(sets):
-        shares[list(kept), column] = 2 / len(kept)
-    noise = torch.diag(prior.noise * (~ends).double() + 1e-8 * (1 + prior.alone))
-    covariance = features * variance @ features.T + noise
-    gain = torch.linalg.solve(covariance, features * variance).T
-    mean = shares @ gain @ odd
-    left = shares @ (torch.diag(variance) - gain @ features * variance) @ shares.T
-
-    products = estimators._products(signs, decay)
-    found = estimators._covariance(signs, prior, ends, products)
-    assert torch.allclose(found, covariance, atol=1e-10)
-    towards = estimators._towards(signs, prior)
-    assert torch.allclose(towards.T @ torch.linalg.solve(found, odd), mean, atol=1e-9)
-    spread = estimators._before(prior) - (towards * torch.linalg.solve(found, towards)).sum(0)
-    assert torch.allclose(spread, left.diagonal(), rtol=2e-3)
-
-
 class _Bilinear(nn.Module):
     """Class 0 adds the cells' means; class 1 multiplies the first two and adds the third."""
 
@@ -233,6 +200,14 @@ def test_regions_can_be_switched_off_inside_the_network(name: str) -> None:
         table = removal(model, image, players.masks(shown))[:, 1].double()
     expected = _definition(table[torch.argsort(_codes(shown))], 4)
     assert torch.allclose(found.extras["shapley_values"], expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_shapes_count_pixels_around_points() -> None:
+    found = shapes(grouped(make_features("grid:2", _model(), IMAGE[0]), "0+1"))
+    assert found.shape == (3, 32, 32)
+    assert found.sum((1, 2)).tolist() == [32, 16, 16]
+    assert found[0, :16].sum() == 32
+    assert found[1, 16:, :16].sum() == 16
 
 
 def test_superpixels_are_players_too() -> None:

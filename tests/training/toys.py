@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Group, Losses, Meta, Model, Objective, ObjectiveSpec, Step, hookimpl
+from xaihub import Group, Losses, Meta, Model, Objective, ObjectiveSpec, ParameterError, Step, hookimpl
 
 SEEN: list[tuple[Tensor, Tensor]] = []
 
@@ -98,8 +98,15 @@ class Masked(Objective):
         return {"calls": self.state["calls"]}
 
 
+class Unready(Noted):
+    """An objective that refuses its parameters only when it has seen the pictures."""
+
+    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
+        raise ParameterError("these pictures do not suit")
+
+
 @hookimpl
 def xaihub_register_objectives() -> list[ObjectiveSpec]:
     """Register the objectives."""
-    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked}
+    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked, "unready": Unready}
     return [ObjectiveSpec(name=name, target=f"{__name__}:{kind.__name__}") for name, kind in kinds.items()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,11 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option, pairs
 from xaihub.cli._output import progress, put, put_board, put_json, say
-from xaihub.errors import ParameterError
+from xaihub.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
     from xaihub.services.evaluation import Config
+    from xaihub.store import ScoreRow
 
 __all__ = ["evaluate"]
 
@@ -60,7 +63,7 @@ def evaluate(
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.services.evaluation import make_plan, read_config
+    from xaihub.services.evaluation import check_models, make_plan, read_config
 
     if only_missing and not resume:
         raise click.UsageError("--only-missing goes with --resume")
@@ -76,12 +79,13 @@ def evaluate(
             raise click.UsageError("give pictures to evaluate on, --config or --resume")
         config = _blank()
     config = _updated(config, options, add=bool(resume))
+    if not dry_run and not resume and not config.output:
+        raise click.UsageError("say where the run goes: -o FOLDER")
     plan = make_plan(app.hub, config, file)
+    check_models(app.hub, plan, file)
     if dry_run:
         _estimate(app, plan, options)
         return
-    if not resume and not config.output:
-        raise click.UsageError("say where the run goes: -o FOLDER")
     import msgspec
 
     from xaihub.services.evaluate import evaluate as run
@@ -109,10 +113,22 @@ def evaluate(
         if charts:
             say(f"{len(charts)} charts in {charts[0].parent}")
     for source, reason in failures.items():
-        say(f"error: {source}: {reason}")
+        # An error of reading a picture names it already.
+        say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
-        say(f"{totals.failed} failed; for the reasons: xaihub export {resume or config.output} --format json")
+        reasons = _reasons(rows)
+        for line in reasons:
+            say(f"error: {line}")
+        which = f"; which ones: xaihub export {resume or config.output} --format json" if reasons else ""
+        say(f"{totals.failed} failed{which}")
         raise click.exceptions.Exit(1)
+
+
+def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
+    """Say once why each metric or explainer failed, and how often."""
+    failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
+    counts = Counter(pair[:2] for pair in failed)
+    return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
 
 
 def _blank() -> Config:
@@ -128,7 +144,10 @@ def _stored(folder: str) -> Config:
     from xaihub.store import RunStore
 
     with RunStore(folder) as store:
-        return msgspec.convert(store.config, type=Config)
+        try:
+            return msgspec.convert(store.config, type=Config)
+        except msgspec.ValidationError as error:
+            raise OutputError(f"the plan of the run in {folder!r} is damaged: {error}") from error
 
 
 def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
@@ -166,7 +185,17 @@ def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
             setattr(config, name, options[name])
     if options["no_controls"]:
         config.controls = False
+    _rooted(config)
     return config
+
+
+def _rooted(config: Config) -> None:
+    """Make paths absolute, so that the run can be resumed from any folder."""
+    config.images = [path if path == "-" else os.path.abspath(path) for path in config.images]  # noqa: PTH100 - globs stay
+    config.models = [os.path.abspath(m) if m.lower().endswith((".yaml", ".yml")) else m for m in config.models]  # noqa: PTH100
+    for name in ("labels", "masks", "boxes"):
+        path = getattr(config, name)
+        setattr(config, name, path and os.path.abspath(path))  # noqa: PTH100
 
 
 def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:

@@ -22,6 +22,11 @@ __all__ = ["check_writable", "explain", "load_models"]
 @click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
 @model_options
 @run_options
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1),
+    help="Share of the confidence that sets of pixels must keep, for methods that find them; -p confidence=.",
+)
 @click.option("-o", "--output", default="xaihub-out", show_default=True, metavar="FOLDER", help="Where files go.")
 @click.option(
     "--global", "is_global", is_flag=True, help="Rank what the whole model relies on; -e: a global explainer."
@@ -58,6 +63,8 @@ def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is
     from xaihub.images import find_images, sample_photo
 
     values = pairs(options["values"])
+    if options["confidence"] is not None:
+        values["confidence"] = str(options["confidence"])
     sources = find_images(pictures or [sample_photo()])
     check_writable(Path(output))
     from xaihub.services.explain import explain_many, make_explainers, output_stem

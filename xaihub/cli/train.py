@@ -137,7 +137,8 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
 
     keep_freed_memory()
     if resume:
-        given = [f"--{name.replace('_', '-')}" for name in (*options, *SWEEP) if _typed(ctx, name)]
+        fixed = {*options, *SWEEP}
+        given = [_shown(one) for one in ctx.command.params if one.name in fixed and _typed(ctx, str(one.name))]
         if given or output or dry_run:
             more = given or (["-o"] if output else ["--dry-run"])
             raise click.UsageError(f"--resume takes the plan from the run; leave {more[0]} out")
@@ -180,6 +181,11 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
 
 def _typed(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _shown(one: click.Parameter) -> str:
+    """Return a parameter as users type it."""
+    return max(one.opts, key=len) if isinstance(one, click.Option) else str(one.name).upper()
 
 
 def _config(options: dict[str, Any]) -> Any:

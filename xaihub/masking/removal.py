@@ -17,6 +17,8 @@ __all__ = ["BaselineName", "Fill", "Inpaint", "Removal", "baseline_image", "make
 
 BLUR_SIGMA = 10.0  # pixels at 224; wide enough to erase objects, as in Fong and Vedaldi 2017 (Sec. 3)
 
+_NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")
+
 BaselineName = Annotated[
     str,
     Meta(
@@ -86,7 +88,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     Noise is uniform in [0, 1] and comes from torch's global generator, so the seed of `explain` fixes it.
 
     Raises:
-        ParameterError: No baseline has that name, or it depends on the mask ("inpaint").
+        ParameterError: No baseline has that name, or it is no picture ("inpaint", and those of plugins).
         InputError: The picture of "image:PATH" cannot be read.
     """
     kind, _, value = name.partition(":")
@@ -97,7 +99,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
         return model.prepare(load_picture(value).image)[0].to(image)
     if kind == "constant" and value:
         return model.preprocessing.normalise(torch.full_like(pixels, _unit(value, name)))
-    if value or kind == "inpaint":
+    if value or kind == "inpaint" or kind in model.baselines:
         raise ParameterError(f"baseline {name!r} cannot be used here", hint="see the parameter's description")
     if kind == "zero":
         return torch.zeros_like(image)
@@ -117,7 +119,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
         return blurred
     raise ParameterError(
         f"no baseline is named {name!r}",
-        hint="blur, mean, zero, black, white, grey, noise, inpaint, constant:V or image:PATH",
+        hint=", ".join([*_NAMES, *model.baselines, "constant:V or image:PATH"]),
     )
 
 

@@ -155,6 +155,7 @@ class _Run:
         self._totals, self._retry, self._watch = totals, retry, watch
         self._wanted = {(metric.name, canonical(_with_files(metric.parameters))): metric for metric in plan.metrics}
         self._parameters = [_with_files(explainer.parameters) for explainer in plan.explainers]
+        self._first = number == 0
         self._done = number * len(plan.pictures) * len(plan.explainers)
         self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
         self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
@@ -168,7 +169,8 @@ class _Run:
                 self._done += len(self._plan.explainers)
                 self._store.add_picture(source, position, sha256=None, error=str(error))
                 continue
-            self._store.add_picture(source, position, sha256=picture.sha256)
+            if self._first:  # a later model does not take back what an earlier one found wrong
+                self._store.add_picture(source, position, sha256=picture.sha256)
             scene: Scene | None = None
             for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
                 self._tell(f"{Path(source).name}: {explainer.name}")
@@ -176,7 +178,14 @@ class _Run:
                 missing = self._store.missing_scores(key, self._wanted, retry=self._retry)
                 self._totals.kept += len(self._wanted) - len(missing)
                 if missing or not self._store.has_explanation(key, retry=self._retry):
-                    scene = scene or self._scene(picture, position)
+                    try:
+                        scene = scene or self._scene(picture, position)
+                    except XaihubError as error:
+                        # Its mask is no picture, or the model sees the very class it is to be contrasted with.
+                        self._totals.failed += 1
+                        reason = f"{self._model.name}: {error}"
+                        self._store.add_picture(source, position, sha256=picture.sha256, error=reason)
+                        break
                     self._judge(key, source, picture, scene, explainer, missing)
                 self._done += 1
 

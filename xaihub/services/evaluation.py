@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import torch
+from torch import Tensor
 
-from xaihub.errors import InputError, ParameterError, XaihubError
+from xaihub.errors import ExplainerRefused, InputError, ParameterError, XaihubError
 from xaihub.explainer import Explainer
-from xaihub.hub import DEFAULT_MODEL, Hub
+from xaihub.hub import DEFAULT_MODEL, Hub, pick_device
 from xaihub.images import find_images
+from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
+from xaihub.model import Model
+from xaihub.params import Parametrised, parameters
+from xaihub.target import Target
 from xaihub.yamlfile import YamlFile
 
-__all__ = ["Choice", "Config", "Plan", "make_plan", "read_config"]
+__all__ = ["Choice", "Config", "Plan", "check_models", "make_plan", "read_config"]
 
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
 DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forwards")
@@ -50,9 +58,9 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         limit: Take only the first so many pictures.
     """
 
-    images: list[str]
+    images: Annotated[list[str], msgspec.Meta(min_length=1)]
     output: str = ""
-    models: list[str] = msgspec.field(default_factory=lambda: [DEFAULT_MODEL])
+    models: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_MODEL])
     explainers: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPLAINERS))
     metrics: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
     controls: bool = True
@@ -60,10 +68,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
-    batch_size: int | None = None
-    limit: int | None = None
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +124,7 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     with _blaming(file, "images"):
         pictures = find_images(config.images)[: config.limit]
     with _blaming(file, "labels"):
-        labels = {name: int(row["class_index"]) for name, row in _table(config.labels, ("file", "class_index"))}
+        labels = _labels(config.labels)
     with _blaming(file, "masks"):
         masks = _mask_files(config.masks)
     with _blaming(file, "boxes"):
@@ -126,8 +134,16 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
             message = f"metric {metric.name!r} compares with masks or boxes, and none are given"
             hint = "give --masks FOLDER or --boxes FILE"
             raise _complaint(ParameterError(message, hint=hint), file, "metrics", number)
-    if labels and not any(Path(picture).name in labels for picture in pictures):
-        raise _complaint(InputError(f"no picture is named in {config.labels!r}"), file, "labels")
+    files: list[tuple[str, str | None, Mapping[str, Any]]] = [
+        ("labels", config.labels, labels), ("boxes", config.boxes, boxes),
+    ]  # fmt: skip
+    for key, path, listed in files:
+        if listed and not any(Path(picture).name in listed for picture in pictures):
+            raise _complaint(InputError(f"no picture is named in {path!r}"), file, key)
+    if masks and not any(Path(picture).stem in masks for picture in pictures):
+        raise _complaint(InputError(f"no mask in {config.masks!r} has a picture's name"), file, "masks")
+    if not explainers:
+        raise _complaint(ParameterError("there is no explainer to judge"), file, "explainers")
     return Plan(
         config=config,
         pictures=pictures,
@@ -138,6 +154,41 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         masks=masks,
         boxes=boxes,
     )
+
+
+def check_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> None:
+    """Load each model, and check what cannot be checked without: device, target, labels and ways to hide pixels.
+
+    Raises:
+        XaihubError: One of them is wrong; names line and key if `file` is given.
+    """
+    for number, name in enumerate(plan.config.models):
+        with _blaming(file, "device"):
+            pick_device(plan.config.device)
+        with _blaming(file, "models", number):
+            model = hub.load_model(name, device=plan.config.device)
+        with _blaming(file, "target"):
+            Target.parse(plan.config.target, model.classes)
+        with _blaming(file, "labels"):
+            for picture, label in plan.labels.items():
+                if model.classes and label >= len(model.classes):
+                    message = f"class {label} of {picture!r} is out of range"
+                    raise InputError(message, hint=f"{model.name} has {len(model.classes)} classes")
+        blank = torch.zeros(model.input_size)
+        for key, names in (("explainers", plan.config.explainers), ("metrics", plan.config.metrics)):
+            make = hub.get_explainer if key == "explainers" else hub.get_metric
+            for place, choice in enumerate(names):
+                with _blaming(file, key, place):
+                    _check_baselines(model, blank, _made(make, choice, file, key, place))
+
+
+def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
+    kind: type = type(item)
+    for name, parameter in parameters(kind).items():
+        value = getattr(item, name)
+        if parameter.annotation == BaselineName and isinstance(value, str):
+            with suppress(ExplainerRefused):  # a refusal is a result, and recorded with each picture
+                make_removal(value, model, blank)
 
 
 def _made(make: Any, choice: str | Choice, file: YamlFile | None, key: str, number: int) -> Any:
@@ -155,15 +206,15 @@ def _distinct(items: Iterable[Any]) -> list[Any]:
 class _blaming:  # noqa: N801 - reads as a statement
     """Turn an error inside into a complaint about a key of the file."""
 
-    def __init__(self, file: YamlFile | None, key: str) -> None:
-        self._file, self._key = file, key
+    def __init__(self, file: YamlFile | None, *keys: str | int) -> None:
+        self._file, self._keys = file, keys
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, XaihubError):
-            raise _complaint(error, self._file, self._key) from error
+            raise _complaint(error, self._file, *self._keys) from error
 
 
 def _complaint(error: XaihubError, file: YamlFile | None, *keys: str | int) -> XaihubError:
@@ -188,10 +239,22 @@ def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[
     for number, (_, row) in enumerate(rows, start=2):
         for column in columns[1:]:
             try:
-                float(row[column])
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{path!r}, line {number}: {column} is {row[column]!r}, not a number") from error
+                known = math.isfinite(float(row[column]))
+            except (TypeError, ValueError):
+                known = False
+            if not known:
+                raise InputError(f"{path!r}, line {number}: {column} is {row[column]!r}, not a number")
     return rows
+
+
+def _labels(path: str | None) -> dict[str, int]:
+    found = {}
+    for name, row in _table(path, ("file", "class_index")):
+        value = float(row["class_index"])
+        if value < 0 or value != int(value):
+            raise InputError(f"{path!r}: the class of {name!r} is {row['class_index']!r}, not an index")
+        found[name] = int(value)
+    return found
 
 
 def _mask_files(folder: str | None) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from xaihub.hub import Hub
 from xaihub.store import ScoreRow, canonical
 
-__all__ = ["Board", "Entry", "boards", "interval"]
+__all__ = ["Board", "Entry", "boards", "interval", "labels"]
 
 RESAMPLES = 2000
 
@@ -80,13 +80,18 @@ class Board:
 
 def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
     """Make one table a model."""
-    names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    columns = _names((row.metric, row.metric_parameters) for row in rows)
+    names, columns = labels(rows)
     found = []
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model]
         found.append(_board(model, own, names, columns, hub))
     return found
+
+
+def labels(rows: Sequence[ScoreRow]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the tables' row names by explainer and parameters, and their column names by metric and parameters."""
+    names = _names((row.explainer, row.explainer_parameters) for row in rows)
+    return names, _names((row.metric, row.metric_parameters) for row in rows)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -181,14 +181,14 @@ def _run(
     from xaihub.training.result import Tensorboard, write_log, write_result
 
     trainer, checkpoint, main = setting.trainer, folder / CHECKPOINT, setting.accelerator.is_main_process
+    if checkpoint.exists():
+        trainer.restore(Checkpoint.load(checkpoint))
+    else:
+        trainer.begin(setting.held_out())  # before anything is written: an objective may refuse its parameters here
     logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
         text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
         write_file(folder / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
-    if checkpoint.exists():
-        trainer.restore(Checkpoint.load(checkpoint))
-    else:
-        trainer.begin(setting.held_out())
 
     def epoch_done(place: Place) -> None:
         write_log(folder / LOG, place.history)

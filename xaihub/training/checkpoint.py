@@ -17,7 +17,7 @@ from torch import Tensor
 from xaihub.errors import ModelError, OutputError
 from xaihub.explanation import write_file
 
-__all__ = ["Checkpoint", "load_optimizer", "optimizer_state"]
+__all__ = ["Checkpoint", "load_optimizer", "optimizer_state", "write_tensors"]
 
 _FORM = "xaihub training checkpoint 1"
 
@@ -40,25 +40,8 @@ class Checkpoint:
         Raises:
             OutputError: The disk is full, or the file cannot be written.
         """
-        # One copy each: the file's form knows neither shared memory nor strides.
-        flat = {
-            f"{kind}/{name}": tensor.detach().cpu().contiguous().clone()
-            for kind, table in self.tensors.items()
-            for name, tensor in table.items()
-        }
-        metadata = {"form": _FORM, "state": json.dumps(self.state)}
-
-        def write(temporary: Path) -> None:
-            save_file(flat, temporary, metadata=metadata)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-
-        try:
-            write_file(path, write)
-        except SafetensorError as error:  # it wraps the system's error
-            full = "os error 28" in str(error)
-            why = "no space left on device" if full else str(error)
-            raise OutputError(f"cannot write {str(path)!r}: {why}") from error
+        flat = {f"{kind}/{name}": tensor for kind, table in self.tensors.items() for name, tensor in table.items()}
+        write_tensors(path, flat, {"form": _FORM, "state": json.dumps(self.state)})
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -83,6 +66,27 @@ class Checkpoint:
             kind, _, rest = name.partition("/")
             tensors.setdefault(kind, {})[rest] = tensor
         return cls(tensors=tensors, state=state)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors beside their place, then rename them; a former file stays whole if that fails.
+
+    Raises:
+        OutputError: The disk is full, or the file cannot be written.
+    """
+    # One copy each: the file's form knows neither shared memory nor strides.
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        save_file(flat, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+    try:
+        write_file(path, write)
+    except SafetensorError as error:  # it wraps the system's error
+        why = "No space left on device" if "os error 28" in str(error) else str(error)
+        raise OutputError(f"cannot write {str(path)!r}: {why}") from error
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

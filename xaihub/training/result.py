@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xaihub.errors import ModelError
@@ -20,6 +19,7 @@ from xaihub.explanation import write_file
 from xaihub.hub import Hub
 from xaihub.objective import Objective
 from xaihub.specs import ModelCard
+from xaihub.training.checkpoint import write_tensors
 from xaihub.weights import fill
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
     Raises:
         OutputError: The file cannot be written.
     """
-    flat = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    write_file(path, lambda file: save_file(flat, file))
+    write_tensors(path, state)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
