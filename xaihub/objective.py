@@ -140,13 +140,19 @@ class Objective(Parametrised, ABC):
         """Return the weights that need their own learning rate or weight decay; the rest is the run's."""
         return []
 
-    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
+    def begin(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator, epochs: int
+    ) -> None:
         """Prepare once before the first step, for instance calibrate a penalty and note it in `state`.
 
         Args:
             network: What `wrap` returned, in evaluation mode.
             batches: Batches of (B, C, H, W) inputs and (B,) labels held out for validation, without augmentation.
             generator: Fixed by the run's seed.
+            epochs: Of the whole run.
+
+        Raises:
+            ParameterError: A parameter does not suit the run. Nothing has been written yet.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -49,18 +50,28 @@ class Expo(Objective):
         """Return the network, whose architecture is unchanged."""
         return Finished(network=network, wrapped=False)
 
-    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
-        """Fix the weight now, if there is no warm-up and something is held out."""
-        if self.weight is not None:
-            self.state["gamma"] = self.weight
-        elif self.c == 0:
-            self.state["gamma"] = 0.0
-        elif self.warmup == 0:
-            for inputs, labels in batches:
-                with torch.no_grad():
-                    logits = network(inputs)
+    def begin(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator, epochs: int
+    ) -> None:
+        """Fix the weight, if that needs no warm-up; else try the penalty once, so that it refuses its parameters now.
+
+        Raises:
+            ParameterError: No epoch is left after the warm-up, or the penalty refuses its parameters.
+        """
+        if self.weight is not None or self.c == 0:
+            self.state["gamma"] = self.weight or 0.0
+        elif self.warmup >= epochs:
+            raise ParameterError(
+                f"{self.name or type(self).__name__}: no epoch is left after a warm-up of {self.warmup}",
+                hint="train for more epochs, or use warmup=0",
+            )
+        for inputs, labels in islice(batches, 1):
+            with torch.no_grad():
+                logits = network(inputs)
+                if self.warmup == 0 and "gamma" not in self.state:
                     self._calibrate(network, inputs, labels, logits, generator)
-                break
+                elif self.state.get("gamma", 1.0):
+                    self._penalty(network, inputs[:1], labels[:1], logits[:1], generator)
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return cross-entropy and weighted penalty."""
@@ -68,11 +79,6 @@ class Expo(Objective):
         cost = F.cross_entropy(logits.float(), labels)
         learning = torch.is_grad_enabled()  # a frozen network is in evaluation mode even then
         if self._due(learning=learning):
-            if step.number >= step.total:
-                raise ParameterError(
-                    f"{self.name or type(self).__name__}: no epoch is left after a warm-up of {self.warmup}",
-                    hint="train for more epochs, or use warmup=0",
-                )
             with torch.no_grad():
                 self._calibrate(network, inputs, labels, logits, step.generator)
         gamma = float(self.state.get("gamma", 0.0))

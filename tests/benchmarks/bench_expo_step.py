@@ -59,7 +59,7 @@ def _compare(model: Model, batch: int, repeats: int) -> None:
     optimiser = torch.optim.SGD(model.module.parameters(), lr=1e-4, momentum=0.9)
     for objective in SIDES.values():
         objective.wrap(model)
-        objective.begin(model.module, [], g)
+        objective.begin(model.module, [], g, 10)
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     rows: dict[str, int] = dict.fromkeys(SIDES, 0)
     for number in range(-1, repeats):

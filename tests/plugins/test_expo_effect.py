@@ -46,7 +46,7 @@ def trained(
     inputs, labels = data
     unit = Preprocessing(spatial=(), size=tuple(inputs.shape[1:]), mean=(0.0,), std=(1.0,))
     objective.wrap(Model(network, name="small", preprocessing=unit))
-    objective.begin(network, [], torch.Generator())
+    objective.begin(network, [], torch.Generator(), 12)
     optimiser = torch.optim.Adam(network.train().parameters(), lr=lr)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(epochs):

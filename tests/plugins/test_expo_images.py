@@ -69,7 +69,7 @@ def begun(objective: Objective, model: Model) -> nn.Module:
     """A fresh run: network in training mode."""
     objective.state.clear()
     network = objective.wrap(model)
-    objective.begin(network.eval(), [batch()], torch.Generator().manual_seed(0))
+    objective.begin(network.eval(), [batch()], torch.Generator().manual_seed(0), 3)
     return network.train().requires_grad_(True)
 
 
@@ -357,19 +357,27 @@ def test_a_share_of_zero_is_plain_training() -> None:
     assert seen.rows == [4]
 
 
-def test_a_run_that_ends_with_its_warm_up_is_refused() -> None:
-    objective = Stability(warmup=1)
-    network = begun(objective, wrapped(vit())).eval()
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Stability(warmup=3), "no epoch is left after a warm-up of 3"),
+        (Stability(warmup=9), "no epoch is left after a warm-up of 9"),
+        (Stability(relative=True, stop_gradient=True), "exclude each other"),
+        (Fidelity(grid=4, samples=17), "17 masks are always fitted exactly"),
+        (Fidelity(weight=1.0, grid=4, samples=17), "17 masks are always fitted exactly"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_work_is_refused_before_the_first_step(objective: Objective, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        begun(objective, wrapped(vit()))  # a run of 3 epochs
 
-    with torch.no_grad(), pytest.raises(ParameterError, match="no epoch is left after a warm-up of 1"):
-        objective.loss(network, *batch(), step(100))
 
+def test_a_plain_run_may_end_with_its_warm_up() -> None:
+    objective = Stability(c=0, warmup=3)
+    network = begun(objective, wrapped(vit()))
 
-def test_too_few_masks_for_the_grid_are_refused() -> None:
-    objective = Fidelity(weight=1.0, grid=4, samples=17)
-
-    with pytest.raises(ParameterError, match="17 masks are always fitted exactly"):
-        objective.loss(begun(objective, wrapped(vit())), *batch(), step())
+    assert set(objective.loss(network, *batch(), step()).terms) == {"cross_entropy"}
 
 
 @pytest.mark.parametrize("name", ["expo-fidelity", "expo-1d", "expo-stability", "expo/expo-1d"])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from xaihub.masking import every_coalition
-from xaihub_shapley import estimators
 from xaihub_shapley.estimators import enumerated, interacting
 from xaihub_shapley.smooth import Choice, Posterior, Prior, chosen, likenesses, most_telling, prior_of
 
@@ -113,7 +112,7 @@ def test_places_help_where_neighbours_act_alike() -> None:
     errors = [
         sum(
             float((interacting(lambda s: s.double() @ worth, 36, 48, _rng(seed), places).values - worth).norm())
-            for seed in range(4)
+            for seed in range(2)
         )
         for places in (None, _places(6))
     ]
@@ -125,13 +124,14 @@ def test_the_most_telling_rows_leave_least_variance() -> None:
     asked, pool = _signs(31), _signs(*range(16, 31))
     found = most_telling(prior, asked, pool, 4)
     expected = asked
+
+    def left(row: Tensor) -> float:
+        rows = torch.cat([expected, row.unsqueeze(0)])
+        found = Posterior(prior, rows, torch.ones(len(rows)).double())
+        return float(found.stderr.square().sum()) / found.level
+
     for _ in range(4):
-        variances = [
-            float(Posterior(prior, torch.cat([expected, row[None]]), torch.ones(len(expected) + 1)).stderr.square().sum()
-                  / Posterior(prior, torch.cat([expected, row[None]]), torch.ones(len(expected) + 1)).level)
-            for row in pool
-        ]  # fmt: skip
-        best = min(range(len(pool)), key=lambda row: variances[row])
+        best = min(range(len(pool)), key=lambda k: left(pool[k]))
         expected = torch.cat([expected, pool[best : best + 1]])
     assert torch.equal(found, expected[1:])
 
@@ -140,20 +140,3 @@ def test_nothing_is_asked_twice_not_even_as_a_complement() -> None:
     prior = prior_of(Choice(), torch.ones(PLAYERS).double(), likenesses(None, PLAYERS))
     pool = _signs(*range(32))
     assert len(most_telling(prior, _signs(31, 4), pool, 40)) == 14
-
-
-def test_asking_what_tells_most_errs_less_than_asking_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = []
-    for telling in (estimators.TELLING, 0):
-        monkeypatch.setattr(estimators, "TELLING", telling)
-        total = 0.0
-        for seed in range(5):
-            weights = torch.randn(10, 6, generator=_rng(seed), dtype=torch.float64)
-
-            def ask(shown: Tensor, weights: Tensor = weights) -> Tensor:
-                return torch.tanh(shown.double() @ weights / 3).sum(1)
-
-            found = interacting(ask, 10, 100, _rng(seed)).values - enumerated(ask, 10).values
-            total += float(found.square().sum())
-        errors.append(total)
-    assert errors[0] < 0.6 * errors[1]

@@ -78,7 +78,9 @@ class Masked(Objective):
         assert isinstance(network, Scaled)
         return [Group(weights=[network.factor], lr_scale=3.0, weight_decay=0.0)]
 
-    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
+    def begin(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator, epochs: int
+    ) -> None:
         with torch.no_grad():
             costs = [float(F.cross_entropy(network(inputs), labels)) for inputs, labels in batches]
         self.state["scale"] = sum(costs) / len(costs) * float(torch.rand((), generator=generator) + torch.rand(()))
@@ -101,7 +103,9 @@ class Masked(Objective):
 class Unready(Noted):
     """An objective that refuses its parameters only when it has seen the pictures."""
 
-    def begin(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator) -> None:
+    def begin(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator, epochs: int
+    ) -> None:
         raise ParameterError("these pictures do not suit")
 
 

@@ -99,7 +99,8 @@ class Trainer:
         seed_everything("begin", self.config.seed)
         self.network.eval()
         on_device = ((self._moved(inputs), labels.to(self.accelerator.device)) for inputs, labels in batches)
-        self.objective.begin(self.network, on_device, generator("begin", self.config.seed))
+        seeded = generator("begin", self.config.seed)
+        self.objective.begin(self.network, on_device, seeded, self.config.epochs)
 
     def try_step(self, *, at_the_end: bool = False) -> None:
         """Do one step for its cost, as the first or, when all terms of the loss take part, as one of the last epoch."""
