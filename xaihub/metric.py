@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -68,6 +68,28 @@ class Scene:
         elif output == "log_probability":
             outputs = outputs.log_softmax(1)
         return self.target.score(outputs)
+
+
+class _Guarded(Scene):
+    """A scene as a metric sees it: looking at what the metric has not declared is an error.
+
+    Scores are kept by what their metric declares; one that looks at more would go on being shown after the masks or
+    the photos were changed.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        closed: Mapping[str, str] = object.__getattribute__(self, "__dict__").get("_closed", {})
+        if name in closed:
+            raise MetricRefused(closed[name], hint=f"write needs_{name} = True in its class")
+        return super().__getattribute__(name)
+
+
+def _guarded(scene: Scene, metric: Metric, who: str) -> Scene:
+    declared = {"truth": metric.needs_truth, "pool": metric.needs_pool}
+    closed = {name: f"{who} looks at scene.{name}, which it does not declare" for name in declared if not declared[name]}
+    seen = _Guarded(**{item.name: getattr(scene, item.name) for item in fields(Scene)})
+    seen.__dict__["_closed"] = closed
+    return seen
 
 
 @dataclass(kw_only=True)
@@ -156,12 +178,16 @@ class Metric(Parametrised, ABC):
     Random numbers come from torch's global generator, which is seeded before each call.
 
     Attributes:
-        needs_truth: The metric compares with masks or boxes, which must be given.
-        needs_pool: The metric combines the picture with others of the run.
+        needs_truth: The metric compares with masks or boxes (`case.scene.truth`), which must be given.
+        needs_pool: The metric looks at other pictures of the run (`case.scene.pool`).
+
+    Both are declared because stored scores depend on them; a metric that looks without declaring it is refused.
 
     Example::
 
         class Share(Metric):
+            needs_truth = True
+
             def score(self, case):
                 heat = case.heat.clamp(min=0)
                 return float(heat[case.scene.truth].sum() / heat.sum())
@@ -182,14 +208,14 @@ class Metric(Parametrised, ABC):
         """Judge one explanation, seeded, with the model left as it was; also return the passes it took.
 
         Raises:
-            MetricRefused: The score has no meaning here, or came out NaN.
+            MetricRefused: The score has no meaning here, came out NaN, or took what the metric does not declare.
             ParameterError: A parameter is out of range.
         """
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
         with case.model.untouched(), case.model.counting() as counts, seeded(case.seed), torch.no_grad():
-            result = self.score(case)
+            result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
         measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
         if not math.isfinite(measured.value):
             raise MetricRefused(f"{who} came out as {measured.value}")

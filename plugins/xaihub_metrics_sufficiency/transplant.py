@@ -94,6 +94,11 @@ class TransplantCurve(Metric):
         self.family = family
         self.count = count
 
+    @property
+    def needs_pool(self) -> bool:  # type: ignore[override]
+        """Only photos come from the run."""
+        return self.family == "photos"
+
     def score(self, case: Case) -> Measurement:
         """Return the mean over sizes and backgrounds, with robustness against size as a curve.
 

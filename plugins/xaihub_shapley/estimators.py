@@ -98,8 +98,8 @@ def interacting(
 ) -> Estimate:
     """Fit a smooth game with interactions to the odd part, and take its Shapley values.
 
-    Gaussian process regression; the marginal likelihood chooses the prior (see `xaihub_shapley.smooth`). Pairs are asked
-    in rounds: those that the fit so far says tell most about the values, then, beyond a number, random ones. It is
+    Gaussian process regression; the marginal likelihood chooses the prior (`xaihub_shapley.smooth`). Pairs are asked in
+    rounds: those that the fit so far says tell most about the values, then, beyond a number, random ones. It is
     consistent and exact in the limit of all coalitions, but not unbiased. Standard errors are the posterior's.
 
     Args:
@@ -107,8 +107,8 @@ def interacting(
         players: d, at least 2.
         budget: Coalitions at most.
         generator: Every random number comes from it.
-        shapes: (d, h, w) share that each player has of each point of a raster, so that neighbours may be alike; None for
-            players without places.
+        shapes: (d, h, w) share that each player has of each point of a raster, so that neighbours may be alike; None
+            for players without places.
     """
     alike = likenesses(shapes, players)
     signs = torch.ones(1, players, dtype=torch.float64)

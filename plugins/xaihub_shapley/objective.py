@@ -18,9 +18,7 @@ __all__ = ["ShapleyObjective", "shapley_loss"]
 MOST = 10.0
 
 
-def shapley_loss(
-    phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | None = None, *, contrast: float = 0.0
-) -> Tensor:
+def shapley_loss(phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | None = None) -> Tensor:
     """Return the mean squared error of summed votes against values, over classes, coalitions and pictures.
 
     Where the coalitions follow `sample_coalitions`, the minimiser over free votes is the Shapley vector of the game
@@ -31,13 +29,9 @@ def shapley_loss(
         values: (B, M, K) values v(s).
         shown: (B, M, N) coalitions s.
         empty: (K,) value of the empty coalition, 0 if not given.
-        contrast: Weight of half the difference of the errors of coalitions 0 and 1, 2 and 3, ..., squared. Where these
-            are of one size, it sees how votes differ and not what they sum to, and the minimiser stays a Shapley vector.
     """
     worth = values if empty is None else values - empty
-    error = worth - shown.to(phi) @ phi
-    mean = error.square().mean()
-    return mean + contrast * ((error[:, 0::2] - error[:, 1::2]) / 2).square().mean() if contrast else mean
+    return (worth - shown.to(phi) @ phi).square().mean()
 
 
 class ShapleyObjective(Objective):
@@ -72,10 +66,6 @@ class ShapleyObjective(Objective):
         classes: Annotated[
             int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")
         ] = 0,
-        contrast: Annotated[
-            float,
-            Meta(ge=0, description="Pair coalitions of one size, and weigh the difference of their errors so much more."),
-        ] = 0.0,
         head_lr: Annotated[float, Meta(gt=0, description="Factor on the learning rate of the patch head.")] = 1.0,
     ) -> None:
         self.lambda_ = lambda_
@@ -88,7 +78,6 @@ class ShapleyObjective(Objective):
         self.ramp = ramp
         self.centre = centre
         self.classes = classes
-        self.contrast = contrast
         self.head_lr = head_lr
 
     def wrap(self, model: Model) -> nn.Module:
@@ -110,13 +99,9 @@ class ShapleyObjective(Objective):
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return both losses from one pass over the pictures and their masked copies."""
-        shown = sample_coalitions(
-            len(inputs),
-            self.coalitions,
-            _own(network).cells,
-            generator=step.generator,
-            same_size=self.contrast > 0,
-        ).to(inputs.device)
+        shown = sample_coalitions(len(inputs), self.coalitions, _own(network).cells, generator=step.generator).to(
+            inputs.device
+        )
         answers: Answers = network(inputs, shown)
         phi, values, empty = (part.float() for part in (answers.phi, answers.values, answers.empty))
         logits = phi.sum(1)
@@ -140,7 +125,7 @@ class ShapleyObjective(Objective):
         if self.centre:
             phi, values, empty = (part - part.mean(-1, keepdim=True) for part in (phi, values, empty))
         if not 0 < self.classes < phi.shape[2] - 1:
-            return shapley_loss(phi, values, shown, empty, contrast=self.contrast)
+            return shapley_loss(phi, values, shown, empty)
         best = (
             phi.sum(1).detach().scatter(1, labels.unsqueeze(1), torch.inf).topk(self.classes + 1, 1).indices
         )  # (B, k)
@@ -150,7 +135,6 @@ class ShapleyObjective(Objective):
             phi.gather(2, chosen.expand(-1, phi.shape[1], -1)),
             worth.gather(2, chosen.expand(-1, worth.shape[1], -1)),
             shown,
-            contrast=self.contrast,
         )
 
     @property

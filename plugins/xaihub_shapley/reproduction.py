@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from xaihub.errors import OutputError
+from xaihub.errors import OutputError, ParameterError
 
 __all__ = ["reproduce_shapley"]
 
@@ -92,6 +93,8 @@ def reproduce_shapley(
 
     from xaihub_shapley.experiment import Setting, run
 
+    if wrong := [value for value in lambdas if not math.isfinite(value)]:
+        raise ParameterError(f"lambda cannot be {wrong[0]}", hint="a number from 0")
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise OutputError(f"cannot write {output!r}: there is no such folder")
     if quick:

@@ -11,18 +11,13 @@ from xaihub.masking import shapley_sizes
 __all__ = ["sample_coalitions"]
 
 
-def sample_coalitions(
-    rows: int, count: int, players: int, *, generator: torch.Generator, same_size: bool = False
-) -> Tensor:
+def sample_coalitions(rows: int, count: int, players: int, *, generator: torch.Generator) -> Tensor:
     """Return (rows, count, players) coalitions of zeros and ones, independent from row to row.
 
     A size k is drawn in proportion to 1 / (k (players - k)), then a uniform subset of that size; every second coalition
     is the complement of the one before. So each follows the law of Kernel SHAP, and squared errors need no weights.
     (`xaihub.masking.draw_coalitions` stratifies one budget and expects its rows to be weighted, which suits an estimate
     but not a stochastic gradient.)
-
-    With `same_size` every second coalition is another subset of the size of the one before. The two are independent and
-    may be the same: leaving that out would change the weights of the sizes.
 
     Raises:
         ParameterError: `count` is odd, or there are less than two players.
@@ -33,7 +28,6 @@ def sample_coalitions(
         raise ParameterError(f"{players} player has no coalitions to compare", hint="a backbone with two cells or more")
     pairs = rows * count // 2
     sizes = torch.multinomial(shapley_sizes(players).exp(), pairs, replacement=True, generator=generator)
-    drawn = 2 if same_size else 1
-    rank = torch.rand(pairs, drawn, players, generator=generator).argsort(2).argsort(2)
-    shown = (rank < sizes.view(-1, 1, 1)).float()
-    return (shown if same_size else torch.cat([shown, 1 - shown], 1)).view(rows, count, players)
+    rank = torch.rand(pairs, players, generator=generator).argsort(1).argsort(1)
+    shown = (rank < sizes.unsqueeze(1)).float()
+    return torch.stack([shown, 1 - shown], 1).view(rows, count, players)

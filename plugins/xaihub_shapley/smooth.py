@@ -3,7 +3,8 @@
 With signs z = 2 s - 1 the odd part of a game, half the difference of a coalition and its complement, is a sum of
 products of signs over odd sets of players. The prior has two independent parts:
 
-- Each odd set S has a weight of variance prod(decay_i, i in S): covariance sinh(z B z') / sinh(1 B 1), B = atanh(decay).
+- Each odd set S has a weight of variance prod(decay_i, i in S): covariance sinh(z B z') / sinh(1 B 1), with
+  B = atanh(decay).
 - Each player has a weight that changes smoothly with the coalition's size: sum of z_i C_ij z'_j, times a kernel of the
   two sizes. C correlates players, for instance neighbours.
 
@@ -158,7 +159,7 @@ class Prior:
 
 
 class Posterior:
-    """What a prior makes of answers: half the differences `odd` of coalitions with (n, d) signs and their complements."""
+    """What a prior makes of `odd`, half the differences of coalitions with (n, d) signs and their complements."""
 
     def __init__(self, prior: Prior, signs: Tensor, odd: Tensor) -> None:
         """Solve the regression: n^3."""

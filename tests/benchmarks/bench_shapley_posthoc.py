@@ -3,8 +3,9 @@
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_posthoc.py --cache FOLDER`. The game is the
 logit of the predicted class of EfficientNet-Lite0 on the sample photo (and on photos, if given) with hidden cells
 blurred. Up to 16 players the truth is an enumeration, kept in the cache, so that every estimator can be run with many
-seeds by looking answers up. For more players the truth is Kernel SHAP at a large budget, and passes are made. An
-estimator is charged for the rows that it asks about. Peers that are not installed are left out.
+seeds by looking answers up. For more players passes are made, and kept as well; the truth is then a fit with
+interactions plus what Kernel SHAP finds in the rows that the fit has not seen, which has a standard error. An estimator
+is charged for the rows that it asks about. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor
 import xaihub
 from xaihub.masking import coalition_scores, every_coalition, make_features, make_removal
 from xaihub_shapley import estimators as ours
-from xaihub_shapley.posthoc import grouped
+from xaihub_shapley import smooth
+from xaihub_shapley.posthoc import grouped, shapes
 
 Game = Callable[[Tensor], Tensor]
 Estimator = Callable[["Counted", int, int, int], np.ndarray]
@@ -82,7 +84,11 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated game, at most 4")
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
     parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes; 0 leaves it out")
-    parser.add_argument("--truth", type=int, default=6000, help="budget of the large game's truth")
+    parser.add_argument("--large-picture", default="sample", help="sample, or the name of one of the photos used")
+    parser.add_argument("--large-seeds", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="make the large game's passes in bfloat16")
+    parser.add_argument("--truth", type=int, default=4000, help="rows of each part of the large game's truth")
+    parser.add_argument("--parts", type=int, default=3, help="parts of it, each held out of the fit in turn")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3, help="of timings")
     options = parser.parse_args()
@@ -103,10 +109,12 @@ def main() -> None:
     for name, features, groups in games:
         _enumerated(small, pictures[name], name, features, groups, options)
     if options.large:
-        _large(model, pictures["sample"], options)
+        large = hub.load_model(device="cpu", runtime=xaihub.Runtime(autocast=options.bf16))
+        _large(large, pictures[options.large_picture], options)
 
 
-def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, int, np.ndarray]:
+def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, Tensor, np.ndarray]:
+    """Return the game, the players' shapes, and their centres."""
     image = model.prepare(xaihub.load_picture(photo).image)[0]
     players = grouped(make_features(features, model, image), groups)
     removal = make_removal("blur", model, image)
@@ -118,11 +126,12 @@ def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, int
     rows, columns = np.indices(players.labels.shape)
     labels = players.labels.numpy()
     places = np.array([[rows[labels == k].mean(), columns[labels == k].mean()] for k in range(players.count)])
-    return ask, players.count, places
+    return ask, shapes(players), places
 
 
 def _enumerated(model: Any, photo: Any, name: str, features: str, groups: str, options: argparse.Namespace) -> None:
-    ask, players, places = _game(model, photo, features, groups)
+    ask, parts, places = _game(model, photo, features, groups)
+    players = len(parts)
     file = Path(options.cache) / f"{name}-{features.replace(':', '')}-{players}-{options.size}.npy"
     shown = every_coalition(players).shown
     if not file.is_file():
@@ -134,26 +143,60 @@ def _enumerated(model: Any, photo: Any, name: str, features: str, groups: str, o
     truth = ours.enumerated(lambda rows: scores[_codes(rows)], players).values.numpy()
     print(f"\n{name}, {players} players at {options.size} pixels, enumerated")
     print(f"relative error over {options.seeds} seeds (rows asked)")
-    budgets = [budget for budget in (4 * players, 128, 256, 512, 1024, 2048, 4096) if budget <= 2**players // 4]
-    _table(lambda rows: scores[_codes(rows)], players, places, truth, budgets, options.seeds)
+    budgets = [budget for budget in (32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096) if budget <= 2**players // 4]
+    _table(lambda rows: scores[_codes(rows)], parts, places, truth, budgets, options.seeds)
 
 
 def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
-    ask, players, places = _game(model, photo, f"grid:{options.large}", "")
-    file = Path(options.cache) / f"sample-{players}-{options.truth}.npy"
-    if not file.is_file():
-        found = ours.regressed(ask, players, options.truth, torch.Generator().manual_seed(10**6))
-        np.save(file, np.stack([found.values.numpy(), found.stderr.numpy()]))
-    truth, stderr = np.load(file)
-    noise = np.linalg.norm(stderr) / np.linalg.norm(truth)
-    print(
-        f"\nsample, {players} players; truth: Kernel SHAP of {options.truth} rows, relative standard error {noise:.3f}"
-    )
-    _table(ask, players, places, truth, [256, 512], 1)
+    ask, parts, places = _game(model, photo, f"grid:{options.large}", "")
+    kind = "-bfloat16" if options.bf16 else ""
+    file = Path(options.cache) / f"{options.large_picture}-grid{options.large}-{model.input_size[1]}{kind}.npz"
+    known = Kept(ask, file.with_name(f"{file.stem}-truth.npz"))
+    truth, noise = _truth(known, parts, options.truth, options.parts)
+    known.save()
+    print(f"\n{options.large_picture}, {len(parts)} players at {model.input_size[1]} pixels{kind.replace('-', ', ')}")
+    print(f"truth from {options.parts} times {options.truth} rows, relative standard error {noise:.3f}")
+    kept = Kept(ask, file)
+    try:
+        _table(kept, parts, places, truth, [100, 200, 400, 800, 1600], options.large_seeds)
+    finally:
+        kept.save()
 
 
-def _table(ask: Game, players: int, places: np.ndarray, truth: np.ndarray, budgets: list[int], seeds: int) -> None:
-    estimators = _estimators(places)
+def _truth(ask: Game, parts: Tensor, rows: int, folds: int) -> tuple[np.ndarray, float]:
+    """Return Shapley values without the bias of a fit, and their relative standard error.
+
+    A game less a fit to other rows has small Shapley values, which Kernel SHAP estimates with little variance.
+    """
+    players, alike = len(parts), smooth.likenesses(parts, len(parts))
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def answer(shown: Tensor) -> Tensor:
+        scores = ask(shown)
+        asked.append((2 * shown[::2].double() - 1, (scores[::2] - scores[1::2]) / 2))
+        return scores
+
+    seeds = range(10**6, 10**6 + folds)
+    for seed in seeds:
+        ours.regressed(answer, players, rows, torch.Generator().manual_seed(seed))
+    values, variance = torch.zeros(players, dtype=torch.float64), torch.zeros(players, dtype=torch.float64)
+    for fold, seed in enumerate(seeds):
+        signs, odd = (torch.cat(part) for part in zip(*(asked[:fold] + asked[fold + 1 :]), strict=True))
+        kept = (signs.sum(1) > -players) | (torch.arange(len(signs)) == 0)  # the ends were asked for in each part
+        prior, _ = smooth.chosen(signs[kept], odd[kept], alike, torch.Generator().manual_seed(0), smooth.Choice())
+        fit = smooth.Posterior(prior, signs[kept], odd[kept])
+
+        def rest(shown: Tensor, fit: smooth.Posterior = fit) -> Tensor:
+            return ask(shown) - fit.mean(2 * shown.double() - 1)
+
+        found = ours.regressed(rest, players, rows, torch.Generator().manual_seed(seed))
+        values += (fit.values + found.values) / folds
+        variance += found.stderr.square() / folds**2
+    return values.numpy(), float(variance.sum().sqrt() / values.norm())
+
+
+def _table(ask: Game, parts: Tensor, places: np.ndarray, truth: np.ndarray, budgets: list[int], seeds: int) -> None:
+    estimators, players = _estimators(parts, places), len(parts)
     print(f"{'':28}" + "".join(f"{budget:>16}" for budget in budgets))
     for name, estimate in estimators.items():
         line = f"{name:28}"
@@ -171,14 +214,14 @@ def _table(ask: Game, players: int, places: np.ndarray, truth: np.ndarray, budge
         print(line, flush=True)
 
 
-def _estimators(places: np.ndarray) -> dict[str, Estimator]:
-    def own(method: Any) -> Estimator:
+def _estimators(parts: Tensor, places: np.ndarray) -> dict[str, Estimator]:
+    def own(method: Any, **options: Any) -> Estimator:
         return lambda game, players, budget, seed: method(
-            game, players, budget, torch.Generator().manual_seed(seed)
+            game, players, budget, torch.Generator().manual_seed(seed), **options
         ).values.numpy()
 
     found = {
-        "xaihub interactions": own(ours.interacting),
+        "xaihub interactions": own(ours.interacting, shapes=parts),
         "xaihub kernel": own(ours.regressed),
         "xaihub permutation": own(ours.ordered),
         "captum KernelShap": _captum,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,11 +14,12 @@ from torch.nn import functional
 
 import xaihub
 from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_model, small_network
-from xaihub import ExplainerRefused, ParameterError
+from xaihub import Case, ClassScore, Explanation, ExplainerRefused, ParameterError, ResolvedTarget, Scene
 from xaihub.masking import Removal, make_removal, masked_forwards
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
 from xaihub_convad.live import Aligned, Layerwise
 from xaihub_convad.tracking import Tracker
+from xaihub_metrics_curves.areas import Deletion, Insertion
 
 # Every family of convolutional networks that is promised, at the smallest size that its strides allow.
 FAMILIES = {
@@ -40,6 +42,7 @@ FAMILIES = {
     "ecaresnet26t": 64,
     "skresnet18": 64,
     "gcresnext26ts": 64,
+    "resnet14t": 64,  # with CBAM, below
     "hrnet_w18_small": 64,
     "poolformer_s12": 64,
 }
@@ -55,8 +58,8 @@ OPTIONS: list[dict[str, Any]] = [
 @torch.inference_mode()
 def test_every_family_keeps_its_promises(name: str) -> None:
     side = FAMILIES[name]
-    narrow = {"vgg11_bn": {"mlp_ratio": 0.02}}
-    network, masks = small_network(name, **narrow.get(name, {})), five_masks(side)
+    options_of: dict[str, Any] = {"vgg11_bn": {"mlp_ratio": 0.02}, "resnet14t": {"block_args": {"attn_layer": "cbam"}}}
+    network, masks = small_network(name, **options_of.get(name, {})), five_masks(side)
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(3))
     inputs = image.expand(len(masks), -1, -1, -1).clone()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -359,6 +362,12 @@ def test_attention_and_mixing_over_places_is_refused_by_layer(name: str, layer: 
         Deactivation().forward(network, torch.randn(1, 3, side, side), torch.ones(1, 1, side, side))
 
 
+def test_non_local_attention_is_refused_by_layer() -> None:
+    network = small_network("resnet14t", block_args={"attn_layer": "nl"})
+    with torch.inference_mode(), pytest.raises(ExplainerRefused, match=r"layer1\.0\.se.*NonLocalAttn"):
+        Deactivation().forward(network, torch.randn(1, 3, 64, 64), torch.ones(1, 1, 64, 64))
+
+
 @pytest.mark.parametrize(
     "options", [{"rule": "aligend"}, {"pooling": "mean"}, {"padding": "same"}, {"threshold": 0.0}, {"threshold": 1.1}]
 )
@@ -387,7 +396,13 @@ def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "parameters"),
-    [("rise", {"masks": 8, "cell": 4}), ("kernel_shap", {"samples": 40, "features": "grid:4"})],
+    [
+        ("rise", {"masks": 8, "cell": 4}),
+        ("kernel_shap", {"samples": 40, "features": "grid:4"}),
+        ("occlusion", {"window": 16, "stride": 16}),
+        ("first_principles", {"budget": 60, "features": "grid:4"}),
+        ("shapley_values", {"budget": 60, "features": "grid:4"}),
+    ],
 )
 def test_methods_that_mask_give_the_same_map_for_any_batch_size(method: str, parameters: dict[str, Any]) -> None:
     explainer = xaihub.get_explainer(method, baseline="deactivate", **parameters)
@@ -398,3 +413,30 @@ def test_methods_that_mask_give_the_same_map_for_any_batch_size(method: str, par
         explainer.explain(small_model(network, 64, rows=1), image, 1, seed=1)[0].values,
     )
     assert torch.allclose(batched, single, atol=1e-4 * float(batched.abs().max()))
+
+
+@pytest.mark.parametrize("kind", [Insertion, Deletion])
+def test_curves_that_hide_by_it_ask_the_deactivated_network(kind: type[Insertion | Deletion]) -> None:
+    network = small_network("resnet18")
+    model, image = small_model(network, 64), torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    logits = model.predict(image[None])
+    scene = Scene(model=model, image=image, logits=logits[0], target=ResolvedTarget(index=torch.tensor([1])))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    heat = _patches(16.0 - order.argsort())  # the highest value where the order begins
+    label = ClassScore(index=1, name="", logit=0.0, probability=0.0)
+    case = Case(scene=scene, explanation=Explanation(values=heat[None], target=label, predicted=label))
+
+    area = kind(baseline="deactivate", unit="patches", patch=16, steps=16).measure(case)[0].value
+
+    probabilities = []
+    for count in range(17):
+        shown = torch.full((16,), float(kind is Deletion))
+        shown[order[:count]] = float(kind is Insertion)
+        mask = _patches(shown)[None, None]
+        with torch.inference_mode():
+            probabilities.append(float(Deactivation().forward(network, image[None], mask).softmax(1)[0, 1]))
+    assert area == pytest.approx(float(np.trapezoid(probabilities)) / 16, abs=1e-5)
+
+
+def _patches(values: Tensor) -> Tensor:
+    return values.view(4, 4).repeat_interleave(16, 0).repeat_interleave(16, 1)

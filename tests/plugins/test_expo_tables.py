@@ -75,7 +75,7 @@ def autompg(shared: Path) -> Figures:
 
 @pytest.fixture(scope="module")
 def housing(shared: Path) -> Figures:
-    return Figures.measured(shared, "housing", HOUSING, 3)
+    return Figures.measured(shared, "housing", HOUSING, 5)
 
 
 def test_a_little_fidelity_makes_autompg_easier_to_explain_at_no_cost(autompg: Figures) -> None:

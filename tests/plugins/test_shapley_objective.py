@@ -113,44 +113,6 @@ def test_the_loss_is_least_at_the_shapley_values_of_the_game_whose_whole_is_the_
     assert least.tolist() == pytest.approx(_definition(scores, players), abs=1e-8)
 
 
-def test_with_contrast_the_votes_are_the_shapley_values_for_their_sum_whatever_that_is() -> None:
-    players = 5
-    shown = every_coalition(players).shown.double()
-    worth = torch.randn(len(shown), generator=_rng(), dtype=torch.float64)
-    law = shapley_sizes(players).exp().double()
-    phi = torch.zeros(1, players, 1, dtype=torch.float64)
-    hessian, gradient = torch.zeros(players, players).double(), torch.zeros(players).double()
-    for size in range(1, players):
-        rows = (shown.sum(1) == size).nonzero().flatten().tolist()
-        share = float(law[size]) / len(rows) ** 2
-        for pair in ([one, other] for one in rows for other in rows):
-
-            def loss(votes: Tensor, pair: list[int] = pair) -> Tensor:
-                return shapley_loss(
-                    votes.view(1, players, 1), worth[pair].view(1, 2, 1), shown[pair].view(1, 2, -1), contrast=15
-                )
-
-            start = phi.flatten().requires_grad_(True)
-            gradient += share * torch.autograd.grad(loss(start), start)[0]
-            hessian += share * torch.autograd.functional.hessian(loss, start.detach())
-    least = -torch.linalg.solve(hessian, gradient)
-    scores = {tuple(row.nonzero().flatten().tolist()): float(value) for row, value in zip(shown, worth, strict=True)}
-    scores[()], scores[tuple(range(players))] = 0.0, float(least.sum())
-    assert least.tolist() == pytest.approx(_definition(scores, players), abs=1e-8)
-
-
-def test_with_contrast_coalitions_of_one_size_are_compared() -> None:
-    shown = sample_coalitions(4000, 2, 5, generator=_rng(), same_size=True)
-    sizes = shown.sum(2)
-    assert torch.equal(sizes[:, 0], sizes[:, 1])
-    same = (shown[:, 0] == shown[:, 1]).all(1)
-    assert float(same[sizes[:, 0] == 1].double().mean()) == pytest.approx(1 / 5, abs=0.04)
-    phi, values = torch.zeros(1, 5, 1), torch.tensor([[[3.0], [1.0]]])
-    shown = sample_coalitions(1, 2, 5, generator=_rng(), same_size=True)
-    assert float(shapley_loss(phi, values, shown, contrast=15)) == pytest.approx((9 + 1) / 2 + 15 * 1)
-    assert _loss(ShapleyObjective(contrast=3)).terms["shapley"] > _loss(ShapleyObjective()).terms["shapley"]
-
-
 def test_the_loss_is_the_mean_squared_error_of_summed_votes() -> None:
     network = _network()
     x, labels = _batch()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from xaihub.masking import every_coalition
-from xaihub_shapley.estimators import enumerated, interacting
+from xaihub.masking import shapley_weights as weights_of
+from xaihub_shapley.estimators import interacting
 from xaihub_shapley.smooth import Choice, Posterior, Prior, chosen, likenesses, most_telling, prior_of
 
 PLAYERS = 5
@@ -49,7 +50,7 @@ def test_the_fit_is_bayesian_regression_on_products_and_weights_by_size(reach: f
     sizes = (torch.exp(-near / (2 * reach**2)) + torch.exp(-far / (2 * reach**2))) / 2
     variance = torch.tensor([float(prior.decay[list(kept)].prod()) for kept in sets]).double()
     covariance = torch.block_diag(torch.diag(variance / variance.sum()), torch.kron(prior.alone, sizes))
-    shares = torch.stack([enumerated(lambda _, game=game: game, PLAYERS).values for game in features], 1)
+    shares = weights_of(every, torch.zeros(len(every)).double()).T @ phi
 
     rows = [1, 6, 11, 20, 30, 31]
     odd = torch.randn(len(rows), generator=_rng(), dtype=torch.float64)

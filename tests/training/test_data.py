@@ -82,6 +82,20 @@ def test_a_table_of_names(tmp_path: Path) -> None:
     assert found.read(0).getpixel((0, 0)) == (7, 7, 7)
 
 
+def test_rows_called_test_are_held_out_only_where_no_others_are(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("file,label,split\na.png,0,train\nb.png,1,test\nc.png,1,val\n")
+    both = open_pictures(str(file))
+    file.write_text("file,label,split\na.png,0,train\nb.png,1,test\n")
+    alone = open_pictures(str(file))
+
+    assert [Path(name).name for name in both.names] == ["a.png", "c.png"]
+    assert (both.labels, both.parts, list(both.notes)) == (
+        [0, 1], ["train", "val"], ["1 rows of the split test are left out"]
+    )  # fmt: skip
+    assert (alone.parts, list(alone.notes)) == (["train", "val"], [])
+
+
 def test_a_table_of_indices_takes_its_names_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
     file.write_text("path,class_index\na.png,2\nb.png,0\n")
@@ -98,7 +112,7 @@ def test_a_table_of_indices_takes_its_names_from_a_file(tmp_path: Path) -> None:
         ("name,label\na.png,ox\n", None, "has no column 'file'"),
         ("file,kind\na.png,ox\n", None, "has no column 'label'"),
         ("file,label\na.png,\n", None, "line 2: 'label' is empty"),
-        ("file,label,split\na.png,ox,other\n", None, "the split 'other' is not train or val"),
+        ("file,label,split\na.png,ox,other\n", None, "the split 'other' is not train, val or test"),
     ],
 )
 def test_a_table_that_is_wrong_is_refused(

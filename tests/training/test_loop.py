@@ -320,6 +320,7 @@ def test_a_picture_that_breaks_during_training_stops_with_its_name(
     [
         ({"epochs": 0}, "'epochs' cannot be 0"),
         ({"val": 1.0}, "'val' cannot be 1.0"),
+        ({"lr": float("inf")}, "'lr' cannot be inf"),
         ({"optimizer": "lion"}, "'optimizer' cannot be 'lion'"),
         ({"ema": 1.5}, "'ema' cannot be 1.5"),
     ],

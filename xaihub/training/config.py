@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -99,6 +100,9 @@ def checked(values: dict[str, Any]) -> Config:
     Raises:
         ParameterError: A name is unknown, or a value is of the wrong type or range.
     """
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ParameterError(f"{name!r} cannot be {value}: expected a finite number")
     try:
         return msgspec.convert(values, type=Config)
     except msgspec.ValidationError as error:

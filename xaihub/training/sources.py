@@ -20,7 +20,8 @@ __all__ = ["open_pictures"]
 
 _FILE = ("file", "path", "image", "filename")
 _LABEL = ("label", "class", "class_index")
-_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "val"}
+# Pictures called test choose no epoch where others do: then they are left out.
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def open_pictures(data: str, *, classes: Sequence[str] | None = None) -> Pictures:
@@ -64,9 +65,10 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
     """Take the folders in a folder for classes; folders called train and val (or test) hold such folders each."""
     inner = _folders(folder)
     own = {path.name.lower(): path for path in inner}
-    parts = {part: own[name] for name, part in _PARTS.items() if name in own and name != "test"}
-    if "val" not in parts and "test" in own:
-        parts["val"] = own["test"]
+    parts = {part: own[name] for name, part in _PARTS.items() if name in own}
+    test = parts.pop("test", None)
+    if test is not None:
+        parts.setdefault("val", test)
     if "train" not in parts or not all(_folders(path) for path in parts.values()):
         parts = {"": folder}
     found: list[tuple[str, str, str]] = []
@@ -123,18 +125,22 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
         if not path or not text:
             raise InputError(f"{str(file)!r}, line {line}: {path_column if not path else label_column!r} is empty")
         if part not in _PARTS:
-            raise InputError(f"{str(file)!r}, line {line}: the split {part!r} is not train or val")
+            raise InputError(f"{str(file)!r}, line {line}: the split {part!r} is not train, val or test")
         paths.append(str(file.parent / path))
         texts.append(text)
         parts.append(_PARTS[part])
     labels, names = _labels(file, texts, classes)
+    tests = [place for place, part in enumerate(parts) if part == "test"] if "val" in parts else []
+    left = [place for place in range(len(paths)) if place not in set(tests)]
+    files = [paths[place] for place in left]
     return Pictures(
         name=str(file),
         classes=names,
-        labels=labels,
-        names=paths,
-        parts=parts if "split" in columns else (),
-        read=lambda index: _read(paths[index]),
+        labels=[labels[place] for place in left],
+        names=files,
+        parts=["val" if parts[place] == "test" else parts[place] for place in left] if "split" in columns else (),
+        read=lambda index: _read(files[index]),
+        notes=[f"{len(tests)} rows of the split test are left out"] if tests else [],
     )
 
 
@@ -182,7 +188,8 @@ def _hugging_face(name: str) -> Pictures:
     except Exception as error:  # the library, the hub and the network raise many types
         raise InputError(f"cannot load the data set {name!r}: {type(error).__name__}: {error}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    used = {_PARTS[key]: splits[key] for key in ("train", "test", "validation") if key in splits}
+    named = {"train": ["train"], "val": ["validation", "test"]}
+    used = {part: splits[next(key for key in keys if key in splits)] for part, keys in named.items() if splits.keys() & keys}
     if "train" not in used:
         raise InputError(f"the data set {name!r} has no split 'train'", hint=f"it has {', '.join(splits)}")
     features = used["train"].features
