@@ -251,6 +251,22 @@ def test_a_picture_that_cannot_be_read_is_recorded_and_the_run_goes_on(hub: Hub,
     assert len(store.rows()) == 24
 
 
+def test_progress_counts_a_picture_that_is_passed_over(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+    (photos / "0broken.png").write_text("no picture")
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / "1.png").write_text("no picture")
+    told: list[tuple[str, int, int]] = []
+    plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), models=["toy", "toy2"]))
+    evaluate(hub, plan, store, watch=lambda *report: told.append(report))
+    firsts = {text: done for text, done, _ in reversed(told) if text.endswith("toy_gradient") and "of" not in text}
+    assert {total for _, _, total in told} == {2 * 5 * 2}
+    assert firsts == {f"{number}.png: toy_gradient": done for number, done in enumerate((0, 4, 6, 8))}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == 20
+
+
 def test_an_explainer_that_refuses_is_recorded_with_its_reason(hub: Hub, photos: Path, store: RunStore) -> None:
     plan = make_plan(hub, config(photos, explainers=["toy_refusing"], controls=False))
     totals = evaluate(hub, plan, store)
@@ -432,7 +448,9 @@ def test_merging_two_halves_equals_the_whole(hub: Hub, photos: Path, store: RunS
             chosen = config(photos, metrics=["toy_mean"], explainers=explainers, controls=False)
             half.set_config({"explainers": explainers})
             evaluate(hub, make_plan(hub, chosen), half)
-    with merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab") as merged:
+    made, aside = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+    with made as merged:
+        assert aside == 0
         assert [row[4] for row in values(merged)] == [row[4] for row in values(store)]
         assert merged.config["explainers"] == ["toy_gradient", "toy_noise"]
 

@@ -13,7 +13,8 @@ import torch
 
 from xaihub import ClassScore, Explanation
 from xaihub.errors import OutputError
-from xaihub.store import Key, RunStore
+from xaihub.results import Key
+from xaihub.store import RunStore
 
 KEY = Key(
     picture="ab" * 32, model="toy", weights="w", preprocessing={"size": 8}, explainer="toy_gradient",
@@ -73,12 +74,12 @@ def test_a_models_name_is_not_part_of_the_key() -> None:
 
 
 def test_a_score_is_missing_until_it_is_there_and_again_if_it_failed(store: RunStore) -> None:
-    wanted = [("insertion", "{}"), ("deletion", "{}")]
+    wanted = [("insertion", "{}", "{}"), ("deletion", "{}", "{}")]
     store.add_explanation(KEY, "cat.jpg", explanation())
     assert store.missing_scores(KEY, wanted, retry=True) == wanted
     store.add_score(KEY, "insertion", "{}", value=0.5)
     store.add_score(KEY, "deletion", "{}", error="refused")
-    assert store.missing_scores(KEY, wanted, retry=True) == [("deletion", "{}")]
+    assert store.missing_scores(KEY, wanted, retry=True) == [("deletion", "{}", "{}")]
     assert store.missing_scores(KEY, wanted, retry=False) == []
 
 
@@ -86,6 +87,54 @@ def test_a_map_whose_file_is_lost_counts_as_missing(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
     next(store.folder.glob("maps/*/*.safetensors")).unlink()
     assert store.explanation(KEY) is None
+
+
+def test_a_score_on_another_basis_is_missing_and_replaces_what_was_shown(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    store.add_score(KEY, "mass", "{}", basis='{"truth": "a"}', value=0.1)
+    other = ("mass", "{}", '{"truth": "b"}')
+    assert store.missing_scores(KEY, [other], retry=False) == [other]
+    store.add_score(KEY, "mass", "{}", basis=other[2], value=0.2)
+    assert [row.value for row in store.rows()] == [0.2]
+
+
+def test_only_scores_of_the_wanted_basis_are_shown_and_going_back_loses_nothing(store: RunStore) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    for letter, value in (("a", 0.1), ("b", 0.2)):
+        store.add_score(KEY, "mass", "{}", basis=f'{{"truth": "{letter}"}}', value=value)
+    for letter, shown in (("a", [0.1]), ("b", [0.2]), ("c", []), ("a", [0.1])):
+        store.show_scores({"cat.jpg": {("mass", "{}"): f'{{"truth": "{letter}"}}'}})
+        assert [row.value for row in store.rows()] == shown
+
+
+@pytest.mark.parametrize(
+    ("basis", "shown"), [("{}", 1), ('{"code": "1"}', 1), ('{"pool": "x"}', 0), ('{"truth": null}', 0)]
+)
+def test_of_a_picture_that_left_the_plan_only_what_depends_on_nothing_else_is_shown(
+    store: RunStore, basis: str, shown: int
+) -> None:
+    store.add_explanation(KEY, "cat.jpg", explanation())
+    store.add_score(KEY, "mass", "{}", basis=basis, value=0.5)
+    store.show_scores({"dog.jpg": {}})
+    assert len(store.rows()) == shown
+
+
+def test_of_each_picture_and_method_only_the_wanted_explanation_is_shown(store: RunStore) -> None:
+    keys = [replace(KEY, seed=seed) for seed in (0, 1)]
+    for key in keys:
+        store.add_explanation(key, "cat.jpg", explanation())
+        store.add_score(key, "mass", "{}", value=float(key.seed))
+    for seed in (1, 0):
+        store.show_explanations("toy", {keys[seed].digest: ("new/cat.jpg", "toy_gradient", '{"steps": 3}')})
+        store.show_explanations("toy", {keys[seed].digest: ("cat.jpg", "toy_gradient", '{"steps": 3}')})
+        assert [(row.picture, row.value) for row in store.rows()] == [("cat.jpg", float(seed))]
+
+
+def test_a_run_of_an_older_form_is_refused_with_one_line(store: RunStore) -> None:
+    store._db.execute("UPDATE meta SET value = '1' WHERE name = 'format'")
+    with pytest.raises(OutputError, match="another version of xaihub") as caught:
+        RunStore(store.folder)
+    assert "new run" in str(caught.value)
 
 
 def test_writing_a_score_twice_keeps_one_row(store: RunStore) -> None:
@@ -171,7 +220,7 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_made_again(tmp_path: Pat
 
 
 def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path) -> None:
-    other_key = replace(KEY, seed=1)
+    other_key = replace(KEY, parameters={"steps": 4})
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
         a.add_explanation(KEY, "cat.jpg", explanation())
         a.add_score(KEY, "insertion", "{}", error="out of luck")
@@ -181,7 +230,7 @@ def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path
         b.add_score(KEY, "deletion", "{}", error="out of luck")
         b.add_explanation(other_key, "cat.jpg", explanation(2.0))
         b.add_score(other_key, "insertion", "{}", value=0.75)
-        a.absorb(b)
+        assert a.absorb(b) == 0
         assert sorted((row.metric, row.value) for row in a.rows()) == [
             ("deletion", 0.25),
             ("insertion", 0.5),
@@ -190,6 +239,49 @@ def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path
         merged = a.explanation(other_key)
     assert merged is not None
     assert float(merged.values.mean()) == 2.0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    runs = [RunStore(tmp_path / str(number), create=True) for number in range(3)]
+    for number, run in enumerate(runs):
+        run.add_picture("cat.jpg", 0, sha256="ab" * 32)
+        run.add_explanation(KEY, "cat.jpg", explanation())
+        run.add_score(KEY, "mass", "{}", basis=f'{{"truth": "{number // 2}"}}', value=number / 4)
+        run.add_score(KEY, "grid", "{}", basis='{"pool": "same"}', value=0.5)
+        run.add_score(KEY, "insertion", "{}", value=0.75)
+    with RunStore(tmp_path / "merged", create=True) as merged:
+        aside = merged.absorb(*(runs[number] for number in order))
+        assert [(row.metric, row.value) for row in merged.rows()] == [("grid", 0.5), ("insertion", 0.75)]
+        assert aside == 2
+        merged.show_scores({"cat.jpg": {("mass", "{}"): '{"truth": "1"}'}})
+        assert ("mass", 0.5) in [(row.metric, row.value) for row in merged.rows()]
+    for run in runs:
+        run.close()
+
+
+def test_merged_runs_of_different_photos_set_aside_the_scores_that_look_at_other_photos(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
+        for run, picture in ((a, "ab" * 32), (b, "cd" * 32)):
+            key = replace(KEY, picture=picture)
+            run.add_picture(picture, 0, sha256=picture)
+            run.add_explanation(key, picture, explanation())
+            run.add_score(key, "grid", "{}", basis=f'{{"pool": "{picture}"}}', value=0.5)
+            run.add_score(key, "insertion", "{}", value=0.75)
+        assert a.absorb(b) == 2
+        assert [row.metric for row in a.rows()] == ["insertion", "insertion"]
+
+
+def test_runs_that_explained_one_picture_with_different_seeds_are_not_mixed(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
+        for run, seed in ((a, 0), (b, 1)):
+            key = replace(KEY, seed=seed)
+            run.add_explanation(key, "cat.jpg", explanation())
+            run.add_score(key, "insertion", "{}", value=0.75)
+        assert a.absorb(b) == 2
+        assert a.rows() == []
 
 
 def test_the_frame_has_one_row_a_score(store: RunStore) -> None:

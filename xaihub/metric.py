@@ -86,7 +86,9 @@ class _Guarded(Scene):
 
 def _guarded(scene: Scene, metric: Metric, who: str) -> Scene:
     declared = {"truth": metric.needs_truth, "pool": metric.needs_pool}
-    closed = {name: f"{who} looks at scene.{name}, which it does not declare" for name in declared if not declared[name]}
+    closed = {
+        name: f"{who} looks at scene.{name}, which it does not declare" for name in declared if not declared[name]
+    }
     seen = _Guarded(**{item.name: getattr(scene, item.name) for item in fields(Scene)})
     seen.__dict__["_closed"] = closed
     return seen

@@ -2,18 +2,17 @@
 
 Everything is addressed by what it depends on, so an explanation is made once and a score measured once, whatever
 interrupts the run. A record is committed wholly or not at all; a map's file is renamed into place before the record
-that names it is committed.
+that names it is committed. Results of earlier settings stay in the file, and are shown again when the run goes back to
+them; `current` marks what the present plan asks for, and nothing else is shown.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from xaihub.errors import OutputError
+from xaihub.results import Key, ScoreRow, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Key", "RunStore", "ScoreRow", "canonical"]
 
-FORMAT = 1
+FORMAT = 2
 DATABASE = "run.sqlite"
 MAPS = "maps"
 
@@ -39,11 +39,12 @@ CREATE TABLE IF NOT EXISTS pictures (
     source TEXT PRIMARY KEY, sha256 TEXT, position INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS explanations (
     key TEXT PRIMARY KEY, picture TEXT NOT NULL, model TEXT NOT NULL, explainer TEXT NOT NULL,
-    parameters TEXT NOT NULL, control INTEGER NOT NULL, record TEXT, error TEXT) WITHOUT ROWID;
+    parameters TEXT NOT NULL, control INTEGER NOT NULL, record TEXT, error TEXT,
+    current INTEGER NOT NULL DEFAULT 1) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores (
-    key TEXT NOT NULL, metric TEXT NOT NULL, parameters TEXT NOT NULL, value REAL, details TEXT, curve TEXT,
-    forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
-    PRIMARY KEY (key, metric, parameters)) WITHOUT ROWID;
+    key TEXT NOT NULL, metric TEXT NOT NULL, parameters TEXT NOT NULL, basis TEXT NOT NULL, value REAL, details TEXT,
+    curve TEXT, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
+    current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, metric, parameters, basis)) WITHOUT ROWID;
 """
 
 _ROWS = """
@@ -51,65 +52,12 @@ SELECT e.picture, e.model, e.explainer, e.parameters AS explainer_parameters, e.
        s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forwards, s.backwards, s.seconds,
        coalesce(e.error, s.error) AS error, e.key, e.record
 FROM scores s JOIN explanations e ON e.key = s.key
+WHERE s.current AND e.current
 ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.picture
 """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """What an explanation depends on; equal keys mean equal values.
-
-    Attributes:
-        picture: The sha256 of the picture's file.
-        model: The model's name, for reading only.
-        weights: The hash of the weights.
-        preprocessing: The model's preprocessing settings.
-        explainer: The explainer's name.
-        parameters: Its parameters.
-        target: The target as asked for.
-        seed: The seed.
-        code: The versions of xaihub and of the plugin that made it.
-        control: The explainer is a control, not a method.
-    """
-
-    picture: str
-    model: str
-    weights: str
-    preprocessing: Mapping[str, Any]
-    explainer: str
-    parameters: Mapping[str, Any]
-    target: str
-    seed: int
-    code: str
-    control: bool = False
-
-    @property
-    def digest(self) -> str:
-        """The sha256 over all but the model's name."""
-        parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
-        return hashlib.sha256(canonical(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreRow:
-    """One score of one explanation."""
-
-    picture: str
-    model: str
-    explainer: str
-    explainer_parameters: Mapping[str, Any]
-    control: bool
-    metric: str
-    metric_parameters: Mapping[str, Any]
-    value: float | None
-    curve: Any
-    details: Mapping[str, Any]
-    forwards: int
-    backwards: int
-    seconds: float
-    error: str | None
-    key: str
-    record: Mapping[str, Any]
+# What at most one record that is shown may hold, in each table.
+_SLOTS = {"explanations": "picture, model, explainer, parameters", "scores": "key, metric, parameters"}
 
 
 class RunStore:
@@ -150,7 +98,8 @@ class RunStore:
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
         with self._guard():
             if self._meta("format") != str(FORMAT):
-                raise OutputError(f"the run in {str(self.folder)!r} was written by another version of xaihub")
+                message = f"the run in {str(self.folder)!r} was written by another version of xaihub"
+                raise OutputError(message, hint="read it with that version, or start a new run")
             # A run without a plan was killed while it was made; it may be made again.
             if create and self._meta("config") is not None:
                 raise OutputError(
@@ -216,11 +165,53 @@ class RunStore:
         row = self._db.execute("SELECT error FROM explanations WHERE key = ?", (key.digest,)).fetchone()
         return row is not None and not (retry and row["error"])
 
-    def missing_scores(self, key: Key, wanted: Iterable[tuple[str, str]], *, retry: bool) -> list[tuple[str, str]]:
-        """Return which of the (metric, parameters) pairs have no score yet; with `retry` failed ones as well."""
-        rows = self._db.execute("SELECT metric, parameters, error FROM scores WHERE key = ?", (key.digest,))
-        done = {(row["metric"], row["parameters"]) for row in rows if not (retry and row["error"])}
-        return [pair for pair in wanted if pair not in done]
+    def missing_scores(
+        self, key: Key, wanted: Iterable[tuple[str, str, str]], *, retry: bool
+    ) -> list[tuple[str, str, str]]:
+        """Return which (metric, parameters, basis) have no score yet; with `retry` failed ones as well."""
+        rows = self._db.execute("SELECT metric, parameters, basis, error FROM scores WHERE key = ?", (key.digest,))
+        done = {tuple(row)[:3] for row in rows if not (retry and row["error"])}
+        return [score for score in wanted if score not in done]
+
+    def show_scores(self, wanted: Mapping[str, Mapping[tuple[str, str], str]]) -> None:
+        """Show only scores of the given basis, by picture and by (metric, parameters).
+
+        Of pictures that are not named, scores that look at other photos or at masks are not shown.
+        """
+        changes = []
+        for row in self._db.execute(
+            "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.picture"
+            " FROM scores s JOIN explanations e ON e.key = s.key"
+        ):
+            named = wanted.get(row["picture"])
+            if named is None:
+                current = bool(row["current"]) and not {"truth", "pool"} & json.loads(row["basis"]).keys()
+            else:
+                basis = named.get((row["metric"], row["parameters"]))
+                current = bool(row["current"]) if basis is None else row["basis"] == basis
+            if current != bool(row["current"]):
+                changes.append((current, *tuple(row)[1:5]))
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE scores SET current = ? WHERE key = ? AND metric = ? AND parameters = ? AND basis = ?", changes
+            )
+
+    def show_explanations(self, model: str, wanted: Mapping[str, tuple[str, str, str]]) -> None:
+        """Of each (picture, explainer, parameters) of a model show only the explanation of the given digest.
+
+        Another explanation was made with another seed, target or version; one that is wanted belongs to the picture's
+        present path from now on.
+        """
+        slots = set(wanted.values())
+        changes = []
+        for row in self._db.execute("SELECT * FROM explanations WHERE model = ?", (model,)):
+            slot = (row["picture"], row["explainer"], row["parameters"])
+            source = wanted[row["key"]][0] if row["key"] in wanted else row["picture"]
+            current = row["key"] in wanted or (slot not in slots and bool(row["current"]))
+            if (source, current) != (row["picture"], bool(row["current"])):
+                changes.append((source, current, row["key"]))
+        with self._transaction():
+            self._db.executemany("UPDATE explanations SET picture = ?, current = ? WHERE key = ?", changes)
 
     def add_explanation(self, key: Key, source: str, explanation: Explanation | None, error: str | None = None) -> None:
         """Store an explanation, or why there is none.
@@ -239,7 +230,7 @@ class RunStore:
             record = canonical(explanation.to_dict())
         with self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO explanations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO explanations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)",
                 (key.digest, source, key.model, key.explainer, canonical(key.parameters), key.control, record, error),
             )
 
@@ -264,6 +255,7 @@ class RunStore:
         metric: str,
         parameters: str,
         *,
+        basis: str = "{}",
         value: float | None = None,
         details: Mapping[str, Any] | None = None,
         curve: Any = None,
@@ -272,23 +264,15 @@ class RunStore:
         seconds: float = 0.0,
         error: str | None = None,
     ) -> None:
-        """Store one score, or why there is none."""
+        """Store one score, or why there is none; `basis` says what it depends on beside map and parameters."""
         packed = None if curve is None else canonical([[float(v) for v in axis] for axis in curve])
         with self._transaction():
+            slot = (key.digest, metric, parameters)
+            self._db.execute("UPDATE scores SET current = 0 WHERE key = ? AND metric = ? AND parameters = ?", slot)
+            row = (*slot, basis, value, canonical(details or {}), packed)
             self._db.execute(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key.digest,
-                    metric,
-                    parameters,
-                    value,
-                    canonical(details or {}),
-                    packed,
-                    forwards,
-                    backwards,
-                    seconds,
-                    error,
-                ),
+                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                (*row, forwards, backwards, seconds, error),
             )
 
     def rows(self) -> list[ScoreRow]:
@@ -317,28 +301,53 @@ class RunStore:
         left_out = ("record", "curve", "details")
         return pd.DataFrame([{k: v for k, v in row.__dict__.items() if k not in left_out} for row in self.rows()])
 
-    def absorb(self, other: RunStore) -> None:
-        """Copy every record and map of another run into this one; what is here already stays.
+    def absorb(self, *others: RunStore) -> int:
+        """Copy every record and map of other runs into this one, and set aside what they disagree on.
+
+        A result is better than a failure, whichever run it came from. Set aside, and shown when a plan asks for them,
+        are scores of one map on a different basis, explanations of one picture with a different seed, target or
+        version, and, where the runs have different photos, scores that look at the other photos.
+
+        Returns:
+            The number of scores that are set aside.
 
         Raises:
             OutputError: The disk is full or cannot be written.
         """
         from xaihub.explanation import write_file
 
-        for row in other._db.execute("SELECT key FROM explanations WHERE record IS NOT NULL"):
-            theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
-            if theirs.is_file() and not ours.exists():
-                write_file(ours, partial(shutil.copyfile, theirs))
+        photos = {tuple(run._photos()) for run in (self, *others)} - {()}
+        for other in others:
+            for row in other._db.execute("SELECT key FROM explanations WHERE record IS NOT NULL"):
+                theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
+                if theirs.is_file() and not ours.exists():
+                    write_file(ours, partial(shutil.copyfile, theirs))
         with self._transaction():
-            for name in ("pictures", "explanations", "scores"):
-                rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {name}")]  # noqa: S608 - our own names
-                if rows:
-                    marks = ", ".join("?" * len(rows[0]))
-                    # A result is better than a failure, whichever run it came from.
-                    fresh = f"INSERT OR IGNORE INTO {name} VALUES ({marks})"  # noqa: S608
-                    self._db.executemany(fresh, rows)
-                    better = [row for row in rows if row[_error_column(other._db, name)] is None]
-                    self._db.executemany(f"INSERT OR REPLACE INTO {name} VALUES ({marks})", better)  # noqa: S608
+            for other in others:
+                for name in ("pictures", "explanations", "scores"):
+                    self._copy(other, name)
+            before = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608 - our own query
+            for table, slot in _SLOTS.items():
+                several = self._db.execute(
+                    f"SELECT {slot} FROM {table} WHERE current GROUP BY {slot} HAVING count(*) > 1"  # noqa: S608
+                ).fetchall()
+                same = " AND ".join(f"{column} = ?" for column in slot.split(", "))
+                self._db.executemany(f"UPDATE {table} SET current = 0 WHERE {same}", map(tuple, several))  # noqa: S608
+            if len(photos) > 1:
+                self._db.execute("""UPDATE scores SET current = 0 WHERE basis LIKE '%"pool":%'""")
+            after = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608
+        return int(before - after)
+
+    def _copy(self, other: RunStore, table: str) -> None:
+        rows = other._db.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
+        marks = ", ".join("?" * len(rows[0])) if rows else ""
+        for mode, chosen in (("IGNORE", rows), ("REPLACE", [row for row in rows if row["error"] is None])):
+            statement = f"INSERT OR {mode} INTO {table} VALUES ({marks})"  # noqa: S608
+            if chosen:
+                self._db.executemany(statement, map(tuple, chosen))
+
+    def _photos(self) -> list[str | None]:
+        return [row["sha256"] for row in self._db.execute("SELECT sha256 FROM pictures ORDER BY position, source")]
 
     def _map_file(self, digest: str) -> Path:
         return self.folder / MAPS / digest[:2] / f"{digest}.safetensors"
@@ -370,13 +379,3 @@ class RunStore:
             raise OutputError(f"the run in {str(self.folder)!r} is damaged: {error}") from error
         except OSError as error:
             raise OutputError(f"cannot write the run in {str(self.folder)!r}: {error.strerror}") from error
-
-
-def _error_column(database: sqlite3.Connection, table: str) -> int:
-    names = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
-    return names.index("error")
-
-
-def canonical(value: Any) -> str:
-    """Return a value as JSON in one fixed form, fit for comparing and hashing."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

@@ -18,14 +18,14 @@ from xaihub.masking import CERTAIN, Coalitions, draw_coalitions, draw_orders, ev
 from xaihub.masking import shapley_weights as weights_of
 from xaihub_shapley.smooth import Choice, Posterior, chosen, likenesses, most_telling, prior_of
 
-__all__ = ["MOST_PLAYERS", "Ask", "Estimate", "enumerated", "interacting", "ordered", "regressed"]
+__all__ = ["MOST_ASKED", "MOST_PLAYERS", "Ask", "Estimate", "enumerated", "interacting", "ordered", "regressed"]
 
 Ask = Callable[[Tensor], Tensor]
 
-FIRST = 16  # pairs before the first fit
+FIRST = 24  # pairs before the prior is chosen; fewer cannot
 POOL = 1000  # random pairs among which the most telling ones are looked for
 TELLING = 512  # pairs that are looked for; beyond these, random ones do
-MOST_PLAYERS = 512  # for time
+MOST_PLAYERS, MOST_ASKED = 512, 16384  # of a fit with interactions: for time, and for memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def interacting(
         shown = torch.stack([1 - added, 1 + added], 1).flatten(0, 1) / 2
         signs, scores = torch.cat([signs, added]), torch.cat([scores, ask(shown.float()).double()])
         odd = (scores[1::2] - scores[::2]) / 2
-        prior, choice = chosen(signs, odd, alike, generator, choice)
+        if len(signs) >= FIRST:
+            prior, choice = chosen(signs, odd, alike, generator, choice)
     found = Posterior(prior, signs, odd)
     whole = float(scores[1] - scores[0])
     return Estimate(values=found.values, stderr=found.stderr, whole=whole, asked=len(scores), kind="interactions")

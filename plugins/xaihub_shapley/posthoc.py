@@ -9,7 +9,16 @@ from torch import Tensor
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
 from xaihub.masking import BaselineName, Segments, coalition_scores, make_features, make_removal
-from xaihub_shapley.estimators import MOST_PLAYERS, Ask, Estimate, enumerated, interacting, ordered, regressed
+from xaihub_shapley.estimators import (
+    MOST_ASKED,
+    MOST_PLAYERS,
+    Ask,
+    Estimate,
+    enumerated,
+    interacting,
+    ordered,
+    regressed,
+)
 
 __all__ = ["ShapleyValues", "grouped", "shapes"]
 
@@ -40,7 +49,7 @@ class ShapleyValues(Explainer):
             Meta(
                 description="exact asks every coalition; interactions fits a smooth game; kernel (Kernel SHAP,"
                 " adjusted) has little bias, permutation none; auto is exact where the budget allows it, else"
-                " interactions."
+                f" interactions up to a budget of {MOST_ASKED}, else kernel."
             ),
         ] = "auto",
         output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit",
@@ -101,6 +110,8 @@ class ShapleyValues(Explainer):
             return enumerated(ask, players)
         if players < 2:
             raise ParameterError(f"{kind} needs two players", hint="estimator=auto")
+        if kind == "auto":
+            kind = "interactions" if self.budget <= MOST_ASKED else "kernel"
         if kind == "permutation":
             return ordered(ask, players, self.budget, generator)
         if kind == "kernel":
@@ -114,6 +125,11 @@ class ShapleyValues(Explainer):
             raise ParameterError(
                 f"interactions of {players} players cannot be fitted",
                 hint=f"at most {MOST_PLAYERS}, or estimator=kernel",
+            )
+        if self.budget > MOST_ASKED:
+            raise ParameterError(
+                f"interactions cannot be fitted to {self.budget} coalitions",
+                hint=f"budget={MOST_ASKED} at most, or estimator=kernel",
             )
         return interacting(ask, players, self.budget, generator, shapes(features))
 

@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     noise: float = 1e-2  # what no smooth game explains
     alike: float = 0.0  # correlation of players in one place
     length: float = inf  # how far it reaches, in widths of a player; everywhere if infinite
-    reach: float = inf  # how far in size a player's weight stays the same, as a share of all players
+    reach: float = 0.5  # how far in size a player's weight stays the same, as a share of all players
 
 
 CHOICES: dict[str, tuple[float, ...]] = {
@@ -147,7 +147,7 @@ class Prior:
 
     @cached_property
     def _sizes(self) -> Tensor:
-        """(d + 1, d + 1) correlations of a player's weights at two sizes; alike at a size and its complement's."""
+        """(d + 1, d + 1) covariances of a player's weight at two sizes; the same at a size and at its complement's."""
         share = torch.arange(len(self.decay) + 1, dtype=torch.float64) / len(self.decay)
         near = (-(share.unsqueeze(1) - share).square() / (2 * self.reach**2)).exp()
         return (near + near.flip(1)) / 2

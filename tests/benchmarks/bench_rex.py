@@ -10,6 +10,7 @@ the deactivated network.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import statistics
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--confidence", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64, help="rows of rex-xai's extraction; its search takes 14")
+    parser.add_argument("--channels-last", action="store_true", help="give rex-xai our memory order as well")
     parser.add_argument("--deactivate", action="store_true")
     parser.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True, help="our last step")
     options = parser.parse_args()
@@ -68,14 +70,16 @@ def main() -> None:
 
 
 def _theirs(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Search and extract with rex-xai at its own defaults, with the network in its fastest memory order."""
+    """Search and extract with rex-xai at its own defaults."""
     from rex_xai.explanation.explanation import Explanation
     from rex_xai.explanation.rex import calculate_responsibility, predict_target
     from rex_xai.input.config import CausalArgs
     from rex_xai.input.input_data import Data
     from rex_xai.responsibility.prediction import default_prediction_function
 
-    counted = _Counted(MaskedNetwork(model.module) if options.deactivate else model.module)
+    order = torch.channels_last if options.channels_last else torch.contiguous_format
+    network = copy.deepcopy(model.module).to(memory_format=order)
+    counted = _Counted(MaskedNetwork(network) if options.deactivate else network, order)
     ask = default_prediction_function(counted)
     args = CausalArgs()
     args.iters, args.seed, args.batch_size = options.iterations, seed, options.batch
@@ -137,15 +141,15 @@ def _bare(model: xaihub.Model, rows: int) -> float:
 
 
 class _Counted(nn.Module):
-    """A network that counts its rows."""
+    """A network that counts its rows, which it gets in one memory order."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, order: torch.memory_format) -> None:
         super().__init__()
-        self.network, self.count = network, 0
+        self.network, self.order, self.count = network, order, 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.count += len(inputs)
-        outputs: Tensor = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        outputs: Tensor = self.network(inputs.contiguous(memory_format=self.order))
         return outputs
 
 

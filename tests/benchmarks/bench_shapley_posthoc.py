@@ -72,8 +72,8 @@ class Counted:
         return self.ask(shown.float()).double()
 
     def numpy(self, shown: Any) -> np.ndarray:
-        """Return (n,) scores of an array."""
-        return self(torch.from_numpy(np.asarray(shown, dtype=np.float32).reshape(len(shown), -1))).numpy()
+        """Return (n,) scores of an array of n rows, or of one."""
+        return self(torch.from_numpy(np.atleast_2d(np.asarray(shown, dtype=np.float32)))).numpy()
 
 
 def main() -> None:
@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--photos", help="a folder of photos; three of them with 12 players are added")
     parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated game, at most 4")
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
-    parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes; 0 leaves it out")
+    parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="of the three parts")
+    parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes")
     parser.add_argument("--large-picture", default="sample", help="sample, or the name of one of the photos used")
     parser.add_argument("--large-seeds", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="make the large game's passes in bfloat16")
@@ -105,12 +106,14 @@ def main() -> None:
         )
         pictures |= {file.stem: file for file in some[:: max(1, len(some) // 3)][:3]}
         games += [(name, "grid:4", TWELVE) for name in list(pictures)[1:]]
-    _times(model, pictures["sample"], options)
-    for name, features, groups in games:
+    parts = options.only or ("enumerated", "large", "times")
+    for name, features, groups in games if "enumerated" in parts else []:
         _enumerated(small, pictures[name], name, features, groups, options)
-    if options.large:
+    if "large" in parts:
         large = hub.load_model(device="cpu", runtime=xaihub.Runtime(autocast=options.bf16))
         _large(large, pictures[options.large_picture], options)
+    if "times" in parts:
+        _times(model, pictures["sample"], options)
 
 
 def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, Tensor, np.ndarray]:
@@ -239,7 +242,6 @@ def _estimators(parts: Tensor, places: np.ndarray) -> dict[str, Estimator]:
         ("UnbiasedKernelSHAP", {}),
         ("PermutationSamplingSV", {}),
         ("SVARM", {}),
-        ("StratifiedSamplingSV", {}),
     ):
         found[f"shapiq {name}{', paired' if values else ''}"] = _shapiq(name, values)
     return found

@@ -249,15 +249,17 @@ def test_a_soft_mask_counts_as_kept_from_one_half_on() -> None:
     assert torch.equal(deactivation.forward(network, inputs, soft), deactivation.forward(network, inputs, hard))
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @torch.inference_mode()
-def test_memory_order_and_mixed_precision_change_rounding_only() -> None:
+def test_memory_order_and_mixed_precision_change_rounding_only(options: dict[str, Any]) -> None:
     network, inputs, masks = small_network("convnextv2_atto"), torch.randn(5, 3, 64, 64), five_masks(64)
-    expected = Deactivation().forward(network, inputs, masks)
+    deactivation = Deactivation(**options)
+    expected = deactivation.forward(network, inputs, masks)
     network = network.to(memory_format=torch.channels_last)
-    ordered = Deactivation().forward(network, inputs.contiguous(memory_format=torch.channels_last), masks)
+    ordered = deactivation.forward(network, inputs.contiguous(memory_format=torch.channels_last), masks)
     assert close_to(ordered, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = Deactivation().forward(network, inputs, masks)
+        half = deactivation.forward(network, inputs, masks)
         assert torch.equal(half[0], network(inputs)[0])
     assert close_to(half.float(), expected, 0.1)
 

@@ -191,6 +191,13 @@ def test_the_curve_equals_one_picture_at_a_time() -> None:
     assert 0 < min(expected[1:]) < max(expected)
 
 
+def test_only_metrics_that_take_photos_depend_on_the_other_pictures_of_a_run() -> None:
+    metrics = [*ALL, TransplantCurve(family="photos")]
+    assert [metric.needs_pool for metric in metrics] == [isinstance(metric, TransplantPhotos) for metric in ALL] + [
+        True
+    ]
+
+
 # Order
 
 

@@ -227,6 +227,12 @@ def test_budgets_that_cannot_serve_are_refused_with_one_that_can() -> None:
     big = _model(size=(1, 32, 32))
     with pytest.raises(ParameterError, match="interactions of 1024 players"):
         ShapleyValues(features="pixels", baseline="zero").explain(big, torch.ones(1, 1, 32, 32), 0)
+    with pytest.raises(ParameterError, match="interactions cannot be fitted to 20000 coalitions"):
+        _explain(features="grid:4", estimator="interactions", budget=20000)
+
+
+def test_budgets_beyond_a_fit_go_to_kernel_shap() -> None:
+    assert _explain(features="grid:4", budget=20000).metadata["details"]["estimator"] == "kernel"
 
 
 def test_what_a_small_budget_cannot_tell_is_said() -> None:

@@ -209,7 +209,7 @@ def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
     rows = [{**dict(zip(names, part, strict=True)), "seconds": f"{part[4]:.2f}"} for part in cost.parts]
     if options["as_json"]:
         put_json({"pictures": cost.pictures, "forwards": cost.forwards, "backwards": cost.backwards,
-                  "seconds": cost.seconds, "for_one_picture": rows})  # fmt: skip
+                  "seconds": cost.seconds, "for_one_picture": rows, "not_counted": cost.unknown})  # fmt: skip
         return
     put(table(rows, names))
     put(
@@ -217,3 +217,5 @@ def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
         f" {len(plan.config.models)} models: about {cost.forwards} forwards, {cost.backwards} backwards,"
         f" {cost.seconds / 60:.1f} minutes (the first picture, measured, times {cost.pictures})"
     )
+    for who, reason in cost.unknown.items():
+        say(f"note: {who} is not counted: {reason}")

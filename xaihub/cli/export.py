@@ -23,7 +23,7 @@ __all__ = ["export", "merge"]
 )
 @click.option("-o", "--output", metavar="FILE", help="The file; without it csv and json go to stdout.")
 def export(run: str, format_: str, output: str | None) -> None:
-    """Take the scores of a run elsewhere, one row a score.
+    """Take the scores of a run elsewhere, one row a score, and one for each picture that failed.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def export(run: str, format_: str, output: str | None) -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="FOLDER", help="The merged run, new.")
 def merge(runs: tuple[str, ...], output: str) -> None:
-    """Merge runs into a new one; what several hold is kept once.
+    """Merge runs into a new one; what several hold is kept once, and what they disagree on is set aside.
 
     \b
     Examples:
@@ -50,6 +50,12 @@ def merge(runs: tuple[str, ...], output: str) -> None:
     """
     from xaihub.services.export import merge as join
 
-    with join(runs, output) as merged:
+    merged, aside = join(runs, output)
+    with merged:
         say(f"{len(merged.rows())} scores of {len(runs)} runs")
+    if aside:
+        say(
+            f"note: {aside} scores are set aside, as the runs differ in what these depend on (photos, masks, boxes,"
+            f" seed, target or version); xaihub evaluate --resume {output} settles them"
+        )
     put(output)

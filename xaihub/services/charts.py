@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from xaihub.results import ScoreRow, canonical
 from xaihub.services.leaderboard import Board, labels
-from xaihub.store import ScoreRow, canonical
 
 __all__ = ["cost_chart", "curve_chart"]
 

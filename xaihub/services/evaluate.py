@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from xaihub import __version__
 from xaihub.errors import InputError, OutputError, XaihubError
 from xaihub.explainer import Explainer
 from xaihub.explanation import Explanation
@@ -23,13 +19,15 @@ from xaihub.images import Picture, load_picture
 from xaihub.metric import Case, Scene
 from xaihub.model import Model, Runtime
 from xaihub.preprocessing import Geometry
+from xaihub.results import Key, canonical
+from xaihub.services.dependence import Dependence, code, neighbours, with_files
 from xaihub.services.evaluation import Plan
-from xaihub.store import Key, RunStore, canonical
+from xaihub.store import RunStore
 from xaihub.target import Target
 
 __all__ = ["Cost", "Totals", "estimate", "evaluate"]
 
-POOL = 16  # pictures after this one that a metric may combine it with
+INPUTS = 32  # kept, as each picture is a neighbour of several
 
 
 @dataclass(kw_only=True)
@@ -79,11 +77,14 @@ def evaluate(
     started = time.perf_counter()
     totals = Totals()
     with store.writing():
+        # Before anything else, so that a run that is stopped again never shows old and new scores side by side.
+        depends = Dependence(hub, plan)
+        store.show_scores(depends.bases())
         for number, name in enumerate(plan.config.models):
             runtime = Runtime(batch_size=plan.config.batch_size)
             model = hub.load_model(name, device=plan.config.device, runtime=runtime)
             Target.parse(plan.config.target, model.classes)
-            _Run(hub, plan, store, model, totals, retry, watch, number).work()
+            _Run(hub, plan, depends, store, model, totals, retry, watch, number).work()
     totals.seconds = time.perf_counter() - started
     return totals
 
@@ -98,6 +99,7 @@ class Cost:
         backwards: Backward rows.
         seconds: Wall time.
         parts: (model, what, forwards, backwards, seconds) for one picture.
+        unknown: What failed on that picture, with the reason; it is not counted.
     """
 
     pictures: int
@@ -105,6 +107,7 @@ class Cost:
     backwards: int
     seconds: float
     parts: Sequence[tuple[str, str, float, float, float]]
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
@@ -116,14 +119,18 @@ def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
     if readable is None:
         raise InputError("none of the pictures can be read")
     first = Plan(**{**plan.__dict__, "pictures": [readable, *(p for p in plan.pictures if p != readable)]})
-    totals = Totals()
+    totals, depends = Totals(), Dependence(hub, first)
     with store.writing():
         for number, name in enumerate(plan.config.models):
             model = hub.load_model(name, device=plan.config.device, runtime=Runtime(batch_size=plan.config.batch_size))
-            _Run(hub, first, store, model, totals, True, None, number).work(limit=1)
+            _Run(hub, first, depends, store, model, totals, True, None, number).work(limit=1)
     rows = store.rows()
-    parts = [(r.model, f"{r.metric} of {r.explainer}", r.forwards, r.backwards, r.seconds) for r in rows]
-    for row in {row.key: row for row in rows}.values():
+    # A metric that refuses the first picture may well take others: that it costs nothing would be a guess.
+    unknown = {row.metric if row.record else row.explainer: row.error for row in rows if row.error}
+    unknown |= {Path(source).name: reason for source, reason in store.failed_pictures().items()}
+    counted = [row for row in rows if not row.error]
+    parts = [(r.model, f"{r.metric} of {r.explainer}", r.forwards, r.backwards, r.seconds) for r in counted]
+    for row in {row.key: row for row in rows if row.record}.values():
         record = row.record
         spent = (record.get("forwards", 0), record.get("backwards", 0), record.get("seconds", 0.0))
         parts.append((row.model, f"explaining with {row.explainer}", *spent))
@@ -134,6 +141,7 @@ def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
         backwards=round(sum(part[3] for part in parts)) * count,
         seconds=sum(part[4] for part in parts) * count,
         parts=parts,
+        unknown=unknown,
     )
 
 
@@ -144,6 +152,7 @@ class _Run:
         self,
         hub: Hub,
         plan: Plan,
+        depends: Dependence,
         store: RunStore,
         model: Model,
         totals: Totals,
@@ -153,31 +162,37 @@ class _Run:
     ) -> None:
         self._hub, self._plan, self._store, self._model = hub, plan, store, model
         self._totals, self._retry, self._watch = totals, retry, watch
-        self._wanted = {(metric.name, canonical(_with_files(metric.parameters))): metric for metric in plan.metrics}
-        self._parameters = [_with_files(explainer.parameters) for explainer in plan.explainers]
-        self._first = number == 0
-        self._done = number * len(plan.pictures) * len(plan.explainers)
+        self._depends = depends
+        self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in plan.metrics}
+        self._parameters = [with_files(explainer.parameters) for explainer in plan.explainers]
+        self._number = number
+        self._done = 0
         self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
         self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
 
     def work(self, limit: int | None = None) -> None:
+        homes = self._show_current()
         for position, source in enumerate(self._plan.pictures[:limit]):
+            self._done = (self._number * len(self._plan.pictures) + position) * len(self._plan.explainers)
+            self._tell(Path(source).name)
             try:
                 picture = load_picture(source)
             except XaihubError as error:
                 self._totals.failed += 1
-                self._done += len(self._plan.explainers)
                 self._store.add_picture(source, position, sha256=None, error=str(error))
                 continue
-            if self._first:  # a later model does not take back what an earlier one found wrong
+            if self._number == 0:  # a later model does not take back what an earlier one found wrong
                 self._store.add_picture(source, position, sha256=picture.sha256)
             scene: Scene | None = None
+            wanted = [(*score, basis) for score, basis in self._depends.basis(source).items()]
             for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
                 self._tell(f"{Path(source).name}: {explainer.name}")
-                key = self._key(picture, explainer, parameters)
-                missing = self._store.missing_scores(key, self._wanted, retry=self._retry)
-                self._totals.kept += len(self._wanted) - len(missing)
-                if missing or not self._store.has_explanation(key, retry=self._retry):
+                key = self._key(source, picture.sha256, explainer, parameters)
+                # A photo that is in the run twice is explained and scored once, beside the first one's neighbours.
+                twice = homes.get(key.digest, source) != source
+                missing = [] if twice else self._store.missing_scores(key, wanted, retry=self._retry)
+                self._totals.kept += len(wanted) - len(missing)
+                if missing or not (twice or self._store.has_explanation(key, retry=self._retry)):
                     try:
                         scene = scene or self._scene(picture, position)
                     except XaihubError as error:
@@ -188,6 +203,22 @@ class _Run:
                         break
                     self._judge(key, source, picture, scene, explainer, missing)
                 self._done += 1
+        if limit is None:
+            self._done = (self._number + 1) * len(self._plan.pictures) * len(self._plan.explainers)
+            self._tell(self._model.name)
+
+    def _show_current(self) -> dict[str, str]:
+        """Show of this model what the plan asks for; return the first picture of each explanation."""
+        wanted: dict[str, tuple[str, str, str]] = {}
+        for source in self._plan.pictures:
+            checksum = self._depends.checksum(source)
+            for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
+                if checksum:
+                    digest = self._key(source, checksum, explainer, parameters).digest
+                    wanted.setdefault(digest, (source, explainer.name, canonical(parameters)))
+        self._store.show_explanations(self._model.name, wanted)
+        self._store.show_scores(self._depends.bases())  # once more: an explanation may have got another path
+        return {digest: slot[0] for digest, slot in wanted.items()}
 
     def _judge(
         self,
@@ -196,29 +227,30 @@ class _Run:
         picture: Picture,
         scene: Scene,
         explainer: Explainer,
-        missing: Sequence[tuple[str, str]],
+        missing: Sequence[tuple[str, str, str]],
     ) -> None:
         explanation = self._store.explanation(key) or self._explain(key, source, picture, scene, explainer)
         if explanation is None:
-            for name, parameters in missing:
-                self._store.add_score(key, name, parameters, error="there is no explanation to judge")
+            for name, parameters, basis in missing:
+                self._store.add_score(key, name, parameters, basis=basis, error="there is no explanation to judge")
             return
         case = Case(scene=scene, explanation=explanation, explainer=explainer, seed=self._plan.config.seed)
-        for name, parameters in missing:
+        for name, parameters, basis in missing:
             self._tell(f"{Path(source).name}: {name} of {explainer.name}")
             started = time.perf_counter()
             try:
-                measured, counts = self._wanted[name, parameters].measure(case)
+                measured, counts = self._metrics[name, parameters].measure(case)
             except OutputError:
                 raise
             except XaihubError as error:
                 self._totals.failed += 1
-                self._store.add_score(key, name, parameters, error=str(error))
+                self._store.add_score(key, name, parameters, basis=basis, error=str(error))
                 continue
             self._store.add_score(
                 key,
                 name,
                 parameters,
+                basis=basis,
                 value=measured.value,
                 details=measured.details,
                 curve=measured.curve,
@@ -251,10 +283,10 @@ class _Run:
         self._totals.backwards += round(found.metadata["backwards"])
         return explanation
 
-    def _key(self, picture: Picture, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
-        label = self._plan.labels.get(Path(picture.source).name)
+    def _key(self, source: str, sha256: str, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
+        label = self._plan.labels.get(Path(source).name)
         return Key(
-            picture=picture.sha256,
+            picture=sha256,
             model=self._model.name,
             weights=self._model.weights_hash,
             preprocessing=self._model.preprocessing.description,
@@ -262,7 +294,7 @@ class _Run:
             parameters=parameters,
             target=str(self._plan.config.target if label is None else label),
             seed=self._plan.config.seed,
-            code=_code(self._hub, explainer.name),
+            code=code(self._hub, explainer),
             control=explainer.name in self._plan.controls,
         )
 
@@ -287,15 +319,14 @@ class _Run:
             image, geometry = self._model.prepare((picture or load_picture(source)).image)
             self._inputs[source] = (image, self._model.predict(image[None])[0], geometry)
             self._totals.forwards += 1
-            if len(self._inputs) > 2 * POOL:
+            if len(self._inputs) > INPUTS:
                 self._inputs.popitem(last=False)
         self._inputs.move_to_end(source)
         return self._inputs[source]
 
     def neighbours(self, position: int) -> Iterator[tuple[Tensor, int]]:
         """Yield the next readable pictures, in a circle, with their predicted classes."""
-        order = [*self._plan.pictures[position + 1 :], *self._plan.pictures[:position]]
-        for source in order[:POOL]:
+        for source in neighbours(self._plan.pictures, position):
             try:
                 image, logits, _ = self._input(source)
             except XaihubError:
@@ -342,33 +373,9 @@ class _Pool(Sequence[tuple[Tensor, int]]):
         return self._all()[index]
 
 
-def _with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters, and beside each that names a file that file's sha256: results depend on what is in it."""
-    found = dict(parameters)
-    for name, value in parameters.items():
-        file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
-        if file is not None and file.is_file():
-            found[f"{name}.sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
-
-
 def _readable(source: str) -> bool:
     try:
         load_picture(source)
     except XaihubError:
         return False
     return True
-
-
-def _code(hub: Hub, explainer: str) -> str:
-    """Return the versions that an explanation's values depend on."""
-    plugin = hub.explainers.get(explainer).plugin
-    info = next((info for info in hub.host.plugins if info.name == plugin), None)
-    versions = [
-        f"xaihub {__version__}",
-        f"torch {torch.__version__.partition('+')[0]}",
-        f"timm {metadata.version('timm')}",
-    ]
-    if info is not None and not info.builtin:
-        versions.append(f"{info.distribution or info.name} {info.version}")
-    return ", ".join(versions)

@@ -6,41 +6,47 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xaihub.errors import MissingExtra
 from xaihub.explanation import write_file
+from xaihub.results import ScoreRow, canonical
 from xaihub.services.leaderboard import Board
-from xaihub.store import RunStore, ScoreRow, canonical
+from xaihub.store import RunStore
 
 __all__ = ["FORMATS", "export", "merge", "plot"]
 
 FORMATS = ("csv", "parquet", "json")
+_COUNTS = ("forwards", "backwards", "target", "predicted")
 
 
 def export(store: RunStore, format_: str, path: Path | None) -> str | None:
     """Write a run's scores, one row a score, to a file; without a path return the text (csv and json).
 
+    A picture that failed before anything was explained has a row of its own: its path and the reason, all else empty.
+
     Raises:
         MissingExtra: Parquet needs a library that is not installed.
         OutputError: The file cannot be written.
     """
+    rows = [_flat(row) for row in store.rows()]
+    rows += [_failed(source, reason) for source, reason in store.failed_pictures().items()]
     if format_ == "parquet":
         try:
+            import pandas as pd
             import pyarrow  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtra(
-                "parquet needs 'pyarrow', which is not installed", hint="pip install 'xaihub[parquet]'"
+                f"parquet needs {error.name!r}, which is not installed", hint="pip install 'xaihub[parquet]'"
             ) from error
         file = path or store.folder / "scores.parquet"
-        frame = store.frame()
-        for column in ("explainer_parameters", "metric_parameters"):
-            frame[column] = frame[column].map(canonical)
+        frame = pd.DataFrame([_packed(row) for row in rows], columns=list(_failed("", "")))
+        frame = frame.astype({"value": "float64", "control": "boolean", **dict.fromkeys(_COUNTS, "Int64")})
         write_file(file, lambda temporary: frame.to_parquet(temporary))
         return None if path else str(file)
-    rows = [_flat(row) for row in store.rows()]
     text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n" if format_ == "json" else _csv(rows)
     if path is None:
         return text
@@ -48,8 +54,12 @@ def export(store: RunStore, format_: str, path: Path | None) -> str | None:
     return None
 
 
-def merge(folders: Sequence[str | Path], output: str | Path) -> RunStore:
-    """Merge runs into a new one; a record that several hold is kept once.
+def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, int]:
+    """Merge runs into a new one; a record that several hold is kept once, what they disagree on is set aside.
+
+    Returns:
+        The merged run, and the number of scores that are set aside: they are shown, or measured anew, when the merged
+        run is resumed.
 
     Raises:
         OutputError: A run is missing or damaged, or the output exists or cannot be written.
@@ -57,11 +67,11 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> RunStore:
     sources = [RunStore(folder) for folder in folders]
     merged = RunStore(output, create=True)
     with merged.writing():
-        for source in sources:
-            merged.absorb(source)
-            source.close()
-        merged.set_config(_joined(list(_configs(folders))))
-    return merged
+        aside = merged.absorb(*sources)
+        merged.set_config(_joined([source.config for source in sources]))
+    for source in sources:
+        source.close()
+    return merged, aside
 
 
 def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
@@ -92,22 +102,23 @@ def _flat(row: ScoreRow) -> dict[str, Any]:
     }
 
 
+def _failed(source: str, reason: str) -> dict[str, Any]:
+    """Return the row of a picture that nothing was measured on, with the columns of all rows."""
+    names = [field.name for field in fields(ScoreRow) if field.name not in ("record", "curve", "details")]
+    empty = dict.fromkeys([*names, "target", "predicted", "details"])
+    return {**empty, "picture": source, "error": reason}
+
+
+def _packed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: canonical(value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for row in rows:
-        flat = {name: canonical(value) if isinstance(value, dict) else value for name, value in row.items()}
-        if writer is None:
-            writer = csv.DictWriter(buffer, fieldnames=list(flat), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(flat)
+    writer = csv.DictWriter(buffer, fieldnames=list(_failed("", "")), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_packed(row) for row in rows)
     return buffer.getvalue()
-
-
-def _configs(folders: Sequence[str | Path]) -> Iterable[dict[str, Any]]:
-    for folder in folders:
-        with RunStore(folder) as store:
-            yield store.config
 
 
 def _joined(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xaihub.hub import Hub
-from xaihub.store import ScoreRow, canonical
+from xaihub.results import ScoreRow, canonical
 
 __all__ = ["Board", "Entry", "boards", "interval", "labels"]
 

@@ -189,7 +189,9 @@ def _hugging_face(name: str) -> Pictures:
         raise InputError(f"cannot load the data set {name!r}: {type(error).__name__}: {error}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     named = {"train": ["train"], "val": ["validation", "test"]}
-    used = {part: splits[next(key for key in keys if key in splits)] for part, keys in named.items() if splits.keys() & keys}
+    used = {
+        part: splits[next(key for key in keys if key in splits)] for part, keys in named.items() if splits.keys() & keys
+    }
     if "train" not in used:
         raise InputError(f"the data set {name!r} has no split 'train'", hint=f"it has {', '.join(splits)}")
     features = used["train"].features

@@ -1,0 +1,73 @@
+"""What a run's records are addressed by, and how a score reads with all that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Key", "ScoreRow", "canonical"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What an explanation depends on; equal keys mean equal values.
+
+    Attributes:
+        picture: The sha256 of the picture's file.
+        model: The model's name, for reading only.
+        weights: The hash of the weights.
+        preprocessing: The model's preprocessing settings.
+        explainer: The explainer's name.
+        parameters: Its parameters.
+        target: The target as asked for.
+        seed: The seed.
+        code: The versions of xaihub and of the plugin that made it.
+        control: The explainer is a control, not a method.
+    """
+
+    picture: str
+    model: str
+    weights: str
+    preprocessing: Mapping[str, Any]
+    explainer: str
+    parameters: Mapping[str, Any]
+    target: str
+    seed: int
+    code: str
+    control: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over all but the model's name."""
+        parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
+        return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """One score of one explanation."""
+
+    picture: str
+    model: str
+    explainer: str
+    explainer_parameters: Mapping[str, Any]
+    control: bool
+    metric: str
+    metric_parameters: Mapping[str, Any]
+    value: float | None
+    curve: Any
+    details: Mapping[str, Any]
+    forwards: int
+    backwards: int
+    seconds: float
+    error: str | None
+    key: str
+    record: Mapping[str, Any]
+
+
+def canonical(value: Any) -> str:
+    """Return a value as JSON in one fixed form, fit for comparing and hashing."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
