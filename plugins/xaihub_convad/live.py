@@ -194,8 +194,8 @@ def from_neighbours(values: Tensor, live: Live, rings: int) -> Tensor:
     flat = values.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(-1, channels)
     flat *= live.factor(values, (-2, -1)).reshape(-1, 1)
     for places, near, weights in live.rings(rings):
-        filled = torch.einsum("kn,knc->kc", weights.to(flat), flat[near])
-    flat[places] = filled.to(flat)  # autocast may have made it shorter
+        means = torch.einsum("kn,knc->kc", weights.to(flat), flat[near])
+        flat[places] = means.to(flat)  # autocast may have made them shorter
     filled = flat.view(*values.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
     # Back to the order of the input: convolutions round differently in another.
     return filled if values.is_contiguous(memory_format=torch.channels_last) else filled.contiguous()

@@ -232,8 +232,8 @@ class Responsibility:
         """Expected correlation of this map with one of another seed; 0 for a single search or a constant map.
 
         Searches are measurements of one map, so this is their reliability, n / (n - 1) (1 - sum_i |v_i|^2 / |sum_i
-        v_i|^2) with the mean over pixels taken from each v_i (Cronbach 1951). Searches of one seed complement each other,
-        so two seeds rather agree better.
+        v_i|^2) with the mean over pixels taken from each v_i (Cronbach 1951). Searches of one seed complement each
+        other, so two seeds rather agree better.
         """
         total = self.count**2 * float(np.square(self._mean - self._mean.mean()).sum())
         if self.count < 2 or total == 0:

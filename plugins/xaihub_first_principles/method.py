@@ -68,7 +68,7 @@ class FirstPrinciples(Explainer):
             Literal["probability", "logit"], Meta(description="The score that is integrated.")
         ] = "probability",
         exact: Annotated[
-            bool, Meta(description="Only exact integrals: finite support, or lines kink by kink, whatever number of passes that takes.")
+            bool, Meta(description="Exact integrals only: finite support, or lines kink by kink, at any cost.")
         ] = False,
         adjust: Annotated[
             bool, Meta(description="Regress on an additive game first; keep-p and Shapley vary less then.")

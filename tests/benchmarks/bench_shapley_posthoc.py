@@ -327,6 +327,11 @@ def _times(model: Any, photo: Any, options: argparse.Namespace) -> None:
                 times[side].append(time.process_time() - started)
         plain, full = (statistics.median(seconds) for seconds in times.values())
         print(f"{features}, {rows} rows: bare {plain:.2f} s, shapley_values {full:.2f} s, ratio {full / plain:.3f}")
+        parts = shapes(make_features(features, model, image))
+        worth = torch.randn(len(parts), 4, generator=torch.Generator().manual_seed(0))
+        started = time.process_time()
+        ours.interacting(lambda shown, w=worth: (shown @ w).tanh().sum(1), len(parts), budget, torch.Generator(), parts)
+        print(f"the choice of coalitions and the fit alone: {time.process_time() - started:.2f} s", flush=True)
 
 
 def _codes(shown: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import xaihub
 from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_model, small_network
-from xaihub import Case, ClassScore, Explanation, ExplainerRefused, ParameterError, ResolvedTarget, Scene
+from xaihub import Case, ClassScore, ExplainerRefused, Explanation, ParameterError, ResolvedTarget, Scene
 from xaihub.masking import Removal, make_removal, masked_forwards
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
 from xaihub_convad.live import Aligned, Layerwise
