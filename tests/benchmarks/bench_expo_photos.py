@@ -93,6 +93,7 @@ def main() -> None:
             hits.setdefault(name, []).append(bench.held_out(name, shares[name], seed))
             if place < options.explained_splits:
                 figures.setdefault(name, []).append(bench.explained(name, shares[name], seed))
+    print(f"before training: accuracy {bench.untrained(seeds):.3f} on the photos held out")
     show_accuracy(hits, shares)
     show_figures(figures)
 
@@ -123,6 +124,15 @@ class Bench:
                 if fits:
                     break
         return chosen
+
+    def untrained(self, seeds: range) -> float:
+        """Return the accuracy of the network that all start from, on the photos held out."""
+        model = self._hub.load_model(str(self._start), device="cpu", size=self._options.size)
+        hits = []
+        for seed in seeds:
+            inputs, labels = tensors(self._split(seed), model)
+            hits.append(torch.cat([model.predict(part).argmax(1) for part in inputs.split(8)]) == labels)
+        return float(torch.cat(hits).float().mean())
 
     def held_out(self, name: str, c: float, seed: int) -> dict[str, Any]:
         """Train on a split's training photos, and return what the network says of the photos held out."""

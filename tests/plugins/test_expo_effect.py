@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Model, Objective, Preprocessing, Step
+from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.cli import cli
 from xaihub.masking import make_features
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
@@ -156,3 +156,53 @@ def test_the_result_of_training_is_a_model_like_any_other(objective: str, tmp_pa
     assert explained.exit_code == 0, explained.output
     log = (run / "log.csv").read_text().splitlines()
     assert "train/expo" in log[0]
+
+
+class Changed(nn.Module):
+    """Another network's logits, multiplied by a factor, and with a common term that depends on the picture."""
+
+    def __init__(self, network: nn.Module, *, factor: float = 1.0, common: float = 0.0) -> None:
+        super().__init__()
+        self.network, self.factor, self.common = network, factor, common
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.network(x) + self.common * x.mean((1, 2, 3)).unsqueeze(1)
+
+
+UNIT = Preprocessing(spatial=(), size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+
+
+def penalty(objective: Objective, network: nn.Module) -> Tensor:
+    inputs, labels = digits()[0]
+    objective.wrap(Model(network, name="small", preprocessing=UNIT))
+    return objective.loss(network, inputs[:8], labels[:8], step(0, seed=0)).terms["expo"].detach()
+
+
+@pytest.mark.parametrize("change", [{"factor": 0.3}, {"common": 20.0}], ids=["factor", "common"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Stability(weight=1.0, relative=True),
+        LineFidelity(weight=1.0, grid=2, penalty_batch=8, relative=True),
+        Fidelity(weight=1.0, grid=2, relative=True),
+    ],
+    ids=["stability", "1d", "fidelity"],
+)
+def test_a_relative_penalty_sees_neither_the_logits_size_nor_what_they_have_in_common(
+    objective: Objective, change: dict[str, float]
+) -> None:
+    large = Changed(small_network(), factor=1000)  # beside which what keeps gradients finite is nothing
+    objective.state["gamma"] = 1.0
+
+    plain, found = penalty(objective, large), penalty(objective, Changed(large, **change))
+
+    assert float(plain) > 1e-4
+    torch.testing.assert_close(found, plain, rtol=0.02, atol=0)
+
+
+def test_a_relative_change_of_a_constant_is_refused() -> None:
+    objective = Stability(weight=1.0, relative=True, stop_gradient=True)
+    objective.state["gamma"] = 1.0
+
+    with pytest.raises(ParameterError, match="relative and stop_gradient exclude each other"):
+        penalty(objective, small_network())
