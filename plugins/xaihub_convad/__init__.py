@@ -65,6 +65,9 @@ def xaihub_register_baselines() -> list[BaselineSpec]:
         _baseline(
             "deactivate", "make_deactivation", "Switch off the units that stand for hidden pixels; no fill value."
         ),
+        _baseline(
+            "deactivate_whole", "make_whole", "Deactivation that leaves on only what stands for no hidden pixel."
+        ),
         _baseline("deactivate_live", "make_live", "Deactivation whose means over places leave out what is off."),
         _baseline(
             "deactivate_layerwise",

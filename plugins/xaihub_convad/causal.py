@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
 from xaihub.masking import Removal, batch_rows, make_removal
-from xaihub_convad.deactivation import make_deactivation
+from xaihub_convad.deactivation import make_whole
 from xaihub_convad.extraction import Strategy
 from xaihub_convad.extremes import make_max, make_min
 from xaihub_convad.partition import Distribution
@@ -31,9 +31,9 @@ SETTLED = 0.8  # two seeds' maps that agree less are worth a warning
 CausalBaseline = Annotated[
     str,
     Meta(
-        description="What hidden pixels become: auto (zero for rex, deactivate for convad), min or max (the smallest or"
-        " largest number of the model's input), mean, zero, blur, noise, inpaint, black, white, grey, constant:V,"
-        " image:PATH, or one of 'xaihub list baselines'."
+        description="What hidden pixels become: auto (zero for rex, deactivate_whole for convad), min or max (the"
+        " smallest or largest number of the model's input), mean, zero, blur, noise, inpaint, black, white, grey,"
+        " constant:V, image:PATH, or one of 'xaihub list baselines'."
     ),
 ]
 
@@ -242,12 +242,13 @@ class Rex(_Causal):
 class ConvAD(_Causal):
     """Responsibility and minimal sufficient pixels, with hidden pixels switched off inside the network."""
 
-    own_baseline = "deactivate"
+    # Of the forms of deactivation the one whose sets survive new backgrounds most often: docs/explanation.
+    own_baseline = "deactivate_whole"
 
 
 def _removal(name: str, model: Model, image: Tensor) -> Removal:
     """Return the removal called `name`; those of this plugin are known without a hub as well."""
-    own = {"min": make_min, "max": make_max, "deactivate": make_deactivation}
+    own = {"min": make_min, "max": make_max, "deactivate_whole": make_whole}
     return own[name](model, image) if name in own else make_removal(name, model, image)
 
 

@@ -20,7 +20,15 @@ from xaihub_convad.rules import RULES
 from xaihub_convad.tokens import TokenNetwork
 from xaihub_convad.tracking import Tracker
 
-__all__ = ["Deactivation", "MaskedNetwork", "make_deactivation", "make_layerwise", "make_live", "make_neighbours"]
+__all__ = [
+    "Deactivation",
+    "MaskedNetwork",
+    "make_deactivation",
+    "make_layerwise",
+    "make_live",
+    "make_neighbours",
+    "make_whole",
+]
 
 # A mask may have soft borders; a unit is on or off.
 KEPT = 0.5
@@ -129,6 +137,11 @@ class MaskedNetwork(nn.Module):
 def make_deactivation(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
     """Return the recommended form: aligned rule, threshold one half, plain pooling."""
     return Deactivation()
+
+
+def make_whole(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
+    """Return the form in which a unit is on only where every pixel that it stands for is shown."""
+    return Deactivation(threshold=1.0)
 
 
 def make_live(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001

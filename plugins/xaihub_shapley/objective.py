@@ -66,7 +66,7 @@ class ShapleyObjective(Objective):
         classes: Annotated[
             int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")
         ] = 0,
-        head_lr: Annotated[float, Meta(gt=0, description="Factor on the learning rate of the patch head.")] = 1.0,
+        head_lr: Annotated[float, Meta(gt=0, description="Further factor on the patch head's learning rate.")] = 1.0,
     ) -> None:
         self.lambda_ = lambda_
         self.coalitions = coalitions
@@ -92,10 +92,9 @@ class ShapleyObjective(Objective):
         return _own(network).head
 
     def groups(self, network: nn.Module) -> list[Group]:
-        """Return the patch head, if it learns at its own rate."""
-        return (
-            [] if self.head_lr == 1 else [Group(weights=list(_own(network).head.parameters()), lr_scale=self.head_lr)]
-        )
+        """Return the patch head, which stands in the classifier's place and learns at its rate."""
+        head = list(_own(network).head.parameters())
+        return [Group(weights=head, lr_scale=self.head_lr, like_head=True)]
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return both losses from one pass over the pictures and their masked copies."""

@@ -18,7 +18,15 @@ from torch.nn.functional import interpolate
 import xaihub
 from xaihub.masking import make_removal, masked_forwards
 
-WAYS = ["zero", "blur", "deactivate", "deactivate_live", "deactivate_neighbours", "deactivate_layerwise"]
+WAYS = [
+    "zero",
+    "blur",
+    "deactivate",
+    "deactivate_whole",
+    "deactivate_live",
+    "deactivate_neighbours",
+    "deactivate_layerwise",
+]
 
 
 def main() -> None:

@@ -46,8 +46,10 @@ FAMILIES = {
     "hrnet_w18_small": 64,
     "poolformer_s12": 64,
 }
+WAYS = ["deactivate", "deactivate_whole", "deactivate_live", "deactivate_layerwise", "deactivate_neighbours"]
 OPTIONS: list[dict[str, Any]] = [
     {},
+    {"threshold": 1.0},
     {"pooling": "live"},
     {"rule": "layerwise", "threshold": 0.4},
     {"padding": "neighbours"},
@@ -386,7 +388,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 # In the hub
 
 
-@pytest.mark.parametrize("name", ["deactivate", "deactivate_live", "deactivate_layerwise", "deactivate_neighbours"])
+@pytest.mark.parametrize("name", WAYS)
 def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
     model = lite0()
     image = torch.randn(model.input_size)

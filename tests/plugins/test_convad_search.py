@@ -266,7 +266,7 @@ class TestReproducibility:
 
     # Inpainting knows one picture at a time, so the network's batches are smaller where pictures meet.
     @pytest.mark.parametrize(
-        ("baseline", "share"), [("zero", 0.8), ("noise", 0.8), ("inpaint", 0.5), ("deactivate", 0.8)]
+        ("baseline", "share"), [("zero", 0.8), ("noise", 0.8), ("inpaint", 0.5), ("deactivate_whole", 0.8)]
     )
     @pytest.mark.parametrize("values", [{"agreement": 0.5}, {"strategy": "multiple", "alternatives": 2}], ids=str)
     def test_pictures_and_targets_share_batches_and_do_not_see_each_other(
@@ -367,7 +367,7 @@ def test_masks_are_saved_with_the_map(tmp_path: Any) -> None:
     assert found.extras["mask"].dtype == torch.uint8
 
 
-@pytest.mark.parametrize(("name", "baseline"), [("rex", "zero"), ("convad", "deactivate")])
+@pytest.mark.parametrize(("name", "baseline"), [("rex", "zero"), ("convad", "deactivate_whole")])
 def test_each_explainer_is_registered_and_hides_pixels_its_own_way(name: str, baseline: str) -> None:
     model = load_model("efficientnet_lite0", device="cpu")
     explainer = get_explainer(name, iterations=1, refinements=1, shrink=False, step=5000)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused, Hub, Losses, Model, ParameterError, Preprocessing, Step
 from xaihub.masking import every_coalition, shapley_sizes
+from xaihub.training.config import checked
+from xaihub.training.optimise import weight_groups
 from xaihub_shapley.experiment import small_model
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective, shapley_loss
@@ -40,6 +42,21 @@ def _loss(objective: ShapleyObjective, number: int = 50) -> Losses:
     torch.manual_seed(0)
     network = objective.wrap(small_model("vit", 4, seed=0))
     return objective.loss(network.requires_grad_(True), *_batch(), _step(number))
+
+
+@pytest.mark.parametrize(("head_lr", "expected"), [(1.0, 1e-2), (0.5, 5e-3)])
+def test_the_patch_head_learns_at_the_rate_of_the_classifier_in_whose_place_it_stands(
+    head_lr: float, expected: float
+) -> None:
+    model = small_model("vit", 4, seed=0)
+    classifier = model.module.get_classifier()  # type: ignore[operator]
+    objective = ShapleyObjective(head_lr=head_lr)
+    network = objective.wrap(model).requires_grad_(True)
+    config = checked({"data": "digits", "model": "x", "objective": "shapley", "lr": 1e-3, "head_lr_scale": 10})
+    groups = weight_groups(network, objective.groups(network), classifier, config)
+    head = {id(weight) for weight in network.head.parameters()}  # type: ignore[union-attr]
+    rates = {(group["lr"], id(weight) in head) for group in groups for weight in group["params"]}
+    assert rates == {(1e-3, False), (expected, True)}
 
 
 def test_sizes_follow_the_kernel_and_coalitions_come_with_their_complements() -> None:
