@@ -37,7 +37,7 @@ RIVALS = ["rex-min", "rex-max", "rex-mean", "rex-zero"]
 # Thresholds that no registered baseline has; for `--method`.
 VARIANTS: dict[str, Any] = {
     f"deactivate_{percent}": lambda percent=percent: lambda *_: Deactivation(threshold=percent / 100)
-    for percent in (25, 75, 100)
+    for percent in (25, 75)
 }
 METHODS = {"convad": "convad", **{name: f"rex:baseline={name[4:]}" for name in RIVALS}}
 
