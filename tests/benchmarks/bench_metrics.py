@@ -1,6 +1,6 @@
 """Time insertion and deletion against torchcam and Quantus, for the same points of the same maps.
 
-Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_metrics.py --maps 4 --steps 28`. All sides work on
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_metrics.py --maps 64 --steps 12`. All sides work on
 one thread and take turns; the figures are medians of the process's CPU time, and ratios of them. A further side makes
 only the batched forwards that the curves need. The mean areas, insertion and deletion, are printed first: those of
 xaihub and torchcam must agree.
