@@ -18,7 +18,7 @@ from xaihub.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
     from xaihub.services.evaluation import Config
-    from xaihub.store import ScoreRow
+    from xaihub.results import ScoreRow
 
 __all__ = ["evaluate"]
 
