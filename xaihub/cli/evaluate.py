@@ -17,8 +17,8 @@ from xaihub.cli._output import progress, put, put_board, put_json, say
 from xaihub.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
-    from xaihub.services.evaluation import Config
     from xaihub.results import ScoreRow
+    from xaihub.services.evaluation import Config
 
 __all__ = ["evaluate"]
 

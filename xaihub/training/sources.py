@@ -130,17 +130,16 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
         texts.append(text)
         parts.append(_PARTS[part])
     labels, names = _labels(file, texts, classes)
-    tests = [place for place, part in enumerate(parts) if part == "test"] if "val" in parts else []
-    left = [place for place in range(len(paths)) if place not in set(tests)]
-    files = [paths[place] for place in left]
+    kept = [place for place, part in enumerate(parts) if part != "test" or "val" not in parts]
+    files, left_out = [paths[place] for place in kept], len(paths) - len(kept)
     return Pictures(
         name=str(file),
         classes=names,
-        labels=[labels[place] for place in left],
+        labels=[labels[place] for place in kept],
         names=files,
-        parts=["val" if parts[place] == "test" else parts[place] for place in left] if "split" in columns else (),
+        parts=["val" if parts[place] == "test" else parts[place] for place in kept] if "split" in columns else (),
         read=lambda index: _read(files[index]),
-        notes=[f"{len(tests)} rows of the split test are left out"] if tests else [],
+        notes=[f"{left_out} rows of the split test are left out"] if left_out else [],
     )
 
 
