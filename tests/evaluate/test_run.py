@@ -1,0 +1,152 @@
+"""Runs: every picture, explainer and metric once, whatever fails or is added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.evaluate.toys import CALLS, config, values
+from xaihub.hub import Hub
+from xaihub.services.evaluate import estimate, evaluate
+from xaihub.services.evaluation import Choice, make_plan
+from xaihub.store import RunStore
+
+
+def test_every_picture_explainer_and_metric_gets_one_row(hub: Hub, photos: Path, store: RunStore) -> None:
+    totals = evaluate(hub, make_plan(hub, config(photos)), store)
+    assert totals.explanations == 4 * 2  # the control is added by itself
+    assert totals.scores == len(store.rows()) == 4 * 2 * 3
+    assert all(row.error is None for row in store.rows())
+    assert {row.explainer for row in store.rows() if row.control} == {"toy_noise"}
+
+
+def test_a_second_run_does_nothing(hub: Hub, photos: Path, store: RunStore) -> None:
+    plan = make_plan(hub, config(photos))
+    evaluate(hub, plan, store)
+    CALLS.clear()
+    again = evaluate(hub, plan, store)
+    assert CALLS == []
+    assert (again.explanations, again.scores, again.kept, again.forwards) == (0, 0, 24, 0)
+
+
+def test_adding_a_metric_explains_nothing_again(hub: Hub, photos: Path, store: RunStore) -> None:
+    evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"])), store)
+    CALLS.clear()
+    evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean", "toy_drawn"])), store)
+    assert CALLS == []
+    assert len(store.rows()) == 16
+
+
+def test_the_order_of_work_does_not_change_scores(hub: Hub, photos: Path, tmp_path: Path) -> None:
+    with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
+        evaluate(hub, make_plan(hub, config(photos)), a)
+        evaluate(hub, make_plan(hub, config(photos, metrics=["toy_pool"])), b)
+        evaluate(hub, make_plan(hub, config(photos, metrics=["toy_drawn", "toy_mean"])), b)
+        assert values(a) == values(b)
+
+
+def test_a_picture_that_cannot_be_read_is_recorded_and_the_run_goes_on(hub: Hub, photos: Path, store: RunStore) -> None:
+    (photos / "0broken.png").write_text("no picture")
+    totals = evaluate(hub, make_plan(hub, config(photos)), store)
+    assert totals.failed == 1
+    ((source, reason),) = store.failed_pictures().items()
+    assert source.endswith("0broken.png")
+    assert "is not a picture" in reason
+    assert len(store.rows()) == 24
+
+
+def test_progress_counts_a_picture_that_is_passed_over(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+    (photos / "0broken.png").write_text("no picture")
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / "1.png").write_text("no picture")
+    told: list[tuple[str, int, int]] = []
+    plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), models=["toy", "toy2"]))
+    evaluate(hub, plan, store, watch=lambda *report: told.append(report))
+    firsts = {text: done for text, done, _ in reversed(told) if text.endswith("toy_gradient") and "of" not in text}
+    assert {total for _, _, total in told} == {2 * 5 * 2}
+    assert firsts == {f"{number}.png: toy_gradient": done for number, done in enumerate((0, 4, 6, 8))}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == 20
+
+
+def test_an_explainer_that_refuses_is_recorded_with_its_reason(hub: Hub, photos: Path, store: RunStore) -> None:
+    plan = make_plan(hub, config(photos, explainers=["toy_refusing"], controls=False))
+    totals = evaluate(hub, plan, store)
+    assert totals.failed == 4
+    assert {row.error for row in store.rows()} == {"this network is too small"}
+    assert evaluate(hub, plan, store, retry=False).failed == 0
+    assert evaluate(hub, plan, store, retry=True).failed == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "broken", "says", "count"),
+    [("top1 vs a", "9.png", "with itself", 4), (None, "2.png", "not a picture", 1)],
+)
+def test_a_picture_without_a_target_or_a_mask_is_recorded_and_the_run_goes_on(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path, target: str | None, broken: str, says: str, count: int
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "masks" / broken).write_text("no picture")
+    plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), target=target))
+    totals = evaluate(hub, plan, store)
+    failures = store.failed_pictures()
+    assert totals.failed == len(failures) == count
+    assert all(says in reason for reason in failures.values())
+    assert len(store.rows()) == 2 * (4 - count)
+
+
+def test_labels_choose_the_class(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,class_index\n" + "".join(f"{n}.png,{n % 3}\n" for n in range(4)))
+    evaluate(hub, make_plan(hub, config(photos, labels=str(tmp_path / "labels.csv"), metrics=["toy_mean"])), store)
+    assert {Path(r.picture).stem: r.record["target"]["index"] for r in store.rows()} == {"0": 0, "1": 1, "2": 2, "3": 0}
+
+
+def test_masks_and_boxes_go_through_the_models_own_geometry(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
+    (tmp_path / "boxes.csv").write_text(
+        "file,left,top,right,bottom\n" + "".join(f"{n}.png,0,0,11,19\n" for n in range(4))  # the left half of 24 x 20
+    )
+    chosen = config(photos, metrics=["toy_truth"], boxes=str(tmp_path / "boxes.csv"), controls=False)
+    evaluate(hub, make_plan(hub, chosen), store)
+    assert [row.value for row in store.rows()] == [0.5] * 4
+
+
+def test_an_estimate_counts_the_first_picture_and_multiplies(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
+    plan = make_plan(hub, config(photos, metrics=["toy_mean", "toy_drawn"]))
+    with RunStore(tmp_path / "trial", create=True) as trial:
+        cost = estimate(hub, plan, trial)
+    real = evaluate(hub, plan, store)
+    assert cost.forwards == real.forwards
+    assert cost.backwards == real.backwards
+
+
+def test_counted_passes_are_those_that_were_made(hub: Hub, photos: Path, store: RunStore) -> None:
+    totals = evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"], controls=False)), store)
+    assert totals.forwards == 4 + 4  # one to fix the class, one of the gradient
+    assert totals.backwards == 4
+
+
+def test_a_result_is_keyed_by_what_is_in_the_files_that_its_parameters_name(
+    hub: Hub, photos: Path, store: RunStore
+) -> None:
+    grey = photos.parent / "grey.png"
+    made = []
+    for level in (100, 100, 120):
+        Image.new("L", (8, 8), level).save(grey)
+        plan = make_plan(
+            hub,
+            config(
+                photos, explainers=[Choice(name="toy_filled", params={"baseline": f"image:{grey}"})], controls=False
+            ),
+        )
+        made.append(evaluate(hub, plan, store).explanations)
+    assert made == [4, 0, 4]
