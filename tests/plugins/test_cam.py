@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torchcam.methods
 from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
@@ -21,19 +19,14 @@ from pytorch_grad_cam import LayerCAM as PeerLayerCAM
 from pytorch_grad_cam import XGradCAM as PeerXGradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tests.plugins.cam_networks import ALL, build, pictures, small, values, wrap
 from xaihub import (
     Explainer,
-    ExplainerRefused,
-    Hints,
     Model,
-    ModelError,
-    ParameterError,
-    Preprocessing,
     Runtime,
-    Target,
 )
 from xaihub_cam import xaihub_register_explainers
 from xaihub_cam.forward_only import EigenCAM, ScoreCAM
@@ -51,63 +44,6 @@ NAMES = [
     "smoothgradcam_pp",
     "xgradcam",
 ]
-ALL = [EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, SmoothGradCAMPlusPlus, XGradCAM]
-
-
-# The same architectures with fewer blocks and pixels.
-SHORTENED: dict[str, dict[str, Any]] = {
-    "vit_tiny_patch16_224": {"img_size": 128, "depth": 3},
-    "swin_tiny_patch4_window7_224": {"img_size": 128, "window_size": 4, "depths": (1, 1, 2, 1), "embed_dim": 48},
-    "convnext_atto": {"depths": (1, 1, 2, 1)},
-    "mixer_s32_224": {"img_size": 128},
-}
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Move biases and running statistics off zero and one: in a fresh network many rules agree by chance."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.1 * noise * (parameter.ndim <= 1))
-        for name, buffer in module.named_buffers():
-            noise = torch.rand(buffer.shape, generator=generator)
-            buffer.copy_({"running_mean": noise - 0.5, "running_var": noise + 0.5}.get(name.split(".")[-1], buffer))
-    return module.eval()
-
-
-def wrap(module: nn.Module, size: tuple[int, int, int], **options: Any) -> Model:
-    name = type(module).__name__
-    return Model(
-        module,
-        name=name,
-        preprocessing=Preprocessing(spatial=[], size=size, mean=(0.5,) * size[0], std=(0.2,) * size[0], description={}),
-        **options,
-    )
-
-
-@cache
-def build(name: str, side: int = 64) -> Model:
-    torch.manual_seed(0)
-    module = randomise(timm.create_model(name, num_classes=7, **SHORTENED.get(name, {})))
-    with torch.no_grad():
-        module.get_classifier().weight.normal_(0, 0.3)
-    hints = Hints(prefix_tokens=getattr(module, "num_prefix_tokens", 0) or 0)
-    return wrap(module, (3, side, side), hints=hints)
-
-
-@cache
-def small() -> Model:
-    """ResNet-18 on 128 pixels: 4 x 4 cells at its last layer."""
-    return build("resnet18", 128)
-
-
-def pictures(model: Model, rows: int = 2) -> Tensor:
-    return torch.randn(rows, *model.input_size, generator=torch.Generator().manual_seed(3))
-
-
-def values(explainer: Explainer, model: Model, inputs: Tensor, target: Any = None) -> Tensor:
-    return torch.stack([torch.as_tensor(e.values) for e in explainer.explain(model, inputs, target)])
 
 
 def raw(model: Model, name: str, inputs: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
@@ -325,161 +261,3 @@ def test_eigencam_is_the_same_for_every_class() -> None:
     torch.testing.assert_close(
         values(EigenCAM(), model, pictures(model), 1), values(EigenCAM(), model, pictures(model), 2)
     )
-
-
-@pytest.mark.parametrize("kind", [k for k in ALL if k is not EigenCAM])
-def test_a_contrast_explains_the_difference_of_the_scores(kind: type[Explainer]) -> None:
-    # A network whose class 2 is by construction the difference of its classes 0 and 1.
-    model = build("test_resnet", 96)
-    head = model.module.fc
-    saved = head.weight.detach().clone(), head.bias.detach().clone()
-    with torch.no_grad():
-        head.weight[2] = head.weight[0] - head.weight[1]
-        head.bias[2] = head.bias[0] - head.bias[1]
-    try:
-        contrast = values(kind(layer="layer4"), model, pictures(model), "0 vs 1")
-        difference = values(kind(layer="layer4"), model, pictures(model), 2)
-    finally:
-        with torch.no_grad():
-            head.weight.copy_(saved[0])
-            head.bias.copy_(saved[1])
-    assert difference.max() > 0
-    torch.testing.assert_close(contrast, difference, rtol=1e-3, atol=1e-5 * float(difference.max()))
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_each_row_of_a_batch_has_its_own_target_and_map(kind: type[Explainer]) -> None:
-    model = build("test_resnet", 96)
-    inputs = pictures(model, 3)
-    inputs[0] *= 3  # other predicted classes
-    together = values(kind(layer="layer4"), model, inputs, "top2")
-    alone = torch.cat([values(kind(layer="layer4"), model, inputs[row : row + 1], "top2") for row in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5 * float(alone.max()))
-
-
-@pytest.mark.parametrize("kind", [k for k in ALL if k is not HiResCAM])
-@pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "mixer_s32_224"]
-)
-def test_maps_are_finite_and_not_negative_on_tokens_and_channels_last(kind: type[Explainer], name: str) -> None:
-    model = build(name, 128)
-    options = {ScoreCAM: {"channels": 3}, SmoothGradCAMPlusPlus: {"samples": 2}}.get(kind, {})
-    explanation = kind(**options).explain(model, pictures(model, 1), 5)[0]
-    found = torch.as_tensor(explanation.values)
-    assert found.shape == (1, 128, 128)
-    assert bool(found.isfinite().all())
-    assert float(found.min()) >= 0
-    assert model.layer().name in explanation.metadata["layer"]
-    assert model.layer().reason in explanation.metadata["layer"]
-
-
-def test_hirescam_refuses_a_layer_whose_cells_are_normalised_next() -> None:
-    model = build("vit_tiny_patch16_224", 128)
-    with pytest.raises(ExplainerRefused, match="normalisation of each cell"):
-        HiResCAM().explain(model, pictures(model, 1))
-    model = build("convnext_atto", 128)  # it averages before it normalises
-    assert values(HiResCAM(), model, pictures(model, 1)).max() > 0
-
-
-def test_grad_cam_pp_refuses_a_denominator_that_is_not_positive() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
-    with torch.no_grad():
-        module[0].bias.fill_(-50.0)
-        module[3].weight.fill_(1.0)
-    model = wrap(module, (1, 8, 8))
-    with pytest.raises(ExplainerRefused, match=r"Grad-CAM\+\+ is not defined on layer '0'"):
-        GradCAMPlusPlus(layer="0").explain(model, torch.rand(1, 1, 8, 8), 0)
-
-
-def test_maps_are_not_rescaled_so_a_doubled_score_doubles_grad_cam() -> None:
-    model = small()
-    before = values(GradCAM(), model, pictures(model), 2)
-    with torch.no_grad():
-        model.module.fc.weight[2] *= 2
-    try:
-        after = values(GradCAM(), model, pictures(model), 2)
-    finally:
-        with torch.no_grad():
-            model.module.fc.weight[2] /= 2
-    assert before.max() > 0
-    torch.testing.assert_close(after, 2 * before)
-
-
-def test_an_empty_map_is_reported() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
-    with torch.no_grad():
-        module[0].weight.fill_(1.0)
-        module[0].bias.fill_(1.0)
-        module[4].weight.copy_(torch.tensor([[1.0], [-1.0]]))
-    model = wrap(module, (1, 8, 8))
-    image = torch.rand(1, 1, 8, 8)
-    assert GradCAM().explain(model, image, 0)[0].metadata["warnings"] == []
-    silent = GradCAM().explain(model, image, 1)[0]
-    assert silent.metadata["warnings"] == ["no cell speaks for the class: the map is zero everywhere"]
-    assert float(torch.as_tensor(silent.values).abs().max()) == 0
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_a_model_without_a_grid_is_refused_with_the_reason(kind: type[Explainer]) -> None:
-    model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), (3, 8, 8))
-    with pytest.raises(ModelError) as reason:
-        model.layer()
-    with pytest.raises(ExplainerRefused, match="mapped back to the picture") as refusal:
-        kind().explain(model, torch.rand(1, 3, 8, 8), 0)
-    assert refusal.value.message == reason.value.message
-    assert refusal.value.hint
-
-
-def test_an_unknown_layer_is_a_wrong_parameter_with_a_hint() -> None:
-    with pytest.raises(ParameterError, match="layer 'layer5' has no output") as error:
-        GradCAM(layer="layer5").explain(small(), pictures(small()))
-    assert "layer" in error.value.hint
-
-
-def test_a_layer_that_shrinks_to_one_cell_on_these_inputs_is_refused() -> None:
-    model = small()
-    with pytest.raises(ExplainerRefused, match="1x1 cells"):
-        GradCAM().explain(model, torch.randn(1, 3, 32, 32))
-
-
-def test_tokens_of_another_picture_size_are_refused() -> None:
-    module = randomise(timm.create_model("test_vit", num_classes=4, dynamic_img_size=True))
-    with torch.no_grad():
-        module.head.weight.normal_(0, 0.3)
-    model = wrap(module, (3, 160, 160), hints=Hints(prefix_tokens=1))
-    with pytest.raises(ExplainerRefused, match="inputs of this size"):
-        HiResCAM().explain(model, torch.randn(1, 3, 128, 160))
-
-
-@pytest.mark.parametrize("kind", [GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM])
-def test_one_pass_forward_and_one_back_no_deeper_than_the_layer(kind: type[Explainer]) -> None:
-    model = small()
-    seen: list[bool] = []
-    early = model.module.layer3.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
-    late = model.module.global_pool.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
-    try:
-        explanation = kind().explain(model, pictures(model), 2)[0]
-    finally:
-        early.remove()
-        late.remove()
-    assert seen[-2:] == [False, True]
-    assert (explanation.metadata["forwards"], explanation.metadata["backwards"]) == (1, 1)
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_no_hook_stays_behind_even_when_the_pass_fails(kind: type[Explainer]) -> None:
-    model = build("test_resnet", 96)
-    layer = model.layer()
-
-    def fail(*_: Any) -> None:
-        raise RuntimeError("broken on purpose")
-
-    handle = model.module.fc.register_forward_hook(fail)
-    hooks = {name: len(module._forward_hooks) for name, module in model.module.named_modules()}
-    try:
-        with pytest.raises(RuntimeError, match="broken on purpose"):
-            kind(layer="layer4").attribute(model, pictures(model, 1), Target(index=0).resolve(torch.zeros(1, 7)))
-        assert {name: len(module._forward_hooks) for name, module in model.module.named_modules()} == hooks
-    finally:
-        handle.remove()
-    assert layer.module is model.layer().module

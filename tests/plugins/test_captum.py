@@ -3,82 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations
 from math import comb
 
 import captum.attr
 import pytest
-import timm
 import torch
 from captum._utils.models.linear_model import SkLearnRidge
-from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._core.lime import get_exp_kernel_similarity_function
-from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, ReLUDeepLiftModel
 from torch import Tensor, nn
 
-from xaihub import Explainer, ExplainerRefused, Model, ParameterError, Preprocessing, Runtime, get_explainer
+from tests.plugins.captum_networks import (
+    CHEAP,
+    NAMES,
+    ToyConv,
+    from_timm,
+    pictures,
+    randomised,
+    values,
+    wrapped,
+)
+from xaihub import Model, get_explainer
 from xaihub.masking import coalition_scores, make_features, make_removal
-
-NAMES = [
-    "deeplift",
-    "feature_ablation",
-    "gradient_shap",
-    "guided_backprop",
-    "input_x_gradient",
-    "integrated_gradients",
-    "kernel_shap",
-    "lime",
-    "occlusion",
-    "saliency",
-    "smoothgrad",
-]
-CHEAP = {
-    "gradient_shap": {"samples": 3},
-    "smoothgrad": {"samples": 3},
-    "integrated_gradients": {"steps": 6},
-    "kernel_shap": {"samples": 12, "features": "grid:2"},
-    "lime": {"samples": 12, "features": "grid:2"},
-    "feature_ablation": {"features": "grid:3"},
-    "occlusion": {"window": 80, "stride": 40},
-}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Give biases and running statistics random values: with those of a fresh network every rule agrees."""
-    draw = torch.Generator().manual_seed(1)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if name.endswith(("bias", "running_mean")):
-            tensor.data = torch.randn(tensor.shape, generator=draw) * 0.1
-        if name.endswith("running_var"):
-            tensor.data = torch.rand(tensor.shape, generator=draw) + 0.5
-    return network
-
-
-def wrapped(network: nn.Module, size: tuple[int, int, int], name: str = "toy", **runtime: int) -> Model:
-    channels = size[0]
-    return Model(
-        network,
-        name=name,
-        preprocessing=Preprocessing(spatial=[], size=size, mean=MEAN[:channels], std=STD[:channels]),
-        runtime=Runtime(**runtime),
-    )
-
-
-def from_timm(name: str, **runtime: int) -> Model:
-    torch.manual_seed(0)
-    return wrapped(randomised(timm.create_model(name)), (3, 160, 160), name, **runtime)
-
-
-def pictures(count: int, size: tuple[int, ...] = (3, 160, 160)) -> Tensor:
-    return torch.randn(count, *size, generator=torch.Generator().manual_seed(2))
-
-
-def values(
-    explainer: Explainer, model: Model, inputs: Tensor, target: str | int | None = None, seed: int = 0
-) -> Tensor:
-    return torch.stack([one.values for one in explainer.explain(model, inputs, target, seed=seed)])
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +37,12 @@ def picture() -> Tensor:
     return pictures(1)
 
 
-class ToyConv(BasicModel_ConvNet_One_Conv):
-    """captum's toy; its own forward needs one memory order."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu2(self.fc1(self.relu1(self.conv1(x)).reshape(-1, 8)))
-
-
 @pytest.fixture
 def toy() -> Model:
     return wrapped(ToyConv(), (1, 4, 4))
 
 
 TOY_INPUT = torch.arange(16.0).view(1, 1, 4, 4)
-
-
-# Equality with captum, autograd and hand-computed values
 
 
 def test_every_explainer_is_registered_and_gives_one_finite_map(resnet: Model, picture: Tensor) -> None:
@@ -238,9 +174,6 @@ def test_the_toy_values_of_captums_own_tests_come_out(toy: Model) -> None:
     torch.testing.assert_close(occluded, literal)
 
 
-# Completeness
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "resnet10t"])
 def test_deeplift_is_complete_on_relu_networks_with_max_pooling(name: str, picture: Tensor) -> None:
     model = from_timm(name)
@@ -281,179 +214,3 @@ def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap(resnet: Model,
     assert any("use more steps" in warning for warning in coarse.warnings)
     assert fine.warnings == []
     assert fine.metadata["completeness_gap"] < coarse.metadata["completeness_gap"]
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("name", "found"), [("test_vit", "GELU"), ("test_efficientnet", "SiLU"), ("tf_efficientnet_lite0", "ReLU6")]
-)
-def test_guided_backprop_refuses_other_activations_and_names_them(name: str, found: str, picture: Tensor) -> None:
-    with pytest.raises(ExplainerRefused, match=rf"{name}' has {found} \(\d+\)"):
-        get_explainer("guided_backprop").explain(from_timm(name), picture)
-
-
-class Functional(nn.Module):
-    """A network that calls its activation as a function; with a module beside it, or without."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], *, module: bool) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 4, 3)
-        self.act = nn.ReLU() if module else nn.Identity()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.act(self.convolution(x)) - 0.1).mean((2, 3))
-
-
-@pytest.mark.parametrize(
-    ("function", "module", "reason"),
-    [
-        (torch.relu, True, "computes 1 relus outside of modules"),
-        (torch.nn.functional.gelu, True, "computes Gelu outside of modules"),
-        (torch.relu, False, "computes 1 relus outside of modules"),
-        (torch.square, False, "has none"),
-    ],
-)
-def test_guided_backprop_refuses_activations_that_are_no_modules(
-    function: Callable[[Tensor], Tensor], module: bool, reason: str, picture: Tensor
-) -> None:
-    with pytest.raises(ExplainerRefused, match=reason):
-        get_explainer("guided_backprop").explain(wrapped(Functional(function, module=module), (3, 160, 160)), picture)
-
-
-@pytest.mark.parametrize(("name", "found"), [("test_vit", "GELU"), ("test_efficientnet", "SiLU")])
-def test_deeplift_refuses_with_the_figure_where_its_values_miss_the_score(
-    name: str, found: str, picture: Tensor
-) -> None:
-    with pytest.raises(ExplainerRefused, match=rf"its values miss .* by \d+%, and captum has no rule for {found}"):
-        get_explainer("deeplift").explain(from_timm(name), picture)
-
-
-def test_deeplift_refuses_modules_that_are_used_twice() -> None:
-    class Twice(ReLUDeepLiftModel):
-        def forward(self, x: Tensor) -> Tensor:
-            flat = x.flatten(1)
-            return self.relu1(self.relu1(flat) - 0.5)
-
-    with pytest.raises(ExplainerRefused, match="a module is used more than once"):
-        get_explainer("deeplift").explain(wrapped(Twice(), (1, 2, 2)), torch.ones(1, 1, 2, 2))
-
-
-def state(model: Model) -> list[object]:
-    """Everything that a method might leave behind on a module."""
-    kept: list[object] = [id(rule) for rule in SUPPORTED_NON_LINEAR.values()]
-    for module in model.module.modules():
-        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-        kept += [set(vars(module)), module.training, *[len(some) for some in hooks]]
-    return kept + [(weight.requires_grad, weight.grad) for weight in model.module.parameters()]
-
-
-@pytest.mark.parametrize(
-    ("network", "name", "outcome"),
-    [
-        ("test_resnet", "deeplift", nullcontext()),
-        ("test_resnet", "guided_backprop", nullcontext()),
-        ("test_vit", "deeplift", pytest.raises(ExplainerRefused)),
-        ("test_vit", "guided_backprop", pytest.raises(ExplainerRefused)),
-        ("twice", "deeplift", pytest.raises(ExplainerRefused)),
-        ("twice", "guided_backprop", nullcontext()),
-    ],
-)
-def test_nothing_stays_behind_on_the_network_whether_explained_or_refused(
-    network: str, name: str, outcome: AbstractContextManager[object]
-) -> None:
-    relu = nn.ReLU()
-    twice = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu, nn.Flatten(), nn.Linear(3 * 160**2, 2))
-    made = {"test_resnet": from_timm, "test_vit": from_timm, "twice": lambda _: wrapped(twice, (3, 160, 160))}
-    model = made[network](network)
-    before = state(model)
-    refused = False
-    try:
-        get_explainer(name).explain(model, pictures(1))
-    except ExplainerRefused:
-        refused = True
-    assert refused == (
-        (network, name) in {("test_vit", "deeplift"), ("test_vit", "guided_backprop"), ("twice", "deeplift")}
-    )
-    assert state(model) == before
-
-
-@pytest.mark.parametrize(
-    "name", ["integrated_gradients", "deeplift", "occlusion", "feature_ablation", "kernel_shap", "lime"]
-)
-def test_an_unknown_baseline_is_an_error_that_lists_the_known(name: str, resnet: Model, picture: Tensor) -> None:
-    with pytest.raises(ParameterError, match=r"no baseline is named 'purple'.*blur, mean, zero"):
-        get_explainer(name, **CHEAP.get(name, {}), baseline="purple").explain(resnet, picture)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "message"),
-    [
-        ("integrated_gradients", {"rule": "simpson"}, "expected one of gausslegendre"),
-        ("integrated_gradients", {"baseline": "inpaint"}, "'inpaint' cannot be used here"),
-        ("gradient_shap", {"baselines": "black,"}, "baselines cannot be 'black,'"),
-        ("occlusion", {"window": 8, "stride": 9}, "leaves gaps between windows of 8"),
-        ("occlusion", {"window": 200}, "larger than the input"),
-        ("kernel_shap", {"samples": 10, "features": "grid:4"}, "10 samples cannot determine the values of 16 features"),
-        ("lime", {"features": "grid:1"}, "make 1 part"),
-    ],
-)
-def test_parameters_that_cannot_work_are_refused_in_one_sentence(
-    name: str, parameters: dict[str, object], message: str, resnet: Model, picture: Tensor
-) -> None:
-    with pytest.raises(ParameterError, match=message):
-        get_explainer(name, **parameters).explain(resnet, picture)
-
-
-# Batches, seeds and targets
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_batch_gives_what_its_pictures_give_alone(name: str, resnet: Model) -> None:
-    inputs = pictures(3)
-    random_baseline = {"baseline": "noise"} if name in ("occlusion", "integrated_gradients") else {}
-    explainer = get_explainer(name, **CHEAP.get(name, {}), **random_baseline)
-    together = values(explainer, resnet, inputs, "top2")
-    alone = torch.cat([values(explainer, resnet, inputs[row : row + 1], "top2") for row in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["integrated_gradients", "smoothgrad", "gradient_shap", "occlusion", "kernel_shap"])
-def test_values_do_not_depend_on_the_batch_size_and_no_pass_is_larger(name: str, picture: Tensor) -> None:
-    model = from_timm("test_resnet")
-    sizes: list[int] = []
-    model.module.register_forward_hook(lambda _module, _inputs, output: sizes.append(len(output)))
-    explainer = get_explainer(name, **CHEAP.get(name, {}))
-    whole = values(explainer, model, picture)
-    sizes.clear()
-    model.runtime = Runtime(batch_size=2)
-    parts = values(explainer, model, picture)
-    assert max(sizes) == 2
-    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "deeplift", "occlusion", "kernel_shap"])
-def test_a_contrast_is_the_difference_of_two_classes(name: str, resnet: Model, picture: Tensor) -> None:
-    signed = {"absolute": False} if name == "saliency" else {}
-    explainer = get_explainer(name, **CHEAP.get(name, {}), **signed)
-    contrast = values(explainer, resnet, picture, "3 vs 7")
-    difference = values(explainer, resnet, picture, 3) - values(explainer, resnet, picture, 7)
-    torch.testing.assert_close(contrast, difference, rtol=1e-3, atol=1e-5)
-
-
-def test_passes_are_counted_as_the_cards_say(resnet: Model, picture: Tensor) -> None:
-    expected = {
-        "saliency": (1, 1),
-        "integrated_gradients": (6 + 2, 6),
-        "gradient_shap": (3 + 3, 3),
-        "smoothgrad": (3, 3),
-        "guided_backprop": (2, 1),
-        "deeplift": (4, 2),
-        "feature_ablation": (1 + 9, 0),
-        "occlusion": (1 + 9, 0),
-    }
-    for name, passes in expected.items():
-        found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, picture)[0]
-        assert (found.metadata["forwards"], found.metadata["backwards"]) == passes, name

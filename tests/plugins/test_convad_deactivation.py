@@ -5,21 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import xaihub
-from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_model, small_network
-from xaihub import Case, ClassScore, ExplainerRefused, Explanation, ParameterError, ResolvedTarget, Scene
-from xaihub.masking import Removal, make_removal, masked_forwards
+from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_network
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
 from xaihub_convad.live import Aligned, Layerwise
 from xaihub_convad.tracking import Tracker
-from xaihub_metrics_curves.areas import Deletion, Insertion
 
 # Every family of convolutional networks that is promised, at the smallest size that its strides allow.
 FAMILIES = {
@@ -46,7 +41,8 @@ FAMILIES = {
     "hrnet_w18_small": 64,
     "poolformer_s12": 64,
 }
-WAYS = ["deactivate", "deactivate_whole", "deactivate_live", "deactivate_layerwise", "deactivate_neighbours"]
+
+
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"threshold": 1.0},
@@ -303,144 +299,3 @@ def test_a_masked_network_takes_a_mask_or_hidden_pixels_as_nan() -> None:
     expected = Deactivation().forward(network, inputs, masks)
     assert torch.equal(masked(inputs, masks), expected)
     assert torch.equal(masked(torch.where(masks > 0, inputs, torch.nan)), expected)
-
-
-# Refusals
-
-
-class _Sorts(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sort(dim=-1).values
-
-
-class _Writes(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        copy = torch.zeros(x.shape)
-        copy[:, :, 1:] = x[:, :, :-1]
-        return copy
-
-
-class _Opaque(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        with torch._C.DisableTorchFunction():  # as compiled code does
-            return x.flip(-1)
-
-
-class _Trains(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, 0.5, training=True)
-
-
-@pytest.mark.parametrize(
-    "layer", [_Sorts, _Writes, _Trains, lambda: nn.InstanceNorm2d(4), lambda: nn.LayerNorm([8, 8])]
-)
-def test_a_layer_that_mixes_places_in_an_unknown_way_is_named(layer: Any) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1))
-    network.append(nn.Flatten()).eval()
-    with torch.inference_mode(), pytest.raises(ExplainerRefused, match="layer '1'"):
-        Deactivation().forward(network, torch.randn(2, 3, 8, 8), torch.ones(2, 1, 8, 8))
-
-
-def test_code_that_cannot_be_followed_is_refused() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), _Opaque(), nn.Conv2d(4, 2, 3), nn.Flatten()).eval()
-    with torch.inference_mode(), pytest.raises(ExplainerRefused, match="cannot be followed"):
-        Deactivation().forward(network, torch.randn(2, 3, 8, 8), torch.ones(2, 1, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("swin_tiny_patch4_window7_224", "layers.0"),
-        ("pvt_v2_b0", "stages.0.blocks.0.attn"),
-        ("mixer_s32_224", "blocks.0.mlp_tokens"),
-        ("halonet26t", "self_attn"),
-        ("eva02_tiny_patch14_224", "blocks.0.attn"),
-        ("vit_relpos_small_patch16_224", "blocks.0.attn"),
-        ("vit_tiny_r_s16_p8_224", "patch_embed"),
-    ],
-)
-def test_attention_and_mixing_over_places_is_refused_by_layer(name: str, layer: str) -> None:
-    network = timm.create_model(name).eval()
-    side = network.default_cfg["input_size"][-1]
-    with torch.inference_mode(), pytest.raises(ExplainerRefused, match=layer):
-        Deactivation().forward(network, torch.randn(1, 3, side, side), torch.ones(1, 1, side, side))
-
-
-def test_non_local_attention_is_refused_by_layer() -> None:
-    network = small_network("resnet14t", block_args={"attn_layer": "nl"})
-    with torch.inference_mode(), pytest.raises(ExplainerRefused, match=r"layer1\.0\.se.*NonLocalAttn"):
-        Deactivation().forward(network, torch.randn(1, 3, 64, 64), torch.ones(1, 1, 64, 64))
-
-
-@pytest.mark.parametrize(
-    "options", [{"rule": "aligend"}, {"pooling": "mean"}, {"padding": "same"}, {"threshold": 0.0}, {"threshold": 1.1}]
-)
-def test_options_are_checked(options: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError, match=next(iter(options))):
-        Deactivation(**options)
-
-
-def test_masks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ParameterError, match="do not fit"):
-        Deactivation().forward(small_network("resnet18"), torch.randn(2, 3, 64, 64), torch.ones(2, 3, 64, 64))
-
-
-# In the hub
-
-
-@pytest.mark.parametrize("name", WAYS)
-def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
-    model = lite0()
-    image = torch.randn(model.input_size)
-    removal = make_removal(name, model, image)
-    assert isinstance(removal, Removal)
-    (batch,) = masked_forwards(model, image, five_masks(image.shape[-1])[:4], removal=removal)
-    assert torch.allclose(batch.outputs[0], model.predict(image[None])[0], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("method", "parameters"),
-    [
-        ("rise", {"masks": 8, "cell": 4}),
-        ("kernel_shap", {"samples": 40, "features": "grid:4"}),
-        ("occlusion", {"window": 16, "stride": 16}),
-        ("first_principles", {"budget": 60, "features": "grid:4"}),
-        ("shapley_values", {"budget": 60, "features": "grid:4"}),
-    ],
-)
-def test_methods_that_mask_give_the_same_map_for_any_batch_size(method: str, parameters: dict[str, Any]) -> None:
-    explainer = xaihub.get_explainer(method, baseline="deactivate", **parameters)
-    network = small_network("resnet18")
-    image = torch.randn(1, 3, 64, 64)
-    batched, single = (
-        explainer.explain(small_model(network, 64), image, 1, seed=1)[0].values,
-        explainer.explain(small_model(network, 64, rows=1), image, 1, seed=1)[0].values,
-    )
-    assert torch.allclose(batched, single, atol=1e-4 * float(batched.abs().max()))
-
-
-@pytest.mark.parametrize("kind", [Insertion, Deletion])
-def test_curves_that_hide_by_it_ask_the_deactivated_network(kind: type[Insertion | Deletion]) -> None:
-    network = small_network("resnet18")
-    model, image = small_model(network, 64), torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    logits = model.predict(image[None])
-    scene = Scene(model=model, image=image, logits=logits[0], target=ResolvedTarget(index=torch.tensor([1])))
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
-    heat = _patches(16.0 - order.argsort())  # the highest value where the order begins
-    label = ClassScore(index=1, name="", logit=0.0, probability=0.0)
-    case = Case(scene=scene, explanation=Explanation(values=heat[None], target=label, predicted=label))
-
-    area = kind(baseline="deactivate", unit="patches", patch=16, steps=16).measure(case)[0].value
-
-    probabilities = []
-    for count in range(17):
-        shown = torch.full((16,), float(kind is Deletion))
-        shown[order[:count]] = float(kind is Insertion)
-        mask = _patches(shown)[None, None]
-        with torch.inference_mode():
-            probabilities.append(float(Deactivation().forward(network, image[None], mask).softmax(1)[0, 1]))
-    assert area == pytest.approx(float(np.trapezoid(probabilities)) / 16, abs=1e-5)
-
-
-def _patches(values: Tensor) -> Tensor:
-    return values.view(4, 4).repeat_interleave(16, 0).repeat_interleave(16, 1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.plugins.curve_cases import case_of, distinct_heat, model_of, network, photo, scene_of, value
 from xaihub import (
     Case,
-    ClassScore,
-    Explanation,
     Metric,
     MetricRefused,
-    Model,
     ParameterError,
-    Preprocessing,
-    ResolvedTarget,
-    Runtime,
     Scene,
 )
 from xaihub.masking import baseline_image, batch_rows
@@ -56,62 +50,13 @@ def of_probability(value: Tensor) -> Tensor:
     return torch.stack([value.log(), (1 - value).log()], dim=1)
 
 
-def model_of(module: nn.Module, size: tuple[int, int, int], **runtime: int) -> Model:
-    preprocessing = Preprocessing(spatial=[], size=size, mean=(0.0,) * size[0], std=(1.0,) * size[0])
-    return Model(module, name="tiny", preprocessing=preprocessing, runtime=Runtime(**runtime))
-
-
-def scene_of(model: Model, image: Tensor, target: int = 0, against: int | None = None) -> Scene:
-    return Scene(
-        model=model,
-        image=image,
-        logits=model.predict(image[None])[0],
-        target=ResolvedTarget(
-            index=torch.tensor([target]), against=None if against is None else torch.tensor([against])
-        ),
-    )
-
-
-def case_of(scene: Scene, heat: Tensor, seed: int = 0) -> Case:
-    score = ClassScore(index=0, name="0", logit=0.0, probability=0.0)
-    return Case(scene=scene, explanation=Explanation(values=heat[None], target=score, predicted=score), seed=seed)
-
-
-def value(metric: Metric, case: Case) -> float:
-    return metric.measure(case)[0].value
-
-
 def forwards(metric: Metric, case: Case) -> int:
     return metric.measure(case)[1].forwards
-
-
-def network(channels: int = 3) -> nn.Module:
-    torch.manual_seed(3)
-    net = nn.Sequential(
-        nn.Conv2d(channels, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5)
-    )
-    for weight in net.parameters():
-        nn.init.normal_(weight, std=0.4)
-    return net
-
-
-def photo(channels: int = 3, side: int = 48, seed: int = 0) -> Tensor:
-    coarse = torch.rand(1, channels, 6, 6, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0] - 0.2
-
-
-def distinct_heat(side: int = 48, seed: int = 1) -> Tensor:
-    """A map without ties, in float32 exactly."""
-    order = torch.randperm(side * side, generator=torch.Generator().manual_seed(seed))
-    return (order.float() / (side * side - 1)).view(side, side)
 
 
 @pytest.fixture
 def scene() -> Scene:
     return scene_of(model_of(network(), (3, 48, 48)), photo(), target=2)
-
-
-# Known values
 
 
 @pytest.mark.parametrize("steps", [16, 64])
@@ -180,8 +125,6 @@ def test_imputation_continues_a_ramp_exactly() -> None:
     torch.testing.assert_close(impute(ramp.masked_fill(~shown, 99.0), shown), ramp, rtol=0, atol=1e-4)
 
 
-# Planted evidence
-
 PLANTED = [
     (Insertion(baseline="zero"), 0.3),
     (Deletion(), 0.3),
@@ -194,6 +137,8 @@ PLANTED = [
     (ROAD(order="lerf", output="logit"), 0.3),
     (Monotonicity(), 0.9),
 ]
+
+
 NAMES = {
     Insertion: "insertion",
     Deletion: "deletion",
@@ -224,9 +169,6 @@ def test_the_planted_evidence_beats_a_shuffled_map_and_that_beats_its_inverse(me
     best, middle, worst = (sign * value(metric, case_of(scene, heat)) for heat in (oracle, shuffled, -oracle))
     assert best > middle + 0.01
     assert middle > worst + 0.01
-
-
-# Literal second implementations
 
 
 def test_deletion_by_patches_is_the_written_out_loop(scene: Scene) -> None:
@@ -326,133 +268,6 @@ def test_imputed_pixels_carry_the_noise_and_visible_ones_do_not() -> None:
     torch.testing.assert_close(first[hidden], second[hidden])  # one field for all masks
 
 
-# Peers
-
-
-# grad-cam hands NumPy a tensor.
-from_grad_cam = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
-
-
-class GivenMap:
-    """What torchcam's metrics want of an extractor, around a map that is given."""
-
-    def __init__(self, model: nn.Module, heat: Tensor) -> None:
-        self.model, self.heat = model, heat
-
-    def __call__(self, *_args: object, **_options: object) -> list[Tensor]:
-        return [self.heat[None]]
-
-    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
-        return cams[0]
-
-    @contextmanager
-    def _hooks_off(self) -> Iterator[None]:
-        yield
-
-
-@pytest.mark.parametrize("baseline", ["zero", "blur"])
-@pytest.mark.parametrize("output", ["probability", "logit"])
-@pytest.mark.parametrize("steps", [1, 18, 64])
-def test_insertion_and_deletion_equal_torchcams(scene: Scene, baseline: str, output: str, steps: int) -> None:
-    from torchcam.metrics import DeletionInsertionMetric
-
-    heat = distinct_heat()
-    peer = DeletionInsertionMetric(
-        GivenMap(scene.model.module, heat),
-        (lambda logits: logits.softmax(1)) if output == "probability" else None,
-        steps=steps,
-        baseline=baseline_image(baseline, scene.model, scene.image)[None],
-    )
-    peer.update(scene.image[None], 2)
-    case, options = case_of(scene, heat), {"steps": steps, "baseline": baseline, "output": output}
-    assert value(Insertion(**options), case) == pytest.approx(peer.summary()["insertion_auc"], abs=1e-6)
-    assert value(Deletion(**options), case) == pytest.approx(peer.summary()["deletion_auc"], abs=1e-6)
-
-
-@pytest.mark.parametrize("target", [0, 1, 2, 3, 4])
-def test_average_drop_and_increase_equal_torchcams(target: int) -> None:
-    from torchcam.metrics import ClassificationMetric
-
-    scene, heat = scene_of(model_of(network(), (3, 48, 48)), photo(), target=target), distinct_heat()
-    peer = ClassificationMetric(GivenMap(scene.model.module, heat), lambda logits: logits.softmax(1))
-    peer.update(scene.image[None], target)
-    case = case_of(scene, heat)
-    whole = float(scene.score(scene.logits[None]))
-    # torchcam adds 1e-7 to the denominator.
-    ours = value(AverageDrop(), case) * whole / (whole + 1e-7)
-    assert ours == pytest.approx(peer.summary()["avg_drop"], abs=1e-5)
-    assert value(IncreaseInConfidence(), case) == peer.summary()["conf_increase"]
-
-
-@from_grad_cam
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("kind", ["scattered", "blobs"])
-def test_imputation_equals_grad_cams(share: float, kind: str) -> None:
-    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
-
-    image = photo()
-    heat = {"scattered": distinct_heat(), "blobs": photo(1, seed=5)[0]}[kind]
-    shown = heat < heat.flatten().quantile(1 - share)
-    peer = NoisyLinearImputer(noise=0)(image, shown.float())
-    torch.testing.assert_close(impute(image, shown), peer, rtol=0, atol=1e-6)
-
-
-@from_grad_cam
-def test_road_equals_grad_cams_up_to_its_sign_for_the_most_relevant_first(scene: Scene) -> None:
-    from pytorch_grad_cam.metrics.perturbation_confidence import (
-        PerturbationConfidenceMetric,
-        RemoveLeastRelevantFirst,
-        RemoveMostRelevantFirst,
-    )
-    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
-
-    heat = distinct_heat()
-
-    def peer(remove: type) -> float:
-        changes = [
-            PerturbationConfidenceMetric(remove(percentile, NoisyLinearImputer(noise=0)))(
-                scene.image[None], heat.numpy()[None], [lambda logits: logits.softmax(0)[2]], scene.model.module
-            )[0]
-            for percentile in (75, 50, 25)  # there the percentage that stays
-        ]
-        return float(np.mean(changes))
-
-    case, options = case_of(scene, heat), {"percentiles": "25,50,75", "noise": 0.0}
-    morf, lerf = peer(RemoveMostRelevantFirst), peer(RemoveLeastRelevantFirst)
-    assert value(ROAD(**options, order="morf"), case) == pytest.approx(-morf, abs=1e-6)
-    assert value(ROAD(**options, order="lerf"), case) == pytest.approx(lerf, abs=1e-6)
-    assert value(ROAD(**options), case) == pytest.approx((lerf - morf) / 2, abs=1e-6)
-
-
-@pytest.fixture
-def grey() -> Scene:
-    """A one-channel picture whose darkest pixel is 0: there Quantus flips pixels, and "black" is our zero."""
-    image = photo(1, side=24)
-    return scene_of(model_of(network(1), (1, 24, 24)), image - image.min(), target=1)
-
-
-def test_the_deletion_curve_equals_quantus_pixel_flipping(grey: Scene) -> None:
-    quantus = pytest.importorskip("quantus")
-    heat = distinct_heat(24)
-    peer = quantus.PixelFlipping(
-        features_in_step=576 // 18, perturb_baseline="black", abs=False, normalise=False, disable_warnings=True
-    )
-    theirs = peer(
-        model=grey.model.module,
-        x_batch=grey.image[None].numpy(),
-        y_batch=np.array([1]),
-        a_batch=heat[None, None].numpy(),
-        softmax=True,
-        channel_first=True,
-    )
-    curve = Deletion(steps=18).measure(case_of(grey, heat))[0].curve
-    assert curve is not None
-    np.testing.assert_allclose(curve[1][1:], theirs[0], atol=1e-6)  # it leaves out the whole picture
-
-
-# Work that is shared
-
-
 def test_metrics_of_one_curve_share_its_forwards_and_the_picture_its_ends(scene: Scene) -> None:
     first, second = case_of(scene, distinct_heat(seed=1)), case_of(scene, distinct_heat(seed=2))
     assert forwards(Deletion(), first) == 27 + 1  # the whole picture is known, the empty one is not
@@ -491,9 +306,6 @@ def test_scores_do_not_depend_on_batch_size_or_on_which_metric_came_first(metric
     assert value(metric, alone) == pytest.approx(value(metric, after), abs=1e-6)
 
 
-# Order
-
-
 def test_a_constant_map_is_not_a_raster_scan() -> None:
     model = model_of(Formula(lambda x: against_zero(x[:, 0, :4].mean((1, 2)))), (1, 8, 8))
     case = case_of(scene_of(model, torch.ones(1, 8, 8)), torch.full((8, 8), 0.3))
@@ -511,9 +323,6 @@ def test_ties_are_ordered_alike_wherever_they_stand() -> None:
     assert sorted(ranks[2:5, 3:6].flatten().tolist()) == list(range(9))
     assert torch.equal(ranks, ranking(case_of(scene, heat * 7 - 2, seed=9)).ranks)
     assert not torch.equal(ranks[2:5, 3:6].flatten(), torch.arange(9))
-
-
-# Contrasts, and scores without a meaning
 
 
 def test_the_log_odds_of_a_contrast_are_the_difference_of_two_logits() -> None:

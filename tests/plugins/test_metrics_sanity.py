@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import chain
 
@@ -10,38 +10,23 @@ import numpy as np
 import pytest
 import timm
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cosine_similarity
+from torch.nn.functional import cosine_similarity
 
+from tests.plugins.sanity_cases import KINDS, SIDE, Gradient, case_of, model_of, perceptron, trained
 from xaihub import (
-    Case,
     Explainer,
     ExplainerRefused,
     MetricRefused,
     Model,
-    Preprocessing,
     ResolvedTarget,
     Runtime,
-    Scene,
-    Target,
 )
 from xaihub_controls.method import CentreControl, EdgesControl, RandomControl
 from xaihub_metrics_sanity import xaihub_register_metrics
 from xaihub_metrics_sanity.mprt import MPRT
 from xaihub_metrics_sanity.random_logit import RandomLogit
 from xaihub_metrics_sanity.randomise import copy_of, randomised, stages
-from xaihub_metrics_sanity.similarity import similarity
-
-SIDE = 16
-
-
-class Gradient(Explainer):
-    """Explain with the gradient, summed over channels."""
-
-    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
-        inputs.requires_grad_()
-        return torch.autograd.grad(target.score(model(inputs)).sum(), inputs)[0].sum(1, keepdim=True)
 
 
 class Fixed(nn.Linear):
@@ -52,115 +37,6 @@ class Fixed(nn.Linear):
         with torch.no_grad():
             self.weight.copy_(torch.randn(self.weight.shape, generator=generator))
             self.bias.copy_(torch.randn(self.bias.shape, generator=generator))
-
-
-def model_of(module: nn.Module, *, channels: int = 1, side: int = SIDE, name: str = "toy") -> Model:
-    size = (channels, side, side)
-    preprocessing = Preprocessing(spatial=[], size=size, mean=(0.0,) * channels, std=(1.0,) * channels)
-    return Model(module, name=name, preprocessing=preprocessing)
-
-
-def trained(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Stand in for training: every weight and running statistic is moved away from where it starts."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-        for buffer in (buffer for name, buffer in module.named_buffers() if name.endswith(("mean", "var"))):
-            buffer.add_(torch.rand(buffer.shape, generator=generator))
-    return module
-
-
-def perceptron(kind: type[nn.Linear] = nn.Linear) -> nn.Module:
-    layers = [kind(SIDE * SIDE, 20), nn.Softplus(), kind(20, 12), nn.Softplus(), kind(12, 5)]
-    return trained(nn.Sequential(nn.Flatten(), *layers))
-
-
-def case_of(
-    explainer: Explainer, model: Model, *, image: Tensor | None = None, target: str | int = 0, seed: int = 0
-) -> Case:
-    image = torch.rand(model.input_size, generator=torch.Generator().manual_seed(0)) if image is None else image
-    logits = model.predict(image[None])
-    wanted = Target.parse(target)
-    scene = Scene(model=model, image=image, logits=logits[0], target=wanted.resolve(logits))
-    (explanation,) = explainer.explain(model, image[None], wanted, seed=seed)
-    return Case(scene=scene, explanation=explanation, explainer=explainer, seed=seed)
-
-
-def maps(count: int, side: int = SIDE) -> Iterator[Tensor]:
-    yield from torch.randn(count, side, side, generator=torch.Generator().manual_seed(1))
-
-
-# Similarity of maps
-
-KINDS = ["ssim", "spearman", "cosine"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("absolute", [True, False])
-def test_a_map_is_like_itself_at_any_scale(kind: str, absolute: bool) -> None:
-    for heat in maps(3):
-        assert similarity(heat, heat * 1e-20, kind, absolute=absolute) == pytest.approx(1, abs=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["spearman", "cosine"])
-def test_the_opposite_map_is_unlike_unless_signs_do_not_matter(kind: str) -> None:
-    (heat,) = maps(1)
-    assert similarity(heat, -heat, kind, absolute=False) == pytest.approx(-1)
-    assert similarity(heat, -heat, kind, absolute=True) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_unrelated_noise_is_about_zero(kind: str) -> None:
-    first, second = maps(2, side=64)
-    assert similarity(first, second, kind, absolute=False) == pytest.approx(0, abs=0.05)
-
-
-def test_rank_correlation_equals_scipy_with_ties() -> None:
-    a, b = ((heat * 2).round() for heat in maps(2))
-    b = a + 2 * b
-    expected = spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic
-    assert similarity(a, b, "spearman", absolute=False) == pytest.approx(expected, abs=1e-12)
-    assert len(a.unique()) < 20
-
-
-def test_structural_similarity_is_the_mean_of_the_published_formula_over_gaussian_windows() -> None:
-    a, b = maps(2, side=30)
-    b = a + 0.5 * b
-    x, y = (heat.double().abs() / heat.double().abs().max() for heat in (a, b))
-    window = torch.exp(-(torch.arange(-5, 6).double() ** 2) / (2 * 1.5**2))
-    window = torch.outer(window, window) / window.sum() ** 2
-
-    def blur(values: Tensor) -> Tensor:
-        return conv2d(values[None, None], window[None, None])[0, 0]
-
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y
-    top = (2 * mean_x * mean_y + 0.01**2) * (2 * cov + 0.03**2)
-    expected = top / ((mean_x**2 + mean_y**2 + 0.01**2) * (var_x + var_y + 0.03**2))
-    assert similarity(a, b, "ssim", absolute=True) == pytest.approx(expected.mean().item(), abs=1e-6)
-
-
-def test_a_map_that_says_nothing_is_unrelated() -> None:
-    (heat,) = maps(1)
-    assert similarity(heat, torch.full_like(heat, 3.0), "spearman", absolute=True) == 0
-    assert similarity(heat, torch.zeros_like(heat), "cosine", absolute=True) == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_compared_with_an_empty_map(kind: str) -> None:
-    with pytest.raises(MetricRefused, match="zero everywhere"):
-        similarity(torch.zeros(SIDE, SIDE), torch.rand(SIDE, SIDE), kind, absolute=True)
-
-
-def test_ranks_of_a_constant_map_and_windows_on_a_tiny_one_are_refused() -> None:
-    with pytest.raises(MetricRefused, match="constant"):
-        similarity(torch.ones(SIDE, SIDE), torch.rand(SIDE, SIDE), "spearman", absolute=True)
-    with pytest.raises(MetricRefused, match="at least 11 pixels"):
-        similarity(torch.rand(10, 20), torch.rand(10, 20), "ssim", absolute=True)
-
-
-# Randomised copies
 
 
 def network(name: str) -> Model:
@@ -268,8 +144,6 @@ def test_a_progress_bar_is_shared_and_never_copied() -> None:
     assert copy_of(model).runtime is model.runtime
 
 
-# Model parameter randomisation test
-
 SETTINGS = [MPRT(similarity=kind, order=order) for kind in KINDS for order in ("cascading", "independent")]
 
 
@@ -299,8 +173,13 @@ def test_the_more_of_a_map_is_fixed_the_higher_it_scores() -> None:
             gradient = Gradient().attribute(model, inputs, target)
             return self.share * fixed / fixed.norm() + (1 - self.share) * gradient / gradient.norm()
 
-    model = model_of(perceptron())
-    scores = [MPRT(layers=2).measure(case_of(Mixed(share=share), model))[0].value for share in (0.0, 0.5, 0.8, 1.0)]
+    shares = (0.0, 0.5, 0.8, 1.0)
+    models = [
+        model_of(perceptron(seed=seed)) for seed in range(8)
+    ]  # on a single one noise decides between the first two
+    scores = np.mean(
+        [[MPRT(layers=2).measure(case_of(Mixed(share=share), m))[0].value for share in shares] for m in models], axis=0
+    ).tolist()
     assert scores == sorted(scores)
     assert scores[0] < 0.4
     assert scores[-1] == pytest.approx(1)
@@ -435,62 +314,6 @@ def test_a_network_without_parameters_is_refused() -> None:
 
     with pytest.raises(MetricRefused, match="no parameters"):
         MPRT().measure(case_of(Gradient(), model_of(Mean())))
-
-
-# Random logit test
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("control", [RandomControl(), EdgesControl(), CentreControl()], ids=repr)
-def test_a_class_agnostic_map_scores_one(control: Explainer, kind: str) -> None:
-    found = RandomLogit(similarity=kind).measure(case_of(control, model_of(perceptron())))[0]
-    assert found.value == pytest.approx(1, abs=1e-9)
-
-
-@pytest.mark.parametrize("absolute", [True, False])
-def test_the_gradient_of_a_linear_model_scores_the_cosine_of_two_classes(absolute: bool) -> None:
-    module = trained(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 6)))
-    metric = RandomLogit(similarity="cosine", absolute=absolute)
-    found = metric.measure(case_of(Gradient(), model_of(module), target=3))[0]
-    kept = {True: Tensor.abs, False: Tensor.clone}[absolute]
-    rows = kept(module[1].weight.detach())
-    assert found.value == pytest.approx(
-        cosine_similarity(rows[3], rows[found.details["class"]], dim=0).item(), abs=1e-6
-    )
-
-
-def test_the_other_class_of_two_is_the_other_one() -> None:
-    model = model_of(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2)))
-    others = [RandomLogit().measure(case_of(Gradient(), model, target=target))[0].details["class"] for target in (0, 1)]
-    assert others == [1, 0]
-
-
-def test_the_other_class_varies_with_picture_and_seed_but_not_with_the_explainer() -> None:
-    model = model_of(perceptron())
-    images = torch.rand(40, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
-
-    def other(explainer: Explainer, image: Tensor, seed: int = 0) -> int:
-        return RandomLogit().measure(case_of(explainer, model, image=image, seed=seed))[0].details["class"]
-
-    drawn = [other(EdgesControl(), image) for image in images]
-    assert set(drawn) == {1, 2, 3, 4}
-    assert drawn[:5] == [other(Gradient(), image) for image in images[:5]]
-    assert {other(EdgesControl(), images[0], seed) for seed in range(40)} == {1, 2, 3, 4}
-
-
-def test_a_contrast_keeps_what_it_is_contrasted_with() -> None:
-    module = trained(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3)))
-    metric = RandomLogit(similarity="cosine")
-    found = metric.measure(case_of(Gradient(), model_of(module), target="0 vs 1"))[0]
-    rows = module[1].weight.detach()
-    assert found.details["class"] == 2
-    assert found.value == pytest.approx(cosine_similarity(rows[0] - rows[1], rows[2] - rows[1], dim=0).item(), abs=1e-6)
-
-
-def test_a_model_without_another_class_is_refused() -> None:
-    model = model_of(nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2)))
-    with pytest.raises(MetricRefused, match="no other class"):
-        RandomLogit().measure(case_of(Gradient(), model, target="0 vs 1"))
 
 
 def test_every_record_loads_and_lower_is_better() -> None:
