@@ -84,7 +84,7 @@ class MissingExtra(XaihubError):
 
 
 class PluginError(XaihubError):
-    """A plugin that cannot be used (raised only in strict mode)."""
+    """A plugin that cannot be used, or does not keep to what it promised."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
+from xaihub.errors import PluginError
 
 __all__ = ["FIXED", "MeasureFamily", "Measured", "Points", "integrate", "measured"]
 
@@ -108,9 +109,15 @@ class MeasureFamily(ABC):
         """Return the points for a (D,) input; every random number comes from `generator`."""
 
     def weights(self, points: Points) -> Tensor:
-        """Return (n, d) float64 weights; here those of the owners."""
+        """Return (n, d) float64 weights; here those of the owners.
+
+        Raises:
+            PluginError: The points have no owners, and the family defines no weights.
+        """
         if points.owner is None or points.weight is None:
-            raise NotImplementedError(f"{type(self).__name__} must define weights()")
+            raise PluginError(
+                f"the measure family {type(self).__name__} gives no weights", hint="points with owners, or weights()"
+            )
         return owned(points.owner, points.weight, points.count)
 
 

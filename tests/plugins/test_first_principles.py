@@ -13,6 +13,7 @@ from sklearn.inspection import partial_dependence
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused
+from xaihub.errors import PluginError
 from xaihub_first_principles import boxes, families, masks, recall
 from xaihub_first_principles.hidden import OneHidden
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, integrate, measured
@@ -356,3 +357,12 @@ def test_a_centre_of_mass_does_not_decide_for_curved_models() -> None:
     corners = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     assert float(f(corners.mean(0, keepdim=True))) == 0
     assert float(f(corners).mean()) == 0.5
+
+
+def test_a_family_that_gives_no_weights_is_named() -> None:
+    class Forgetful(MeasureFamily):
+        def points(self, x: Tensor, generator: torch.Generator) -> Points:
+            return Points(values=x[None], x=x, count=len(x), cluster=torch.zeros(1))
+
+    with pytest.raises(PluginError, match="the measure family Forgetful gives no weights"):
+        integrate(lambda y: y.sum(1), Forgetful(), torch.zeros(3))
