@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,27 @@ def write_csv(found: list[Photo], file: str | Path) -> Path:
         writer = csv.writer(stream)
         writer.writerow(("file", "label", "class_index"))
         writer.writerows((str(photo.file), photo.superclass, photo.class_index) for photo in found)
+    return Path(file)
+
+
+def write_fold(found: list[Photo], file: str | Path, *, fold: int, folds: int, seed: int) -> Path:
+    """Write a data set that brings its own split: over all folds each photo is held out once.
+
+    `seed` deals the photos of each superclass out to the folds; what one superclass has left over goes to the folds
+    after those that the last one filled, so folds differ by a photo at most.
+    """
+    draw = random.Random(seed)
+    place, parts = 0, {}
+    for name in SUPERCLASSES:
+        own = [photo for photo in found if photo.superclass == name]
+        draw.shuffle(own)
+        for photo in own:
+            parts[photo.file] = "val" if place % folds == fold else "train"
+            place += 1
+    with Path(file).open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "label", "split"))
+        writer.writerows((str(photo.file), photo.superclass, parts[photo.file]) for photo in found)
     return Path(file)
 
 
