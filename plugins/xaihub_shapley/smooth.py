@@ -32,15 +32,15 @@ SWEEPS = 3  # through the choices, one kind at a time
 
 
 class Choice(NamedTuple):
-    """What the marginal likelihood decides about."""
+    """What the marginal likelihood decides about; the defaults are what too few answers to decide are seen with."""
 
     decay: float = 0.25  # how much less variance a product has with each member more
     unequal: float = 0.0  # power of the players' own weights: those that count alone also count together
-    alone: float = 10.0  # variance of single players against that of all products
+    alone: float = 5.0  # variance of single players against that of all products
     noise: float = 1e-2  # what no smooth game explains
-    alike: float = 0.0  # correlation of players in one place
+    alike: float = 0.3  # correlation of players in one place: parts of one thing speak for the same class
     length: float = inf  # how far it reaches, in widths of a player; everywhere if infinite
-    reach: float = 0.5  # how far in size a player's weight stays the same, as a share of all players
+    reach: float = 0.35  # how far in size a player's weight stays the same, as a share of all players
 
 
 CHOICES: dict[str, tuple[float, ...]] = {

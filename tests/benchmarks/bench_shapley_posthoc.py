@@ -26,11 +26,10 @@ import xaihub
 from xaihub.masking import coalition_scores, every_coalition, make_features, make_removal
 from xaihub_shapley import estimators as ours
 from xaihub_shapley import smooth
-from xaihub_shapley.posthoc import grouped, shapes
+from xaihub_shapley.posthoc import shapes
 
 Game = Callable[[Tensor], Tensor]
 Estimator = Callable[["Counted", int, int, int], np.ndarray]
-TWELVE = "0+1,2+3,12+13,14+15"  # of a grid of 4 by 4
 
 
 class Kept:
@@ -80,14 +79,14 @@ def main() -> None:
     """Print a table for each game, then times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", default="shapley-truth", help="where enumerations are kept")
-    parser.add_argument("--photos", help="a folder of photos; three of them with 12 players are added")
-    parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated game, at most 4")
+    parser.add_argument("--photos", help="a folder of photos; three of them are added")
+    parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated games, at most 4")
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
     parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="of the three parts")
     parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes")
     parser.add_argument("--large-picture", default="sample", help="sample, or the name of one of the photos used")
     parser.add_argument("--large-seeds", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true", help="make the large game's passes in bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="make the games' passes in bfloat16")
     parser.add_argument("--truth", type=int, default=4000, help="rows of each part of the large game's truth")
     parser.add_argument("--parts", type=int, default=3, help="parts of it, each held out of the fit in turn")
     parser.add_argument("--seeds", type=int, default=10)
@@ -97,29 +96,28 @@ def main() -> None:
     warnings.simplefilter("ignore")
     Path(options.cache).mkdir(parents=True, exist_ok=True)
     hub = xaihub.Hub()
-    model, small = hub.load_model(device="cpu"), hub.load_model(device="cpu", size=options.size)
     pictures = {"sample": xaihub.sample_photo()}
-    games = [("sample", f"grid:{options.grid}", "")]
     if options.photos:
         some = sorted(
             file for file in Path(options.photos).iterdir() if file.suffix.lower() in (".jpeg", ".jpg", ".png")
         )
         pictures |= {file.stem: file for file in some[:: max(1, len(some) // 3)][:3]}
-        games += [(name, "grid:4", TWELVE) for name in list(pictures)[1:]]
     parts = options.only or ("enumerated", "large", "times")
-    for name, features, groups in games if "enumerated" in parts else []:
-        _enumerated(small, pictures[name], name, features, groups, options)
+    runtime = xaihub.Runtime(autocast=options.bf16)
+    if "enumerated" in parts:
+        small = hub.load_model(device="cpu", size=options.size, runtime=runtime)
+        for name, photo in pictures.items():
+            _enumerated(small, photo, name, options)
     if "large" in parts:
-        large = hub.load_model(device="cpu", runtime=xaihub.Runtime(autocast=options.bf16))
-        _large(large, pictures[options.large_picture], options)
+        _large(hub.load_model(device="cpu", runtime=runtime), pictures[options.large_picture], options)
     if "times" in parts:
-        _times(model, pictures["sample"], options)
+        _times(hub.load_model(device="cpu"), pictures["sample"], options)
 
 
-def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, Tensor, np.ndarray]:
+def _game(model: Any, photo: Any, features: str) -> tuple[Game, Tensor, np.ndarray]:
     """Return the game, the players' shapes, and their centres."""
     image = model.prepare(xaihub.load_picture(photo).image)[0]
-    players = grouped(make_features(features, model, image), groups)
+    players = make_features(features, model, image)
     removal = make_removal("blur", model, image)
     target = xaihub.Target().resolve(model.predict(image[None]))
 
@@ -132,10 +130,14 @@ def _game(model: Any, photo: Any, features: str, groups: str) -> tuple[Game, Ten
     return ask, shapes(players), places
 
 
-def _enumerated(model: Any, photo: Any, name: str, features: str, groups: str, options: argparse.Namespace) -> None:
-    ask, parts, places = _game(model, photo, features, groups)
+def _kind(options: argparse.Namespace) -> str:
+    return "-bfloat16" if options.bf16 else ""
+
+
+def _enumerated(model: Any, photo: Any, name: str, options: argparse.Namespace) -> None:
+    ask, parts, places = _game(model, photo, f"grid:{options.grid}")
     players = len(parts)
-    file = Path(options.cache) / f"{name}-{features.replace(':', '')}-{players}-{options.size}.npy"
+    file = Path(options.cache) / f"{name}-grid{options.grid}-{options.size}{_kind(options)}.npy"
     shown = every_coalition(players).shown
     if not file.is_file():
         started = time.process_time()
@@ -151,8 +153,8 @@ def _enumerated(model: Any, photo: Any, name: str, features: str, groups: str, o
 
 
 def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
-    ask, parts, places = _game(model, photo, f"grid:{options.large}", "")
-    kind = "-bfloat16" if options.bf16 else ""
+    ask, parts, places = _game(model, photo, f"grid:{options.large}")
+    kind = _kind(options)
     file = Path(options.cache) / f"{options.large_picture}-grid{options.large}-{model.input_size[1]}{kind}.npz"
     known = Kept(ask, file.with_name(f"{file.stem}-truth.npz"))
     truth, noise = _truth(known, parts, options.truth, options.parts)
