@@ -79,7 +79,8 @@ def main() -> None:
     """Print a table for each game, then times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", default="shapley-truth", help="where enumerations are kept")
-    parser.add_argument("--photos", help="a folder of photos; three of them are added")
+    parser.add_argument("--photos", help="a folder of photos; some of them are added")
+    parser.add_argument("--names", nargs="+", help="which, without suffixes; by default three")
     parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated games, at most 4")
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
     parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="of the three parts")
@@ -98,10 +99,9 @@ def main() -> None:
     hub = xaihub.Hub()
     pictures = {"sample": xaihub.sample_photo()}
     if options.photos:
-        some = sorted(
-            file for file in Path(options.photos).iterdir() if file.suffix.lower() in (".jpeg", ".jpg", ".png")
-        )
-        pictures |= {file.stem: file for file in some[:: max(1, len(some) // 3)][:3]}
+        files = {file.stem: file for file in sorted(Path(options.photos).iterdir()) if file.is_file()}
+        names = options.names or list(files)[:: max(1, len(files) // 3)][:3]
+        pictures |= {name: files[name] for name in names}
     parts = options.only or ("enumerated", "large", "times")
     runtime = xaihub.Runtime(autocast=options.bf16)
     if "enumerated" in parts:
