@@ -258,7 +258,7 @@ class NotAMeasure(MeasureFamily):
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return the two points of Integrated Gradients with one feature; refuse everything else."""
-        if self.method == "integrated_gradients" and len(x) == 1:
+        if self.method in ("integrated_gradients", "ig") and len(x) == 1:
             return AxisDirac(centre=True).points(x, generator)
         raise ExplainerRefused(
             f"{self.method} is not a measure: {_REASONS[self.method]}",
@@ -272,6 +272,7 @@ _REASONS = {
     "gradient": _UNBOUNDED,
     "gradient_x_input": _UNBOUNDED,
     "integrated_gradients": f"with two or more features {_UNBOUNDED}",
+    "ig": f"with two or more features {_UNBOUNDED}",
     "deeplift": _NONLINEAR,
     "lrp": _NONLINEAR,
     "gradcam": _NONLINEAR,

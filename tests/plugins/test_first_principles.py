@@ -226,14 +226,17 @@ def test_a_third_party_family_needs_points_and_weights_only() -> None:
     assert result.exact
 
 
-@pytest.mark.parametrize("name", ["gradient", "gradient_x_input", "integrated_gradients", "deeplift", "lrp", "gradcam"])
+@pytest.mark.parametrize(
+    "name", ["gradient", "gradient_x_input", "integrated_gradients", "ig", "deeplift", "lrp", "gradcam"]
+)
 def test_what_is_no_measure_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ExplainerRefused, match=f"{name} is not a measure: .*(sup norm|not linear)"):
         integrate(_curved(), families.NotAMeasure(name), X)
 
 
-def test_integrated_gradients_of_one_feature_is_a_measure() -> None:
-    one = integrate(lambda y: y[:, 0] ** 3, families.NotAMeasure("integrated_gradients"), torch.tensor([0.7]))
+@pytest.mark.parametrize("name", ["integrated_gradients", "ig"])
+def test_integrated_gradients_of_one_feature_is_a_measure(name: str) -> None:
+    one = integrate(lambda y: y[:, 0] ** 3, families.NotAMeasure(name), torch.tensor([0.7]))
     assert float(one.values) == pytest.approx(0.7**3, abs=1e-7)
 
 
