@@ -99,11 +99,12 @@ def reproduce_shapley(
         raise OutputError(f"cannot write {output!r}: there is no such folder")
     if quick:
         epochs, pictures, judged = 5, 640, 5
+    weights = list(dict.fromkeys((0.0, *(lambdas or (DEFAULT,)))))  # the plain twin once, also when 0 is asked for
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more only slows networks of this size down
     records: list[dict[str, Any]] = []
     try:
-        for task, kind, weight in product(data, network, (0.0, *(lambdas or (DEFAULT,)))):
+        for task, kind, weight in product(data, network, weights):
             setting = Setting(task, kind, weight, epochs=epochs, lr=lr, pictures=pictures, judged=judged)  # type: ignore[arg-type]
             runs = []
             for seed in range(seeds):

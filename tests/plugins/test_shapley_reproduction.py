@@ -103,13 +103,14 @@ def test_pointing_counts_hits_and_shares_of_what_is_positive() -> None:
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     arguments = ["reproduce", "shapley", "--data", "located", "--pictures", "64", "--epochs", "1", "--judged", "2",
-                 "-l", "2", "-o", str(file)]  # fmt: skip
+                 "-l", "0", "-l", "2", "-o", str(file)]  # fmt: skip
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert "plain" in result.stdout
     assert "unknown setting" in result.stdout
     records = json.loads(file.read_text())["records"]
     assert [record["method"] for record in records] == [*METHODS, *METHODS]
+    # The plain twin is always there, and once.
     assert [record["lambda"] for record in records] == [0.0] * len(METHODS) + [2.0] * len(METHODS)
     assert all(0 <= record["deletion"] <= 1 for record in records if record["deletion"] is not None)
 
