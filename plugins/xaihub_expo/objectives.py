@@ -166,7 +166,10 @@ class Fidelity(Expo):
         weight: Weight = None,
         relative: Relative = False,
         grid: Grid = 4,
-        keep: Keep = 0.8,
+        keep: Annotated[
+            Keep | None,
+            Meta(description="Probability of a cell to be shown; none draws another for each mask, from U[0, 1]."),
+        ] = 0.8,
         opacities: Annotated[
             Literal["binary", "uniform"],
             Meta(description="Cells are shown or hidden, or have an opacity of U[0.5, 1]."),

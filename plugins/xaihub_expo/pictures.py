@@ -50,9 +50,13 @@ def line_opacities(
     return 1 - axis * (1 - levels.unsqueeze(2)), levels
 
 
-def mask_opacities(count: int, samples: int, cells: int, keep: float, generator: torch.Generator) -> Tensor:
-    """Draw (b, m, K) masks that show each cell with probability `keep`."""
-    return (torch.rand(count, samples, cells, generator=generator) < keep).float()
+def mask_opacities(count: int, samples: int, cells: int, keep: float | None, generator: torch.Generator) -> Tensor:
+    """Draw (b, m, K) masks that show each cell with probability `keep`, or each mask's cells with one of its own.
+
+    The latter are drawn from U[0, 1], so that all numbers of cells from 0 to K are equally likely.
+    """
+    chance = torch.rand(count, samples, 1, generator=generator) if keep is None else keep
+    return (torch.rand(count, samples, cells, generator=generator) < chance).float()
 
 
 def cell_opacities(count: int, samples: int, cells: int, keep: float, generator: torch.Generator) -> Tensor:

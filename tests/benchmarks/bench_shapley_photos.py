@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--size", type=int, default=224, help="pixels a side, a multiple of 32")
     parser.add_argument("--lr", type=float, default=1.5e-4)
-    parser.add_argument("--weight", type=float, default=40, help="lambda")
+    parser.add_argument("--weight", type=float, default=8, help="lambda")
+    parser.add_argument("--coalitions", type=int, default=4, help="masked copies a picture and step")
     parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
     options = parser.parse_args()
@@ -86,7 +87,7 @@ def main() -> None:
 def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: argparse.Namespace) -> None:
     plan = checked({
         "data": str((place / "task.csv").resolve()), "model": str(start.resolve()), "objective": TWINS[name],
-        "parameters": {"lambda": options.weight} if name == "shapley" else {},
+        "parameters": {"lambda": options.weight, "coalitions": options.coalitions} if name == "shapley" else {},
         "seed": seed, "epochs": options.epochs, "size": options.size, "batch_size": 8, "freeze_norm": True,
         "keep": "last", "lr": options.lr, "head_lr_scale": 1, "ema": 0.95, "precision": "bf16",
     })  # fmt: skip

@@ -231,6 +231,14 @@ def test_draws_are_as_documented() -> None:
     torch.testing.assert_close(noise.abs().amax((0, 2, 3)), torch.tensor([0.1, 0.2, 0.5]), rtol=0.02, atol=0)
 
 
+def test_masks_that_draw_their_own_chance_show_all_numbers_of_cells_alike() -> None:
+    masks = mask_opacities(100, 200, 9, None, torch.Generator().manual_seed(0))
+
+    shown_cells = torch.bincount(masks.sum(2).long().flatten(), minlength=10)
+    torch.testing.assert_close(shown_cells / shown_cells.sum(), torch.full((10,), 0.1), rtol=0, atol=0.01)
+    assert float(masks.mean((0, 1)).std()) < 0.01
+
+
 @pytest.mark.parametrize("objective", ALL, ids=IDS)
 def test_under_autocast_the_penalty_is_float32_and_close_to_that_of_full_precision(objective: Any) -> None:
     network = begun(objective, wrapped(vit()))
@@ -349,6 +357,7 @@ def test_objectives_answer_to_their_names_and_take_words_for_values(name: str) -
     objective = Hub().get_objective(name, c="0.25", every="2", penalty_batch="none")
 
     assert (objective.parameters["c"], objective.parameters["every"]) == (0.25, 2)
+    assert Hub().get_objective("expo-fidelity", keep="none").parameters["keep"] is None
 
 
 @pytest.mark.parametrize("values", [{"c": "-1"}, {"every": "0"}, {"grid": "1"}, {"baseline": "mauve"}])
