@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--dealings", type=int, nargs="+", default=[1], help="seeds that deal the photos to the folds")
     parser.add_argument("--explained", type=int, help="photos of a fold that are explained; by default all")
     parser.add_argument("--samples", type=int, default=300, help="of LIME and KernelSHAP, for each explanation")
+    parser.add_argument("--keep", type=float, default=0.8, help="share of cells shown, where fidelity is asked")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--size", type=int, default=128)
@@ -104,7 +105,7 @@ class Bench:
 
     def explained(self, name: str, dealing: int, fold: int) -> dict[str, Any]:
         """Return the measures of explanations of photos held out, a list each."""
-        what = f"figures-{self._options.samples}-{self._options.explained or 'all'}"
+        what = f"figures-{self._options.samples}-{self._options.explained or 'all'}-{self._options.keep:g}"
         return self._kept(name, dealing, fold, what, self._figures)
 
     def _kept(
@@ -181,7 +182,10 @@ class Bench:
         )
         made = explainer.explain(model, image[None], target, seed=0)[0]
         case = Case(scene=scene, explanation=made, explainer=explainer)
-        return {f"{title}: {metric}": self._hub.get_metric(metric).measure(case)[0].value for metric in metrics}
+        asked = {"keep": self._options.keep} if metrics is LOCAL else {}
+        return {
+            f"{title}: {metric}": self._hub.get_metric(metric, **asked).measure(case)[0].value for metric in metrics
+        }
 
 
 def best_fit(model: Model, image: torch.Tensor, label: int, masks: int = 160) -> dict[str, float]:
