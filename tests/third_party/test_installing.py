@@ -146,6 +146,21 @@ def test_killing_the_installer_while_it_writes_leaves_an_environment_that_works(
     assert fresh.installed() == before
 
 
+def test_what_a_killed_installer_left_before_it_named_the_plugin_is_installed_anew(fresh: Any) -> None:
+    before = fresh.installed()
+    wheel = large_wheel(fresh.work, fresh.good("large"))
+    fresh.plant("large", fresh.good("large"))
+    for name in ("RECORD", "entry_points.txt"):
+        (fresh.site / "xaihub_large-0.3.dist-info" / name).unlink()
+    (fresh.site / "xaihub_large.py").unlink()
+
+    done = fresh.xaihub("plugins", "install", wheel, "-q")
+
+    assert done.returncode == 0, done.stderr
+    assert fresh.xaihub("plugins", "uninstall", "large", "-y").returncode == 0
+    assert fresh.installed() == before
+
+
 def test_a_distribution_whose_list_of_files_was_never_written_is_removed_all_the_same(fresh: Any) -> None:
     before = fresh.installed()
     fresh.plant("torn", fresh.good("torn"))

@@ -78,6 +78,10 @@ def install(
     words += ["--upgrade"] * upgrade + list(options)
     for item in wanted:
         words += ["--editable", item] if editable else [item]
+    named = {canonical(_requirement_name(item)) for item in wanted}
+    for name in named & set(_distributions()) - {OWN_DISTRIBUTION}:
+        if name.startswith(PROJECT) or _is_plugin(name):
+            _remove_remains(name)  # else the installer takes what a killed one left for the whole
     before = _distributions()
     stopped = False
     try:
@@ -88,7 +92,7 @@ def install(
         raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     after = _distributions()
     fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
-    named = {canonical(_requirement_name(item)) for item in wanted} & set(after)
+    named &= set(after)
     plugins = {name for name in fresh | named if _is_plugin(name)}
     if stopped:
         listed = " ".join(sorted(plugins or fresh))
@@ -260,9 +264,11 @@ def _requires(name: str) -> list[str]:
 
 
 def _requirement_name(text: str) -> str:
-    """Return the distribution's name of a requirement, or of a folder that is named after it."""
+    """Return the distribution's name of a requirement, of a wheel, or of a folder that is named after it."""
     bare = text.strip().rstrip("/\\")
     last = Path(bare).name if os.sep in bare or "/" in bare else bare
+    if last.endswith(".whl"):
+        return last.partition("-")[0]
     for sign in "[<>=!~;@ (":
         last = last.partition(sign)[0]
     return last
