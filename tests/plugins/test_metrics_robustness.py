@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.plugins.fidelity_cases import Network
 from xaihub import (
     Case,
     Explainer,
@@ -26,21 +27,6 @@ from xaihub_metrics_robustness.method import LocalLipschitz, MaxSensitivity, dra
 
 SIZE = (3, 10, 10)
 BOTH = [MaxSensitivity(samples=6), LocalLipschitz(samples=6)]
-
-
-class Network(nn.Module):
-    """A small network with curvature and random biases."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3, stride=2), nn.Softplus())
-        self.head = nn.Linear(8, 4)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=0.3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.body(inputs).mean((2, 3)))
 
 
 class Linear(nn.Module):
