@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaihub import Case, Explanation, Measurement, Meta, Metric, MetricRefused, generator_for
 from xaihub.masking import batch_rows
-from xaihub_expo.pictures import noisy
+from xaihub_expo.pictures import mask_opacities, noisy
 from xaihub_expo.surrogate import Surrogate, asked, outputs, read_surrogate
 
 __all__ = [
@@ -27,7 +27,10 @@ __all__ = [
 ]
 
 Masks = Annotated[int, Meta(ge=2, description="Fresh masks; each costs a forward pass, shared by all explainers.")]
-Keep = Annotated[float, Meta(gt=0, lt=1, description="Probability of a feature to be shown.")]
+Keep = Annotated[
+    Annotated[float, Meta(gt=0, lt=1)] | None,
+    Meta(description="Probability of a feature to be shown; none draws another for each mask, from U[0, 1]."),
+]
 Draws = Annotated[int, Meta(ge=1, description="Noisy copies; each is explained.")]
 Radius = Annotated[float, Meta(gt=0, le=1, description="Largest noise on a pixel, where pixels are in [0, 1].")]
 
@@ -72,7 +75,7 @@ class NeighbourhoodFidelity(Metric):
             surrogate = _surrogate(case)
             # The same masks for every explainer and for every model that gets this picture: common random numbers.
             generator = generator_for(f"masks around a picture {case.seed}", case.scene.image)
-            masks = (torch.rand(self.masks, surrogate.features.count, generator=generator) < self.keep).float()
+            masks = mask_opacities(1, self.masks, surrogate.features.count, self.keep, generator)[0]
             found = outputs(case, surrogate, masks, (self.masks, self.keep, case.seed))
             error = (surrogate(masks) - found).square().mean()
             return float(error), float(found.var(correction=0))

@@ -1,13 +1,17 @@
 """Fine-tune EfficientNet-Lite0 plainly and with the Shapley objective on superclasses of photos, and judge the maps.
 
-Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_photos.py --photos FOLDER -o runs/shapley`.
-The photos are dealt out to five folds, and each fold is held out once, so every photo is judged by networks that have
-not seen it; `--dealings 1 2` does that twice. A run that was interrupted goes on where it stopped. Both twins share
-start, order, crops and everything else except the objective. Training is by `xaihub.services.train`, and what is judged
-is loaded from the card that it leaves. The last epoch is kept, so nothing is selected on the photos held out. Maps
-explain the predicted class of their own network. Deletion and insertion go patch by patch of the backbone's grid, with
-patches hidden at the mean colour ("zero"), and for the network that votes also as in its training, where hidden patches
-do not vote either ("own_masking").
+Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_photos.py --photos FOLDER --learn MORE`.
+All photos are dealt out to five folds, and each fold is held out once, so every photo is classified by networks that
+have not seen it, and those of FOLDER are explained as well. A run that was interrupted goes on where it stopped. Both
+twins share start, order, crops and everything else except the objective. Training is by `xaihub.services.train`, and
+what is judged is loaded from the card that it leaves. The last epoch is kept, so nothing is selected on the photos held
+out. Maps explain the predicted class of their own network.
+
+Deletion and insertion go patch by patch of the backbone's grid. Hidden patches have the mean colour; either all patches
+vote ("zero"), or those shown only ("own_masking"), as in training with the Shapley objective; the plain twin can be
+asked that too, since its class scores are a sum over patches as well. How sure a network is moves both areas, so there
+are three: with the probabilities as trained; with scores multiplied until the network that votes is as sure as its
+twin; and with decisions, the share of steps at which the class is still the predicted one (no such number changes it).
 """
 
 from __future__ import annotations
@@ -15,21 +19,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from superclasses import held_out, photos_or_skip, tensors, warm_card, write_fold
+from superclasses import FOLDS, deal, held_out, others, photos_or_skip, tensors, warm_card, write_task
 
-from xaihub import Case, Explanation, Model, Runtime, Scene, Target
+from xaihub import Explanation, Model, Runtime, Target
 from xaihub.hub import Hub
+from xaihub.masking import coalition_scores, make_features, make_removal
 from xaihub.rendering import grid
 from xaihub.services.explain import explain
 from xaihub.services.train import train
 from xaihub.training.config import checked
+from xaihub_shapley.network import ShapleyVision
+from xaihub_shapley.own import make_own_masking
 
-FOLDS = 5
 TWINS = {"plain": "cross_entropy", "shapley": "shapley"}
 MAPS: dict[str, dict[str, Any]] = {
     "gradcam": {},
@@ -46,10 +53,11 @@ def main() -> None:
     """Train, judge, print tables, and save maps before and after."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
+    parser.add_argument("--learn", help="a folder of more photos, to learn from and to classify only")
     parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and pictures are kept")
-    parser.add_argument("--dealings", type=int, nargs="+", default=[1], help="seeds that deal photos out to folds")
+    parser.add_argument("--seed", type=int, default=1, help="of dealing out and of training")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="which of these are held out")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=224, help="pixels a side, a multiple of 32")
     parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--weight", type=float, default=8, help="lambda")
@@ -66,22 +74,22 @@ def main() -> None:
         warm_card(folder / "start")
     hub = Hub()
     records = []
-    for dealing in options.dealings:
-        for fold in options.folds:
-            place = folder / f"{dealing}-{fold}"
-            place.mkdir(exist_ok=True)
-            task = write_fold(found, place / "task.csv", fold=fold, folds=FOLDS, seed=dealing)
-            file = place / "result.json"
-            if not file.is_file():
-                for name in TWINS:
-                    _train(hub, name, place, start, dealing * FOLDS + fold, options)
-                text = json.dumps(_judge(hub, place, task, options))
-                file.with_suffix(".part").write_text(text)
-                file.with_suffix(".part").replace(file)
-            records.append(json.loads(file.read_text()))
-            print(f"dealing {dealing}, fold {fold} done", flush=True)
+    pool = [*found, *(others(options.learn, found) if options.learn else [])]
+    for fold in options.folds:
+        place = folder / f"{options.seed}-{fold}"
+        place.mkdir(exist_ok=True)
+        task = write_task(place / "task.csv", *deal(pool, fold=fold, seed=options.seed))
+        file = place / "result.json"
+        if not file.is_file():
+            for name in TWINS:
+                _train(hub, name, place, start, options.seed * FOLDS + fold, options)
+            text = json.dumps(_judge(hub, place, task, {photo.file for photo in found}, options))
+            file.with_suffix(".part").write_text(text)
+            file.with_suffix(".part").replace(file)
+        records.append(json.loads(file.read_text()))
+        print(f"fold {fold} done", flush=True)
     _show(records)
-    _draw(hub, folder, options)
+    _draw(hub, folder, {photo.file for photo in found}, options)
 
 
 def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: argparse.Namespace) -> None:
@@ -89,43 +97,58 @@ def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: ar
         "data": str((place / "task.csv").resolve()), "model": str(start.resolve()), "objective": TWINS[name],
         "parameters": {"lambda": options.weight, "coalitions": options.coalitions} if name == "shapley" else {},
         "seed": seed, "epochs": options.epochs, "size": options.size, "batch_size": 8, "freeze_norm": True,
-        "keep": "last", "lr": options.lr, "head_lr_scale": 1, "ema": 0.95, "precision": "bf16",
+        "keep": "last", "lr": options.lr, "head_lr_scale": 1, "ema": 0.95,
     })  # fmt: skip
     run = place / name
     if not (run / "card.yaml").is_file():
         train(hub, plan, run, device="cpu", resume=run.exists())
 
 
-def _judge(hub: Hub, place: Path, task: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Judge both twins on all photos held out, and the network that votes also when as confident as its twin."""
+def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Judge both twins on all photos held out, and their maps on those of them that are `found`."""
     plain, own = (_load(hub, place / name) for name in TWINS)
+    voting = _voting(plain)
     data = held_out(task)
     inputs, labels = tensors(data, plain)
-    before, logits = (_logits(model, inputs) for model in (plain, own))
+    logits = {name: _logits(model, inputs) for name, model in zip(TWINS, (plain, own), strict=True)}
     record: dict[str, Any] = {"photos": [Path(data.pictures.names[index]).name for index in data.val], "agreement": {}}
-    for name, found in (("plain", before), ("shapley", logits)):
+    for name, scores in logits.items():
         record[name] = {
-            "hits": (found.argmax(1) == labels).tolist(),
-            "confidence": float(found.softmax(1).amax(1).mean()),
-            "cross-entropy": float(torch.nn.functional.cross_entropy(found, labels)),
+            "hits": (scores.argmax(1) == labels).tolist(),
+            "confidence": float(scores.softmax(1).amax(1).mean()),
+            "cross-entropy": float(torch.nn.functional.cross_entropy(scores, labels)),
         }
+    factor = record["factor"] = _as_confident(logits["shapley"], logits["plain"])
+    sure = {"as trained": 1.0, "as confident": factor, "decisions": torch.inf}
     areas: Areas = {}
-    asked = torch.linspace(0, len(inputs) - 1, options.asked).round().int().tolist()  # animals come first
-    explained = []
-    for row, image in enumerate(inputs):
-        _add(areas, "plain", _areas(hub, plain, image, _maps(hub, plain, image, row, MAPS), "zero"))
-        maps = _maps(hub, own, image, row, OWN)
-        explained.append(maps)
+    rows = [row for row, index in enumerate(data.val) if Path(data.pictures.names[index]) in found]
+    record["explained"] = [record["photos"][row] for row in rows]
+    # In the order of files, so animals come first.
+    asked = {rows[place] for place in torch.linspace(0, len(rows) - 1, options.asked).round().int().tolist()}
+    for row in rows:
+        image = inputs[row]
+        for method, made in _maps(hub, plain, image, row, MAPS).items():
+            for model, baseline in ((plain, "zero"), (voting, "own_masking")):
+                curves = _curves(model, image, made, baseline, row)
+                for sharpness in ("as trained", "decisions"):
+                    _add(areas, f"plain, {baseline}, {sharpness}", method, curves, sure[sharpness])
+        votes = _maps(hub, own, image, row, OWN)["shapley"]
         for baseline in ("own_masking", "zero"):
-            _add(areas, f"as trained, {baseline}", _areas(hub, own, image, maps, baseline))
+            curves = _curves(own, image, votes, baseline, row)
+            for sharpness, times in sure.items():
+                _add(areas, f"shapley, {baseline}, {sharpness}", "shapley", curves, times)
         if row in asked:
-            for key, value in _agreement(hub, own, image, maps["shapley"], options.budget).items():
+            for key, value in _agreement(hub, own, image, votes, options.budget).items():
                 record["agreement"].setdefault(key, []).append(value)
-    record["factor"] = _sharpen(own, logits, before)
-    for image, maps in zip(inputs, explained, strict=True):
-        for baseline in ("own_masking", "zero"):
-            _add(areas, f"as confident, {baseline}", _areas(hub, own, image, maps, baseline))
     return record | {"areas": areas}
+
+
+def _voting(plain: Model) -> Model:
+    """Return the plain network as a sum of patch votes, which it is, so that hidden patches can be kept from voting."""
+    network = ShapleyVision(deepcopy(plain.module), size=plain.input_size)
+    model = plain.around(network)
+    model.baselines = {"own_masking": lambda: make_own_masking}
+    return model
 
 
 def _load(hub: Hub, run: Path) -> Model:
@@ -150,27 +173,39 @@ def _maps(
     }
 
 
-def _areas(
-    hub: Hub, model: Model, image: torch.Tensor, maps: dict[str, Explanation], baseline: str
-) -> dict[str, float]:
-    logits = model.predict(image[None])
-    scene = Scene(model=model, image=image, logits=logits[0], target=_target(model, image).resolve(logits))
-    patches = (image.shape[-1] // PATCH) ** 2
-    figures = {}
-    for metric in ("deletion", "insertion"):
-        made = hub.get_metric(metric, unit="patches", patch=PATCH, baseline=baseline, steps=patches)
-        for name, explanation in maps.items():
-            figures[f"{name}, {metric}"] = made.measure(Case(scene=scene, explanation=explanation))[0].value
-    return figures
+def _curves(model: Model, image: torch.Tensor, made: Explanation, baseline: str, seed: int) -> torch.Tensor:
+    """Return the (2, N + 1, K) logits while the best patches go and while they come, the predicted class first."""
+    side = image.shape[-1] // PATCH
+    heat = _cells(made, side)
+    mixed = torch.randperm(side**2, generator=torch.Generator().manual_seed(seed))  # ties are broken by chance
+    order = mixed[heat[mixed].argsort(descending=True, stable=True)]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(side**2)
+    kept = (place >= torch.arange(side**2 + 1)[:, None]).float()
+    logits = coalition_scores(
+        model,
+        image,
+        make_features(f"grid:{side}", model, image),
+        torch.cat([kept, 1 - kept]),
+        removal=make_removal(baseline, model, image),
+        score=lambda found: found.float(),
+    )
+    best = _target(model, image).index
+    others = [index for index in range(logits.shape[1]) if index != best]
+    return torch.cat([logits[:, [best]], logits[:, others]], 1).view(2, side**2 + 1, -1)
 
 
-def _add(areas: Areas, network: str, figures: dict[str, float]) -> None:
-    for key, value in figures.items():
-        areas.setdefault(network, {}).setdefault(key, []).append(value)
+def _add(areas: Areas, way: str, method: str, curves: torch.Tensor, times: float) -> None:
+    """Add the areas below the probability of the class, or below its being the predicted one."""
+    ahead = curves[..., 0] > curves[..., 1:].amax(2)
+    told = ahead.float() if times == torch.inf else (curves * times).softmax(2)[..., 0]
+    found = areas.setdefault(way, {})
+    for metric, curve in zip(("deletion", "insertion"), told, strict=True):
+        found.setdefault(f"{method}, {metric}", []).append(float(torch.trapezoid(curve) / (len(curve) - 1)))
 
 
-def _sharpen(own: Model, logits: torch.Tensor, before: torch.Tensor) -> float:
-    """Multiply the patch head by a number that gives whole photos held out the plain twin's mean confidence.
+def _as_confident(logits: torch.Tensor, before: torch.Tensor) -> float:
+    """Return the number that gives whole photos held out the plain twin's mean confidence.
 
     The Shapley loss softens predictions, and areas under probabilities are low for whoever is unsure. Predicted classes
     stay, no label is looked at, and votes and values grow alike, so that Shapley values stay such.
@@ -180,10 +215,6 @@ def _sharpen(own: Model, logits: torch.Tensor, before: torch.Tensor) -> float:
         factor = (low * high) ** 0.5
         unsure = (logits * factor).softmax(1).amax(1).mean() < before.softmax(1).amax(1).mean()
         low, high = (factor, high) if unsure else (low, factor)
-    head: Any = own.module.head.linear
-    with torch.no_grad():
-        head.weight.mul_(factor)
-        head.bias.mul_(factor)
     return factor
 
 
@@ -195,26 +226,21 @@ def _agreement(hub: Hub, model: Model, image: torch.Tensor, votes: Explanation, 
     )
     found = asked.explain(model, image[None], _target(model, image), seed=0)[0]
     return {
-        "r": float(np.corrcoef(_cells(votes, side), _cells(found, side))[0, 1]),
+        "r": float(np.corrcoef(_cells(votes, side).numpy(), _cells(found, side).numpy())[0, 1]),
         "stderr to spread": found.metadata["details"]["stderr_to_spread"],
     }
 
 
-def _cells(explanation: Explanation, side: int) -> np.ndarray:
+def _cells(explanation: Explanation, side: int) -> torch.Tensor:
     heat = explanation.heatmap()[None, None]
-    return torch.nn.functional.adaptive_avg_pool2d(heat, side).flatten().numpy()
+    return torch.nn.functional.adaptive_avg_pool2d(heat, side).flatten()
 
 
 def _show(records: list[dict[str, Any]]) -> None:
-    """Print means with standard errors over photos; a photo that was held out twice counts once, with its mean."""
-    names = [photo for record in records for photo in record["photos"]]
+    """Print means with standard errors over photos."""
 
-    def told(values: list[float]) -> str:
-        seen: dict[str, list[float]] = {}
-        for name, value in zip(names, values, strict=True):
-            seen.setdefault(name, []).append(value)
-        means = np.array([np.mean(found) for found in seen.values()])
-        return f"{means.mean():+.3f} ({means.std(ddof=1) / len(means) ** 0.5:.3f})"
+    def told(values: Any) -> str:
+        return f"{np.mean(values):+.3f} ({np.std(values, ddof=1) / len(values) ** 0.5:.3f})"
 
     hits = {name: [float(hit) for record in records for hit in record[name]["hits"]] for name in TWINS}
     for name in TWINS:
@@ -228,32 +254,44 @@ def _show(records: list[dict[str, Any]]) -> None:
         network: {key: [value for record in records for value in record["areas"][network][key]] for key in found}
         for network, found in records[0]["areas"].items()
     }
-    for network, found in areas.items():
+    for way, found in areas.items():
         for method in {**OWN, **MAPS}:
             if f"{method}, deletion" in found:
                 figures = "  ".join(
                     f"{metric} {told(found[f'{method}, {metric}'])}" for metric in ("deletion", "insertion")
                 )
-                print(f"{network:26} {method:22} {figures}")
-    own = areas["as confident, own_masking"]
-    for method in MAPS:
-        for metric in ("deletion", "insertion"):
-            pairs = zip(own[f"shapley, {metric}"], areas["plain"][f"{method}, {metric}"], strict=True)
-            print(f"own votes as confident, own_masking, less {method:22} {metric} {told([a - b for a, b in pairs])}")
+                print(f"{way:34} {method:22} {figures}")
+    print("own votes less the plain twin's maps; lower is better for deletion, higher for insertion")
+    for ours, theirs in (
+        ("shapley, own_masking, as confident", "plain, zero, as trained"),
+        ("shapley, own_masking, decisions", "plain, zero, decisions"),
+        ("shapley, own_masking, as confident", "plain, own_masking, as trained"),
+        ("shapley, own_masking, decisions", "plain, own_masking, decisions"),
+        ("shapley, zero, as confident", "plain, zero, as trained"),
+        ("shapley, zero, decisions", "plain, zero, decisions"),
+    ):
+        for method in MAPS:
+            less = {
+                metric: np.subtract(areas[ours][f"shapley, {metric}"], areas[theirs][f"{method}, {metric}"])
+                for metric in ("deletion", "insertion")
+            }
+            less["insertion less deletion"] = less["insertion"] - less["deletion"]
+            figures = "  ".join(f"{metric} {told(values)}" for metric, values in less.items())
+            print(f"{ours} less {theirs}, {method}: {figures}")
     for key in records[0]["agreement"]:
         values = np.concatenate([record["agreement"][key] for record in records])
         print(f"{key:30} mean {values.mean():.3f}, {values.min():.3f} to {values.max():.3f}, {len(values)} photos")
     print("factors of confidence:", " ".join(f"{record['factor']:.2f}" for record in records))
 
 
-def _draw(hub: Hub, folder: Path, options: argparse.Namespace) -> None:
-    """Save some photos held out of the first fold, with maps of both networks: after training so, and plainly."""
-    place = folder / f"{options.dealings[0]}-{options.folds[0]}"
+def _draw(hub: Hub, folder: Path, found: set[Path], options: argparse.Namespace) -> None:
+    """Save some photos that the first fold holds out, with maps of both networks: after training so, and plainly."""
+    place = folder / f"{options.seed}-{options.folds[0]}"
     data = held_out(place / "task.csv")
     models = {name: _load(hub, place / name) for name in reversed(TWINS)}
     (folder / "pictures").mkdir(exist_ok=True)
-    for index in data.val[:: max(1, len(data.val) // 5)]:
-        photo = data.pictures.names[index]
+    names = [name for name in (data.pictures.names[index] for index in data.val) if Path(name) in found]
+    for photo in names[:: max(1, len(names) // 5)]:
         rows = []
         for name, model in models.items():
             methods = {method: values for method, values in MAPS.items() if method != "control_random"}

@@ -1,7 +1,8 @@
 """A small task of real photos: ImageNet's classes joined to ten superclasses of its hierarchy.
 
-The photos are in a folder; a file labels.csv in it or beside it has the columns file, class_index and label. Use it as
-a module, or run `python tests/benchmarks/superclasses.py PHOTOS -o task.csv` for a file that `xaihub train` takes.
+The photos are in a folder; a file labels.csv in it or beside it has the columns file, class_index and label, or names
+of files begin with ImageNet's own ids (n01440764_tench.JPEG). Use it as a module, or run
+`python tests/benchmarks/superclasses.py PHOTOS -o task.csv` for a file that `xaihub train` takes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import csv
 import random
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor
 
 import xaihub
@@ -23,19 +26,33 @@ from xaihub.training.head import find_head, with_classes
 from xaihub.training.result import write_card, write_weights
 from xaihub.training.sources import open_pictures
 
-# Class indices of ImageNet, from and to. The animals' ranges are the order of WordNet; things made by people are not in
-# the order of what they are for, so these are named one by one, as far as the photos at hand go.
-SUPERCLASSES: dict[str, tuple[tuple[int, int], ...]] = {
-    "bird": ((7, 24), (80, 100), (127, 146)),
-    "building": ((483, 483), (663, 663), (743, 743), (853, 853), (863, 863), (873, 873)),
-    "container": ((463, 463), (503, 503), (653, 653), (773, 773), (883, 883), (893, 893)),
-    "dog": ((151, 275),),
-    "fish or reptile": ((0, 6), (25, 68), (389, 397)),
-    "food": ((923, 969), (992, 997)),
-    "invertebrate": ((69, 79), (107, 126), (300, 329)),
-    "other mammal": ((101, 106), (147, 150), (276, 299), (330, 388)),
-    "tool": ((473, 473), (553, 553), (563, 563), (623, 623), (693, 693), (783, 783), (813, 813)),
-    "vehicle": ((403, 403), (573, 573), (603, 603), (803, 803), (833, 833), (913, 913)),
+FOLDS = 5
+
+# Class indices of ImageNet. A superclass is what stands below a few nodes of WordNet 3.0: bird, canine, container, fish
+# or amphibian or reptile, food or produce, implement, invertebrate, mammal, structure, vehicle or craft. What stands
+# below several goes to the first of: animals, food, vehicle, structure, container, implement. A menu is not food.
+SUPERCLASSES: dict[str, str] = {
+    "bird": "7-24 80-100 127-146",
+    "canine": "151-280",
+    "container": """
+        412 414 427 435 438 440-441 463 469 478 481 492 503-505 519 549 572 588 618 636-637 647 653 659 666
+        692 709 712 719-720 725 728 737-738 748 756 771 773 790 797 804 809 849 855 868 876 883 893 896
+        898-901 907 910""",
+    "fish or reptile": "0-6 25-68 389-397",
+    "food": "923-969",
+    "implement": """
+        418 462 473 491 499 512 521 523 542 557 563 567 587 596 621 623 644 693 696 710 726 730-731 733 740
+        749 752 767 784 792 810 813 816 840 909""",
+    "invertebrate": "69-79 107-126 300-329",
+    "other mammal": "101-106 147-150 281-299 330-388",
+    "structure": """
+        406 410 415 421 424-425 437 449 454 458 460 467 483 489 497-498 500 506 509 525 536 562 580-582
+        598-599 624 634 649 663 668 672 682 698 706 708 716 727 729 743 762 781 788 799 821 825 832 839 860
+        863 865 873 877 888 912 915""",
+    "vehicle": """
+        403-405 407-408 417 428 436 444 450 468 472 484 510-511 537 547 554-555 561 565 569 573 575-576 586
+        603 609 612 625 627-628 656-657 660-661 665 670-671 675 690 705 717 724 734 751 757 780 791 802-803
+        812 814 817 820 829 833 847 864 866-867 870-871 880 895 913-914""",
 }
 
 
@@ -48,33 +65,47 @@ class Photo:
     superclass: str
 
 
+def _members() -> dict[int, str]:
+    found = {}
+    for name, ranges in SUPERCLASSES.items():
+        for part in ranges.split():
+            first, _, last = part.partition("-")
+            found.update(dict.fromkeys(range(int(first), int(last or first) + 1), name))
+    return found
+
+
+_MEMBERS = _members()
+
+
 def superclass(class_index: int) -> str:
     """Return the superclass of an ImageNet class, or "" if it is in none."""
-    for name, ranges in SUPERCLASSES.items():
-        if any(first <= class_index <= last for first, last in ranges):
-            return name
-    return ""
+    return _MEMBERS.get(class_index, "")
 
 
 def photos(folder: str | Path) -> list[Photo]:
     """Return the photos of a folder that are in a superclass, in the order of their files; empty if there are none."""
-    for table in (Path(folder) / "labels.csv", Path(folder).parent / "labels.csv"):
+    return [
+        Photo(file=file.resolve(), class_index=index, superclass=superclass(index))
+        for file, index in sorted(_labelled(Path(folder)))
+        if superclass(index) and file.is_file()
+    ]
+
+
+def _labelled(folder: Path) -> list[tuple[Path, int]]:
+    for table in (folder / "labels.csv", folder.parent / "labels.csv"):
         if table.is_file():
             with table.open(newline="", encoding="utf-8") as stream:
-                rows = [(Path(folder) / row["file"], int(row["class_index"])) for row in csv.DictReader(stream)]
-            return [
-                Photo(file=file.resolve(), class_index=index, superclass=superclass(index))
-                for file, index in sorted(rows)
-                if superclass(index) and file.is_file()
-            ]
-    return []
+                return [(folder / row["file"], int(row["class_index"])) for row in csv.DictReader(stream)]
+    index_of = {name: index for index, name in enumerate(ImageNetInfo().label_names())}
+    named = ((file, index_of.get(file.name.partition("_")[0])) for file in folder.glob("n*_*"))
+    return [(file, index) for file, index in named if index is not None]
 
 
 def photos_or_skip(folder: str | None) -> list[Photo]:
     """Return the photos, or end the benchmark with one line where there are none."""
     found = photos(folder) if folder else []
     if not found:
-        print("skipped: no photos; pass --photos FOLDER (with labels.csv: file,class_index,label)")
+        print("skipped: no photos; pass --photos FOLDER (with labels.csv, or files named by ImageNet ids)")
         sys.exit(0)
     return found
 
@@ -88,24 +119,36 @@ def write_csv(found: list[Photo], file: str | Path) -> Path:
     return Path(file)
 
 
-def write_fold(found: list[Photo], file: str | Path, *, fold: int, folds: int, seed: int) -> Path:
-    """Write a data set that brings its own split: over all folds each photo is held out once.
+def deal(found: list[Photo], *, fold: int, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """Return the photos to learn from and those held out: over all folds each photo is held out once.
 
     `seed` deals the photos of each superclass out to the folds; what one superclass has left over goes to the folds
     after those that the last one filled, so folds differ by a photo at most.
     """
     draw = random.Random(seed)
-    place, parts = 0, {}
+    place, held = 0, set()
     for name in SUPERCLASSES:
         own = [photo for photo in found if photo.superclass == name]
         draw.shuffle(own)
         for photo in own:
-            parts[photo.file] = "val" if place % folds == fold else "train"
+            held |= {photo} if place % FOLDS == fold else set()
             place += 1
+    return [photo for photo in found if photo not in held], [photo for photo in found if photo in held]
+
+
+def others(folder: str | Path, held: list[Photo]) -> list[Photo]:
+    """Return the photos of another folder that are not among those held out, whatever their files are called."""
+    known = {sha256(photo.file.read_bytes()).digest() for photo in held}
+    return [photo for photo in photos(folder) if sha256(photo.file.read_bytes()).digest() not in known]
+
+
+def write_task(file: str | Path, learned: list[Photo], held: list[Photo]) -> Path:
+    """Write a data set that brings its own split, for `xaihub train`: columns file (absolute), label, split."""
     with Path(file).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("file", "label", "split"))
-        writer.writerows((str(photo.file), photo.superclass, parts[photo.file]) for photo in found)
+        for part, chosen in (("train", learned), ("val", held)):
+            writer.writerows((str(photo.file), photo.superclass, part) for photo in chosen)
     return Path(file)
 
 
@@ -136,9 +179,9 @@ def warm_card(folder: str | Path, name: str = "efficientnet_lite0") -> Path:
         fresh.weight.copy_(torch.stack([weight[rows].mean(0) for rows in members]))
         fresh.bias.copy_(torch.stack([bias[rows].mean(0) for rows in members]))
     folder = Path(folder)
-    sha256 = write_weights(folder / "weights.safetensors", warm.module.state_dict())
+    digest = write_weights(folder / "weights.safetensors", warm.module.state_dict())
     plain = xaihub.Hub().get_objective("cross_entropy")
-    write_card(folder / "card.yaml", model.card, classes=tuple(SUPERCLASSES), sha256=sha256,
+    write_card(folder / "card.yaml", model.card, classes=tuple(SUPERCLASSES), sha256=digest,
                accuracy="not trained on the superclasses", objective=plain, wrapped=False)  # fmt: skip
     return folder / "card.yaml"
 

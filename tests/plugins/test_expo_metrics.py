@@ -141,12 +141,14 @@ def test_lime_notes_the_intercept_of_its_model() -> None:
     assert float((predicted - outputs).var() / outputs.var()) < 0.1
 
 
-def test_neighbourhood_fidelity_is_the_mean_squared_error_under_fresh_masks() -> None:
+@pytest.mark.parametrize("keep", [0.7, None])
+def test_neighbourhood_fidelity_is_the_mean_squared_error_under_fresh_masks(keep: float | None) -> None:
     scene = scene_of(Curved(), index=2)
     case = case_of(scene, explainer("kernel_shap", samples=200, **GRID), seed=4)
     cells = make_features("grid:3", scene.model, scene.image)
     generator = generator_for("masks around a picture 4", scene.image)
-    masks = (torch.rand(30, 9, generator=generator) < 0.7).float()
+    chance = torch.tensor(keep) if keep else torch.rand(30, 1, generator=generator)
+    masks = (torch.rand(30, 9, generator=generator) < chance).float()
 
     errors, outputs = [], []
     for mask in masks:
@@ -161,8 +163,8 @@ def test_neighbourhood_fidelity_is_the_mean_squared_error_under_fresh_masks() ->
 
     mean = sum(errors) / 30
     variance = float(torch.tensor(outputs).var(correction=0))
-    assert value(NeighbourhoodFidelity(masks=30, keep=0.7), case) == pytest.approx(mean, rel=1e-4)
-    assert value(RelativeNeighbourhoodFidelity(masks=30, keep=0.7), case) == pytest.approx(mean / variance, rel=1e-4)
+    assert value(NeighbourhoodFidelity(masks=30, keep=keep), case) == pytest.approx(mean, rel=1e-4)
+    assert value(RelativeNeighbourhoodFidelity(masks=30, keep=keep), case) == pytest.approx(mean / variance, rel=1e-4)
 
 
 def test_point_fidelity_of_kernel_shap_is_zero_and_that_of_lime_is_not() -> None:
