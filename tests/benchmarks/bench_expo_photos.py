@@ -118,7 +118,7 @@ class Bench:
     def untrained(self, photos: list[task.Photo]) -> tuple[float, float]:
         """Return accuracy and cross-entropy of the network that all start from."""
         model = self._hub.load_model(str(self._start), device="cpu", size=self._options.size)
-        table = task.write_csv(photos, self._folder / "judged.csv")
+        table = task.write_csv(self._folder / "judged.csv", photos)
         inputs, labels = task.tensors(task.held_out(table, share=0.0), model, "train")
         logits = torch.cat([model.predict(part) for part in inputs.split(8)])
         cost = torch.nn.functional.cross_entropy(logits, labels)
@@ -140,7 +140,7 @@ class Bench:
         file = run / f"{what}.json"
         if not file.is_file():
             self._train(run, name, dealing)
-            table = task.write_task(self._folder / f"{dealing.name}.csv", dealing.learned, dealing.held)
+            table = task.write_csv(self._folder / f"{dealing.name}.csv", dealing.learned, held=dealing.held)
             file.write_text(json.dumps(measure(run, task.held_out(table))))
             print(f"  ({run.name}, {what})", flush=True)
         record: dict[str, Any] = json.loads(file.read_text())
@@ -151,7 +151,7 @@ class Bench:
         if (run / "seconds.json").is_file():
             return
         objective, parameters = OBJECTIVES[name]
-        learned = task.write_csv(dealing.learned, self._folder / "learned.csv")
+        learned = task.write_csv(self._folder / "learned.csv", dealing.learned)
         plan = checked({
             "data": str(learned.resolve()), "val": 0.0, "objective": objective, "parameters": parameters,
             "model": str(self._start.resolve()), "size": self._options.size, "epochs": self._options.epochs,

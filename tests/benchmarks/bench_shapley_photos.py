@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from superclasses import FOLDS, deal, held_out, others, photos_or_skip, tensors, warm_card, write_task
+from superclasses import FOLDS, deal, held_out, others, photos_or_skip, tensors, warm_card, write_csv
 
 from xaihub import Explanation, Model, Runtime, Target
 from xaihub.hub import Hub
@@ -78,7 +78,8 @@ def main() -> None:
     for fold in options.folds:
         place = folder / f"{options.seed}-{fold}"
         place.mkdir(exist_ok=True)
-        task = write_task(place / "task.csv", *deal(pool, fold=fold, seed=options.seed))
+        learned, held = deal(pool, fold=fold, seed=options.seed)
+        task = write_csv(place / "task.csv", learned, held=held)
         file = place / "result.json"
         if not file.is_file():
             for name in TWINS:

@@ -110,12 +110,14 @@ def photos_or_skip(folder: str | None) -> list[Photo]:
     return found
 
 
-def write_csv(found: list[Photo], file: str | Path) -> Path:
-    """Write a data set for `xaihub train`: columns file (absolute), label, class_index."""
+def write_csv(file: str | Path, found: list[Photo], *, held: list[Photo] | None = None) -> Path:
+    """Write a data set for `xaihub train`: columns file (absolute) and label, and, if photos are held out, split."""
+    parts = [("train", photo) for photo in found] + [("val", photo) for photo in held or ()]
+    columns = 2 if held is None else 3
     with Path(file).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("file", "label", "class_index"))
-        writer.writerows((str(photo.file), photo.superclass, photo.class_index) for photo in found)
+        writer.writerow(("file", "label", "split")[:columns])
+        writer.writerows((str(photo.file), photo.superclass, part)[:columns] for part, photo in parts)
     return Path(file)
 
 
@@ -140,16 +142,6 @@ def others(folder: str | Path, held: list[Photo]) -> list[Photo]:
     """Return the photos of another folder that are not among those held out, whatever their files are called."""
     known = {sha256(photo.file.read_bytes()).digest() for photo in held}
     return [photo for photo in photos(folder) if sha256(photo.file.read_bytes()).digest() not in known]
-
-
-def write_task(file: str | Path, learned: list[Photo], held: list[Photo]) -> Path:
-    """Write a data set that brings its own split, for `xaihub train`: columns file (absolute), label, split."""
-    with Path(file).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("file", "label", "split"))
-        for part, chosen in (("train", learned), ("val", held)):
-            writer.writerows((str(photo.file), photo.superclass, part) for photo in chosen)
-    return Path(file)
 
 
 def held_out(file: str | Path, *, share: float = 0.2, seed: int = 0) -> Split:
@@ -193,7 +185,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="superclasses.csv")
     options = parser.parse_args()
     found = photos_or_skip(options.photos)
-    write_csv(found, options.output)
+    write_csv(options.output, found)
     for name in SUPERCLASSES:
         print(f"{name:16} {sum(photo.superclass == name for photo in found)}")
     print(f"{len(found)} photos in {options.output}; xaihub {xaihub.__version__}")
