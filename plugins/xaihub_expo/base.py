@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -105,19 +105,41 @@ class Expo(Objective):
     def _calibrate(
         self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator
     ) -> None:
-        """Fix the weight by a batch; whoever draws from the same generator afterwards draws what it would have."""
+        """Fix the weight by a batch; whoever draws from the same generator afterwards draws what it would have.
+
+        All pictures of the batch are penalised, as many at once as in a step: single pictures differ several-fold.
+        """
         own = torch.Generator().set_state(generator.get_state())
         loss = float(F.cross_entropy(logits.float(), labels))
-        penalty = float(self._penalty(network, inputs, labels, logits, own))
+        shares = [
+            len(rows) / len(inputs) * float(self._of(rows, network, inputs, labels, logits, own))
+            for rows in self._parts(inputs, own)
+        ]
+        penalty = sum(shares)
         self.state.update(gamma=calibrated(self.c, loss, penalty), loss_at_start=loss, penalty_at_start=penalty)
 
     def _penalty(
         self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Return the penalty of some rows of a batch whose logits are known."""
+        return self._of(self._parts(inputs, generator)[0], network, inputs, labels, logits, generator)
+
+    def _parts(self, inputs: Tensor, generator: torch.Generator) -> Sequence[Tensor]:
+        """Return the rows of a batch in parts, drawn at random, of as many as a step penalises."""
         count = min(self.penalty_batch or self.rows(len(inputs)), len(inputs))
-        rows = torch.randperm(len(inputs), generator=generator)[:count] if count < len(inputs) else torch.arange(count)
-        rows = rows.to(inputs.device)
+        order = torch.randperm(len(inputs), generator=generator) if count < len(inputs) else torch.arange(count)
+        parts: Sequence[Tensor] = order.to(inputs.device).split(count)
+        return parts
+
+    def _of(
+        self,
+        rows: Tensor,
+        network: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         outputs = Outputs(labels[rows], logits[rows], centred=self.relative)
         return self.penalty(network, inputs[rows], logits[rows], outputs, generator)
 

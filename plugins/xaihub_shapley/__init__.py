@@ -20,9 +20,10 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             summary="The patch votes of a network that was trained to vote with Shapley values; every class at once.",
             paper=_PAPER,
             needs=("activations",),
-            cost="1 forward pass",
+            cost="1 + refine forward passes",
             limits="Only models trained with the objective shapley. The votes are Shapley values of the network's own"
-            " masked predictions as far as training went: shapley_values with baseline=own_masking checks them.",
+            " masked predictions as far as training went: refine=128 corrects them, and shapley_values with"
+            " baseline=own_masking checks them.",
             variant="Centred over classes. Architecture as the paper states it; its loss and masks are unknown to us.",
             tags=("self-explaining", "shapley"),
         ),

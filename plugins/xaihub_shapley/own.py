@@ -9,16 +9,35 @@ from timm.models import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, Preprocessing, ResolvedTarget
-from xaihub.masking import Removal
+from xaihub import (
+    Attribution,
+    Explainer,
+    ExplainerRefused,
+    Meta,
+    Model,
+    ParameterError,
+    Preprocessing,
+    ResolvedTarget,
+)
+from xaihub.masking import Removal, Segments, coalition_scores
+from xaihub_shapley.estimators import MOST_ASKED, MOST_PLAYERS, Estimate, enumerated, interacting
 from xaihub_shapley.network import ShapleyVision
+from xaihub_shapley.posthoc import shapes
 
 __all__ = ["OwnMasking", "SelfExplained", "make_own_masking"]
 
+LEAST = 8  # coalitions that are worth a fit, as for shapley_values
+
 
 class SelfExplained(Explainer):
-    """The patch votes that the prediction is the sum of (Fan, Yang, Ma 2025, arXiv 2512.14354)."""
+    """The patch votes that the prediction is the sum of (Fan, Yang, Ma 2025, arXiv 2512.14354).
 
+    Votes are Shapley values as far as training went. With `refine` the rest is asked for: Shapley values are linear in
+    the game, so those of what the votes leave unexplained, v(s) - sum of the votes in s, are what they lack.
+    """
+
+    stochastic = True
+    together = True
     completeness = True
     plain_first = True
 
@@ -32,13 +51,27 @@ class SelfExplained(Explainer):
             bool, Meta(description="Interpolate between cells; the sum over pixels is then not the class score.")
         ] = False,
         every_class: Annotated[bool, Meta(description="Keep the votes for every class beside the map.")] = True,
+        refine: Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=MOST_ASKED,
+                description="Forward passes at most that correct the map's votes to the Shapley values of the network's"
+                " own masked predictions, in the way of shapley_values; 0 shows what training gave.",
+            ),
+        ] = 0,
     ) -> None:
         self.centre = centre
         self.smooth = smooth
         self.every_class = every_class
+        self.refine = refine
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each patch's vote for the target, shared by its pixels."""
+        if 0 < self.refine < LEAST:
+            raise ParameterError(
+                f"refine={self.refine} is too little to correct anything", hint=f"0, or at least {LEAST}"
+            )
         network = _self_explaining(model)
         if inputs.shape[-2:] != network.cell_of_pixel.shape:
             raise ExplainerRefused(
@@ -58,6 +91,15 @@ class SelfExplained(Explainer):
         # Every class is a row to be scored, so a contrast of two classes is the difference of their maps.
         votes = torch.stack([target[row : row + 1].score(phi[row]) for row in range(len(phi))])  # (B, N)
         score = torch.stack([target[row : row + 1].score(logits[row : row + 1])[0] for row in range(len(phi))])
+        extras = {"votes": phi.transpose(1, 2).unflatten(2, network.grid).contiguous()} if self.every_class else {}
+        if self.refine:
+            seed = int(torch.randint(0, 2**31, ()))  # each row draws what it would draw alone
+            lacking = [
+                self._lacking(model, inputs[row], target[row : row + 1], votes[row], seed) for row in range(len(votes))
+            ]
+            votes = votes + torch.stack([found.values for found in lacking]).to(votes)
+            score = score + torch.tensor([found.whole for found in lacking]).to(score)
+            extras["standard_errors"] = torch.stack([found.stderr for found in lacking]).unflatten(1, network.grid)
         values = network.paint(votes)
         if self.smooth:
             cells = votes.view(-1, 1, *network.grid) * (network.cells / network.cell_of_pixel.numel())
@@ -66,7 +108,7 @@ class SelfExplained(Explainer):
             values=values.unsqueeze(1),
             completeness_gap=None if self.smooth else (votes.sum(1) - score).abs(),
             layer="head: the patch head, whose outputs are summed to the class scores",
-            extras={"votes": phi.transpose(1, 2).unflatten(2, network.grid).contiguous()} if self.every_class else {},
+            extras=extras,
             details={
                 "grid": list(network.grid),
                 "mask": network.mask,
@@ -75,6 +117,25 @@ class SelfExplained(Explainer):
                 "centred": self.centre,
             },
         )
+
+    def _lacking(self, model: Model, image: Tensor, target: ResolvedTarget, votes: Tensor, seed: int) -> Estimate:
+        """Return the Shapley values of what the votes of one picture leave unexplained."""
+        network = _self_explaining(model)
+        cells = Segments(network.cell_of_pixel)
+        if cells.count > MOST_PLAYERS:
+            raise ExplainerRefused(f"the votes of {cells.count} patches cannot be refined: at most {MOST_PLAYERS}")
+
+        def score(logits: Tensor) -> Tensor:
+            logits = logits.float()
+            return target.score(logits - logits.mean(1, keepdim=True) if self.centre else logits)
+
+        def rest(coalitions: Tensor) -> Tensor:
+            found = coalition_scores(model, image, cells, coalitions, removal=OwnMasking(network), score=score)
+            return found.double() - coalitions.double() @ votes.double().cpu()
+
+        if 2**cells.count <= self.refine:
+            return enumerated(rest, cells.count)
+        return interacting(rest, cells.count, self.refine, torch.Generator().manual_seed(seed), shapes(cells))
 
     @staticmethod
     def example_model(*, seed: int = 0) -> Model:

@@ -10,8 +10,9 @@ out. Maps explain the predicted class of their own network.
 Deletion and insertion go patch by patch of the backbone's grid. Hidden patches have the mean colour; either all patches
 vote ("zero"), or those shown only ("own_masking"), as in training with the Shapley objective; the plain twin can be
 asked that too, since its class scores are a sum over patches as well. How sure a network is moves both areas, so there
-are three: with the probabilities as trained; with scores multiplied until the network that votes is as sure as its
-twin; and with decisions, the share of steps at which the class is still the predicted one (no such number changes it).
+are four: with the probabilities as trained; with scores multiplied until the network that votes is as sure as its twin;
+with the scores of either multiplied by what suits the photos held out that are not explained best (temperature
+scaling); and with decisions, the share of steps at which the class is still the predicted one (no number changes that).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import argparse
 import json
 import time
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,19 @@ from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.own import make_own_masking
 
 TWINS = {"plain": "cross_entropy", "shapley": "shapley"}
-MAPS: dict[str, dict[str, Any]] = {
-    "gradcam": {},
-    "integrated_gradients": {"baseline": "zero"},
-    "rise": {"masks": 1000, "cell": 7},
-    "control_random": {},
+Maps = dict[str, tuple[str, dict[str, Any]]]
+MAPS: Maps = {
+    "Grad-CAM": ("gradcam", {}),
+    "Integrated Gradients": ("integrated_gradients", {"baseline": "zero"}),
+    "RISE": ("rise", {"masks": 1000, "cell": 7}),
+    "Shapley values": ("shapley_values", {"features": "patches:32", "baseline": "zero", "budget": 128}),
+    "random": ("control_random", {}),
 }
-OWN: dict[str, dict[str, Any]] = {"shapley": {"every_class": False}}
+OWN: Maps = {
+    "votes": ("shapley", {"every_class": False}),
+    "votes, refined": ("shapley", {"every_class": False, "refine": 128}),
+    "Shapley values": ("shapley_values", {"features": "patches:32", "baseline": "own_masking", "budget": 128}),
+}
 PATCH = 32
 Areas = dict[str, dict[str, list[float]]]
 
@@ -119,27 +127,28 @@ def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argpars
             "confidence": float(scores.softmax(1).amax(1).mean()),
             "cross-entropy": float(torch.nn.functional.cross_entropy(scores, labels)),
         }
-    factor = record["factor"] = _as_confident(logits["shapley"], logits["plain"])
-    sure = {"as trained": 1.0, "as confident": factor, "decisions": torch.inf}
-    areas: Areas = {}
     rows = [row for row, index in enumerate(data.val) if Path(data.pictures.names[index]) in found]
+    rest = [row for row in range(len(labels)) if row not in rows]
+    factors = {f"{name}, calibrated": _calibrated(scores[rest], labels[rest]) for name, scores in logits.items()}
+    factors["shapley, as confident"] = _as_confident(logits["shapley"], logits["plain"])
+    record["factors"] = factors
+    factors |= {f"{name}, as trained": 1.0 for name in TWINS} | {f"{name}, decisions": torch.inf for name in TWINS}
+    areas: Areas = {}
     record["explained"] = [record["photos"][row] for row in rows]
     # In the order of files, so animals come first.
     asked = {rows[place] for place in torch.linspace(0, len(rows) - 1, options.asked).round().int().tolist()}
     for row in rows:
         image = inputs[row]
-        for method, made in _maps(hub, plain, image, row, MAPS).items():
-            for model, baseline in ((plain, "zero"), (voting, "own_masking")):
-                curves = _curves(model, image, made, baseline, row)
-                for sharpness in ("as trained", "decisions"):
-                    _add(areas, f"plain, {baseline}, {sharpness}", method, curves, sure[sharpness])
-        votes = _maps(hub, own, image, row, OWN)["shapley"]
-        for baseline in ("own_masking", "zero"):
-            curves = _curves(own, image, votes, baseline, row)
-            for sharpness, times in sure.items():
-                _add(areas, f"shapley, {baseline}, {sharpness}", "shapley", curves, times)
-        if row in asked:
-            for key, value in _agreement(hub, own, image, votes, options.budget).items():
+        for name, model, other, wanted in (("plain", plain, voting, MAPS), ("shapley", own, own, OWN)):
+            made = _maps(hub, model, image, row, wanted)
+            for method, explanation in made.items():
+                for baseline, answering in (("zero", model), ("own_masking", other)):
+                    curves = _curves(answering, image, explanation, baseline, row)
+                    for key, times in factors.items():
+                        if key.startswith(name):
+                            _add(areas, f"{key}, {baseline}", method, curves, times)
+        if row in asked:  # `made` are the votes now
+            for key, value in _agreement(hub, own, image, made, options.budget).items():
                 record["agreement"].setdefault(key, []).append(value)
     return record | {"areas": areas}
 
@@ -164,13 +173,11 @@ def _target(model: Model, image: torch.Tensor) -> Target:
     return Target(index=int(model.predict(image[None]).argmax()))
 
 
-def _maps(
-    hub: Hub, model: Model, image: torch.Tensor, seed: int, wanted: dict[str, dict[str, Any]]
-) -> dict[str, Explanation]:
+def _maps(hub: Hub, model: Model, image: torch.Tensor, seed: int, wanted: Maps) -> dict[str, Explanation]:
     target = _target(model, image)
     return {
-        name: hub.get_explainer(name, **values).explain(model, image[None], target, seed=seed)[0]
-        for name, values in wanted.items()
+        title: hub.get_explainer(name, **values).explain(model, image[None], target, seed=seed)[0]
+        for title, (name, values) in wanted.items()
     }
 
 
@@ -219,15 +226,25 @@ def _as_confident(logits: torch.Tensor, before: torch.Tensor) -> float:
     return factor
 
 
-def _agreement(hub: Hub, model: Model, image: torch.Tensor, votes: Explanation, budget: int) -> dict[str, float]:
-    """Correlate the votes with Kernel SHAP of the same network, asked its own way."""
+def _calibrated(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the number that scores are multiplied by to be a network's best guess (temperature scaling)."""
+    tried = torch.logspace(-1, 1, 401)
+    costs = [torch.nn.functional.cross_entropy(logits * times, labels) for times in tried]
+    return float(tried[torch.stack(costs).argmin()])
+
+
+def _agreement(
+    hub: Hub, model: Model, image: torch.Tensor, made: dict[str, Explanation], budget: int
+) -> dict[str, float]:
+    """Correlate maps with Kernel SHAP of the same network, asked its own way."""
     side = image.shape[-1] // PATCH
     asked = hub.get_explainer(
         "shapley_values", features=f"grid:{side}", baseline="own_masking", estimator="kernel", budget=budget
     )
     found = asked.explain(model, image[None], _target(model, image), seed=0)[0]
+    truth = _cells(found, side).numpy()
     return {
-        "r": float(np.corrcoef(_cells(votes, side).numpy(), _cells(found, side).numpy())[0, 1]),
+        **{f"r, {title}": float(np.corrcoef(_cells(made[title], side).numpy(), truth)[0, 1]) for title in made},
         "stderr to spread": found.metadata["details"]["stderr_to_spread"],
     }
 
@@ -262,27 +279,26 @@ def _show(records: list[dict[str, Any]]) -> None:
                     f"{metric} {told(found[f'{method}, {metric}'])}" for metric in ("deletion", "insertion")
                 )
                 print(f"{way:34} {method:22} {figures}")
-    print("own votes less the plain twin's maps; lower is better for deletion, higher for insertion")
-    for ours, theirs in (
-        ("shapley, own_masking, as confident", "plain, zero, as trained"),
-        ("shapley, own_masking, decisions", "plain, zero, decisions"),
-        ("shapley, own_masking, as confident", "plain, own_masking, as trained"),
-        ("shapley, own_masking, decisions", "plain, own_masking, decisions"),
-        ("shapley, zero, as confident", "plain, zero, as trained"),
-        ("shapley, zero, decisions", "plain, zero, decisions"),
-    ):
-        for method in MAPS:
-            less = {
-                metric: np.subtract(areas[ours][f"shapley, {metric}"], areas[theirs][f"{method}, {metric}"])
-                for metric in ("deletion", "insertion")
-            }
-            less["insertion less deletion"] = less["insertion"] - less["deletion"]
-            figures = "  ".join(f"{metric} {told(values)}" for metric, values in less.items())
-            print(f"{ours} less {theirs}, {method}: {figures}")
+    print("own maps less the plain twin's; lower is better for deletion, higher for insertion")
+    for asked in (("own_masking", "zero"), ("zero", "zero"), ("own_masking", "own_masking")):
+        for sharpness in (("as confident", "as trained"), ("calibrated",) * 2, ("decisions",) * 2):
+            ours, theirs = (
+                f"{name}, {times}, {way}" for name, times, way in zip(reversed(TWINS), sharpness, asked, strict=True)
+            )
+            print(f"{ours} less {theirs}")
+            for own, method in product(OWN, MAPS):
+                less = {
+                    metric: np.subtract(areas[ours][f"{own}, {metric}"], areas[theirs][f"{method}, {metric}"])
+                    for metric in ("deletion", "insertion")
+                }
+                less["insertion less deletion"] = less["insertion"] - less["deletion"]
+                figures = "  ".join(f"{metric} {told(values)}" for metric, values in less.items())
+                print(f"    {own} less {method}: {figures}")
     for key in records[0]["agreement"]:
         values = np.concatenate([record["agreement"][key] for record in records])
         print(f"{key:30} mean {values.mean():.3f}, {values.min():.3f} to {values.max():.3f}, {len(values)} photos")
-    print("factors of confidence:", " ".join(f"{record['factor']:.2f}" for record in records))
+    for key in records[0]["factors"]:
+        print(f"factor, {key}:", " ".join(f"{record['factors'][key]:.2f}" for record in records))
 
 
 def _draw(hub: Hub, folder: Path, found: set[Path], options: argparse.Namespace) -> None:
@@ -295,12 +311,12 @@ def _draw(hub: Hub, folder: Path, found: set[Path], options: argparse.Namespace)
     for photo in names[:: max(1, len(names) // 5)]:
         rows = []
         for name, model in models.items():
-            methods = {method: values for method, values in MAPS.items() if method != "control_random"}
-            methods |= {"shapley": OWN["shapley"]} if name == "shapley" else {}
+            wanted = {**MAPS, **(OWN if name == "shapley" else {})}
+            wanted.pop("random")
             rows.append(
                 [
                     explain(photo, model=model, explainer=hub.get_explainer(method, **values))
-                    for method, values in methods.items()
+                    for method, values in wanted.values()
                 ]
             )
         grid(rows).save(folder / "pictures" / f"{Path(photo).stem}.png")

@@ -237,6 +237,68 @@ def test_one_pass_explains_every_class() -> None:
     assert float(plain.values.sum()) == pytest.approx(float(model.predict(x)[0, 1]), abs=1e-5)
 
 
+def _outspoken(**options: Any) -> Model:
+    """A network whose votes are so large that a wrong one shows."""
+    model = _model(**options)
+    with torch.no_grad():
+        model.module.head.linear.weight.mul_(300)
+    return model
+
+
+def _exact(model: Model, x: Tensor, label: int) -> Tensor:
+    """Shapley values of one picture by their definition, player by player; scores less their mean over classes."""
+    network, n = model.module, 9
+    with torch.no_grad():
+        v = {s: network.value(x[None], torch.tensor([[float(i in s) for i in range(n)]]))[0]
+             for k in range(n + 1) for s in map(frozenset, combinations(range(n), k))}  # fmt: skip
+    worth = {s: float(value[label] - value.mean()) for s, value in v.items()}
+    values = torch.zeros(n)
+    for i in range(n):
+        for s in v:
+            if i not in s:
+                share = factorial(len(s)) * factorial(n - len(s) - 1) / factorial(n)
+                values[i] += share * (worth[s | {i}] - worth[s])
+    return values
+
+
+def _cell_sums(explanation: Any) -> Tensor:
+    return torch.nn.functional.avg_pool2d(explanation.values, 8).flatten() * 64
+
+
+@pytest.mark.parametrize("value", ["visible", "full"])
+def test_votes_that_are_refined_by_all_coalitions_are_exact_shapley_values(value: str) -> None:
+    model, (x, _) = _outspoken(value=value), _batch(2)
+    votes = SelfExplained().explain(model, x, 2)
+    found = SelfExplained(refine=512).explain(model, x, 2)
+    for row in range(2):
+        exact = _exact(model, x[row], 2)
+        torch.testing.assert_close(_cell_sums(found[row]), exact, rtol=1e-4, atol=1e-4)
+        assert float((_cell_sums(votes[row]) - exact).abs().max()) > 0.1
+        assert found[row].metadata["completeness_gap"] < 1e-4
+        assert found[row].metadata["forwards"] == 1 + 512
+        assert not bool(found[row].extras["standard_errors"].any())
+
+
+def test_a_few_coalitions_bring_votes_nearer_to_shapley_values_whatever_shares_the_batch() -> None:
+    model, (x, _) = _outspoken(), _batch(3)
+    votes = SelfExplained().explain(model, x, 1)
+    found = SelfExplained(refine=100).explain(model, x, 1, seed=3)
+    alone = SelfExplained(refine=100).explain(model, x[1:2], 1, seed=3)[0]
+    torch.testing.assert_close(found[1].values, alone.values, rtol=1e-4, atol=1e-7)
+    for row in range(3):
+        exact = _exact(model, x[row], 1)
+        before, after = (float((_cell_sums(part[row]) - exact).norm()) for part in (votes, found))
+        assert after < 0.5 * before
+        assert found[row].extras["standard_errors"].shape == (3, 3)
+        assert float(found[row].extras["standard_errors"].min()) > 0
+        assert 1 < found[row].metadata["forwards"] <= 101
+
+
+def test_too_few_coalitions_to_refine_with_are_refused() -> None:
+    with pytest.raises(ParameterError, match="refine"):
+        SelfExplained(refine=7).explain(_model(), _batch()[0])
+
+
 def test_other_models_and_other_sizes_are_refused_with_what_to_do() -> None:
     plain = small_model("resnet", 4, seed=0)
     with pytest.raises(ExplainerRefused, match="not trained to explain itself") as refused:

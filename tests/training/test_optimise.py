@@ -47,6 +47,27 @@ def test_norms_and_biases_are_not_decayed_and_the_head_learns_faster() -> None:
     assert found[id(network.cls_token)] == (0.1, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 0.05),
+        ({"optimizer": "sgd"}, 5e-4),
+        ({"optimizer": "sgd", "weight_decay": 0.05}, 0.05),
+        ({"weight_decay": 0.0}, 0.0),
+    ],
+    ids=["adamw", "sgd", "sgd, given", "none"],
+)
+def test_each_optimiser_has_a_weight_decay_that_suits_it_unless_one_is_given(
+    changes: dict[str, Any], expected: float
+) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+
+    optimizer = make_optimizer(weight_groups(network, [], None, plan(**changes)), plan(**changes))
+
+    decays = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    assert decays == {id(network[0].weight): expected, id(network[0].bias): 0.0}
+
+
 def test_a_group_may_take_its_rate_beside_that_of_the_head() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     own = [Group(weights=[network[0].weight], lr_scale=3.0, like_head=True)]

@@ -14,6 +14,10 @@ __all__ = ["Config", "checked"]
 
 Positive = Annotated[int, Meta(ge=1)]
 
+# Both take rate times decay off the weights in a step, but SGD needs larger rates, and its momentum adds ten such steps
+# up: with AdamW's decay it forgets what was pretrained.
+DECAY = {"adamw": 0.05, "sgd": 5e-4}
+
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The plan of one training run.
@@ -33,7 +37,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         accumulate: Batches an optimiser step.
         lr: The highest learning rate.
         head_lr_scale: Factor on it for the classifier.
-        weight_decay: Not applied to norms and biases.
+        weight_decay: Not applied to norms and biases; by default what suits the optimiser.
         optimizer: An optimiser of timm.
         schedule: How the learning rate falls.
         warmup: The share of steps in which it rises first.
@@ -68,7 +72,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     accumulate: Positive = 1
     lr: Annotated[float, Meta(gt=0)] = 1e-4
     head_lr_scale: Annotated[float, Meta(gt=0)] = 10.0
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.05
+    weight_decay: Annotated[float, Meta(ge=0)] | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.05
@@ -87,6 +91,11 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_unreadable: bool = False
     save_every: Annotated[float, Meta(ge=0)] = 60.0
     logger: Literal["csv", "tensorboard"] = "csv"
+
+    @property
+    def decay(self) -> float:
+        """The weight decay that is used."""
+        return DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     @property
     def augments(self) -> bool:

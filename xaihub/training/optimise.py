@@ -36,7 +36,7 @@ def weight_groups(
         with_head = group.like_head if group else id(weight) in of_head
         scale = (group.lr_scale if group else 1.0) * (config.head_lr_scale if with_head and of_head else 1.0)
         plain = weight.ndim <= 1 or name.endswith(".bias") or name in exempt
-        decay = 0.0 if plain else config.weight_decay
+        decay = 0.0 if plain else config.decay
         if group is not None and group.weight_decay is not None:
             decay = group.weight_decay
         groups.setdefault((scale, decay), []).append(weight)
@@ -50,7 +50,7 @@ def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.
     """Return timm's optimiser of the plan's name over groups of weights."""
     more: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
     made: torch.optim.Optimizer = create_optimizer_v2(
-        groups, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **more
+        groups, opt=config.optimizer, lr=config.lr, weight_decay=config.decay, **more
     )
     return made
 
