@@ -53,6 +53,7 @@ OWN: Maps = {
     "votes, refined": ("shapley", {"every_class": False, "refine": 128}),
     "Shapley values": ("shapley_values", {"features": "patches:32", "baseline": "own_masking", "budget": 128}),
 }
+FIXED = {"as trained": 1.0, "decisions": torch.inf}
 PATCH = 32
 Areas = dict[str, dict[str, list[float]]]
 
@@ -68,8 +69,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=224, help="pixels a side, a multiple of 32")
     parser.add_argument("--lr", type=float, default=1.5e-4)
-    parser.add_argument("--weight", type=float, default=8, help="lambda")
-    parser.add_argument("--coalitions", type=int, default=4, help="masked copies a picture and step")
+    parser.add_argument("--weight", type=float, default=1, help="lambda")
+    parser.add_argument("--coalitions", type=int, default=2, help="masked copies a picture and step")
     parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
     options = parser.parse_args()
@@ -132,7 +133,7 @@ def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argpars
     factors = {f"{name}, calibrated": _calibrated(scores[rest], labels[rest]) for name, scores in logits.items()}
     factors["shapley, as confident"] = _as_confident(logits["shapley"], logits["plain"])
     record["factors"] = factors
-    factors |= {f"{name}, as trained": 1.0 for name in TWINS} | {f"{name}, decisions": torch.inf for name in TWINS}
+    sharpness = factors | {f"{name}, {way}": times for name in TWINS for way, times in FIXED.items()}
     areas: Areas = {}
     record["explained"] = [record["photos"][row] for row in rows]
     # In the order of files, so animals come first.
@@ -144,7 +145,7 @@ def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argpars
             for method, explanation in made.items():
                 for baseline, answering in (("zero", model), ("own_masking", other)):
                     curves = _curves(answering, image, explanation, baseline, row)
-                    for key, times in factors.items():
+                    for key, times in sharpness.items():
                         if key.startswith(name):
                             _add(areas, f"{key}, {baseline}", method, curves, times)
         if row in asked:  # `made` are the votes now
