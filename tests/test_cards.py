@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 from pathlib import Path
 
@@ -165,15 +166,16 @@ def test_a_missing_card_and_a_folder_are_refused(tmp_path: Path) -> None:
         ("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(30)), "aliases"),
         ("a0: &a0 {k: v}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30)),
          "aliases"),
-        ("options: " + "[" * 100_000, "nested too deeply"),
-        ("options: " + "{a: " * 100_000, "nested too deeply"),
+        # PyYAML 6.0.4 counts open brackets itself, and while it reads ahead it is the first to say so.
+        ("options: " + "[" * 100_000, "nested too deeply|maximum nesting depth"),
+        ("options: " + "{a: " * 100_000, "nested too deeply|maximum nesting depth"),
         ("summary: " + "x" * 5_000_000, "larger than"),
     ],
     ids=["aliases", "merges", "lists", "maps", "size"],
 )  # fmt: skip
 def test_a_bomb_is_refused_before_it_grows(tmp_path: Path, text: str, reason: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert reason in refusal(tmp_path, text)
+    assert re.search(reason, refusal(tmp_path, text))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
