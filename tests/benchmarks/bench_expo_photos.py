@@ -145,6 +145,7 @@ class Bench:
         logits = torch.cat([model.predict(part) for part in inputs.split(8)])
         return {
             "hits": (logits.argmax(1) == labels).tolist(),
+            "found": [Path(split.pictures.names[index]) in self._found for index in split.val],
             "cross_entropy": torch.nn.functional.cross_entropy(logits, labels, reduction="none").tolist(),
             "mean squared logit": float((logits - logits.mean(1, keepdim=True)).square().mean()),
             "confidence": float(logits.softmax(1).amax(1).mean()),
@@ -231,6 +232,16 @@ def show_accuracy(results: Mapping[str, list[Figures]]) -> None:
             np.mean([run[key] for run in runs]) for key in ("mean squared logit", "confidence", "seconds")
         )
         print(f"{line} mean squared logit {squared:.2f}, confidence {confidence:.2f}, {seconds:.1f} s an epoch")
+        print(f"  {'':20} hits by runs {[sum(run['hits']) for run in runs]}")
+        for part in (True, False):
+            pairs = [
+                (before, now)
+                for run, plain in zip(runs, results[PLAIN], strict=True)
+                for before, now, found in zip(plain["hits"], run["hits"], run["found"], strict=True)
+                if found is part
+            ]
+            won, lost = pairs.count((False, True)), pairs.count((True, False))
+            print(f"  {'':20} of {len(pairs)} photos {'of' if part else 'beside'} FOLDER {won} won, {lost} lost")
 
 
 def show_figures(results: Mapping[str, list[Figures]]) -> None:
