@@ -184,7 +184,10 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the reproduction: pictures, network, weight of the Shapley loss (0 for the plain twin), effort."""
+    """One row of the reproduction: pictures, network, weight of the Shapley loss (0 for the plain twin), effort.
+
+    `votes` is the weight of the loss that teaches the votes only.
+    """
 
     task: Task
     kind: Kind
@@ -193,6 +196,7 @@ class Setting:
     lr: float
     pictures: int
     judged: int
+    votes: float = 0.0
 
 
 def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
@@ -200,7 +204,7 @@ def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
     pictures = make_pictures(setting.task, setting.pictures, train=True, seed=seed)
     unseen = make_pictures(setting.task, 400, train=False, seed=seed)
     mask: Literal["attention", "pixel"] = "attention" if setting.kind == "vit" else "pixel"
-    objective = ShapleyObjective(lambda_=setting.weight, mask=mask)
+    objective = ShapleyObjective(lambda_=setting.weight, mask=mask, votes_lambda=setting.votes)
     model = small_model(setting.kind, pictures.classes, seed=seed)
     model = train(model, objective, pictures, epochs=setting.epochs, seed=seed, lr=setting.lr)
     own = {"accuracy": accuracy(model, unseen), **asdict(agreement(model, unseen, setting.judged))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +14,7 @@ from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step
 from xaihub_shapley.network import Answers, ShapleyVision
 from xaihub_shapley.sampling import sample_coalitions
 
-__all__ = ["ShapleyObjective", "shapley_loss"]
+__all__ = ["ShapleyObjective", "shapley_loss", "votes_loss"]
 
 # Half a weight a patch was the best where it was measured, up to 16 patches; more patches begin at the value of 20.
 MOST = 10.0
@@ -32,6 +34,24 @@ def shapley_loss(phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | Non
     """
     worth = values if empty is None else values - empty
     return (worth - shown.to(phi) @ phi).square().mean()
+
+
+def votes_loss(phi: Tensor, values: Tensor, shown: Tensor) -> Tensor:
+    """Return the mean squared error of summed votes against values, less what coalitions of a size have in common.
+
+    Where the coalitions follow `sample_coalitions(alike=True)`, its minimiser over free votes is the Shapley vector of
+    any game with these values inside, up to a number that all patches share: within a size the sum of the votes does
+    not matter, and between sizes nothing else does. That sum is most of what `shapley_loss` measures, and of its noise.
+
+    Args:
+        phi: (B, N, K) votes.
+        values: (B, M, K) values v(s); v of nothing need not be known.
+        shown: (B, M, N) coalitions s, in pairs of a coalition and its complement, M at least 4.
+    """
+    error: Tensor = (values - shown.to(phi) @ phi).unflatten(1, (-1, 2))  # (B, M / 2, 2, K)
+    drawn = error.shape[1]
+    spread = (error - error.mean(1, keepdim=True)).square().mean()
+    return spread / (1 - 1 / drawn)  # the mean was taken from the same draws
 
 
 class ShapleyObjective(Objective):
@@ -67,6 +87,16 @@ class ShapleyObjective(Objective):
             int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")
         ] = 0,
         head_lr: Annotated[float, Meta(gt=0, description="Further factor on the patch head's learning rate.")] = 1.0,
+        votes_lambda: Annotated[
+            float,
+            Meta(ge=0, description="Weight of a second Shapley loss, which teaches the votes only; 0 leaves it out."),
+        ] = 0.0,
+        votes_coalitions: Annotated[
+            int, Meta(ge=4, description="Masked copies a picture and step for it, in pairs, asked without gradients.")
+        ] = 16,
+        votes_half: Annotated[
+            bool, Meta(description="Ask these in bfloat16, which is faster where the processor has it.")
+        ] = False,
     ) -> None:
         self.lambda_ = lambda_
         self.coalitions = coalitions
@@ -79,6 +109,9 @@ class ShapleyObjective(Objective):
         self.centre = centre
         self.classes = classes
         self.head_lr = head_lr
+        self.votes_lambda = votes_lambda
+        self.votes_coalitions = votes_coalitions
+        self.votes_half = votes_half
 
     def wrap(self, model: Model) -> nn.Module:
         """Return the network that votes patch by patch."""
@@ -97,24 +130,30 @@ class ShapleyObjective(Objective):
         return [Group(weights=head, lr_scale=self.head_lr, like_head=True)]
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
-        """Return both losses from one pass over the pictures and their masked copies."""
-        shown = sample_coalitions(len(inputs), self.coalitions, _own(network).cells, generator=step.generator).to(
-            inputs.device
-        )
+        """Return the losses from one pass over the pictures and their masked copies, and what only the votes learn."""
+        own = _own(network)
+        shown = sample_coalitions(len(inputs), self.coalitions, own.cells, generator=step.generator)
+        shown = shown.to(inputs.device)
         answers: Answers = network(inputs, shown)
         phi, values, empty = (part.float() for part in (answers.phi, answers.values, answers.empty))
         logits = phi.sum(1)
         terms = {"cross_entropy": F.cross_entropy(logits, labels)}
-        weight = self.weight(_own(network).cells) * self._risen(step)
+        risen = self._risen(step)
+        weight = self.weight(own.cells) * risen
         error = self._error(phi, values if self.target_grad else values.detach(), shown, empty, labels)
+        notes = {"lambda": weight, "shapley_error": float(error.detach())}
         if weight:
             terms["shapley"] = weight * error
+        if self.votes_lambda:
+            error = self._votes_error(own, inputs, labels, phi, step)
+            terms["votes"] = self.votes_lambda * risen * error
+            notes["votes_error"] = float(error.detach())
         if self._gamma:
             repeated = labels.repeat_interleave(self.coalitions)
             terms["masked_cross_entropy"] = self._gamma * F.cross_entropy(values.flatten(0, 1), repeated)
         if self.value == "full":
             terms["empty"] = empty.square().sum()
-        return Losses(terms=terms, logits=logits, notes={"lambda": weight, "shapley_error": float(error.detach())})
+        return Losses(terms=terms, logits=logits, notes=notes)
 
     def weight(self, players: int) -> float:
         """Return lambda for so many patches."""
@@ -123,18 +162,27 @@ class ShapleyObjective(Objective):
     def _error(self, phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor, labels: Tensor) -> Tensor:
         if self.centre:
             phi, values, empty = (part - part.mean(-1, keepdim=True) for part in (phi, values, empty))
+        return shapley_loss(*self._compared(phi, values - empty, labels), shown)
+
+    def _votes_error(self, own: ShapleyVision, inputs: Tensor, labels: Tensor, phi: Tensor, step: Step) -> Tensor:
+        """Compare votes with what the network, as it is used, answers to coalitions of one size a picture."""
+        shown = sample_coalitions(
+            len(inputs), self.votes_coalitions, own.cells, generator=step.generator, alike=True
+        ).to(inputs.device)
+        half = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.votes_half)
+        with torch.no_grad(), _as_used(own), half:
+            values = torch.stack([own.value(inputs, row).float() for row in shown.unbind(1)], 1)
+        # What all classes share is nobody's vote for a class, and would only be noise.
+        phi, values = (part - part.mean(-1, keepdim=True) for part in (phi, values))
+        return votes_loss(*self._compared(phi, values, labels), shown)
+
+    def _compared(self, phi: Tensor, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the votes and values of the classes that are compared."""
         if not 0 < self.classes < phi.shape[2] - 1:
-            return shapley_loss(phi, values, shown, empty)
-        best = (
-            phi.sum(1).detach().scatter(1, labels.unsqueeze(1), torch.inf).topk(self.classes + 1, 1).indices
-        )  # (B, k)
-        chosen = best.unsqueeze(1)
-        worth = values - empty
-        return shapley_loss(
-            phi.gather(2, chosen.expand(-1, phi.shape[1], -1)),
-            worth.gather(2, chosen.expand(-1, worth.shape[1], -1)),
-            shown,
-        )
+            return phi, values
+        best = phi.sum(1).detach().scatter(1, labels.unsqueeze(1), torch.inf).topk(self.classes + 1, 1).indices
+        chosen = best.unsqueeze(1)  # (B, 1, k)
+        return tuple(part.gather(2, chosen.expand(-1, part.shape[1], -1)) for part in (phi, values))  # type: ignore[return-value]
 
     @property
     def _gamma(self) -> float:
@@ -145,11 +193,10 @@ class ShapleyObjective(Objective):
         return min(1.0, (step.number + 1) / rising) if rising > 0 else 1.0
 
     def _check(self) -> None:
-        if self.coalitions % 2:
-            raise ParameterError(
-                f"{self.coalitions} coalitions cannot be paired with their complements", hint="2, 4, 6"
-            )
-        for name, given in (("lambda", self.lambda_), ("gamma", self.gamma)):
+        for count in (self.coalitions, self.votes_coalitions):
+            if count % 2:
+                raise ParameterError(f"{count} coalitions cannot be paired with their complements", hint="4, 6, 8")
+        for name, given in (("lambda", self.lambda_), ("gamma", self.gamma), ("votes_lambda", self.votes_lambda)):
             if given is not None and not 0 <= given < float("inf"):
                 raise ParameterError(f"{name} cannot be {given!r}", hint="a number from 0 on")
         if not self.target_grad and self._gamma == 0:
@@ -157,6 +204,18 @@ class ShapleyObjective(Objective):
                 "target_grad=false with gamma=0 leaves the masked copies' values unanchored: training can diverge",
                 hint="use gamma=1, or target_grad=true",
             )
+
+
+@contextmanager
+def _as_used(network: nn.Module) -> Iterator[None]:
+    """Ask without touching running statistics. Modules are put back one by one: norms may be frozen."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _own(network: nn.Module) -> ShapleyVision:

@@ -51,6 +51,10 @@ _FIGURES = {
     "-l", "--lambda", "lambdas", type=click.FloatRange(0), multiple=True,
     help="Weights of the Shapley loss besides 0, the plain twin [default: half the number of patches].",
 )  # fmt: skip
+@click.option(
+    "--votes", type=click.FloatRange(0), default=0.0, show_default=True,
+    help="Weight of the loss that teaches the votes only, in networks that are not plain.",
+)  # fmt: skip
 @click.option("--epochs", type=click.IntRange(1), default=16, show_default=True)
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Highest learning rate."
@@ -67,6 +71,7 @@ def reproduce_shapley(
     data: tuple[str, ...],
     network: tuple[str, ...],
     lambdas: tuple[float, ...],
+    votes: float,
     epochs: int,
     lr: float,
     pictures: int,
@@ -93,8 +98,9 @@ def reproduce_shapley(
 
     from xaihub_shapley.experiment import Setting, run
 
-    if wrong := [value for value in lambdas if not math.isfinite(value)]:
-        raise ParameterError(f"lambda cannot be {wrong[0]}", hint="a number from 0")
+    for name, given in (("lambda", lambdas), ("votes", (votes,))):
+        if wrong := [value for value in given if not math.isfinite(value)]:
+            raise ParameterError(f"{name} cannot be {wrong[0]}", hint="a number from 0")
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise OutputError(f"cannot write {output!r}: there is no such folder")
     if quick:
@@ -105,7 +111,16 @@ def reproduce_shapley(
     records: list[dict[str, Any]] = []
     try:
         for task, kind, weight in product(data, network, weights):
-            setting = Setting(task, kind, weight, epochs=epochs, lr=lr, pictures=pictures, judged=judged)  # type: ignore[arg-type]
+            setting = Setting(
+                task,  # type: ignore[arg-type]
+                kind,  # type: ignore[arg-type]
+                weight,
+                epochs=epochs,
+                lr=lr,
+                pictures=pictures,
+                judged=judged,
+                votes=votes if weight else 0.0,
+            )
             runs = []
             for seed in range(seeds):
                 runs.append(run(setting, seed=seed))
@@ -117,7 +132,7 @@ def reproduce_shapley(
     finally:
         torch.set_num_threads(threads)
     whole = {
-        "setting": {"epochs": epochs, "lr": lr, "pictures": pictures, "judged": judged},
+        "setting": {"votes": votes, "epochs": epochs, "lr": lr, "pictures": pictures, "judged": judged},
         "published": PUBLISHED,
         "records": records,
     }

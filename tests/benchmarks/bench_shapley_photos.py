@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--weight", type=float, default=1, help="lambda")
     parser.add_argument("--coalitions", type=int, default=2, help="masked copies a picture and step")
+    parser.add_argument("--votes", type=float, default=0, help="weight of the loss that teaches the votes only")
     parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
     options = parser.parse_args()
@@ -103,9 +104,12 @@ def main() -> None:
 
 
 def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: argparse.Namespace) -> None:
+    parameters = {"lambda": options.weight, "coalitions": options.coalitions}
+    if options.votes:  # asked without gradients, so in half precision
+        parameters |= {"votes_lambda": options.votes, "votes_half": True}
     plan = checked({
         "data": str((place / "task.csv").resolve()), "model": str(start.resolve()), "objective": TWINS[name],
-        "parameters": {"lambda": options.weight, "coalitions": options.coalitions} if name == "shapley" else {},
+        "parameters": parameters if name == "shapley" else {},
         "seed": seed, "epochs": options.epochs, "size": options.size, "batch_size": 8, "freeze_norm": True,
         "keep": "last", "lr": options.lr, "head_lr_scale": 1, "ema": 0.95,
     })  # fmt: skip

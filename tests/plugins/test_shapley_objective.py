@@ -1,24 +1,24 @@
-"""The Shapley objective: its coalitions, its loss against the definition, its options, and its explainer."""
+"""The Shapley objective: its coalitions, its loss against the definition, and its options."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from itertools import combinations
 from math import comb, factorial
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
-from xaihub import ExplainerRefused, Hub, Losses, Model, ParameterError, Preprocessing, Step
+from xaihub import Hub, Losses, ParameterError, Step
 from xaihub.masking import every_coalition, shapley_sizes
 from xaihub.training.config import checked
 from xaihub.training.optimise import weight_groups
 from xaihub_shapley.experiment import small_model
 from xaihub_shapley.network import ShapleyVision
-from xaihub_shapley.objective import ShapleyObjective, shapley_loss
-from xaihub_shapley.own import SelfExplained, make_own_masking
+from xaihub_shapley.objective import ShapleyObjective, shapley_loss, votes_loss
 from xaihub_shapley.sampling import sample_coalitions
 
 
@@ -83,6 +83,16 @@ def test_coalitions_are_uniform_within_a_size() -> None:
     assert float(((counts - expected) ** 2 / expected).sum()) < 27.9  # 9 degrees of freedom, 99.9 %
 
 
+def test_coalitions_that_are_alike_have_one_size_a_picture() -> None:
+    shown = sample_coalitions(2000, 6, 5, generator=_rng(), alike=True)
+    assert torch.equal(shown[:, ::2], 1 - shown[:, 1::2])
+    sizes = shown[:, ::2].sum(2)
+    assert torch.equal(sizes, sizes[:, :1].expand(-1, 3))
+    law = shapley_sizes(5).exp()[1:5].float()
+    assert torch.allclose(torch.bincount(sizes[:, 0].long())[1:5] / 2000, law / law.sum(), atol=0.04)  # 3.6 deviations
+    assert torch.allclose(shown[:, ::2].mean((0, 1)), torch.full((5,), 0.5), atol=0.03)
+
+
 def test_coalitions_must_come_in_pairs() -> None:
     with pytest.raises(ParameterError, match="3 coalitions cannot be paired"):
         sample_coalitions(1, 3, 4, generator=_rng())
@@ -103,31 +113,69 @@ def _definition(scores: dict[tuple[int, ...], float], players: int) -> list[floa
     return values
 
 
+def _least(loss: Callable[[Tensor], Tensor], players: int) -> Tensor:
+    """Return the votes that make a quadratic loss least: they solve a linear system."""
+    start = torch.zeros(players, dtype=torch.float64, requires_grad=True)
+    flat = lambda votes: loss(votes.view(1, players, 1))  # noqa: E731 - hessian wants a function of a vector
+    hessian = torch.autograd.functional.hessian(flat, start)
+    (gradient,) = torch.autograd.grad(flat(start), start)
+    return -(torch.linalg.pinv(hessian) @ gradient)
+
+
+def _game(players: int) -> tuple[Tensor, Tensor, Tensor, dict[tuple[int, ...], float]]:
+    shown = every_coalition(players).shown.double()
+    worth = torch.randn(len(shown), generator=_rng(), dtype=torch.float64)
+    scores = {tuple(row.nonzero().flatten().tolist()): float(value) for row, value in zip(shown, worth, strict=True)}
+    return shown, shown.sum(1).long(), worth, scores | {(): 0.0}
+
+
 def test_the_loss_is_least_at_the_shapley_values_of_the_game_whose_whole_is_the_sum_of_the_votes() -> None:
     players = 6
-    shown = every_coalition(players).shown.double()
-    sizes = shown.sum(1).long()
+    shown, sizes, worth, scores = _game(players)
     inner = (sizes > 0) & (sizes < players)
-    worth = torch.randn(len(shown), generator=_rng(), dtype=torch.float64)
     law = shapley_sizes(players).exp()[sizes] / torch.tensor([comb(players, int(k)) for k in sizes]).double()
-    # Every coalition as often as the sampler draws it: the loss is quadratic, so its minimum solves a linear system.
-    phi = torch.zeros(1, players, 1, dtype=torch.float64, requires_grad=True)
 
-    def loss(votes: Tensor) -> Tensor:
+    def loss(votes: Tensor) -> Tensor:  # every coalition as often as the sampler draws it
         parts = [
             share * shapley_loss(votes, value.view(1, 1, 1), row.view(1, 1, -1))
             for row, value, share in zip(shown[inner], worth[inner], law[inner], strict=True)
         ]
         return torch.stack(parts).sum()
 
-    flat = lambda votes: loss(votes.view(1, players, 1))  # noqa: E731 - hessian wants a function of a vector
-    start = phi.detach().flatten()
-    hessian = torch.autograd.functional.hessian(flat, start)
-    (gradient,) = torch.autograd.grad(loss(phi), phi)
-    least = start - torch.linalg.solve(hessian, gradient.flatten())
-    scores = {tuple(row.nonzero().flatten().tolist()): float(value) for row, value in zip(shown, worth, strict=True)}
-    scores[()], scores[tuple(range(players))] = 0.0, float(least.sum())
+    least = _least(loss, players)
+    scores[tuple(range(players))] = float(least.sum())
     assert least.tolist() == pytest.approx(_definition(scores, players), abs=1e-8)
+
+
+def test_within_a_size_the_loss_is_least_at_the_shapley_values_but_for_what_all_patches_share() -> None:
+    players = 6
+    shown, sizes, worth, scores = _game(players)
+
+    def loss(votes: Tensor) -> Tensor:
+        parts = []
+        for size in range(1, players):
+            rows = (sizes == size).nonzero().flatten()
+            pairs = torch.stack([rows, 2**players - 1 - rows], 1).flatten()  # a coalition and its complement
+            spread = votes_loss(votes, worth[pairs].view(1, -1, 1), shown[pairs].unsqueeze(0))
+            # All of them are one draw each here, so nothing is lost by taking the mean from them.
+            parts.append(shapley_sizes(players).exp()[size] * spread * (1 - 1 / len(rows)))
+        return torch.stack(parts).sum()
+
+    least = _least(loss, players)
+    truth = torch.tensor(_definition(scores, players), dtype=torch.float64)
+    assert (least - least.mean()).tolist() == pytest.approx((truth - truth.mean()).tolist(), abs=1e-8)
+    assert float(loss(least.view(1, -1, 1) + 3)) == pytest.approx(float(loss(least.view(1, -1, 1))))
+
+
+def test_the_spread_within_a_size_does_not_depend_on_how_many_are_drawn() -> None:
+    _, _, worth, _ = _game(6)
+    phi = torch.randn(1, 6, 1, generator=_rng(), dtype=torch.float64).expand(20_000, -1, -1)
+
+    def mean(drawn: int) -> float:
+        found = sample_coalitions(20_000, drawn, 6, generator=_rng(), alike=True).double()
+        return float(votes_loss(phi, worth[(found @ 2.0 ** torch.arange(6).double()).long()].unsqueeze(2), found))
+
+    assert mean(4) == pytest.approx(mean(16), rel=0.03)
 
 
 def test_the_loss_is_the_mean_squared_error_of_summed_votes() -> None:
@@ -146,6 +194,55 @@ def test_the_loss_is_the_mean_squared_error_of_summed_votes() -> None:
         assert torch.allclose(losses.logits, network(x), atol=1e-5)
     assert float(losses.terms["shapley"]) == pytest.approx(2.5 * sum(errors) / 24, rel=1e-4)
     assert float(losses.terms["cross_entropy"]) == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_what_teaches_the_votes_is_the_spread_within_a_size_and_leaves_the_answers_alone() -> None:
+    network = _network().requires_grad_(True)
+    x, labels = _batch()
+    step = _step()
+    sample_coalitions(3, 2, 9, generator=step.generator)
+    shown = sample_coalitions(3, 6, 9, generator=step.generator, alike=True)
+    errors = []
+    for row in range(3):
+        phi = network.phi(x[row : row + 1])[0]  # (9, 4)
+        with torch.no_grad():
+            values = network.value(x[row : row + 1].expand(6, -1, -1, -1), shown[row])
+        left = values - values.mean(1, keepdim=True) - shown[row] @ (phi - phi.mean(1, keepdim=True))
+        errors += [left[part::2, c].var() for part in (0, 1) for c in range(4)]  # complements have a size of their own
+    expected = 7 * torch.stack(errors).mean()
+    losses = ShapleyObjective(lambda_=0, ramp=0, votes_lambda=7, votes_coalitions=6).loss(network, x, labels, _step())
+    assert float(losses.terms["votes"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert losses.notes["votes_error"] == pytest.approx(float(expected.detach()) / 7, rel=1e-4)
+    weights = list(network.parameters())
+    found, literal = (
+        torch.autograd.grad(total, weights, allow_unused=True) for total in (losses.terms["votes"], expected)
+    )
+    for one, other in zip(found, literal, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    assert "votes" not in _loss(ShapleyObjective()).terms
+
+
+def test_asking_for_the_votes_leaves_statistics_and_frozen_norms_as_they_are() -> None:
+    network = ShapleyObjective().wrap(small_model("resnet", 4, seed=0)).requires_grad_(True)
+
+    def statistics(**options: Any) -> list[Tensor]:
+        twin = deepcopy(network).train()
+        norms = [module for module in twin.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        norms[0].eval()
+        ShapleyObjective(lambda_=0, **options).loss(twin, *_batch(), _step())
+        assert [norm.training for norm in norms] == [False] + [True] * (len(norms) - 1)
+        return [norm.running_mean for norm in norms if norm.running_mean is not None]
+
+    plain, voting = statistics(), statistics(votes_lambda=1)
+    assert all(torch.equal(one, other) for one, other in zip(plain, voting, strict=True))
+
+
+def test_votes_may_be_taught_in_half_precision() -> None:
+    terms = [_loss(ShapleyObjective(votes_lambda=1, votes_half=half)).terms["votes"] for half in (False, True)]
+    assert terms[0].dtype == terms[1].dtype == torch.float32
+    assert terms[0] != terms[1]
+    assert float(terms[1].detach()) == pytest.approx(float(terms[0].detach()), rel=0.15)
 
 
 def test_the_full_vote_pays_for_what_it_says_of_nothing() -> None:
@@ -205,6 +302,8 @@ def test_some_classes_are_the_label_and_the_best() -> None:
         ({"target_grad": False, "gamma": 0}, "can diverge"),
         ({"coalitions": 3}, "cannot be paired"),
         ({"lambda_": -1}, "lambda cannot be -1"),
+        ({"votes_coalitions": 5}, "5 coalitions cannot be paired"),
+        ({"votes_lambda": float("inf")}, "votes_lambda cannot be inf"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
@@ -214,131 +313,3 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
 
 def test_the_command_line_says_lambda() -> None:
     assert Hub().get_objective("shapley", **{"lambda": "1"}).parameters["lambda_"] == 1.0
-
-
-def _model(**options: Any) -> Model:
-    model = small_model("resnet", 4, seed=0)
-    return model.around(ShapleyObjective(**options).wrap(model))
-
-
-def test_one_pass_explains_every_class() -> None:
-    model, (x, _) = _model(), _batch()
-    found = SelfExplained().explain(model, x, 2)
-    phi = model.module.phi(x)
-    centred = phi - phi.mean(2, keepdim=True)
-    for row, explanation in enumerate(found):
-        assert explanation.metadata["forwards"] == 1
-        assert torch.allclose(explanation.extras["votes"], centred[row].T.reshape(4, 3, 3), atol=1e-6)
-        assert torch.allclose(explanation.values[0, ::8, ::8] * 64, centred[row, :, 2].view(3, 3), atol=1e-5)
-        assert explanation.metadata["completeness_gap"] < 1e-5
-    versus = SelfExplained().explain(model, x, "2 vs 0")[0]
-    assert torch.allclose(versus.values[0, ::8, ::8] * 64, (phi[0, :, 2] - phi[0, :, 0]).view(3, 3), atol=1e-5)
-    plain = SelfExplained(centre=False).explain(model, x, 1)[0]
-    assert float(plain.values.sum()) == pytest.approx(float(model.predict(x)[0, 1]), abs=1e-5)
-
-
-def _outspoken(**options: Any) -> Model:
-    """A network whose votes are so large that a wrong one shows."""
-    model = _model(**options)
-    with torch.no_grad():
-        model.module.head.linear.weight.mul_(300)
-    return model
-
-
-def _exact(model: Model, x: Tensor, label: int) -> Tensor:
-    """Shapley values of one picture by their definition, player by player; scores less their mean over classes."""
-    network, n = model.module, 9
-    with torch.no_grad():
-        v = {s: network.value(x[None], torch.tensor([[float(i in s) for i in range(n)]]))[0]
-             for k in range(n + 1) for s in map(frozenset, combinations(range(n), k))}  # fmt: skip
-    worth = {s: float(value[label] - value.mean()) for s, value in v.items()}
-    values = torch.zeros(n)
-    for i in range(n):
-        for s in v:
-            if i not in s:
-                share = factorial(len(s)) * factorial(n - len(s) - 1) / factorial(n)
-                values[i] += share * (worth[s | {i}] - worth[s])
-    return values
-
-
-def _cell_sums(explanation: Any) -> Tensor:
-    return torch.nn.functional.avg_pool2d(explanation.values, 8).flatten() * 64
-
-
-@pytest.mark.parametrize("value", ["visible", "full"])
-def test_votes_that_are_refined_by_all_coalitions_are_exact_shapley_values(value: str) -> None:
-    model, (x, _) = _outspoken(value=value), _batch(2)
-    votes = SelfExplained().explain(model, x, 2)
-    found = SelfExplained(refine=512).explain(model, x, 2)
-    for row in range(2):
-        exact = _exact(model, x[row], 2)
-        torch.testing.assert_close(_cell_sums(found[row]), exact, rtol=1e-4, atol=1e-4)
-        assert float((_cell_sums(votes[row]) - exact).abs().max()) > 0.1
-        assert found[row].metadata["completeness_gap"] < 1e-4
-        assert found[row].metadata["forwards"] == 1 + 512
-        assert not bool(found[row].extras["standard_errors"].any())
-
-
-def test_a_few_coalitions_bring_votes_nearer_to_shapley_values_whatever_shares_the_batch() -> None:
-    model, (x, _) = _outspoken(), _batch(3)
-    votes = SelfExplained().explain(model, x, 1)
-    found = SelfExplained(refine=100).explain(model, x, 1, seed=3)
-    alone = SelfExplained(refine=100).explain(model, x[1:2], 1, seed=3)[0]
-    torch.testing.assert_close(found[1].values, alone.values, rtol=1e-4, atol=1e-7)
-    for row in range(3):
-        exact = _exact(model, x[row], 1)
-        before, after = (float((_cell_sums(part[row]) - exact).norm()) for part in (votes, found))
-        assert after < 0.5 * before
-        assert found[row].extras["standard_errors"].shape == (3, 3)
-        assert float(found[row].extras["standard_errors"].min()) > 0
-        assert 1 < found[row].metadata["forwards"] <= 101
-
-
-def test_too_few_coalitions_to_refine_with_are_refused() -> None:
-    with pytest.raises(ParameterError, match="refine"):
-        SelfExplained(refine=7).explain(_model(), _batch()[0])
-
-
-def test_other_models_and_other_sizes_are_refused_with_what_to_do() -> None:
-    plain = small_model("resnet", 4, seed=0)
-    with pytest.raises(ExplainerRefused, match="not trained to explain itself") as refused:
-        SelfExplained().explain(plain, _batch()[0])
-    assert "--objective shapley" in refused.value.hint
-    with pytest.raises(ExplainerRefused, match="not trained to explain itself"):
-        make_own_masking(plain, _batch()[0][0])
-    with pytest.raises(ExplainerRefused, match="another grid"):
-        SelfExplained().explain(_model(), torch.randn(1, 1, 32, 32))
-
-
-def test_own_masking_asks_for_the_value_of_the_cells_that_are_half_there() -> None:
-    model, (x, _) = _model(), _batch()
-    removal = make_own_masking(model, x[0])
-    masks = torch.zeros(2, 1, 24, 24)
-    masks[0, :, :8, :4] = 1  # half of the first cell
-    masks[1, :, :8, :3] = 1
-    with torch.no_grad():
-        values = removal(model, x[0], masks)
-        expected = model.module.value(x[:1], torch.eye(9)[:1])
-    assert torch.allclose(values[0], expected[0], atol=1e-6)
-    assert torch.equal(values[1], torch.zeros(4))
-
-
-def test_a_card_builds_the_network_again(tmp_path: Any) -> None:
-    from safetensors.torch import save_file
-
-    objective = Hub().get_objective("shapley", value="full")
-    module = timm.create_model("test_resnet", num_classes=3, in_chans=3)
-    size = (3, 96, 96)
-    model = Model(module, name="small", preprocessing=Preprocessing(spatial=(), size=size, mean=(0,) * 3, std=(1,) * 3))
-    network = objective.wrap(model).eval()
-    torch.nn.init.normal_(network.head.linear.bias)
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, tmp_path / "w.safetensors")
-    (tmp_path / "card.yaml").write_text(
-        "name: small\nadapter: timm\narchitecture: test_resnet\nclasses: [a, b, c]\nobjective: shapley\n"
-        "objective_options: {value: full}\ninput: {size: 96}\nweights: {source: file, path: w.safetensors}\n"
-    )
-    loaded = Hub().load_model(str(tmp_path / "card.yaml"), device="cpu")
-    x = torch.randn(2, *size, generator=_rng())
-    with torch.no_grad():
-        assert torch.allclose(loaded(x), network(x), atol=1e-5)
-    assert SelfExplained().explain(loaded, x)[0].metadata["details"]["value"] == "full"

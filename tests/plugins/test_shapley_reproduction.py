@@ -121,6 +121,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
         (["-o", "/nowhere/x.json"], "no such folder"),
         (["--data", "faces"], "'faces' is not one of"),
         (["--lambda", "-1"], "not in the range"),
+        (["--votes", "nan"], "votes cannot be nan"),
     ],
 )
 def test_bad_arguments_end_with_one_line(arguments: list[str], message: str) -> None:
@@ -128,6 +129,20 @@ def test_bad_arguments_end_with_one_line(arguments: list[str], message: str) -> 
     assert result.exit_code != 0
     assert message in result.output + str(result.exception)
     assert "Traceback" not in result.output
+
+
+def test_votes_are_taught_where_asked_but_never_in_the_plain_twin(tmp_path: Path) -> None:
+    def fits(*votes: str) -> list[float]:
+        file = tmp_path / "figures.json"
+        arguments = ["reproduce", "shapley", "--data", "xor", "--pictures", "64", "--epochs", "1", "--judged", "1"]
+        result = CliRunner().invoke(cli, [*arguments, "-l", "1", *votes, "-o", str(file), "-q"])
+        assert result.exit_code == 0, result.output
+        records = json.loads(file.read_text())["records"]
+        return [record["r2"] for record in records if record["method"] == "shapley"]
+
+    before, after = fits(), fits("--votes", "5")
+    assert before[0] == after[0]
+    assert before[1] != after[1]
 
 
 def test_objective_and_network_have_the_recipes_patches() -> None:

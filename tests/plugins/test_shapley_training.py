@@ -26,10 +26,11 @@ def _trained(
     seed: int = 0,
     mask: Literal["pixel", "attention"] | None = None,
     value: Literal["visible", "full"] = "visible",
+    votes: float = 0,
 ) -> Model:
     pictures = make_pictures(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
-    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value)
+    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes)
     return train(small_model(kind, pictures.classes, seed=seed), objective, pictures, epochs=epochs, seed=seed, lr=FAST)
 
 
@@ -108,6 +109,16 @@ def test_evidence_that_exists_only_together_survives() -> None:
     pictures = _unseen("xor")
     assert accuracy(model, pictures) >= 0.98
     assert agreement(model, pictures, 20).correlation > 0.95
+
+
+@SLOW
+def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_accuracy() -> None:
+    pictures = _unseen("located")
+    before, after = (_trained("located", "vit", weight=1, epochs=14, votes=votes) for votes in (0, 3))
+    assert accuracy(after, pictures) > accuracy(before, pictures) - 0.01
+    plain, taught = agreement(before, pictures, 20), agreement(after, pictures, 20)
+    assert taught.correlation > max(0.95, plain.correlation + 0.1)
+    assert taught.r2 > plain.r2 + 0.1
 
 
 @SLOW
