@@ -195,7 +195,9 @@ class ShapleyObjective(Objective):
     def _check(self) -> None:
         for count in (self.coalitions, self.votes_coalitions):
             if count % 2:
-                raise ParameterError(f"{count} coalitions cannot be paired with their complements", hint="4, 6, 8")
+                raise ParameterError(
+                    f"{count} coalitions cannot be paired with their complements", hint="an even number"
+                )
         for name, given in (("lambda", self.lambda_), ("gamma", self.gamma), ("votes_lambda", self.votes_lambda)):
             if given is not None and not 0 <= given < float("inf"):
                 raise ParameterError(f"{name} cannot be {given!r}", hint="a number from 0 on")
