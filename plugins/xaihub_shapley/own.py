@@ -65,11 +65,13 @@ class SelfExplained(Explainer):
         self.smooth = smooth
         self.every_class = every_class
         self.refine = refine
-        if 0 < refine < LEAST:
-            raise ParameterError(f"refine={refine} is too little to correct anything", hint=f"0, or at least {LEAST}")
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each patch's vote for the target, shared by its pixels."""
+        if 0 < self.refine < LEAST:
+            raise ParameterError(
+                f"refine={self.refine} is too little to correct anything", hint=f"0, or at least {LEAST}"
+            )
         network = _self_explaining(model)
         if inputs.shape[-2:] != network.cell_of_pixel.shape:
             raise ExplainerRefused(

@@ -101,7 +101,7 @@ def test_a_few_coalitions_bring_votes_nearer_to_shapley_values_whatever_shares_t
 
 def test_too_few_coalitions_to_refine_with_are_refused() -> None:
     with pytest.raises(ParameterError, match="refine"):
-        Hub().get_explainer("shapley", refine="7")  # before any work begins
+        SelfExplained(refine=7).explain(_model(), _batch()[0])
 
 
 def test_other_models_and_other_sizes_are_refused_with_what_to_do() -> None:
