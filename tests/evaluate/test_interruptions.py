@@ -42,13 +42,15 @@ def test_killed_at_twenty_moments_and_resumed_the_rows_are_those_of_an_undisturb
     plan = make_plan(hub, config(photos))
     whole = evaluate(hub, plan, store)
     moments = random.Random(0)
-    interrupted = 0
+    interrupted, span = 0, whole.seconds
     for trial in range(20):
         folder = tmp_path / f"killed{trial}"
-        _fork_and_kill(hub, photos, folder, moments.uniform(0, whole.seconds))
+        _fork_and_kill(hub, photos, folder, moments.uniform(0, span))
         with RunStore(folder, create=True) as resumed:
             before = len(resumed.rows())
             interrupted += 0 < before < len(store.rows())
+            if before == 0:  # on a busy machine a child takes longer than the undisturbed run did
+                span *= 1.25
             totals = evaluate(hub, plan, resumed)
             assert values(resumed) == values(store)
             assert totals.scores == len(store.rows()) - before
