@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from xaihub.objective import Losses as Losses
     from xaihub.objective import Objective as Objective
     from xaihub.objective import Step as Step
+    from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Meta as Meta
     from xaihub.preprocessing import Geometry as Geometry
     from xaihub.preprocessing import Preprocessing as Preprocessing
@@ -75,7 +76,7 @@ _LAZY = {
     "images": ("Picture", "load_picture", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
     "model": ("Model", "Runtime"),
-    "objective": ("Finished", "Group", "Losses", "Objective", "Step"),
+    "objective": ("Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"),
     "params": ("Meta",),
     "preprocessing": ("Geometry", "Preprocessing"),
     "randomness": ("generator_for",),

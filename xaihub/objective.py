@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from xaihub.model import Model
 from xaihub.params import Parametrised
 
-__all__ = ["Finished", "Group", "Losses", "Objective", "Step"]
+__all__ = ["Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +181,19 @@ class Objective(Parametrised, ABC):
     def state(self) -> dict[str, Any]:
         """What must survive an interruption besides the weights; JSON types only."""
         return {}
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Switch off batch statistics, dropout and dropped paths inside, for a loss that asks the network as it is used.
+
+    Afterwards each module is back in the mode it was in, which `network.train()` would not do: norms may be frozen.
+    Gradients are computed as before.
+    """
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

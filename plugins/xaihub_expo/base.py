@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,7 +15,7 @@ from xaihub import Finished, Losses, Model, Objective, ParameterError, Step
 from xaihub.masking import Segments, make_features
 from xaihub_expo.mlp import calibrated
 
-__all__ = ["Expo", "Outputs", "quiet"]
+__all__ = ["Expo", "Outputs", "steady"]
 
 MANY = 10  # classes above which only the true one and the best others are penalised
 RIVALS = 4  # those others
@@ -194,18 +193,9 @@ class Outputs:
         return logits.gather(2, self._chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
 
 
-@contextmanager
-def quiet(network: nn.Module) -> Iterator[bool]:
-    """Switch off batch statistics, dropout and dropped paths; tell whether the network was free of them anyway."""
-    active = [module for module in network.modules() if module.training]
-    alike = not any(_varies(module) for module in active)
-    for module in active:
-        module.training = False
-    try:
-        yield alike
-    finally:
-        for module in active:
-            module.training = True
+def steady(network: nn.Module) -> bool:
+    """Tell whether the network answers in its present mode as it does in evaluation mode."""
+    return not any(_varies(module) for module in network.modules() if module.training)
 
 
 def _varies(module: nn.Module) -> bool:

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from xaihub import Meta, ParameterError
+from xaihub import Meta, ParameterError, evaluation_mode
 from xaihub.masking import BaselineName
-from xaihub_expo.base import Expo, Outputs, quiet
+from xaihub_expo.base import Expo, Outputs, steady
 from xaihub_expo.penalties import LocalFit, ask, line_fit, local_fit, relative_change, share_missed, squared_change
 from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
@@ -97,7 +97,8 @@ class Stability(Expo):
             opacity = cell_opacities(len(inputs), 1, cells.count, self.keep, generator)
             changed = shown(inputs, baselines(self.baseline, self.known(), inputs), opacity, cells)[:, 0]
         # Batch statistics and dropout would pass for instability, so both sides are computed without them.
-        with quiet(network) as alike:
+        alike = steady(network)
+        with evaluation_mode(network):
             reference = logits if alike else network(inputs)
             moved = network(changed)
         here, there = outputs(reference.unsqueeze(1)), outputs(moved.unsqueeze(1))
@@ -151,7 +152,7 @@ class LineFidelity(Expo):
         cells = self.cells(self.grid, inputs)
         opacity, levels = line_opacities(len(inputs), self.samples, cells.count, generator)
         changed = shown(inputs, baselines(self.baseline, self.known(), inputs), opacity, cells)
-        with quiet(network):
+        with evaluation_mode(network):
             found = outputs(ask(network, changed))
         return _residual(line_fit(levels.to(found), found), found, relative=self.relative)
 
@@ -228,7 +229,7 @@ class Fidelity(Expo):
             else 0.5 + 0.5 * torch.rand(len(inputs), samples, cells.count, generator=generator)
         )
         changed = shown(inputs, baselines(self.baseline, self.known(), inputs), opacity, cells)
-        with quiet(network):
+        with evaluation_mode(network):
             found = outputs(ask(network, changed))
         return _residual(local_fit(opacity.to(found), found), found, relative=self.relative)
 

@@ -182,7 +182,7 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
     return nn.functional.adaptive_avg_pool2d(heat.unsqueeze(1), CELLS).flatten(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One row of the reproduction: pictures, network, weight of the Shapley loss (0 for the plain twin), effort.
 

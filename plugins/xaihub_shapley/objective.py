@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step
+from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, evaluation_mode
 from xaihub_shapley.network import Answers, ShapleyVision
 from xaihub_shapley.sampling import sample_coalitions
 
@@ -170,7 +168,7 @@ class ShapleyObjective(Objective):
             len(inputs), self.votes_coalitions, own.cells, generator=step.generator, alike=True
         ).to(inputs.device)
         half = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.votes_half)
-        with torch.no_grad(), _as_used(own), half:
+        with torch.no_grad(), evaluation_mode(own), half:
             values = torch.stack([own.value(inputs, row).float() for row in shown.unbind(1)], 1)
         # What all classes share is nobody's vote for a class, and would only be noise.
         phi, values = (part - part.mean(-1, keepdim=True) for part in (phi, values))
@@ -193,6 +191,7 @@ class ShapleyObjective(Objective):
         return min(1.0, (step.number + 1) / rising) if rising > 0 else 1.0
 
     def _check(self) -> None:
+        self.check_parameters()
         for count in (self.coalitions, self.votes_coalitions):
             if count % 2:
                 raise ParameterError(
@@ -206,18 +205,6 @@ class ShapleyObjective(Objective):
                 "target_grad=false with gamma=0 leaves the masked copies' values unanchored: training can diverge",
                 hint="use gamma=1, or target_grad=true",
             )
-
-
-@contextmanager
-def _as_used(network: nn.Module) -> Iterator[None]:
-    """Ask without touching running statistics. Modules are put back one by one: norms may be frozen."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _own(network: nn.Module) -> ShapleyVision:

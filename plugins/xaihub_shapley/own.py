@@ -15,7 +15,6 @@ from xaihub import (
     ExplainerRefused,
     Meta,
     Model,
-    ParameterError,
     Preprocessing,
     ResolvedTarget,
 )
@@ -25,8 +24,6 @@ from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.posthoc import shapes
 
 __all__ = ["OwnMasking", "SelfExplained", "make_own_masking"]
-
-LEAST = 8  # coalitions that are worth a fit, as for shapley_values
 
 
 class SelfExplained(Explainer):
@@ -52,14 +49,12 @@ class SelfExplained(Explainer):
         ] = False,
         every_class: Annotated[bool, Meta(description="Keep the votes for every class beside the map.")] = True,
         refine: Annotated[
-            int,
+            Annotated[int, Meta(ge=8, le=MOST_ASKED)] | None,
             Meta(
-                ge=0,
-                le=MOST_ASKED,
                 description="Forward passes at most that correct the map's votes to the Shapley values of the network's"
-                " own masked predictions, in the way of shapley_values; 0 shows what training gave.",
+                " own masked predictions, in the way of shapley_values; by default none: what training gave is shown."
             ),
-        ] = 0,
+        ] = None,
     ) -> None:
         self.centre = centre
         self.smooth = smooth
@@ -68,10 +63,6 @@ class SelfExplained(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each patch's vote for the target, shared by its pixels."""
-        if 0 < self.refine < LEAST:
-            raise ParameterError(
-                f"refine={self.refine} is too little to correct anything", hint=f"0, or at least {LEAST}"
-            )
         network = _self_explaining(model)
         if inputs.shape[-2:] != network.cell_of_pixel.shape:
             raise ExplainerRefused(
@@ -92,10 +83,11 @@ class SelfExplained(Explainer):
         votes = torch.stack([target[row : row + 1].score(phi[row]) for row in range(len(phi))])  # (B, N)
         score = torch.stack([target[row : row + 1].score(logits[row : row + 1])[0] for row in range(len(phi))])
         extras = {"votes": phi.transpose(1, 2).unflatten(2, network.grid).contiguous()} if self.every_class else {}
-        if self.refine:
+        if self.refine is not None:
             seed = int(torch.randint(0, 2**31, ()))  # each row draws what it would draw alone
             lacking = [
-                self._lacking(model, inputs[row], target[row : row + 1], votes[row], seed) for row in range(len(votes))
+                self._lacking(model, inputs[row], target[row : row + 1], votes[row], self.refine, seed)
+                for row in range(len(votes))
             ]
             votes = votes + torch.stack([found.values for found in lacking]).to(votes)
             score = score + torch.tensor([found.whole for found in lacking]).to(score)
@@ -118,7 +110,9 @@ class SelfExplained(Explainer):
             },
         )
 
-    def _lacking(self, model: Model, image: Tensor, target: ResolvedTarget, votes: Tensor, seed: int) -> Estimate:
+    def _lacking(
+        self, model: Model, image: Tensor, target: ResolvedTarget, votes: Tensor, budget: int, seed: int
+    ) -> Estimate:
         """Return the Shapley values of what the votes of one picture leave unexplained."""
         network = _self_explaining(model)
         cells = Segments(network.cell_of_pixel)
@@ -133,9 +127,9 @@ class SelfExplained(Explainer):
             found = coalition_scores(model, image, cells, coalitions, removal=OwnMasking(network), score=score)
             return found.double() - coalitions.double() @ votes.double().cpu()
 
-        if 2**cells.count <= self.refine:
+        if 2**cells.count <= budget:
             return enumerated(rest, cells.count)
-        return interacting(rest, cells.count, self.refine, torch.Generator().manual_seed(seed), shapes(cells))
+        return interacting(rest, cells.count, budget, torch.Generator().manual_seed(seed), shapes(cells))
 
     @staticmethod
     def example_model(*, seed: int = 0) -> Model:

@@ -8,11 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xaihub.errors import OutputError, ParameterError
+
+if TYPE_CHECKING:  # torch is imported when the command runs
+    from xaihub_shapley.experiment import Kind
+    from xaihub_shapley.pictures import Task
 
 __all__ = ["reproduce_shapley"]
 
@@ -68,8 +72,8 @@ _FIGURES = {
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell about each network.")
 def reproduce_shapley(
     *,
-    data: tuple[str, ...],
-    network: tuple[str, ...],
+    data: tuple[Task, ...],
+    network: tuple[Kind, ...],
     lambdas: tuple[float, ...],
     votes: float,
     epochs: int,
@@ -112,9 +116,9 @@ def reproduce_shapley(
     try:
         for task, kind, weight in product(data, network, weights):
             setting = Setting(
-                task,  # type: ignore[arg-type]
-                kind,  # type: ignore[arg-type]
-                weight,
+                task=task,
+                kind=kind,
+                weight=weight,
                 epochs=epochs,
                 lr=lr,
                 pictures=pictures,

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from superclasses import FOLDS, deal, held_out, others, photos_or_skip, tensors, warm_card, write_csv
+from superclasses import FOLDS, Photo, deal, held_out, others, photos_or_skip, tensors, warm_card, write_csv
 
 from xaihub import Explanation, Model, Runtime, Target
 from xaihub.hub import Hub
@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
     parser.add_argument("--learn", help="a folder of more photos, to learn from and to classify only")
+    parser.add_argument("--extra", nargs="+", default=[], help="folders of photos that every fold learns from")
     parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and pictures are kept")
     parser.add_argument("--seed", type=int, default=1, help="of dealing out and of training")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="which of these are held out")
@@ -85,11 +86,14 @@ def main() -> None:
     hub = Hub()
     records = []
     pool = [*found, *(others(options.learn, found) if options.learn else [])]
+    extra: list[Photo] = []
+    for more in options.extra:
+        extra += others(more, [*pool, *extra])
     for fold in options.folds:
         place = folder / f"{options.seed}-{fold}"
         place.mkdir(exist_ok=True)
         learned, held = deal(pool, fold=fold, seed=options.seed)
-        task = write_csv(place / "task.csv", learned, held=held)
+        task = write_csv(place / "task.csv", [*learned, *extra], held=held)
         file = place / "result.json"
         if not file.is_file():
             for name in TWINS:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.hub import Hub
 from xaihub.masking import make_features
-from xaihub_expo.base import Outputs, quiet
+from xaihub_expo.base import Outputs
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import line_fit
 from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
@@ -384,17 +384,3 @@ def test_wrong_parameters_are_refused(values: dict[str, str]) -> None:
 
     with pytest.raises(ParameterError, match=next(iter(values.values()))):
         use()
-
-
-def test_quiet_restores_modes_after_an_error() -> None:
-    network = resnet().train()
-    network.layer1.eval()
-    before = [module.training for module in network.modules()]
-
-    def fail() -> None:
-        with quiet(network):
-            raise ValueError(str([module.training for module in network.modules()].count(True)))
-
-    with pytest.raises(ValueError, match="^0$"):
-        fail()
-    assert [module.training for module in network.modules()] == before

@@ -99,9 +99,11 @@ def test_a_few_coalitions_bring_votes_nearer_to_shapley_values_whatever_shares_t
         assert 1 < found[row].metadata["forwards"] <= 101
 
 
-def test_too_few_coalitions_to_refine_with_are_refused() -> None:
-    with pytest.raises(ParameterError, match="refine"):
-        SelfExplained(refine=7).explain(_model(), _batch()[0])
+@pytest.mark.parametrize("refine", ["0", "7"])
+def test_too_few_coalitions_to_refine_with_are_refused_before_any_work(refine: str) -> None:
+    with pytest.raises(ParameterError, match=f"'refine' of shapley cannot be '{refine}'"):
+        Hub().get_explainer("shapley", refine=refine)
+    assert Hub().get_explainer("shapley", refine="none").parameters["refine"] is None
 
 
 def test_other_models_and_other_sizes_are_refused_with_what_to_do() -> None:
