@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
-from xaihub import Geometry, ModelCard, ModelRequest, Preprocessing
+from xaihub import Geometry, Hub, ModelCard, ModelError, ModelRequest, Preprocessing
 from xaihub.specs import Weights
 from xaihub_zoo.timm_adapter import TimmAdapter, _preprocessing
 from xaihub_zoo.torchvision_adapter import TorchvisionAdapter
@@ -164,3 +165,25 @@ def test_normalising_can_be_undone() -> None:
     pixels = torch.rand(2, 3, 4, 4)
     assert torch.allclose(preprocessing.denormalise(preprocessing.normalise(pixels)), pixels, atol=1e-6)
     assert torch.allclose(preprocessing.normalise(pixels)[:, 1], (pixels[:, 1] - 0.2) / 0.6)
+
+
+@pytest.mark.parametrize("sized", ["", "input: {size: 96}\n", "input: {size: [64, 96], mean: [0.5], std: [0.25]}\n"])
+def test_a_network_that_was_built_for_one_channel_sees_grey_pictures(tmp_path: Path, sized: str) -> None:
+    card = tmp_path / "grey.yaml"
+    network = "name: grey\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 1}\n"
+    card.write_text(network + sized)
+    model = Hub().load_model(str(card))
+    inputs, _ = model.prepare(Image.new("RGB", (50, 40), (255, 0, 0)))
+    assert inputs.shape == model.input_size
+    assert inputs.shape[0] == len(model.preprocessing.mean) == len(model.preprocessing.std) == 1
+    assert float(model.preprocessing.denormalise(inputs)[0, 20, 20]) == pytest.approx(76 / 255, abs=1e-3)
+    assert model.predict(inputs[None]).shape[0] == 1
+
+
+def test_a_network_of_other_channels_than_a_picture_has_is_refused(tmp_path: Path) -> None:
+    card = tmp_path / "many.yaml"
+    card.write_text(
+        "name: many\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 5}\n"
+    )
+    with pytest.raises(ModelError, match="a picture has 1 or 3 channels, and the model takes 5"):
+        Hub().load_model(str(card))

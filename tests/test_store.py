@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -57,6 +58,7 @@ def test_further_tensors_of_an_explanation_come_back_as_well(store: RunStore) ->
     [
         {"picture": "cd" * 32},
         {"weights": "v"},
+        {"structure": "s"},
         {"preprocessing": {"size": 9}},
         {"explainer": "other"},
         {"parameters": {"steps": 4}},
@@ -299,3 +301,20 @@ def test_every_commit_survives_without_closing(store: RunStore) -> None:
     with closing(sqlite3.connect(store.folder / "run.sqlite")) as second:
         assert second.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert second.execute("SELECT value FROM scores").fetchall() == [(0.5,)]
+
+
+def test_a_run_in_a_folder_that_may_only_be_read_is_read_as_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunStore(tmp_path / "run", create=True) as opened:
+        opened.add_explanation(KEY, "cat.jpg", explanation())
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    with RunStore(tmp_path / "run") as read:
+        assert read.explanation(KEY) is not None
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before  # no journal beside it
+        with pytest.raises(OutputError, match="readonly"):
+            read.set_config({})
+    (tmp_path / "run" / "run.sqlite-wal").write_bytes(b"records")
+    with pytest.raises(OutputError, match="may only be read"):
+        RunStore(tmp_path / "run")

@@ -126,3 +126,12 @@ def test_targets_can_be_sliced_with_their_contrasts() -> None:
 def test_a_ready_target_passes_through() -> None:
     target = Target(rank=1)
     assert Target.parse(target, IMAGENET) is target
+
+
+def test_a_class_named_by_a_number_is_meant_by_that_name_and_an_index_by_an_int() -> None:
+    names = ["1", "10", "11", "12", "2"]
+    assert Target.parse("2", names).index == 4
+    assert Target.parse("12", names).index == 3
+    assert Target.parse(2, names).index == 2
+    assert Target.parse("0", names).index == 0  # no class has that name
+    assert Target.parse("2 vs 10", names).against == Target(index=1)

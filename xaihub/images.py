@@ -24,6 +24,8 @@ __all__ = ["Picture", "find_images", "load_picture", "sample_photo"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
+_STDIN: list[Any] = []  # the stream that was read, and what it held
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -103,7 +105,7 @@ def load_picture(source: Any) -> Picture:
         return _decode(source, name="bytes", source="")
     path = str(source)
     if path == "-":
-        return _decode(sys.stdin.buffer.read(), name="stdin", source="-")
+        return _decode(_standard_input(), name="stdin", source="-")
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
@@ -111,6 +113,14 @@ def load_picture(source: Any) -> Picture:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
     return _decode(data, name=Path(path).stem, source=path)
+
+
+def _standard_input() -> bytes:
+    """Return what standard input holds; it can be read once, and several models may ask for it."""
+    stream = sys.stdin.buffer
+    if not _STDIN or _STDIN[0] is not stream:
+        _STDIN[:] = [stream, stream.read()]
+    return _STDIN[1]  # type: ignore[no-any-return]
 
 
 def _decode(data: bytes, *, name: str, source: str) -> Picture:

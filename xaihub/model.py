@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.preprocessing import Geometry, Preprocessing
+from xaihub.results import canonical
 from xaihub.specs import ModelCard
 from xaihub.structure import Hints, Layer, Structure, trace
 
@@ -154,6 +156,15 @@ class Model:
         if self._hashed is None or self._hashed[0] != versions:
             self._hashed = (versions, self._hash(sorted(self.module.state_dict().items())))
         return self._hashed[1]
+
+    @property
+    def structure_hash(self) -> str:
+        """The sha256 of what tells two networks with the same weights apart, and of their layers for maps."""
+        drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are shown with their addresses
+        card = self.card
+        options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
+        made = canonical([drawn, card.architecture, card.objective, *options])
+        return hashlib.sha256(made.encode()).hexdigest()
 
     @staticmethod
     def _hash(state: list[tuple[str, Tensor]]) -> str:

@@ -19,6 +19,7 @@ class Key:
         picture: The sha256 of the picture's file.
         model: The model's name, for reading only.
         weights: The hash of the weights.
+        structure: The hash of what the network does with them, and of the layers that were chosen for maps.
         preprocessing: The model's preprocessing settings.
         explainer: The explainer's name.
         parameters: Its parameters.
@@ -38,6 +39,7 @@ class Key:
     seed: int
     code: str
     control: bool = False
+    structure: str = ""
 
     @property
     def digest(self) -> str:

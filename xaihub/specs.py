@@ -148,6 +148,7 @@ class MetricSpec(Spec):
         variant: Which of several published variants it is.
         cost: Forward passes and further explanations a map.
         limits: What a good score does not show.
+        axes: What the two axes of its curve are, if it has one.
     """
 
     higher_is_better: bool | None = True
@@ -156,6 +157,7 @@ class MetricSpec(Spec):
     variant: str = ""
     cost: str = ""
     limits: str = ""
+    axes: tuple[str, str] = ("share of the picture changed", "score")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ them; `current` marks what the present plan asks for, and nothing else is shown.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -76,7 +78,7 @@ class RunStore:
         with self._guard():
             if create:
                 (self.folder / MAPS).mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(file, isolation_level=None, timeout=30)
+            self._db = _connected(file, readable=not create and not os.access(self.folder, os.W_OK))
         try:
             self._open(create=create)
         except BaseException:
@@ -86,7 +88,8 @@ class RunStore:
     def _open(self, *, create: bool) -> None:
         self._db.row_factory = sqlite3.Row
         with self._guard():
-            self._db.execute("PRAGMA journal_mode = WAL")
+            if create:
+                self._db.execute("PRAGMA journal_mode = WAL")  # remembered in the file
             self._db.execute("PRAGMA synchronous = NORMAL")
             known = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not create and not known:
@@ -379,3 +382,17 @@ class RunStore:
             raise OutputError(f"the run in {str(self.folder)!r} is damaged: {error}") from error
         except OSError as error:
             raise OutputError(f"cannot write the run in {str(self.folder)!r}: {error.strerror}") from error
+
+
+def _connected(file: Path, *, readable: bool) -> sqlite3.Connection:
+    """Open a run's file; one that is `readable` only, as it lies: its folder has no room for a journal of our own."""
+    if not readable:
+        return sqlite3.connect(file, isolation_level=None, timeout=30)
+    unsaved = file.with_name(f"{file.name}-wal")
+    if unsaved.is_file() and unsaved.stat().st_size:
+        raise OutputError(
+            f"{str(file.parent)!r} may only be read, and its last records were not put in order",
+            hint="copy the folder to where you may write",
+        )
+    address = f"file:{quote(str(file.resolve()))}?immutable=1"
+    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)

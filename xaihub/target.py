@@ -47,13 +47,15 @@ class Target:
         parts = _VERSUS.split(str(text).strip())
         if len(parts) > 2:
             raise ParameterError(f"target {text!r} compares more than two classes", hint="write 'a vs b'")
-        first = cls._parse_one(parts[0], classes)
+        # A class may be named by a number that is another one's index. Whoever types it means the name they see.
+        names = [] if isinstance(text, int) else [name.strip() for name in classes]
+        first = cls._parse_one(parts[0], classes, names)
         if len(parts) == 1:
             return first
-        return cls(index=first.index, rank=first.rank, against=cls._parse_one(parts[1], classes))
+        return cls(index=first.index, rank=first.rank, against=cls._parse_one(parts[1], classes, names))
 
     @classmethod
-    def _parse_one(cls, text: str, classes: Sequence[str]) -> Target:
+    def _parse_one(cls, text: str, classes: Sequence[str], names: Sequence[str]) -> Target:
         text = text.strip()
         rank = _RANK.fullmatch(text)
         if rank or text.lower() == "predicted":
@@ -62,7 +64,7 @@ class Target:
                 raise ParameterError(f"rank {text!r} is out of range", hint=f"top1 to top{len(classes) or 'K'}")
             return cls(rank=position - 1)
         if re.fullmatch(r"-?\d+", text):
-            index = int(text)
+            index = names.index(text) if names.count(text) == 1 else int(text)
             if index < 0 or (classes and index >= len(classes)):
                 raise ParameterError(f"class {index} is out of range", hint=f"the model has {len(classes)} classes")
             return cls(index=index)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from msgspec import to_builtins
 from torch import Tensor
 
 from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, ParameterError, ResolvedTarget
-from xaihub.masking import Fill, Inpaint, Removal, baseline_image, make_removal
+from xaihub.masking import Fill, Inpaint, Removal, Segments, baseline_image, make_removal
 from xaihub_first_principles.answers import Answers, ask
 from xaihub_first_principles.catalogue import Question, make_family
 from xaihub_first_principles.learned import Header, LearnedMeasure, read_measure
@@ -129,12 +130,14 @@ class FirstPrinciples(Explainer):
         self, model: Model, image: Tensor, target: ResolvedTarget, learned: LearnedMeasure | None
     ) -> Attribution:
         generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, ())))
-        removals = self._removals(model, image, generator)
+        removals = self._removals(model, image)
         grids = make_regions(self.features, model, image, shifts=self.shifts, generator=generator)
         heat = torch.zeros(image.shape[1:], dtype=torch.float64)
         results, gaps, done = [], [], 0
         for number, grid in enumerate(grids):
             budget = self.budget // self.shifts
+            if self._independent:
+                removals = self._mosaics(model, image, grid.features, generator)
             question = Question(
                 count=grid.features.count, budget=budget, bases=len(removals), p=self.p, law=self.sizes,
                 centre=self.centre, adjust=self.adjust,
@@ -173,6 +176,8 @@ class FirstPrinciples(Explainer):
     ) -> tuple[Measured, float]:
         """Return the attribution on one grid and the gap in the sum of its values."""
         points = family.points(torch.ones(grid.features.count, dtype=torch.float64), generator)
+        if self._independent and points.base is not None:  # mosaics are drawn: how they differ is chance
+            points = replace(points, cluster=points.base, distinct=False)
         if self.exact and family.quadrature:
             if self.output != "logit":
                 raise ParameterError("exact lines need output=logit: the softmax is not piecewise affine")
@@ -202,12 +207,20 @@ class FirstPrinciples(Explainer):
         shown = answers.points.values.mean(1)
         return result, float(result.values.sum() - scores[shown == 1].mean() + scores[shown == 0].mean())
 
-    def _removals(self, model: Model, image: Tensor, generator: torch.Generator) -> list[Removal]:
+    @property
+    def _baselines(self) -> list[str]:
         names = [name.strip() for name in self.baseline.split(",")]
         if not all(names):
             raise ParameterError(f"baseline cannot be {self.baseline!r}", hint="write one, or several as blur,mean")
-        if self.family == "independent" and len(names) > 1:
-            return self._mosaics(names, model, image, generator)
+        return names
+
+    @property
+    def _independent(self) -> bool:
+        """Whether each region is replaced by a baseline of its own."""
+        return self.family == "independent" and not self.measure and len(self._baselines) > 1
+
+    def _removals(self, model: Model, image: Tensor) -> list[Removal]:
+        names = self._baselines
         removals = [make_removal(name, model, image) for name in names]
         if self.family == "conditional" and not all(isinstance(removal, Inpaint) for removal in removals):
             raise ParameterError(
@@ -221,14 +234,13 @@ class FirstPrinciples(Explainer):
             )
         return removals
 
-    def _mosaics(self, names: list[str], model: Model, image: Tensor, generator: torch.Generator) -> list[Removal]:
+    def _mosaics(self, model: Model, image: Tensor, regions: Segments, generator: torch.Generator) -> list[Removal]:
         """Return pictures whose regions come from different baselines, so that regions are independent."""
-        pictures = torch.stack([baseline_image(name, model, image) for name in names])  # (k, C, H, W)
-        grid = make_regions(self.features, model, image, shifts=1, generator=generator)[0].features
+        pictures = torch.stack([baseline_image(name, model, image) for name in self._baselines])  # (k, C, H, W)
         found: list[Removal] = []
         for _ in range(MOSAICS):
-            chosen = torch.randint(0, len(names), (grid.count,), generator=generator)
-            where = grid.spread(chosen).to(image.device)
+            chosen = torch.randint(0, len(pictures), (regions.count,), generator=generator)
+            where = regions.spread(chosen).to(image.device)
             found.append(Fill(pictures.gather(0, where.expand(1, *image.shape)).squeeze(0)))
         return found
 

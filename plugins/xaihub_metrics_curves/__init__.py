@@ -62,6 +62,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost=f"{_SHARED}; twice that for order=difference",
             limits="As for deletion.",
             tags=("faithfulness", "scale-invariant", "order-of-pixels"),
+            axes=("share of the picture changed", "fall of the score"),
         ),
         MetricSpec(
             name="log_odds",
@@ -78,6 +79,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost=_SHARED,
             limits="Grows without bound for a confident model, so means over pictures follow the confident ones.",
             tags=("faithfulness", "scale-invariant", "order-of-pixels"),
+            axes=("share of the picture changed", "change of the log odds"),
         ),
         MetricSpec(
             name="monotonicity",
@@ -95,6 +97,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost=_SHARED,
             limits="Sees no sizes: noise around a flat score weighs as much as a cliff.",
             tags=("faithfulness", "positive-evidence", "scale-invariant"),
+            axes=("share of the picture shown", "score"),
         ),
         MetricSpec(
             name="average_drop",
@@ -138,5 +141,6 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost="2 forwards and 2 sparse solves a share (one side: 1 and 1); 9 shares by default",
             limits="A smooth fill still shows the outline of what was cut out.",
             tags=("faithfulness", "scale-invariant", "order-of-pixels"),
+            axes=("percent of the pixels imputed", "fall of the score"),
         ),
     ]

@@ -27,6 +27,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost="sizes * samples forward passes a picture, shared by all maps",
             limits=_PERTURBED,
             tags=("fidelity", "scale-invariant"),
+            axes=("share of the features removed", "correlation"),
         ),
         MetricSpec(
             name="faithfulness_correlation",

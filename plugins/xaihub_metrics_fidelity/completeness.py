@@ -42,7 +42,8 @@ class CompletenessGap(Metric):
         """Return the gap that the explainer reported against its own baseline, or measure it.
 
         Raises:
-            MetricRefused: The method does not claim completeness, or the score does not differ from the baseline's.
+            MetricRefused: The method does not claim completeness, or claims it for another baseline or output than is
+                asked for, or the score does not differ from the baseline's.
         """
         record = case.explanation.metadata
         reported = None if self.claim == "ignored" else record.get("completeness_gap")
@@ -52,8 +53,17 @@ class CompletenessGap(Metric):
             raise MetricRefused(
                 f"{name} does not claim that its values sum to the score", hint="use claim=ignored to measure it"
             )
-        baseline = self.baseline or _own(record, "baseline", otherwise="zero")
-        output = self.output or _own(record, "output", otherwise="logit")
+        own = {
+            "baseline": _own(record, "baseline", otherwise="zero"),
+            "output": _own(record, "output", otherwise="logit"),
+        }
+        baseline, output = self.baseline or own["baseline"], self.output or own["output"]
+        if reported is not None and (baseline, output) != tuple(own.values()):
+            raise MetricRefused(
+                f"{case.explanation.explainer} tells its gap for {own['baseline']} and the {own['output']},"
+                f" which says nothing of {baseline} and the {output}",
+                hint="use claim=ignored to measure it",
+            )
         difference = self._difference(case, baseline, output)
         # A reported gap comes first: a map of features paints each one's value onto many pixels, whose sum is another.
         total = float(case.explanation.values.double().sum())

@@ -22,6 +22,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             limits="Passing is necessary, not sufficient: noise that follows the weights passes. Structural similarity"
             " and cosine rate any two smooth maps as alike; rank correlation reads the many small values.",
             tags=("sanity",),
+            axes=("share of the stages randomised", "similarity to the map before"),
         ),
         MetricSpec(
             name="random_logit",

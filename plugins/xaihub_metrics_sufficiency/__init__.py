@@ -56,6 +56,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost=f"{_SETS}; count forwards for each confidence",
             limits=_ROBUST,
             tags=("sufficiency", "robustness"),
+            axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
         ),
         MetricSpec(
             name="transplant_photos",
@@ -69,6 +70,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost=f"{_SETS}; count forwards for each confidence",
             limits=f"{_ROBUST} A background has an object of its own, which may rightly win.",
             tags=("sufficiency", "robustness"),
+            axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
         ),
         MetricSpec(
             name="transplant_curve",
@@ -82,5 +84,6 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             cost="sizes times count forwards",
             limits="Scattered pixels are recognised less often than compact ones of equal worth.",
             tags=("sufficiency", "robustness"),
+            axes=("share of the picture transplanted", "share of backgrounds with the same answer"),
         ),
     ]

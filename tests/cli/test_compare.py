@@ -39,3 +39,29 @@ def test_more_than_one_picture_is_wrong_usage(run: Run, cat: Path) -> None:
     result = run("compare", ".")
     assert result.exit_code == 2
     assert "takes one picture" in result.stderr
+
+
+def test_models_of_one_name_are_told_apart_by_their_cards(run: Run, cat: Path) -> None:
+    for seed in ("0", "1"):
+        layers = "layers: {features: blocks.4}\n" if seed == "1" else ""
+        weights = "weights: {source: none}\n"
+        Path(seed).mkdir()
+        Path(seed, "card.yaml").write_text(
+            f"name: run\nadapter: timm\narchitecture: test_resnet\n{weights}{layers}".replace("blocks.4", "layer1")
+        )
+    cards = ("-m", "0/card.yaml", "-m", "1/card.yaml")
+
+    compared = run("compare", str(cat), *cards, "-e", "gradcam", "-o", "grid.png", "--json")
+    explained = run("explain", str(cat), *cards, "-e", "gradcam", "-o", "maps", "--json")
+
+    rows = json.loads(compared.stdout)["explanations"]
+    assert [[item["model"] for item in row] for row in rows] == [["0/card.yaml"], ["1/card.yaml"]]
+    assert len({record["png"] for record in json.loads(explained.stdout)}) == 2
+
+
+def test_files_whose_names_differ_in_a_sign_do_not_overwrite_each_other(run: Run, cat: Path) -> None:
+    for name in ("my cat.png", "my_cat.png", "my(cat.png"):
+        shutil.copy(cat, name)
+    result = run("explain", "my cat.png", "my_cat.png", "my(cat.png", "-e", "control_centre", "-o", "maps", "--json")
+    assert len({record["png"] for record in json.loads(result.stdout)}) == 3
+    assert len(list(Path("maps").glob("*.png"))) == 3

@@ -33,7 +33,7 @@ from xaihub.services.evaluation import check_models, make_plan, read_config
         ("images: [photos]\nmodels:\n  - toy\n  - tou\n", 4, "no model is named 'tou'"),
         ("images: [photos]\ndevice: gpu\n", 2, "there is no device called 'gpu'"),
         ("images: [photos]\ntarget: nothing\n", 2, "no class is named 'nothing'"),
-        ("images: [photos]\nlabels: far.csv\n", 2, "class 3 of '0.png' is out of range"),
+        ("images: [photos]\nlabels: far.csv\n", 2, "class 3 of 'photos/0.png' is out of range"),
         ("images: [photos]\nlabels: part.csv\n", 2, "is '1.5', not an index"),
         ("images: [photos]\nlabels: nan.csv\n", 2, "is 'nan', not a number"),
         ("images: [photos]\nboxes: other.csv\n", 2, "no picture is named in 'other.csv'"),

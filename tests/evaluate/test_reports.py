@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from tests.evaluate.toys import config, values
 from xaihub.hub import Hub
+from xaihub.results import ScoreRow
 from xaihub.services.charts import curve_chart
 from xaihub.services.evaluate import evaluate
 from xaihub.services.evaluation import Choice, make_plan
@@ -100,3 +103,29 @@ def test_one_metric_with_two_settings_gets_two_columns(hub: Hub, photos: Path, s
     evaluate(hub, make_plan(hub, chosen), store)
     (board,) = boards(store.rows(), hub)
     assert board.explainers == ["toy_noise width=1.0", "toy_noise width=2.0"]
+
+
+def test_a_method_that_refuses_most_pictures_is_not_called_best_for_the_rest(hub: Hub) -> None:
+    blank: Any = {
+        "model": "m", "explainer_parameters": {}, "control": False, "metric": "toy_mean", "metric_parameters": {},
+        "curve": None, "details": {}, "forwards": 0, "backwards": 0, "seconds": 0.0, "key": "", "record": {},
+    }  # fmt: skip
+    rows = [
+        ScoreRow(**blank, picture=str(number), explainer=name, value=value, error=None if value else "refused")
+        for name, values in (("a", [0.95] + 9 * [None]), ("b", [1.0] + 9 * [0.7]))
+        for number, value in enumerate(values)
+    ]
+    (board,) = boards(rows, hub)
+    assert board.entries["b", "toy_mean"].best
+    assert not board.entries["a", "toy_mean"].best
+    assert board.entries["a", "toy_mean"].count == 1
+    assert any("the 1 that all have decide" in note for note in board.notes)
+
+
+def test_the_axes_of_a_chart_are_the_metrics_own(hub: Hub, photos: Path, store: RunStore) -> None:
+    evaluate(hub, make_plan(hub, config(photos, metrics=["toy_drawn"])), store)
+    rows = store.rows()
+    (board,) = boards(rows, hub)
+    named = replace(board, axes={"toy_drawn": ("depth", "likeness")})
+    (figure,) = dict(curve_chart(named, rows)).values()
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("depth", "likeness")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.evaluate.toys import CALLS, config, values
+from xaihub.errors import InputError, OutputError, ParameterError
 from xaihub.hub import Hub
-from xaihub.services.evaluate import estimate, evaluate
-from xaihub.services.evaluation import Choice, make_plan
+from xaihub.images import load_picture
+from xaihub.services.dependence import Dependence
+from xaihub.services.evaluate import Totals, _Run, estimate, evaluate
+from xaihub.services.evaluation import Choice, check_models, make_plan
 from xaihub.store import RunStore
 
 
@@ -150,3 +155,75 @@ def test_a_result_is_keyed_by_what_is_in_the_files_that_its_parameters_name(
         )
         made.append(evaluate(hub, plan, store).explanations)
     assert made == [4, 0, 4]
+
+
+def test_photos_of_one_name_get_the_labels_and_masks_of_their_own_folders(
+    hub: Hub, photos: Path, tmp_path: Path
+) -> None:
+    for name, number in (("cat", 0), ("dog", 1)):
+        for folder in ("twins", "masks"):
+            (tmp_path / folder / name).mkdir(parents=True)
+        (photos / f"{number}.png").rename(tmp_path / "twins" / name / "001.png")
+        Image.new("L", (24, 20), 255).save(tmp_path / "masks" / name / "001.png")
+    (tmp_path / "labels.csv").write_bytes("\ufefffile,class_index\ncat/001.png,2\ndog/001.png,1\n".encode())
+    chosen = config(tmp_path / "twins", labels=str(tmp_path / "labels.csv"), masks=str(tmp_path / "masks"))
+    plan = make_plan(hub, chosen)
+    assert [plan.labels[picture] for picture in plan.pictures] == [2, 1]
+    assert [plan.masks[picture].parent.name for picture in plan.pictures] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,class_index\n0.png,1\n./0.png,2\n", "twice, and differently"),
+        ("file,class_index\n0.png,1\n0.png,2\n", "two classes, 1 and 2"),
+        ("class_index,file\n5\n", "line 2: no file is named"),
+    ],
+)
+def test_tables_that_contradict_themselves_or_name_nothing_are_refused(
+    hub: Hub, photos: Path, table: str, message: str
+) -> None:
+    (photos / "labels.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        make_plan(hub, config(photos, labels=str(photos / "labels.csv")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are always text there")
+def test_a_file_name_that_is_no_text_is_refused_before_any_work(hub: Hub, photos: Path) -> None:
+    (photos / "0.png").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.png"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        make_plan(hub, config(photos))
+
+
+def test_models_that_cannot_be_told_apart_are_refused(hub: Hub, photos: Path, tmp_path: Path) -> None:
+    cards = [tmp_path / name / "card.yaml" for name in ("a", "b")]
+    for card in cards:
+        card.parent.mkdir()
+        card.write_text("name: net\nadapter: toys\narchitecture: toy\n")
+    with pytest.raises(ParameterError, match="are both named 'net'"):
+        check_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
+    cards[1].write_text("name: ten\nadapter: toys\narchitecture: toy\n")
+    with pytest.raises(ParameterError, match="are the same network"):
+        check_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
+
+
+def test_a_refused_process_does_not_change_the_plan_of_another(hub: Hub, photos: Path, store: RunStore) -> None:
+    evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"])), store)
+    with store.writing(), RunStore(store.folder) as second, pytest.raises(OutputError, match="another process"):
+        evaluate(hub, make_plan(hub, config(photos, metrics=["toy_pool"], seed=7)), second)
+    assert store.config["metrics"] == ["toy_mean"]
+    assert store.config["seed"] == 0
+
+
+def test_what_a_crop_pads_a_picture_with_is_no_evidence(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (24, 20)).save(tmp_path / "masks" / "0.png")
+    plan = make_plan(hub, config(photos, masks=str(tmp_path / "masks")))
+    model = hub.load_model("toy")
+    model.preprocessing = replace(model.preprocessing, spatial=[lambda image: ImageOps.expand(image, 4, (128,) * 3)])
+    run = _Run(hub, plan, Dependence(hub, plan), store, model, Totals(), True, None, 0)
+    truth = run._truth(load_picture(plan.pictures[0]))
+    assert truth is not None
+    assert not bool(truth.any())

@@ -112,6 +112,27 @@ def test_independent_replacements_differ_from_whole_ones_only_if_there_are_sever
     assert not torch.allclose(several.values, whole.values, atol=1e-4)
 
 
+def test_independent_replacements_are_drawn_so_their_values_have_errors_and_no_exact_route() -> None:
+    found = [_explain(family="independent", baseline="black,white", tolerance=0, seed=seed) for seed in range(30)]
+    values = torch.stack([_cells(part.values) for part in found])
+    details = found[0].metadata["details"]
+    claimed = torch.tensor([part.metadata["details"]["stderr"][0] for part in found]).square().mean(0).sqrt()
+    assert not details["exact"]
+    assert float((claimed / values.std(0)).log().abs().max()) < 0.7  # within a factor of 2 over 30 seeds
+    with pytest.raises(ExplainerRefused, match="no exact route for independent"):
+        _explain(family="independent", baseline="black,white", exact=True)
+
+
+def test_mosaics_are_cut_along_the_regions_of_their_own_grid() -> None:
+    explainer = FirstPrinciples(family="independent", baseline="black,white", features="grid:3")
+    model, image = _model(), _image()[0]
+    generator = torch.Generator().manual_seed(0)
+    for grid in make_regions("grid:3", model, image, shifts=3, generator=generator):
+        for removal in explainer._mosaics(model, image, grid.features, generator):
+            for cell in range(grid.features.count):
+                assert len(removal.baseline[0][grid.features.labels == cell].unique()) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_is_deterministic_within_budget_and_reports_its_measure(name: str) -> None:
     baseline = "inpaint" if name == "conditional" else "blur"

@@ -111,3 +111,11 @@ def test_a_map_without_a_record_has_no_cost(metric: Metric) -> None:
     scene = scene_of(Network(), picture())
     with pytest.raises(MetricRefused, match="does not say how many"):
         metric.measure(case_of(scene, picture(1)))
+
+
+def test_a_gap_to_another_baseline_than_was_reported_is_not_taken_for_it() -> None:
+    scene = scene_of(LinearScores(picture(1)), picture())
+    case = case_of(scene, picture(5), completeness_gap=0.1)
+    with pytest.raises(MetricRefused, match="says nothing of white"):
+        CompletenessGap(baseline="white").measure(case)
+    assert CompletenessGap(baseline="white", claim="ignored").measure(case)[0].details["source"] == "measured"

@@ -11,9 +11,11 @@ from click.shell_completion import CompletionItem
 from xaihub.cli._app import App
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
-__all__ = ["json_option", "model_options", "pairs", "quiet_options", "run_options"]
+__all__ = ["SEED", "json_option", "model_options", "pairs", "quiet_options", "run_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+SEED = click.IntRange(-(2**63), 2**63 - 1)  # as torch takes them
 
 
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -82,7 +84,7 @@ run_options = _apply(
             metavar="CLASS",
             help="Index, class name, rank (top2) or contrast ('tabby vs tiger cat'); by default the predicted class.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice."),
+        click.option("--seed", type=SEED, default=0, show_default=True, help="Fixes every random choice."),
     ]
 )
 

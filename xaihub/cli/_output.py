@@ -70,13 +70,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
 def put_board(board: Board) -> None:
     """Print a leaderboard: a row an explainer, "mean [low, high]" a metric, * for the best, controls dimmed."""
     arrows = {True: " ^", False: " v", None: ""}
+    most = max((entry.count for entry in board.entries.values()), default=0)
     lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
     for name in board.explainers:
         cells = [name]
         for metric in board.metrics:
             entry = board.entries.get((name, metric))
+            few = "" if entry is None or entry.count == most else f" (of {entry.count})"
             cells.append(
-                "-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}"
+                "-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
             )
         lines.append(cells)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

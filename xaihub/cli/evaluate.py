@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import json_option, pairs
+from xaihub.cli._options import SEED, json_option, pairs
 from xaihub.cli._output import progress, put, put_board, put_json, say
 from xaihub.errors import OutputError, ParameterError
 
@@ -35,7 +35,7 @@ __all__ = ["evaluate"]
 @click.option("--labels", metavar="FILE", help="CSV with file,class_index: explain the labelled class.")
 @click.option("--masks", metavar="FOLDER", help="Mask pictures (white on black) with the photos' names.")
 @click.option("--boxes", metavar="FILE", help="CSV with file,left,top,right,bottom in pixels.")
-@click.option("--seed", type=int, help="Fixes every random choice.  [default: 0]")
+@click.option("--seed", type=SEED, help="Fixes every random choice.  [default: 0]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a forward pass; by default as memory allows.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first so many pictures.")
@@ -86,15 +86,12 @@ def evaluate(
     if dry_run:
         _estimate(app, plan, options)
         return
-    import msgspec
-
     from xaihub.services.evaluate import evaluate as run
     from xaihub.services.export import plot
     from xaihub.services.leaderboard import boards
     from xaihub.store import RunStore
 
     with RunStore(resume or config.output, create=not resume) as store:
-        store.set_config(msgspec.to_builtins(config))
         with progress(quiet=options["quiet"]) as bar:
             totals = run(app.hub, plan, store, retry=not only_missing, watch=bar.report)
         rows = store.rows()

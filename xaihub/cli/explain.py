@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +113,8 @@ def load_models(app: App, options: dict[str, Any]) -> list[Any]:
     """Load every model that was asked for, with the shared options."""
     from xaihub.model import Runtime
 
-    return [
-        app.hub.load_model(
+    found = {
+        name: app.hub.load_model(
             name,
             device=options["device"],
             checkpoint=options["checkpoint"],
@@ -122,7 +123,12 @@ def load_models(app: App, options: dict[str, Any]) -> list[Any]:
             runtime=Runtime(batch_size=options["batch_size"], autocast=options["autocast"]),
         )
         for name in dict.fromkeys(options["models"])
-    ]
+    }
+    names = Counter(model.name for model in found.values())
+    for asked, model in found.items():
+        if names[model.name] > 1:  # such as the cards of several seeds: files and rows are told apart by name
+            model.name = asked
+    return list(found.values())
 
 
 def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
                 y = np.mean([curve[1] for curve in several], axis=0)
                 dashed = explainer in board.controls
                 axes.plot(x, y, label=explainer, linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
-        axes.set(title=f"{metric} on {board.model}", xlabel="share of the picture changed", ylabel="score")
+        axes.set(title=f"{metric} on {board.model}", **dict(zip(("xlabel", "ylabel"), board.axes[metric], strict=True)))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, ncols=2)
         yield f"curve_{_fit(metric)}", figure

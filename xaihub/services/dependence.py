@@ -71,10 +71,9 @@ class Dependence:
         return self._checksums[path]
 
     def _truth(self, source: str) -> str | None:
-        path = Path(source)
-        if path.stem in self._plan.masks:
-            return f"mask {self.checksum(str(self._plan.masks[path.stem]))}"
-        boxes = self._plan.boxes.get(path.name)
+        if source in self._plan.masks:
+            return f"mask {self.checksum(str(self._plan.masks[source]))}"
+        boxes = self._plan.boxes.get(source)
         return None if boxes is None else f"boxes {_digest(boxes)}"
 
     def _pool(self, source: str) -> str:

@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from torch import Tensor
 
 from xaihub.errors import InputError, OutputError, XaihubError
@@ -24,6 +25,9 @@ from xaihub.services.dependence import Dependence, code, neighbours, with_files
 from xaihub.services.evaluation import Plan
 from xaihub.store import RunStore
 from xaihub.target import Target
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 __all__ = ["Cost", "Totals", "estimate", "evaluate"]
 
@@ -77,6 +81,7 @@ def evaluate(
     started = time.perf_counter()
     totals = Totals()
     with store.writing():
+        store.set_config(msgspec.to_builtins(plan.config))
         # Before anything else, so that a run that is stopped again never shows old and new scores side by side.
         depends = Dependence(hub, plan)
         store.show_scores(depends.bases())
@@ -166,6 +171,7 @@ class _Run:
         self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in plan.metrics}
         self._parameters = [with_files(explainer.parameters) for explainer in plan.explainers]
         self._number = number
+        self._structure = model.structure_hash
         self._done = 0
         self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
         self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
@@ -284,11 +290,12 @@ class _Run:
         return explanation
 
     def _key(self, source: str, sha256: str, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
-        label = self._plan.labels.get(Path(source).name)
+        label = self._plan.labels.get(source)
         return Key(
             picture=sha256,
             model=self._model.name,
             weights=self._model.weights_hash,
+            structure=self._structure,
             preprocessing=self._model.preprocessing.description,
             explainer=explainer.name,
             parameters=parameters,
@@ -300,7 +307,7 @@ class _Run:
 
     def _scene(self, picture: Picture, position: int) -> Scene:
         image, logits, _ = self._input(picture.source, picture)
-        label = self._plan.labels.get(Path(picture.source).name)
+        label = self._plan.labels.get(picture.source)
         wanted = (
             Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
         )
@@ -336,16 +343,21 @@ class _Run:
     def _truth(self, picture: Picture) -> Tensor | None:
         from PIL import Image, ImageDraw
 
-        source = Path(picture.source)
+        source = picture.source
         mask = Image.new("L", picture.image.size)
-        if source.stem in self._plan.masks:
-            mask = load_picture(self._plan.masks[source.stem]).image.convert("L").resize(picture.image.size)
-        elif source.name in self._plan.boxes:
-            for box in self._plan.boxes[source.name]:
+        blank = mask.copy()
+        if source in self._plan.masks:
+            mask = load_picture(self._plan.masks[source]).image.convert("L").resize(picture.image.size)
+        elif source in self._plan.boxes:
+            for box in self._plan.boxes[source]:
                 ImageDraw.Draw(mask).rectangle(box, fill=255)
         else:
             return None
-        # The mask goes through the model's own scaling and cropping, as the picture does.
+        # What is bright without a mask was added by the model's own cropping, which pads small pictures.
+        return self._bright(mask) & ~self._bright(blank)
+
+    def _bright(self, mask: PILImage) -> Tensor:
+        """Send a mask through the model's own scaling and cropping, as the picture goes; tell where it is white."""
         inputs, _ = self._model.preprocessing(mask.convert("RGB"))
         return self._model.preprocessing.denormalise(inputs)[0] > 0.5
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import torch
@@ -22,10 +23,14 @@ from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.model import Model
 from xaihub.params import Parametrised, parameters
+from xaihub.results import canonical
+from xaihub.services.matching import matched
 from xaihub.target import Target
 from xaihub.yamlfile import YamlFile
 
 __all__ = ["Choice", "Config", "Plan", "check_models", "make_plan", "read_config"]
+
+T = TypeVar("T")
 
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
 DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forwards")
@@ -84,9 +89,9 @@ class Plan:
         explainers: The explainers, controls last.
         controls: Which of them are controls, by name.
         metrics: The metrics.
-        labels: The class of each picture, by file name, or empty.
-        masks: The mask picture of each picture, by stem, or empty.
-        boxes: (left, top, right, bottom) of each picture, by file name, or empty.
+        labels: The class of each picture that has one, by its path.
+        masks: The mask picture of each picture that has one, by its path.
+        boxes: (left, top, right, bottom) of each picture that has any, by its path.
     """
 
     config: Config
@@ -123,25 +128,18 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         explainers += [hub.get_explainer(name) for name in sorted(controls - named)]
     with _blaming(file, "images"):
         pictures = find_images(config.images)[: config.limit]
+        _check_names(pictures)
     with _blaming(file, "labels"):
-        labels = _labels(config.labels)
+        labels = _labels(config.labels, pictures)
     with _blaming(file, "masks"):
-        masks = _mask_files(config.masks)
+        masks = _masks(config.masks, pictures)
     with _blaming(file, "boxes"):
-        boxes = _boxes(config.boxes)
+        boxes = _boxes(config.boxes, pictures)
     for number, metric in enumerate(metrics):
         if metric.needs_truth and not masks and not boxes:
             message = f"metric {metric.name!r} compares with masks or boxes, and none are given"
             hint = "give --masks FOLDER or --boxes FILE"
             raise _complaint(ParameterError(message, hint=hint), file, "metrics", number)
-    files: list[tuple[str, str | None, Mapping[str, Any]]] = [
-        ("labels", config.labels, labels), ("boxes", config.boxes, boxes),
-    ]  # fmt: skip
-    for key, path, listed in files:
-        if listed and not any(Path(picture).name in listed for picture in pictures):
-            raise _complaint(InputError(f"no picture is named in {path!r}"), file, key)
-    if masks and not any(Path(picture).stem in masks for picture in pictures):
-        raise _complaint(InputError(f"no mask in {config.masks!r} has a picture's name"), file, "masks")
     if not explainers:
         raise _complaint(ParameterError("there is no explainer to judge"), file, "explainers")
     return Plan(
@@ -162,11 +160,21 @@ def check_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> None:
     Raises:
         XaihubError: One of them is wrong; names line and key if `file` is given.
     """
+    named: dict[str, str] = {}
+    networks: dict[str, str] = {}
     for number, name in enumerate(plan.config.models):
         with _blaming(file, "device"):
             pick_device(plan.config.device)
         with _blaming(file, "models", number):
             model = hub.load_model(name, device=plan.config.device)
+            if model.name in named:
+                message = f"{named[model.name]!r} and {name!r} are both named {model.name!r}"
+                raise ParameterError(message, hint="give one of the cards another name, or each its own run")
+            named[model.name] = name
+            network = canonical([model.weights_hash, model.structure_hash, model.preprocessing.description])
+            if network in networks:
+                raise ParameterError(f"{networks[network]!r} and {name!r} are the same network", hint="drop one")
+            networks[network] = name
         with _blaming(file, "target"):
             Target.parse(plan.config.target, model.classes)
         with _blaming(file, "labels"):
@@ -226,17 +234,19 @@ def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[
     if path is None:
         return []
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark at the beginning
             reader = csv.DictReader(file)
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
             if missing:
                 raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(columns)}")
-            rows: list[tuple[str, Mapping[str, str]]] = [(Path(row["file"]).name, row) for row in reader]
+            rows: list[tuple[str, Mapping[str, str]]] = [(row["file"] or "", row) for row in reader]
     except OSError as error:
         raise InputError(f"cannot read {path!r}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path!r} is no CSV file: {error}") from error
-    for number, (_, row) in enumerate(rows, start=2):
+    for number, (name, row) in enumerate(rows, start=2):
+        if not name:
+            raise InputError(f"{path!r}, line {number}: no file is named")
         for column in columns[1:]:
             try:
                 known = math.isfinite(float(row[column]))
@@ -247,25 +257,51 @@ def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[
     return rows
 
 
-def _labels(path: str | None) -> dict[str, int]:
-    found = {}
+def _check_names(pictures: Sequence[str]) -> None:
+    for picture in pictures:
+        try:
+            picture.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the file name {picture!r} is not UTF-8, so no record can name it", hint="rename it"
+            ) from error
+
+
+def _labels(path: str | None, pictures: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
     for name, row in _table(path, ("file", "class_index")):
         value = float(row["class_index"])
         if value < 0 or value != int(value):
             raise InputError(f"{path!r}: the class of {name!r} is {row['class_index']!r}, not an index")
-        found[name] = int(value)
+        if found.setdefault(name, int(value)) != value:
+            raise InputError(f"{path!r} gives {name!r} two classes, {found[name]} and {int(value)}")
+    return _of_pictures(pictures, found, path)
+
+
+def _masks(folder: str | None, pictures: Sequence[str]) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    files = {os.path.relpath(path, folder): Path(path) for path in find_images([folder])}
+    found = matched(pictures, files, where=repr(folder), by_stem=True)
+    if not found:
+        raise InputError(f"no mask in {folder!r} has a picture's name")
     return found
 
 
-def _mask_files(folder: str | None) -> dict[str, Path]:
-    return {} if folder is None else {Path(path).stem: Path(path) for path in find_images([folder])}
-
-
-def _boxes(path: str | None) -> dict[str, list[tuple[float, float, float, float]]]:
+def _boxes(path: str | None, pictures: Sequence[str]) -> dict[str, list[tuple[float, float, float, float]]]:
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, row in _table(path, ("file", "left", "top", "right", "bottom")):
         box = (float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"]))
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path!r}: the box of {name!r} is empty")
         found.setdefault(name, []).append(box)
+    return _of_pictures(pictures, found, path)
+
+
+def _of_pictures(pictures: Sequence[str], listed: Mapping[str, T], path: str | None) -> dict[str, T]:
+    if path is None:
+        return {}
+    found = matched(pictures, listed, where=repr(path), base=Path(path).parent)
+    if listed and not found:
+        raise InputError(f"no picture is named in {path!r}")
     return found

@@ -211,14 +211,22 @@ def _explain_many(
 
 def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:
     """Name an outcome's files: picture, model and explainer, told apart where pictures share a name."""
-    path = Path(outcome.source)
-    twins = [source for source in sources if Path(source).stem == path.stem]
-    name = "stdin" if outcome.source == "-" else path.stem
+    name = _short(outcome.source)
+    twins = [source for source in sources if _short(source) == name]
     if len(twins) > 1:
-        name = f"{'_'.join(path.parts[-2:-1])}_{path.name}".lstrip("_/")
-        if len({(Path(twin).parent.name, Path(twin).name) for twin in twins}) < len(twins):
+        name = _long(outcome.source)
+        if len({_long(twin) for twin in twins}) < len(twins):
             name = f"{sources.index(outcome.source):04d}_{name}"
-    return "__".join(_safe(part) for part in (name, outcome.model, outcome.explainer))
+    return "__".join((name, _safe(outcome.model), _safe(outcome.explainer)))
+
+
+def _short(source: str) -> str:
+    return "stdin" if source == "-" else _safe(Path(source).stem)
+
+
+def _long(source: str) -> str:
+    path = Path(source)
+    return _safe(f"{'_'.join(path.parts[-2:-1])}_{path.name}".lstrip("_/"))
 
 
 def _safe(name: str) -> str:

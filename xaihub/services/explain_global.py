@@ -18,6 +18,7 @@ from xaihub.images import load_picture
 from xaihub.model import Model
 from xaihub.params import parameters
 from xaihub.services.explain import share_out
+from xaihub.services.matching import matched
 
 __all__ = ["GlobalOutcome", "Photos", "combined", "explain_global", "labels_of", "make_global_explainers"]
 
@@ -132,7 +133,7 @@ def explain_global(
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:
     """Return the (N,) classes of pictures from a CSV file with the columns of `xaihub train`: file and label.
 
-    A picture is found by its path, or by its file name where that occurs once.
+    Which row is a picture's is told as in `xaihub.services.matching`.
 
     Raises:
         InputError: The file cannot be read, has no row for a picture, or names classes that the model lacks.
@@ -140,18 +141,11 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     from xaihub.training.sources import open_pictures
 
     table = open_pictures(file, classes=classes or None)
-    by_path = {str(Path(name).resolve()): label for name, label in zip(table.names, table.labels, strict=True)}
-    by_name: dict[str, list[int]] = {}
-    for name, label in zip(table.names, table.labels, strict=True):
-        by_name.setdefault(Path(name).name, []).append(label)
-    found = []
+    found = matched(sources, dict(zip(table.names, table.labels, strict=True)), where=repr(file))
     for source in sources:
-        twins = by_name.get(Path(source).name, [])
-        known = by_path.get(str(Path(source).resolve()), twins[0] if len(twins) == 1 else None)
-        if known is None:
+        if source not in found:
             raise InputError(f"{file!r} has no label for {source!r}", hint="columns: file, label")
-        found.append(known)
-    return torch.tensor(found, dtype=torch.long)
+    return torch.tensor([found[source] for source in sources], dtype=torch.long)
 
 
 def combined(outcomes: Sequence[GlobalOutcome]) -> list[GlobalExplanation]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from xaihub.hub import Hub
 from xaihub.results import ScoreRow, canonical
+from xaihub.specs import MetricSpec
 
 __all__ = ["Board", "Entry", "boards", "interval", "labels"]
 
@@ -26,7 +27,7 @@ class Entry:
         high: Its upper end.
         count: Number of pictures with a score.
         failed: Number of pictures without one.
-        best: The best mean of all methods that are no controls.
+        best: The best of all methods that are no controls, on the pictures that all of them have a score of.
     """
 
     mean: float
@@ -45,15 +46,18 @@ class Board:
         model: The model.
         metrics: Column names, with parameters where one metric occurs twice.
         directions: True where higher is better, False where lower is, None where neither.
+        axes: What the two axes of a metric's curve are.
         explainers: Row names, methods first, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
-        notes: Where metrics contradict each other, and where a control beats every method.
+        notes: Where methods have scores on different pictures, where a control beats every method, and where metrics
+            contradict each other.
     """
 
     model: str
     metrics: list[str]
     directions: Mapping[str, bool | None]
+    axes: Mapping[str, tuple[str, str]]
     explainers: list[str]
     controls: frozenset[str]
     entries: Mapping[tuple[str, str], Entry]
@@ -120,62 +124,101 @@ def _board(
             mean, low, high = interval(known)
             entries[pair] = Entry(mean=mean, low=low, high=high, count=len(known), failed=len(scored) - len(known))
     explainers = sorted(dict.fromkeys(pair[0] for pair in values), key=lambda name: (name in controls, name))
+    table = _Table(values, metrics, [name for name in explainers if name not in controls], directions)
     for metric in metrics:
-        best = _best(entries, metric, [name for name in explainers if name not in controls], directions[metric])
+        best = table.best(metric)
         if best is not None:
-            entries[best, metric] = Entry(**{**entries[best, metric].__dict__, "best": True})
-    board = Board(
-        model=model, metrics=metrics, directions=directions, explainers=explainers, controls=controls, entries=entries
+            entries[best, metric] = replace(entries[best, metric], best=True)
+    return Board(
+        model=model,
+        metrics=metrics,
+        directions=directions,
+        axes={columns[_id(row.metric, row.metric_parameters)]: _axes(hub, row.metric) for row in rows},
+        explainers=explainers,
+        controls=controls,
+        entries=entries,
+        notes=[*table.uneven(), *table.beaten(sorted(controls)), *table.contradictions()],
     )
-    board.notes.extend([*_beaten(board), *_contradictions(board)])
-    return board
 
 
-def _best(
-    entries: Mapping[tuple[str, str], Entry], metric: str, names: Iterable[str], higher: bool | None
-) -> str | None:
-    known = {name: entries[name, metric].mean for name in names if (name, metric) in entries}
-    if not known or higher is None:
-        return None
-    return max(known, key=lambda name: known[name] if higher else -known[name])
+class _Table:
+    """Comparisons of methods, each on the pictures that all compared have a score of: a refusal is no good score."""
+
+    def __init__(
+        self,
+        rows: Mapping[tuple[str, str], Sequence[ScoreRow]],
+        metrics: Sequence[str],
+        methods: Sequence[str],
+        directions: Mapping[str, bool | None],
+    ) -> None:
+        self._scores = {
+            pair: {row.picture: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
+        }
+        self._metrics, self._methods, self._directions = metrics, methods, directions
+
+    def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
+        """Return the means over common pictures; a larger one is better. Those without any score are left out."""
+        found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
+        common = set.intersection(*map(set, found.values())) if found else set()
+        sign = -1 if self._directions[metric] is False else 1
+        return {
+            name: sign * float(np.mean([scores[picture] for picture in sorted(common)]))
+            for name, scores in found.items()
+            if common
+        }
+
+    def best(self, metric: str) -> str | None:
+        means = {} if self._directions[metric] is None else self._means(metric, self._methods)
+        return max(means, key=means.__getitem__) if means else None
+
+    def uneven(self) -> Iterator[str]:
+        """Name the metrics of which methods have scores on different pictures."""
+        for metric in self._metrics:
+            sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
+            if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
+                common = len(set.intersection(*sets))
+                compared = f"the {common} that all have decide" if common else "none has all, so none is called best"
+                yield f"not every method has {metric} of the same pictures: {compared}"
+
+    def beaten(self, controls: Sequence[str]) -> Iterator[str]:
+        """Name the metrics on which a control, which knows nothing of the model, beats every method."""
+        for metric in self._metrics:
+            if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forwards", "cost_seconds"):
+                continue
+            for control in controls:
+                means = self._means(metric, [*self._methods, control])
+                if control not in means or len(means) < 2:
+                    continue
+                mean = means.pop(control)
+                best = max(means, key=means.__getitem__)
+                if mean > means[best]:
+                    yield (
+                        f"{control} beats every method on {metric} ({abs(mean):.3g} against {abs(means[best]):.3g} of"
+                        f" {best}): this metric alone proves nothing here"
+                    )
+
+    def contradictions(self) -> Iterator[str]:
+        """Name the pairs of metrics that rank the methods the opposite way, by Kendall's tau."""
+        from scipy.stats import kendalltau
+
+        if len(self._methods) < 3:
+            return
+        ranked = [
+            (metric, list(means.values()))
+            for metric in self._metrics
+            if self._directions[metric] is not None and not metric.startswith("cost_")
+            if len(means := self._means(metric, self._methods)) == len(self._methods)
+        ]
+        for number, (first, ours) in enumerate(ranked):
+            for second, theirs in ranked[number + 1 :]:
+                tau = kendalltau(ours, theirs).statistic
+                if tau < -0.3:
+                    yield f"{first} and {second} rank the methods the opposite way (Kendall's tau {tau:.2f})"
 
 
-def _beaten(board: Board) -> Iterable[str]:
-    """Name the metrics on which a control, which knows nothing of the model, beats every method."""
-    for metric in board.metrics:
-        higher = board.directions[metric]
-        methods = [name for name in board.explainers if name not in board.controls]
-        best = _best(board.entries, metric, methods, higher)
-        if best is None or metric.partition(" ")[0] in ("cost_forwards", "cost_seconds"):
-            continue
-        top = board.entries[best, metric].mean
-        for control in sorted(board.controls):
-            entry = board.entries.get((control, metric))
-            if entry is not None and (entry.mean > top if higher else entry.mean < top):
-                yield (
-                    f"{control} beats every method on {metric} ({entry.mean:.3g} against {top:.3g} of {best}):"
-                    " this metric alone proves nothing here"
-                )
-
-
-def _contradictions(board: Board) -> Iterable[str]:
-    """Name the pairs of metrics that rank the methods the opposite way, by Kendall's tau."""
-    from scipy.stats import kendalltau
-
-    methods = [name for name in board.explainers if name not in board.controls]
-    ranked = [
-        (metric, [board.entries[name, metric].mean * (1 if board.directions[metric] else -1) for name in methods])
-        for metric in board.metrics
-        if board.directions[metric] is not None and all((name, metric) in board.entries for name in methods)
-        if not metric.startswith("cost_")
-    ]
-    if len(methods) < 3:
-        return
-    for number, (first, ours) in enumerate(ranked):
-        for second, theirs in ranked[number + 1 :]:
-            tau = kendalltau(ours, theirs).statistic
-            if tau < -0.3:
-                yield f"{first} and {second} rank the methods the opposite way (Kendall's tau {tau:.2f})"
+def _axes(hub: Hub, metric: str) -> tuple[str, str]:
+    spec = hub.metrics.find(metric)
+    return MetricSpec.axes if spec is None else spec.axes
 
 
 def _direction(hub: Hub, metric: str) -> bool | None:

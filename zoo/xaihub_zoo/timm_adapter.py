@@ -53,7 +53,7 @@ class TimmAdapter(ModelAdapter):
         return Model(
             module,
             name=request.name,
-            preprocessing=_preprocessing(module, dict(card.input)),
+            preprocessing=_preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans")),
             classes=names,
             hints=_hints(module, dict(card.layers)),
             card=card,
@@ -135,14 +135,20 @@ def _hints(module: nn.Module, layers: dict[str, str]) -> Hints:
     )
 
 
-def _preprocessing(module: nn.Module, overrides: dict[str, Any]) -> Preprocessing:
+def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int | None = None) -> Preprocessing:
+    """Return the steps of the module's own configuration; `channels` is a number of them that it was built with."""
     size = overrides.pop("size", None)
-    if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        channels = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]
-        overrides["input_size"] = (channels, height, width)
+    own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+    if size is not None or channels is not None:
+        height, width = own[1:] if size is None else (size, size) if isinstance(size, int) else size
+        overrides["input_size"] = (own[0] if channels is None else channels, height, width)
     try:
         config = resolve_data_config(args=overrides, model=module)
+        if config["input_size"][0] not in (1, 3):
+            raise ModelError(f"a picture has 1 or 3 channels, and the model takes {config['input_size'][0]}")
+        for name in ("mean", "std"):  # of colours, where the model sees their mean
+            if len(config[name]) != config["input_size"][0]:
+                config[name] = (sum(config[name]) / len(config[name]),) * config["input_size"][0]
     except (AssertionError, ValueError, TypeError) as error:
         why = str(error) or ", ".join(overrides)
         raise ModelError(f"the model card's input does not suit the architecture: {why}") from error
