@@ -169,6 +169,13 @@ class Objective(Parametrised, ABC):
             step: Where training stands.
         """
 
+    def comparable(self, epoch: int) -> bool:
+        """Tell whether the loss on what is held out after an epoch (counted from 1) is that of all later ones.
+
+        The best epoch is one of those, unless there are none.
+        """
+        return True
+
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
         """Return what belongs into the record of an epoch (counted from 1); JSON types only."""
         return {}

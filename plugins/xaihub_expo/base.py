@@ -87,7 +87,11 @@ class Expo(Objective):
             return Losses(terms={"cross_entropy": cost}, logits=logits, notes={"gamma": gamma})
         penalty = self._penalty(network, inputs, labels, logits, step.generator)
         terms = {"cross_entropy": cost, "expo": gamma * turn * penalty}
-        return Losses(terms=terms, logits=logits, notes={"gamma": gamma, "penalty": float(penalty.detach())})
+        return Losses(terms=terms, logits=logits, notes={"gamma": gamma, "penalty": turn * float(penalty.detach())})
+
+    def comparable(self, epoch: int) -> bool:
+        """Tell whether what is held out was judged with the penalty already."""
+        return self.c == 0 or self.weight is not None or epoch >= self.warmup
 
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:  # noqa: ARG002 - as in the base class
         """Count the epochs, and note the weight."""

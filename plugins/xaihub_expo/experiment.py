@@ -135,7 +135,7 @@ def run(
 
     Args:
         table: The data.
-        chosen: The contenders; all of them see the same splits, initial weights and random numbers.
+        chosen: The contenders; all of them see the same splits and initial weights.
         splits: How many.
         points: Test points that are explained, at most; None for all.
         maple: Judge MAPLE as well.

@@ -76,8 +76,8 @@ def reproduce_expo(
 ) -> None:
     """Train the paper's networks for tables with and without ExpO and judge their explanations.
 
-    Every penalty sees the same splits, initial weights and random numbers. "change" compares means with "none"; the
-    count behind it says in how many splits the figure fell.
+    Every penalty sees the same splits and initial weights; the order of rows is chance. "change" compares means with
+    "none"; the count behind it says in how many splits the figure fell.
 
     \b
     Examples:
@@ -93,6 +93,8 @@ def reproduce_expo(
         raise ParameterError("no penalty is asked for", hint="-p none -p fidelity")
     if output and not Path(output).resolve().parent.is_dir():
         raise OutputError(f"cannot write {output!r}: there is no such folder")
+    if output and Path(output).is_dir():
+        raise OutputError(f"cannot write {output!r}: it is a folder", hint="name a file")
 
     def tell(result: Result) -> None:
         if not quiet:

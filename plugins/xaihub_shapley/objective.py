@@ -187,6 +187,8 @@ class ShapleyObjective(Objective):
         return (0.0 if self.target_grad else 1.0) if self.gamma is None else self.gamma
 
     def _risen(self, step: Step) -> float:
+        if not torch.is_grad_enabled():  # what is held out: epochs are compared by their last weights
+            return 1.0
         rising = self.ramp * step.total
         return min(1.0, (step.number + 1) / rising) if rising > 0 else 1.0
 

@@ -107,6 +107,8 @@ def reproduce_shapley(
             raise ParameterError(f"{name} cannot be {wrong[0]}", hint="a number from 0")
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise OutputError(f"cannot write {output!r}: there is no such folder")
+    if output is not None and Path(output).is_dir():
+        raise OutputError(f"cannot write {output!r}: it is a folder", hint="name a file")
     if quick:
         epochs, pictures, judged = 5, 640, 5
     weights = list(dict.fromkeys((0.0, *(lambdas or (DEFAULT,)))))  # the plain twin once, also when 0 is asked for

@@ -290,7 +290,7 @@ def _show(records: list[dict[str, Any]]) -> None:
                 print(f"{way:34} {method:22} {figures}")
     print("own maps less the plain twin's; lower is better for deletion, higher for insertion")
     for asked in (("own_masking", "zero"), ("zero", "zero"), ("own_masking", "own_masking")):
-        for sharpness in (("as confident", "as trained"), ("calibrated",) * 2, ("decisions",) * 2):
+        for sharpness in (("as trained",) * 2, ("as confident", "as trained"), ("calibrated",) * 2, ("decisions",) * 2):
             ours, theirs = (
                 f"{name}, {times}, {way}" for name, times, way in zip(reversed(TWINS), sharpness, asked, strict=True)
             )

@@ -314,3 +314,14 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
 
 def test_the_command_line_says_lambda() -> None:
     assert Hub().get_objective("shapley", **{"lambda": "1"}).parameters["lambda_"] == 1.0
+
+
+def test_what_is_held_out_is_judged_by_the_last_weight_in_every_epoch() -> None:
+    objective = ShapleyObjective(lambda_=8, ramp=1, votes_lambda=2)
+    network = objective.wrap(small_model("resnet", 4, seed=0))
+    early = Step(number=0, total=100, generator=torch.Generator().manual_seed(0))
+    assert objective.loss(network, *_batch(), early).notes["lambda"] == pytest.approx(0.08)
+    with torch.no_grad():
+        held = objective.loss(network, *_batch(), early)
+    assert held.notes["lambda"] == 8
+    assert float(held.terms["votes"]) == pytest.approx(2 * held.notes["votes_error"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -316,3 +318,62 @@ def test_files_held_out_are_copied_as_they_are(tmp_path: Path) -> None:
     copies = sorted((tmp_path / "out/pictures").iterdir())
     assert [file.read_bytes() for file in copies] == [Path(data.pictures.names[i]).read_bytes() for i in data.val]
     assert not (tmp_path / "out/masks").exists()
+
+
+def test_a_flat_folder_of_test_pictures_is_left_out_and_one_to_hold_out_is_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save(tmp_path / "train" / name / "1.png")
+    save(tmp_path / "test/1.png")
+
+    found = open_pictures(str(tmp_path))
+
+    assert found.classes == ("cat", "dog")
+    assert {*found.parts} == {"train"}
+    assert "test is left out" in found.notes[0]
+    save(tmp_path / "val/1.png")
+    with pytest.raises(InputError, match="val' has no class folders"):
+        open_pictures(str(tmp_path))
+
+
+def test_names_that_are_numbers_are_names_where_they_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("file,label\na.png,2000\nb.png,1990\n")
+    assert open_pictures(str(file), classes=["1990", "2000"]).labels == [1, 0]
+    file.write_text("file,class_index,label\na.png,2,10\nb.png,0,1\n")
+    assert open_pictures(str(file), classes=["1", "2", "10"]).labels == [2, 0]
+
+
+@pytest.mark.parametrize("label", ["20000000", "-1"])
+def test_a_label_that_cannot_be_an_index_is_refused_at_once(tmp_path: Path, label: str) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text(f"file,label\na.png,0\nb.png,{label}\n")
+    with pytest.raises(InputError, match=f"line 3: the label {label} is out of range"):
+        open_pictures(str(file))
+
+
+def test_a_name_with_a_line_in_it_is_no_number(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("file,label\na.png,1_0\nb.png,2\n")
+    assert open_pictures(str(file)).classes == ("1_0", "2")
+
+
+def test_pictures_can_be_sent_to_processes_that_are_not_forked(tmp_path: Path) -> None:
+    save(tmp_path / "dog/1.png", 10)
+    save(tmp_path / "cat/1.png", 30)
+    (tmp_path / "data.csv").write_text("file,label\ndog/1.png,dog\ncat/1.png,cat\n")
+    for data in (str(tmp_path), str(tmp_path / "data.csv"), "digits", "evidence:16"):
+        found = open_pictures(data)
+        assert pickle.loads(pickle.dumps(found.read))(1).tobytes() == found.read(1).tobytes()
+
+
+def test_what_is_held_out_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    names = [str(save(tmp_path / name)) for name in ("a.png", "b.png", "c.png", "gone.png")]
+    Path(names[3]).unlink()
+    made = split(replace(labelled([0, 1, 0, 1], 2, ["train", "train", "val", "val"]), names=names), share=0.2, seed=0)
+    with pytest.raises((InputError, OutputError, FileNotFoundError)):
+        write_held_out(made, tmp_path / "held")
+    assert not (tmp_path / "held").exists()
+    save(Path(names[3]))
+    write_held_out(made, tmp_path / "held")
+    assert len(list((tmp_path / "held" / "pictures").iterdir())) == 2
+    assert not list(tmp_path.glob(".held*"))

@@ -229,5 +229,26 @@ def test_batches_of_all_processes_and_accumulations_hold_each_row_once() -> None
 
 def test_fewer_rows_than_a_step_takes_are_one_step() -> None:
     step = Order(count=5, batch=3, accumulate=4, seed=0).epoch(0)
-    assert [[len(rows) for rows, _ in batches] for batches in step] == [[3, 2]]
-    assert [share for _, share in step[0]] == pytest.approx([0.6, 0.4])
+    assert [[len(rows) for rows, _ in batches] for batches in step] == [[2, 3]]
+    assert [share for _, share in step[0]] == pytest.approx([0.4, 0.6])
+
+
+def test_what_a_network_exempts_is_exempt_inside_another_as_well() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = timm.create_model("test_vit", num_classes=10)
+
+    network = Wrapped()
+    groups = weight_groups(network, [], None, plan(weight_decay=0.05))
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    assert decay[id(network.backbone.pos_embed)] == decay[id(network.backbone.cls_token)] == 0
+    assert decay[id(network.backbone.head.weight)] == 0.05
+
+
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(33, 8, [6, 7, 6, 7, 7]), (32, 8, [8, 8, 8, 8]), (9, 16, [9])])
+def test_a_step_of_all_rows_has_batches_as_alike_as_can_be(count: int, batch: int, sizes: list[int]) -> None:
+    (step,) = Order(count=count, batch=batch, accumulate=8, seed=0).epoch(0)
+    assert [len(rows) for rows, _ in step] == sizes
+    assert sum(share for _, share in step) == pytest.approx(1)
+    assert sorted(row for rows, _ in step for row in rows) == list(range(count))

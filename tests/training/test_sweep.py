@@ -12,7 +12,8 @@ from PIL import Image
 from tests.training import toys
 from xaihub.errors import ParameterError, UnknownName
 from xaihub.hub import Hub
-from xaihub.services.sweep import Report, Trial, choose, markdown, parse, sweep
+from xaihub.services import train as service
+from xaihub.services.sweep import Report, Trial, _data, choose, markdown, parse, sweep
 from xaihub.specs import Judged
 from xaihub.training.config import Config, checked
 
@@ -111,3 +112,22 @@ def test_objectives_name_explainers_and_metrics_that_exist(hub: Hub) -> None:
         for item in spec.judged:
             hub.get_explainer(item.explainer, **dict(item.parameters)).check_parameters()
             assert [hub.get_metric(name).name for name in item.metrics] == list(item.metrics)
+
+
+def test_pictures_that_are_explained_are_those_held_out_with_their_own_classes(
+    hub: Hub, pictures: Path, tmp_path: Path
+) -> None:
+    from xaihub.training.setting import accelerating, set_up
+
+    classes = tmp_path / "classes.txt"
+    classes.write_text("red\nblue\n")  # not in the order of the alphabet
+    start = service.train(
+        hub, plan(pictures, classes=str(classes), objective="cross_entropy"), tmp_path / "start", device="cpu"
+    )
+    config = plan(pictures, model=str(start.card), scratch=False)
+    with accelerating(config, "cpu") as accelerator:
+        trained = set_up(hub, config, accelerator, lambda *_: None).data
+    again = _data(config, hub.load_model(str(start.card), device="cpu"), lambda *_: None)
+    assert again.pictures.classes == trained.pictures.classes == ("red", "blue")
+    assert again.val == trained.val
+    assert again.pictures.labels == trained.pictures.labels

@@ -145,6 +145,8 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
         config = service.read_config(resume)
     else:
         config = _config(options)
+    if held_out and dry_run:
+        raise click.UsageError("--dry-run stores nothing; leave --held-out out")
     if not resume and not dry_run and not output:
         raise click.UsageError("say where the run goes: -o FOLDER")
     tell = (lambda _text: None) if quiet else say

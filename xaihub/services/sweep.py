@@ -188,7 +188,7 @@ def _judge(
     from xaihub.metric import Case, Scene
     from xaihub.target import Target
 
-    data = _data(plan)
+    data = _data(plan, model, watch)
     held = list(data.val or data.train)
     some = [held[round(i * (len(held) - 1) / max(pictures - 1, 1))] for i in range(min(pictures, len(held)))]
     found: dict[str, list[float]] = {f"{e.name} {m.name}": [] for e, metrics in makers for m in metrics}
@@ -224,16 +224,14 @@ def _judge(
     return means, reasons, examples, len(some)
 
 
-def _data(plan: Config) -> Split:
+def _data(plan: Config, model: Model, watch: Watch) -> Split:
+    """Return the data as the model was trained on them, whose classes are in the order of the data's."""
     from xaihub.adapter import read_classes
-    from xaihub.training.data import readable, split
+    from xaihub.training.setting import dealt
     from xaihub.training.sources import open_pictures
 
     classes = None if plan.classes is None else read_classes(plan.classes)
-    pictures = open_pictures(plan.data, classes=classes)
-    if plan.skip_unreadable:  # training has refused them otherwise
-        pictures = readable(pictures, skip=True, watch=lambda _text, _done, _total: None)
-    return split(pictures, share=plan.val, seed=plan.seed)
+    return dealt(open_pictures(plan.data, classes=classes), model, plan, watch, known=True)
 
 
 def _draw(folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence[Sequence[Explanation]]) -> list[Path]:

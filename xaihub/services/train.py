@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import yaml
 
-from xaihub.errors import MissingExtra, OutputError
+from xaihub.errors import MissingExtra, OutputError, ParameterError
 from xaihub.explanation import write_file
 from xaihub.hub import Hub
 from xaihub.training.config import Config
@@ -117,7 +117,6 @@ def train(
     Raises:
         XaihubError: The data, the model, a parameter or the folder cannot be used, or training diverged.
     """
-    from xaihub.training.held_out import write_held_out
     from xaihub.training.setting import accelerating, set_up
 
     place = Path(folder)
@@ -131,10 +130,10 @@ def train(
         setting = set_up(hub, config, accelerator, watch)
         for note in setting.data.pictures.notes:
             tell(f"note: {note}")
-        if held_out is not None and accelerator.is_main_process:
-            write_held_out(setting.data, Path(held_out))
+        if held_out is not None and not setting.data.val:
+            raise ParameterError("no picture is held out that could be copied", hint="leave --held-out out")
         with _locked(place):
-            return _run(hub, config, setting, place, watch, tell)
+            return _run(hub, config, setting, place, None if held_out is None else Path(held_out), watch, tell)
 
 
 def estimate(
@@ -175,9 +174,16 @@ def estimate(
 
 
 def _run(
-    hub: Hub, config: Config, setting: Setting, folder: Path, watch: Watch, tell: Callable[[str], None]
+    hub: Hub,
+    config: Config,
+    setting: Setting,
+    folder: Path,
+    held_out: Path | None,
+    watch: Watch,
+    tell: Callable[[str], None],
 ) -> Outcome:
     from xaihub.training.checkpoint import Checkpoint
+    from xaihub.training.held_out import write_held_out
     from xaihub.training.result import Tensorboard, write_log, write_result
 
     trainer, checkpoint, main = setting.trainer, folder / CHECKPOINT, setting.accelerator.is_main_process
@@ -185,6 +191,8 @@ def _run(
         trainer.restore(Checkpoint.load(checkpoint))
     else:
         trainer.begin(setting.held_out())  # before anything is written: an objective may refuse its parameters here
+    if held_out is not None and main:
+        write_held_out(setting.data, held_out)
     logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
         text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)

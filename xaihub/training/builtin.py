@@ -25,22 +25,22 @@ def digits(data: str) -> Pictures:
     """scikit-learn's 1797 digits of 8 by 8 pixels, as grey pictures."""
     if data != "digits":
         raise InputError(f"there are no data {data!r}", hint="digits takes no number")
-    images, labels = _digits()
-
-    def read(index: int) -> Image:
-        from PIL import Image
-
-        return Image.fromarray(images[index]).convert("RGB")
-
+    labels = _digits()[1]
     return Pictures(
         name=data,
         classes=tuple("0123456789"),
         labels=labels,
         names=[f"digits/{index}" for index in range(len(labels))],
-        read=read,
+        read=_digit,
         files=False,
         upright=True,
     )
+
+
+def _digit(index: int) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(_digits()[0][index]).convert("RGB")
 
 
 @cache
@@ -62,10 +62,14 @@ def evidence(data: str) -> Pictures:
         classes=SHAPES,
         labels=[index % len(SHAPES) for index in range(count)],
         names=[f"evidence/{index}" for index in range(count)],
-        read=lambda index: evidence_picture(index)[0],
+        read=_evidence,
         mask=_mask,
         files=False,
     )
+
+
+def _evidence(index: int) -> Image:
+    return evidence_picture(index)[0]
 
 
 def _mask(index: int) -> Image:

@@ -112,6 +112,10 @@ def checked(values: dict[str, Any]) -> Config:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"{name!r} cannot be {value}: expected a finite number")
+    if values.get("scratch") and values.get("checkpoint"):
+        raise ParameterError("scratch and checkpoint exclude each other", hint="drop one of them")
+    if values.get("patience") and values.get("keep") == "last":
+        raise ParameterError("patience waits for a better epoch, and keep=last keeps none", hint="drop one of them")
     try:
         return msgspec.convert(values, type=Config)
     except msgspec.ValidationError as error:

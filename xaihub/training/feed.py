@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Protocol
 
 import torch
@@ -84,7 +85,9 @@ class Order:
         made = []
         for step in range(start, self.steps):
             whole = order[step * rows : (step + 1) * rows]
-            batches = [whole[first : first + self.batch] for first in range(0, rows, self.batch)]
+            # Where few rows make a whole step, its batches are as alike as can be: a norm cannot do with a single row.
+            count = ceil(rows / self.batch)
+            batches = [whole[place * rows // count : (place + 1) * rows // count] for place in range(count)]
             # A process whose part is smaller counts less: the mean over processes is then that over rows. One without
             # any computes a row that counts nothing, so that all take part in the exchange of gradients.
             parts = [batch[self.rank :: self.world] for batch in batches]

@@ -24,7 +24,9 @@ def write_held_out(data: Split, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{str(folder)!r} is there already", hint="give --held-out a new folder")
-    pictures = data.pictures
+    pictures, whole = data.pictures, folder
+    folder = whole.with_name(f".{whole.name}.part")  # until all is there
+    shutil.rmtree(folder, ignore_errors=True)
     rows = []
     for place, index in enumerate(data.val):
         label = pictures.classes[pictures.labels[index]]
@@ -44,3 +46,7 @@ def write_held_out(data: Split, folder: Path) -> None:
     writer.writerow(("file", "class_index", "label"))
     writer.writerows(rows)
     write_file(folder / "labels.csv", lambda there: there.write_text(buffer.getvalue(), encoding="utf-8"))
+    try:
+        folder.replace(whole)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(whole)!r}: {error.strerror}") from error

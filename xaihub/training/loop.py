@@ -201,12 +201,16 @@ class Trainer:
         if noted:
             record["objective"] = noted
         place.history.append(record)
-        if place.best == 0 or self._better(record, place.history[place.best - 1]) or self.config.keep == "last":
+        if place.best == 0 or self._beats(record, place.history[place.best - 1]) or self.config.keep == "last":
             place.best = place.epoch + 1
             self.best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
         place.epoch, place.step, place.sums, place.seconds = place.epoch + 1, 0, {}, 0.0
         waited = self.config.patience is not None and place.epoch - place.best >= self.config.patience
         place.done = place.epoch >= self.config.epochs or waited
+
+    def _beats(self, new: dict[str, Any], old: dict[str, Any]) -> bool:
+        counts, counted = (self.objective.comparable(record["epoch"]) for record in (new, old))
+        return self._better(new, old) if counts == counted else counts
 
     def _better(self, new: dict[str, Any], old: dict[str, Any]) -> bool:
         if "val_loss" not in new:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ def weight_groups(
     """
     of_objective = {id(weight): group for group in own for weight in group.weights}
     of_head = {id(weight) for weight in head.parameters()} if head is not None else set()
-    own_exempt: Any = getattr(network, "no_weight_decay", set)
-    exempt = own_exempt()
+    exempt = {
+        f"{prefix}.{name}".lstrip(".") for prefix, module in network.named_modules() for name in _own_exemptions(module)
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
@@ -44,6 +45,12 @@ def weight_groups(
         {"params": weights, "lr": config.lr * scale, "weight_decay": decay}
         for (scale, decay), weights in groups.items()
     ]
+
+
+def _own_exemptions(module: nn.Module) -> Iterable[str]:
+    """Return the weights of a network of timm that are not to be decayed, by their names in it."""
+    named: Any = getattr(module, "no_weight_decay", None)
+    return named() if callable(named) else ()
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from xaihub.hub import Hub, pick_device
 from xaihub.model import Model
 from xaihub.objective import Objective
 from xaihub.training.config import Config
-from xaihub.training.data import Split, check_classes, ordered, readable, split
+from xaihub.training.data import Pictures, Split, check_classes, ordered, readable, split
 from xaihub.training.draws import seed_everything
 from xaihub.training.features import cache_features
 from xaihub.training.feed import Feed, ImageFeed
@@ -27,7 +27,7 @@ from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop import Trainer, Watch
 from xaihub.training.sources import open_pictures
 
-__all__ = ["Setting", "accelerating", "set_up"]
+__all__ = ["Setting", "accelerating", "dealt", "set_up"]
 
 # What may differ when a run goes on: it changes nothing that is computed.
 _FREE = ("workers", "save_every", "logger")
@@ -115,11 +115,10 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
             f"model {config.model!r} was changed by the objective {model.card.objective!r} already",
             hint="train from the model that it was made of",
         )
-    if sorted(model.classes) == sorted(pictures.classes) and len({*model.classes}) == len(model.classes):
-        pictures = ordered(pictures, model.classes)  # its classifier is kept, and so is the order of its rows
-    pictures = readable(pictures, skip=config.skip_unreadable, watch=watch)
-    check_classes(pictures)
-    data = split(pictures, share=config.val, seed=config.seed)
+    data = dealt(pictures, model, config, watch)
+    pictures = data.pictures
+    if config.patience is not None and not data.val:
+        raise ParameterError("patience needs pictures held out", hint="hold some out: --val, or a folder val/")
     model = with_classes(model, pictures.classes, seed=config.seed)
     images = ImageFeed(
         data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
@@ -146,6 +145,22 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         identity=_identity(config, data),
     )
     return Setting(accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer)
+
+
+def dealt(pictures: Pictures, model: Model, config: Config, watch: Watch, *, known: bool = False) -> Split:
+    """Return the data as they are trained on: in the order of the model's classes, readable, and split.
+
+    `known` says that training has read them, and so has refused what cannot be read if it was not to be left out.
+
+    Raises:
+        InputError: A picture cannot be read, or a class has too few.
+    """
+    if sorted(model.classes) == sorted(pictures.classes) and len({*model.classes}) == len(model.classes):
+        pictures = ordered(pictures, model.classes)  # its classifier is kept, and so is the order of its rows
+    if config.skip_unreadable or not known:
+        pictures = readable(pictures, skip=config.skip_unreadable, watch=watch)
+    check_classes(pictures)
+    return split(pictures, share=config.val, seed=config.seed)
 
 
 def _feed(

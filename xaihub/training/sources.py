@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["open_pictures"]
 
 _FILE = ("file", "path", "image", "filename")
-_LABEL = ("label", "class", "class_index")
+_INDEX = "class_index"
+_LABEL = ("label", "class", _INDEX)
+MOST_CLASSES = 100_000  # that a table may number; a label beyond is no index
 # Pictures called test choose no epoch where others do: then they are left out.
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -57,8 +60,8 @@ def open_pictures(data: str, *, classes: Sequence[str] | None = None) -> Picture
     return replace(pictures, classes=tuple(classes))
 
 
-def _read(path: str) -> Image:
-    return load_picture(path).image
+def _read(paths: Sequence[str], index: int) -> Image:
+    return load_picture(paths[index]).image
 
 
 def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
@@ -66,11 +69,15 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
     inner = _folders(folder)
     own = {path.name.lower(): path for path in inner}
     parts = {part: own[name] for name, part in _PARTS.items() if name in own}
-    test = parts.pop("test", None)
-    if test is not None:
-        parts.setdefault("val", test)
-    if "train" not in parts or not all(_folders(path) for path in parts.values()):
+    test, notes = parts.pop("test", None), []
+    if "train" not in parts or not _folders(parts["train"]):
         parts = {"": folder}
+    elif "val" in parts and not _folders(parts["val"]):
+        raise InputError(f"{str(parts['val'])!r} has no class folders", hint=f"those of {str(parts['train'])!r}")
+    elif test is not None and not _folders(test):
+        notes.append(f"{test.name} is left out: it has no class folders, so nothing says what its pictures show")
+    elif test is not None:
+        parts.setdefault("val", test)
     found: list[tuple[str, str, str]] = []
     names: dict[str, None] = {}
     for part, root in parts.items():
@@ -90,7 +97,8 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
         labels=[known.index(label) for _, label, _ in found],
         names=files,
         parts=[part for _, _, part in found] if "train" in parts else (),
-        read=lambda index: _read(files[index]),
+        read=partial(_read, files),
+        notes=notes,
     )
 
 
@@ -117,7 +125,9 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{str(file)!r} is no CSV file: {error}") from error
-    path_column, label_column = _one_of(file, columns, _FILE), _one_of(file, columns, _LABEL)
+    # Where names are given, a column of indices says what a name that is a number would leave open.
+    labels_in = _LABEL if classes is None else (_INDEX, *_LABEL)
+    path_column, label_column = _one_of(file, columns, _FILE), _one_of(file, columns, labels_in)
     paths, texts, parts = [], [], []
     for line, row in enumerate(rows, start=2):
         path, text = (row[path_column] or "").strip(), (row[label_column] or "").strip()
@@ -129,7 +139,7 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
         paths.append(str(file.parent / path))
         texts.append(text)
         parts.append(_PARTS[part])
-    labels, names = _labels(file, texts, classes)
+    labels, names = _labels(file, texts, classes, named=label_column != _INDEX)
     kept = [place for place, part in enumerate(parts) if part != "test" or "val" not in parts]
     files, left_out = [paths[place] for place in kept], len(paths) - len(kept)
     return Pictures(
@@ -138,7 +148,7 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
         labels=[labels[place] for place in kept],
         names=files,
         parts=["val" if parts[place] == "test" else parts[place] for place in kept] if "split" in columns else (),
-        read=lambda index: _read(files[index]),
+        read=partial(_read, files),
         notes=[f"{left_out} rows of the split test are left out"] if left_out else [],
     )
 
@@ -150,27 +160,26 @@ def _one_of(file: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
     raise InputError(f"{str(file)!r} has no column {wanted[0]!r}", hint="columns: file, label and perhaps split")
 
 
-def _labels(file: Path, texts: list[str], classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
-    """Take labels for indices if all are whole numbers, else for names."""
-    try:
-        indices = [int(text) for text in texts]
-    except ValueError:
+def _labels(
+    file: Path, texts: list[str], classes: Sequence[str] | None, *, named: bool
+) -> tuple[list[int], tuple[str, ...]]:
+    """Take labels for indices if all are whole numbers, else for names; and for names if all are among those given."""
+    known = named and classes is not None and {*texts} <= {*classes}
+    if known or not all(text.removeprefix("-").isdecimal() for text in texts):
         names = list(classes) if classes is not None else sorted(set(texts))
         places = {name: index for index, name in enumerate(names)}
         for line, text in enumerate(texts, start=2):
             if text not in places:
-                raise InputError(
-                    f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} named classes"
-                ) from None
+                raise InputError(f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} named classes")
         return [places[text] for text in texts], tuple(names)
-    names = list(classes) if classes is not None else [str(index) for index in range(max(indices, default=-1) + 1)]
+    indices = [int(text) for text in texts]
+    count = min(max(indices, default=-1) + 1, MOST_CLASSES) if classes is None else len(classes)
     for line, index in enumerate(indices, start=2):
-        if not 0 <= index < len(names):
+        if not 0 <= index < count:
             raise InputError(
-                f"{str(file)!r}, line {line}: the label {index} is out of range",
-                hint=f"it goes from 0 to {len(names) - 1}",
+                f"{str(file)!r}, line {line}: the label {index} is out of range", hint=f"it goes from 0 to {count - 1}"
             )
-    return indices, tuple(names)
+    return indices, tuple(map(str, range(count))) if classes is None else tuple(classes)
 
 
 def _hugging_face(name: str) -> Pictures:
@@ -201,14 +210,6 @@ def _hugging_face(name: str) -> Pictures:
                          hint=f"its columns are {', '.join(features)}")  # fmt: skip
     rows = [(part, index) for part, table in used.items() for index in range(len(table))]
 
-    def read(place: int) -> Image:
-        part, index = rows[place]
-        try:
-            picture = used[part][index][images[0]]
-        except Exception as error:  # Pillow's errors pass through the library
-            raise InputError(f"row {index} of {part} in {name!r} cannot be read: {error}") from error
-        return load_picture(picture).image
-
     return Pictures(
         name=f"hf:{name}",
         classes=tuple(features[labels[0]].names),
@@ -216,5 +217,14 @@ def _hugging_face(name: str) -> Pictures:
         names=[f"{part}/{index}" for part, index in rows],
         parts=[part for part, _ in rows] if "val" in used else (),
         files=False,
-        read=read,
+        read=partial(_row, used, rows, images[0], name),
     )
+
+
+def _row(tables: Mapping[str, Any], rows: Sequence[tuple[str, int]], column: str, name: str, place: int) -> Image:
+    part, index = rows[place]
+    try:
+        picture = tables[part][index][column]
+    except Exception as error:  # Pillow's errors pass through the library
+        raise InputError(f"row {index} of {part} in {name!r} cannot be read: {error}") from error
+    return load_picture(picture).image

@@ -10,6 +10,7 @@ import timm
 import torch
 from huggingface_hub import constants, get_session
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
@@ -65,6 +66,8 @@ class TimmAdapter(ModelAdapter):
         options = {**request.card.options, **request.options}
         if num_classes is not None:
             options["num_classes"] = num_classes
+        if (size := request.card.input.get("size")) is not None and _of_one_size(name):
+            options.setdefault("img_size", (size, size) if isinstance(size, int) else tuple(size))
         try:
             with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
                 module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
@@ -81,6 +84,12 @@ class TimmAdapter(ModelAdapter):
             module = self._create(request, pretrained=False, num_classes=outputs)
         fill(module, state, what=what, by_order=by_order)
         return module
+
+
+def _of_one_size(name: str) -> bool:
+    """Tell whether an architecture is built for pictures of one size, which it must then be told."""
+    config = None if name.startswith(_HUB) else get_pretrained_cfg(name, allow_unregistered=True)
+    return config is not None and bool(config.fixed_input_size)
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""Which epoch is the result, and what is refused before a run leaves anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training import toys
+from xaihub.errors import ParameterError
+from xaihub.hub import Hub
+from xaihub.services import train as service
+from xaihub.training import loop
+from xaihub.training.config import checked
+
+Train = Callable[..., service.Outcome]
+
+
+@pytest.mark.parametrize(("warmup", "chosen"), [(1, 1), (3, 3), (4, 4)])
+def test_epochs_before_the_loss_is_whole_are_not_the_best(
+    train: Train, monkeypatch: pytest.MonkeyPatch, warmup: int, chosen: int
+) -> None:
+    monkeypatch.setattr(toys.Noted, "comparable", lambda _self, epoch: epoch >= warmup)
+    losses = iter([1.0, 0.5, 2.0, 3.0])
+    validate = loop.Trainer.validate
+    monkeypatch.setattr(loop.Trainer, "validate", lambda *given: {**validate(*given), "val_loss": next(losses)})
+    best = train(objective="noted", epochs=4).best["epoch"]
+    assert best == (2 if chosen == 1 else chosen)
+
+
+def test_pictures_that_are_held_out_are_copied_after_the_objective_agrees(
+    hub: Hub, pictures: Path, tmp_path: Path
+) -> None:
+    held, refused = tmp_path / "held", checked(toys.plan(pictures, objective="expo-stability", epochs=1))
+    with pytest.raises(ParameterError, match="no epoch is left"):
+        service.train(hub, refused, tmp_path / "run", device="cpu", held_out=held)
+    assert not held.exists()
+    with pytest.raises(ParameterError, match="no picture is held out"):
+        service.train(hub, checked(toys.plan(pictures, val=0.0)), tmp_path / "run", device="cpu", held_out=held)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": 1, "keep": "last"}, "keep=last"),
+        ({"scratch": True, "checkpoint": "w.safetensors"}, "scratch and checkpoint exclude each other"),
+        ({"patience": 1, "val": 0.0}, "patience needs pictures held out"),
+    ],
+)
+def test_settings_that_would_be_without_effect_are_refused(train: Train, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        train(**changes)
+
+
+def test_a_transformer_is_built_for_the_size_that_is_asked_for(hub: Hub, train: Train) -> None:
+    card = train(model="test_vit", size=96, epochs=1, objective="shapley").card
+    model = hub.load_model(str(card), device="cpu")
+    assert model.input_size == (3, 96, 96)
+    assert model.predict(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
