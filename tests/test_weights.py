@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -245,3 +246,21 @@ class TestCheckpointsOfUsers:
     def test_a_missing_file_of_names_is_named(self, hub: Hub, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"cannot read the class names of .*none.txt': No such file"):
             hub.load_model("efficientnet_lite0", classes=tmp_path / "none.txt")
+
+
+def test_the_number_of_classes_of_a_torchvision_checkpoint_is_read_off_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=4).eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    model = Hub().load_model("torchvision/shufflenet_v2_x0_5", checkpoint=tmp_path / "w.safetensors")
+    inputs = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model.predict(inputs), network(inputs).detach(), rtol=1e-3, atol=1e-4)
+    assert model.classes == ()
+
+
+def test_a_network_with_auxiliary_heads_has_one_output_in_training_too(tmp_path: Path) -> None:
+    model = Hub().load_model("torchvision/googlenet", scratch=True)
+    assert model.module.train()(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+    network = torchvision.models.googlenet(init_weights=False)  # a checkpoint with them fits as well
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    assert Hub().load_model("torchvision/googlenet", checkpoint=tmp_path / "w.safetensors").module.aux_logits

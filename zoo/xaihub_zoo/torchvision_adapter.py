@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 import torchvision
@@ -14,6 +15,7 @@ from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preproc
 from xaihub.weights import fill, read_weights, weights_file
 
 PREFIX = "torchvision/"
+AUXILIARY = ("googlenet", "inception_v3")  # further heads serve training from scratch only; a checkpoint may have them
 
 
 class TorchvisionAdapter(ModelAdapter):
@@ -54,7 +56,18 @@ class TorchvisionAdapter(ModelAdapter):
         classes = request.class_names() or tuple(weights.meta["categories"])
         if (outputs := request.num_classes()) is not None:
             options["num_classes"] = outputs
+        if name in AUXILIARY and not download:
+            options.setdefault("aux_logits", any("aux" in key.lower() for key in state or ()))
+            options.setdefault("init_weights", state is None)
+            options.setdefault("transform_input", True)  # as with the weights that the preprocessing is from
         module = self._create(name, weights if download else None, options)
+        if name in AUXILIARY and download:
+            whole: Any = module
+            whole.aux_logits, whole.AuxLogits = False, None
+        trained = None if state is None or "num_classes" in options else _rows_of_head(module, state)
+        if trained is not None and trained != len(weights.meta["categories"]):
+            module = self._create(name, None, {**options, "num_classes": trained})
+            classes = ()
         if state is not None:
             fill(module, state, what=what, by_order=request.checkpoint is None and card.weights.keys == "order")
         return Model(
@@ -78,6 +91,17 @@ class TorchvisionAdapter(ModelAdapter):
         except (TypeError, ValueError) as error:
             raise ModelError(f"torchvision {torchvision.__version__} cannot build {name!r}: {error}") from error
         return module
+
+
+def _rows_of_head(module: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
+    """Return how many classes weights are for: the one number in which they are not those of the module."""
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    other = {
+        int(tensor.shape[0])
+        for name, tensor in state.items()
+        if name in own and tensor.ndim and own[name] != tensor.shape and own[name][1:] == tensor.shape[1:]
+    }
+    return other.pop() if len(other) == 1 else None
 
 
 def _preprocessing(preset: ImageClassification) -> Preprocessing:
