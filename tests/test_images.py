@@ -337,6 +337,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Stdin)
     picture = load_picture("-")
     assert (picture.name, picture.source) == ("stdin", "-")
+    assert load_picture("-").sha256 == picture.sha256  # a second model asks for it as well
     assert np.array_equal(np.asarray(picture.image), PIXELS)
 
 

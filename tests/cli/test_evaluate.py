@@ -106,6 +106,7 @@ def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
         (("photos", "-p", "rise.baseline=purple", "-e", "rise", "-o", "r"), 2, "no baseline is named 'purple'"),
         (("photos", "-k", "pointing_game", "-o", "r"), 2, "compares with masks or boxes"),
         (("photos", "-p", "rise.masks=3", "-e", "gradcam", "-k", "insertion", "-o", "r"), 2, "no explainer or metric"),
+        (("photos", "--seed", "99999999999999999999", "-o", "r"), 2, "is not in the range"),
         (("--resume", "nowhere"), 1, "there is no run in 'nowhere'"),
         (("photos", "--only-missing", "-o", "r"), 2, "goes with --resume"),
         (("photos", "-k", "insertion", "-o", "photos/a.png"), 1, "cannot write"),
