@@ -157,19 +157,21 @@ class _Table:
         self._metrics, self._methods, self._directions = metrics, methods, directions
 
     def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
-        """Return the means over common pictures; a larger one is better. Those without any score are left out."""
+        """Return the means over common pictures. Those without any score are left out."""
         found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
         common = set.intersection(*map(set, found.values())) if found else set()
-        sign = -1 if self._directions[metric] is False else 1
         return {
-            name: sign * float(np.mean([scores[picture] for picture in sorted(common)]))
+            name: float(np.mean([scores[picture] for picture in sorted(common)]))
             for name, scores in found.items()
             if common
         }
 
+    def _sign(self, metric: str) -> int:
+        return 1 if self._directions[metric] else -1
+
     def best(self, metric: str) -> str | None:
         means = {} if self._directions[metric] is None else self._means(metric, self._methods)
-        return max(means, key=means.__getitem__) if means else None
+        return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
 
     def uneven(self) -> Iterator[str]:
         """Name the metrics of which methods have scores on different pictures."""
@@ -186,15 +188,15 @@ class _Table:
             if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forwards", "cost_seconds"):
                 continue
             for control in controls:
-                means = self._means(metric, [*self._methods, control])
-                if control not in means or len(means) < 2:
+                means, sign = self._means(metric, [*self._methods, control]), self._sign(metric)
+                mean = means.pop(control, None)
+                if mean is None or not means:
                     continue
-                mean = means.pop(control)
-                best = max(means, key=means.__getitem__)
-                if mean > means[best]:
+                best = max(means, key=lambda name: sign * means[name])
+                if sign * mean > sign * means[best]:
                     yield (
-                        f"{control} beats every method on {metric} ({abs(mean):.3g} against {abs(means[best]):.3g} of"
-                        f" {best}): this metric alone proves nothing here"
+                        f"{control} beats every method on {metric} ({mean:.3g} against {means[best]:.3g} of {best}):"
+                        " this metric alone proves nothing here"
                     )
 
     def contradictions(self) -> Iterator[str]:
@@ -204,7 +206,7 @@ class _Table:
         if len(self._methods) < 3:
             return
         ranked = [
-            (metric, list(means.values()))
+            (metric, [self._sign(metric) * mean for mean in means.values()])
             for metric in self._metrics
             if self._directions[metric] is not None and not metric.startswith("cost_")
             if len(means := self._means(metric, self._methods)) == len(self._methods)

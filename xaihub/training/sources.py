@@ -73,7 +73,9 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
     if "train" not in parts or not _folders(parts["train"]):
         parts = {"": folder}
     elif "val" in parts and not _folders(parts["val"]):
-        raise InputError(f"{str(parts['val'])!r} has no class folders", hint=f"those of {str(parts['train'])!r}")
+        raise InputError(
+            f"{str(parts['val'])!r} has no class folders", hint=f"one folder a class, as in {str(parts['train'])!r}"
+        )
     elif test is not None and not _folders(test):
         notes.append(f"{test.name} is left out: it has no class folders, so nothing says what its pictures show")
     elif test is not None:
