@@ -264,3 +264,9 @@ def test_a_network_with_auxiliary_heads_has_one_output_in_training_too(tmp_path:
     network = torchvision.models.googlenet(init_weights=False)  # a checkpoint with them fits as well
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     assert Hub().load_model("torchvision/googlenet", checkpoint=tmp_path / "w.safetensors").module.aux_logits
+
+
+def test_a_size_that_an_architecture_cannot_take_is_refused_when_it_is_loaded() -> None:
+    with pytest.raises(ModelError, match="'efficientformer_l1' does not take pictures of 192x192"):
+        Hub().load_model("efficientformer_l1", scratch=True, size=192)
+    assert Hub().load_model("test_vit", scratch=True, size=96).predict(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)

@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from click.testing import Result
 from PIL import Image
+
+from xaihub import Hub, sample_photo
+from xaihub.services.compare import compare
 
 Run = Callable[..., Result]
 
@@ -65,3 +69,12 @@ def test_files_whose_names_differ_in_a_sign_do_not_overwrite_each_other(run: Run
     result = run("explain", "my cat.png", "my_cat.png", "my(cat.png", "-e", "control_centre", "-o", "maps", "--json")
     assert len({record["png"] for record in json.loads(result.stdout)}) == 3
     assert len(list(Path("maps").glob("*.png"))) == 3
+
+
+def test_models_of_one_name_have_rows_of_their_own_in_python_as_well() -> None:
+    models = [Hub().load_model("test_resnet", scratch=True) for _ in range(2)]
+    explainers = [Hub().get_explainer(name) for name in ("saliency", "attention_rollout")]
+    found = compare(models, explainers, sample_photo())
+    assert [[item.explainer for item in row] for row in found.rows] == [["saliency"], ["saliency"]]
+    assert not torch.equal(found.rows[0][0].values, found.rows[1][0].values)
+    assert len(found.failures) == 2

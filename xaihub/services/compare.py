@@ -52,10 +52,10 @@ def compare(
     Without a target each model's own prediction is explained.
     """
     outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, watch=watch))
+    made = [item for item in outcomes if item.model]  # in the order of models; names may repeat
+    width = len(explainers)
+    rows = [made[place * width : (place + 1) * width] for place in range(len(models))]
     return Comparison(
-        rows=[
-            [item.explanation for item in outcomes if item.explanation is not None and item.model == model.name]
-            for model in models
-        ],
+        rows=[[item.explanation for item in row if item.explanation is not None] for row in rows],
         failures=[item for item in outcomes if item.error is not None],
     )

@@ -51,10 +51,13 @@ class TimmAdapter(ModelAdapter):
         if state is not None:
             module = self._fit(module, request, state, what=what)
         names = _class_names(request, module)
+        preprocessing = _preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans"))
+        if _of_another_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):
+            _try_size(module, preprocessing.size, request.name)
         return Model(
             module,
             name=request.name,
-            preprocessing=_preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans")),
+            preprocessing=preprocessing,
             classes=names,
             hints=_hints(module, dict(card.layers)),
             card=card,
@@ -66,8 +69,10 @@ class TimmAdapter(ModelAdapter):
         options = {**request.card.options, **request.options}
         if num_classes is not None:
             options["num_classes"] = num_classes
-        if (size := request.card.input.get("size")) is not None and _of_one_size(name):
-            options.setdefault("img_size", (size, size) if isinstance(size, int) else tuple(size))
+        size = request.card.input.get("size")
+        sides = (size, size) if isinstance(size, int) else size and tuple(size)
+        if sides and _of_another_size(name, sides):
+            options.setdefault("img_size", sides)
         try:
             with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
                 module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
@@ -86,10 +91,21 @@ class TimmAdapter(ModelAdapter):
         return module
 
 
-def _of_one_size(name: str) -> bool:
-    """Tell whether an architecture is built for pictures of one size, which it must then be told."""
+def _of_another_size(name: str, sides: tuple[int, int]) -> bool:
+    """Tell whether an architecture is built for pictures of one size and must be told that these have another."""
     config = None if name.startswith(_HUB) else get_pretrained_cfg(name, allow_unregistered=True)
-    return config is not None and bool(config.fixed_input_size)
+    return config is not None and bool(config.fixed_input_size) and sides != tuple(config.input_size[1:])
+
+
+def _try_size(module: nn.Module, size: tuple[int, int, int], name: str) -> None:
+    """Refuse a size that the architecture could be told, but cannot take: not all of them check it."""
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, *size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"{name!r} does not take pictures of {size[1]}x{size[2]}: {error}", hint="try another"
+        ) from error
 
 
 @contextmanager
