@@ -13,7 +13,8 @@ PICTURES = ["photos/cat/001.jpg", "photos/dog/001.jpg", "photos/dog/002.jpg"]
 
 
 def test_names_that_occur_once_are_enough() -> None:
-    assert matched(["a/x.jpg", "a/y.jpg"], {"y.jpg": 1, "elsewhere/x.jpg": 2, "z.jpg": 3}, where="table") == {
+    entries = {"y.jpg": 1, "elsewhere/x.jpg": 2, "z.jpg": 3}
+    assert matched(["a/x.jpg", "a/y.jpg"], entries.items(), where="table") == {
         "a/x.jpg": 2,
         "a/y.jpg": 1,
     }
@@ -21,23 +22,23 @@ def test_names_that_occur_once_are_enough() -> None:
 
 def test_folders_tell_pictures_of_one_name_apart() -> None:
     entries = {"photos/cat/001.jpg": 3, "/other/machine/dog/001.jpg": 7, "/other/machine/bird/001.jpg": 9}
-    assert matched(PICTURES, entries, where="table") == {"photos/cat/001.jpg": 3, "photos/dog/001.jpg": 7}
+    assert matched(PICTURES, entries.items(), where="table") == {"photos/cat/001.jpg": 3, "photos/dog/001.jpg": 7}
 
 
 def test_masks_agree_without_endings() -> None:
     masks = {"dog/001.png": "dog", "cat/001.png": "cat", "002.png": "second"}
-    assert list(matched(PICTURES, masks, where="folder", by_stem=True).values()) == ["cat", "dog", "second"]
+    assert list(matched(PICTURES, masks.items(), where="folder", by_stem=True).values()) == ["cat", "dog", "second"]
 
 
 def test_a_picture_without_an_entry_does_not_get_that_of_its_twin() -> None:
-    assert matched(PICTURES, {"dog/001.jpg": 7}, where="table") == {"photos/dog/001.jpg": 7}
+    assert matched(PICTURES, [("dog/001.jpg", 7)], where="table") == {"photos/dog/001.jpg": 7}
 
 
 def test_paths_may_start_from_the_tables_own_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     picture = str(tmp_path / "a" / "x.jpg")
     entries = {"a/x.jpg": 1, "b/x.jpg": 2}
-    assert matched([picture], entries, where="table", base=tmp_path) == {picture: 1}
+    assert matched([picture], entries.items(), where="table", base=tmp_path) == {picture: 1}
 
 
 @pytest.mark.parametrize(
@@ -50,4 +51,10 @@ def test_paths_may_start_from_the_tables_own_folder(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_told_is_refused(entries: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        matched(PICTURES, entries, where="table")
+        matched(PICTURES, entries.items(), where="table")
+
+
+def test_an_entry_that_is_there_twice_must_say_the_same() -> None:
+    assert matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 1)], where="table") == {"x.jpg": 1}
+    with pytest.raises(InputError, match="names 'x.jpg' twice, and differently"):
+        matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 2)], where="table")

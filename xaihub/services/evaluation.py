@@ -171,10 +171,11 @@ def check_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> None:
                 message = f"{named[model.name]!r} and {name!r} are both named {model.name!r}"
                 raise ParameterError(message, hint="give one of the cards another name, or each its own run")
             named[model.name] = name
-            network = canonical([model.weights_hash, model.structure_hash, model.preprocessing.description])
-            if network in networks:
-                raise ParameterError(f"{networks[network]!r} and {name!r} are the same network", hint="drop one")
-            networks[network] = name
+            if len(plan.config.models) > 1:  # a hash of all weights takes a while
+                network = canonical([model.weights_hash, model.structure_hash, model.preprocessing.description])
+                if network in networks:
+                    raise ParameterError(f"{networks[network]!r} and {name!r} are the same network", hint="drop one")
+                networks[network] = name
         with _blaming(file, "target"):
             Target.parse(plan.config.target, model.classes)
         with _blaming(file, "labels"):
@@ -268,20 +269,19 @@ def _check_names(pictures: Sequence[str]) -> None:
 
 
 def _labels(path: str | None, pictures: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    found: list[tuple[str, int]] = []
     for name, row in _table(path, ("file", "class_index")):
         value = float(row["class_index"])
         if value < 0 or value != int(value):
             raise InputError(f"{path!r}: the class of {name!r} is {row['class_index']!r}, not an index")
-        if found.setdefault(name, int(value)) != value:
-            raise InputError(f"{path!r} gives {name!r} two classes, {found[name]} and {int(value)}")
+        found.append((name, int(value)))
     return _of_pictures(pictures, found, path)
 
 
 def _masks(folder: str | None, pictures: Sequence[str]) -> dict[str, Path]:
     if folder is None:
         return {}
-    files = {os.path.relpath(path, folder): Path(path) for path in find_images([folder])}
+    files = [(os.path.relpath(path, folder), Path(path)) for path in find_images([folder])]
     found = matched(pictures, files, where=repr(folder), by_stem=True)
     if not found:
         raise InputError(f"no mask in {folder!r} has a picture's name")
@@ -295,10 +295,10 @@ def _boxes(path: str | None, pictures: Sequence[str]) -> dict[str, list[tuple[fl
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path!r}: the box of {name!r} is empty")
         found.setdefault(name, []).append(box)
-    return _of_pictures(pictures, found, path)
+    return _of_pictures(pictures, list(found.items()), path)
 
 
-def _of_pictures(pictures: Sequence[str], listed: Mapping[str, T], path: str | None) -> dict[str, T]:
+def _of_pictures(pictures: Sequence[str], listed: Sequence[tuple[str, T]], path: str | None) -> dict[str, T]:
     if path is None:
         return {}
     found = matched(pictures, listed, where=repr(path), base=Path(path).parent)

@@ -141,7 +141,7 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     from xaihub.training.sources import open_pictures
 
     table = open_pictures(file, classes=classes or None)
-    found = matched(sources, dict(zip(table.names, table.labels, strict=True)), where=repr(file))
+    found = matched(sources, zip(table.names, table.labels, strict=True), where=repr(file))
     for source in sources:
         if source not in found:
             raise InputError(f"{file!r} has no label for {source!r}", hint="columns: file, label")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -18,7 +18,12 @@ HINT = "write so many folders before the name as tell pictures apart"
 
 
 def matched(
-    pictures: Sequence[str], entries: Mapping[str, T], *, where: str, by_stem: bool = False, base: Path | None = None
+    pictures: Sequence[str],
+    entries: Iterable[tuple[str, T]],
+    *,
+    where: str,
+    by_stem: bool = False,
+    base: Path | None = None,
 ) -> dict[str, T]:
     """Return the entry of each picture that has one, by the picture's path.
 
@@ -33,34 +38,39 @@ def matched(
         base: A folder that relative paths of entries may start from, besides the working folder.
 
     Raises:
-        InputError: It cannot be told which entry a picture has.
+        InputError: It cannot be told which entry a picture has, or entries contradict each other.
     """
+    told: dict[str, T] = {}
+    for entry, value in entries:
+        if told.setdefault(entry, value) != value:
+            raise InputError(f"{where} names {entry!r} twice, and differently")
     found: dict[str, T] = {}
     resolved = {str(Path(picture).resolve()): picture for picture in pictures}
     left: dict[str, list[str]] = {}  # entries that are no picture's own path, by name
     key = _stem if by_stem else _name
-    for entry in entries:
+    for entry, value in told.items():
         own = next((resolved[path] for path in _paths(entry, base) if path in resolved), None)
         if own is None:
             left.setdefault(key(entry)[-1], []).append(entry)
-        elif own in found and found[own] != entries[entry]:
+        elif found.setdefault(own, value) != value:
             raise InputError(f"{where} names {own!r} twice, and differently")
-        else:
-            found[own] = entries[entry]
-    named: dict[str, set[str]] = {}
+    twins: dict[str, set[str]] = {}
     for picture in pictures:
         if picture not in found:
-            named.setdefault(key(picture)[-1], set()).add(picture)
-    for name, twins in named.items():
-        for picture, meant in _nearest(twins, left.get(name, []), key).items():
-            if len(meant) > 1:
-                raise InputError(f"{where} has several entries for {picture!r}: {', '.join(meant)}", hint=HINT)
-            found[picture] = entries[meant[0]]
-        for entry in left.get(name, []):
-            shared, pictures_meant = _most(entry, twins, key)
-            # Where more is written than agrees, another picture is meant, which is not among these.
-            if len(pictures_meant) > 1 and shared == len(key(entry)):
+            twins.setdefault(key(picture)[-1], set()).add(picture)
+    meant: dict[str, list[str]] = {}
+    for name, listed in left.items():
+        for entry in listed:
+            shared, nearest = _most(entry, twins.get(name, ()), key)
+            if len(nearest) == 1:
+                meant.setdefault(nearest[0], []).append(entry)
+            elif nearest and shared == len(key(entry)):  # had more been written, another picture would be meant
                 raise InputError(f"{where} names {entry!r}, which several pictures are called", hint=HINT)
+    for picture, several in meant.items():
+        _, nearest = _most(picture, several, key)
+        if len(nearest) > 1:
+            raise InputError(f"{where} has several entries for {picture!r}: {', '.join(nearest)}", hint=HINT)
+        found[picture] = told[nearest[0]]
     return {picture: found[picture] for picture in pictures if picture in found}
 
 
@@ -88,13 +98,3 @@ def _most(path: str, others: Iterable[str], key: Key) -> tuple[int, list[str]]:
     shared = {other: _shared(path, other, key) for other in others}
     most = max(shared.values(), default=0)
     return most, [other for other, count in shared.items() if count == most]
-
-
-def _nearest(twins: set[str], entries: Sequence[str], key: Key) -> dict[str, list[str]]:
-    """Return of each picture the entries that mean it more than any other picture, the nearest of them."""
-    meant: dict[str, list[str]] = {}
-    for entry in entries:
-        _, pictures = _most(entry, twins, key)
-        if len(pictures) == 1:
-            meant.setdefault(pictures[0], []).append(entry)
-    return {picture: _most(picture, several, key)[1] for picture, several in meant.items()}
