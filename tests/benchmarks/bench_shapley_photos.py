@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=1, help="lambda")
     parser.add_argument("--coalitions", type=int, default=2, help="masked copies a picture and step")
     parser.add_argument("--votes", type=float, default=0, help="weight of the loss that teaches the votes only")
+    parser.add_argument("--votes-coalitions", type=int, default=16, help="masked copies a picture and step for it")
+    parser.add_argument("--half", action="store_true", help="train both twins in bfloat16, where that is faster")
     parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
     options = parser.parse_args()
@@ -110,12 +112,15 @@ def main() -> None:
 def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: argparse.Namespace) -> None:
     parameters = {"lambda": options.weight, "coalitions": options.coalitions}
     if options.votes:  # asked without gradients, so in half precision
-        parameters |= {"votes_lambda": options.votes, "votes_half": True}
+        parameters |= {
+            "votes_lambda": options.votes, "votes_coalitions": options.votes_coalitions, "votes_half": True
+        }  # fmt: skip
     plan = checked({
         "data": str((place / "task.csv").resolve()), "model": str(start.resolve()), "objective": TWINS[name],
         "parameters": parameters if name == "shapley" else {},
         "seed": seed, "epochs": options.epochs, "size": options.size, "batch_size": 8, "freeze_norm": True,
         "keep": "last", "lr": options.lr, "head_lr_scale": 1, "ema": 0.95,
+        "precision": "bf16" if options.half else "fp32",
     })  # fmt: skip
     run = place / name
     if not (run / "card.yaml").is_file():

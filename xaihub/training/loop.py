@@ -19,6 +19,7 @@ from xaihub.errors import ModelError, TrainingError
 from xaihub.objective import Losses, Objective, Step
 from xaihub.training.checkpoint import Checkpoint, load_optimizer, optimizer_state
 from xaihub.training.config import Config
+from xaihub.training.depthwise import quick_depthwise
 from xaihub.training.draws import generator, seed_everything
 from xaihub.training.feed import Batch, Feed
 from xaihub.training.optimise import make_optimizer, make_schedule, weight_groups
@@ -148,6 +149,7 @@ class Trainer:
                 self.save(path)
 
     def _step(self, batches: list[Batch], sums: Sums) -> None:
+        config = self.config
         self.schedule.step_update(self.place.number + 1)
         self.optimizer.zero_grad()
         for turn, batch in enumerate(batches):
@@ -159,9 +161,10 @@ class Trainer:
                 cost = losses.total
                 if not math.isfinite(float(cost.detach())):
                     raise self._stopped(losses)
-                self.accelerator.backward(cost * batch.share)
+                with quick_depthwise(cost.device, config.precision):
+                    self.accelerator.backward(cost * batch.share)
                 sums.add(losses, labels, batch.share)
-        norm = self.accelerator.clip_grad_norm_(self.weights, self.config.clip or math.inf)
+        norm = self.accelerator.clip_grad_norm_(self.weights, config.clip or math.inf)
         if self.accelerator.scaler is None and norm is not None and not math.isfinite(float(norm)):
             raise self._stopped(None)
         self._stepper.step()
