@@ -181,8 +181,6 @@ def test_a_changed_architecture_is_built_again_from_its_card(hub: Hub, train: Tr
     assert float(model.module.factor) != 1.0
     assert outcome.history[1]["objective"]["calls"] > outcome.history[0]["objective"]["calls"]
     assert {"train/masked", "val/masked", "train/kept", "train/cross_entropy"} <= outcome.history[0].keys()
-    with pytest.raises(ModelError, match="was changed by the objective 'masked' already"):
-        train("again", model=str(outcome.card), scratch=False, size=None)
 
 
 def test_a_trained_model_can_be_trained_on(train: Train) -> None:

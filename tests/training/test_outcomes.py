@@ -1,4 +1,4 @@
-"""Which epoch is the result, and what is refused before a run leaves anything."""
+"""Which epoch is the result, what is refused before a run leaves anything, and what can be trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training import toys
-from xaihub.errors import ParameterError
+from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub
 from xaihub.services import train as service
 from xaihub.training import loop
@@ -60,3 +60,27 @@ def test_a_transformer_is_built_for_the_size_that_is_asked_for(hub: Hub, train: 
     model = hub.load_model(str(card), device="cpu")
     assert model.input_size == (3, 96, 96)
     assert model.predict(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
+
+
+def test_a_network_that_an_objective_changed_is_trained_on(hub: Hub, train: Train, tmp_path: Path) -> None:
+    first = train("first", objective="masked", parameters={"lambda": "0.25"}, epochs=2)
+    again = {"model": str(first.card), "scratch": False, "size": None, "epochs": 1, "lr": 1e-12}
+    second = train("second", objective="masked", **again)
+
+    before, after = (hub.load_model(str(outcome.card), device="cpu") for outcome in (first, second))
+    assert after.card.objective_options == {"lambda_": 0.25}
+    assert after.classes == before.classes
+    assert isinstance(after.module, toys.Scaled)
+    assert float(after.module.factor) == pytest.approx(float(before.module.factor), abs=1e-6)
+    assert second.best["val_accuracy"] == pytest.approx(first.history[-1]["val_accuracy"])
+
+    third = train("third", objective="masked", parameters={"lambda": "0.5"}, **again)
+    assert hub.load_model(str(third.card), device="cpu").card.objective_options == {"lambda_": 0.5}
+    with pytest.raises(
+        ModelError, match=r"changed by the objective 'masked' already \(train it on by --objective masked"
+    ):
+        train("other", **again)
+    with pytest.raises(ModelError, match=r"changed for its own classes: blue, red \(train it on with the same"):
+        service.train(
+            hub, checked(toys.plan("evidence:60", objective="masked", **again)), tmp_path / "other", device="cpu"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
@@ -18,6 +18,7 @@ from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub, pick_device
 from xaihub.model import Model
 from xaihub.objective import Objective
+from xaihub.params import convert
 from xaihub.training.config import Config
 from xaihub.training.data import Pictures, Split, check_classes, ordered, readable, split
 from xaihub.training.draws import seed_everything
@@ -26,6 +27,7 @@ from xaihub.training.feed import Feed, ImageFeed
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop import Trainer, Watch
 from xaihub.training.sources import open_pictures
+from xaihub.weights import fill
 
 __all__ = ["Setting", "accelerating", "dealt", "set_up"]
 
@@ -96,6 +98,9 @@ def _forget() -> None:
 def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> Setting:
     """Check data and model, and make everything that training needs.
 
+    A network that the objective has changed already is trained on, for its own classes; parameters that are not asked
+    for are those on its card.
+
     Raises:
         XaihubError: The data, the model, the objective or a parameter cannot be used.
     """
@@ -110,15 +115,19 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         scratch=config.scratch,
         size=config.size,
     )
+    learned = None
     if model.card.objective:
-        raise ModelError(
-            f"model {config.model!r} was changed by the objective {model.card.objective!r} already",
-            hint="train from the model that it was made of",
-        )
+        learned = model.module.state_dict()
+        objective, model = _trained_before(hub, config, model)
     data = dealt(pictures, model, config, watch)
     pictures = data.pictures
     if config.patience is not None and not data.val:
         raise ParameterError("patience needs pictures held out", hint="hold some out: --val, or a folder val/")
+    if learned is not None and tuple(pictures.classes) != model.classes:
+        raise ModelError(
+            f"model {config.model!r} was changed for its own classes: {', '.join(model.classes)}",
+            hint="train it on with the same classes, or train from the model that it was made of",
+        )
     model = with_classes(model, pictures.classes, seed=config.seed)
     images = ImageFeed(
         data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
@@ -131,6 +140,8 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         head = None
     seed_everything("wrap", config.seed)
     network = objective.wrap(model).to(accelerator.device)
+    if learned is not None:
+        fill(network, learned, what=f"what {config.model!r} has learned")
     part = objective.trainable(network, head) if config.freeze and head is not None else None
     feed, asked = _feed(objective, network, part, images, config, accelerator, watch)
     trainer = Trainer(
@@ -145,6 +156,21 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         identity=_identity(config, data),
     )
     return Setting(accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer)
+
+
+def _trained_before(hub: Hub, config: Config, changed: Model) -> tuple[Objective, Model]:
+    """Return the objective that a network was changed by, as it was but for what is asked, and the plain network."""
+    card = changed.card
+    if config.objective != card.objective:
+        raise ModelError(
+            f"model {config.model!r} was changed by the objective {card.objective!r} already",
+            hint=f"train it on by --objective {card.objective}, or train from the model that it was made of",
+        )
+    asked = convert(hub.objectives.get(card.objective).load(), config.parameters, who=card.objective)
+    objective = hub.get_objective(card.objective, **{**card.objective_options, **asked})
+    plain = hub.load_model(config.model, device=str(changed.device), scratch=True, size=config.size)
+    plain.classes = changed.classes
+    return objective, plain.around(plain.module, card=replace(card, objective="", objective_options={}))
 
 
 def dealt(pictures: Pictures, model: Model, config: Config, watch: Watch, *, known: bool = False) -> Split:
