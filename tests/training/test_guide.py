@@ -35,7 +35,7 @@ def test_every_command_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Mon
         assert (prompt, program) == ("$", "xaihub")
         done = CliRunner().invoke(cli, arguments, prog_name="xaihub")
         assert done.exit_code == 0, f"{line}\n{done.output}"
-    assert len(lines) == 8
+    assert len(lines) == 9
     files = {path.name for path in Path("runs/plain").iterdir() if path.name != ".lock"}
     assert files == set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
 
