@@ -73,11 +73,11 @@ def _by_blocks(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], paddi
     height, width = (step * (side - 1) + BLOCK for step, side in zip(stride, grad.shape[2:], strict=True))
     small = weight.new_empty(len(weight), 1, BLOCK, BLOCK)
     found = weight.new_empty(len(weight), 1, rows + beyond[0], columns + beyond[1])
+    same = (None, stride, [0, 0], [1, 1], False, [0, 0], len(weight))
     for top in range(0, rows, BLOCK):
         for left in range(0, columns, BLOCK):
             moved = padded[:, :, top : top + height, left : left + width]
             moved = moved.contiguous(memory_format=torch.channels_last)
-            same = (None, stride, [0, 0], [1, 1], False, [0, 0], len(weight))
             block = _backward(grad, moved, small, *same, [False, True, False])[1]
             found[:, :, top : top + BLOCK, left : left + BLOCK] = block
     return found[:, :, :rows, :columns]
