@@ -19,9 +19,9 @@ endef
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/.installed  ## Explain the sample photo and say where the picture is.
+demo: $(VENV)/.installed  ## Explain the sample photo and say where the image is.
 	$(BIN)/xaihub explain -o xaihub-out
-	@echo "The picture: $$(ls -t xaihub-out/*.png | head -n 1)"
+	@echo "The image: $$(ls -t xaihub-out/*.png | head -n 1)"
 
 test: lint  ## Check style, types and imports, then run every test.
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal

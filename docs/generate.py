@@ -66,7 +66,7 @@ def explainers() -> str:
         (f"[`{spec.name}`](#{spec.name})", spec.summary, ", ".join(spec.needs), spec.cost, _paper(spec.paper))
         for spec in specs
     ]
-    lines = [_table(("name", "what it does", "needs", "cost a picture", "paper"), rows)]
+    lines = [_table(("name", "what it does", "needs", "cost an image", "paper"), rows)]
     for spec in specs:
         method = spec.load()
         claims = [
@@ -117,10 +117,10 @@ def objectives() -> str:
     """List every training objective, then describe each with its parameters."""
     specs = list(hub().objectives)
     rows = [(f"[`{spec.name}`](#{spec.name})", spec.summary, spec.cost, _paper(spec.paper)) for spec in specs]
-    lines = [_table(("name", "what is minimised", "cost a picture", "paper"), rows)]
+    lines = [_table(("name", "what is minimised", "cost an image", "paper"), rows)]
     for spec in specs:
         facts = {"Limits": spec.limits, "Plugin": spec.plugin}
-        facts["With --freeze"] = "features are computed once" if spec.load().on_features else "pictures are read again"
+        facts["With --freeze"] = "features are computed once" if spec.load().on_features else "images are read again"
         lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
     return "\n".join(lines)
 

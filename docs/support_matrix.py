@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from xaihub import Hub, Model, ModelCard, ModelRequest, Weights, XaihubError, load_picture, sample_photo
+from xaihub import Hub, Model, ModelCard, ModelRequest, Weights, XaihubError, load_image, sample_photo
 from xaihub.host import PluginHost
 from xaihub.params import parameters
 from xaihub.testing.budgets import small_budget
@@ -140,7 +140,7 @@ def _try(hub: Hub, name: str, model: Model) -> str:
     try:
         known = parameters(hub.explainers.get(name).load())
         explainer = hub.get_explainer(name, **{key: value for key, value in TINY.items() if key in known})
-        inputs, _ = model.prepare(load_picture(sample_photo()).image)
+        inputs, _ = model.prepare(load_image(sample_photo()).rgb)
         (explanation,) = explainer.explain(model, inputs.unsqueeze(0))
     except XaihubError as error:
         return f"refused: {_general(error.message, model)}"
@@ -186,7 +186,7 @@ def _page(kept: dict[str, str], sources: dict[str, str]) -> str:
             "Which explainer works on which family of models. Every cell is one run on the sample photo, with random",
             "weights, biases and running statistics and the smallest budget; `make support-matrix` makes this page.",
             "*yes* is a result without remarks, *yes* with a number a result with a warning, *no* a refusal; the",
-            "numbers are those of the reasons below. Where a picture would mislead, an explainer refuses to draw it.",
+            "numbers are those of the reasons below. Where an image would mislead, an explainer refuses to draw it.",
             "",
             f"| explainer | {' | '.join(FAMILIES)} |",
             f"|---|{'---|' * len(FAMILIES)}",

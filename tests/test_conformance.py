@@ -36,7 +36,7 @@ def test_a_built_in_passes_every_check(name: str) -> None:
     assert sum(result.outcome == "passed" for result in results) > 2
 
 
-# What the exact evidence of a planted picture scores: 400 of 64 x 64 pixels, all with one value.
+# What the exact evidence of a planted image scores: 400 of 64 x 64 pixels, all with one value.
 EXACT = {
     "average_drop": 0,
     "complexity": math.log(400),
@@ -53,7 +53,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_exact_evidence_of_a_planted_picture_scores_what_theory_says(name: str) -> None:
+def test_the_exact_evidence_of_a_planted_image_scores_what_theory_says(name: str) -> None:
     (scene,) = planted_scenes(1)
 
     measured, _ = hub().get_metric(name).measure(planted_case(scene))

@@ -176,7 +176,7 @@ class NeverAsks(Good):
         return inputs * (1 + target.index[:, None, None, None]) ** 2
 
 
-class OnlyScalesThePicture(Good):
+class OnlyScalesTheImage(Good):
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         return inputs.abs() * target.score(model(inputs))[:, None, None, None]
 
@@ -212,7 +212,7 @@ class RefusesWithoutAWord(Good):
 class RefusesAll(Good):
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         if model.input_size != (1, 48, 32):
-            raise ExplainerRefused(f"{model.name!r} has pictures of another size")
+            raise ExplainerRefused(f"{model.name!r} has images of another size")
         return super().attribute(model, inputs, target)
 
 
@@ -321,7 +321,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (TakesTheMaximum, None, "depends_on_the_target", "explain `target.score(logits)`"),
     (ClaimsNoClass, None, "depends_on_the_target", "drop `class_agnostic`"),
     (NeverAsks, None, "depends_on_the_weights", "compute the map from the network's outputs"),
-    (OnlyScalesThePicture, None, "depends_on_the_weights", "(correlations 1.0000, 1.0000, 1.0000)"),
+    (OnlyScalesTheImage, None, "depends_on_the_weights", "(correlations 1.0000, 1.0000, 1.0000)"),
     (NoConvolutions, None, "works_on_a_cnn", "on a convolutional network it raised KeyError"),
     (NoTokens, None, "works_on_a_vit", "on a vision transformer it raised KeyError"),
     (RefusesWithoutAWord, None, "works_on_a_vit", "say in the refusal what the network lacks"),

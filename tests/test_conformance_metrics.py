@@ -100,7 +100,7 @@ class MinusOne(Good):
 
 
 class ScansTheRows(Good):
-    """The share of the mask among the largest pixels, of which the first in the picture come first."""
+    """The share of the mask among the largest pixels, of which the first in the image come first."""
 
     def score(self, case: Case) -> float:
         assert case.scene.truth is not None
@@ -174,7 +174,7 @@ def test_the_good_metric_behind_them_passes_all_but_the_tags_that_it_does_not_ha
     assert set(outcomes.values()) == {"passed"}
 
 
-def test_a_parameter_that_does_not_suit_small_pictures_is_a_refusal() -> None:
+def test_a_parameter_that_does_not_suit_small_images_is_a_refusal() -> None:
     outcomes = {item.check: item.outcome for item in results(MetricSubject(TooWide, spec=record()))}
 
     assert outcomes["truth_scores_best"] == outcomes["nothing_is_changed"] == "refused"

@@ -7,7 +7,7 @@ import torch
 
 import xaihub
 from xaihub import Runtime
-from xaihub.masking import batch_rows, make_features, make_removal, masked_forwards
+from xaihub.masking import batch_rows, make_features, make_removal, masked_forward_passes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -40,7 +40,7 @@ def test_masks_are_evaluated_on_the_device() -> None:
     model = xaihub.load_model(device="cuda")
     image = torch.randn(model.input_size, device="cuda")
     features = make_features("grid:4", model, image)
-    batches = masked_forwards(
+    batches = masked_forward_passes(
         model, image, torch.eye(16), removal=make_removal("blur", model, image), expand=features.masks
     )
     assert all(batch.outputs.is_cuda and batch.masks.is_cuda for batch in batches)

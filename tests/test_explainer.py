@@ -249,13 +249,13 @@ class TestTheRecord:
     def first(self, made: Explainer, model: Model, inputs: Tensor, **options: Any) -> Explanation:
         return made.explain(model, inputs, **options)[0]
 
-    def test_forwards_and_backwards_are_counted_a_picture(self, model: Model, inputs: Tensor) -> None:
+    def test_forward_passes_and_backward_passes_are_counted_an_image(self, model: Model, inputs: Tensor) -> None:
         found = self.first(Points(points=6), model, inputs).metadata
-        assert (found["forwards"], found["backwards"]) == (6, 0)
+        assert (found["forward_passes"], found["backward_passes"]) == (6, 0)
         found = self.first(explainer(gradient), model, inputs).metadata
-        assert (found["forwards"], found["backwards"]) == (1, 1)
+        assert (found["forward_passes"], found["backward_passes"]) == (1, 1)
         found = self.first(explainer(gradient, stochastic=True), model, inputs).metadata
-        assert (found["forwards"], found["backwards"]) == (1, 1)
+        assert (found["forward_passes"], found["backward_passes"]) == (1, 1)
 
     def test_calls_of_the_raw_network_count_as_well(self, model: Model, inputs: Tensor) -> None:
         def raw(_self: Explainer, model: Model, inputs: Tensor, _target: ResolvedTarget) -> Tensor:
@@ -264,7 +264,7 @@ class TestTheRecord:
             return inputs
 
         found = self.first(explainer(raw), model, inputs).metadata
-        assert (found["forwards"], found["backwards"]) == (4, 4)
+        assert (found["forward_passes"], found["backward_passes"]) == (4, 4)
 
     def test_each_row_has_its_own_completeness_gap(self, model: Model, inputs: Tensor) -> None:
         def gaps(_self: Explainer, _model: Model, inputs: Tensor, _target: ResolvedTarget) -> Attribution:
@@ -338,7 +338,7 @@ def each(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget)
             details={"class": int(target.index[number])},
             warnings=[f"row {number}"],
             extras={f"mask_{number}": row[None, :1] > 0},
-            forwards=10.0 + number,
+            forward_passes=10.0 + number,
         )
         for number, row in enumerate(inputs)
     ]
@@ -352,7 +352,7 @@ class TestRowsTogether:
             assert one.metadata["details"] == {"class": one.target.index}
             assert one.warnings == [f"row {number}"]
             assert list(one.extras) == [f"mask_{number}"]
-            assert one.metadata["forwards"] == 10 + number
+            assert one.metadata["forward_passes"] == 10 + number
             assert one.target.logit == pytest.approx(float(model.predict(inputs)[number, one.target.index]))
 
     def test_there_must_be_one_for_each_row(self, model: Model, inputs: Tensor) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from xaihub import ClassScore, Explanation, Geometry, load_picture
+from xaihub import ClassScore, Explanation, Geometry, load_image
 from xaihub.errors import OutputError
 from xaihub.explanation import write_file
 
@@ -107,8 +107,8 @@ class TestSaving:
         assert files(tmp_path) == ["x.json", "x.safetensors"]
 
     def test_a_source_whose_name_is_no_unicode_can_be_saved(self, explanation: Explanation, tmp_path: Path) -> None:
-        picture = replace(load_picture(np.zeros((9, 12, 3), np.uint8)), source=os.fsdecode(b"caf\xe9.jpg"))
-        explanation.with_picture(picture, GEOMETRY).save(tmp_path / "x")
+        image = replace(load_image(np.zeros((9, 12, 3), np.uint8)), source=os.fsdecode(b"caf\xe9.jpg"))
+        explanation.with_image(image, GEOMETRY).save(tmp_path / "x")
         assert os.fsencode(Explanation.load(tmp_path / "x").metadata["image"]["source"]) == b"caf\xe9.jpg"
 
 
@@ -149,11 +149,11 @@ class TestTheRecord:
         assert '  "seed": 3' in text
         assert "tabby, 虎猫 🐈" in text
 
-    def test_it_says_which_picture_was_explained(self, explanation: Explanation) -> None:
-        picture = load_picture(np.zeros((9, 12, 3), np.uint8))
-        found = explanation.with_picture(picture, GEOMETRY)
-        assert found.picture is picture
-        assert found.metadata["image"] == {"source": "", "sha256": picture.sha256}
+    def test_it_says_which_image_was_explained(self, explanation: Explanation) -> None:
+        image = load_image(np.zeros((9, 12, 3), np.uint8))
+        found = explanation.with_image(image, GEOMETRY)
+        assert found.image is image
+        assert found.metadata["image"] == {"source": "", "sha256": image.sha256}
 
     def test_short_ways_to_what_is_asked_most(self, explanation: Explanation) -> None:
         assert (explanation.model, explanation.explainer) == ("toy", "rise")
@@ -174,7 +174,7 @@ class TestHeatmaps:
         assert not found[:, 2:10].isnan().any()
 
     def test_an_unknown_geometry_is_refused(self, explanation: Explanation) -> None:
-        with pytest.raises(OutputError, match=r"geometry is unknown \(explain a picture"):
+        with pytest.raises(OutputError, match=r"geometry is unknown \(explain an image"):
             replace(explanation, geometry=None).heatmap(original=True)
 
 

@@ -192,7 +192,7 @@ def model() -> Model:
 class Brightness(GlobalExplainer):
     """Weigh each channel by its brightness, times a random factor."""
 
-    needs_pictures = True
+    needs_images = True
 
     def __init__(self, *, power: Annotated[float, Meta(gt=0, description="An exponent.")] = 1.0) -> None:
         self.power = power
@@ -211,7 +211,7 @@ def test_an_explainer_returns_a_ranking_with_its_record() -> None:
     assert torch.allclose(found.weights, x.mean((0, 2, 3)).double() ** 2, rtol=2e-3)
     assert found.names == ("input channel 0", "input channel 1", "input channel 2")
     assert found.metadata["parameters"] == {"power": 2}
-    assert (found.metadata["seed"], found.metadata["forwards"], found.metadata["details"]) == (7, 5, {"rows": 5})
+    assert (found.metadata["seed"], found.metadata["forward_passes"], found.metadata["details"]) == (7, 5, {"rows": 5})
     assert found.metadata["weights_sha256"] == toy.weights_hash
     assert found.warnings == ["a note"]
     assert found.metadata["cpu_seconds"] >= 0
@@ -230,7 +230,7 @@ def test_a_seed_fixes_the_ranking_and_random_state_outside_is_left_alone() -> No
 class Rude(Brightness):
     """Leaves the model changed, and returns nonsense."""
 
-    needs_pictures = False
+    needs_images = False
 
     def __init__(self, *, kind: str = "nan") -> None:
         self.kind = kind
@@ -255,8 +255,8 @@ def test_nonsense_is_refused_and_the_model_restored(kind: str, message: str) -> 
     assert not toy.module._forward_hooks
 
 
-def test_missing_pictures_and_wrong_parameters_are_refused() -> None:
-    with pytest.raises(ExplainerRefused, match="Brightness ranks features by what they do to pictures"):
+def test_missing_images_and_wrong_parameters_are_refused() -> None:
+    with pytest.raises(ExplainerRefused, match="Brightness ranks features by what they do to images"):
         Brightness().explain(model())
     with pytest.raises(ParameterError, match="'power' of Brightness cannot be 0"):
         Brightness(power=0).explain(model(), torch.rand(1, 3, 4, 4))

@@ -23,7 +23,7 @@ from xaihub import (
     ModelRequest,
     Preprocessing,
     hookimpl,
-    load_picture,
+    load_image,
     sample_photo,
 )
 from xaihub.errors import MissingExtra, ModelError, PluginError, UnknownName
@@ -53,7 +53,7 @@ def lite0(hub: Hub) -> Model:
 
 class TestTheEmbeddedModel:
     def test_it_sees_the_cat_of_the_sample_photo(self, lite0: Model) -> None:
-        inputs, _ = lite0.prepare(load_picture(sample_photo()).image)
+        inputs, _ = lite0.prepare(load_image(sample_photo()).rgb)
         probabilities = lite0.predict(inputs[None]).softmax(1)[0]
         assert 281 <= int(probabilities.argmax()) <= 285
         assert float(probabilities[281:286].sum()) > 0.8

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, and finding them."""
+"""Reading images of every kind, and finding them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xaihub import Picture, load_picture, sample_photo
+from xaihub import SourceImage, load_image, sample_photo
 from xaihub.errors import InputError
 from xaihub.images import find_images
 
@@ -29,9 +29,9 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def pixels(source: Any) -> np.ndarray[Any, Any]:
-    picture = load_picture(source)
-    assert picture.image.mode == "RGB"
-    return np.asarray(picture.image)
+    image = load_image(source)
+    assert image.rgb.mode == "RGB"
+    return np.asarray(image.rgb)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
@@ -104,7 +104,7 @@ def test_grey_with_alpha_is_laid_over_white() -> None:
     assert pixels(encoded(Image.new("LA", (2, 2), (9, 0)), "PNG")).min() == 255
 
 
-def test_grey_and_one_bit_pictures_become_rgb() -> None:
+def test_grey_and_one_bit_images_become_rgb() -> None:
     grey = PIXELS[:, :, 0]
     assert np.array_equal(pixels(encoded(Image.fromarray(grey), "PNG")), np.dstack([grey] * 3))
     bits = Image.fromarray(grey > 100)
@@ -121,7 +121,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert found[-1, -1] == 255
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
+def test_a_dark_sixteen_bit_image_stays_dark() -> None:
     assert pixels(encoded(Image.fromarray(np.full((4, 4), 200, np.uint16)), "PNG")).max() == 1
 
 
@@ -147,8 +147,8 @@ def test_thirty_two_bit_integers_are_scaled() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_float_grey_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(InputError, match="'bytes': the picture has pixels that are not finite"):
-        load_picture(encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF"))
+    with pytest.raises(InputError, match="'bytes': the image has pixels that are not finite"):
+        load_image(encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF"))
 
 
 def test_a_cmyk_jpeg_keeps_its_colours() -> None:
@@ -156,7 +156,7 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
     assert np.abs(pixels(encoded(cmyk, "JPEG", quality=95)).astype(int) - [200, 30, 60]).max() < 12
 
 
-class TestArraysAndPictures:
+class TestArraysAndImages:
     def test_bytes_floats_and_bits_are_read(self) -> None:
         assert np.array_equal(pixels(PIXELS), PIXELS)
         assert np.array_equal(pixels(PIXELS / 255), PIXELS)
@@ -171,13 +171,13 @@ class TestArraysAndPictures:
         exif = Image.Exif()
         exif[274] = 6
         image = Image.open(io.BytesIO(encoded(PHOTO, "PNG", exif=exif)))
-        assert load_picture(image).image.size == (32, 48)
+        assert load_image(image).rgb.size == (32, 48)
         assert image.size == (48, 32)
 
-    def test_a_picture_passes_through(self) -> None:
-        picture = load_picture(PHOTO)
-        assert load_picture(picture) is picture
-        assert isinstance(picture, Picture)
+    def test_an_image_passes_through(self) -> None:
+        image = load_image(PHOTO)
+        assert load_image(image) is image
+        assert isinstance(image, SourceImage)
 
     @pytest.mark.parametrize(
         "array",
@@ -192,7 +192,7 @@ class TestArraysAndPictures:
     )
     def test_an_array_of_another_shape_is_refused(self, array: Any) -> None:
         with pytest.raises(InputError, match="an array of shape"):
-            load_picture(array)
+            load_image(array)
 
     @pytest.mark.parametrize(
         "array",
@@ -201,17 +201,17 @@ class TestArraysAndPictures:
     )  # fmt: skip
     def test_values_of_unknown_meaning_are_refused(self, array: Any) -> None:
         with pytest.raises(InputError, match=r"between 0 and 1|cannot be made of"):
-            load_picture(array)
+            load_image(array)
 
     def test_the_checksum_is_of_the_pixels(self) -> None:
-        assert load_picture(PIXELS).sha256 == load_picture(PHOTO).sha256
-        assert load_picture(PIXELS).sha256 != load_picture(PIXELS[::-1]).sha256
+        assert load_image(PIXELS).sha256 == load_image(PHOTO).sha256
+        assert load_image(PIXELS).sha256 != load_image(PIXELS[::-1]).sha256
 
 
 class TestBadFiles:
     def refusal(self, source: Any) -> str:
         with pytest.raises(InputError) as caught:
-            load_picture(source)
+            load_image(source)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -223,9 +223,9 @@ class TestBadFiles:
         assert self.refusal(tmp_path / "x.png") == f"'{tmp_path / 'x.png'}' is empty"
 
     @pytest.mark.parametrize("data", [b"hello", b"<svg/>", b"%PDF-1.4", b"\x00" * 100], ids=repr)
-    def test_a_file_that_is_no_picture(self, data: bytes, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_image(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "x.png").write_bytes(data)
-        assert f"'{tmp_path / 'x.png'}' is not a picture (known formats: JPEG, PNG" in self.refusal(tmp_path / "x.png")
+        assert f"'{tmp_path / 'x.png'}' is not an image (known formats: JPEG, PNG" in self.refusal(tmp_path / "x.png")
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
     @pytest.mark.parametrize("share", [0.3, 0.9])
@@ -245,7 +245,7 @@ class TestBadFiles:
             for where in RNG.integers(0, min(len(data), 300), 4):
                 damaged[where] = RNG.integers(256)
             try:
-                load_picture(bytes(damaged))
+                load_image(bytes(damaged))
             except InputError:
                 refused += 1
         assert refused > 10
@@ -265,11 +265,11 @@ class TestBadFiles:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
         assert np.array_equal(pixels(encoded(PHOTO, "PNG")), PIXELS)
 
-    def test_a_picture_without_pixels(self) -> None:
-        assert self.refusal(Image.new("RGB", (0, 4))) == "the picture has no pixels"
+    def test_an_image_without_pixels(self) -> None:
+        assert self.refusal(Image.new("RGB", (0, 4))) == "the image has no pixels"
 
 
-class TestFindingPictures:
+class TestFindingImages:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
         (tmp_path / "deep" / "er").mkdir(parents=True)
@@ -305,8 +305,8 @@ class TestFindingPictures:
         with pytest.raises(InputError, match=r"there is no file or folder|no file matches"):
             self.names(folder, path)
 
-    def test_a_folder_without_pictures_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="no picture in the folder"):
+    def test_a_folder_without_images_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no image in the folder"):
             find_images([tmp_path])
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -335,13 +335,13 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         buffer = io.BytesIO(encoded(PHOTO, "PNG"))
 
     monkeypatch.setattr("sys.stdin", Stdin)
-    picture = load_picture("-")
-    assert (picture.name, picture.source) == ("stdin", "-")
-    assert load_picture("-").sha256 == picture.sha256  # a second model asks for it as well
-    assert np.array_equal(np.asarray(picture.image), PIXELS)
+    image = load_image("-")
+    assert (image.name, image.source) == ("stdin", "-")
+    assert load_image("-").sha256 == image.sha256  # a second model asks for it as well
+    assert np.array_equal(np.asarray(image.rgb), PIXELS)
 
 
 def test_the_sample_photo_is_installed() -> None:
-    picture = load_picture(sample_photo())
-    assert picture.name == "chelsea"
-    assert picture.image.size == (451, 300)
+    image = load_image(sample_photo())
+    assert image.name == "chelsea"
+    assert image.rgb.size == (451, 300)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import Model, ModelError, Preprocessing, Runtime
-from xaihub.masking import Fill, MaskedBatch, batch_rows, coalition_scores, make_features, masked_forwards
+from xaihub.masking import Fill, MaskedBatch, batch_rows, coalition_scores, make_features, masked_forward_passes
 
 SIDE = 6
 
@@ -44,7 +44,7 @@ def _masks(rows: int) -> Tensor:
 
 
 def _run(model: Model, draws: Tensor | Iterable[Tensor]) -> list[MaskedBatch]:
-    return list(masked_forwards(model, _image(), draws, removal=Fill(torch.zeros(1, SIDE, SIDE))))
+    return list(masked_forward_passes(model, _image(), draws, removal=Fill(torch.zeros(1, SIDE, SIDE))))
 
 
 def _gpu_full() -> Exception:
@@ -81,7 +81,7 @@ def test_an_iterable_is_read_no_further_than_needed() -> None:
             given.append(3)
             yield _masks(3)
 
-    stream = masked_forwards(_model(batch_size=4), _image(), endless(), removal=Fill(torch.zeros(1, SIDE, SIDE)))
+    stream = masked_forward_passes(_model(batch_size=4), _image(), endless(), removal=Fill(torch.zeros(1, SIDE, SIDE)))
     next(stream)
     assert sum(given) == 6
 
@@ -94,7 +94,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(error: Callable[[], Ex
         batches = _run(model, iter(masks.split([11, 9])))
     assert torch.equal(torch.cat([batch.outputs for batch in batches]), (masks * _image()).flatten(1))
     assert module.tried == [16, 8, 4] + [2] * 10
-    assert counts.forwards == 20
+    assert counts.forward_passes == 20
 
 
 def test_the_failed_pass_is_freed_before_the_next() -> None:
@@ -142,7 +142,7 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
 
 
 def test_the_caller_stays_out_of_inference_mode_between_batches() -> None:
-    for _ in masked_forwards(_model(batch_size=2), _image(), _masks(6), removal=Fill(torch.zeros(1, SIDE, SIDE))):
+    for _ in masked_forward_passes(_model(batch_size=2), _image(), _masks(6), removal=Fill(torch.zeros(1, SIDE, SIDE))):
         assert not torch.is_inference_mode_enabled()
         assert torch.is_grad_enabled()
         weight = torch.ones(3, requires_grad=True)
@@ -157,7 +157,7 @@ def test_progress_counts_rows_up_to_the_total() -> None:
     assert seen == [(4, 10), (8, 10), (10, 10)]
     seen.clear()
     removal = Fill(torch.zeros(1, SIDE, SIDE))
-    list(masked_forwards(model, _image(), _masks(6), removal=removal, done=10, total=20))
+    list(masked_forward_passes(model, _image(), _masks(6), removal=removal, done=10, total=20))
     assert seen == [(14, 20), (16, 20)]
 
 
@@ -170,7 +170,7 @@ def test_a_memory_budget_bounds_the_rows_and_costs_no_counted_forward() -> None:
         with model.counting() as counts:
             assert batch_rows(model) == rows
             batches = _run(model, _masks(10))
-        assert counts.forwards == 10
+        assert counts.forward_passes == 10
         assert len(batches[0].outputs) == rows
 
 
@@ -178,7 +178,7 @@ def test_the_batch_size_asked_for_goes_before_the_budget() -> None:
     assert batch_rows(_model(batch_size=50, memory_budget=1)) == 50
 
 
-def test_smaller_pictures_get_larger_batches_on_a_cpu() -> None:
+def test_smaller_images_get_larger_batches_on_a_cpu() -> None:
     sizes = (56, 112, 224, 448)
     rows = [
         batch_rows(

@@ -122,7 +122,7 @@ def test_cells_that_do_not_fit_the_input_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_superpixels_follow_the_picture_and_have_no_gaps(channels: int) -> None:
+def test_superpixels_follow_the_image_and_have_no_gaps(channels: int) -> None:
     image = torch.full((channels, 40, 40), -2.0)
     image[:, :, 20:] = 2.0
     features = make_features("superpixels:8", _model(40, 40, channels), image)

@@ -20,7 +20,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
 
 def _model(height: int = 8, width: int = 12) -> Model:
     """A network that returns its input, so that what the model was shown can be read off the outputs."""
-    spatial = (lambda picture: picture.resize((width, height), Image.Resampling.NEAREST),)
+    spatial = (lambda image: image.resize((width, height), Image.Resampling.NEAREST),)
     plain = Preprocessing(spatial=spatial, size=(3, height, width), mean=MEAN, std=STD)
     return Model(nn.Flatten(), name="mirror", preprocessing=plain)
 
@@ -37,7 +37,7 @@ def _units(level: float) -> Tensor:
     ("name", "level"),
     [("black", 0.0), ("grey", 0.5), ("white", 1.0), ("constant:0.3", 0.3), ("constant:0", 0.0), ("constant:1", 1.0)],
 )
-def test_even_baselines_are_levels_of_the_picture(name: str, level: float) -> None:
+def test_even_baselines_are_levels_of_the_image(name: str, level: float) -> None:
     assert torch.allclose(baseline_image(name, _model(), _image()), _units(level), atol=1e-6)
 
 
@@ -70,13 +70,13 @@ def test_blur_keeps_the_mean_and_loses_detail(size: tuple[int, int]) -> None:
     assert torch.allclose(baseline_image("blur", _model(*size), constant), constant, atol=1e-5)
 
 
-def test_another_picture_is_prepared_like_the_first(tmp_path: Path) -> None:
+def test_another_image_is_prepared_like_the_first(tmp_path: Path) -> None:
     path = tmp_path / "other: one.png"
     Image.fromarray(np.full((20, 20, 3), 51, dtype=np.uint8)).save(path)
     assert torch.allclose(baseline_image(f"image:{path}", _model(), _image()), _units(0.2), atol=1e-5)
 
 
-def test_a_picture_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+def test_an_image_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(XaihubError, match=r"none\.png"):
         baseline_image(f"image:{tmp_path / 'none.png'}", _model(), _image())
 
@@ -89,7 +89,7 @@ def test_a_baseline_that_does_not_exist_is_refused(name: str) -> None:
         make_removal(name, _model(), _image())
 
 
-def test_inpaint_is_a_removal_but_no_picture() -> None:
+def test_inpaint_is_a_removal_but_no_image() -> None:
     assert isinstance(make_removal("inpaint", _model(), _image()), Inpaint)
     with pytest.raises(ParameterError, match="cannot be used here"):
         baseline_image("inpaint", _model(), _image())
@@ -133,7 +133,7 @@ def test_inpainting_keeps_what_is_visible_and_stays_within_its_range(size: tuple
             assert shown[row, channel].max() <= seen.max() + 1e-5
 
 
-def test_inpainting_leaves_a_constant_picture_constant() -> None:
+def test_inpainting_leaves_a_constant_image_constant() -> None:
     image = torch.full((3, 9, 14), 0.7)
     masks = (torch.rand(4, 1, 9, 14) < 0.2).float()
     masks[:, :, 4, 4] = 1
@@ -149,11 +149,11 @@ def test_inpainting_a_half_hidden_pixel_mixes_it_once_with_its_surroundings() ->
     image = torch.zeros(3, 1, 1) + 2.0
     masks = torch.full((1, 1, 1, 1), 0.5)
     assert torch.allclose(Inpaint()(_model(1, 1), image, masks), torch.tensor(2.0))
-    picture = torch.zeros(3, 2, 2)
-    picture[:, 0, 0] = 4.0
+    square = torch.zeros(3, 2, 2)
+    square[:, 0, 0] = 4.0
     half = torch.ones(1, 1, 2, 2)
     half[..., 0, 0] = 0.5
-    shown = Inpaint()(_model(2, 2), picture, half).view(3, 2, 2)
+    shown = Inpaint()(_model(2, 2), square, half).view(3, 2, 2)
     # Half of itself, and half of the weighted mean of all four: 0.5 * 4 + 0.5 * (0.5 * 4 / 3.5).
     assert torch.allclose(shown[:, 0, 0], torch.tensor(2 + 0.5 * 2 / 3.5), atol=1e-6)
 

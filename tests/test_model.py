@@ -93,7 +93,7 @@ class TestPredicting:
             def forward(self, _inputs: torch.Tensor) -> Any:
                 return output
 
-        with pytest.raises(ModelError, match="model 'toy' does not return one row of class scores a picture"):
+        with pytest.raises(ModelError, match="model 'toy' does not return one row of class scores an image"):
             wrapped(Odd()).predict(torch.zeros(2, 3, 8, 8))
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -104,7 +104,7 @@ class TestPredicting:
         with pytest.raises(ModelError, match=r"NaN or infinite class scores \(check its weights"):
             model.predict(torch.zeros(1, 3, 8, 8))
 
-    def test_a_picture_is_prepared_by_the_models_own_preprocessing(self) -> None:
+    def test_an_image_is_prepared_by_the_models_own_preprocessing(self) -> None:
         inputs, geometry = wrapped().prepare(Image.new("RGB", (8, 8), (255, 0, 0)))
         assert inputs[:, 0, 0].tolist() == [1, -1, -1]
         assert geometry.box() == (0, 0, 8, 8)
@@ -167,18 +167,18 @@ class TestCounting:
         model, inputs = wrapped(), torch.randn(3, 3, 8, 8, requires_grad=True)
         with model.counting() as counts:
             model.predict(torch.zeros(5, 3, 8, 8))
-            assert (counts.forwards, counts.backwards) == (5, 0)
+            assert (counts.forward_passes, counts.backward_passes) == (5, 0)
             model(inputs)[:, 0].sum().backward()
-            assert (counts.forwards, counts.backwards) == (8, 3)
+            assert (counts.forward_passes, counts.backward_passes) == (8, 3)
             torch.autograd.grad(model.module(inputs)[:, 1].sum(), inputs)
-        assert (counts.forwards, counts.backwards) == (11, 6)
+        assert (counts.forward_passes, counts.backward_passes) == (11, 6)
 
     def test_nothing_is_counted_outside(self) -> None:
         model = wrapped()
         with model.counting() as counts:
             pass
         model.predict(torch.zeros(1, 3, 8, 8))
-        assert counts.forwards == 0
+        assert counts.forward_passes == 0
         assert not model.module._forward_hooks
 
     def test_the_hook_is_gone_after_an_exception(self) -> None:

@@ -142,7 +142,7 @@ def test_pixels_that_the_model_never_saw_are_nan() -> None:
     assert geometry.box() == (100.0, 0.0, 300.0, 200.0)
 
 
-def test_padding_lies_outside_the_picture() -> None:
+def test_padding_lies_outside_the_image() -> None:
     geometry = Geometry(original=(200, 100), scaled=(100, 50), offset=(0, -25), crop=(100, 100))
     assert geometry.box() == (0.0, -50.0, 200.0, 150.0)
     heatmap = torch.zeros(100, 100)
@@ -168,7 +168,7 @@ def test_normalising_can_be_undone() -> None:
 
 
 @pytest.mark.parametrize("sized", ["", "input: {size: 96}\n", "input: {size: [64, 96], mean: [0.5], std: [0.25]}\n"])
-def test_a_network_that_was_built_for_one_channel_sees_grey_pictures(tmp_path: Path, sized: str) -> None:
+def test_a_network_that_was_built_for_one_channel_sees_grey_images(tmp_path: Path, sized: str) -> None:
     card = tmp_path / "grey.yaml"
     network = "name: grey\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 1}\n"
     card.write_text(network + sized)
@@ -180,10 +180,10 @@ def test_a_network_that_was_built_for_one_channel_sees_grey_pictures(tmp_path: P
     assert model.predict(inputs[None]).shape[0] == 1
 
 
-def test_a_network_of_other_channels_than_a_picture_has_is_refused(tmp_path: Path) -> None:
+def test_a_network_of_other_channels_than_an_image_has_is_refused(tmp_path: Path) -> None:
     card = tmp_path / "many.yaml"
     card.write_text(
         "name: many\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 5}\n"
     )
-    with pytest.raises(ModelError, match="a picture has 1 or 3 channels, and the model takes 5"):
+    with pytest.raises(ModelError, match="an image has 1 or 3 channels, and the model takes 5"):
         Hub().load_model(str(card))

@@ -1,4 +1,4 @@
-"""Pictures of explanations."""
+"""Images of explanations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xaihub import ClassScore, Explanation, Geometry, Picture
+from xaihub import ClassScore, Explanation, Geometry, SourceImage
 from xaihub.errors import OutputError
 from xaihub.rendering import grid, heat, overlay, pixel_sets, terminal_lines
 
@@ -19,15 +19,15 @@ SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 
 
 def explanation(values: torch.Tensor, *, size: tuple[int, int] = (400, 300)) -> Explanation:
-    """Return an explanation of a grey picture, seen whole."""
+    """Return an explanation of a grey image, seen whole."""
     side = values.shape[-1]
-    picture = Picture(image=Image.new("RGB", size, (90, 90, 90)), name="grey", source="", sha256="")
+    image = SourceImage(rgb=Image.new("RGB", size, (90, 90, 90)), name="grey", source="", sha256="")
     return Explanation(
         values=values,
         target=SCORE,
         predicted=SCORE,
-        metadata={"explainer": "test", "model": "toy", "forwards": 3.0, "seconds": 0.1, "warnings": []},
-    ).with_picture(picture, Geometry(original=size, scaled=(side, side), offset=(0, 0), crop=(side, side)))
+        metadata={"explainer": "test", "model": "toy", "forward_passes": 3.0, "seconds": 0.1, "warnings": []},
+    ).with_image(image, Geometry(original=size, scaled=(side, side), offset=(0, 0), crop=(side, side)))
 
 
 def test_a_map_with_negative_values_is_centred_on_zero() -> None:
@@ -50,7 +50,7 @@ def test_a_map_without_negative_values_starts_at_its_least() -> None:
     assert float(scale.strength.min()) == pytest.approx(0, abs=1e-3)
 
 
-def test_the_overlay_has_the_pictures_own_pixels_above_its_legend() -> None:
+def test_the_overlay_has_the_images_own_pixels_above_its_legend() -> None:
     drawn = overlay(explanation(torch.rand(1, 8, 8)))
     assert drawn.width == 400
     assert drawn.height > 300
@@ -71,12 +71,12 @@ def test_what_the_model_never_saw_is_pale_and_has_no_colour() -> None:
     assert whole.geometry is not None
     cropped = replace(whole, geometry=Geometry(original=(400, 300), scaled=(12, 8), offset=(2, 0), crop=(8, 8)))
     pixels = np.asarray(overlay(cropped), dtype=float)
-    assert pixels[150, 5].mean() > 150  # of a picture of 90
+    assert pixels[150, 5].mean() > 150  # of an image of 90
     assert np.ptp(pixels[150, 5]) == 0
     assert np.ptp(pixels[150, 200]) > 20
 
 
-def test_constant_maps_and_tiny_pictures_can_be_drawn() -> None:
+def test_constant_maps_and_tiny_images_can_be_drawn() -> None:
     for values in (torch.zeros(1, 4, 4), torch.full((1, 4, 4), 3.0), torch.full((3, 4, 4), -3.0)):
         assert overlay(explanation(values, size=(7, 5))).width >= 360
 
@@ -92,13 +92,13 @@ def test_a_notebook_gets_a_png() -> None:
     assert Image.open(io.BytesIO(shown)).format == "PNG"
 
 
-def test_plot_returns_a_figure_with_picture_map_and_colour_bar() -> None:
+def test_plot_returns_a_figure_with_image_map_and_colour_bar() -> None:
     assert len(explanation(torch.rand(1, 8, 8)).plot().axes) == 3
 
 
-def test_without_a_picture_drawing_is_refused() -> None:
-    with pytest.raises(OutputError, match="no picture"):
-        overlay(replace(explanation(torch.rand(1, 8, 8)), picture=None, geometry=None))
+def test_without_an_image_drawing_is_refused() -> None:
+    with pytest.raises(OutputError, match="no image"):
+        overlay(replace(explanation(torch.rand(1, 8, 8)), image=None, geometry=None))
 
 
 def test_a_terminal_line_is_two_rows_of_pixels() -> None:
@@ -108,15 +108,15 @@ def test_a_terminal_line_is_two_rows_of_pixels() -> None:
 
 
 def with_sets(*corners: tuple[int, int], **details: object) -> Explanation:
-    """Return an explanation of a red picture with square sets of pixels, 2 of 8 a side."""
+    """Return an explanation of a red image with square sets of pixels, 2 of 8 a side."""
     made = explanation(torch.rand(1, 8, 8), size=(320, 160))
     extras = {"standard_error": torch.rand(1, 8, 8)}
     for number, (row, column) in enumerate(corners):
         mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
         mask[0, row : row + 2, column : column + 2] = 1
         extras["mask" if not number else f"mask_{number + 1}"] = mask
-    red = Picture(image=Image.new("RGB", (320, 160), (200, 30, 30)), name="red", source="", sha256="")
-    return replace(made, extras=extras, picture=red, metadata={**made.metadata, "details": details})
+    red = SourceImage(rgb=Image.new("RGB", (320, 160), (200, 30, 30)), name="red", source="", sha256="")
+    return replace(made, extras=extras, image=red, metadata={**made.metadata, "details": details})
 
 
 def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
@@ -133,7 +133,7 @@ def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
         assert columns.mean() == pytest.approx((column + 1) / 8 * 300, abs=2)
 
 
-def test_an_explanation_without_sets_has_no_such_picture(tmp_path: Path) -> None:
+def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
     made = explanation(torch.rand(1, 8, 8))
     assert pixel_sets(made) is None
     assert made.save_sets_png(tmp_path / "x.png") is None

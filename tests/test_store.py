@@ -18,14 +18,20 @@ from xaihub.results import Key
 from xaihub.store import RunStore
 
 KEY = Key(
-    picture="ab" * 32, model="toy", weights="w", preprocessing={"size": 8}, explainer="toy_gradient",
+    image="ab" * 32, model="toy", weights="w", preprocessing={"size": 8}, explainer="toy_gradient",
     parameters={"steps": 3}, target="None", seed=0, code="1",
 )  # fmt: skip
 SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 
 
 def explanation(fill: float = 1.0) -> Explanation:
-    metadata = {"explainer": "toy_gradient", "model": "toy", "forwards": 2.0, "backwards": 1.0, "seconds": 0.5}
+    metadata = {
+        "explainer": "toy_gradient",
+        "model": "toy",
+        "forward_passes": 2.0,
+        "backward_passes": 1.0,
+        "seconds": 0.5,
+    }
     return Explanation(values=torch.full((1, 4, 4), fill), target=SCORE, predicted=SCORE, metadata=metadata)
 
 
@@ -56,7 +62,7 @@ def test_further_tensors_of_an_explanation_come_back_as_well(store: RunStore) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"picture": "cd" * 32},
+        {"image": "cd" * 32},
         {"weights": "v"},
         {"structure": "s"},
         {"preprocessing": {"size": 9}},
@@ -112,7 +118,7 @@ def test_only_scores_of_the_wanted_basis_are_shown_and_going_back_loses_nothing(
 @pytest.mark.parametrize(
     ("basis", "shown"), [("{}", 1), ('{"code": "1"}', 1), ('{"pool": "x"}', 0), ('{"truth": null}', 0)]
 )
-def test_of_a_picture_that_left_the_plan_only_what_depends_on_nothing_else_is_shown(
+def test_of_an_image_that_left_the_plan_only_what_depends_on_nothing_else_is_shown(
     store: RunStore, basis: str, shown: int
 ) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
@@ -121,7 +127,7 @@ def test_of_a_picture_that_left_the_plan_only_what_depends_on_nothing_else_is_sh
     assert len(store.rows()) == shown
 
 
-def test_of_each_picture_and_method_only_the_wanted_explanation_is_shown(store: RunStore) -> None:
+def test_of_each_image_and_method_only_the_wanted_explanation_is_shown(store: RunStore) -> None:
     keys = [replace(KEY, seed=seed) for seed in (0, 1)]
     for key in keys:
         store.add_explanation(key, "cat.jpg", explanation())
@@ -129,7 +135,7 @@ def test_of_each_picture_and_method_only_the_wanted_explanation_is_shown(store: 
     for seed in (1, 0):
         store.show_explanations("toy", {keys[seed].digest: ("new/cat.jpg", "toy_gradient", '{"steps": 3}')})
         store.show_explanations("toy", {keys[seed].digest: ("cat.jpg", "toy_gradient", '{"steps": 3}')})
-        assert [(row.picture, row.value) for row in store.rows()] == [("cat.jpg", float(seed))]
+        assert [(row.image, row.value) for row in store.rows()] == [("cat.jpg", float(seed))]
 
 
 def test_a_run_of_an_older_form_is_refused_with_one_line(store: RunStore) -> None:
@@ -249,7 +255,7 @@ def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
 ) -> None:
     runs = [RunStore(tmp_path / str(number), create=True) for number in range(3)]
     for number, run in enumerate(runs):
-        run.add_picture("cat.jpg", 0, sha256="ab" * 32)
+        run.add_image("cat.jpg", 0, sha256="ab" * 32)
         run.add_explanation(KEY, "cat.jpg", explanation())
         run.add_score(KEY, "mass", "{}", basis=f'{{"truth": "{number // 2}"}}', value=number / 4)
         run.add_score(KEY, "grid", "{}", basis='{"pool": "same"}', value=0.5)
@@ -266,17 +272,17 @@ def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
 
 def test_merged_runs_of_different_photos_set_aside_the_scores_that_look_at_other_photos(tmp_path: Path) -> None:
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
-        for run, picture in ((a, "ab" * 32), (b, "cd" * 32)):
-            key = replace(KEY, picture=picture)
-            run.add_picture(picture, 0, sha256=picture)
-            run.add_explanation(key, picture, explanation())
-            run.add_score(key, "grid", "{}", basis=f'{{"pool": "{picture}"}}', value=0.5)
+        for run, image in ((a, "ab" * 32), (b, "cd" * 32)):
+            key = replace(KEY, image=image)
+            run.add_image(image, 0, sha256=image)
+            run.add_explanation(key, image, explanation())
+            run.add_score(key, "grid", "{}", basis=f'{{"pool": "{image}"}}', value=0.5)
             run.add_score(key, "insertion", "{}", value=0.75)
         assert a.absorb(b) == 2
         assert [row.metric for row in a.rows()] == ["insertion", "insertion"]
 
 
-def test_runs_that_explained_one_picture_with_different_seeds_are_not_mixed(tmp_path: Path) -> None:
+def test_runs_that_explained_one_image_with_different_seeds_are_not_mixed(tmp_path: Path) -> None:
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
         for run, seed in ((a, 0), (b, 1)):
             key = replace(KEY, seed=seed)

@@ -1,4 +1,4 @@
-"""Where the picture's grid is found in 23 families, and what is refused."""
+"""Where the image's grid is found in 23 families, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xaihub import Hints, Layer, Layout, ModelError, ParameterError
 from xaihub.structure import Structure, trace
 
-# name, side of the picture, the layer chosen, layout, grid, prefix tokens
+# name, side of the image, the layer chosen, layout, grid, prefix tokens
 FAMILIES = [
     ("resnet18", 224, "layer4", "NCHW", (7, 7), 0),
     ("resnetv2_50", 224, "norm", "NCHW", (7, 7), 0),
@@ -120,7 +120,7 @@ EARLY = [
 
 
 @pytest.mark.parametrize(("name", "layer"), EARLY)
-def test_a_change_in_one_place_of_the_picture_shows_in_the_cell_at_that_place(name: str, layer: str) -> None:
+def test_a_change_in_one_place_of_the_image_shows_in_the_cell_at_that_place(name: str, layer: str) -> None:
     found, side = structure_of(name).layer(layer), SIDES[name]
     generator = torch.Generator().manual_seed(5)
     before = torch.randn(1, 3, side, side, generator=generator)
@@ -199,12 +199,12 @@ def test_a_card_fixes_the_layer() -> None:
         trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "fc"),)))
 
 
-def test_a_small_picture_takes_an_earlier_layer_instead_of_one_cell() -> None:
+def test_a_small_image_takes_an_earlier_layer_instead_of_one_cell() -> None:
     layer = trace(build("resnet18"), torch.randn(1, 3, 32, 32)).layer()
     assert (layer.name, layer.grid) == ("layer2", (4, 4))
 
 
-def test_a_picture_too_small_for_any_grid_is_refused() -> None:
+def test_an_image_too_small_for_any_grid_is_refused() -> None:
     module = randomise(nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)), 5)
     structure = trace(module, torch.randn(1, 3, 8, 8))
     with pytest.raises(ModelError, match="grids are too coarse"):
@@ -214,7 +214,7 @@ def test_a_picture_too_small_for_any_grid_is_refused() -> None:
 def test_a_zero_classifier_is_refused_with_the_reason() -> None:
     module = timm.create_model("test_resnet", num_classes=5).eval()
     nn.init.zeros_(module.fc.weight)
-    with pytest.raises(ModelError, match="class scores do not depend on the picture .is the classifier initialised"):
+    with pytest.raises(ModelError, match="class scores do not depend on the image .is the classifier initialised"):
         trace(module, torch.randn(1, 3, 160, 160)).layer()
 
 
@@ -280,9 +280,9 @@ class Plane(nn.Module):
 
 def test_only_the_adapter_can_tell_the_layout_of_a_cube() -> None:
     module = randomise(Plane(), 5)
-    picture = torch.randn(1, 3, 16, 16)
-    assert trace(module, picture).layer("body").layout is Layout.NCHW
-    assert trace(module, picture, Hints(channels_last=True)).layer("body").layout is Layout.NHWC
+    image = torch.randn(1, 3, 16, 16)
+    assert trace(module, image).layer("body").layout is Layout.NCHW
+    assert trace(module, image, Hints(channels_last=True)).layer("body").layout is Layout.NHWC
 
 
 def test_register_tokens_are_known_from_the_adapter() -> None:
@@ -291,7 +291,7 @@ def test_register_tokens_are_known_from_the_adapter() -> None:
     assert (layer.name, layer.prefix, layer.grid) == ("blocks.1", 4, (14, 14))
 
 
-def test_a_picture_that_is_not_square_keeps_its_shape() -> None:
+def test_an_image_that_is_not_square_keeps_its_shape() -> None:
     module = randomise(timm.create_model("vit_tiny_patch16_224", num_classes=11, depth=3, img_size=(96, 160)), 11)
     layer = trace(module, torch.randn(1, 3, 96, 160)).layer()
     assert (layer.name, layer.prefix, layer.grid) == ("blocks.1", 1, (6, 10))

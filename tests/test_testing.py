@@ -19,7 +19,7 @@ from xaihub.services.conformance import check_plugin
 from xaihub.testing import (
     conformance,
     exact_evidence,
-    pictures,
+    images,
     planted_case,
     planted_scenes,
     tiny_cnn,
@@ -61,19 +61,19 @@ def test_no_bias_and_no_statistic_of_a_toy_is_what_a_fresh_network_has(make: Any
 
 
 @pytest.mark.parametrize("make", TOYS.values())
-def test_a_toys_probabilities_differ_from_picture_to_picture(make: Any) -> None:
-    probabilities = make().predict(pictures(12, seed=9)).softmax(1)
+def test_a_toys_probabilities_differ_from_image_to_image(make: Any) -> None:
+    probabilities = make().predict(images(12, seed=9)).softmax(1)
 
     assert float(probabilities.max(0).values.max() - probabilities.min(0).values.max()) > 0.2
     assert len(probabilities.argmax(1).unique()) > 1
 
 
-def literal_evidence(picture: Tensor, colour: tuple[float, float, float], scale: float) -> Tensor:
+def literal_evidence(image: Tensor, colour: tuple[float, float, float], scale: float) -> Tensor:
     """The excess of a colour over its threshold, pixel by pixel."""
-    found = torch.zeros(picture.shape[1:])
-    for row in range(picture.shape[1]):
-        for column in range(picture.shape[2]):
-            amount = sum(colour[c] * float(picture[c, row, column]) for c in range(3))
+    found = torch.zeros(image.shape[1:])
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            amount = sum(colour[c] * float(image[c, row, column]) for c in range(3))
             found[row, column] = scale * max(0.0, amount - 1.2)
     return found
 
@@ -200,11 +200,11 @@ def test_a_wrong_use_of_the_decorator_is_one_line(thing: Any, how: Any, error: t
     [
         ("none", 0),
         ("masks forward passes", 40),
-        ("1 forward and 1 backward pass", 1),
-        ("samples + 1 forward and samples backward passes", 9),
+        ("1 forward pass and 1 backward pass", 1),
+        ("samples + 1 forward pass and samples backward passes", 9),
         ("samples forward and backward passes, and 2 forward passes for the gap", 10),
         ("at most 2 x (samples + 1) forward passes", 18),
-        ("2 samples^2 forwards", 128),
+        ("2 samples^2 forward passes", 128),
         ("1 forward pass, and 1 for each feature", None),
         ("name forward passes", None),
         ("unknown forward passes", None),

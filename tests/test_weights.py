@@ -267,6 +267,6 @@ def test_a_network_with_auxiliary_heads_has_one_output_in_training_too(tmp_path:
 
 
 def test_a_size_that_an_architecture_cannot_take_is_refused_when_it_is_loaded() -> None:
-    with pytest.raises(ModelError, match="'efficientformer_l1' does not take pictures of 192x192"):
+    with pytest.raises(ModelError, match="'efficientformer_l1' does not take images of 192x192"):
         Hub().load_model("efficientformer_l1", scratch=True, size=192)
     assert Hub().load_model("test_vit", scratch=True, size=96).predict(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)

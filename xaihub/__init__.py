@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from xaihub.global_explanation import GlobalExplanation as GlobalExplanation
     from xaihub.global_explanation import RankedFeature as RankedFeature
     from xaihub.hub import Hub as Hub
-    from xaihub.images import Picture as Picture
-    from xaihub.images import load_picture as load_picture
+    from xaihub.images import SourceImage as SourceImage
+    from xaihub.images import load_image as load_image
     from xaihub.images import sample_photo as sample_photo
     from xaihub.metric import Case as Case
     from xaihub.metric import Measurement as Measurement
@@ -73,7 +73,7 @@ _LAZY = {
     "global_explainer": ("GlobalExplainer", "Ranking"),
     "global_explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
-    "images": ("Picture", "load_picture", "sample_photo"),
+    "images": ("Image", "load_image", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
     "model": ("Model", "Runtime"),
     "objective": ("Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"),

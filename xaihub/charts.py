@@ -34,7 +34,7 @@ def ranking_chart(explanation: GlobalExplanation, *, top: int = 20) -> Figure:
     left.set_xlabel("weight (dashed: the mean over all features)", fontsize=8)
     if explanation.grid is not None:
         image = right.imshow(explanation.weights.reshape(explanation.grid).numpy(), cmap="inferno")
-        right.set_title("by place in the picture", fontsize=9)
+        right.set_title("by place in the image", fontsize=9)
         figure.colorbar(image, ax=right, shrink=0.8)
     else:
         line = explanation.weights[explanation.order].numpy()

@@ -35,8 +35,9 @@ class Attribution:
         layer: The layer that was used, with the reason.
         extras: Further tensors of the result by name, such as the mask of a minimal set of pixels: (B, ...) each.
         details: Further facts for the record, JSON types only.
-        warnings: What the reader of the picture must know.
-        forwards: Rows that went forward, where several pictures shared batches; without it all that did are shared out.
+        warnings: What the reader of the image must know.
+        forward_passes: Rows evaluated for this image, where several images shared batches (default: the total, divided
+            equally).
     """
 
     values: Tensor
@@ -45,7 +46,7 @@ class Attribution:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    forwards: float | None = None
+    forward_passes: float | None = None
 
 
 class Explainer(Parametrised, ABC):
@@ -56,8 +57,8 @@ class Explainer(Parametrised, ABC):
     checks and the record of every result follow from the signature.
 
     Attributes:
-        stochastic: Random numbers are drawn; each picture is then explained on its own, from the same seed, so
-            that a result does not depend on which pictures share a batch.
+        stochastic: Random numbers are drawn; each image is then explained on its own, from the same seed, so
+            that a result does not depend on which images share a batch.
         together: Although stochastic, `attribute` takes all rows at once, to share batches, and draws for each what it
             would draw for it alone.
         class_agnostic: The result does not depend on the target.
@@ -149,7 +150,7 @@ class Explainer(Parametrised, ABC):
         if isinstance(target, LateTarget):
             logits = target.logits
         if logits is None:
-            raise ExplainerRefused(f"{who} never asked the model about the picture")
+            raise ExplainerRefused(f"{who} never asked the model about the image")
         rows = len(inputs)
         seconds = round((time.perf_counter() - started) / rows, 6)
         record = partial(
@@ -226,9 +227,9 @@ class Explainer(Parametrised, ABC):
             "autocast": model.runtime.autocast,
             "layer": result.layer,
             "details": dict(result.details),
-            # Rows a picture; a forward pass that only fixed the target is not among them.
-            "forwards": counts.forwards / rows if result.forwards is None else result.forwards,
-            "backwards": counts.backwards / rows,
+            # Rows an image; a forward pass that only fixed the target is not among them.
+            "forward_passes": counts.forward_passes / rows if result.forward_passes is None else result.forward_passes,
+            "backward_passes": counts.backward_passes / rows,
             "seconds": seconds,
             "warnings": list(dict.fromkeys([*result.warnings, *heard])),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},

@@ -24,7 +24,7 @@ from xaihub.target import ResolvedTarget
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xaihub.images import Picture
+    from xaihub.images import SourceImage
 
 __all__ = ["ClassScore", "Explanation", "plain", "write_file"]
 
@@ -57,10 +57,10 @@ class Explanation:
         against: The class it was contrasted with, or None.
         predicted: The model's best class.
         metadata: Model, weights, preprocessing, explainer, parameters, seed, layer, cost, warnings, versions.
-        geometry: How the picture became the input, or None if unknown.
+        geometry: How the image became the input, or None if unknown.
         extras: Further tensors of the result by name, such as the (1, H, W) mask of a minimal set of pixels, in
             bytes: 1 for its pixels, 0 for others.
-        picture: The picture, or None; it is not saved with the values.
+        image: The image, or None; it is not saved with the values.
     """
 
     values: Tensor
@@ -70,7 +70,7 @@ class Explanation:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     geometry: Geometry | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    picture: Picture | None = None
+    image: SourceImage | None = None
 
     @classmethod
     def of_row(
@@ -121,11 +121,11 @@ class Explanation:
 
     @property
     def warnings(self) -> list[str]:
-        """What the reader of the picture must know."""
+        """What the reader of the image must know."""
         return list(self.metadata.get("warnings", []))
 
     def heatmap(self, *, original: bool = False) -> Tensor:
-        """Return the values summed over channels: (H, W) of the input, or of the original picture.
+        """Return the values summed over channels: (H, W) of the input, or of the original image.
 
         In the original's geometry, pixels that the model never saw are NaN.
 
@@ -136,16 +136,16 @@ class Explanation:
         if not original:
             return flat
         if self.geometry is None:
-            raise OutputError("the original picture's geometry is unknown", hint="explain a picture, not a tensor")
+            raise OutputError("the original image's geometry is unknown", hint="explain an image, not a tensor")
         return self.geometry.to_original(flat)
 
-    def with_picture(self, picture: Picture, geometry: Geometry) -> Explanation:
-        """Return this explanation with the picture it belongs to."""
-        record = {**self.metadata, "image": {"source": picture.source, "sha256": picture.sha256}}
-        return replace(self, picture=picture, geometry=geometry, metadata=record)
+    def with_image(self, image: SourceImage, geometry: Geometry) -> Explanation:
+        """Return this explanation with the image it belongs to."""
+        record = {**self.metadata, "image": {"source": image.source, "sha256": image.sha256}}
+        return replace(self, image=image, geometry=geometry, metadata=record)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but tensors and the picture, as JSON types; numbers that are not finite become None."""
+        """Return everything but tensors and the image, as JSON types; numbers that are not finite become None."""
         record = {
             "format": FORMAT,
             "target": asdict(self.target),
@@ -203,7 +203,7 @@ class Explanation:
 
     @classmethod
     def load(cls, path: str | Path) -> Explanation:
-        """Read what `save` wrote; the picture is not part of it.
+        """Read what `save` wrote; the image is not part of it.
 
         Raises:
             OutputError: A file is missing, damaged, or of another format.
@@ -225,13 +225,13 @@ class Explanation:
             raise OutputError(f"{str(path)!r} is damaged or no saved explanation") from error
 
     def plot(self) -> Figure:
-        """Return a matplotlib figure: the picture, and the map over it with a colour bar."""
+        """Return a matplotlib figure: the image, and the map over it with a colour bar."""
         from xaihub.rendering import figure
 
         return figure(self)
 
     def png(self) -> bytes:
-        """Return the overlay with its legend as PNG bytes, at the original picture's geometry."""
+        """Return the overlay with its legend as PNG bytes, at the original image's geometry."""
         from xaihub.rendering import overlay, png_bytes
 
         return png_bytes(overlay(self))
@@ -252,7 +252,7 @@ class Explanation:
             The path, or None if the explanation has no such set; then nothing is written.
 
         Raises:
-            OutputError: The file cannot be written, or the picture is missing.
+            OutputError: The file cannot be written, or the image is missing.
         """
         from xaihub.rendering import pixel_sets, png_bytes
 

@@ -31,7 +31,7 @@ class Ranking:
         feature: What one feature is, in words: "channel", "position".
         names: (d) names; by default the word and the index.
         layer: The module whose input the features are, if they are that.
-        grid: (rows, columns) if the features are cells of a grid over the picture.
+        grid: (rows, columns) if the features are cells of a grid over the image.
         history: (epochs, d) weights after each epoch of training, or None.
         details: Further facts for the record, JSON types only.
         warnings: What the reader of the ranking must know.
@@ -51,7 +51,7 @@ class GlobalExplainer(Parametrised, ABC):
     """One way to rank what a model as a whole relies on. The constructor follows the convention of an `Explainer`'s.
 
     Attributes:
-        needs_pictures: The ranking is estimated from pictures; without, it is read off the model alone.
+        needs_images: The ranking is estimated from images; without, it is read off the model alone.
 
     Example::
 
@@ -62,7 +62,7 @@ class GlobalExplainer(Parametrised, ABC):
                 return Ranking(weights=weight.norm(dim=0), feature="channel", layer=head)
     """
 
-    needs_pictures: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
 
     @abstractmethod
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
@@ -95,12 +95,12 @@ class GlobalExplainer(Parametrised, ABC):
 
         Raises:
             ParameterError: A parameter is out of range.
-            ExplainerRefused: The method does not apply to this model, lacks pictures, or its weights are not finite.
+            ExplainerRefused: The method does not apply to this model, lacks images, or its weights are not finite.
         """
         who = self.check_parameters()
         batches: Iterable[Tensor] = [inputs] if isinstance(inputs, Tensor) else inputs
-        if self.needs_pictures and not _any(batches):
-            raise ExplainerRefused(f"{who} ranks features by what they do to pictures", hint="give a folder of them")
+        if self.needs_images and not _any(batches):
+            raise ExplainerRefused(f"{who} ranks features by what they do to images", hint="give a folder of them")
         wall, cpu = time.perf_counter(), time.process_time()
         with model.untouched(), model.counting() as counts, seeded(seed), torch.no_grad(), caught() as heard:
             found = self.rank(model, batches, labels)
@@ -127,7 +127,7 @@ class GlobalExplainer(Parametrised, ABC):
                 "seed": seed,
                 "layer": found.layer,
                 "details": dict(found.details),
-                "forwards": counts.forwards,
+                "forward_passes": counts.forward_passes,
                 "cpu_seconds": round(cpu, 6),
                 "seconds": round(wall, 6),
                 "device": str(model.device),

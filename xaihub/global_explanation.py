@@ -57,8 +57,8 @@ class GlobalExplanation:
         feature: What one feature is, in words: "channel", "column", "position".
         method: The name of what made the ranking.
         history: (epochs, d) weights after each epoch of training, or None.
-        grid: (rows, columns) if the features are cells of a grid over the picture.
-        metadata: Model, weights, parameters, pictures, cost, warnings, versions: the record of provenance.
+        grid: (rows, columns) if the features are cells of a grid over the image.
+        metadata: Model, weights, parameters, images, cost, warnings, versions: the record of provenance.
     """
 
     runs: Tensor

@@ -1,4 +1,4 @@
-"""Reading pictures of any kind, and finding them."""
+"""Reading images of any kind, and finding them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xaihub.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Picture", "find_images", "load_picture", "sample_photo"]
+__all__ = ["Image", "find_images", "load_image", "sample_photo"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -28,17 +28,17 @@ _STDIN: list[Any] = []  # the stream that was read, and what it held
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A decoded picture.
+class SourceImage:
+    """A decoded image.
 
     Attributes:
-        image: RGB, upright.
+        rgb: the PIL image in RGB, upright.
         name: A short name for output files and labels.
-        source: Where it came from, or "" for a picture made in memory.
-        sha256: The checksum of the file, or of the pixels of a picture made in memory.
+        source: Where it came from, or "" for an image made in memory.
+        sha256: The checksum of the file, or of the pixels of an image made in memory.
     """
 
-    image: Image
+    rgb: Image
     name: str
     source: str
     sha256: str
@@ -53,7 +53,7 @@ def find_images(paths: Sequence[str | Path]) -> list[str]:
     """Expand files, folders (with their sub-folders), globs and "-" into one list without doubles.
 
     Raises:
-        InputError: A path does not exist, a folder cannot be read or holds no picture, a glob matches nothing.
+        InputError: A path does not exist, a folder cannot be read or holds no image, a glob matches nothing.
     """
     return list(dict.fromkeys(found for path in paths for found in _expand(str(path))))
 
@@ -80,22 +80,22 @@ def _folder(folder: Path) -> Iterator[str]:
     files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names]
     hits = sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     if not hits:
-        raise InputError(f"no picture in the folder {str(folder)!r}", hint=f"known: {' '.join(sorted(SUFFIXES))}")
+        raise InputError(f"no image in the folder {str(folder)!r}", hint=f"known: {' '.join(sorted(SUFFIXES))}")
     yield from hits
 
 
-def load_picture(source: Any) -> Picture:
-    """Read one picture as upright RGB: a path, "-" for standard input, bytes, a PIL image, or an (H, W[, C]) array.
+def load_image(source: Any) -> SourceImage:
+    """Read one image as upright RGB: a path, "-" for standard input, bytes, a PIL image, or an (H, W[, C]) array.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled, not clipped;
     of an animation the first frame is taken.
 
     Raises:
-        InputError: It is missing, empty, truncated, not a picture, too large, or of an unusable shape.
+        InputError: It is missing, empty, truncated, not an image, too large, or of an unusable shape.
     """
     from PIL import Image
 
-    if isinstance(source, Picture):
+    if isinstance(source, SourceImage):
         return source
     if isinstance(source, Image.Image):
         return _from_memory(source)
@@ -123,7 +123,7 @@ def _standard_input() -> bytes:
     return _STDIN[1]  # type: ignore[no-any-return]
 
 
-def _decode(data: bytes, *, name: str, source: str) -> Picture:
+def _decode(data: bytes, *, name: str, source: str) -> SourceImage:
     from PIL import Image, UnidentifiedImageError
 
     shown = repr(source or name)
@@ -140,17 +140,17 @@ def _decode(data: bytes, *, name: str, source: str) -> Picture:
     except InputError as error:
         raise InputError(f"{shown}: {error.message}") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{shown} is not a picture", hint=f"known formats: {', '.join(FORMATS)}") from error
+        raise InputError(f"{shown} is not an image", hint=f"known formats: {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{shown} has too many pixels to be safe", hint="scale it down first") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{shown} is damaged or truncated: {error}") from error
-    return Picture(image=upright, name=name, source=source, sha256=hashlib.sha256(data).hexdigest())
+    return SourceImage(rgb=upright, name=name, source=source, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _from_memory(image: Image) -> Picture:
+def _from_memory(image: Image) -> SourceImage:
     upright = _upright_rgb(image)
-    return Picture(image=upright, name="image", source="", sha256=hashlib.sha256(upright.tobytes()).hexdigest())
+    return SourceImage(rgb=upright, name="image", source="", sha256=hashlib.sha256(upright.tobytes()).hexdigest())
 
 
 def _from_array(array: Any) -> Image:
@@ -159,17 +159,17 @@ def _from_array(array: Any) -> Image:
 
     values = np.asarray(array)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or 0 in values.shape:
-        raise InputError(f"an array of shape {values.shape} is not a picture", hint="pass (H, W) or (H, W, 3)")
+        raise InputError(f"an array of shape {values.shape} is not an image", hint="pass (H, W) or (H, W, 3)")
     if values.dtype.kind == "f":
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise InputError("a picture of floats must lie between 0 and 1")
+            raise InputError("an image of floats must lie between 0 and 1")
         values = np.rint(values * 255).astype(np.uint8)
     elif values.dtype == np.uint16:
         values = (values >> 8).astype(np.uint8)
     elif values.dtype == bool:
         values = values.astype(np.uint8) * 255
     elif values.dtype != np.uint8:
-        raise InputError(f"a picture cannot be made of {values.dtype}", hint="use uint8, or floats between 0 and 1")
+        raise InputError(f"an image cannot be made of {values.dtype}", hint="use uint8, or floats between 0 and 1")
     return Image.fromarray(values.squeeze(2) if values.ndim == 3 and values.shape[2] == 1 else values)
 
 
@@ -179,7 +179,7 @@ def _upright_rgb(image: Image) -> Image:
     from PIL import ImageOps
 
     if 0 in image.size:
-        raise InputError("the picture has no pixels")
+        raise InputError("the image has no pixels")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _scaled_grey(np.asarray(image))
@@ -196,7 +196,7 @@ def _scaled_grey(values: Any) -> Image:
     # Pillow's own conversion clips these modes at 255. 16-bit files have a known range; scale others by the range
     # that the values need.
     if not np.isfinite(values).all():
-        raise InputError("the picture has pixels that are not finite")
+        raise InputError("the image has pixels that are not finite")
     low, high = min(float(values.min()), 0.0), float(values.max())
     if values.dtype == np.uint16:
         high = 65535.0

@@ -41,16 +41,16 @@ class _Memory:
 
 @dataclass(kw_only=True)
 class Scene:
-    """One picture as one model sees it; shared by every explainer and metric that judges it.
+    """One image as one model sees it; shared by every explainer and metric that judges it.
 
     Attributes:
         model: The model.
         image: (C, H, W) input, on the model's device.
-        logits: (K,) class scores of the picture.
+        logits: (K,) class scores of the image.
         target: The class that is explained.
         truth: (H, W) bool, the pixels where the evidence lies, where that is known.
-        pool: Other pictures of the run, as (C, H, W) inputs with their predicted classes.
-        memory: What depends on the picture and the model only, such as the logits of random masks.
+        pool: Other images of the run, as (C, H, W) inputs with their predicted classes.
+        memory: What depends on the image and the model only, such as the logits of random masks.
     """
 
     model: Model
@@ -99,7 +99,7 @@ class Case:
     """One explanation to judge.
 
     Attributes:
-        scene: The picture and the model.
+        scene: The image and the model.
         explanation: What is judged.
         explainer: What made it, for metrics that explain again; None for a stored map of unknown origin.
         seed: Fixes every random choice.
@@ -130,7 +130,7 @@ class Case:
         target: Target | None = None,
         seed: int | None = None,
     ) -> Explanation:
-        """Explain again, with something changed; by default the same class of the same picture.
+        """Explain again, with something changed; by default the same class of the same image.
 
         Args:
             image: (C, H, W) or (B, C, H, W) input instead of the scene's; of a batch the first row is returned.
@@ -181,7 +181,7 @@ class Metric(Parametrised, ABC):
 
     Attributes:
         needs_truth: The metric compares with masks or boxes (`case.scene.truth`), which must be given.
-        needs_pool: The metric looks at other pictures of the run (`case.scene.pool`).
+        needs_pool: The metric looks at other images of the run (`case.scene.pool`).
 
     Both are declared because stored scores depend on them; a metric that looks without declaring it is refused.
 

@@ -48,8 +48,8 @@ class Runtime:
 class Counts:
     """How many rows went forward and backward through the network."""
 
-    forwards: int = 0
-    backwards: int = 0
+    forward_passes: int = 0
+    backward_passes: int = 0
 
 
 class Model:
@@ -199,7 +199,7 @@ class Model:
         return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
 
     def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB picture on the model's device, and how it was scaled and cropped."""
+        """Return the (C, H, W) input of an RGB image on the model's device, and how it was scaled and cropped."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
@@ -207,20 +207,20 @@ class Model:
         """Return the (B, K) logits without a graph, checked.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores a picture.
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
         """
         with torch.inference_mode(), self.autocast():
             logits = self(inputs)
         return self.checked(logits, rows=len(inputs))
 
     def checked(self, logits: Any, *, rows: int) -> Tensor:
-        """Return what the network returned for `rows` pictures as (rows, K) float32 without a graph.
+        """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores a picture.
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
-            raise ModelError(f"model {self.name!r} does not return one row of class scores a picture")
+            raise ModelError(f"model {self.name!r} does not return one row of class scores an image")
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
@@ -250,12 +250,12 @@ class Model:
         counts = Counts()
 
         def backward(gradient: Tensor) -> None:
-            counts.backwards += len(gradient)
+            counts.backward_passes += len(gradient)
 
         def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # The one pass that finds the layers belongs to the model, not to whichever explainer comes first.
             if isinstance(output, Tensor):
-                counts.forwards += len(output)
+                counts.forward_passes += len(output)
                 if output.requires_grad:
                     output.register_hook(backward)
 
@@ -308,7 +308,7 @@ class Model:
         Fused attention, which never forms them, is switched off inside and back on afterwards.
 
         Raises:
-            ExplainerRefused: The model has no attention over all tokens of the picture.
+            ExplainerRefused: The model has no attention over all tokens of the image.
         """
         blocks = [
             (name, module)

@@ -1,4 +1,4 @@
-"""From a picture to a model's input, and from the input's geometry back to the picture's."""
+"""From an image to a model's input, and from the input's geometry back to the image's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Geometry", "Preprocessing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How a picture became an input: scaled as a whole, then cropped (or padded, with negative offsets).
+    """How an image became an input: scaled as a whole, then cropped (or padded, with negative offsets).
 
-    All sizes are (width, height) in pixels, offsets are (left, top) in pixels of the scaled picture.
+    All sizes are (width, height) in pixels, offsets are (left, top) in pixels of the scaled image.
     """
 
     original: tuple[int, int]
@@ -30,13 +30,13 @@ class Geometry:
     crop: tuple[int, int]
 
     def box(self) -> tuple[float, float, float, float]:
-        """Return (left, top, right, bottom) of what the model sees, in pixels of the original picture."""
+        """Return (left, top, right, bottom) of what the model sees, in pixels of the original image."""
         fx, fy = self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]
         left, top = self.offset[0] * fx, self.offset[1] * fy
         return (left, top, left + self.crop[0] * fx, top + self.crop[1] * fy)
 
     def to_original(self, heatmap: Tensor) -> Tensor:
-        """Undo crop and scaling of an (h, w) map bilinearly: (H, W) of the original picture.
+        """Undo crop and scaling of an (h, w) map bilinearly: (H, W) of the original image.
 
         Pixels that the model never saw are NaN.
         """
@@ -75,7 +75,7 @@ class Preprocessing:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) float32 input of an RGB picture, and its geometry."""
+        """Return the (C, H, W) float32 input of an RGB image, and its geometry."""
         original = scaled = image.size
         for step in self.spatial:
             image = step(image)

@@ -31,9 +31,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def generator_for(purpose: str, image: Tensor) -> torch.Generator:
-    """Return a generator that a purpose (with its seed, as text) and a picture fix together.
+    """Return a generator that a purpose (with its seed, as text) and an image fix together.
 
-    From a seed alone every picture of a run would get the same draw: one draw instead of many.
+    From a seed alone every image of a run would get the same draw: one draw instead of many.
     """
     digest = hashlib.sha256(purpose.encode() + image.float().cpu().contiguous().numpy().tobytes()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

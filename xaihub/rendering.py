@@ -1,4 +1,4 @@
-"""Pictures of explanations: overlays at the photo's own geometry, comparison grids, terminal output."""
+"""Images of explanations: overlays at the photo's own geometry, comparison grids, terminal output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xaihub.explanation import ClassScore, Explanation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xaihub.images import Picture
+    from xaihub.images import SourceImage
     from xaihub.preprocessing import Geometry
 
 __all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "pixel_sets", "png_bytes", "terminal_lines"]
@@ -28,8 +28,8 @@ __all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "pixel_sets",
 # made so for diverging data; its red speaks for the target, its blue against.
 SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
-NARROWEST = 360  # pixels; smaller pictures are enlarged by a whole factor so that the legend can be read
-CELL = 300  # pixels a side of one picture in a comparison
+NARROWEST = 360  # pixels; smaller images are enlarged by a whole factor so that the legend can be read
+CELL = 300  # pixels a side of one image in a comparison
 MARGIN = 12
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
 HIDDEN = (226, 226, 230)
@@ -81,10 +81,10 @@ def heat(explanation: Explanation) -> Heat:
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """Lay the map over the picture, with a legend below: method, class, probability, colour scale.
+    """Lay the map over the image, with a legend below: method, class, probability, colour scale.
 
     Raises:
-        OutputError: The explanation has no picture.
+        OutputError: The explanation has no image.
     """
     painted, scale = _painted(explanation)
     factor = max(1, -(-NARROWEST // painted.width))
@@ -98,27 +98,27 @@ def overlay(explanation: Explanation) -> Image.Image:
 
 
 def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
-    """Draw explanations of one picture as one labelled grid: a row a model, a column an explainer.
+    """Draw explanations of one image as one labelled grid: a row a model, a column an explainer.
 
-    The picture itself stands in the first column.
+    The image itself stands in the first column.
     """
     line = round(_font(15).getbbox("Ag")[3]) + 5
     label = 2 * line + MARGIN
     columns = max(map(len, rows)) + 1
     head = line + 2 * MARGIN
-    tall = _fitted(_picture(rows[0][0])).height
+    tall = _fitted(_photo(rows[0][0])).height
     width, height = columns * (CELL + MARGIN) + MARGIN, head + len(rows) * (tall + label) + MARGIN
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(["picture", *(item.explainer for item in rows[0])]):
+    for column, title in enumerate(["image", *(item.explainer for item in rows[0])]):
         draw.text((MARGIN + column * (CELL + MARGIN), MARGIN), title, fill=INK, font=_font(16))
     for row, explanations in enumerate(rows):
         top = head + row * (tall + label)
         first = explanations[0]
-        seen = _picture(first)
+        seen = _photo(first)
         cells = [(_framed(seen, first), first.model, f"sees {_short(str(first.predicted), 34)}")]
         for item in explanations:
-            note = f"{_counted(item.metadata['forwards'], 'forward')}, {item.metadata['seconds']:.1f} s"
+            note = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
             cells.append((_painted(item)[0], _short(item.claim, 34), note))
         for column, (image, bold, faint) in enumerate(cells):
             left = MARGIN + column * (CELL + MARGIN)
@@ -135,9 +135,9 @@ def pixel_sets(explanation: Explanation) -> Image.Image | None:
     The photo with the outline of every set stands first, then each set's pixels alone, with what is known of it.
 
     Raises:
-        OutputError: The explanation has no picture.
+        OutputError: The explanation has no image.
     """
-    photo = _picture(explanation)
+    photo = _photo(explanation)
     masks = {name: _mask(explanation, name) for name in explanation.extras if _is_set(explanation, name)}
     if not masks:
         return None
@@ -156,7 +156,7 @@ def pixel_sets(explanation: Explanation) -> Image.Image | None:
 
 
 def _in_a_row(panels: Sequence[tuple[Image.Image, tuple[int, int, int], str, str]]) -> Image.Image:
-    """Put pictures beside each other, each with a title in a colour and a line of text below."""
+    """Put images beside each other, each with a title in a colour and a line of text below."""
     line = round(_font(15).getbbox("Ag")[3]) + 5
     small = [_fitted(image) for image, *_ in panels]
     size = (len(panels) * (CELL + MARGIN) + MARGIN, small[0].height + 2 * line + 2 * MARGIN)
@@ -179,7 +179,7 @@ def _is_set(explanation: Explanation, name: str) -> bool:
 
 
 def _mask(explanation: Explanation, name: str) -> NDArray[np.bool_]:
-    """Return a set in the original picture's geometry where that is known: (H, W)."""
+    """Return a set in the original image's geometry where that is known: (H, W)."""
     values = explanation.extras[name][0].float()
     if explanation.geometry is not None:
         values = explanation.geometry.to_original(values)
@@ -197,22 +197,22 @@ def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 def _said(mask: NDArray[np.bool_], facts: Mapping[str, Any] | None) -> str:
     """Say how large a set is, and what the model makes of it."""
     if facts is None:
-        return f"{mask.mean():.1%} of the picture"
+        return f"{mask.mean():.1%} of the image"
     text = f"{facts['area']:.1%} of the input, confidence {facts['confidence']:.1%}"
     return text if facts["sufficient"] else f"{text}, not enough"
 
 
-def painted(values: torch.Tensor, picture: Picture, geometry: Geometry) -> Image.Image:
-    """Lay any (H, W) map of a model's input over its picture, in the picture's geometry."""
+def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
+    """Lay any (H, W) map of a model's input over its image, in the image's geometry."""
     nobody = ClassScore(index=0, name="", logit=0.0, probability=0.0)
     explanation = Explanation(
-        values=values.unsqueeze(0), target=nobody, predicted=nobody, geometry=geometry, picture=picture
+        values=values.unsqueeze(0), target=nobody, predicted=nobody, geometry=geometry, image=image
     )
     return _painted(explanation)[0]
 
 
 def figure(explanation: Explanation) -> Figure:
-    """Return a matplotlib figure: the picture, and the map over it with a colour bar."""
+    """Return a matplotlib figure: the image, and the map over it with a colour bar."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -220,7 +220,7 @@ def figure(explanation: Explanation) -> Figure:
     painted, scale = _painted(explanation)
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
-    left.imshow(_picture(explanation))
+    left.imshow(_photo(explanation))
     left.set_title(f"{explanation.model} sees {explanation.predicted}", fontsize=9)
     right.imshow(painted)
     right.set_title(f"{explanation.explainer}: {_short(explanation.claim, 60)}", fontsize=9)
@@ -232,7 +232,7 @@ def figure(explanation: Explanation) -> Figure:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Encode a picture as PNG."""
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -241,22 +241,22 @@ def png_bytes(image: Image.Image) -> bytes:
 def terminal_lines(
     image: Image.Image, columns: int
 ) -> Iterator[list[tuple[tuple[int, int, int], tuple[int, int, int]]]]:
-    """Scale a picture to `columns` characters and yield its lines as (upper, lower) colours of half blocks."""
+    """Scale an image to `columns` characters and yield its lines as (upper, lower) colours of half blocks."""
     rows = max(2, round(columns * image.height / image.width) // 2 * 2)
     pixels = np.asarray(image.resize((columns, rows), Image.Resampling.LANCZOS)).tolist()
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         yield [(tuple(a), tuple(b)) for a, b in zip(upper, lower, strict=True)]
 
 
-def _picture(explanation: Explanation) -> Image.Image:
-    if explanation.picture is None:
-        raise OutputError("this explanation has no picture to draw on", hint="use with_picture(picture, geometry)")
-    return explanation.picture.image
+def _photo(explanation: Explanation) -> Image.Image:
+    if explanation.image is None:
+        raise OutputError("this explanation has no image to draw on", hint="use with_image(image, geometry)")
+    return explanation.image.rgb
 
 
 def _painted(explanation: Explanation) -> tuple[Image.Image, Heat]:
     scale = heat(explanation)
-    photo = np.asarray(_picture(explanation), dtype=np.float32) / 255
+    photo = np.asarray(_photo(explanation), dtype=np.float32) / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # A pale grey photo underneath lets colour mean the map alone.
     ground = np.repeat((0.25 + 0.7 * grey)[..., None], 3, axis=2)
@@ -271,7 +271,7 @@ def _painted(explanation: Explanation) -> tuple[Image.Image, Heat]:
 
 
 def _framed(image: Image.Image, explanation: Explanation) -> Image.Image:
-    """Outline what the model sees, where that is less than the picture."""
+    """Outline what the model sees, where that is less than the image."""
     if explanation.geometry is None:
         return image
     left, top, right, bottom = explanation.geometry.box()
@@ -312,8 +312,8 @@ def _legend(explanation: Explanation, scale: Heat, width: int) -> Image.Image:
     return strip
 
 
-def _counted(number: float, noun: str) -> str:
-    return f"{number:.0f} {noun}{'' if round(number) == 1 else 's'}"
+def _passes(number: float) -> str:
+    return f"{number:.0f} forward pass{'' if round(number) == 1 else 'es'}"
 
 
 def _short(text: str, room: int) -> str:

@@ -16,7 +16,7 @@ class Key:
     """What an explanation depends on; equal keys mean equal values.
 
     Attributes:
-        picture: The sha256 of the picture's file.
+        image: The sha256 of the image's file.
         model: The model's name, for reading only.
         weights: The hash of the weights.
         structure: The hash of what the network does with them, and of the layers that were chosen for maps.
@@ -29,7 +29,7 @@ class Key:
         control: The explainer is a control, not a method.
     """
 
-    picture: str
+    image: str
     model: str
     weights: str
     preprocessing: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Key:
 class ScoreRow:
     """One score of one explanation."""
 
-    picture: str
+    image: str
     model: str
     explainer: str
     explainer_parameters: Mapping[str, Any]
@@ -62,8 +62,8 @@ class ScoreRow:
     value: float | None
     curve: Any
     details: Mapping[str, Any]
-    forwards: int
-    backwards: int
+    forward_passes: int
+    backward_passes: int
     seconds: float
     error: str | None
     key: str

@@ -127,7 +127,7 @@ class GlobalExplainerSpec(Spec):
     """One way to rank what a model as a whole relies on; `target` names a subclass of `xaihub.GlobalExplainer`.
 
     Attributes:
-        needs: What it must be given, in words: "pictures", "labels", "a trained gate".
+        needs: What it must be given, in words: "images", "labels", "a trained gate".
         cost: What a ranking costs, as a formula over the parameters.
         limits: What the ranking does not show, or where it refuses.
     """
@@ -157,7 +157,7 @@ class MetricSpec(Spec):
     variant: str = ""
     cost: str = ""
     limits: str = ""
-    axes: tuple[str, str] = ("share of the picture changed", "score")
+    axes: tuple[str, str] = ("share of the image changed", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class ObjectiveSpec(Spec):
     """One way to train a model so that it can be explained; `target` names a subclass of `xaihub.Objective`.
 
     Attributes:
-        cost: Forward and backward passes a training picture, as a formula over the parameters.
+        cost: Forward and backward passes a training image, as a formula over the parameters.
         limits: Where it refuses, and what it does not promise.
         judged: What a sweep over its parameters reports unless asked otherwise.
     """

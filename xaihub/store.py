@@ -37,29 +37,29 @@ MAPS = "maps"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pictures (
+CREATE TABLE IF NOT EXISTS images (
     source TEXT PRIMARY KEY, sha256 TEXT, position INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS explanations (
-    key TEXT PRIMARY KEY, picture TEXT NOT NULL, model TEXT NOT NULL, explainer TEXT NOT NULL,
+    key TEXT PRIMARY KEY, image TEXT NOT NULL, model TEXT NOT NULL, explainer TEXT NOT NULL,
     parameters TEXT NOT NULL, control INTEGER NOT NULL, record TEXT, error TEXT,
     current INTEGER NOT NULL DEFAULT 1) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores (
     key TEXT NOT NULL, metric TEXT NOT NULL, parameters TEXT NOT NULL, basis TEXT NOT NULL, value REAL, details TEXT,
-    curve TEXT, forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
+    curve TEXT, forward_passes INTEGER NOT NULL, backward_passes INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
     current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, metric, parameters, basis)) WITHOUT ROWID;
 """
 
 _ROWS = """
-SELECT e.picture, e.model, e.explainer, e.parameters AS explainer_parameters, e.control, s.metric,
-       s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forwards, s.backwards, s.seconds,
+SELECT e.image, e.model, e.explainer, e.parameters AS explainer_parameters, e.control, s.metric,
+       s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forward_passes, s.backward_passes, s.seconds,
        coalesce(e.error, s.error) AS error, e.key, e.record
 FROM scores s JOIN explanations e ON e.key = s.key
 WHERE s.current AND e.current
-ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.picture
+ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.image
 """
 
 # What at most one record that is shown may hold, in each table.
-_SLOTS = {"explanations": "picture, model, explainer, parameters", "scores": "key, metric, parameters"}
+_SLOTS = {"explanations": "image, model, explainer, parameters", "scores": "key, metric, parameters"}
 
 
 class RunStore:
@@ -153,14 +153,14 @@ class RunStore:
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('config', ?)", (canonical(config),))
 
-    def add_picture(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
-        """Note a picture of the run, or why it cannot be read."""
+    def add_image(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
+        """Note an image of the run, or why it cannot be read."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", (source, sha256, position, error))
+            self._db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (source, sha256, position, error))
 
-    def failed_pictures(self) -> dict[str, str]:
-        """Return the pictures that cannot be read, with the reasons."""
-        rows = self._db.execute("SELECT source, error FROM pictures WHERE error IS NOT NULL ORDER BY position")
+    def failed_images(self) -> dict[str, str]:
+        """Return the images that cannot be read, with the reasons."""
+        rows = self._db.execute("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
 
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
@@ -177,16 +177,16 @@ class RunStore:
         return [score for score in wanted if score not in done]
 
     def show_scores(self, wanted: Mapping[str, Mapping[tuple[str, str], str]]) -> None:
-        """Show only scores of the given basis, by picture and by (metric, parameters).
+        """Show only scores of the given basis, by image and by (metric, parameters).
 
-        Of pictures that are not named, scores that look at other photos or at masks are not shown.
+        Of images that are not named, scores that look at other photos or at masks are not shown.
         """
         changes = []
         for row in self._db.execute(
-            "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.picture"
+            "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.image"
             " FROM scores s JOIN explanations e ON e.key = s.key"
         ):
-            named = wanted.get(row["picture"])
+            named = wanted.get(row["image"])
             if named is None:
                 current = bool(row["current"]) and not {"truth", "pool"} & json.loads(row["basis"]).keys()
             else:
@@ -200,21 +200,21 @@ class RunStore:
             )
 
     def show_explanations(self, model: str, wanted: Mapping[str, tuple[str, str, str]]) -> None:
-        """Of each (picture, explainer, parameters) of a model show only the explanation of the given digest.
+        """Of each (image, explainer, parameters) of a model show only the explanation of the given digest.
 
-        Another explanation was made with another seed, target or version; one that is wanted belongs to the picture's
+        Another explanation was made with another seed, target or version; one that is wanted belongs to the image's
         present path from now on.
         """
         slots = set(wanted.values())
         changes = []
         for row in self._db.execute("SELECT * FROM explanations WHERE model = ?", (model,)):
-            slot = (row["picture"], row["explainer"], row["parameters"])
-            source = wanted[row["key"]][0] if row["key"] in wanted else row["picture"]
+            slot = (row["image"], row["explainer"], row["parameters"])
+            source = wanted[row["key"]][0] if row["key"] in wanted else row["image"]
             current = row["key"] in wanted or (slot not in slots and bool(row["current"]))
-            if (source, current) != (row["picture"], bool(row["current"])):
+            if (source, current) != (row["image"], bool(row["current"])):
                 changes.append((source, current, row["key"]))
         with self._transaction():
-            self._db.executemany("UPDATE explanations SET picture = ?, current = ? WHERE key = ?", changes)
+            self._db.executemany("UPDATE explanations SET image = ?, current = ? WHERE key = ?", changes)
 
     def add_explanation(self, key: Key, source: str, explanation: Explanation | None, error: str | None = None) -> None:
         """Store an explanation, or why there is none.
@@ -262,8 +262,8 @@ class RunStore:
         value: float | None = None,
         details: Mapping[str, Any] | None = None,
         curve: Any = None,
-        forwards: int = 0,
-        backwards: int = 0,
+        forward_passes: int = 0,
+        backward_passes: int = 0,
         seconds: float = 0.0,
         error: str | None = None,
     ) -> None:
@@ -275,7 +275,7 @@ class RunStore:
             row = (*slot, basis, value, canonical(details or {}), packed)
             self._db.execute(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
-                (*row, forwards, backwards, seconds, error),
+                (*row, forward_passes, backward_passes, seconds, error),
             )
 
     def rows(self) -> list[ScoreRow]:
@@ -308,7 +308,7 @@ class RunStore:
         """Copy every record and map of other runs into this one, and set aside what they disagree on.
 
         A result is better than a failure, whichever run it came from. Set aside, and shown when a plan asks for them,
-        are scores of one map on a different basis, explanations of one picture with a different seed, target or
+        are scores of one map on a different basis, explanations of one image with a different seed, target or
         version, and, where the runs have different photos, scores that look at the other photos.
 
         Returns:
@@ -327,7 +327,7 @@ class RunStore:
                     write_file(ours, partial(shutil.copyfile, theirs))
         with self._transaction():
             for other in others:
-                for name in ("pictures", "explanations", "scores"):
+                for name in ("images", "explanations", "scores"):
                     self._copy(other, name)
             before = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608 - our own query
             for table, slot in _SLOTS.items():
@@ -350,7 +350,7 @@ class RunStore:
                 self._db.executemany(statement, map(tuple, chosen))
 
     def _photos(self) -> list[str | None]:
-        return [row["sha256"] for row in self._db.execute("SELECT sha256 FROM pictures ORDER BY position, source")]
+        return [row["sha256"] for row in self._db.execute("SELECT sha256 FROM images ORDER BY position, source")]
 
     def _map_file(self, digest: str) -> Path:
         return self.folder / MAPS / digest[:2] / f"{digest}.safetensors"

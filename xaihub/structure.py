@@ -1,4 +1,4 @@
-"""Where in a network the picture's grid still exists: found by tracing one forward pass, for any family.
+"""Where in a network the image's grid still exists: found by tracing one forward pass, for any family.
 
 No table of architectures: a layer is chosen by what it does. The facts used are the shapes of all module
 outputs and the autograd graph of one forward pass.
@@ -51,7 +51,7 @@ class Hints:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A module whose output still has the picture's grid.
+    """A module whose output still has the image's grid.
 
     Attributes:
         name: Its dotted name in the network.
@@ -131,7 +131,7 @@ class Structure:
         """
         if name is None:
             if self.features is None:
-                raise ModelError(f"no layer of this model can be mapped back to the picture: {self.refusal}")
+                raise ModelError(f"no layer of this model can be mapped back to the image: {self.refusal}")
             return self.features
         if name not in self.spatial:
             raise _no_grid(name, self.spatial)
@@ -140,7 +140,7 @@ class Structure:
 
 def _no_grid(name: str, known: Mapping[str, Layer]) -> ParameterError:
     hint = did_you_mean(name, known) or f"for instance {', '.join(list(known)[-5:])}"
-    return ParameterError(f"layer {name!r} has no output that is a grid over the picture", hint=hint)
+    return ParameterError(f"layer {name!r} has no output that is a grid over the image", hint=hint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +206,7 @@ def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, Tenso
         for handle in handles:
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError("the model does not return one row of class scores a picture")
+        raise ModelError("the model does not return one row of class scores an image")
     if not bool(logits.isfinite().all()):
         raise ModelError("the model returned NaN or infinite class scores", hint="check its weights and precision")
     # An output that a later module overwrote in place no longer holds what its module returned.
@@ -220,9 +220,9 @@ def _choose(
         if fixed not in maps:
             raise _no_grid(fixed, maps)
         return _with_reason(maps[fixed], "set by the model card"), ""
-    refusal = "no module returns a grid over the picture that everything flows through"
+    refusal = "no module returns a grid over the image that everything flows through"
     if passages and not _reach(logits, passages[0][0].output, maps[_outermost(passages[0]).name]):
-        return None, "its class scores do not depend on the picture (is the classifier initialised?)"
+        return None, "its class scores do not depend on the image (is the classifier initialised?)"
     for group in reversed(passages):
         layer = maps[_outermost(group).name]
         if _is_pooling(group[0].module) or _is_position_norm(group[0].module):

@@ -4,7 +4,7 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import ExplainerSpec, Paper
 
 _LIMITS = (
-    "Needs self-attention over all tokens of the picture in every block (ViT, DeiT, BEiT, EVA); refuses windows"
+    "Needs self-attention over all tokens of the image in every block (ViT, DeiT, BEiT, EVA); refuses windows"
     " (Swin, MaxViT), channel or class attention (XCiT, CaiT), pooled tokens (PiT) and attention-pooled heads."
 )
 
@@ -38,7 +38,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/2103.15679",
             ),
             needs=("attention", "gradients"),
-            cost="1 forward and 1 backward pass",
+            cost="1 forward pass and 1 backward pass",
             limits=_LIMITS,
             variant="Eq. 5 and 6 for self-attention; without a class token, the mean over the tokens that are pooled.",
             tags=("attention", "gradient"),

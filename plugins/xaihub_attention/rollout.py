@@ -52,7 +52,7 @@ class AttentionRollout(Explainer):
         return attention.amax(1) if self.head_fusion == "max" else attention.amin(1)
 
     def _weaken(self, fused: Tensor) -> Tensor:
-        """Set the weakest entries of each picture's (T, T) attention to zero."""
+        """Set the weakest entries of each image's (T, T) attention to zero."""
         flat = fused.flatten(1)
         weakest = flat.topk(int(self.discard * flat.shape[1]), dim=1, largest=False).indices
         return flat.scatter(1, weakest, 0.0).view_as(fused)

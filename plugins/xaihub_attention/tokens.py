@@ -101,7 +101,7 @@ def _check_shapes(model: Model, maps: list[Tensor], rows: int) -> int:
             f"{model.name!r} has attention that is not from every token to every token: {found}", hint=_HINT
         )
     if any(shape[0] != rows for shape in shapes):
-        raise ExplainerRefused(f"{model.name!r} attends within windows of the picture: {found}", hint=_HINT)
+        raise ExplainerRefused(f"{model.name!r} attends within windows of the image: {found}", hint=_HINT)
     if len({shape[2] for shape in shapes}) > 1:
         raise ExplainerRefused(
             f"{model.name!r} changes the number of tokens, or attends to something else, on the way: {found}",
@@ -117,7 +117,7 @@ def _token_grid(model: Model, tokens: int) -> tuple[tuple[int, int], int]:
         if layer.layout is Layout.NTC and layer.prefix + rows * columns == tokens:
             return layer.grid, layer.prefix
     raise ExplainerRefused(
-        f"{model.name!r} attends over {tokens} things that are not the cells of a grid over the picture", hint=_HINT
+        f"{model.name!r} attends over {tokens} things that are not the cells of a grid over the image", hint=_HINT
     )
 
 

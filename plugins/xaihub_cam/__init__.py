@@ -3,7 +3,7 @@
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import ExplainerSpec, Paper
 
-_COARSE = "As coarse as the layer's grid; refuses models without a layer whose cells map back to the picture."
+_COARSE = "As coarse as the layer's grid; refuses models without a layer whose cells map back to the image."
 
 
 @hookimpl
@@ -20,7 +20,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1610.02391",
             ),
             needs=("activations", "gradients"),
-            cost="1 forward and 1 backward pass, the latter only down to the layer",
+            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
             limits=_COARSE,
             variant="Eq. 1 and 2 on the class score before softmax; after ReLU, not rescaled; computed by torchcam.",
             tags=("cam", "gradient"),
@@ -35,7 +35,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1710.11063",
             ),
             needs=("activations", "gradients"),
-            cost="1 forward and 1 backward pass, the latter only down to the layer",
+            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
             limits=f"{_COARSE} Refuses where negative activations make a denominator of Eq. 19 zero or negative.",
             variant="Eq. 19 with numerator and denominator divided by the squared gradient, so no epsilon is needed;"
             " the common factor exp(score) is left out.",
@@ -44,7 +44,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="smoothgradcam_pp",
             target="xaihub_cam.plus_plus:SmoothGradCAMPlusPlus",
-            summary="Grad-CAM++ with gradients averaged over noisy copies of the picture.",
+            summary="Grad-CAM++ with gradients averaged over noisy copies of the image.",
             paper=Paper(
                 title="Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep Convolutional"
                 " Neural Network Models",
@@ -52,16 +52,16 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1908.01224",
             ),
             needs=("activations", "gradients"),
-            cost="samples + 1 forward and samples backward passes",
+            cost="samples + 1 forward pass and samples backward passes",
             limits=f"{_COARSE} Refuses like gradcam_pp.",
             variant="The numerator of each coefficient is the mean squared gradient, as Grad-CAM++ derives it (the"
-            " paper prints the mean gradient); activations are those of the picture without noise.",
+            " paper prints the mean gradient); activations are those of the image without noise.",
             tags=("cam", "gradient"),
         ),
         ExplainerSpec(
             name="scorecam",
             target="xaihub_cam.forward_only:ScoreCAM",
-            summary="Weight each channel by the class's score when the picture is seen through that channel.",
+            summary="Weight each channel by the class's score when the image is seen through that channel.",
             paper=Paper(
                 title="Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
                 year=2020,
@@ -84,7 +84,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://doi.org/10.1109/TIP.2021.3089943",
             ),
             needs=("activations", "gradients"),
-            cost="1 forward and 1 backward pass, the latter only down to the layer",
+            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
             limits=f"{_COARSE} Works on early, finer layers, too: name one with 'layer'.",
             variant="One layer, without the paper's tanh scaling for the fusion of several; computed by torchcam.",
             tags=("cam", "gradient"),
@@ -99,7 +99,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/2008.02312",
             ),
             needs=("activations", "gradients"),
-            cost="1 forward and 1 backward pass, the latter only down to the layer",
+            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
             limits=f"{_COARSE} Divides by each channel's sum, so it is meant for activations after a ReLU.",
             variant="Eq. 7 with 1e-8 added to each channel's sum; computed by torchcam.",
             tags=("cam", "gradient"),
@@ -130,7 +130,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/2011.08891",
             ),
             needs=("activations", "gradients"),
-            cost="1 forward and 1 backward pass, the latter only down to the layer",
+            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
             limits=f"{_COARSE} Zero, and refused, where each cell is normalised next (most transformers).",
             variant="Eq. 5 of the paper followed by a ReLU, as the other maps of this family.",
             tags=("cam", "gradient"),

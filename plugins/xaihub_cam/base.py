@@ -1,4 +1,4 @@
-"""What the CAM family shares: the layer, the cut of the graph, and the way back to the picture."""
+"""What the CAM family shares: the layer, the cut of the graph, and the way back to the image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LayerName = Annotated[
 
 
 class CAM(Explainer):
-    """One map over the cells of a layer, after ReLU, enlarged to the picture and not rescaled."""
+    """One map over the cells of a layer, after ReLU, enlarged to the image and not rescaled."""
 
     def __init__(self, *, layer: LayerName = None) -> None:
         self.layer = layer
@@ -87,7 +87,7 @@ def on_grid(layer: Layer, output: Tensor) -> Tensor:
     rows, columns = grid.shape[-2:]
     if min(rows, columns) < 2:
         raise ExplainerRefused(
-            f"layer {layer.name!r} has a grid of {rows}x{columns} cells, which shows no place in the picture",
+            f"layer {layer.name!r} has a grid of {rows}x{columns} cells, which shows no place in the image",
             hint="name an earlier layer",
         )
     return grid

@@ -1,6 +1,6 @@
 """The maps that need no gradient: Score-CAM (Wang et al. 2020, arXiv 1910.01279), Eigen-CAM (Muhammad and Yeasin 2020).
 
-Score-CAM's notation follows its Algorithm 1: each channel's map, enlarged and scaled to [0, 1], multiplies the picture.
+Score-CAM's notation follows its Algorithm 1: each channel's map, enlarged and scaled to [0, 1], multiplies the image.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaihub import Layer, Meta, Model, ResolvedTarget
-from xaihub.masking import make_removal, masked_forwards
+from xaihub.masking import make_removal, masked_forward_passes
 from xaihub_cam.base import CAM, LayerName, activations
 
 __all__ = ["EigenCAM", "ScoreCAM"]
 
 
 class ScoreCAM(CAM):
-    """Weight each channel by the class's score when the picture is seen through that channel."""
+    """Weight each channel by the class's score when the image is seen through that channel."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class ScoreCAM(CAM):
         layer: LayerName = None,
         channels: Annotated[
             Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Use only this many channels, those that vary most over the picture; none for all."),
+            Meta(description="Use only this many channels, those that vary most over the image; none for all."),
         ] = None,
     ) -> None:
         super().__init__(layer=layer)
@@ -44,7 +44,7 @@ class ScoreCAM(CAM):
             # Sorted, so that a limit of one channel less leaves all others in their order.
             cells = cells[cells.flatten(1).std(1).topk(self.channels).indices.sort().values]
         size = (image.shape[1], image.shape[2])
-        batches = masked_forwards(
+        batches = masked_forward_passes(
             model,
             image,
             cells,
@@ -58,7 +58,7 @@ class ScoreCAM(CAM):
 
 
 def _unit_masks(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (n, 1, H, W) masks in [0, 1]; a channel that is the same everywhere hides the whole picture."""
+    """Return (n, 1, H, W) masks in [0, 1]; a channel that is the same everywhere hides the whole image."""
     masks = interpolate(cells.unsqueeze(1), size=size, mode="bilinear", align_corners=False)
     lowest, highest = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     return torch.where(highest > lowest, (masks - lowest) / (highest - lowest), 0)

@@ -27,7 +27,7 @@ class HiResCAM(CAM):
         sums, sizes = terms.sum(1), terms.abs().sum(1)
         if bool((sizes.amax((1, 2)) > 0).any()) and bool((sums.abs() <= CANCELLED * sizes).all()):
             raise ExplainerRefused(
-                f"HiResCAM is zero on layer {layer.name!r} whatever the picture: a normalisation of each cell follows,"
+                f"HiResCAM is zero on layer {layer.name!r} whatever the image: a normalisation of each cell follows,"
                 " so gradient times activation cancels",
                 hint="use gradcam or layercam",
             )

@@ -1,7 +1,7 @@
 """Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063) and Smooth Grad-CAM++ (Omeiza et al. 2019, 1908.01224).
 
 Notation follows Eq. 19 of the former: A activations, alpha the coefficient of each cell, w the weight of each channel;
-D1, D2, D3 are the gradients to the first, second and third power, averaged over noisy pictures in the latter.
+D1, D2, D3 are the gradients to the first, second and third power, averaged over noisy images in the latter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GradCAMPlusPlus(CAM):
 
 
 class SmoothGradCAMPlusPlus(CAM):
-    """Grad-CAM++ with the powers of the gradient averaged over noisy copies of the picture."""
+    """Grad-CAM++ with the powers of the gradient averaged over noisy copies of the image."""
 
     stochastic = True
 

@@ -1,7 +1,7 @@
 """Grad-CAM, Layer-CAM and XGrad-CAM by torchcam, on our layer and with our target.
 
 torchcam 0.5's Grad-CAM++ and Smooth Grad-CAM++ are not used: the former's division by the denominator is lost (it is
-applied to a copy), the latter weights the activations of the last noisy picture by that picture's gradient alone.
+applied to a copy), the latter weights the activations of the last noisy image by that image's gradient alone.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def _gradients() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1312.6034",
             ),
             needs=("gradients",),
-            cost="1 forward and 1 backward pass",
+            cost="1 forward pass and 1 backward pass",
             limits="What a tiny change would do, not what the score is made of; noisy on deep networks.",
             variant="The largest absolute value over the channels; absolute=false gives the signed gradient.",
             tags=("gradient",),
@@ -37,7 +37,7 @@ def _gradients() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1605.01713",
             ),
             needs=("gradients",),
-            cost="1 forward and 1 backward pass",
+            cost="1 forward pass and 1 backward pass",
             limits="Depends on what value is called zero: pixels of the data's mean colour get no attribution.",
             variant="On the normalised input; one value a channel.",
             tags=("gradient",),
@@ -45,7 +45,7 @@ def _gradients() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="integrated_gradients",
             target="xaihub_captum.gradients:IntegratedGradients",
-            summary="Gradients summed along the straight path from a baseline to the picture.",
+            summary="Gradients summed along the straight path from a baseline to the image.",
             paper=Paper(
                 title="Axiomatic Attribution for Deep Networks", year=2017, url="https://arxiv.org/abs/1703.01365"
             ),
@@ -58,7 +58,7 @@ def _gradients() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="gradient_shap",
             target="xaihub_captum.gradients:GradientShap",
-            summary="Gradients at random points between the picture and several baselines.",
+            summary="Gradients at random points between the image and several baselines.",
             paper=Paper(
                 title="A Unified Approach to Interpreting Model Predictions",
                 year=2017,
@@ -73,7 +73,7 @@ def _gradients() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="smoothgrad",
             target="xaihub_captum.gradients:SmoothGrad",
-            summary="The mean gradient over noisy copies of the picture.",
+            summary="The mean gradient over noisy copies of the image.",
             paper=Paper(
                 title="SmoothGrad: removing noise by adding noise", year=2017, url="https://arxiv.org/abs/1706.03825"
             ),
@@ -98,7 +98,7 @@ def _rules() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1412.6806",
             ),
             needs=("gradients",),
-            cost="1 forward and 1 backward pass, and 1 forward pass for the check",
+            cost="1 forward pass and 1 backward pass, and 1 forward pass for the check",
             limits="Refuses networks with any activation but nn.ReLU modules; shows edges more than the class.",
             variant="One value a channel.",
             tags=("gradient",),
@@ -162,15 +162,15 @@ def _perturbation() -> list[ExplainerSpec]:
                 url="https://arxiv.org/abs/1705.07874",
             ),
             cost="at most samples + 2 forward passes; a coalition that is drawn again costs nothing",
-            limits="An estimate: coalitions are drawn at random; a hidden superpixel is a picture the model never saw.",
+            limits="An estimate: coalitions are drawn at random; a hidden superpixel is an image the model never saw.",
             variant="Coalitions drawn by the Shapley kernel; every pixel carries its feature's value, and the values"
-            " sum over features, not pixels, to the score minus the score of the hidden picture.",
+            " sum over features, not pixels, to the score minus the score of the hidden image.",
             tags=("perturbation", "completeness", "stochastic"),
         ),
         ExplainerSpec(
             name="lime",
             target="xaihub_captum.perturbation:Lime",
-            summary="A linear model of the score over superpixels, fitted near the picture.",
+            summary="A linear model of the score over superpixels, fitted near the image.",
             paper=Paper(
                 title="'Why Should I Trust You?': Explaining the Predictions of Any Classifier",
                 year=2016,

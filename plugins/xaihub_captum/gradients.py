@@ -93,7 +93,7 @@ class GradientShap(Explainer):
         *,
         samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and backward.")] = 50,
         noise: Annotated[
-            float, Meta(ge=0, description="Standard deviation of the noise, as a share of the picture's value range.")
+            float, Meta(ge=0, description="Standard deviation of the noise, as a share of the image's value range.")
         ] = 0.0,
         baselines: Annotated[
             str, Meta(description="Names of baselines, joined by commas; each random point draws one of them.")
@@ -138,7 +138,7 @@ class SmoothGrad(Explainer):
         *,
         samples: Annotated[int, Meta(ge=1, description="Noisy copies (n); each costs a forward and backward.")] = 50,
         noise: Annotated[
-            float, Meta(gt=0, description="Standard deviation of the noise, as a share of the picture's value range.")
+            float, Meta(gt=0, description="Standard deviation of the noise, as a share of the image's value range.")
         ] = 0.15,
         absolute: Absolute = True,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Methods that hide parts of the picture: captum chooses the coalitions and fits, the masking engine asks the model."""
+"""Methods that hide parts of the image: captum chooses the coalitions and fits, the masking engine asks the model."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class _Perturbation(Explainer):
 
     @abstractmethod
     def values(self, game: Game, players: int) -> tuple[Tensor, float | None]:
-        """Return one value a player, (d,), and the score of the hidden picture by the method's own model, if any."""
+        """Return one value a player, (d,), and the score of the hidden image by the method's own model, if any."""
 
     def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
-        # Each picture of a batch gets the noise that it would get alone.
+        # Each image of a batch gets the noise that it would get alone.
         with torch.random.fork_rng(devices=[]):
             removal = make_removal(self.baseline, model, image)
 
@@ -153,7 +153,7 @@ class KernelShap(_Perturbation):
         return _some(make_features(self.features, model, image), self.features, self.samples)
 
     def values(self, game: Game, players: int) -> tuple[Tensor, None]:
-        """Return the coefficients of the regression with Shapley weights; it meets the hidden picture's score."""
+        """Return the coefficients of the regression with Shapley weights; it meets the hidden image's score."""
         values: Tensor = captum.attr.KernelShap(game).attribute(
             torch.ones(1, players),
             torch.zeros(1, players),
@@ -210,7 +210,7 @@ class Lime(_Perturbation):
 
 def _some(features: Features, kind: str, samples: int) -> Features:
     if features.count < 2:
-        raise ParameterError(f"features {kind!r} make {features.count} part of this picture", hint="ask for more")
+        raise ParameterError(f"features {kind!r} make {features.count} part of this image", hint="ask for more")
     if samples < features.count + 2:
         raise ParameterError(
             f"{samples} samples cannot determine the values of {features.count} features",

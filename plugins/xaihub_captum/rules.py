@@ -79,7 +79,7 @@ class DeepLift(Explainer):
         """
         scores = Scores(model, bounded=False)
         start = baselines(self.baseline, model, inputs)
-        # One picture at a time: captum's rule for softmax mixes the rows of a batch.
+        # One image at a time: captum's rule for softmax mixes the rows of a batch.
         rows = [slice(row, row + 1) for row in range(len(inputs))]
         with hooked(model), repaired(model):
             values = torch.cat([self._one(scores, inputs[row], start[row], target[row]) for row in rows])
@@ -168,9 +168,9 @@ def repaired(model: Model) -> Iterator[None]:
 def _max_pool(
     layer: nn.MaxPool2d, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, eps: float = 1e-10
 ) -> Tensor:
-    """Give each output's change to the pixel that is largest in the picture, or in the baseline if that is larger.
+    """Give each output's change to the pixel that is largest in the image, or in the baseline if that is larger.
 
-    All tensors hold the picture's row and the baseline's; `inputs` (2, C, H, W), `outputs` (2, C, h, w).
+    All tensors hold the image's row and the baseline's; `inputs` (2, C, H, W), `outputs` (2, C, h, w).
     """
     image, start = inputs.chunk(2)
     high, low = outputs.chunk(2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xaihub import Model, ResolvedTarget
 from xaihub.masking import baseline_image, batch_rows
 
-# A backward pass keeps every layer's output, about 0.1 GB a picture for ResNet-50; batch_rows counts on none.
+# A backward pass keeps every layer's output, about 0.1 GB an image for ResNet-50; batch_rows counts on none.
 GRADIENT_ROWS = 32
 
 
@@ -79,10 +79,10 @@ def classes(target: ResolvedTarget) -> tuple[Tensor, ...]:
 
 
 def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
-    """Return the baseline called `name` of each picture: (B, C, H, W)."""
+    """Return the baseline called `name` of each image: (B, C, H, W)."""
     rows = []
     for image in inputs:
-        # Each picture of a batch gets the noise that it would get alone.
+        # Each image of a batch gets the noise that it would get alone.
         with torch.random.fork_rng(devices=[]):
             rows.append(baseline_image(name, model, image))
     return torch.stack(rows)

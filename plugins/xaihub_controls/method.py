@@ -24,14 +24,14 @@ class RandomControl(Explainer):
 
 
 class EdgesControl(Explainer):
-    """Sobel magnitude of the picture."""
+    """Sobel magnitude of the image."""
 
     class_agnostic = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (B, 1, H, W) magnitudes, in units of [0, 1] pixels."""
         grey = model.preprocessing.denormalise(inputs).mean(1).cpu().numpy()
-        return torch.stack([torch.from_numpy(sobel(picture)) for picture in grey]).unsqueeze(1)
+        return torch.stack([torch.from_numpy(sobel(image)) for image in grey]).unsqueeze(1)
 
 
 class CentreControl(Explainer):
@@ -47,7 +47,7 @@ class CentreControl(Explainer):
         self.spread = spread
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
-        """Return (B, 1, H, W): 1 at the centre of the picture."""
+        """Return (B, 1, H, W): 1 at the centre of the image."""
         # From the middle outwards, so that both halves are equal to the last bit.
         y, x = ((torch.arange(side) - (side - 1) / 2) / (side * self.spread) for side in inputs.shape[2:])
         prior = torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2)

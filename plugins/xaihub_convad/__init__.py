@@ -55,7 +55,7 @@ def xaihub_register_baselines() -> list[BaselineSpec]:
             name=name,
             target=f"xaihub_convad.extremes:make_{name}",
             summary=f"The {word} number of the model's input, over all channels.",
-            limits="Its colour depends on the picture and on the model's normalisation.",
+            limits="Its colour depends on the image and on the model's normalisation.",
             tags=("fill",),
         )
         for name, word in (("min", "lowest"), ("max", "highest"))

@@ -65,12 +65,12 @@ class _Causal(Explainer):
             Strategy,
             Meta(
                 description="Which pixels: global (enough for the answer), spatial (the same in a disc), contrastive"
-                " (enough, and the answer is lost without them), complete (with the whole picture's confidence),"
+                " (enough, and the answer is lost without them), complete (with the whole image's confidence),"
                 " multiple (several that share no pixel)."
             ),
         ] = "global",
         confidence: Annotated[
-            float, Meta(ge=0, le=1, description="Share of the whole picture's confidence that the pixels must keep.")
+            float, Meta(ge=0, le=1, description="Share of the whole image's confidence that the pixels must keep.")
         ] = 0.0,
         iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 100,
         agreement: Annotated[
@@ -84,7 +84,7 @@ class _Causal(Explainer):
         budget: Annotated[
             int | None,
             Meta(
-                description="Most forward passes for one picture: three quarters for the search, the rest for sets of"
+                description="Most forward passes for one image: three quarters for the search, the rest for sets of"
                 " pixels, which may be larger then; none leaves it to the others."
             ),
         ] = None,
@@ -155,7 +155,7 @@ class _Causal(Explainer):
         state = torch.get_rng_state()
         questions = []
         for row, image in enumerate(inputs):
-            torch.set_rng_state(state)  # a random baseline is that of the picture alone
+            torch.set_rng_state(state)  # a random baseline is that of the image alone
             questions.append(Question(model, image, target[row : row + 1], _removal(name, model, image)))
         how = self._procedure(model)
         results = run_together([(question, how.task(question, seed)) for question in questions])
@@ -212,12 +212,12 @@ class _Causal(Explainer):
                 "refinements": result.splits,
                 "expected_agreement": merged.agreement,
                 "mean_standard_error": float(error.mean()),
-                "forwards_search": result.searched,
-                "forwards_extraction": question.asked - result.searched,
+                "forward_passes_search": result.searched,
+                "forward_passes_extraction": question.asked - result.searched,
                 **({"stopped": result.stopped} if result.stopped else {}),
             },
             warnings=_warnings(question, result, found),
-            forwards=question.asked,
+            forward_passes=question.asked,
         )
 
     def _checked(self, question: Question, one: Set) -> Found:
@@ -253,7 +253,7 @@ def _removal(name: str, model: Model, image: Tensor) -> Removal:
 
 
 def _warnings(question: Question, result: Result, found: list[Found]) -> list[str]:
-    """Say what the reader of the picture must know."""
+    """Say what the reader of the image must know."""
     warnings = []
     if question.trivial:
         warnings.append("the answer is the same with everything hidden, so hardly any pixel is needed for it")

@@ -1,6 +1,6 @@
 """Activation-Deactivation (Chanchal, Kelly, Chockler 2025, arXiv 2510.01038): hide pixels inside the network.
 
-No fill value is chosen. The mask travels with the picture, and every unit that stands for hidden pixels is set to zero,
+No fill value is chosen. The mask travels with the image, and every unit that stands for hidden pixels is set to zero,
 so that nothing flows from it to the next layer.
 """
 
@@ -38,7 +38,7 @@ class Deactivation(Removal):
     """Units that stand for hidden pixels are switched off, in any convolutional network or token transformer.
 
     Attributes:
-        rule: "aligned" judges each unit by its cell of the picture; "layerwise" by its window of the layer before.
+        rule: "aligned" judges each unit by its cell of the image; "layerwise" by its window of the layer before.
         threshold: The share of live places from which on a unit stays on, in (0, 1].
         pooling: Means over places count what is off as 0 ("plain") or leave it out ("live"); dropped tokens are
             always left out.
@@ -110,13 +110,13 @@ class Deactivation(Removal):
         if masks.shape != (len(inputs), 1, *inputs.shape[2:]):
             raise ParameterError(
                 f"masks of shape {tuple(masks.shape)} do not fit inputs of shape {tuple(inputs.shape)}",
-                hint="one channel, and one mask a picture",
+                hint="one channel, and one mask an image",
             )
         return (masks >= KEPT).to(device=inputs.device, dtype=torch.float32)
 
 
 class MaskedNetwork(nn.Module):
-    """A network that takes a mask beside the picture, `network(x, mask)`; without one, NaN pixels are the hidden ones.
+    """A network that takes a mask beside the image, `network(x, mask)`; without one, NaN pixels are the hidden ones.
 
     The second form is for tools that only know how to fill pixels with a value.
     """

@@ -34,7 +34,7 @@ Values = NDArray[np.float64]
 
 FIRST_SIZES = 16  # nested masks of the first round, which looks at all sizes
 NEXT_SIZES = 4  # of every later round, which looks between the last size that failed and the first that passed
-SMALLEST_SHARE = 1 / 256  # of the picture, where the first round begins
+SMALLEST_SHARE = 1 / 256  # of the image, where the first round begins
 DISC_GROWTH = 1.2  # as in ReX
 SAME_CONFIDENCE = 0.005  # equal to two decimals
 
@@ -146,7 +146,7 @@ def spotlight(values: Values, radius: float, goal: Goal, room: Room | None = Non
 def adjusted(
     mask: Mask, order: NDArray[np.intp], confidence: float, *, step: int, room: Room | None = None
 ) -> Task[Mask]:
-    """Add the lowest ranked pixels, as few as are found to bring the confidence to the whole picture's."""
+    """Add the lowest ranked pixels, as few as are found to bring the confidence to the whole image's."""
     rest = order[::-1][~mask.ravel()[order[::-1]]]
 
     def build(count: int) -> Mask:
@@ -163,7 +163,7 @@ def adjusted(
 
 
 class _Same(Goal):
-    """The confidence is that of the whole picture to two decimals."""
+    """The confidence is that of the whole image to two decimals."""
 
     def met(self, verdicts: Verdicts) -> NDArray[np.bool_]:
         near: NDArray[np.bool_] = verdicts.keeps & (np.abs(verdicts.confidence - self.confidence) < SAME_CONFIDENCE)

@@ -1,4 +1,4 @@
-"""Live maps: which places of a feature map are switched on, and how that follows from the picture's mask."""
+"""Live maps: which places of a feature map are switched on, and how that follows from the image's mask."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Propagation(ABC):
     def __init__(self, kept: Tensor, threshold: float) -> None:
         """Store the (N, 1, H, W) mask of kept pixels, and the share from which on a place is live."""
         self.threshold = threshold
-        self.picture = Live(kept)
+        self.image = Live(kept)
         self._both: dict[tuple[int, int], tuple[Live, Live, Live]] = {}
 
     @abstractmethod
@@ -157,12 +157,12 @@ class Propagation(ABC):
 
 
 class Aligned(Propagation):
-    """The share of kept pixels in each place's cell of the picture, for every grid anew."""
+    """The share of kept pixels in each place's cell of the image, for every grid anew."""
 
     def __init__(self, kept: Tensor, threshold: float) -> None:
         """Store the mask and the threshold."""
         super().__init__(kept, threshold)
-        self._grids = {self.picture.grid: self.picture}
+        self._grids = {self.image.grid: self.image}
 
     def window(self, live: Live, window: Window, grid: Pair) -> Live:  # noqa: ARG002
         """Return the map of the output's grid."""
@@ -171,7 +171,7 @@ class Aligned(Propagation):
     def resized(self, live: Live, grid: Pair) -> Live:  # noqa: ARG002
         """Return the map of the output's grid."""
         if grid not in self._grids:
-            self._grids[grid] = Live(self.over(adaptive_avg_pool2d(self.picture.mask, grid)))
+            self._grids[grid] = Live(self.over(adaptive_avg_pool2d(self.image.mask, grid)))
         return self._grids[grid]
 
 

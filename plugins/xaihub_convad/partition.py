@@ -1,4 +1,4 @@
-"""Random partitions of a picture into boxes, and the mutants that show some of the parts."""
+"""Random partitions of an image into boxes, and the mutants that show some of the parts."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ __all__ = ["FEWEST_ITERATIONS", "LEAST_BUDGET", "MUTANTS", "Procedure", "Result"
 R = TypeVar("R")
 MUTANTS = len(SUBSETS)
 FEWEST_ITERATIONS = 4  # before the map may count as settled
-FIXED = 2  # the whole picture and nothing of it
-CHECKS = 4  # of the sets of one map at most: each alone, and where it matters the picture without it
+FIXED = 2  # the whole image and nothing of it
+CHECKS = 4  # of the sets of one map at most: each alone, and where it matters the image without it
 FOR_SETS = 0.25  # of a budget
 LEAST_BUDGET = FIXED + MUTANTS + CHECKS + 2
 

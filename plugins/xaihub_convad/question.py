@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xaihub import ExplainerRefused, Model, ResolvedTarget
-from xaihub.masking import Fill, Removal, masked_forwards
+from xaihub.masking import Fill, Removal, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation
 from xaihub_convad.partition import Mask
 
@@ -57,21 +57,21 @@ class Verdicts:
 
 
 class Question:
-    """One picture, one target, one way to hide pixels.
+    """One image, one target, one way to hide pixels.
 
     Attributes:
         model: The model.
         image: (C, H, W) input.
         removal: What hidden pixels become.
         size: (H, W).
-        rank: How many classes score at least as high as the target on the whole picture.
-        confidence: The target's confidence on the whole picture.
+        rank: How many classes score at least as high as the target on the whole image.
+        confidence: The target's confidence on the whole image.
         trivial: The target is kept with everything hidden.
         asked: Rows sent through the network so far.
     """
 
     def __init__(self, model: Model, image: Tensor, target: ResolvedTarget, removal: Removal) -> None:
-        """Ask about the whole picture, and about none of it.
+        """Ask about the whole image, and about none of it.
 
         Raises:
             ExplainerRefused: A contrast that the model does not decide for the target.
@@ -82,12 +82,12 @@ class Question:
         self.asked = 0
         self.rank = 0
         whole = torch.stack([torch.ones(1, *self.size), torch.zeros(1, *self.size)])
-        outputs = torch.cat([batch.outputs for batch in masked_forwards(model, image, whole, removal=removal)])
+        outputs = torch.cat([batch.outputs for batch in masked_forward_passes(model, image, whole, removal=removal)])
         self.rank = int(self._ahead(outputs[:1]))
         verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
             raise ExplainerRefused(
-                f"model {model.name!r} does not prefer the first class of the contrast on this picture",
+                f"model {model.name!r} does not prefer the first class of the contrast on this image",
                 hint="swap the two classes",
             )
         self.confidence = float(verdicts.confidence[0])
@@ -129,7 +129,7 @@ def answers(
             flat = torch.from_numpy(masks).flatten(1).to(torch.int16)
             yield torch.cat([torch.full((len(masks), 1), number, dtype=torch.int16), flat], dim=1)
 
-    for batch in masked_forwards(first.model, first.image, draws(), removal=removal, done=done):
+    for batch in masked_forward_passes(first.model, first.image, draws(), removal=removal, done=done):
         yield [
             (number, questions[number].judge(batch.outputs[start:end]))
             for number, start, end in _runs(batch.draws[:, 0].tolist())
@@ -146,7 +146,7 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 class _Mixed(Removal):
-    """Rows of several pictures in one forward pass; a row of the "masks" is a question's number and its mask."""
+    """Rows of several images in one forward pass; a row of the "masks" is a question's number and its mask."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self._questions = questions
@@ -165,11 +165,11 @@ class _Mixed(Removal):
             question = self._questions[int(numbers[0])]
             return question.removal(model, question.image, kept)
         if self._fills is not None:
-            pictures = torch.where(kept > 0, self._images[numbers], self._fills[numbers])
-            return model(pictures.contiguous(memory_format=torch.channels_last))
+            images = torch.where(kept > 0, self._images[numbers], self._fills[numbers])
+            return model(images.contiguous(memory_format=torch.channels_last))
         if self._deactivation is not None:
             return self._deactivation.forward(model.module, self._images[numbers], kept, call=model)
-        # Another way to hide pixels knows one picture a call.
+        # Another way to hide pixels knows one image a call.
         parts = [
             self._questions[number].removal(model, self._questions[number].image, kept[start:end])
             for number, start, end in _runs(numbers.tolist())

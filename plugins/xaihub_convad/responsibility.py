@@ -38,7 +38,7 @@ class Search:
         credit: What a passing mutant gives to the parts that it shows.
         weighted: Credit is multiplied by the mutant's confidence.
         distribution: Where boxes are cut.
-        confidence: What a mutant's confidence must reach to pass; of a rule, as a share of the whole picture's.
+        confidence: What a mutant's confidence must reach to pass; of a rule, as a share of the whole image's.
     """
 
     depth: int = 10
@@ -53,7 +53,7 @@ class Search:
     confidence: float = 0.0
 
     def within(self, confidence: float, refinements: int) -> Search:
-        """Return these rules for a picture of this confidence, with so many refinements."""
+        """Return these rules for an image of this confidence, with so many refinements."""
         return replace(self, confidence=self.confidence * confidence, refinements=refinements)
 
 

@@ -49,8 +49,8 @@ def conv2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     given = _named(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs)
     x, weight = given["input"], given["weight"]
     places = _map_of(t, func, x)
-    if t.of(weight).pictures:
-        t.refuse("conv2d", "has a kernel that depends on the picture")
+    if t.of(weight).images:
+        t.refuse("conv2d", "has a kernel that depends on the image")
     kernel = (weight.shape[2], weight.shape[3])
     dilation = _pair(given.get("dilation", 1))
     padding = given.get("padding", 0)
@@ -184,7 +184,7 @@ def batch_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Scale each channel with stored statistics."""
     given = _named(("input", "running_mean", "running_var", "weight", "bias", "training"), args, kwargs)
     if given.get("training", False) or given["running_mean"] is None:
-        t.refuse("batch_norm", "takes statistics over places and pictures")
+        t.refuse("batch_norm", "takes statistics over places and images")
     return _along(1, t, func, args, kwargs, given["input"])
 
 
@@ -258,7 +258,7 @@ def _map_of(t: Tracker, func: Any, x: Tensor) -> Places:
 
 
 def _without_gate(places: Places) -> Places:
-    return Places(places.dims, places.live, None, places.pictures)
+    return Places(places.dims, places.live, None, places.images)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Functions that only move or reshape: where the picture's places are afterwards."""
+"""Functions that only move or reshape: where the image's places are afterwards."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def squeeze(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     gone = {_negative(axis, x.ndim) for axis in axes if x.shape[axis] == 1}
     places = t.of(x)
     if gone & {*places.dims, -x.ndim}:
-        t.refuse(func.__name__, "removes an axis of places or pictures")
+        t.refuse(func.__name__, "removes an axis of places or images")
     return t.mark(func(*args, **kwargs), after_removing(places, gone))
 
 

@@ -29,7 +29,7 @@ class TokenNetwork:
         entrance: Its module that receives all tokens, with their positions, before the first block.
         patch: (rows, columns) of pixels a patch.
         prefix: Tokens before the patches (class, distillation, registers); they always stay.
-        empty: The outputs for one picture without any patch token, or None if the network copes by itself.
+        empty: The outputs for one image without any patch token, or None if the network copes by itself.
     """
 
     network: nn.Module

@@ -1,7 +1,7 @@
-"""Following the picture's places through a forward pass, whatever the network is made of.
+"""Following the image's places through a forward pass, whatever the network is made of.
 
 Every torch function that the network calls passes through `Tracker`, be it inside a module or not. It knows for each
-tensor which axes are places of the picture, and which of them are on. A function that only works place by place needs
+tensor which axes are places of the image, and which of them are on. A function that only works place by place needs
 nothing: what is off stays by itself. A function that mixes places gets its input gated first, so nothing flows from a
 place that is off to any other. A function without a rule is refused by name.
 """
@@ -29,19 +29,19 @@ Rule = Callable[["Tracker", Any, tuple[Any, ...], dict[str, Any]], Any]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which axes of a tensor are places of the picture.
+    """Which axes of a tensor are places of the image.
 
     Attributes:
         dims: Negative axes: (rows, columns), one axis of row-major cells, or none.
         live: Which places are on; None without places.
         gated: What the places that are off hold, 0 or minus infinity; None if anything.
-        pictures: Whether the first axis is the batch of pictures; False for what does not depend on them.
+        images: Whether the first axis is the batch of images; False for what does not depend on them.
     """
 
     dims: tuple[int, ...] = ()
     live: Live | None = None
     gated: float | None = None
-    pictures: bool = True
+    images: bool = True
 
     @property
     def on(self) -> Live:
@@ -50,8 +50,8 @@ class Places:
         return self.live
 
 
-WHOLE = Places()  # one vector a picture: nothing is left of its places
-CONSTANT = Places(pictures=False)
+WHOLE = Places()  # one vector an image: nothing is left of its places
+CONSTANT = Places(images=False)
 
 # What asks about a tensor without reading its values.
 _QUESTIONS = (
@@ -80,7 +80,7 @@ class Tracker(TorchFunctionMode):
         self.propagation = propagation
         self.live_pooling = pooling == "live"
         self.neighbours = neighbours
-        self.rows = len(propagation.picture.mask)
+        self.rows = len(propagation.image.mask)
         self._known: dict[int, tuple[weakref.ref[Tensor], Places]] = {}
         self._own: set[int] | None = None
 
@@ -94,7 +94,7 @@ class Tracker(TorchFunctionMode):
             return func(*args, **kwargs)
         seen = [self.of(tensor) for tensor in tensors((args, kwargs))]
         if not any(places.dims for places in seen):
-            return self.mark(func(*args, **kwargs), WHOLE if any(p.pictures for p in seen) else CONSTANT)
+            return self.mark(func(*args, **kwargs), WHOLE if any(p.images for p in seen) else CONSTANT)
         rule = self.rules.get(name.strip("_"))
         if rule is None or "out" in kwargs:
             self.refuse(name, "has no rule for places that are off")
@@ -102,7 +102,7 @@ class Tracker(TorchFunctionMode):
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return a copy of (N, C, H, W) inputs with hidden pixels at 0, and follow it from here on."""
-        live = self.propagation.picture
+        live = self.propagation.image
         with torch._C.DisableTorchFunction():
             blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
             blanked = blanked.contiguous(memory_format=torch.channels_last) if _is_nhwc(inputs) else blanked
@@ -138,7 +138,7 @@ class Tracker(TorchFunctionMode):
         return result
 
     def places(self, result: Tensor, dims: tuple[int, ...], live: Live, gated: float | None = None) -> Tensor:
-        """Mark a result that has places; a grid of one single place is the whole picture, and always on."""
+        """Mark a result that has places; a grid of one single place is the whole image, and always on."""
         return self._marked(result, WHOLE if live.grid == (1, 1) else Places(dims, live, gated))
 
     def gate(self, tensor: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class Tracker(TorchFunctionMode):
             -axis < tensor.ndim and tensor.shape[axis] == side for axis, side in zip(places.dims, sides, strict=True)
         )
         if not known or len(tensor) != self.rows:
-            self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the picture's places are lost")
+            self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the image's places are lost")
 
     def _running(self) -> str:
         names = {id(module): name for name, module in self.network.named_modules() if name}

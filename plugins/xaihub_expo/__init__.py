@@ -82,13 +82,13 @@ def xaihub_register_metrics() -> list[MetricSpec]:
     """Register the measures of local linear models and of maps, with their scale-free forms."""
     local = "only for explainers that give a local linear model: lime, kernel_shap"
     flatter = "a network with smaller outputs scores better; read the relative form beside it"
-    same = "a map that ignores model and picture is perfectly stable"
+    same = "a map that ignores model and image is perfectly stable"
     masks, copies = "masks forward passes, shared by all explainers", "draws further explanations"
     return [
         _metric(
             "point_fidelity",
             "PointFidelity",
-            "Squared error of the local linear model at the picture itself.",
+            "Squared error of the local linear model at the image itself.",
             "(g(1) - f(1))^2",
             cost="none",
             limits=f"{local}; {flatter}",
@@ -112,7 +112,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         _metric(
             "surrogate_stability",
             "SurrogateStability",
-            "Squared change of the local linear model's coefficients under small noise on the picture.",
+            "Squared change of the local linear model's coefficients under small noise on the image.",
             "mean over noisy x' of ||e(x') - e(x)||_2^2",
             cost=copies,
             limits=f"{local}, on a grid; {flatter}",
@@ -128,7 +128,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         _metric(
             "saliency_stability",
             "SaliencyStability",
-            "Mean squared change of a map, a pixel, under small noise on the picture.",
+            "Mean squared change of a map, a pixel, under small noise on the image.",
             "mean over noisy x' and pixels of (map(x') - map(x))^2",
             cost=copies,
             limits=f"{same}; {flatter}",

@@ -110,7 +110,7 @@ class Expo(Objective):
     ) -> None:
         """Fix the weight by a batch; whoever draws from the same generator afterwards draws what it would have.
 
-        All pictures of the batch are penalised, as many at once as in a step: single pictures differ several-fold.
+        All images of the batch are penalised, as many at once as in a step: single images differ several-fold.
         """
         own = torch.Generator().set_state(generator.get_state())
         loss = float(F.cross_entropy(logits.float(), labels))
@@ -164,7 +164,7 @@ class Expo(Objective):
 
     @abstractmethod
     def rows(self, batch: int) -> int:
-        """Return how many pictures of a batch are penalised by default."""
+        """Return how many images of a batch are penalised by default."""
 
     @abstractmethod
     def penalty(
@@ -174,7 +174,7 @@ class Expo(Objective):
 
 
 class Outputs:
-    """The logits of each picture that are penalised: all, or of many classes the true one and its best rivals.
+    """The logits of each image that are penalised: all, or of many classes the true one and its best rivals.
 
     The mean logit is then taken away first, since the softmax does not see it. Relative penalties always need that:
     all logits rising together would make what they divide by larger at no cost.

@@ -1,7 +1,7 @@
-"""Metrics of explanations of pictures: fidelity and stability of local linear models, and stability of any map.
+"""Metrics of explanations of images: fidelity and stability of local linear models, and stability of any map.
 
 Notation: f is the output that is explained, as a function of which features are shown; g is the local linear model, e
-its coefficients with the intercept; x' is the picture with a little noise.
+its coefficients with the intercept; x' is the image with a little noise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaihub import Case, Explanation, Measurement, Meta, Metric, MetricRefused, generator_for
 from xaihub.masking import batch_rows
-from xaihub_expo.pictures import mask_opacities, noisy
+from xaihub_expo.images import mask_opacities, noisy
 from xaihub_expo.surrogate import Surrogate, asked, outputs, read_surrogate
 
 __all__ = [
@@ -36,10 +36,10 @@ Radius = Annotated[float, Meta(gt=0, le=1, description="Largest noise on a pixel
 
 
 class PointFidelity(Metric):
-    """(g(1) - f(1))^2: how well the local linear model predicts the output for the picture itself."""
+    """(g(1) - f(1))^2: how well the local linear model predicts the output for the image itself."""
 
     def score(self, case: Case) -> float:
-        """Return the squared error at the picture.
+        """Return the squared error at the image.
 
         Raises:
             MetricRefused: The explainer gives no local linear model.
@@ -51,7 +51,7 @@ class PointFidelity(Metric):
 
 
 class NeighbourhoodFidelity(Metric):
-    """E (g(z) - f(z))^2 over random masks z: how well the local linear model predicts outputs around the picture."""
+    """E (g(z) - f(z))^2 over random masks z: how well the local linear model predicts outputs around the image."""
 
     relative: ClassVar[bool] = False
 
@@ -73,8 +73,8 @@ class NeighbourhoodFidelity(Metric):
     def _errors(self, case: Case) -> tuple[float, float]:
         def compute() -> tuple[float, float]:
             surrogate = _surrogate(case)
-            # The same masks for every explainer and for every model that gets this picture: common random numbers.
-            generator = generator_for(f"masks around a picture {case.seed}", case.scene.image)
+            # The same masks for every explainer and for every model that gets this image: common random numbers.
+            generator = generator_for(f"masks around an image {case.seed}", case.scene.image)
             masks = mask_opacities(1, self.masks, surrogate.features.count, self.keep, generator)[0]
             found = outputs(case, surrogate, masks, (self.masks, self.keep, case.seed))
             error = (surrogate(masks) - found).square().mean()
@@ -90,7 +90,7 @@ class RelativeNeighbourhoodFidelity(NeighbourhoodFidelity):
 
 
 class SurrogateStability(Metric):
-    """E ||e(x') - e(x)||^2: how much the local linear model changes when the picture hardly does."""
+    """E ||e(x') - e(x)||^2: how much the local linear model changes when the image hardly does."""
 
     relative: ClassVar[bool] = False
 
@@ -102,7 +102,7 @@ class SurrogateStability(Metric):
         """Return the squared distance, summed over coefficients and intercept, as a mean over noisy copies.
 
         Raises:
-            MetricRefused: The explainer gives no local linear model, its features depend on the picture, or all
+            MetricRefused: The explainer gives no local linear model, its features depend on the image, or all
                 coefficients are zero and a relative change has no meaning.
         """
         surrogate = _surrogate(case)
@@ -128,7 +128,7 @@ class RelativeSurrogateStability(SurrogateStability):
 
 
 class SaliencyStability(Metric):
-    """The mean squared change of a map, a pixel, when the picture hardly changes; for maps of any explainer."""
+    """The mean squared change of a map, a pixel, when the image hardly changes; for maps of any explainer."""
 
     relative: ClassVar[bool] = False
 
@@ -165,11 +165,11 @@ def _surrogate(case: Case) -> Surrogate:
 
 
 def _explained(case: Case, draws: int, radius: float) -> list[tuple[Tensor, Explanation]]:
-    """Explain noisy copies for the same class with the map's own random numbers, so that only the picture differs."""
+    """Explain noisy copies for the same class with the map's own random numbers, so that only the image differs."""
 
     def explain() -> list[tuple[Tensor, Explanation]]:
         image = case.scene.image
-        generator = generator_for(f"noise on a picture {case.seed}", image)
+        generator = generator_for(f"noise on an image {case.seed}", image)
         copies = noisy(image.expand(draws, -1, -1, -1), radius, case.model.preprocessing.std, generator)
         seed = int(case.explanation.metadata.get("seed", case.seed))
         found = [made for part in copies.split(batch_rows(case.model)) for made in case.explain_batch(part, seed=seed)]

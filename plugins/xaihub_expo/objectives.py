@@ -1,4 +1,4 @@
-"""The three penalties as training objectives for pictures."""
+"""The three penalties as training objectives for images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from xaihub import Meta, ParameterError, evaluation_mode
 from xaihub.masking import BaselineName
 from xaihub_expo.base import Expo, Outputs, steady
+from xaihub_expo.images import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 from xaihub_expo.penalties import LocalFit, ask, line_fit, local_fit, relative_change, share_missed, squared_change
-from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
 __all__ = ["Fidelity", "LineFidelity", "Stability"]
 
@@ -37,7 +37,7 @@ Keep = Annotated[float, Meta(gt=0, lt=1, description="Probability of a cell to s
 
 
 class Stability(Expo):
-    """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the picture."""
+    """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the image."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Stability(Expo):
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
             Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Pictures of a batch that are penalised; by default all."),
+            Meta(description="Images of a batch that are penalised; by default all."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
         stop_gradient: Annotated[
-            bool, Meta(description="Hold the logits of the unchanged picture constant in the penalty.")
+            bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
         ] = False,
     ) -> None:
         self.c = c
@@ -83,7 +83,7 @@ class Stability(Expo):
     def penalty(
         self, network: nn.Module, inputs: Tensor, logits: Tensor, outputs: Outputs, generator: torch.Generator
     ) -> Tensor:
-        """Return the mean squared difference from one changed copy of each picture.
+        """Return the mean squared difference from one changed copy of each image.
 
         Raises:
             ParameterError: Held constant, what a relative change divides by would leave a gain in smaller logits.
@@ -117,11 +117,11 @@ class LineFidelity(Expo):
         weight: Weight = None,
         relative: Relative = False,
         grid: Grid = 4,
-        samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each picture.")] = 8,
+        samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each image.")] = 8,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
             Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Pictures of a batch that are penalised; by default a quarter."),
+            Meta(description="Images of a batch that are penalised; by default a quarter."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
@@ -144,7 +144,7 @@ class LineFidelity(Expo):
         self,
         network: nn.Module,
         inputs: Tensor,
-        logits: Tensor,  # noqa: ARG002 - the fits need changed pictures only
+        logits: Tensor,  # noqa: ARG002 - the fits need changed images only
         outputs: Outputs,
         generator: torch.Generator,
     ) -> Tensor:
@@ -177,12 +177,12 @@ class Fidelity(Expo):
         ] = "binary",
         samples: Annotated[
             Annotated[int, Meta(ge=4)] | None,
-            Meta(description="Masks drawn for each picture; by default 3 (cells + 1)."),
+            Meta(description="Masks drawn for each image; by default 3 (cells + 1)."),
         ] = None,
         baseline: BaselineName = "mean",
         penalty_batch: Annotated[
             Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Pictures of a batch that are penalised; by default a sixteenth."),
+            Meta(description="Images of a batch that are penalised; by default a sixteenth."),
         ] = None,
         every: Every = 1,
         warmup: Warmup = 1,
@@ -207,7 +207,7 @@ class Fidelity(Expo):
         self,
         network: nn.Module,
         inputs: Tensor,
-        logits: Tensor,  # noqa: ARG002 - the fits need changed pictures only
+        logits: Tensor,  # noqa: ARG002 - the fits need changed images only
         outputs: Outputs,
         generator: torch.Generator,
     ) -> Tensor:

@@ -1,6 +1,6 @@
 """The local linear model behind a map: which explainers give one, and how it is read and asked.
 
-An explainer of pictures gives a local linear model if it has the parameters `features`, `baseline` and `output`, paints
+An explainer of images gives a local linear model if it has the parameters `features`, `baseline` and `output`, paints
 one coefficient on all pixels of a feature, and notes the intercept in its details as "intercept": then
 g(z) = intercept + sum_k coefficient_k z_k predicts the output where z says which features are shown. LIME and
 KernelSHAP do so.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def xaihub_register_explainers() -> list[ExplainerSpec]:
-    """Register the explainer on pictures."""
+    """Register the explainer on images."""
     return [
         ExplainerSpec(
             name="first_principles",

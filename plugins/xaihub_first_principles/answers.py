@@ -1,4 +1,4 @@
-"""Asking a model about one picture at the points of a family, once for every family and target that follows."""
+"""Asking a model about one image at the points of a family, once for every family and target that follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused, Model
-from xaihub.masking import Features, Removal, masked_forwards
+from xaihub.masking import Features, Removal, masked_forward_passes
 from xaihub_first_principles.measures import FIXED, Measured, MeasureFamily, Points, measured
 
 __all__ = ["Answers", "ask"]
@@ -19,7 +19,7 @@ LOOKS = 4  # how often a run looks whether its standard errors are small enough
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The (n, K) logits of a model at the points of one design over the regions of one picture."""
+    """The (n, K) logits of a model at the points of one design over the regions of one image."""
 
     points: Points
     logits: Tensor
@@ -65,7 +65,7 @@ def ask(
         for number in base[block].unique().tolist():
             rows = block[base[block] == number]
             draws = points.values[rows].float()
-            batches = masked_forwards(
+            batches = masked_forward_passes(
                 model, image, draws, removal=removals[number], expand=features.masks, done=done, total=total
             )
             outputs = torch.cat([batch.outputs.cpu() for batch in batches])

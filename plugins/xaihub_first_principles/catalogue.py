@@ -1,4 +1,4 @@
-"""Families by name, on the regions of a picture: the input is all ones, and 0 hides a region."""
+"""Families by name, on the regions of an image: the input is all ones, and 0 hides a region."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["optimise_measure"]
 
 
 @click.command("optimise-measure")
-@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.argument("images", nargs=-1, required=True, metavar="PICTURE...")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The measure's file (.safetensors).")
 @click.option("-m", "--model", default="efficientnet_lite0", show_default=True, help="The model that is explained.")
 @click.option(
@@ -48,17 +48,17 @@ __all__ = ["optimise_measure"]
 )
 @click.option("--baseline", default="blur", show_default=True, help="What hidden regions become.")
 @click.option("--logit", is_flag=True, help="Integrate the logit, not the probability.")
-@click.option("--budget", type=click.IntRange(50), default=400, show_default=True, help="Masks of a picture.")
+@click.option("--budget", type=click.IntRange(50), default=400, show_default=True, help="Masks of an image.")
 @click.option("--trials", type=click.IntRange(2), default=30, show_default=True, help="Candidates that are judged.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the search as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; only results and errors.")
 @click.pass_context
-def optimise_measure(ctx: click.Context, /, pictures: tuple[str, ...], output: str, **options: Any) -> None:
-    """Choose the measure that is best for a metric, and report the gain on pictures that were not used.
+def optimise_measure(ctx: click.Context, /, images: tuple[str, ...], output: str, **options: Any) -> None:
+    """Choose the measure that is best for a metric, and report the gain on images that were not used.
 
-    PICTURE is a file or a folder. Half of the pictures choose, a quarter validates, and a quarter only tests: the gain
+    PICTURE is a file or a folder. Half of the images choose, a quarter validates, and a quarter only tests: the gain
     over keep-p at 0.5 is given there with a bootstrap interval. Candidates cost no masks, as all are sums of the same
     answers, but each is judged by the metrics.
 
@@ -74,7 +74,7 @@ def optimise_measure(ctx: click.Context, /, pictures: tuple[str, ...], output: s
     _check_writable(file)
     hub: Hub = getattr(ctx.obj, "hub", None) or Hub()
     metrics = _metrics(hub, options["names"], options["values"])
-    sources = _sources(pictures)
+    sources = _sources(images)
     from xaihub_first_principles.optimise import Settings
     from xaihub_first_principles.optimise import optimise_measure as optimise
 
@@ -119,21 +119,21 @@ def _metrics(hub: Hub, names: tuple[str, ...], texts: tuple[str, ...]) -> dict[s
             raise ParameterError(f"metric {name!r} has no better direction, so no measure is best for it")
         metric = hub.get_metric(name, **values[name])
         if metric.needs_truth or metric.needs_pool:
-            raise ParameterError(f"metric {name!r} needs more than one picture and its map, so it cannot choose here")
+            raise ParameterError(f"metric {name!r} needs more than one image and its map, so it cannot choose here")
         found[name] = (metric, 1.0 if better else -1.0)
     return found
 
 
-def _sources(pictures: tuple[str, ...]) -> list[str]:
+def _sources(images: tuple[str, ...]) -> list[str]:
     found: list[str] = []
-    for picture in pictures:
-        path = Path(picture)
+    for image in images:
+        path = Path(image)
         if path.is_dir():
             found += sorted(str(file) for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         elif path.exists():
-            found.append(picture)
+            found.append(image)
         else:
-            raise InputError(f"no such picture or folder: {picture!r}")
+            raise InputError(f"no such image or folder: {image!r}")
     return found
 
 
@@ -163,18 +163,18 @@ def _record(found: Found, file: Path) -> dict[str, Any]:
 
 def _show(found: Found, file: Path) -> None:
     header = found.measure.header
-    choosing, validating, testing = header.pictures
+    choosing, validating, testing = header.images
     objective = " ".join(f"{'+' if sign > 0 else '-'} {name}" for name, sign in header.metrics.items()).lstrip("+ ")
     parameters = ", ".join(f"{name} {value:.3g}" for name, value in found.parameters.items())
     click.echo(f"{file}  {header.kind}: {parameters}")
-    click.echo(f"{objective}, keep-p at 0.5: {found.tried[0][1]:.4f} on {choosing} pictures for choosing")
+    click.echo(f"{objective}, keep-p at 0.5: {found.tried[0][1]:.4f} on {choosing} images for choosing")
     click.echo(f"gain there {header.gain[0]:+.4f}, on {validating} for validation {header.gain[1]:+.4f}")
     if header.gain[2] is None or header.interval is None:
-        click.echo("no pictures were left to test on")
+        click.echo("no images were left to test on")
     else:
         low, high = header.interval
         click.echo(
-            f"gain on {testing} pictures that were not used {header.gain[2]:+.4f}, 95 % interval"
+            f"gain on {testing} images that were not used {header.gain[2]:+.4f}, 95 % interval"
             f" {low:+.4f} to {high:+.4f}"
         )
 

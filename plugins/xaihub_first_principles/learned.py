@@ -45,12 +45,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         output: The score that is integrated.
         shifts: Number of grids.
         smooth: Whether maps are interpolated between cells.
-        budget: Points of one picture.
+        budget: Points of one image.
         metrics: Each metric and the sign with which it counted.
         model: The model on which it was chosen.
-        pictures: Numbers of pictures for choosing, validating and testing.
+        images: Numbers of images for choosing, validating and testing.
         gain: Mean gain over keep-p at 0.5 on each of these sets.
-        interval: 95 % bootstrap interval of the gain on the pictures for testing, if there were any.
+        interval: 95 % bootstrap interval of the gain on the images for testing, if there were any.
         seed: Of all random choices.
     """
 
@@ -64,7 +64,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Annotated[int, Meta(ge=8)]
     metrics: Annotated[dict[str, float], Meta(max_length=100)]
     model: Annotated[str, Meta(max_length=1000)]
-    pictures: tuple[Count, Count, Count]
+    images: tuple[Count, Count, Count]
     gain: tuple[float, float, float | None]
     interval: tuple[float, float] | None = None
     seed: int = 0
@@ -72,7 +72,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True, kw_only=True)
 class FixedWeights(MeasureFamily):
-    """Free weights over a fixed set of masks: finite support, so each run is exact and all pictures are asked alike."""
+    """Free weights over a fixed set of masks: finite support, so each run is exact and all images are asked alike."""
 
     name: ClassVar[str] = "weights"
     needs: ClassVar[str] = "the replacements of hidden features"

@@ -1,6 +1,6 @@
-"""Attribution from first principles on pictures (Taimeskhanov and Garreau 2025, arXiv 2505.24729).
+"""Attribution from first principles on images (Taimeskhanov and Garreau 2025, arXiv 2505.24729).
 
-`phi_j = int f d mu_j`, where j runs over regions of the picture and mu_j is the chosen family's measure.
+`phi_j = int f d mu_j`, where j runs over regions of the image and mu_j is the chosen family's measure.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, Parame
 from xaihub.masking import Fill, Inpaint, Removal, Segments, baseline_image, make_removal
 from xaihub_first_principles.answers import Answers, ask
 from xaihub_first_principles.catalogue import Question, make_family
+from xaihub_first_principles.images import exact_lines
 from xaihub_first_principles.learned import Header, LearnedMeasure, read_measure
 from xaihub_first_principles.masks import ENUMERATE_UP_TO
 from xaihub_first_principles.measures import Measured, MeasureFamily
-from xaihub_first_principles.pictures import exact_lines
 from xaihub_first_principles.regions import Regions, make_regions
 
 # Families whose points are masks of zeros and ones; the others need replacements that can be seen through.
@@ -229,19 +229,19 @@ class FirstPrinciples(Explainer):
             )
         if self.family not in ON_MASKS and (len(names) > 1 or not isinstance(removals[0], Fill)):
             raise ParameterError(
-                f"family {self.family!r} shows regions in part, over one picture, not {self.baseline!r}",
-                hint="set baseline to blur, mean, black or another single picture",
+                f"family {self.family!r} shows regions in part, over one image, not {self.baseline!r}",
+                hint="set baseline to blur, mean, black or another single image",
             )
         return removals
 
     def _mosaics(self, model: Model, image: Tensor, regions: Segments, generator: torch.Generator) -> list[Removal]:
-        """Return pictures whose regions come from different baselines, so that regions are independent."""
-        pictures = torch.stack([baseline_image(name, model, image) for name in self._baselines])  # (k, C, H, W)
+        """Return images whose regions come from different baselines, so that regions are independent."""
+        images = torch.stack([baseline_image(name, model, image) for name in self._baselines])  # (k, C, H, W)
         found: list[Removal] = []
         for _ in range(MOSAICS):
-            chosen = torch.randint(0, len(pictures), (regions.count,), generator=generator)
+            chosen = torch.randint(0, len(images), (regions.count,), generator=generator)
             where = regions.spread(chosen).to(image.device)
-            found.append(Fill(pictures.gather(0, where.expand(1, *image.shape)).squeeze(0)))
+            found.append(Fill(images.gather(0, where.expand(1, *image.shape)).squeeze(0)))
         return found
 
     def _details(self, results: list[Measured], noise: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Choosing the measure that is best for metrics on some pictures, and how much it gains on others.
+"""Choosing the measure that is best for metrics on some images, and how much it gains on others.
 
-The model is asked once a picture; every candidate's map is a weighted sum of those answers. Only the metrics ask again.
-Quoting a metric that was optimised is circular, so the gain that counts is that on pictures that were not used.
+The model is asked once an image; every candidate's map is a weighted sum of those answers. Only the metrics ask again.
+Quoting a metric that was optimised is circular, so the gain that counts is that on images that were not used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_picture
+from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_image
 from xaihub.errors import InputError
 from xaihub.masking import make_removal
 from xaihub_first_principles.answers import Answers, ask
@@ -27,25 +27,25 @@ from xaihub_first_principles.search import PS, Candidate, Choice, Mixed, propose
 
 __all__ = ["Found", "Settings", "optimise_measure"]
 
-FINALISTS = 4  # the best on the pictures for choosing, between which and the start the validation decides
+FINALISTS = 4  # the best on the images for choosing, between which and the start the validation decides
 BOOTSTRAPS = 10_000
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is chosen, and how pictures are asked.
+    """What is chosen, and how images are asked.
 
     Attributes:
         choose: "p" of keep-p; "sizes", a mixture of keep-p measures; "weights" over one fixed set of masks.
-        features: The regions; for weights of a kind that lies alike in every picture, grid:N or patches:N.
+        features: The regions; for weights of a kind that lies alike in every image, grid:N or patches:N.
         baseline: The base law of hidden regions.
         output: The score that is integrated.
         block: For weights: masks hide squares of so many cells a side, anywhere on the grid, so that regions are finer
             than what is hidden. With 1 they hide cells.
-        budget: Masks of a picture.
+        budget: Masks of an image.
         trials: Candidates that are judged.
-        split: Shares of pictures for choosing and for validation; the rest is for testing.
+        split: Shares of images for choosing and for validation; the rest is for testing.
         seed: Of every random choice.
     """
 
@@ -67,9 +67,9 @@ class Found:
     Attributes:
         measure: The best measure, with its gains in the header.
         parameters: Those of the best candidate.
-        tried: Parameters and mean objective of every candidate on the pictures for choosing, the start first.
-        tests: (n, 2) objective of the start and of the best measure on each picture that was not used.
-        skipped: Why a picture was left out, by its name.
+        tried: Parameters and mean objective of every candidate on the images for choosing, the start first.
+        tests: (n, 2) objective of the start and of the best measure on each image that was not used.
+        skipped: Why an image was left out, by its name.
     """
 
     measure: LearnedMeasure
@@ -81,39 +81,39 @@ class Found:
 
 def optimise_measure(
     model: Model,
-    pictures: Sequence[str | os.PathLike[str]],
+    images: Sequence[str | os.PathLike[str]],
     metrics: Mapping[str, tuple[Metric, float]],
     settings: Settings | None = None,
     *,
     watch: Watch | None = None,
 ) -> Found:
-    """Choose the measure whose maps are best by `metrics` on some of the pictures; keep-p at 0.5 is where it starts.
+    """Choose the measure whose maps are best by `metrics` on some of the images; keep-p at 0.5 is where it starts.
 
     Args:
         model: The model.
-        pictures: Files; they are shuffled and split.
+        images: Files; they are shuffled and split.
         metrics: By name, a metric and the sign with which it counts: {"insertion": (..., 1), "deletion": (..., -1)}.
         settings: The search.
         watch: Told what is being done, how much of it is, and of how much.
 
     Raises:
-        ParameterError: Too few pictures, or regions that do not suit.
+        ParameterError: Too few images, or regions that do not suit.
     """
     settings = settings or Settings()
     if settings.choose == "weights" and not settings.features.startswith(("grid:", "patches:")):
         raise ParameterError(
-            f"weights need regions that lie alike in every picture, not {settings.features!r}",
+            f"weights need regions that lie alike in every image, not {settings.features!r}",
             hint="grid:7, or choose sizes",
         )
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed)).tolist()
     first, second = (round(share * len(order)) for share in (settings.split[0], sum(settings.split)))
     if first < 1 or second <= first:
-        raise ParameterError(f"{len(pictures)} pictures are too few to choose and to validate", hint="at least 4")
+        raise ParameterError(f"{len(images)} images are too few to choose and to validate", hint="at least 4")
     work = _Work(model, metrics, settings, watch or (lambda _text, _done, _total: None))
-    seen = [work.prepare(pictures[k], number, second) for number, k in enumerate(order[:second])]
+    seen = [work.prepare(images[k], number, second) for number, k in enumerate(order[:second])]
     chosen, held = ([item for item in part if item is not None] for part in (seen[:first], seen[first:]))
     if not chosen or not held:
-        raise ParameterError("no picture is left to choose and to validate on", hint="; ".join(work.skipped.values()))
+        raise ParameterError("no image is left to choose and to validate on", hint="; ".join(work.skipped.values()))
     scores: list[tuple[Candidate, float]] = []
     for candidate in propose(settings.choose, settings.trials, settings.seed, scores):
         scores.append((candidate, work.mean(candidate, chosen)))
@@ -123,7 +123,7 @@ def optimise_measure(
     finalists = [start, *(candidate for candidate, _ in better)]
     validated = [work.mean(candidate, held) for candidate in finalists]
     winner = finalists[max(range(len(finalists)), key=validated.__getitem__)]
-    tests = work.tests(start, winner, [pictures[k] for k in order[second:]])
+    tests = work.tests(start, winner, [images[k] for k in order[second:]])
     gain, interval = _bootstrap(tests[:, 1] - tests[:, 0], settings.seed)
     header = Header(
         kind="weights" if settings.choose == "weights" else "mixture",
@@ -135,7 +135,7 @@ def optimise_measure(
         budget=settings.budget,
         metrics={name: sign for name, (_, sign) in metrics.items()},
         model=model.name,
-        pictures=(len(chosen), len(held), len(tests)),
+        images=(len(chosen), len(held), len(tests)),
         gain=(dict(scores)[winner] - level, max(validated) - validated[0], gain),
         interval=interval,
         seed=settings.seed,
@@ -151,7 +151,7 @@ def optimise_measure(
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """One picture: how the metrics see it, its regions, and what the model answered."""
+    """One image: how the metrics see it, its regions, and what the model answered."""
 
     scene: Scene
     regions: Regions
@@ -168,14 +168,14 @@ class _Work:
         self.skipped: dict[str, str] = {}
 
     def prepare(
-        self, picture: str | os.PathLike[str], number: int, total: int, law: Candidate | None = None
+        self, source: str | os.PathLike[str], number: int, total: int, law: Candidate | None = None
     ) -> _Seen | None:
-        """Ask the model about one picture, by the law of one candidate or of all; None if it cannot be used."""
+        """Ask the model about one image, by the law of one candidate or of all; None if it cannot be used."""
         self.watch("asking" if law is None else "testing", number, total)
         try:
-            image, _ = self.model.prepare(load_picture(picture).image)
+            image, _ = self.model.prepare(load_image(source).rgb)
         except InputError as error:
-            self.skipped[os.fspath(picture)] = str(error)
+            self.skipped[os.fspath(source)] = str(error)
             return None
         logits = self.model.predict(image[None])
         scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
@@ -188,26 +188,26 @@ class _Work:
         try:
             self._judge(Mixed(), seen)
         except MetricRefused as error:
-            self.skipped[os.fspath(picture)] = str(error)
+            self.skipped[os.fspath(source)] = str(error)
             return None
         return seen
 
-    def mean(self, candidate: Candidate, pictures: Sequence[_Seen]) -> float:
+    def mean(self, candidate: Candidate, images: Sequence[_Seen]) -> float:
         """Return the mean objective; minus infinity where a map cannot be judged."""
         try:
-            return sum(self._judge(candidate, seen) for seen in pictures) / len(pictures)
+            return sum(self._judge(candidate, seen) for seen in images) / len(images)
         except MetricRefused:
             return float("-inf")
 
-    def tests(self, start: Candidate, winner: Candidate, pictures: Sequence[str | os.PathLike[str]]) -> Tensor:
+    def tests(self, start: Candidate, winner: Candidate, images: Sequence[str | os.PathLike[str]]) -> Tensor:
         """Return (n, 2) objectives of both; each is asked by its own law, fixed weights by their own masks."""
         rows = []
-        for number, picture in enumerate(pictures):
-            before = self.prepare(picture, number, len(pictures), start)
+        for number, image in enumerate(images):
+            before = self.prepare(image, number, len(images), start)
             if before is None:
                 continue
             alike = self.settings.choose == "weights" or winner == start
-            after = before if alike else self.prepare(picture, number, len(pictures), winner)
+            after = before if alike else self.prepare(image, number, len(images), winner)
             if after is not None:
                 rows.append([self.mean(start, [before]), self.mean(winner, [after])])
         return torch.tensor(rows, dtype=torch.float64).view(-1, 2)
@@ -221,7 +221,7 @@ class _Work:
         return {"masks": points.masks.to(torch.uint8), "weights": candidate.weights(points, _places(seen.regions))}
 
     def _points(self, regions: Regions, number: int, law: Candidate | None) -> Points:
-        """Return a design: one for all pictures if weights are chosen; else by `law`, or one that suits all of them."""
+        """Return a design: one for all images if weights are chosen; else by `law`, or one that suits all of them."""
         count, fixed = regions.features.count, self.settings.choose == "weights"
         ones, nothing = torch.ones(count, dtype=torch.float64), torch.zeros(1, count, dtype=torch.float64)
         generator = torch.Generator().manual_seed(self.settings.seed + (0 if fixed else number))
@@ -275,7 +275,7 @@ def _places(regions: Regions) -> Tensor:
 
 
 def _bootstrap(gains: Tensor, seed: int) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the mean gain and its 95 % interval, by drawing pictures again with replacement."""
+    """Return the mean gain and its 95 % interval, by drawing images again with replacement."""
     if not len(gains):
         return None, None
     generator = torch.Generator().manual_seed(seed)

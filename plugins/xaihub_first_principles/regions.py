@@ -1,4 +1,4 @@
-"""Regions of a picture as features, on a shifted grid if asked, and maps painted from their values."""
+"""Regions of an image as features, on a shifted grid if asked, and maps painted from their values."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["Deletion", "Insertion"]
 
 Normalised = Annotated[
     bool,
-    Meta(description="Rescale the score so that the baseline alone counts 0 and the whole picture 1."),
+    Meta(description="Rescale the score so that the baseline alone counts 0 and the whole image 1."),
 ]
 
 
@@ -37,7 +37,7 @@ class _Area(Metric):
         if self.normalised:
             if whole <= nothing:
                 raise MetricRefused(
-                    f"the {self.output} of the whole picture, {whole:.3g}, is no higher than that of the baseline"
+                    f"the {self.output} of the whole image, {whole:.3g}, is no higher than that of the baseline"
                     f" {self.baseline!r}, {nothing:.3g}",
                     hint="use another baseline, or normalised=false",
                 )
@@ -50,7 +50,7 @@ class _Area(Metric):
 
 
 class Insertion(_Area):
-    """Show the picture on a baseline, highest values of the map first: the area under the score.
+    """Show the image on a baseline, highest values of the map first: the area under the score.
 
     1 is reached by a map whose first step brings back all of a probability of 1.
     """
@@ -76,13 +76,13 @@ class Insertion(_Area):
         """Return the area with its curve.
 
         Raises:
-            MetricRefused: `normalised`, and the whole picture scores no higher than the baseline.
+            MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
         """
         return self._area(case, "show")
 
 
 class Deletion(_Area):
-    """Hide the picture with a baseline, highest values of the map first: the area under the score.
+    """Hide the image with a baseline, highest values of the map first: the area under the score.
 
     0 is approached by a map whose first step takes all of the probability away.
     """
@@ -108,6 +108,6 @@ class Deletion(_Area):
         """Return the area with its curve.
 
         Raises:
-            MetricRefused: `normalised`, and the whole picture scores no higher than the baseline.
+            MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
         """
         return self._area(case, "hide")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from xaihub import Case, Measurement, Metric, MetricRefused
-from xaihub.masking import BaselineName, masked_forwards
+from xaihub.masking import BaselineName, masked_forward_passes
 from xaihub_metrics_curves.curves import removal
 
 __all__ = ["AverageDrop", "IncreaseInConfidence"]
 
 
 class AverageDrop(Metric):
-    """The share of the class's probability that the picture loses when it is seen through the map.
+    """The share of the class's probability that the image loses when it is seen through the map.
 
     The map is scaled to [0, 1] by its lowest and highest value: a signed map's negative values do not become 0
     unless they are its lowest.
@@ -34,13 +34,13 @@ class AverageDrop(Metric):
 
 
 class IncreaseInConfidence(Metric):
-    """1 if the picture seen through the map has a higher probability than the picture, else 0."""
+    """1 if the image seen through the map has a higher probability than the image, else 0."""
 
     def __init__(self, *, baseline: BaselineName = "zero") -> None:
         self.baseline = baseline
 
     def score(self, case: Case) -> Measurement:
-        """Return 0 or 1; the mean over pictures is the published figure.
+        """Return 0 or 1; the mean over images is the published figure.
 
         Raises:
             MetricRefused: The map is constant.
@@ -50,14 +50,14 @@ class IncreaseInConfidence(Metric):
 
 
 def _probabilities(case: Case, baseline: str) -> tuple[float, float]:
-    """Return the target's probability for the picture, and for the picture seen through its map."""
+    """Return the target's probability for the image, and for the image seen through its map."""
 
     def ask() -> tuple[float, float]:
         lowest, highest = case.heat.min(), case.heat.max()
         if lowest == highest:
             raise MetricRefused(f"the map is constant, {float(lowest):.3g}, and cannot be scaled to [0, 1]")
         mask = (case.heat - lowest) / (highest - lowest)
-        batches = masked_forwards(case.model, case.scene.image, mask[None, None], removal=removal(case, baseline))
+        batches = masked_forward_passes(case.model, case.scene.image, mask[None, None], removal=removal(case, baseline))
         outputs = torch.cat([case.scene.logits[None].cpu(), *(batch.outputs.cpu() for batch in batches)])
         whole, through = case.scene.score(outputs.double(), output="probability").tolist()
         return whole, through

@@ -1,7 +1,7 @@
-"""The curves themselves: the model's answers while a picture is hidden or shown step by step.
+"""The curves themselves: the model's answers while an image is hidden or shown step by step.
 
 Two curves serve every order: hiding the least relevant pieces first is showing the most relevant ones first, read
-backwards, and the other way round.
+in reverse, and the other way round.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Meta
-from xaihub.masking import Removal, make_removal, masked_forwards
+from xaihub.masking import Removal, make_removal, masked_forward_passes
 from xaihub_metrics_curves.order import Direction, Ranking, ranking
 
 __all__ = ["Curves", "Output", "Steps", "curves", "removal"]
 
 Steps = Annotated[
-    int, Meta(ge=1, description="Equal steps from the whole picture to none of it; each costs one forward pass.")
+    int, Meta(ge=1, description="Equal steps from the whole image to none of it; each costs one forward pass.")
 ]
 Output = Annotated[Literal["probability", "logit"], Meta(description="What the model's score is.")]
 
 
 class Curves:
-    """What the model says of one picture in the order of one map, against one baseline.
+    """What the model says of one image in the order of one map, against one baseline.
 
     Attributes:
         counts: (points,) pieces that have changed at each point: 0, ..., all.
-        shares: (points,) the same as a share of the picture's pieces.
+        shares: (points,) the same as a share of the image's pieces.
     """
 
     def __init__(self, case: Case, order: Ranking, *, steps: int, baseline: str) -> None:
@@ -42,7 +42,7 @@ class Curves:
     def logits(self, *directions: Direction) -> list[Tensor]:
         """Return (points, K) logits for each direction; what is missing goes through the model in one stream.
 
-        "hide" starts from the whole picture and hides the highest values first; "show" starts from the baseline and
+        "hide" starts from the whole image and hides the highest values first; "show" starts from the baseline and
         shows the highest values first.
 
         Raises:
@@ -61,7 +61,7 @@ class Curves:
         case, inner = self._case, self.counts[1:-1]
         whole = case.scene.logits.detach().float().cpu()[None]
         nothing = _hidden(case, self._baseline)
-        batches = masked_forwards(
+        batches = masked_forward_passes(
             case.model,
             case.scene.image,
             torch.cat([self._order.draws(inner, direction) for direction in directions]),
@@ -82,7 +82,7 @@ def curves(case: Case, *, steps: int, unit: str, patch: int, baseline: str) -> C
 
 
 def removal(case: Case, baseline: str) -> Removal:
-    """Return the removal for a baseline, made once a picture; noise depends on the case's seed alone.
+    """Return the removal for a baseline, made once an image; noise depends on the case's seed alone.
 
     Raises:
         ParameterError: No baseline has that name.
@@ -98,11 +98,11 @@ def removal(case: Case, baseline: str) -> Removal:
 
 
 def _hidden(case: Case, baseline: str) -> Tensor:
-    """Return the (1, K) logits of the picture with nothing of it left, asked once a picture."""
+    """Return the (1, K) logits of the image with nothing of it left, asked once an image."""
 
     def ask() -> Tensor:
         mask = torch.zeros(1, 1, *case.scene.image.shape[-2:])
-        batches = masked_forwards(case.model, case.scene.image, mask, removal=removal(case, baseline))
+        batches = masked_forward_passes(case.model, case.scene.image, mask, removal=removal(case, baseline))
         return torch.cat([batch.outputs.cpu() for batch in batches])
 
     return case.scene.memory.once(("curves: hidden", *_baseline_key(case, baseline)), ask)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, ParameterError
-from xaihub.masking import masked_forwards
+from xaihub.masking import masked_forward_passes
 from xaihub_metrics_curves.curves import Output
 from xaihub_metrics_curves.imputation import NoisyLinear
 from xaihub_metrics_curves.order import Direction, ranking
@@ -72,7 +72,7 @@ class ROAD(Metric):
             counts = (torch.tensor(percents, dtype=torch.float64) / 100 * order.count).round().long()
             # The k least relevant pixels are hidden where the others alone are shown.
             draws = [order.draws(counts if side == "hide" else order.count - counts, side) for side in missing]
-            batches = masked_forwards(
+            batches = masked_forward_passes(
                 case.model, case.scene.image, torch.cat(draws), removal=self._removal(case), expand=order.masks
             )
             answers = torch.cat([batch.outputs.cpu() for batch in batches])

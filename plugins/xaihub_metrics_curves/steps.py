@@ -15,7 +15,7 @@ from xaihub_metrics_curves.order import Patch, Unit
 __all__ = ["AOPC", "LogOdds", "Monotonicity"]
 
 Removed = Annotated[
-    float, Meta(gt=0, le=1, description="Share of the picture up to which points of the curve are taken.")
+    float, Meta(gt=0, le=1, description="Share of the image up to which points of the curve are taken.")
 ]
 
 
@@ -37,7 +37,7 @@ class AOPC(Metric):
         removed: Removed = 1.0,
         order: Annotated[
             Literal["morf", "difference"],
-            Meta(description="Most relevant first against the whole picture, or against least relevant first."),
+            Meta(description="Most relevant first against the whole image, or against least relevant first."),
         ] = "morf",
     ) -> None:
         self.steps = steps
@@ -110,7 +110,7 @@ class Monotonicity(Metric):
     """The share of steps on which showing the next more relevant pieces does not lower the score (Arya et al. 2019).
 
     The order is that of the signed map, lowest first. As in the published implementation the first point already
-    shows one step of the picture: the bare baseline is no part of it.
+    shows one step of the image: the bare baseline is no part of it.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Monotonicity(Metric):
         found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
         if len(found.counts) < 3:
             raise MetricRefused("one step has no course that could be monotone", hint="use 2 steps or more")
-        # Showing the least relevant first is hiding the most relevant first, read backwards.
+        # Showing the least relevant first is hiding the most relevant first, in reverse.
         scores = found.scores("hide", self.output).flip(0)
         shown = 1 - found.shares.flip(0)
         holds = scores[1:].diff() >= 0

@@ -1,10 +1,10 @@
-"""Fidelity: whether a map's values foretell what the model does when the picture changes; and what the map cost."""
+"""Fidelity: whether a map's values foretell what the model does when the image changes; and what the map cost."""
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
 _INFINITY = float("inf")
-_PERTURBED = "a map with no variation over the subsets scores 0, as chance; removal takes the picture off the data"
+_PERTURBED = "a map with no variation over the subsets scores 0, as chance; removal takes the image off the data"
 
 
 @hookimpl
@@ -24,7 +24,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(-1.0, 1.0),
             formula="mean over n of pearson over |S|=n of (sum of the map over S, f(x) - f(x without S))",
             variant="cells of a grid instead of pixels; mean over sizes 1 to 0.8 d in equal ratios",
-            cost="sizes * samples forward passes a picture, shared by all maps",
+            cost="sizes * samples forward passes an image, shared by all maps",
             limits=_PERTURBED,
             tags=("fidelity", "scale-invariant"),
             axes=("share of the features removed", "correlation"),
@@ -42,7 +42,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(-1.0, 1.0),
             formula="pearson over |S|=n of (sum of the map over S, f(x) - f(x without S))",
             variant="Def. 3 on single pixels; n is a share of all pixels",
-            cost="samples forward passes a picture, shared by all maps",
+            cost="samples forward passes an image, shared by all maps",
             limits=f"single scattered pixels change a deep network's score little and noisily; {_PERTURBED}",
             tags=("fidelity", "scale-invariant"),
         ),
@@ -59,7 +59,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(-1.0, 1.0),
             formula="spearman over |S|=n of (sum of the map over S, f(x) - f(x without S))",
             variant="Bhatt et al. 2020 Def. 3 on a grid, with ranks, as Fel et al. 2021",
-            cost="samples forward passes a picture, shared by all maps",
+            cost="samples forward passes an image, shared by all maps",
             limits=_PERTURBED,
             tags=("fidelity", "scale-invariant"),
         ),
@@ -76,8 +76,8 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(0.0, _INFINITY),
             formula="mean over I of (b * I . map - (f(x) - f(x - I)))^2, b >= 0 the best scale or 1",
             variant="squares of random place and side become the baseline; or Gaussian noise; optimal scaling, b >= 0",
-            cost="samples forward passes a picture, shared by all maps",
-            limits="in squared units of the score, so pictures with large drops weigh most in a mean",
+            cost="samples forward passes an image, shared by all maps",
+            limits="in squared units of the score, so images with large drops weigh most in a mean",
             tags=("fidelity", "scale-invariant"),
         ),
         MetricSpec(
@@ -91,17 +91,17 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(0.0, _INFINITY),
             formula="|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|",
             variant="the gap that the explainer reported, else measured; refused where completeness is not claimed",
-            cost="1 forward pass a picture and baseline",
+            cost="1 forward pass an image and baseline",
             limits="sees the sum only: a complete map may have every value in the wrong place",
             tags=("fidelity", "completeness"),
         ),
         MetricSpec(
-            name="cost_forwards",
+            name="cost_forward_passes",
             target="xaihub_metrics_fidelity.cost:CostForwards",
             summary="Forward and backward passes that the map took.",
             higher_is_better=False,
             bounds=(0.0, _INFINITY),
-            formula="forwards + backwards, in rows",
+            formula="forward passes + backward passes, in rows",
             variant="a backward pass counts as one; the pass that fixes the target is not counted",
             cost="none",
             limits="a pass over a part of the network is not counted, or counts as much as a whole one",
@@ -113,7 +113,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             summary="Seconds that the map took.",
             higher_is_better=False,
             bounds=(0.0, _INFINITY),
-            formula="wall-clock seconds of the call, divided by the pictures in it",
+            formula="wall-clock seconds of the call, divided by the images in it",
             variant="as recorded when the map was made",
             cost="none",
             limits="depends on the machine, its load and the batch; not comparable between runs",

@@ -91,7 +91,7 @@ class CompletenessGap(Metric):
         empty = float(scene.score(logits, output=output))
         if abs(full - empty) <= LEAST * max(abs(full), abs(empty)):
             raise MetricRefused(
-                f"the score of the baseline {baseline!r} is that of the picture", hint="use another baseline"
+                f"the score of the baseline {baseline!r} is that of the image", hint="use another baseline"
             )
         return full - empty
 

@@ -6,7 +6,7 @@ from xaihub import Case, Measurement, Metric, MetricRefused
 
 
 class CostForwards(Metric):
-    """Rows that went forward through the network, plus rows that went backward, for one picture."""
+    """Rows that went forward through the network, plus rows that went backward, for one image."""
 
     def score(self, case: Case) -> Measurement:
         """Return the sum.
@@ -14,12 +14,15 @@ class CostForwards(Metric):
         Raises:
             MetricRefused: The record lacks the counts.
         """
-        forwards, backwards = _recorded(case, "forwards"), _recorded(case, "backwards")
-        return Measurement(value=forwards + backwards, details={"forwards": forwards, "backwards": backwards})
+        forward_passes, backward_passes = _recorded(case, "forward_passes"), _recorded(case, "backward_passes")
+        return Measurement(
+            value=forward_passes + backward_passes,
+            details={"forward_passes": forward_passes, "backward_passes": backward_passes},
+        )
 
 
 class CostSeconds(Metric):
-    """Wall-clock seconds for one picture, on the machine and in the batch in which the map was made."""
+    """Wall-clock seconds for one image, on the machine and in the batch in which the map was made."""
 
     def score(self, case: Case) -> Measurement:
         """Return the seconds.

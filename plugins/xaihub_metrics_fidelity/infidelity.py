@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, Model, ParameterError
-from xaihub.masking import BaselineName, Removal, baseline_image, masked_forwards
+from xaihub.masking import BaselineName, Removal, baseline_image, masked_forward_passes
 from xaihub_metrics_fidelity.subsets import seeded_removal
 
 
@@ -107,10 +107,10 @@ class Infidelity(Metric):
         model, image = case.model, case.scene.image
         if self.perturbation == "noise":
             noise = draw_noise(self.samples, self.sigma, model, case.seed)
-            batches = masked_forwards(model, image, noise, removal=_Subtract(), total=self.samples)
+            batches = masked_forward_passes(model, image, noise, removal=_Subtract(), total=self.samples)
         else:
             size = (image.shape[1], image.shape[2])
-            batches = masked_forwards(
+            batches = masked_forward_passes(
                 model,
                 image,
                 draw_squares(self.samples, self.largest, size, case.seed),

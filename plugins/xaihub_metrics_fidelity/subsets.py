@@ -27,7 +27,7 @@ class Removed:
         sizes: Features in each subset of a group.
         count: Features in all.
         attributed: (g, n) float64 sums of the map over the removed subsets.
-        drops: (g, n) float64 score of the picture minus score without the subset; all 0 in a group without effect.
+        drops: (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect.
     """
 
     sizes: list[int]
@@ -41,7 +41,7 @@ def remove_subsets(
 ) -> Removed:
     """Remove random subsets of the given sizes, and sum the map over them.
 
-    The subsets and their logits depend on the picture, the model, the seed and these parameters only, so they are
+    The subsets and their logits depend on the image, the model, the seed and these parameters only, so they are
     computed for the first explainer of a scene and kept.
 
     Args:

@@ -18,7 +18,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         MetricSpec(
             name="grid_pointing",
             target="xaihub_metrics_localisation.grid:GridPointing",
-            summary="Share of the positive attribution in the right cell of a mosaic of pictures.",
+            summary="Share of the positive attribution in the right cell of a mosaic of images.",
             paper=Paper(
                 title="Convolutional Dynamic Alignment Networks for Interpretable Classifications",
                 year=2021,
@@ -27,9 +27,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             higher_is_better=True,
             bounds=(0.0, 1.0),
             formula="sum_{i in cell} max(a_i, 0) / sum_i max(a_i, 0); chance is 1 / cells^2",
-            variant="One mosaic a picture, at the model's own input size: each picture is scaled down to its cell.",
+            variant="One mosaic an image, at the model's own input size: each image is scaled down to its cell.",
             cost="1 further explanation",
-            limits="The model may not recognise the shrunken picture (its probability is among the details). Smoothing"
+            limits="The model may not recognise the shrunken image (its probability is among the details). Smoothing"
             " across cell borders costs coarse maps some score.",
             tags=("localisation",),
         ),
@@ -57,7 +57,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             paper=_ARRAS,
             higher_is_better=True,
             bounds=(0.0, 1.0),
-            formula="sum_{i in mask} max(a_i, 0) / sum_i max(a_i, 0); chance is the mask's share of the picture",
+            formula="sum_{i in mask} max(a_i, 0) / sum_i max(a_i, 0); chance is the mask's share of the image",
             variant="Channels are summed, then negative values dropped. On a map without negative values this is also"
             " the energy-based pointing game of Score-CAM (arXiv 1910.01279).",
             cost="none",
@@ -71,7 +71,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             paper=_ARRAS,
             higher_is_better=True,
             bounds=(0.0, 1.0),
-            formula="|top-K pixels in mask| / K with K = |mask|; chance is the mask's share of the picture",
+            formula="|top-K pixels in mask| / K with K = |mask|; chance is the mask's share of the image",
             variant="Signed values, summed over channels; pixels tied at the K-th place count by the share of them"
             " inside the mask.",
             cost="none",

@@ -14,7 +14,7 @@ from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, genera
 
 
 class GridPointing(Metric):
-    """Explain a mosaic of pictures of different classes, and see how much attribution the right cell gets."""
+    """Explain a mosaic of images of different classes, and see how much attribution the right cell gets."""
 
     needs_pool = True
 
@@ -22,7 +22,7 @@ class GridPointing(Metric):
         self,
         *,
         cells: Annotated[
-            int, Meta(ge=2, le=8, description="Pictures a side of the mosaic; cells^2 - 1 other classes are needed.")
+            int, Meta(ge=2, le=8, description="Images a side of the mosaic; cells^2 - 1 other classes are needed.")
         ] = 2,
     ) -> None:
         self.cells = cells
@@ -33,7 +33,7 @@ class GridPointing(Metric):
         Raises:
             MetricRefused: The run has too few other classes, or no pixel of the mosaic's map is positive.
         """
-        # The mosaic belongs to the picture: every explainer meets the same one.
+        # The mosaic belongs to the image: every explainer meets the same one.
         key = ("grid_pointing: mosaic", self.cells, case.seed)
         mosaic = case.scene.memory.once(key, lambda: make_mosaic(case.scene, self.cells, case.seed))
         explanation = case.explain(mosaic.image)
@@ -55,11 +55,11 @@ class GridPointing(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic:
-    """A picture among others.
+    """An image among others.
 
     Attributes:
         image: (C, H, W), of the size of the model's input.
-        cell: Where the picture of the target is, counted row by row.
+        cell: Where the image of the target is, counted row by row.
         rows: Its pixels' rows.
         columns: Its pixels' columns.
         classes: The class of each cell, row by row.
@@ -73,42 +73,41 @@ class Mosaic:
 
 
 def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
-    """Put the scene's picture and cells^2 - 1 of other, pairwise different classes into a mosaic.
+    """Put the scene's image and cells^2 - 1 of other, pairwise different classes into a mosaic.
 
     Raises:
         MetricRefused: The pool has too few other classes, or a cell would have no pixel.
     """
     height, width = scene.image.shape[1:]
     if min(height, width) < cells:
-        raise MetricRefused(f"an input of {width}x{height} pixels cannot hold {cells}x{cells} pictures")
-    # By the picture as well, or every picture of a run would sit in the same cell, which a prior could know.
+        raise MetricRefused(f"an input of {width}x{height} pixels cannot hold {cells}x{cells} images")
+    # By the image as well, or every image of a run would sit in the same cell, which a prior could know.
     generator = generator_for(f"mosaic {seed}", scene.image)
     target = int(scene.target.index[0])
-    # The predicted class as well: where another class is explained, its pictures may be this very picture.
+    # The predicted class as well: where another class is explained, its images may be this very image.
     known = {target, int(scene.logits.argmax())}
     others: list[tuple[Tensor, int]] = []
     for position in torch.randperm(len(scene.pool), generator=generator).tolist():
-        picture, predicted = scene.pool[position]
+        tile, predicted = scene.pool[position]
         if predicted not in known:
             known.add(predicted)
-            others.append((picture, predicted))
+            others.append((tile, predicted))
     needed = cells**2 - 1
     if len(others) < needed:
         raise MetricRefused(
-            f"a mosaic of {cells}x{cells} needs pictures of {needed} other predicted classes, the run has"
-            f" {len(others)}",
-            hint="evaluate more pictures, or give fewer cells",
+            f"a mosaic of {cells}x{cells} needs images of {needed} other predicted classes, the run has {len(others)}",
+            hint="evaluate more images, or give fewer cells",
         )
     cell = int(torch.randint(cells**2, (), generator=generator))
     tiles = others[:needed]
     tiles.insert(cell, (scene.image, target))
     image = torch.empty_like(scene.image)
     spans = [(rows, columns) for rows in _spans(height, cells) for columns in _spans(width, cells)]
-    for (picture, _), (rows, columns) in zip(tiles, spans, strict=True):
+    for (tile, _), (rows, columns) in zip(tiles, spans, strict=True):
         size = (rows.stop - rows.start, columns.stop - columns.start)
         # Scaling is linear and its weights sum to one, so it may follow normalisation.
         image[:, rows, columns] = interpolate(
-            picture[None].to(image), size=size, mode="bilinear", align_corners=False, antialias=True
+            tile[None].to(image), size=size, mode="bilinear", align_corners=False, antialias=True
         )[0]
     return Mosaic(
         image=image, cell=cell, rows=spans[cell][0], columns=spans[cell][1], classes=[label for _, label in tiles]

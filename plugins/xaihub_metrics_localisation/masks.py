@@ -54,7 +54,7 @@ class RelevanceMass(Metric):
         """Return the share, in [0, 1].
 
         Raises:
-            MetricRefused: The mask is empty or the whole picture, or no pixel is positive.
+            MetricRefused: The mask is empty or the whole image, or no pixel is positive.
         """
         mask = _mask(case)
         positive = case.heat.double().clamp(min=0)
@@ -73,7 +73,7 @@ class RelevanceRank(Metric):
         """Return the share, in [0, 1].
 
         Raises:
-            MetricRefused: The mask is empty or the whole picture.
+            MetricRefused: The mask is empty or the whole image.
         """
         mask = _mask(case)
         size = int(mask.sum())
@@ -96,7 +96,7 @@ def _mask(case: Case) -> Tensor:
         raise MetricRefused(f"the mask has the shape {tuple(truth.shape)}, the map {tuple(case.heat.shape)}")
     mask = truth.bool().cpu()
     if not mask.any():
-        raise MetricRefused("the mask is empty in what the model sees of the picture")
+        raise MetricRefused("the mask is empty in what the model sees of the image")
     if mask.all():
         raise MetricRefused("the mask covers all that the model sees, so every map is right")
     return mask

@@ -1,9 +1,9 @@
-"""Robustness: how much a map changes when the picture hardly does."""
+"""Robustness: how much a map changes when the image hardly does."""
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
-_LIMITS = "a lower bound, found by sampling; a map that ignores model and picture is perfectly robust"
+_LIMITS = "a lower bound, found by sampling; a map that ignores model and image is perfectly robust"
 
 
 @hookimpl
@@ -13,7 +13,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         MetricSpec(
             name="max_sensitivity",
             target="xaihub_metrics_robustness.method:MaxSensitivity",
-            summary="Largest relative change of the map under small uniform noise on the picture.",
+            summary="Largest relative change of the map under small uniform noise on the image.",
             paper=Paper(
                 title="On the (In)fidelity and Sensitivity of Explanations",
                 year=2019,
@@ -30,7 +30,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         MetricSpec(
             name="local_lipschitz",
             target="xaihub_metrics_robustness.method:LocalLipschitz",
-            summary="Largest change of the map per change of the picture, under small uniform noise.",
+            summary="Largest change of the map per change of the image, under small uniform noise.",
             paper=Paper(
                 title="On the Robustness of Interpretability Methods",
                 year=2018,

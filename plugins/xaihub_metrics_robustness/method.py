@@ -1,4 +1,4 @@
-"""Robustness of explanations to small changes of the picture, estimated by sampling.
+"""Robustness of explanations to small changes of the image, estimated by sampling.
 
 Notation: Phi(x) is the explanation of x for a fixed class, y a copy of x with noise inside a ball of radius r.
 """
@@ -23,7 +23,7 @@ Relative = Annotated[bool, Meta(description="Divide by the norm of the map, so t
 
 
 class MaxSensitivity(Metric):
-    """The largest change of the explanation in a ball around the picture (Yeh et al. 2019, Def. 3.1)."""
+    """The largest change of the explanation in a ball around the image (Yeh et al. 2019, Def. 3.1)."""
 
     def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
         self.samples = samples
@@ -41,7 +41,7 @@ class MaxSensitivity(Metric):
 
 
 class LocalLipschitz(Metric):
-    """The largest change of the explanation per change of the picture (Alvarez-Melis and Jaakkola 2018)."""
+    """The largest change of the explanation per change of the image (Alvarez-Melis and Jaakkola 2018)."""
 
     def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
         self.samples = samples
@@ -55,15 +55,15 @@ class LocalLipschitz(Metric):
             MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
         """
         changes = _changes(case, self.samples, self.radius)
-        return _largest(changes.maps / changes.pictures / _norm(case, relative=self.relative))
+        return _largest(changes.maps / changes.images / _norm(case, relative=self.relative))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Changes:
-    """Euclidean norms of the changes: (samples,) of the map, and of the picture with pixels in [0, 1]."""
+    """Euclidean norms of the changes: (samples,) of the map, and of the image with pixels in [0, 1]."""
 
     maps: Tensor
-    pictures: Tensor
+    images: Tensor
 
 
 def draw_noise(samples: int, radius: float, size: tuple[int, ...], seed: int) -> Tensor:
@@ -81,13 +81,13 @@ def _changes(case: Case, samples: int, radius: float) -> _Changes:
         image = case.scene.image
         spread = torch.tensor(case.model.preprocessing.std).view(-1, 1, 1)  # pixels to the model's units
         noise = draw_noise(samples, radius, tuple(image.shape), case.seed)
-        # Random choices of the explainer are those of the map, so that only the picture differs.
+        # Random choices of the explainer are those of the map, so that only the image differs.
         seed = int(case.explanation.metadata.get("seed", case.seed))
         distances = []
         for part in noise.split(batch_rows(case.model)):
             explained = case.explain_batch(image + (part / spread).to(image), seed=seed)
             distances += [(found.values - case.explanation.values).double().norm() for found in explained]
-        return _Changes(maps=torch.stack(distances), pictures=noise.double().flatten(1).norm(dim=1))
+        return _Changes(maps=torch.stack(distances), images=noise.double().flatten(1).norm(dim=1))
 
     return case.memory.once(("explanations of noisy copies", samples, radius, case.seed), explain)
 

@@ -36,7 +36,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             higher_is_better=False,
             bounds=(-1.0, 1.0),
             formula="similarity(a(f, y), a(f, y')), y' a random class other than y",
-            variant="One other class a picture, the same for every explainer; rank correlation of signed values (the"
+            variant="One other class an image, the same for every explainer; rank correlation of signed values (the"
             " paper uses structural similarity, which is a parameter).",
             cost="1 further explanation",
             limits="Two classes may rest on the same pixels, so 0 is no target: compare with class-agnostic maps,"

@@ -43,7 +43,7 @@ class MPRT(Metric):
         alike: list[float] = []
         names: list[str] = []
         # Weights are drawn from the case's seed alone, and explaining leaves the generator as it was: every
-        # explainer and every picture meets the same copies.
+        # explainer and every image meets the same copies.
         for name, model in randomised(case.model, order=self.order, layers=self.layers, weights=self.weights):
             names.append(name or "(root)")
             try:

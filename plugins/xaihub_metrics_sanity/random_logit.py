@@ -39,7 +39,7 @@ class RandomLogit(Metric):
 
 
 def other_class(scene: Scene, seed: int) -> int:
-    """Draw a class that is neither explained nor contrasted with, from the seed and the picture.
+    """Draw a class that is neither explained nor contrasted with, from the seed and the image.
 
     Raises:
         MetricRefused: There is none.

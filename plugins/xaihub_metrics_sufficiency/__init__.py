@@ -9,7 +9,9 @@ _AD = Paper(
     url="https://arxiv.org/abs/2510.01038",
 )
 _REX = Paper(title="Explanations for Occluded Images", year=2021, url="https://arxiv.org/abs/2103.03622")
-_SETS = "1 forward for a returned set, else 16 and about 8 a confidence, shared with the other metrics of this plugin"
+_SETS = (
+    "1 forward pass for a returned set, else 16 and about 8 a confidence, shared with the other metrics of this plugin"
+)
 _VARIANT = "The explanation's own set where it returned one, else the smallest prefix of its ranking."
 _ROBUST = "Large sets are recognised anywhere: read it with sufficient_area, or transplant_curve instead."
 
@@ -21,7 +23,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         MetricSpec(
             name="sufficient_area",
             target="xaihub_metrics_sufficiency.area:SufficientArea",
-            summary="Share of the picture that the explanation needs to keep the answer.",
+            summary="Share of the image that the explanation needs to keep the answer.",
             paper=_REX,
             higher_is_better=False,
             bounds=(0.0, 1.0),
@@ -53,7 +55,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(0.0, 1.0),
             formula="mean over d, b of [argmax f(E x + (1 - E) b) = c]; b a colour, E the set at confidence d",
             variant=f"{_VARIANT} Five confidences; 16 uniform colours; plain forward passes.",
-            cost=f"{_SETS}; count forwards for each confidence",
+            cost=f"{_SETS}; count forward passes for each confidence",
             limits=_ROBUST,
             tags=("sufficiency", "robustness"),
             axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
@@ -67,7 +69,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             bounds=(0.0, 1.0),
             formula="mean over d, b of [argmax f(E x + (1 - E) b) = c]; b another photo, E the set at confidence d",
             variant=f"{_VARIANT} Five confidences; photos of the run of other predicted classes; plain forward passes.",
-            cost=f"{_SETS}; count forwards for each confidence",
+            cost=f"{_SETS}; count forward passes for each confidence",
             limits=f"{_ROBUST} A background has an object of its own, which may rightly win.",
             tags=("sufficiency", "robustness"),
             axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
@@ -79,11 +81,11 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             paper=_AD,
             higher_is_better=True,
             bounds=(0.0, 1.0),
-            formula="mean over s, b of [argmax f(E_s x + (1 - E_s) b) = c]; E_s the first s of the picture's pixels",
+            formula="mean over s, b of [argmax f(E_s x + (1 - E_s) b) = c]; E_s the first s of the image's pixels",
             variant="Sizes from 5 to 50 %, the same for every map; 16 colours, or photos; plain forward passes.",
-            cost="sizes times count forwards",
+            cost="sizes times count forward passes",
             limits="Scattered pixels are recognised less often than compact ones of equal worth.",
             tags=("sufficiency", "robustness"),
-            axes=("share of the picture transplanted", "share of backgrounds with the same answer"),
+            axes=("share of the image transplanted", "share of backgrounds with the same answer"),
         ),
     ]

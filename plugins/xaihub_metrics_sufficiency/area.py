@@ -9,7 +9,7 @@ __all__ = ["SufficientArea", "SufficientDrop"]
 
 
 class SufficientArea(Metric):
-    """The share of the picture that the explanation needs to keep the answer."""
+    """The share of the image that the explanation needs to keep the answer."""
 
     def __init__(
         self, *, confidence: Confidence = 0.0, baseline: Baseline = "auto", pixels: Pixels = "returned"
@@ -45,7 +45,7 @@ class SufficientDrop(Metric):
         self.pixels = pixels
 
     def score(self, case: Case) -> Measurement:
-        """Return p(x) - p(x_E); negative if the pixels alone are more convincing than the picture."""
+        """Return p(x) - p(x_E); negative if the pixels alone are more convincing than the image."""
         found = answers(case, self.pixels, self.baseline)
         one = found.sets([self.confidence])[0]
         return Measurement(value=found.whole - one.verdict.confidence, details=_details(one, found.baseline))

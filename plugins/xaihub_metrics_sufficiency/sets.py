@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Meta, MetricRefused, ParameterError
-from xaihub.masking import Removal, make_removal, masked_forwards
+from xaihub.masking import Removal, make_removal, masked_forward_passes
 
 __all__ = ["Answers", "Baseline", "Confidence", "Pixels", "SufficientSet", "Verdict", "answers", "levels", "prefixes"]
 
 Confidence = Annotated[
-    float, Meta(ge=0, le=1, description="Share of the whole picture's confidence that the pixels must keep.")
+    float, Meta(ge=0, le=1, description="Share of the whole image's confidence that the pixels must keep.")
 ]
 Baseline = Annotated[
     str,
@@ -34,8 +34,8 @@ Pixels = Annotated[
 
 FIRST_SIZES = 16  # nested sets of the first round, from small to large
 NEXT_SIZES = 4  # of every later round, between the last size that failed and the first that passed
-SMALLEST = 1 / 256  # of the picture, where the first round begins
-RESOLUTION = 1 / 512  # of the picture, to which a size is found
+SMALLEST = 1 / 256  # of the image, where the first round begins
+RESOLUTION = 1 / 512  # of the image, to which a size is found
 SLACK = 1e-5  # equal rows in batches of different sizes differ by less than this
 TIES = 0  # the seed of the order within ties; one for all, so that equal maps get equal sets
 
@@ -64,7 +64,7 @@ class SufficientSet:
 
     @property
     def area(self) -> float:
-        """Share of the picture."""
+        """Share of the image."""
         return float(self.mask.double().mean())
 
 
@@ -82,7 +82,7 @@ class Answers:
         self._known: dict[int, Verdict] = {}
 
     def sets(self, confidences: Sequence[float]) -> list[SufficientSet]:
-        """Return for each share of the whole picture's confidence the set that should keep it.
+        """Return for each share of the whole image's confidence the set that should keep it.
 
         The explanation's own set is the same for all, whatever it keeps. A prefix is the smallest that was found to
         pass; confidence need not grow with size, so a smaller one can be missed.
@@ -98,14 +98,14 @@ class Answers:
 
     @property
     def whole(self) -> float:
-        """The target's confidence on the whole picture.
+        """The target's confidence on the whole image.
 
         Raises:
             MetricRefused: The model does not decide a contrast for the target.
         """
         logits = self.case.scene.logits[None]
         if self.case.scene.target.against is not None and float(self.case.scene.score(logits, output="logit")) <= 0:
-            raise MetricRefused("the model does not prefer the first class of the contrast on this picture")
+            raise MetricRefused("the model does not prefer the first class of the contrast on this image")
         return float(self.case.scene.score(logits.double()))
 
     def of_masks(self, masks: Tensor) -> list[Verdict]:
@@ -134,7 +134,7 @@ class Answers:
         return self.case.scene.memory.once(("sufficiency: removal", self.baseline, self._seed()), make)
 
     def _ask(self, draws: Tensor, expand: object) -> list[Verdict]:
-        batches = masked_forwards(
+        batches = masked_forward_passes(
             self.case.model,
             self.case.scene.image,
             draws,
@@ -218,7 +218,7 @@ def _ranks(case: Case) -> tuple[Tensor, int]:
 
 
 def prefixes(found: Answers, shares: Sequence[float]) -> Tensor:
-    """Return (n, H, W) sets of the ranking that hold these shares of the picture."""
+    """Return (n, H, W) sets of the ranking that hold these shares of the image."""
     return torch.stack([found.prefix(round(share * found.size)) for share in shares])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Model, Scene, generator_for
-from xaihub.masking import Removal, masked_forwards
+from xaihub.masking import Removal, masked_forward_passes
 from xaihub_metrics_sufficiency.sets import Baseline, Pixels, answers, kept, levels, prefixes
 
 __all__ = ["TransplantColours", "TransplantCurve", "TransplantPhotos", "backgrounds", "transplanted"]
@@ -16,7 +16,7 @@ __all__ = ["TransplantColours", "TransplantCurve", "TransplantPhotos", "backgrou
 Family = Literal["colours", "photos"]
 Confidences = Annotated[
     str,
-    Meta(description="Shares of the whole picture's confidence that the pixels must keep, joined by commas."),
+    Meta(description="Shares of the whole image's confidence that the pixels must keep, joined by commas."),
 ]
 Count = Annotated[int, Meta(ge=1, description="Backgrounds; of photos, at most as many as the run offers.")]
 
@@ -79,13 +79,13 @@ class TransplantPhotos(_Transplant):
 
 
 class TransplantCurve(Metric):
-    """Robustness against size: the same shares of the picture for every map, so that no map wins by its size."""
+    """Robustness against size: the same shares of the image for every map, so that no map wins by its size."""
 
     def __init__(
         self,
         *,
         shares: Annotated[
-            str, Meta(description="Shares of the picture that are transplanted, joined by commas.")
+            str, Meta(description="Shares of the image that are transplanted, joined by commas.")
         ] = "0.05,0.1,0.2,0.3,0.4,0.5",
         family: Annotated[Family, Meta(description="Onto solid colours, or photos of other classes.")] = "colours",
         count: Count = 16,
@@ -116,10 +116,10 @@ class TransplantCurve(Metric):
 
 
 def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
-    """Return (n, C, H, W) backgrounds in the model's units, the same for everything that is judged on this picture.
+    """Return (n, C, H, W) backgrounds in the model's units, the same for everything that is judged on this image.
 
-    Colours are uniform in [0, 1] for each channel; photos are pictures of the run whose predicted class is neither
-    the target nor the picture's own.
+    Colours are uniform in [0, 1] for each channel; photos are images of the run whose predicted class is neither
+    the target nor the image's own.
 
     Raises:
         MetricRefused: There is no such photo.
@@ -134,9 +134,9 @@ def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
         own = {int(scene.target.index[0]), int(scene.logits.argmax())}
         order = torch.randperm(len(scene.pool), generator=generator).tolist()
         pool = [scene.pool[position] for position in order]
-        others = [picture for picture, predicted in pool if predicted not in own]
+        others = [image for image, predicted in pool if predicted not in own]
         if not others:
-            raise MetricRefused("the run has no photo of another predicted class", hint="evaluate more pictures")
+            raise MetricRefused("the run has no photo of another predicted class", hint="evaluate more images")
         return torch.stack(others[:count])
 
     return scene.memory.once(("transplant: backgrounds", family, count, seed), make)
@@ -149,7 +149,7 @@ def transplanted(case: Case, sets: Tensor, onto: Tensor) -> Tensor:
     """
     pairs = torch.cartesian_prod(torch.arange(len(sets)), torch.arange(len(onto)))
     removal = _Onto(sets, onto)
-    batches = masked_forwards(case.model, case.scene.image, pairs, removal=removal)
+    batches = masked_forward_passes(case.model, case.scene.image, pairs, removal=removal)
     results = torch.cat([kept(case, batch.outputs).cpu() for batch in batches])
     return results.view(len(sets), len(onto)).double()
 
@@ -164,5 +164,5 @@ class _Onto(Removal):
         """Return the (n, K) logits."""
         of, on = masks.cpu().unbind(1)
         shown = self._sets[of].unsqueeze(1).to(image.device)
-        pictures = torch.where(shown, image, self._onto[on].to(image))
-        return model(pictures.contiguous(memory_format=torch.channels_last))
+        images = torch.where(shown, image, self._onto[on].to(image))
+        return model(images.contiguous(memory_format=torch.channels_last))

@@ -19,7 +19,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ),
             needs=("black-box",),
             cost="masks forward passes",
-            limits="Noisy below about 1000 masks; a map of the picture's importance, not a sum over pixels.",
+            limits="Noisy below about 1000 masks; a map of the image's importance, not a sum over pixels.",
             variant="Eq. 6: the weighted sum of masks, divided by the number of masks and the keep probability.",
             tags=("perturbation",),
         )

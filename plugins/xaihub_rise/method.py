@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
-from xaihub.masking import BaselineName, make_removal, masked_forwards
+from xaihub.masking import BaselineName, make_removal, masked_forward_passes
 
 
 class RISE(Explainer):
@@ -43,7 +43,7 @@ class RISE(Explainer):
         height, width = image.shape[1:]
         draws = self._draw((height, width))
         saliency = torch.zeros(height, width, device=model.device)
-        batches = masked_forwards(
+        batches = masked_forward_passes(
             model,
             image,
             draws,

@@ -19,7 +19,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             target="xaihub_scores_activation.objective:GatedClassifier",
             summary="Classification through a softmax gate whose weights rank channels, positions, patches or bands.",
             paper=_PAPER,
-            cost="1 forward and 1 backward pass; one softmax and one product more",
+            cost="1 forward pass and 1 backward pass; one softmax and one product more",
             limits="Channels and positions need one linear classifier; two-headed and convolutional ones are refused."
             " A weight tells of the trained model, not of causes.",
         )
@@ -42,23 +42,23 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
         GlobalExplainerSpec(
             name="shap_global",
             target="xaihub_scores_activation.rankers:GlobalSHAP",
-            summary="Mean size of SHAP values of the classifier's input channels, over pictures and classes.",
+            summary="Mean size of SHAP values of the classifier's input channels, over images and classes.",
             paper=Paper(
                 title="A Unified Approach to Interpreting Model Predictions",
                 year=2017,
                 url="https://arxiv.org/abs/1705.07874",
             ),
-            needs=("pictures",),
-            cost="1 forward pass a picture; rows * permutations * (2 d + 1) * background passes of the classifier",
-            limits="Channels of the classifier's input only; an absent channel takes its value in other pictures.",
+            needs=("images",),
+            cost="1 forward pass an image; rows * permutations * (2 d + 1) * background passes of the classifier",
+            limits="Channels of the classifier's input only; an absent channel takes its value in other images.",
         ),
         GlobalExplainerSpec(
             name="permutation_importance",
             target="xaihub_scores_activation.rankers:PermutationImportance",
-            summary="How much worse the classifier gets when one input channel is shuffled among pictures.",
+            summary="How much worse the classifier gets when one input channel is shuffled among images.",
             paper=Paper(title="Random Forests", year=2001, url="https://doi.org/10.1023/A:1010933404324"),
-            needs=("pictures", "labels, or else the model's own decisions"),
-            cost="1 forward pass a picture; d * repeats passes of the classifier",
+            needs=("images", "labels, or else the model's own decisions"),
+            cost="1 forward pass an image; d * repeats passes of the classifier",
             limits="Channels that stand in for each other all look unimportant.",
         ),
     ]

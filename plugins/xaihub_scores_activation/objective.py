@@ -31,7 +31,7 @@ class GatedClassifier(Objective):
             Site,
             Meta(
                 description="What is ranked: the classifier's input channels, positions of the last feature map,"
-                " patches of the picture, or its channels."
+                " patches of the image, or its channels."
             ),
         ] = "channels",
         gain: Annotated[

@@ -108,15 +108,15 @@ def _meaning(owner: nn.Module, gate: ScoresActivation) -> tuple[str, list[str], 
 class GlobalSHAP(GlobalExplainer):
     """SHAP values of the classifier's input channels, by the shap library; their mean size ranks the channels."""
 
-    needs_pictures = True
+    needs_images = True
 
     def __init__(
         self,
         *,
         algorithm: Annotated[Algorithm, Meta(description="shap's permutation or kernel explainer.")] = "permutation",
-        rows: Annotated[int, Meta(ge=1, description="Pictures that are explained, at most.")] = 20,
-        background: Annotated[int, Meta(ge=1, description="Pictures that stand for absent channels, at most.")] = 20,
-        permutations: Annotated[int, Meta(ge=1, description="Orders of the channels a picture.")] = 1,
+        rows: Annotated[int, Meta(ge=1, description="Images that are explained, at most.")] = 20,
+        background: Annotated[int, Meta(ge=1, description="Images that stand for absent channels, at most.")] = 20,
+        permutations: Annotated[int, Meta(ge=1, description="Orders of the channels an image.")] = 1,
         output: Annotated[
             Literal["probability", "logit"], Meta(description="The outputs that are shared out.")
         ] = "probability",
@@ -128,7 +128,7 @@ class GlobalSHAP(GlobalExplainer):
         self.output = output
 
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:  # noqa: ARG002
-        """Return the mean over pictures and classes of |SHAP value|."""
+        """Return the mean over images and classes of |SHAP value|."""
         features, head, layer = _classifier_inputs(model, inputs)
         order = torch.randperm(len(features))  # seeded by the base class
         background, rows = features[order[: self.background]], features[order[-self.rows :]]
@@ -151,14 +151,14 @@ class GlobalSHAP(GlobalExplainer):
             "background": len(background),
             "scoring_cpu_seconds": time.process_time() - started,
         }
-        shared = [] if len(features) >= self.rows + self.background else ["some pictures serve as rows and background"]
+        shared = [] if len(features) >= self.rows + self.background else ["some images serve as rows and background"]
         return Ranking(weights=weights, feature="channel", layer=layer, details=details, warnings=shared)
 
 
 class PermutationImportance(GlobalExplainer):
-    """The loss of quality when one input channel of the classifier is shuffled among pictures, by scikit-learn."""
+    """The loss of quality when one input channel of the classifier is shuffled among images, by scikit-learn."""
 
-    needs_pictures = True
+    needs_images = True
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class PermutationImportance(GlobalExplainer):
         repeats: Annotated[int, Meta(ge=1, description="Shuffles of each channel.")] = 5,
         quality: Annotated[
             Literal["log_loss", "accuracy"],
-            Meta(description="What is lost; accuracy on few pictures is too coarse for single channels."),
+            Meta(description="What is lost; accuracy on few images is too coarse for single channels."),
         ] = "log_loss",
     ) -> None:
         self.repeats = repeats
@@ -178,13 +178,13 @@ class PermutationImportance(GlobalExplainer):
 
         features, head, layer = _classifier_inputs(model, inputs)
         if len(features) < 2:
-            raise ExplainerRefused("one picture cannot be shuffled", hint="give at least two, better hundreds")
+            raise ExplainerRefused("one image cannot be shuffled", hint="give at least two, better hundreds")
         said = []
         if labels is None:
             labels = head(features).argmax(1)
             said.append("labels are unknown, so the quality is agreement with the model's own decisions")
         if len(labels) != len(features):
-            raise ExplainerRefused(f"{len(features)} pictures have {len(labels)} labels")
+            raise ExplainerRefused(f"{len(features)} images have {len(labels)} labels")
         truth = labels.numpy()
         started = time.process_time()
         found = permutation_importance(
@@ -200,7 +200,7 @@ class PermutationImportance(GlobalExplainer):
             feature="channel",
             layer=layer,
             details={
-                "pictures": len(features),
+                "images": len(features),
                 "labels": "given" if not said else "own decisions",
                 "scoring_cpu_seconds": time.process_time() - started,
             },
@@ -253,7 +253,7 @@ def _classifier_inputs(model: Model, inputs: Iterable[Tensor]) -> tuple[Tensor, 
     if features.ndim != 2:
         raise ExplainerRefused(
             f"the classifier {name!r} of {model.name!r} takes inputs of the shape {tuple(features.shape[1:])}, not one"
-            " row of channels a picture"
+            " row of channels an image"
         )
 
     def logits(table: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def shap_importance(
         background: (b, d) rows that stand for "absent".
         rows: (n, d) rows that are explained.
         algorithm: shap's PermutationExplainer or KernelExplainer.
-        permutations: Orders of the features a row, each walked forwards and backwards (permutation only).
+        permutations: Orders of the features a row, each walked in both directions (permutation only).
         seed: Fixes the sampling.
 
     Raises:

@@ -70,7 +70,7 @@ def _cells(maps: Tensor, *, prefix: int, last: bool) -> Tensor:
 
 
 class GatedInput(nn.Module):
-    """A network behind a gate on the channels of the picture, such as the bands of a satellite."""
+    """A network behind a gate on the channels of the image, such as the bands of a satellite."""
 
     def __init__(self, gate: ScoresActivation, network: nn.Module) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class GatedInput(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits of (B, C, H, W) pictures."""
+        """Return the logits of (B, C, H, W) images."""
         out: Tensor = self.network(self.gate(inputs))
         return out
 
 
 class GatedPatches(nn.Module):
-    """A network behind a gate on the cells of a grid over the picture."""
+    """A network behind a gate on the cells of a grid over the image."""
 
     def __init__(self, gate: ScoresActivation, network: nn.Module, *, side: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class GatedPatches(nn.Module):
         self.grid = (side, side)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the logits of (B, C, H, W) pictures."""
+        """Return the logits of (B, C, H, W) images."""
         height, width = inputs.shape[2:]
         rows = torch.arange(height, device=inputs.device) * self.grid[0] // height
         columns = torch.arange(width, device=inputs.device) * self.grid[1] // width

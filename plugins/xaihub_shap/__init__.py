@@ -17,7 +17,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="shap",
             target="xaihub_shap.method:PartitionSHAP",
-            summary="Share the score among regions of the picture by Owen values, most important regions first.",
+            summary="Share the score among regions of the image by Owen values, most important regions first.",
             paper=_PAPER,
             needs=("black-box",),
             cost="at most evaluations forward passes",
@@ -28,7 +28,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="shap_gradient",
             target="xaihub_shap.method:GradientSHAP",
-            summary="Average gradients between baselines and the picture, times the difference (expected gradients).",
+            summary="Average gradients between baselines and the image, times the difference (expected gradients).",
             paper=Paper(
                 title="Improving performance of deep learning models with axiomatic attribution priors and expected"
                 " gradients",

@@ -190,7 +190,7 @@ def _halve(group: Any, centres: Any) -> tuple[Any, Any]:
 
 
 class GradientSHAP(Explainer):
-    """Average the gradient at random points between baselines and the picture, times their difference."""
+    """Average the gradient at random points between baselines and the image, times their difference."""
 
     stochastic = True
     completeness = True
@@ -204,7 +204,7 @@ class GradientSHAP(Explainer):
             Meta(description="One baseline or several, by commas: blur, mean, zero, black, white, grey, noise, ..."),
         ] = "black,white,blur",
         smoothing: Annotated[
-            float, Meta(ge=0, description="Standard deviation of noise on the picture, in the model's units.")
+            float, Meta(ge=0, description="Standard deviation of noise on the image, in the model's units.")
         ] = 0.0,
         batch: Annotated[
             int, Meta(ge=1, le=SAMPLES_A_CALL, description="Points a pass; bounds the memory, not the result.")

@@ -42,7 +42,7 @@ def look(backbone: Any, noise: Tensor) -> tuple[Tensor, int, set[nn.Module]]:
     with torch.no_grad():
         plain = backbone(noise)
     if not isinstance(plain, Tensor) or plain.ndim != 2 or plain.shape[1] < 1:
-        raise ModelError(f"a {who} does not return one row of class scores a picture")
+        raise ModelError(f"a {who} does not return one row of class scores an image")
     return features, int(plain.shape[1]), called
 
 
@@ -50,12 +50,12 @@ def find_grid(backbone: Any, features: Any) -> Grid:
     """Read how the cells lie from what the network says of itself, never from sizes: a 7 x 7 x 7 map is ambiguous.
 
     Raises:
-        ModelError: The features are no grid over the picture, or a single cell.
+        ModelError: The features are no grid over the image, or a single cell.
     """
     who = type(backbone).__name__
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         shape = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-        raise ModelError(f"the features of a {who} are no grid over the picture: forward_features returns {shape}")
+        raise ModelError(f"the features of a {who} are no grid over the image: forward_features returns {shape}")
     if features.ndim == 4:
         last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         layout = Layout.NHWC if last else Layout.NCHW
@@ -68,7 +68,7 @@ def find_grid(backbone: Any, features: Any) -> Grid:
         tokens = features.shape[1] - prefix
         if grid is None or grid[0] * grid[1] != tokens:
             raise ModelError(
-                f"the {tokens} patch tokens of a {who} cannot be laid out over the picture: its patch embedding"
+                f"the {tokens} patch tokens of a {who} cannot be laid out over the image: its patch embedding"
                 f" {'names no grid' if grid is None else f'has {grid[0]}x{grid[1]} patches'}"
             )
         found = Grid(Layout.NTC, (int(grid[0]), int(grid[1])), prefix, features.shape[2])

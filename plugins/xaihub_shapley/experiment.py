@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_explainer
 from xaihub.masking import every_coalition, shapley_weights
+from xaihub_shapley.images import CELLS, SIDE, LabelledImages, Task, make_images
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
 from xaihub_shapley.own import make_own_masking
-from xaihub_shapley.pictures import CELLS, SIDE, Pictures, Task, make_pictures
 
 __all__ = [
     "METHODS",
@@ -40,7 +40,7 @@ _EARLIER = {"vit": "blocks.1", "resnet": "layer3"}
 
 
 def small_model(kind: Kind, classes: int, *, seed: int) -> Model:
-    """Return a small network for 24 by 24 grey pictures: a ViT of 3 blocks, or timm's test ResNet, on 3 x 3 cells."""
+    """Return a small network for 24 by 24 grey images: a ViT of 3 blocks, or timm's test ResNet, on 3 x 3 cells."""
     import timm
 
     torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def small_model(kind: Kind, classes: int, *, seed: int) -> Model:
 def train(
     model: Model,
     objective: ShapleyObjective,
-    pictures: Pictures,
+    images: LabelledImages,
     *,
     epochs: int,
     seed: int,
@@ -76,15 +76,15 @@ def train(
     network = objective.wrap(model)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
-    total = epochs * (len(pictures) // batch)
+    total = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(total, 1))
     network.train().requires_grad_(True)
     number = 0
     for _ in range(epochs):
-        order = torch.randperm(len(pictures), generator=generator)
+        order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(order) // batch * batch].split(batch):
             step = Step(number=number, total=total, generator=generator)
-            losses = objective.loss(network, pictures.inputs[rows], pictures.labels[rows], step)
+            losses = objective.loss(network, images.inputs[rows], images.labels[rows], step)
             optimizer.zero_grad()
             losses.total.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -95,17 +95,17 @@ def train(
     return model.around(network)
 
 
-def accuracy(model: Model, pictures: Pictures) -> float:
+def accuracy(model: Model, images: LabelledImages) -> float:
     """Return the share of right predictions."""
     with torch.inference_mode():
-        return float((model.module(pictures.inputs).argmax(1) == pictures.labels).float().mean())
+        return float((model.module(images.inputs).argmax(1) == images.labels).float().mean())
 
 
 @torch.inference_mode()
-def exact_shapley(network: ShapleyVision, picture: Tensor) -> Tensor:
-    """Return the (N, K) Shapley values of a (C, H, W) picture from all 2^N coalitions; N up to about 12."""
+def exact_shapley(network: ShapleyVision, image: Tensor) -> Tensor:
+    """Return the (N, K) Shapley values of a (C, H, W) image from all 2^N coalitions; N up to about 12."""
     found = every_coalition(network.cells)
-    rows = picture.expand(len(found), -1, -1, -1)
+    rows = image.expand(len(found), -1, -1, -1)
     values = torch.cat([network(x, s) for x, s in zip(rows.split(512), found.shown.split(512), strict=True)])
     return shapley_weights(found.shown, found.log_expected, adjust=False).T @ values.double()
 
@@ -118,12 +118,12 @@ class Agreement:
     r2: float
 
 
-def agreement(model: Model, pictures: Pictures, count: int) -> Agreement:
-    """Compare the votes of the first `count` pictures with enumeration."""
+def agreement(model: Model, images: LabelledImages, count: int) -> Agreement:
+    """Compare the votes of the first `count` images with enumeration."""
     network = _network(model)
     with torch.inference_mode():
-        phi = network.phi(pictures.inputs[:count]).double()
-    exact = torch.stack([exact_shapley(network, picture) for picture in pictures.inputs[:count]])
+        phi = network.phi(images.inputs[:count]).double()
+    exact = torch.stack([exact_shapley(network, image) for image in images.inputs[:count]])
     top = phi.sum(1).argmax(1)
     rows = torch.arange(count)
     pairs = torch.stack([phi[rows, :, top], exact[rows, :, top]], 1)  # (n, 2, N)
@@ -136,7 +136,7 @@ def agreement(model: Model, pictures: Pictures, count: int) -> Agreement:
 
 @dataclass(frozen=True)
 class Curves:
-    """Means over pictures of the area under p when the best cells go first, or come first, and of the drop."""
+    """Means over images of the area under p when the best cells go first, or come first, and of the drop."""
 
     deletion: float
     insertion: float
@@ -144,10 +144,10 @@ class Curves:
 
 
 @torch.inference_mode()
-def curves(model: Model, pictures: Pictures, cells: Tensor) -> Curves:
+def curves(model: Model, images: LabelledImages, cells: Tensor) -> Curves:
     """Judge (n, N) maps by the probability of the predicted class, under the network's own way to hide cells."""
     network = _network(model)
-    inputs = pictures.inputs[: len(cells)]
+    inputs = images.inputs[: len(cells)]
     top = network(inputs).argmax(1)
     place = cells.argsort(1, descending=True).argsort(1)  # 0 for the best
     kept = torch.stack([(place >= step) for step in range(network.cells + 1)], 1).float()  # (n, N + 1, N)
@@ -184,7 +184,7 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One row of the reproduction: pictures, network, weight of the Shapley loss (0 for the plain twin), effort.
+    """One row of the reproduction: images, network, weight of the Shapley loss (0 for the plain twin), effort.
 
     `votes` is the weight of the loss that teaches the votes only.
     """
@@ -194,19 +194,19 @@ class Setting:
     weight: float
     epochs: int
     lr: float
-    pictures: int
+    images: int
     judged: int
     votes: float = 0.0
 
 
 def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
     """Train one network and return figures by method; a method that refused has none."""
-    pictures = make_pictures(setting.task, setting.pictures, train=True, seed=seed)
-    unseen = make_pictures(setting.task, 400, train=False, seed=seed)
+    images = make_images(setting.task, setting.images, train=True, seed=seed)
+    unseen = make_images(setting.task, 400, train=False, seed=seed)
     mask: Literal["attention", "pixel"] = "attention" if setting.kind == "vit" else "pixel"
     objective = ShapleyObjective(lambda_=setting.weight, mask=mask, votes_lambda=setting.votes)
-    model = small_model(setting.kind, pictures.classes, seed=seed)
-    model = train(model, objective, pictures, epochs=setting.epochs, seed=seed, lr=setting.lr)
+    model = small_model(setting.kind, images.classes, seed=seed)
+    model = train(model, objective, images, epochs=setting.epochs, seed=seed, lr=setting.lr)
     own = {"accuracy": accuracy(model, unseen), **asdict(agreement(model, unseen, setting.judged))}
     found: dict[str, dict[str, float]] = {}
     evidence = unseen.evidence[: setting.judged]

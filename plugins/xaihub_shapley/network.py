@@ -22,10 +22,10 @@ FRESH = "the classifier does not read the mean of the cells, so the patch head s
 
 @dataclass(frozen=True)
 class Answers:
-    """What one pass over pictures and their coalitions returns.
+    """What one pass over images and their coalitions returns.
 
     Attributes:
-        phi: (B, N, K) votes of the whole pictures.
+        phi: (B, N, K) votes of the whole images.
         values: (B, M, K) values of the coalitions.
         empty: (K,) value of the empty coalition; zero by construction for the visible vote.
     """
@@ -56,7 +56,7 @@ class ShapleyVision(nn.Module):
         backbone: The network without its classifier; parts that only served the classifier are taken out.
         norm: The normalisation between pooling and classifier, now applied to each cell.
         head: The patch head.
-        grid: (rows, columns) of cells; each stands for its share of the picture.
+        grid: (rows, columns) of cells; each stands for its share of the image.
         num_classes: K.
         warm_start: How the head began: "exact" (the class scores are those of the network that was given),
             "approximate" (its classifier's weights, but pooling and normalisation do not commute), or "fresh" (random).
@@ -82,11 +82,11 @@ class ShapleyVision(nn.Module):
             num_classes: K; by default as many as the network has.
             size: (channels, height, width) of one input.
             mask: Absent patches become 0 after normalisation ("pixel"), or may not be attended to ("attention").
-            value: Of a masked picture all patches vote ("full"), or only those present ("visible").
+            value: Of a masked image all patches vote ("full"), or only those present ("visible").
             head: One linear layer, or a hidden layer before it.
 
         Raises:
-            ModelError: The network's features are no grid over the picture, or cannot be masked in the wanted way.
+            ModelError: The network's features are no grid over the image, or cannot be masked in the wanted way.
             ParameterError: The options contradict each other.
         """
         super().__init__()
@@ -139,7 +139,7 @@ class ShapleyVision(nn.Module):
         return self._answers(x, shown)
 
     def phi(self, x: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Return the (B, N, K) votes of (B, C, H, W) pictures, masked if (B, N) coalitions are given."""
+        """Return the (B, N, K) votes of (B, C, H, W) images, masked if (B, N) coalitions are given."""
         return self._votes(x, None) if shown is None else self._votes(*self._masked(x, shown))
 
     def value(self, x: Tensor, shown: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class ShapleyVision(nn.Module):
         """Set the pixels of absent patches to 0, the mean of the data after normalisation."""
         if x.shape[-2:] != self.cell_of_pixel.shape:
             raise ParameterError(
-                f"pictures of {x.shape[-2]}x{x.shape[-1]} pixels have another grid of patches than"
+                f"images of {x.shape[-2]}x{x.shape[-1]} pixels have another grid of patches than"
                 f" {self.size[1]}x{self.size[2]}"
             )
         pixels = shown.to(x).index_select(1, self.cell_of_pixel.flatten()).view(-1, 1, *self.cell_of_pixel.shape)
@@ -165,9 +165,9 @@ class ShapleyVision(nn.Module):
         return pixels.reshape(*votes.shape[:-1], *self.cell_of_pixel.shape)
 
     def _answers(self, x: Tensor, shown: Tensor) -> Answers:
-        """Ask about pictures, coalitions and, for the full vote, the empty one in a single pass.
+        """Ask about images, coalitions and, for the full vote, the empty one in a single pass.
 
-        Batch normalisation must see whole and masked pictures together, or each would have statistics of its own.
+        Batch normalisation must see whole and masked images together, or each would have statistics of its own.
         """
         rows, count = shown.shape[:2]
         masked, attend = self._masked(x.repeat_interleave(count, 0), shown.flatten(0, 1))

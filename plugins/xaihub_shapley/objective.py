@@ -19,7 +19,7 @@ MOST = 10.0
 
 
 def shapley_loss(phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | None = None) -> Tensor:
-    """Return the mean squared error of summed votes against values, over classes, coalitions and pictures.
+    """Return the mean squared error of summed votes against values, over classes, coalitions and images.
 
     Where the coalitions follow `sample_coalitions`, the minimiser over free votes is the Shapley vector of the game
     with these values inside and the sum of the votes as the value of the whole.
@@ -62,12 +62,12 @@ class ShapleyObjective(Objective):
             float | None,
             Meta(description="Weight of the Shapley loss (lambda on the command line); by default N / 2, at most 10."),
         ] = None,
-        coalitions: Annotated[int, Meta(ge=2, description="Masked copies a picture and step, in pairs.")] = 2,
+        coalitions: Annotated[int, Meta(ge=2, description="Masked copies an image and step, in pairs.")] = 2,
         mask: Annotated[
             Literal["pixel", "attention"], Meta(description="Absent patches are set to 0, or not attended to.")
         ] = "pixel",
         value: Annotated[
-            Literal["visible", "full"], Meta(description="Who votes on a masked picture: patches present, or all.")
+            Literal["visible", "full"], Meta(description="Who votes on a masked image: patches present, or all.")
         ] = "visible",
         head: Annotated[
             Literal["linear", "mlp"], Meta(description="One linear layer, which can start as the classifier, or two.")
@@ -90,7 +90,7 @@ class ShapleyObjective(Objective):
             Meta(ge=0, description="Weight of a second Shapley loss, which teaches the votes only; 0 leaves it out."),
         ] = 0.0,
         votes_coalitions: Annotated[
-            int, Meta(ge=4, description="Masked copies a picture and step for it, in pairs, asked without gradients.")
+            int, Meta(ge=4, description="Masked copies an image and step for it, in pairs, asked without gradients.")
         ] = 16,
         votes_half: Annotated[
             bool, Meta(description="Ask these in bfloat16, which is faster where the processor has it.")
@@ -128,7 +128,7 @@ class ShapleyObjective(Objective):
         return [Group(weights=head, lr_scale=self.head_lr, like_head=True)]
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
-        """Return the losses from one pass over the pictures and their masked copies, and what only the votes learn."""
+        """Return the losses from one pass over the images and their masked copies, and what only the votes learn."""
         own = _own(network)
         shown = sample_coalitions(len(inputs), self.coalitions, own.cells, generator=step.generator)
         shown = shown.to(inputs.device)
@@ -163,7 +163,7 @@ class ShapleyObjective(Objective):
         return shapley_loss(*self._compared(phi, values - empty, labels), shown)
 
     def _votes_error(self, own: ShapleyVision, inputs: Tensor, labels: Tensor, phi: Tensor, step: Step) -> Tensor:
-        """Compare votes with what the network, as it is used, answers to coalitions of one size a picture."""
+        """Compare votes with what the network, as it is used, answers to coalitions of one size an image."""
         shown = sample_coalitions(
             len(inputs), self.votes_coalitions, own.cells, generator=step.generator, alike=True
         ).to(inputs.device)

@@ -66,7 +66,7 @@ class SelfExplained(Explainer):
         network = _self_explaining(model)
         if inputs.shape[-2:] != network.cell_of_pixel.shape:
             raise ExplainerRefused(
-                f"a picture of {inputs.shape[-2]}x{inputs.shape[-1]} pixels has another grid of patches than"
+                f"an image of {inputs.shape[-2]}x{inputs.shape[-1]} pixels has another grid of patches than"
                 f" {network.size[1]}x{network.size[2]}, which the network was made for"
             )
         held: list[Tensor] = []
@@ -113,7 +113,7 @@ class SelfExplained(Explainer):
     def _lacking(
         self, model: Model, image: Tensor, target: ResolvedTarget, votes: Tensor, budget: int, seed: int
     ) -> Estimate:
-        """Return the Shapley values of what the votes of one picture leave unexplained."""
+        """Return the Shapley values of what the votes of one image leave unexplained."""
         network = _self_explaining(model)
         cells = Segments(network.cell_of_pixel)
         if cells.count > MOST_PLAYERS:

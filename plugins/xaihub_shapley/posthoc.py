@@ -28,7 +28,7 @@ RASTER = 32  # points a side, on which it is told which players are neighbours
 
 
 class ShapleyValues(Explainer):
-    """Share the score of the picture among its regions by their Shapley values."""
+    """Share the score of the image among its regions by their Shapley values."""
 
     stochastic = True
     completeness = True

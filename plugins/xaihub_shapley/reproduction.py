@@ -16,12 +16,12 @@ from xaihub.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:  # torch is imported when the command runs
     from xaihub_shapley.experiment import Kind
-    from xaihub_shapley.pictures import Task
+    from xaihub_shapley.images import Task
 
 __all__ = ["reproduce_shapley"]
 
 DEFAULT = 4.5  # half of 9 patches
-# One cell each of tables that we have not seen: backbone, pictures and masks behind them are unknown.
+# One cell each of tables that we have not seen: backbone, images and masks behind them are unknown.
 PUBLISHED = {
     "AOPC (ImageNet)": 0.806,
     "pixel accuracy of thresholded maps (ImageNet-Segmentation), %": 85.78,
@@ -63,10 +63,10 @@ _FIGURES = {
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Highest learning rate."
 )
-@click.option("--pictures", type=click.IntRange(64), default=1400, show_default=True, help="For training.")
-@click.option("--judged", type=click.IntRange(1), default=20, show_default=True, help="Test pictures for the maps.")
+@click.option("--images", type=click.IntRange(64), default=1400, show_default=True, help="For training.")
+@click.option("--judged", type=click.IntRange(1), default=20, show_default=True, help="Test images for the maps.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Networks a row; means are shown.")
-@click.option("--quick", is_flag=True, help="5 epochs on 640 pictures, 5 pictures judged: a trial, no result.")
+@click.option("--quick", is_flag=True, help="5 epochs on 640 images, 5 images judged: a trial, no result.")
 @click.option("-o", "--output", metavar="FILE", help="Write every figure as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print records as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not tell about each network.")
@@ -78,7 +78,7 @@ def reproduce_shapley(
     votes: float,
     epochs: int,
     lr: float,
-    pictures: int,
+    images: int,
     judged: int,
     seeds: int,
     quick: bool,
@@ -110,7 +110,7 @@ def reproduce_shapley(
     if output is not None and Path(output).is_dir():
         raise OutputError(f"cannot write {output!r}: it is a folder", hint="name a file")
     if quick:
-        epochs, pictures, judged = 5, 640, 5
+        epochs, images, judged = 5, 640, 5
     weights = list(dict.fromkeys((0.0, *(lambdas or (DEFAULT,)))))  # the plain twin once, also when 0 is asked for
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more only slows networks of this size down
@@ -123,7 +123,7 @@ def reproduce_shapley(
                 weight=weight,
                 epochs=epochs,
                 lr=lr,
-                pictures=pictures,
+                images=images,
                 judged=judged,
                 votes=votes if weight else 0.0,
             )
@@ -138,7 +138,7 @@ def reproduce_shapley(
     finally:
         torch.set_num_threads(threads)
     whole = {
-        "setting": {"votes": votes, "epochs": epochs, "lr": lr, "pictures": pictures, "judged": judged},
+        "setting": {"votes": votes, "epochs": epochs, "lr": lr, "images": images, "judged": judged},
         "published": PUBLISHED,
         "records": records,
     }

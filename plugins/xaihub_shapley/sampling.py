@@ -1,4 +1,4 @@
-"""Random coalitions for a training step: paired, one set a picture."""
+"""Random coalitions for a training step: paired, one set an image."""
 
 from __future__ import annotations
 

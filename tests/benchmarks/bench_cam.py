@@ -3,8 +3,8 @@
 Run `python tests/benchmarks/bench_cam.py`. Repeats of the three are interleaved and CPU time is compared by medians, so
 that other work on the machine disturbs all of them alike. What is timed:
 
-- method: from the known class to the map at the size of the picture; one forward and one backward pass each.
-- whole: from the picture without a class to the map. `explain` finds and checks the class scores in a pass of its own,
+- method: from the known class to the map at the size of the image; one forward and one backward pass each.
+- whole: from the image without a class to the map. `explain` finds and checks the class scores in a pass of its own,
   and keeps a record; the two libraries take the class from the pass that makes the map.
 """
 

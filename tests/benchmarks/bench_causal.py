@@ -1,4 +1,4 @@
-"""Time the causal search against the bare batched forwards that it needs.
+"""Time the causal search against the bare batched forward passes that it needs.
 
 Run it on demand: `python tests/benchmarks/bench_causal.py --iterations 4`. Both sides see as many rows, the same batch
 size, thread count and memory order, in turns; the figure is the ratio of median CPU times.
@@ -30,10 +30,10 @@ def main() -> None:
     torch.set_num_threads(1)
 
     model = xaihub.load_model(options.model, device="cpu")
-    image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
+    image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
     kind = {"rex": Rex, "convad": ConvAD}[options.explainer]
     explainer = kind(baseline=options.baseline, iterations=options.iterations, agreement=1.0)
-    total = round(explainer.explain(model, image[None])[0].metadata["forwards"])
+    total = round(explainer.explain(model, image[None])[0].metadata["forward_passes"])
     rows = batch_rows(model)
     ready = torch.randn(rows, *model.input_size).contiguous(memory_format=torch.channels_last)
 

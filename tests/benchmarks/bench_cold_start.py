@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-# What a practitioner would write: torch, timm, the same weights, Grad-CAM on the same layer, a picture on disk.
+# What a practitioner would write: torch, timm, the same weights, Grad-CAM on the same layer, an image on disk.
 BARE = """
 import sys, torch, timm, torch.nn.functional as F
 from importlib.resources import files

@@ -124,7 +124,7 @@ def classified(model: Model, folder: Path) -> Iterator[tuple[int, str, Tensor, T
         return
     with table.open(encoding="utf-8") as lines:
         for number, row in enumerate(csv.DictReader(lines)):
-            image, _ = model.prepare(xaihub.load_picture(folder / row["file"]).image)
+            image, _ = model.prepare(xaihub.load_image(folder / row["file"]).rgb)
             logits = model.predict(image[None])[0]
             if int(logits.argmax()) == int(row["class_index"]):
                 yield number, row["file"], image, logits
@@ -158,7 +158,7 @@ def one(scene: Scene, explainer: Explainer, count: int) -> dict[str, Any]:
     return {
         "confidence": own.whole,
         "agreement": found.metadata["details"]["expected_agreement"],
-        "search": found.metadata["details"]["forwards_search"],
+        "search": found.metadata["details"]["forward_passes_search"],
         "seconds": round(time.process_time() - started, 2),
         "areas": [cut.area for cut in cuts],
         "own": [cut.verdict.confidence for cut in cuts],

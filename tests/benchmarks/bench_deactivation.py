@@ -1,4 +1,4 @@
-"""Time deactivated forwards against plain ones.
+"""Time deactivated forward passes against plain ones.
 
 Run it on demand: `python tests/benchmarks/bench_deactivation.py --rows 4`. Both sides see the same rows, thread count
 and memory order, in turns; the figure is the ratio of median CPU times. For a vision transformer the time falls with

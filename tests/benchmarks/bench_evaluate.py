@@ -1,8 +1,8 @@
 """An evaluation run against the bare forward and backward passes that it needs.
 
-    python tests/benchmarks/bench_evaluate.py --pictures 4
+    python tests/benchmarks/bench_evaluate.py --images 4
 
-Pictures are crops of the sample photo. CPU seconds of the whole run (reading, explaining, judging, storing) are divided
+Images are crops of the sample photo. CPU seconds of the whole run (reading, explaining, judging, storing) are divided
 by those of as many bare rows, forward in the engine's batches and backward one by one, on the same network in the same
 process. Crops of one photo have one class, so the grid pointing game refuses them; it counts among the failed scores.
 """
@@ -42,7 +42,7 @@ METRICS = [
     "faithfulness_correlation",
     "sparseness",
     "grid_pointing",
-    "cost_forwards",
+    "cost_forward_passes",
 ]
 
 
@@ -64,14 +64,14 @@ def seconds_a_row(model: xaihub.Model, *, rows: int, backward: bool, repeats: in
 def main() -> None:
     """Run once and print the run's CPU seconds, those of the bare passes, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--images", type=int, default=4)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     hub = Hub()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Image.open(xaihub.sample_photo()) as photo:
-            for number in range(chosen.pictures):
+            for number in range(chosen.images):
                 photo.crop((number * 10, 0, 300 + number * 10, 300)).save(folder / f"{number}.png")
         plan = make_plan(hub, Config(images=[name], explainers=list(EXPLAINERS), metrics=list(METRICS)))
         hub.load_model()  # imports are no part of a run
@@ -82,8 +82,11 @@ def main() -> None:
     model = hub.load_model()
     forward = seconds_a_row(model, rows=batch_rows(model), backward=False)
     both = seconds_a_row(model, rows=1, backward=True)
-    bare = forward * (totals.forwards - totals.backwards) + both * totals.backwards
-    print(f"{totals.forwards} forwards, {totals.backwards} backwards, {totals.scores} scores, {totals.failed} failed")
+    bare = forward * (totals.forward_passes - totals.backward_passes) + both * totals.backward_passes
+    print(
+        f"{totals.forward_passes} forward passes, {totals.backward_passes} backward passes,"
+        f" {totals.scores} scores, {totals.failed} failed"
+    )
     print(f"run    {spent:8.2f} s CPU")
     print(
         f"bare   {bare:8.2f} s CPU ({1000 * forward:.1f} ms a forward row, {1000 * both:.1f} ms forward and backward)"

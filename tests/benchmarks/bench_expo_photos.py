@@ -31,8 +31,8 @@ from xaihub.services.train import train
 from xaihub.training.config import checked
 from xaihub.training.data import Split
 from xaihub.training.memory import keep_freed_memory
+from xaihub_expo.images import mask_opacities
 from xaihub_expo.penalties import local_fit
-from xaihub_expo.pictures import mask_opacities
 
 Figures = dict[str, Any]  # of a run: lists over photos, or numbers
 PLAIN = "plain"
@@ -145,7 +145,7 @@ class Bench:
         logits = torch.cat([model.predict(part) for part in inputs.split(8)])
         return {
             "hits": (logits.argmax(1) == labels).tolist(),
-            "found": [Path(split.pictures.names[index]) in self._found for index in split.val],
+            "found": [Path(split.images.names[index]) in self._found for index in split.val],
             "cross_entropy": torch.nn.functional.cross_entropy(logits, labels, reduction="none").tolist(),
             "mean squared logit": float((logits - logits.mean(1, keepdim=True)).square().mean()),
             "confidence": float(logits.softmax(1).amax(1).mean()),
@@ -163,7 +163,7 @@ class Bench:
 
     def _local(self, run: Path, split: Split) -> Figures:
         model = self._hub.load_model(str(run / "card.yaml"), device="cpu", runtime=Runtime(autocast=True))
-        wanted = [index for index in split.val if Path(split.pictures.names[index]) in self._found]
+        wanted = [index for index in split.val if Path(split.images.names[index]) in self._found]
         found: Figures = {}
         for image, label in zip(*task.tensors(replace(split, val=wanted), model), strict=True):
             scene, figures = scene_of(model, image, int(label)), dict[str, float]()

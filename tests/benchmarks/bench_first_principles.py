@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_first_principles.py --photos DIR --count 50 --measure my.safetensors --used chosen.txt
 
 Each method explains the predicted class of each photo with about `--budget` forward passes, and is judged by insertion
-(on a blurred picture) and deletion (with zeros) with `--steps` steps. keep-p at 0.5 and the weights of RISE and of LIME
+(on a blurred image) and deletion (with zeros) with `--steps` steps. keep-p at 0.5 and the weights of RISE and of LIME
 are read off one set of masks; signed keep-p is twice the centred one. A backward pass counts as two forward passes.
 Means have 95 % bootstrap intervals over photos; "against keep-p" is the mean of differences photo by photo. `--used`
 names photos on which the measure was chosen, one path or name a line; they are left out.
@@ -83,18 +83,20 @@ def measure_all(options: argparse.Namespace) -> None:
                 continue
             if time.monotonic() - started > 60 * options.minutes:
                 return
-            image, _ = model.prepare(xaihub.load_picture(photo).image)
+            image, _ = model.prepare(xaihub.load_image(photo).rgb)
             logits = model.predict(image[None])
             target = Target().resolve(logits)
             scene = Scene(model=model, image=image, logits=logits[0], target=target)
             found = []
-            for name, heat, forwards in methods(model, image, options):
+            for name, heat, forward_passes in methods(model, image, options):
                 explanation = Explanation.of_row(
                     0, values=heat[None, None].float(), logits=logits, target=target, classes=model.classes, metadata={}
                 )
                 case = Case(scene=scene, explanation=explanation)
                 insertion, deletion = (metric.measure(case)[0].value for metric in metrics)
-                found.append({"method": name, "insertion": insertion, "deletion": deletion, "forwards": forwards})
+                found.append(
+                    {"method": name, "insertion": insertion, "deletion": deletion, "forward_passes": forward_passes}
+                )
             with options.store.open("a") as file:
                 file.write(json.dumps({"photo": photo.name, "group": group, "found": found}) + "\n")
 
@@ -201,7 +203,7 @@ def explained(model: xaihub.Model, image: Tensor, made: dict[str, xaihub.Explain
     """Explain with each."""
     for name, explainer in made.items():
         found = explainer.explain(model, image[None])[0]
-        yield name, found.heatmap(), found.metadata["forwards"] + 2 * found.metadata["backwards"]
+        yield name, found.heatmap(), found.metadata["forward_passes"] + 2 * found.metadata["backward_passes"]
 
 
 def lines(store: Path) -> list[dict[str, object]]:
@@ -220,7 +222,7 @@ def report(store: Path) -> None:
     values: dict[str, dict[str, tuple[float, float, float]]] = {}
     for line in lines(store):
         for entry in line["found"]:  # type: ignore[attr-defined]
-            pair = (entry["insertion"], entry["deletion"], entry["forwards"])
+            pair = (entry["insertion"], entry["deletion"], entry["forward_passes"])
             values.setdefault(entry["method"], {})[str(line["photo"])] = pair
     rows = []
     for name, by_photo in values.items():
@@ -230,7 +232,7 @@ def report(store: Path) -> None:
         theirs = torch.tensor([values[REFERENCE][p][0] - values[REFERENCE][p][1] for p in common], dtype=torch.float64)
         mine = torch.tensor([by_photo[p][0] - by_photo[p][1] for p in common], dtype=torch.float64)
         rows.append((float(gaps.mean()), name, scores, gaps, mine - theirs))
-    print("| method | photos | forwards | insertion | deletion | difference | against keep-p |")
+    print("| method | photos | forward passes | insertion | deletion | difference | against keep-p |")
     print("|---|---|---|---|---|---|---|")
     for _, name, scores, gaps, against in sorted(rows, key=lambda row: -row[0]):
         cells = [interval(scores[:, 0]), interval(scores[:, 1]), interval(gaps)]

@@ -1,4 +1,4 @@
-"""Time the masking engine against the bare batched forwards that it needs.
+"""Time the masking engine against the bare batched forward passes that it needs.
 
 Run it on demand: `python tests/benchmarks/bench_masking.py --features grid:7 --rows 8`. Both sides see the same
 batch size, thread count and memory order, in turns; the figure is the ratio of median CPU times.
@@ -32,7 +32,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     model = xaihub.load_model(options.model, device="cpu", runtime=xaihub.Runtime(batch_size=options.rows))
-    image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
+    image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
     features = make_features(options.features, model, image)
     removal = make_removal(options.baseline, model, image)
     coalitions = (torch.rand(options.coalitions, features.count) < 0.5).float()

@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = xaihub.load_model(options.model, device="cpu")
-    image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
+    image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
     regions = make_regions("grid:7", model, image, shifts=1, generator=torch.Generator().manual_seed(0))[0]
     ones = torch.ones(regions.features.count, dtype=torch.float64)
     rows = batch_rows(model)
@@ -56,7 +56,7 @@ def main() -> None:
 
     with model.counting() as counts:
         made = many()
-    print(f"{counts.forwards} forward passes made {made} maps: 6 families or settings of 10 classes each")
+    print(f"{counts.forward_passes} forward passes made {made} maps: 6 families or settings of 10 classes each")
     one = FirstPrinciples(budget=options.masks, tolerance=0)
     times: dict[str, list[float]] = {"bare": [], "60 maps": [], "explain": []}
     for _ in range(options.repeats):

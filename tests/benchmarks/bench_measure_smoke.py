@@ -1,8 +1,8 @@
 """keep-p at 0.5 on a network with kinks and on smooth ones: do two seeds agree, and is it better than chance?
 
-    python tests/benchmarks/bench_measure_smoke.py --pictures 20 --masks 2000
+    python tests/benchmarks/bench_measure_smoke.py --images 20 --masks 2000
 
-Networks are small ones of timm with random weights, and pictures are crops of the sample photo (or of `--photos`), so
+Networks are small ones of timm with random weights, and images are crops of the sample photo (or of `--photos`), so
 the figures say that the method works, not that a network is understood. Maps of two seeds are correlated; insertion
 minus deletion is compared with random values on the same regions. The same seed must give the same map.
 """
@@ -27,13 +27,13 @@ def main() -> None:
     """Print one line a network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path)
-    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--masks", type=int, default=2000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     hub = xaihub.Hub()
     metrics = [hub.get_metric("insertion", steps=14), hub.get_metric("deletion", steps=14, baseline="blur")]
-    print("| network | pictures | correlation of two seeds | keep-p | random patches | better on |")
+    print("| network | images | correlation of two seeds | keep-p | random patches | better on |")
     print("|---|---|---|---|---|---|")
     for name in NAMES:
         model = make(name)
@@ -70,22 +70,22 @@ def make(name: str) -> Model:
 
 
 def crops(model: Model, options: argparse.Namespace) -> list[Tensor]:
-    """Return pictures as inputs: photos shrunk, or random crops of the sample photo."""
+    """Return images as inputs: photos shrunk, or random crops of the sample photo."""
     side = model.input_size[1]
     if options.photos is not None and options.photos.is_dir():
-        files = sorted(options.photos.iterdir())[: options.pictures]
-        pictures = [xaihub.load_picture(file).image.convert("RGB").resize((side, side)) for file in files]
+        files = sorted(options.photos.iterdir())[: options.images]
+        images = [xaihub.load_image(file).rgb.convert("RGB").resize((side, side)) for file in files]
     else:
-        whole = xaihub.load_picture(xaihub.sample_photo()).image.convert("RGB")
+        whole = xaihub.load_image(xaihub.sample_photo()).rgb.convert("RGB")
         generator = torch.Generator().manual_seed(0)
-        pictures = []
-        for _ in range(options.pictures):
+        images = []
+        for _ in range(options.images):
             share = 0.3 + 0.6 * float(torch.rand((), generator=generator))
             width, height = int(whole.width * share), int(whole.height * share)
             left = int(torch.randint(0, whole.width - width, (), generator=generator))
             top = int(torch.randint(0, whole.height - height, (), generator=generator))
-            pictures.append(whole.crop((left, top, left + width, top + height)).resize((side, side)))
-    return [model.prepare(picture)[0] for picture in pictures]
+            images.append(whole.crop((left, top, left + width, top + height)).resize((side, side)))
+    return [model.prepare(image)[0] for image in images]
 
 
 def judge(model: Model, image: Tensor, heat: Tensor, metrics: list[Metric]) -> float:

@@ -2,8 +2,8 @@
 
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_metrics.py --maps 64 --steps 12`. All sides work on
 one thread and take turns; the figures are medians of the process's CPU time, and ratios of them. A further side makes
-only the batched forwards that the curves need. The mean areas, insertion and deletion, are printed first: those of
-xaihub and torchcam must agree.
+only the batched forward passes that the curves need. The mean areas, insertion and deletion, are printed first: those
+of xaihub and torchcam must agree.
 With `--road` the imputation is timed against grad-cam's, for one share of hidden pixels at a time.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Print the CPU time of each side, and how many times ours it takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--maps", type=int, default=4, help="maps of as many flipped and shifted pictures")
+    parser.add_argument("--maps", type=int, default=4, help="maps of as many flipped and shifted images")
     parser.add_argument("--steps", type=int, default=28, help="a divisor of the number of pixels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--torchcam-rows", type=int, default=32, help="rows a forward pass for torchcam; 32 is its own")
@@ -42,7 +42,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # Quantus warns a few times a step
 
     model = xaihub.load_model(options.model, device="cpu")
-    image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
+    image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
     images = torch.stack(
         [image.roll(37 * i, 2).flip(2) if i % 2 else image.roll(37 * i, 2) for i in range(options.maps)]
     )
@@ -58,13 +58,13 @@ def main() -> None:
     if not options.channels_last:
         stock = stock.to(memory_format=torch.contiguous_format)
 
-    forwards = 2 * options.steps * len(images)  # 2 (steps - 1) between, the whole picture, and nothing of it
+    forward_passes = 2 * options.steps * len(images)  # 2 (steps - 1) between, the whole image, and nothing of it
     ready = torch.randn(8, *image.shape).contiguous(memory_format=torch.channels_last)
 
     def bare() -> None:
         with torch.inference_mode():
-            for start in range(0, forwards, 8):
-                model.module(ready[: forwards - start])
+            for start in range(0, forward_passes, 8):
+                model.module(ready[: forward_passes - start])
 
     sides: dict[str, Callable[[], object]] = {
         "bare": bare,
@@ -128,7 +128,7 @@ def _torchcam(
 
 
 def _quantus(net: nn.Module, images: Tensor, heats: Tensor, classes: Tensor, steps: int) -> tuple[float, float]:
-    """Flip by the map, and by its negative: the insertion curve read backwards.
+    """Flip by the map, and by its negative: the insertion curve read backward passes.
 
     It orders the values of all channels together, and its "black" is the lowest value of an input, so the areas are not
     the same ones. Its steps have to divide the pixels of one channel and are counted over all of them, so it gets the

@@ -1,9 +1,9 @@
-"""Time occlusion, KernelSHAP and RISE against the bare batched forwards that they need, and against captum itself.
+"""Time occlusion, KernelSHAP and RISE against the bare batched forward passes they need, and against captum itself.
 
-Run it on demand: `python tests/benchmarks/bench_perturbation.py --repeats 5`. Every side sees the same pictures, rows a
+Run it on demand: `python tests/benchmarks/bench_perturbation.py --repeats 5`. Every side sees the same images, rows a
 pass and thread count, in turns; figures are medians of CPU time. "Bare" runs as many rows as the method needs through
 the network, ready-made, in channels-last order under inference mode. captum is given the network as it comes, and
-the same pictures, windows, segments and number of samples; of several rows a pass its best is taken.
+the same images, windows, segments and number of samples; of several rows a pass its best is taken.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
 
     model = xaihub.load_model(options.model, device="cpu", runtime=xaihub.Runtime(batch_size=options.rows))
-    picture = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)[0].unsqueeze(0)
-    index = int(model.predict(picture).argmax())
-    grey = baseline_image("grey", model, picture[0]).unsqueeze(0)
-    features = make_features("superpixels:50", model, picture[0])
+    image = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)[0].unsqueeze(0)
+    index = int(model.predict(image).argmax())
+    grey = baseline_image("grey", model, image[0]).unsqueeze(0)
+    features = make_features("superpixels:50", model, image[0])
     segments = features.spread(torch.arange(features.count))[None, None]
     network = model.module.to(memory_format=torch.channels_last)
     ready = torch.randn(options.rows, *model.input_size).contiguous(memory_format=torch.channels_last)
@@ -56,12 +56,12 @@ def main() -> None:
         return run
 
     def ours(explainer: xaihub.Explainer) -> Callable[[], xaihub.Explanation]:
-        return lambda: explainer.explain(model, picture, index)[0]
+        return lambda: explainer.explain(model, image, index)[0]
 
     def occlusion(rows: int) -> Callable[[], object]:
         channels = model.input_size[0]
         return lambda: captum.attr.Occlusion(network).attribute(
-            picture,
+            image,
             (channels, options.window, options.window),
             strides=(channels, options.stride, options.stride),
             baselines=grey,
@@ -73,7 +73,7 @@ def main() -> None:
         def run() -> object:
             with torch.no_grad():
                 return captum.attr.KernelShap(network).attribute(
-                    picture,
+                    image,
                     baselines=grey,
                     target=index,
                     feature_mask=segments,
@@ -91,7 +91,7 @@ def main() -> None:
     print(f"{'':12}{'rows':>6}{'bare':>9}{'xaihub':>9}{'ratio':>7}{'captum':>9}{'rows':>6}{'captum / xaihub':>17}")
     for name in options.methods:
         run, peer = methods[name]
-        rows = round(run().metadata["forwards"]) + 1  # explain itself asks once for the class
+        rows = round(run().metadata["forward_passes"]) + 1  # explain itself asks once for the class
         best = min(options.captum_rows, key=lambda size: _seconds(peer(size))) if peer else 0
         sides = {"bare": bare(rows), "xaihub": run, **({"captum": peer(best)} if peer else {})}
         times: dict[str, list[float]] = {side: [] for side in sides}

@@ -2,8 +2,8 @@
 
 Run it where rex-xai 0.4.1 is installed: `python tests/benchmarks/bench_rex.py --iterations 20 --confidence 0.5`. It
 prints the area of the set that each finds, its confidence in a forward pass of its own, times, rows, and our time over
-that of the bare batched forwards. Times are CPU time of one thread, the wall time of an idle machine. Ours grows the
-set by `--step` pixels and takes cells of `--cell` pixels a side away again; `--no-shrink` leaves that out.
+that of the bare batched forward passes. Times are CPU time of one thread, the wall time of an idle machine. Ours grows
+the set by `--step` pixels and takes cells of `--cell` pixels a side away again; `--no-shrink` leaves that out.
 `--deactivate` compares `convad` with rex-xai over the deactivated network.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Print one line a tool and seed, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="efficientnet_lite0")
-    parser.add_argument("--photos", nargs="*", help="pictures; the sample photo without")
+    parser.add_argument("--photos", nargs="*", help="images; the sample photo without")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--confidence", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=1)
@@ -51,22 +51,22 @@ def main() -> None:
         print("skipped: rex-xai is not installed")
         return
     model = xaihub.load_model(options.model, device="cpu")
-    ratios: dict[str, list[float]] = {"search and extraction": [], "areas": [], "over bare forwards": []}
+    ratios: dict[str, list[float]] = {"search and extraction": [], "areas": [], "over bare forward passes": []}
     for photo in options.photos or [xaihub.sample_photo()]:
-        image, _ = model.prepare(xaihub.load_picture(photo).image)
+        image, _ = model.prepare(xaihub.load_image(photo).rgb)
         for seed in range(options.seeds):
             theirs, ours = _theirs(model, image, options, seed), _ours(model, image, options, seed)
             bare = _bare(model, ours["rows"])
             ratios["search and extraction"].append(ours["seconds"] / theirs["seconds"])
             ratios["areas"].append(ours["area"] / theirs["area"])
-            ratios["over bare forwards"].append(ours["seconds"] / bare)
+            ratios["over bare forward passes"].append(ours["seconds"] / bare)
             for name, found in (("rex-xai", theirs), ("xaihub", ours)):
                 print(
                     f"{name:8} seed {seed}: area {found['area']:.4f}, confidence {found['confidence']:.3f} of"
                     f" {found['whole']:.3f}, {found['seconds']:.1f} s, {found['rows']} rows",
                     flush=True,
                 )
-            print(f"bare forwards of as many rows as xaihub: {bare:.1f} s", flush=True)
+            print(f"bare forward passes of as many rows as xaihub: {bare:.1f} s", flush=True)
     for name, values in ratios.items():
         print(f"ratio of {name}: median {statistics.median(values):.3f}, from {min(values):.3f} to {max(values):.3f}")
 
@@ -127,7 +127,7 @@ def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed:
     record = found.metadata["details"]["explanations"][0]
     return {
         "seconds": seconds,
-        "rows": round(found.metadata["forwards"]),
+        "rows": round(found.metadata["forward_passes"]),
         "area": record["area"],
         "confidence": record["confidence"],
         "whole": found.metadata["details"]["confidence"],

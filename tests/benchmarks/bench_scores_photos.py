@@ -70,7 +70,7 @@ def load(found: list[superclasses.Photo], *, warm: bool) -> Task:
     names, rows = list(superclasses.SUPERCLASSES), []
     handle = head.register_forward_pre_hook(lambda _module, given: rows.append(given[0]))
     for photo in found:
-        inputs, _ = model.prepare(xaihub.load_picture(photo.file).image)
+        inputs, _ = model.prepare(xaihub.load_image(photo.file).rgb)
         model.predict(torch.stack([inputs, inputs.flip(-1)]))
     handle.remove()
     start = None

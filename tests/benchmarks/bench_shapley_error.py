@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_shapley_error.py --photos DIR --count 3
 
 The game is the predicted class's probability (or `--output logit`) over the superpixels of a photo, hidden by a blurred
-picture. All coalitions are asked once, and kept in `--tables`; every estimator then plays on that table, with `--runs`
+image. All coalitions are asked once, and kept in `--tables`; every estimator then plays on that table, with `--runs`
 seeds. The error is |estimate - exact| / |exact|, as a mean over photos and seeds. A budget counts every question, the
 two ends too; an estimator that asks others is shown with what it asked. Without `--photos` the sample photo is used.
 """
@@ -72,7 +72,7 @@ def table(photo: Path, options: argparse.Namespace) -> Tensor:
     file = options.tables / f"{photo.stem}_{options.features.replace(':', '')}_{options.output}.npy"
     if not file.exists():
         model = xaihub.load_model(options.model, device="cpu")
-        image, _ = model.prepare(xaihub.load_picture(photo).image)
+        image, _ = model.prepare(xaihub.load_image(photo).rgb)
         features = make_features(options.features, model, image)
         if features.count > MOST:
             raise SystemExit(f"{photo.name} has {features.count} superpixels; ask for fewer with --features")

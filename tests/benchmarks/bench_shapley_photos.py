@@ -64,16 +64,16 @@ def main() -> None:
     parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
     parser.add_argument("--learn", help="a folder of more photos, to learn from and to classify only")
     parser.add_argument("--extra", nargs="+", default=[], help="folders of photos that every fold learns from")
-    parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and pictures are kept")
+    parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and images are kept")
     parser.add_argument("--seed", type=int, default=1, help="of dealing out and of training")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="which of these are held out")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=224, help="pixels a side, a multiple of 32")
     parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--weight", type=float, default=1, help="lambda")
-    parser.add_argument("--coalitions", type=int, default=2, help="masked copies a picture and step")
+    parser.add_argument("--coalitions", type=int, default=2, help="masked copies an image and step")
     parser.add_argument("--votes", type=float, default=0, help="weight of the loss that teaches the votes only")
-    parser.add_argument("--votes-coalitions", type=int, default=16, help="masked copies a picture and step for it")
+    parser.add_argument("--votes-coalitions", type=int, default=16, help="masked copies an image and step for it")
     parser.add_argument("--half", action="store_true", help="train both twins in bfloat16, where that is faster")
     parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
@@ -134,14 +134,14 @@ def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argpars
     data = held_out(task)
     inputs, labels = tensors(data, plain)
     logits = {name: _logits(model, inputs) for name, model in zip(TWINS, (plain, own), strict=True)}
-    record: dict[str, Any] = {"photos": [Path(data.pictures.names[index]).name for index in data.val], "agreement": {}}
+    record: dict[str, Any] = {"photos": [Path(data.images.names[index]).name for index in data.val], "agreement": {}}
     for name, scores in logits.items():
         record[name] = {
             "hits": (scores.argmax(1) == labels).tolist(),
             "confidence": float(scores.softmax(1).amax(1).mean()),
             "cross-entropy": float(torch.nn.functional.cross_entropy(scores, labels)),
         }
-    rows = [row for row, index in enumerate(data.val) if Path(data.pictures.names[index]) in found]
+    rows = [row for row, index in enumerate(data.val) if Path(data.images.names[index]) in found]
     rest = [row for row in range(len(labels)) if row not in rows]
     factors = {f"{name}, calibrated": _calibrated(scores[rest], labels[rest]) for name, scores in logits.items()}
     factors["shapley, as confident"] = _as_confident(logits["shapley"], logits["plain"])
@@ -320,8 +320,8 @@ def _draw(hub: Hub, folder: Path, found: set[Path], options: argparse.Namespace)
     place = folder / f"{options.seed}-{options.folds[0]}"
     data = held_out(place / "task.csv")
     models = {name: _load(hub, place / name) for name in reversed(TWINS)}
-    (folder / "pictures").mkdir(exist_ok=True)
-    names = [name for name in (data.pictures.names[index] for index in data.val) if Path(name) in found]
+    (folder / "images").mkdir(exist_ok=True)
+    names = [name for name in (data.images.names[index] for index in data.val) if Path(name) in found]
     for photo in names[:: max(1, len(names) // 5)]:
         rows = []
         for name, model in models.items():
@@ -333,7 +333,7 @@ def _draw(hub: Hub, folder: Path, found: set[Path], options: argparse.Namespace)
                     for method, values in wanted.values()
                 ]
             )
-        grid(rows).save(folder / "pictures" / f"{Path(photo).stem}.png")
+        grid(rows).save(folder / "images" / f"{Path(photo).stem}.png")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
     parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="of the three parts")
     parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes")
-    parser.add_argument("--large-picture", default="sample", help="sample, or the name of one of the photos used")
+    parser.add_argument("--large-image", default="sample", help="sample, or the name of one of the photos used")
     parser.add_argument("--large-seeds", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="make the games' passes in bfloat16")
     parser.add_argument("--truth", type=int, default=4000, help="rows of each part of the large game's truth")
@@ -97,26 +97,26 @@ def main() -> None:
     warnings.simplefilter("ignore")
     Path(options.cache).mkdir(parents=True, exist_ok=True)
     hub = xaihub.Hub()
-    pictures = {"sample": xaihub.sample_photo()}
+    images = {"sample": xaihub.sample_photo()}
     if options.photos:
         files = {file.stem: file for file in sorted(Path(options.photos).iterdir()) if file.is_file()}
         names = options.names or list(files)[:: max(1, len(files) // 3)][:3]
-        pictures |= {name: files[name] for name in names}
+        images |= {name: files[name] for name in names}
     parts = options.only or ("enumerated", "large", "times")
     runtime = xaihub.Runtime(autocast=options.bf16)
     if "enumerated" in parts:
         small = hub.load_model(device="cpu", size=options.size, runtime=runtime)
-        for name, photo in pictures.items():
+        for name, photo in images.items():
             _enumerated(small, photo, name, options)
     if "large" in parts:
-        _large(hub.load_model(device="cpu", runtime=runtime), pictures[options.large_picture], options)
+        _large(hub.load_model(device="cpu", runtime=runtime), images[options.large_image], options)
     if "times" in parts:
-        _times(hub.load_model(device="cpu"), pictures["sample"], options)
+        _times(hub.load_model(device="cpu"), images["sample"], options)
 
 
 def _game(model: Any, photo: Any, features: str) -> tuple[Game, Tensor, np.ndarray]:
     """Return the game, the players' shapes, and their centres."""
-    image = model.prepare(xaihub.load_picture(photo).image)[0]
+    image = model.prepare(xaihub.load_image(photo).rgb)[0]
     players = make_features(features, model, image)
     removal = make_removal("blur", model, image)
     target = xaihub.Target().resolve(model.predict(image[None]))
@@ -155,11 +155,11 @@ def _enumerated(model: Any, photo: Any, name: str, options: argparse.Namespace) 
 def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
     ask, parts, places = _game(model, photo, f"grid:{options.large}")
     kind = _kind(options)
-    file = Path(options.cache) / f"{options.large_picture}-grid{options.large}-{model.input_size[1]}{kind}.npz"
+    file = Path(options.cache) / f"{options.large_image}-grid{options.large}-{model.input_size[1]}{kind}.npz"
     known = Kept(ask, file.with_name(f"{file.stem}-truth.npz"))
     truth, noise = _truth(known, parts, options.truth, options.parts)
     known.save()
-    print(f"\n{options.large_picture}, {len(parts)} players at {model.input_size[1]} pixels{kind.replace('-', ', ')}")
+    print(f"\n{options.large_image}, {len(parts)} players at {model.input_size[1]} pixels{kind.replace('-', ', ')}")
     print(f"truth from {options.parts} times {options.truth} rows, relative standard error {noise:.3f}")
     kept = Kept(ask, file)
     try:
@@ -304,13 +304,13 @@ def _shapiq(name: str, values: dict[str, Any]) -> Estimator:
 
 def _times(model: Any, photo: Any, options: argparse.Namespace) -> None:
     """Compare the explainer with bare passes of as many rows as it asks about."""
-    image = model.prepare(xaihub.load_picture(photo).image)[0]
+    image = model.prepare(xaihub.load_image(photo).rgb)[0]
     print(f"\nCPU time, one thread, median of {options.repeats}")
     for features, budget, estimator in (("grid:4", 256, "interactions"), ("grid:7", 512, "interactions")):
         explainer = xaihub.get_explainer(
             "shapley_values", features=features, budget=budget, estimator=estimator, baseline="blur"
         )
-        rows = round(explainer.explain(model, image[None])[0].metadata["forwards"]) + 1
+        rows = round(explainer.explain(model, image[None])[0].metadata["forward_passes"]) + 1
 
         def bare(rows: int = rows) -> None:
             from xaihub.masking import batch_rows

@@ -29,7 +29,7 @@ def main() -> None:
     """Print a line for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"])
-    parser.add_argument("--rows", type=int, default=4, help="pictures a step")
+    parser.add_argument("--rows", type=int, default=4, help="images a step")
     parser.add_argument("--coalitions", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--bf16", action="store_true", help="passes in bfloat16")
@@ -60,7 +60,7 @@ def main() -> None:
                 times[side] += [time.process_time() - started] if turn else []  # the first turn warms up
         plain, shapley = (statistics.median(seconds) for seconds in times.values())
         print(
-            f"{name:24} {options.rows} pictures, {options.coalitions} coalitions, {mask} mask:"
+            f"{name:24} {options.rows} images, {options.coalitions} coalitions, {mask} mask:"
             f" plain {plain:.3f} s, shapley {shapley:.3f} s, ratio {shapley / plain:.2f}",
             flush=True,
         )

@@ -28,7 +28,7 @@ from xaihub.training.setting import accelerating
 
 
 class Memory:
-    """Batches that are there already, so that reading pictures is no part of what is timed."""
+    """Batches that are there already, so that reading images is no part of what is timed."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, steps: int) -> None:
         self.inputs, self.labels, self.steps = inputs, labels, steps

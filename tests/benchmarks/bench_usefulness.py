@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import xaihub
-from xaihub.masking import make_removal, masked_forwards
+from xaihub.masking import make_removal, masked_forward_passes
 
 WAYS = [
     "zero",
@@ -48,7 +48,9 @@ def main() -> None:
             masks, own = _masks(image.shape[-1]), int(logits.argmax())
             for way in options.ways:
                 removal = make_removal(way, model, image)
-                outputs = torch.cat([batch.outputs for batch in masked_forwards(model, image, masks, removal=removal)])
+                outputs = torch.cat(
+                    [batch.outputs for batch in masked_forward_passes(model, image, masks, removal=removal)]
+                )
                 kept = (outputs.argmax(1) == own).float()
                 found[way].append(torch.stack([kept, outputs.softmax(1)[:, own]], dim=1))
     print(f"{len(found[options.ways[0]])} photos and models ({', '.join(options.models)})\n")

@@ -1,7 +1,7 @@
-"""Draw minimal sufficient pixels of twelve pictures on one sheet, and tell how far two seeds' maps agree.
+"""Draw minimal sufficient pixels of twelve images on one sheet, and tell how far two seeds' maps agree.
 
 Run it on demand: `python tests/benchmarks/sheet_convad.py --out docs/images/convad.jpg`. Without `--photos` the
-pictures are those that scikit-image, scikit-learn and matplotlib bring along, and crops of them.
+images are those that scikit-image, scikit-learn and matplotlib bring along, and crops of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import xaihub
 from xaihub import Explanation, Runtime
 from xaihub.rendering import pixel_sets
 
-# Name, picture, and the crop as shares of it: left, top, right, bottom.
+# Name, image, and the crop as shares of it: left, top, right, bottom.
 CROPS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "cat": ("chelsea.png", (0, 0, 1, 1)),
     "cat, nearer": ("chelsea.png", (0.1, 0, 0.75, 0.9)),
@@ -37,14 +37,14 @@ CROPS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
 
 
 def main() -> None:
-    """Explain, draw, and print one line a picture."""
+    """Explain, draw, and print one line an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--photos", nargs="*")
     parser.add_argument("--explainer", default="convad")
     parser.add_argument("-p", dest="values", nargs="*", default=["confidence=0.5"], metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--limit", type=int, help="pictures")
+    parser.add_argument("--limit", type=int, help="images")
     parser.add_argument("--columns", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--out", type=Path, default=Path("convad.jpg"))
@@ -54,9 +54,9 @@ def main() -> None:
     model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(autocast=options.bf16))
     explainer = xaihub.get_explainer(options.explainer, **dict(pair.split("=", 1) for pair in options.values))
     cells, agreements = [], []
-    for name, source in list(_pictures(options.photos))[: options.limit]:
-        picture = xaihub.load_picture(source)
-        inputs, geometry = model.prepare(picture.image)
+    for name, source in list(_images(options.photos))[: options.limit]:
+        image = xaihub.load_image(source)
+        inputs, geometry = model.prepare(image.rgb)
         found = []
         for seed in range(options.seeds):
             stem = (options.keep or Path()) / f"{name.replace(', ', '_')}__{seed}"
@@ -66,12 +66,11 @@ def main() -> None:
             found.append(explainer.explain(model, inputs[None], seed=seed)[0])
             if options.keep:
                 found[-1].save(stem)
-        first = found[0].with_picture(picture, geometry)
+        first = found[0].with_image(image, geometry)
         cells.append(_cell(first))
         record = first.metadata["details"]
-        text = (
-            f"{name}: {first.claim}, {record['explanations'][0]['area']:.3f} of it, {first.metadata['forwards']:g} rows"
-        )
+        text = f"{name}: {first.claim}, {record['explanations'][0]['area']:.3f} of it,"
+        text += f" {first.metadata['forward_passes']:g} rows"
         text += f", expected agreement {record['expected_agreement']:.2f}"
         if len(found) > 1:
             agreements.append(_agreement(found))
@@ -82,7 +81,7 @@ def main() -> None:
         print(f"correlation of seeds: mean {np.mean(agreements):.3f}, least {min(agreements):.3f}")
 
 
-def _pictures(photos: list[str] | None) -> Iterator[tuple[str, str | bytes]]:
+def _images(photos: list[str] | None) -> Iterator[tuple[str, str | bytes]]:
     if photos:
         yield from ((Path(photo).stem, photo) for photo in photos)
         return
@@ -97,7 +96,7 @@ def _pictures(photos: list[str] | None) -> Iterator[tuple[str, str | bytes]]:
     ]
     for name, (source, crop) in CROPS.items():
         file = next(folder / source for folder in folders if (folder / source).exists())
-        image = xaihub.load_picture(file).image
+        image = xaihub.load_image(file).rgb
         box = [round(share * side) for share, side in zip(crop, (*image.size, *image.size), strict=True)]
         packed = io.BytesIO()
         image.crop(box).save(packed, "PNG")

@@ -25,7 +25,7 @@ import xaihub
 from xaihub.training.data import Split, split
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.result import write_card, write_weights
-from xaihub.training.sources import open_pictures
+from xaihub.training.sources import open_images
 
 FOLDS = 5
 SAME = 0.97  # photos whose small grey copies correlate by more are taken for one; the nearest that are not, by 0.94
@@ -155,15 +155,15 @@ def _look(photo: Photo) -> np.ndarray:
 
 
 def held_out(file: str | Path, *, share: float = 0.2, seed: int = 0) -> Split:
-    """Return the split of `xaihub train FILE --val SHARE --seed SEED`; its `val` are indices of its pictures."""
-    return split(open_pictures(str(file)), share=share, seed=seed)
+    """Return the split of `xaihub train FILE --val SHARE --seed SEED`; its `val` are indices of its images."""
+    return split(open_images(str(file)), share=share, seed=seed)
 
 
 def tensors(data: Split, model: Any, part: str = "val") -> tuple[Tensor, Tensor]:
     """Return the (B, C, H, W) inputs in the model's units and the (B,) labels of one part of a split."""
     indices = list(getattr(data, part))
-    inputs = [model.prepare(data.pictures.read(index))[0] for index in indices]
-    return torch.stack(inputs), torch.tensor([data.pictures.labels[index] for index in indices])
+    inputs = [model.prepare(data.images.read(index))[0] for index in indices]
+    return torch.stack(inputs), torch.tensor([data.images.labels[index] for index in indices])
 
 
 def warm_card(folder: str | Path, name: str = "efficientnet_lite0") -> Path:

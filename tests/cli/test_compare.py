@@ -38,11 +38,11 @@ def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Pa
     assert Path("grid.png").is_file()
 
 
-def test_more_than_one_picture_is_wrong_usage(run: Run, cat: Path) -> None:
+def test_more_than_one_image_is_wrong_usage(run: Run, cat: Path) -> None:
     shutil.copy(cat, "second.png")
     result = run("compare", ".")
     assert result.exit_code == 2
-    assert "takes one picture" in result.stderr
+    assert "takes one image" in result.stderr
 
 
 def test_models_of_one_name_are_told_apart_by_their_cards(run: Run, cat: Path) -> None:

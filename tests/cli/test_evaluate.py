@@ -27,7 +27,7 @@ def photos(tmp_path: Path, cat: Path) -> Path:
 def test_a_run_prints_a_board_and_leaves_a_store(run: Run, photos: Path) -> None:
     result = run("evaluate", "photos", *SMALL, "-o", "runs/first")
     assert result.exit_code == 0, result.stderr
-    assert "efficientnet_lite0, 2 pictures" in result.stdout
+    assert "efficientnet_lite0, 2 images" in result.stdout
     assert "gradcam" in result.stdout
     assert "control_random" in result.stdout
     assert Path("runs/first/run.sqlite").is_file()
@@ -41,7 +41,7 @@ def test_resuming_adds_and_repeats_nothing(run: Run, photos: Path) -> None:
     assert second["totals"]["scores"] == 4
     assert second["totals"]["kept"] == 4
     third = json.loads(run("evaluate", "--resume", "runs/first", "--json").stdout)
-    assert third["totals"]["scores"] == third["totals"]["forwards"] == 0
+    assert third["totals"]["scores"] == third["totals"]["forward_passes"] == 0
 
 
 def test_a_file_says_the_same_as_options(run: Run, photos: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_file_says_the_same_as_options(run: Run, photos: Path) -> None:
 def test_a_dry_run_prints_the_cost_and_stores_nothing(run: Run, photos: Path) -> None:
     result = run("evaluate", "photos", *SMALL, "--no-controls", "-o", "runs/first", "--dry-run")
     assert result.exit_code == 0, result.stderr
-    assert "2 pictures, 1 explainers, 2 metrics, 1 models: about" in result.stdout
+    assert "2 images, 1 explainers, 2 metrics, 1 models: about" in result.stdout
     assert not Path("runs").exists()
 
 
@@ -66,7 +66,7 @@ def test_export_and_merge(run: Run, photos: Path) -> None:
     run("evaluate", "photos/b.png", *SMALL, "--no-controls", "-o", "runs/b")
     assert run("merge", "runs/a", "runs/b", "-o", "runs/ab").exit_code == 0
     lines = run("export", "runs/ab", "--format", "csv").stdout.splitlines()
-    assert lines[0].startswith("picture,model,explainer")
+    assert lines[0].startswith("image,model,explainer")
     assert len(lines) == 1 + 4
     resumed = json.loads(run("evaluate", "--resume", "runs/ab", "--json").stdout)
     assert resumed["totals"]["kept"] == 4
@@ -99,7 +99,7 @@ def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
     ("arguments", "code", "says"),
     [
         (("photos", "-k", "insertion"), 2, "say where the run goes"),
-        ((), 2, "give pictures"),
+        ((), 2, "give images"),
         (("photos", "-k", "insertio", "-o", "r"), 2, "did you mean 'insertion'"),
         (("photos", "-m", "efficientnet_lite", "-o", "r"), 2, "no model is named 'efficientnet_lite'"),
         (("photos", "-t", "tabbi", "-e", "gradcam", "-o", "r"), 1, "no class is named 'tabbi'"),

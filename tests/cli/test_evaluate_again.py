@@ -64,7 +64,7 @@ class MapMean(Metric):
 
 
 class TruthShare(Metric):
-    """How much of the picture is marked."""
+    """How much of the image is marked."""
 
     needs_truth = True
 
@@ -73,18 +73,18 @@ class TruthShare(Metric):
 
 
 class PoolSum(Metric):
-    """The sum of the other pictures."""
+    """The sum of the other images."""
 
     needs_pool = True
 
     def score(self, case):
         if not len(case.scene.pool):
-            raise MetricRefused("there is no other picture")
+            raise MetricRefused("there is no other image")
         return float(sum(float(image.double().sum()) for image, _ in case.scene.pool))
 
 
 class Nosy(Metric):
-    """Looks at the other pictures and does not say so."""
+    """Looks at the other images and does not say so."""
 
     def score(self, case):
         return float(len(case.scene.pool))
@@ -134,10 +134,10 @@ def evaluate(run: Run, toys: Path, photos: Path) -> Callable[..., dict[str, Any]
 
 
 def scores(folder: str | Path, *metrics: str) -> dict[tuple[str, str, str], float | None]:
-    """Return the shown values; fails where a picture has two."""
+    """Return the shown values; fails where an image has two."""
     with RunStore(folder) as store:
         rows = [row for row in store.rows() if not metrics or row.metric in metrics]
-    found = {(Path(row.picture).name, row.explainer, row.metric): row.value for row in rows}
+    found = {(Path(row.image).name, row.explainer, row.metric): row.value for row in rows}
     assert len(found) == len(rows)
     return found
 
@@ -314,21 +314,21 @@ def test_merged_runs_of_other_photos_are_completed_by_resuming(
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "parquet"])
-@pytest.mark.parametrize(("pictures", "expected"), [("photos", 5), ("photos/broken.png", 1)])
-def test_a_picture_that_failed_is_in_every_export_with_its_reason(
-    evaluate: Callable[..., dict[str, Any]], run: Run, photos: Path, form: str, pictures: str, expected: int
+@pytest.mark.parametrize(("images", "expected"), [("photos", 5), ("photos/broken.png", 1)])
+def test_an_image_that_failed_is_in_every_export_with_its_reason(
+    evaluate: Callable[..., dict[str, Any]], run: Run, photos: Path, form: str, images: str, expected: int
 ) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    (photos / "broken.png").write_text("no picture")
-    evaluate(pictures, *TOY, "-k", "map_mean", "-o", "r", code=1)
+    (photos / "broken.png").write_text("no image")
+    evaluate(images, *TOY, "-k", "map_mean", "-o", "r", code=1)
     assert run("export", "r", "--format", form, "-o", "out").exit_code == 0
     readers = {"json": pandas.read_json, "csv": pandas.read_csv, "parquet": pandas.read_parquet}
     rows = readers[form]("out")
     assert len(rows) == expected
     (failed,) = rows[rows["metric"].isna()].to_dict("records")
-    assert Path(failed["picture"]).name == "broken.png"
-    assert "is not a picture" in failed["error"]
+    assert Path(failed["image"]).name == "broken.png"
+    assert "is not an image" in failed["error"]
     assert set(rows["target"].dropna()) <= {0, 1, 2}
 
 
@@ -338,7 +338,7 @@ def test_a_dry_run_names_what_it_could_not_count(run: Run, toys: Path, photos: P
     assert result.exit_code == 0, result.stderr
     assert "pool_sum" not in result.stdout
     assert "map_mean of toy_noise" in result.stdout
-    assert "note: pool_sum is not counted: there is no other picture" in result.stderr
+    assert "note: pool_sum is not counted: there is no other image" in result.stderr
     assert json.loads(run("--plugin", str(toys), "evaluate", *arguments, "--json").stdout)["not_counted"] == {
-        "pool_sum": "there is no other picture"
+        "pool_sum": "there is no other image"
     }

@@ -54,7 +54,7 @@ def test_the_overlay_keeps_the_original_geometry(run: Run, cat: Path) -> None:
         assert overlay.height > 150 * 2
 
 
-def test_several_explainers_and_pictures_each_get_their_files(run: Run, cat: Path, tmp_path: Path) -> None:
+def test_several_explainers_and_images_each_get_their_files(run: Run, cat: Path, tmp_path: Path) -> None:
     (tmp_path / "dogs").mkdir()
     copy(cat, tmp_path / "dogs" / "dog.jpg")
     result = run("explain", str(cat), "dogs", *FAST, "-e", "gradcam", "-o", "out")
@@ -72,7 +72,7 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
     assert result.exit_code == 0, result.stderr
     (record,) = json.loads(result.stdout)
     assert record["sets_png"] == str(Path("out") / "cat__efficientnet_lite0__rex__sets.png")
-    assert record["forwards"] <= 60
+    assert record["forward_passes"] <= 60
     with Image.open(record["sets_png"]) as drawn:
         assert drawn.width == (1 + len(record["details"]["explanations"])) * 312 + 12
         assert drawn.height > 200
@@ -89,7 +89,7 @@ def test_confidence_is_an_option_of_its_own(run: Run, cat: Path, tmp_path: Path)
     assert "confidence" in refused.stderr
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
     for folder in ("a", "b", "c/a"):
         (tmp_path / folder).mkdir(parents=True)
         copy(cat, tmp_path / folder / "cat.png")
@@ -105,7 +105,7 @@ def test_json_is_the_whole_record_and_nothing_else_on_stdout(run: Run, cat: Path
     assert record["variant"].startswith("Eq. 6")
     assert record["parameters"]["masks"] == 4
     assert record["seed"] == 3
-    assert record["forwards"] == 4
+    assert record["forward_passes"] == 4
     assert len(record["weights_sha256"]) == 64
     assert record["preprocessing"]["input_size"] == [3, 224, 224]
 
@@ -125,7 +125,7 @@ def test_the_batch_size_does_not_change_values(run: Run, cat: Path) -> None:
     torch.testing.assert_close(one, four, atol=1e-5, rtol=1e-5)
 
 
-def test_a_picture_can_come_from_standard_input(run: Run, cat: Path) -> None:
+def test_an_image_can_come_from_standard_input(run: Run, cat: Path) -> None:
     result = run("explain", "-", *FAST, stdin=cat.read_bytes())
     assert result.exit_code == 0, result.stderr
     assert Path("xaihub-out/stdin__efficientnet_lite0__rise.png").is_file()
@@ -151,7 +151,7 @@ def test_a_target_may_be_a_rank_or_a_contrast(run: Run, cat: Path) -> None:
 def test_verbose_says_which_layer_and_why(run: Run, cat: Path) -> None:
     result = run("explain", str(cat), "-e", "gradcam", "-v")
     assert re.search(r"layer bn2 .*7x7 cells", result.stderr)
-    assert "1 forwards" in result.stderr
+    assert "1 forward passes" in result.stderr
     overridden = run("explain", str(cat), "-e", "gradcam", "-v", "--layer", "blocks.4")
     assert "layer blocks.4" in overridden.stderr
 
@@ -162,13 +162,13 @@ def test_the_terminal_shows_the_map_in_half_blocks(run: Run, cat: Path) -> None:
     assert result.stdout.count("▀") > 500
 
 
-def test_of_many_pictures_the_broken_ones_are_listed_and_the_others_explained(run: Run, tmp_path: Path) -> None:
+def test_of_many_images_the_broken_ones_are_listed_and_the_others_explained(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(5):
         Image.new("RGB", (64, 64), (number * 40, 90, 10)).save(folder / f"good{number}.png")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "cut.png").write_bytes((folder / "good0.png").read_bytes()[:60])
     result = run("explain", str(folder), *FAST, "-o", "out", "-q")
     assert result.exit_code == 1
@@ -178,8 +178,8 @@ def test_of_many_pictures_the_broken_ones_are_listed_and_the_others_explained(ru
     assert all(any(name in line for line in errors) for name in ("empty.png", "text.jpg", "cut.png"))
 
 
-def copy(picture: Path, to: Path) -> None:
-    with Image.open(picture) as image:
+def copy(source: Path, to: Path) -> None:
+    with Image.open(source) as image:
         image.convert("RGB").save(to)
 
 
@@ -195,9 +195,9 @@ def bomb(path: Path) -> None:
 WRONG = [
     (("nosuch.jpg",), 1, "there is no file or folder 'nosuch.jpg'"),
     (("*.nothing",), 1, "no file matches '*.nothing'"),
-    (("hollow",), 1, "no picture in the folder"),
+    (("hollow",), 1, "no image in the folder"),
     (("empty.png",), 1, "is empty"),
-    (("text.png",), 1, "is not a picture"),
+    (("text.png",), 1, "is not an image"),
     (("cut.png",), 1, "is damaged or truncated"),
     (("bomb.bmp",), 1, "too many pixels"),
     (("-e", "ris"), 2, "did you mean 'rise'?"),

@@ -1,4 +1,4 @@
-"""`xaihub explain --global`, from training to a picture."""
+"""`xaihub explain --global`, from training to an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from xaihub import GlobalExplanation, Hub, load_picture
+from xaihub import GlobalExplanation, Hub, load_image
 from xaihub.cli import cli
 from xaihub.services.contact_sheet import channel_views
 from xaihub.services.explain_global import Photos, explain_global, labels_of
@@ -61,7 +61,7 @@ def test_a_trained_gate_is_printed_and_drawn(run: Run, work: Path, tmp_path: Pat
         assert sheet.height > 4 * 200
 
 
-def test_without_pictures_a_gate_is_read_and_estimates_are_refused(run: Run, work: Path) -> None:
+def test_without_images_a_gate_is_read_and_estimates_are_refused(run: Run, work: Path) -> None:
     card = str(work / "run0" / "card.yaml")
     result = run("explain", "--global", "-m", card, "-e", "scores", "-e", "shap_global", "--json")
 
@@ -100,8 +100,8 @@ def test_models_of_several_seeds_are_joined_with_intervals(run: Run, work: Path,
     assert [part["model"] for part in joined.metadata["parts"]] == ["run0", "run1"]
 
 
-def test_a_picture_that_cannot_be_read_costs_only_itself(run: Run, work: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_an_image_that_cannot_be_read_costs_only_itself(run: Run, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
     photos = [str(work / "photos" / "red_0.png"), str(tmp_path / "bad.png"), str(work / "photos" / "blue_1.png")]
     result = run("explain", "--global", *photos, "-m", str(work / "run0" / "card.yaml"))
 
@@ -115,7 +115,7 @@ def test_a_picture_that_cannot_be_read_costs_only_itself(run: Run, work: Path, t
     [
         (("--global", "-e", "gradcam"), 2, "no global explainer is named 'gradcam'"),
         (("--global", "-p", "rows=3"), 2, "scores has no parameter 'rows'"),
-        (("--global", "-t", "cat"), 2, "-t goes with single pictures"),
+        (("--global", "-t", "cat"), 2, "-t goes with single images"),
         (("--global", "nowhere/"), 1, "there is no file or folder 'nowhere/'"),
         (("--top", "3"), 2, "--top goes with --global"),
         (("--labels", "a.csv"), 2, "--labels goes with --global"),
@@ -140,7 +140,7 @@ def test_a_model_without_a_gate_says_how_to_get_one(run: Run, tmp_path: Path) ->
     assert not (tmp_path / "xaihub-out").exists()
 
 
-def test_labels_must_cover_the_pictures(run: Run, work: Path, tmp_path: Path) -> None:
+def test_labels_must_cover_the_images(run: Run, work: Path, tmp_path: Path) -> None:
     (tmp_path / "few.csv").write_text(f"file,label\n{work / 'photos' / 'red_0.png'},red\n", encoding="utf-8")
     card, photos = str(work / "run0" / "card.yaml"), str(work / "photos")
     result = run("explain", "--global", photos, "-m", card, "--labels", str(tmp_path / "few.csv"))
@@ -158,7 +158,7 @@ def test_labels_are_found_by_path_or_by_name(work: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kept", [2**30, 0])
-def test_the_most_activating_pictures_are_those(work: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+def test_the_most_activating_images_are_those(work: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     monkeypatch.setattr("xaihub.services.explain_global.KEPT_BYTES", kept)
     hub = Hub()
     model = hub.load_model(str(work / "run0" / "card.yaml"), device="cpu")
@@ -167,10 +167,10 @@ def test_the_most_activating_pictures_are_those(work: Path, monkeypatch: pytest.
     assert outcome.explanation is not None
     rows, how = channel_views(model, outcome.explanation, outcome.photos, top=3, across=2)
 
-    # A second way: each picture by itself, through the network's own functions.
+    # A second way: each image by itself, through the network's own functions.
     network = model.module
     maps = [
-        network.forward_features(model.prepare(load_picture(source).image)[0].unsqueeze(0))[0]  # type: ignore[operator]
+        network.forward_features(model.prepare(load_image(source).rgb)[0].unsqueeze(0))[0]  # type: ignore[operator]
         for source in sources
     ]
     assert "before it is averaged" in how

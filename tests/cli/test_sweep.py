@@ -15,13 +15,13 @@ SMALL = ("-m", "test_resnet", "--scratch", "--size", "32", "--epochs", "2", "--b
 
 def test_a_sweep_prints_a_table_and_the_value_to_take(run: Run) -> None:
     words = ("digits", "--objective", "expo-stability", "-p", "every=2", "--sweep", "c=0,0.2", *SMALL, "-o", "found")
-    done = run("train", *words, "-e", "saliency", "-k", "saliency_stability", "--pictures", "2", "-q")
+    done = run("train", *words, "-e", "saliency", "-k", "saliency_stability", "--images", "2", "-q")
     assert done.exit_code == 0, done.stderr
     assert "| saliency saliency_stability | " in done.stdout
     assert "Take **c=0" in done.stdout
     assert "found/before-after-1.png" in done.stdout
 
-    again = run("train", *words, "-e", "saliency", "--pictures", "2", "-q", "--json")
+    again = run("train", *words, "-e", "saliency", "--images", "2", "-q", "--json")
     assert [trial["value"] for trial in json.loads(again.stdout)["trials"]] == ["0", "0.2"]
 
 
@@ -34,7 +34,7 @@ def test_a_sweep_prints_a_table_and_the_value_to_take(run: Run) -> None:
         (["--sweep", "smoothing=0,0.1", "-e", "nosuch"], "no explainer is named 'nosuch'"),
         (["--sweep", "smoothing=0,0.1", "--dry-run"], "leave --dry-run out"),
         (["-e", "saliency"], "--explainer goes with --sweep"),
-        (["--pictures", "3"], "--pictures goes with --sweep"),
+        (["--images", "3"], "--images goes with --sweep"),
     ],
 )
 def test_wrong_input_is_one_clear_line(run: Run, words: list[str], said: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`xaihub train`: from pictures to a model that the other commands take."""
+"""`xaihub train`: from images to a model that the other commands take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = ("-m", "test_resnet", "--scratch", "--size", "32", "--epochs", "2", "--b
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of six pictures each."""
+    """Two classes of six images each."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for channel, name in ((0, "red"), (2, "blue")):
@@ -37,8 +37,8 @@ def test_the_result_is_a_model_like_any_other(run: Run, photos: Path) -> None:
     assert done.stdout == "run/card.yaml\n"
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"]
 
-    picture = str(photos / "red/0.png")
-    explained = run("explain", picture, "-m", "run/card.yaml", "-e", "gradcam", "--json")
+    image = str(photos / "red/0.png")
+    explained = run("explain", image, "-m", "run/card.yaml", "-e", "gradcam", "--json")
     assert explained.exit_code == 0, explained.stderr
     (record,) = json.loads(explained.stdout)
     assert record["target"]["name"] in ("red", "blue")
@@ -54,16 +54,16 @@ def test_the_result_is_a_model_like_any_other(run: Run, photos: Path) -> None:
 def test_a_dry_run_says_what_would_be_done_and_stores_nothing(run: Run, photos: Path, tmp_path: Path) -> None:
     done = run("train", str(photos), *SMALL, "--val", "0.34", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert f"{photos}: 8 pictures to learn from, 4 held out" in done.stdout
+    assert f"{photos}: 8 images to learn from, 4 held out" in done.stdout
     assert "2: blue, red" in done.stdout
-    assert "cross_entropy: 1 rows a picture" in done.stdout
+    assert "cross_entropy: 1 rows an image" in done.stdout
     assert "steps       2," in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_as_json(run: Run, photos: Path) -> None:
     record = json.loads(run("train", str(photos), *SMALL, "--dry-run", "--json").stdout)
-    assert (record["train"], record["held_out"], record["steps"], record["rows_a_picture"]) == (10, 2, 2, 1.0)
+    assert (record["train"], record["held_out"], record["steps"], record["rows_an_image"]) == (10, 2, 2, 1.0)
     assert record["classes"] == ["blue", "red"]
 
 
@@ -123,22 +123,22 @@ def test_wrong_input_is_one_clear_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_pictures_are_refused_before_anything_is_written(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_bad_images_are_refused_before_anything_is_written(run: Run, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "copy")
-    (tmp_path / "copy/red/3.png").write_bytes(b"no picture")
+    (tmp_path / "copy/red/3.png").write_bytes(b"no image")
     refused = run("train", "copy", *SMALL, "-o", "run")
     assert refused.exit_code == 1
-    assert "3.png' is not a picture" in refused.stderr
+    assert "3.png' is not an image" in refused.stderr
     assert not (tmp_path / "run").exists()
 
     skipped = run("train", "copy", *SMALL, "--skip-unreadable", "-o", "run")
     assert skipped.exit_code == 0, skipped.stderr
-    assert "note: 1 unreadable pictures left out" in skipped.stderr
+    assert "note: 1 unreadable images left out" in skipped.stderr
 
     for path in (tmp_path / "copy/blue").iterdir():
         path.unlink()
     empty = run("train", "copy", *SMALL, "-o", "other")
     assert "class 'blue' of" in empty.stderr
-    assert "has no picture" in empty.stderr
+    assert "has no image" in empty.stderr
     (tmp_path / "copy/blue").rmdir()
     assert "has 1 class, 'red'" in run("train", "copy", *SMALL, "-o", "other").stderr

@@ -1,4 +1,4 @@
-"""Which label, mask or box belongs to which picture."""
+"""Which label, mask or box belongs to which image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_names_that_occur_once_are_enough() -> None:
     }
 
 
-def test_folders_tell_pictures_of_one_name_apart() -> None:
+def test_folders_tell_images_of_one_name_apart() -> None:
     entries = {"photos/cat/001.jpg": 3, "/other/machine/dog/001.jpg": 7, "/other/machine/bird/001.jpg": 9}
     assert matched(PICTURES, entries.items(), where="table") == {"photos/cat/001.jpg": 3, "photos/dog/001.jpg": 7}
 
@@ -30,21 +30,21 @@ def test_masks_agree_without_endings() -> None:
     assert list(matched(PICTURES, masks.items(), where="folder", by_stem=True).values()) == ["cat", "dog", "second"]
 
 
-def test_a_picture_without_an_entry_does_not_get_that_of_its_twin() -> None:
+def test_an_image_without_an_entry_does_not_get_that_of_its_twin() -> None:
     assert matched(PICTURES, [("dog/001.jpg", 7)], where="table") == {"photos/dog/001.jpg": 7}
 
 
 def test_paths_may_start_from_the_tables_own_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    picture = str(tmp_path / "a" / "x.jpg")
+    image = str(tmp_path / "a" / "x.jpg")
     entries = {"a/x.jpg": 1, "b/x.jpg": 2}
-    assert matched([picture], entries.items(), where="table", base=tmp_path) == {picture: 1}
+    assert matched([image], entries.items(), where="table", base=tmp_path) == {image: 1}
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"001.jpg": 3}, "names '001.jpg', which several pictures are called"),
+        ({"001.jpg": 3}, "names '001.jpg', which several images are called"),
         ({"a/002.jpg": 3, "b/002.jpg": 4}, "several entries for 'photos/dog/002.jpg': a/002.jpg, b/002.jpg"),
         ({"photos/dog/002.jpg": 3, "./photos/dog/002.jpg": 4}, "names 'photos/dog/002.jpg' twice, and differently"),
     ],

@@ -105,13 +105,14 @@ def test_one_metric_with_two_settings_gets_two_columns(hub: Hub, photos: Path, s
     assert board.explainers == ["toy_noise width=1.0", "toy_noise width=2.0"]
 
 
-def test_a_method_that_refuses_most_pictures_is_not_called_best_for_the_rest(hub: Hub) -> None:
+def test_a_method_that_refuses_most_images_is_not_called_best_for_the_rest(hub: Hub) -> None:
     blank: Any = {
         "model": "m", "explainer_parameters": {}, "control": False, "metric": "toy_mean", "metric_parameters": {},
-        "curve": None, "details": {}, "forwards": 0, "backwards": 0, "seconds": 0.0, "key": "", "record": {},
+        "curve": None, "details": {}, "forward_passes": 0, "backward_passes": 0, "seconds": 0.0,
+        "key": "", "record": {},
     }  # fmt: skip
     rows = [
-        ScoreRow(**blank, picture=str(number), explainer=name, value=value, error=None if value else "refused")
+        ScoreRow(**blank, image=str(number), explainer=name, value=value, error=None if value else "refused")
         for name, values in (("a", [0.95] + 9 * [None]), ("b", [1.0] + 9 * [0.7]))
         for number, value in enumerate(values)
     ]

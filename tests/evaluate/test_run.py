@@ -1,4 +1,4 @@
-"""Runs: every picture, explainer and metric once, whatever fails or is added."""
+"""Runs: every image, explainer and metric once, whatever fails or is added."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, ImageOps
 from tests.evaluate.toys import CALLS, config, values
 from xaihub.errors import InputError, OutputError, ParameterError
 from xaihub.hub import Hub
-from xaihub.images import load_picture
+from xaihub.images import load_image
 from xaihub.services.dependence import Dependence
 from xaihub.services.evaluate import Totals, _Run, estimate, evaluate
 from xaihub.services.evaluation import Choice, check_models, make_plan
 from xaihub.store import RunStore
 
 
-def test_every_picture_explainer_and_metric_gets_one_row(hub: Hub, photos: Path, store: RunStore) -> None:
+def test_every_image_explainer_and_metric_gets_one_row(hub: Hub, photos: Path, store: RunStore) -> None:
     totals = evaluate(hub, make_plan(hub, config(photos)), store)
     assert totals.explanations == 4 * 2  # the control is added by itself
     assert totals.scores == len(store.rows()) == 4 * 2 * 3
@@ -33,7 +33,7 @@ def test_a_second_run_does_nothing(hub: Hub, photos: Path, store: RunStore) -> N
     CALLS.clear()
     again = evaluate(hub, plan, store)
     assert CALLS == []
-    assert (again.explanations, again.scores, again.kept, again.forwards) == (0, 0, 24, 0)
+    assert (again.explanations, again.scores, again.kept, again.forward_passes) == (0, 0, 24, 0)
 
 
 def test_adding_a_metric_explains_nothing_again(hub: Hub, photos: Path, store: RunStore) -> None:
@@ -52,22 +52,22 @@ def test_the_order_of_work_does_not_change_scores(hub: Hub, photos: Path, tmp_pa
         assert values(a) == values(b)
 
 
-def test_a_picture_that_cannot_be_read_is_recorded_and_the_run_goes_on(hub: Hub, photos: Path, store: RunStore) -> None:
-    (photos / "0broken.png").write_text("no picture")
+def test_an_image_that_cannot_be_read_is_recorded_and_the_run_goes_on(hub: Hub, photos: Path, store: RunStore) -> None:
+    (photos / "0broken.png").write_text("no image")
     totals = evaluate(hub, make_plan(hub, config(photos)), store)
     assert totals.failed == 1
-    ((source, reason),) = store.failed_pictures().items()
+    ((source, reason),) = store.failed_images().items()
     assert source.endswith("0broken.png")
-    assert "is not a picture" in reason
+    assert "is not an image" in reason
     assert len(store.rows()) == 24
 
 
-def test_progress_counts_a_picture_that_is_passed_over(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
-    (photos / "0broken.png").write_text("no picture")
+def test_progress_counts_an_image_that_is_passed_over(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
+    (photos / "0broken.png").write_text("no image")
     (tmp_path / "masks").mkdir()
     for number in range(4):
         Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
-    (tmp_path / "masks" / "1.png").write_text("no picture")
+    (tmp_path / "masks" / "1.png").write_text("no image")
     told: list[tuple[str, int, int]] = []
     plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), models=["toy", "toy2"]))
     evaluate(hub, plan, store, watch=lambda *report: told.append(report))
@@ -89,18 +89,18 @@ def test_an_explainer_that_refuses_is_recorded_with_its_reason(hub: Hub, photos:
 
 @pytest.mark.parametrize(
     ("target", "broken", "says", "count"),
-    [("top1 vs a", "9.png", "with itself", 4), (None, "2.png", "not a picture", 1)],
+    [("top1 vs a", "9.png", "with itself", 4), (None, "2.png", "not an image", 1)],
 )
-def test_a_picture_without_a_target_or_a_mask_is_recorded_and_the_run_goes_on(
+def test_an_image_without_a_target_or_a_mask_is_recorded_and_the_run_goes_on(
     hub: Hub, photos: Path, store: RunStore, tmp_path: Path, target: str | None, broken: str, says: str, count: int
 ) -> None:
     (tmp_path / "masks").mkdir()
     for number in range(4):
         Image.new("L", (24, 20), 255).save(tmp_path / "masks" / f"{number}.png")
-    (tmp_path / "masks" / broken).write_text("no picture")
+    (tmp_path / "masks" / broken).write_text("no image")
     plan = make_plan(hub, config(photos, metrics=["toy_truth"], masks=str(tmp_path / "masks"), target=target))
     totals = evaluate(hub, plan, store)
-    failures = store.failed_pictures()
+    failures = store.failed_images()
     assert totals.failed == len(failures) == count
     assert all(says in reason for reason in failures.values())
     assert len(store.rows()) == 2 * (4 - count)
@@ -109,7 +109,7 @@ def test_a_picture_without_a_target_or_a_mask_is_recorded_and_the_run_goes_on(
 def test_labels_choose_the_class(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,class_index\n" + "".join(f"{n}.png,{n % 3}\n" for n in range(4)))
     evaluate(hub, make_plan(hub, config(photos, labels=str(tmp_path / "labels.csv"), metrics=["toy_mean"])), store)
-    assert {Path(r.picture).stem: r.record["target"]["index"] for r in store.rows()} == {"0": 0, "1": 1, "2": 2, "3": 0}
+    assert {Path(r.image).stem: r.record["target"]["index"] for r in store.rows()} == {"0": 0, "1": 1, "2": 2, "3": 0}
 
 
 def test_masks_and_boxes_go_through_the_models_own_geometry(
@@ -123,21 +123,21 @@ def test_masks_and_boxes_go_through_the_models_own_geometry(
     assert [row.value for row in store.rows()] == [0.5] * 4
 
 
-def test_an_estimate_counts_the_first_picture_and_multiplies(
+def test_an_estimate_counts_the_first_image_and_multiplies(
     hub: Hub, photos: Path, store: RunStore, tmp_path: Path
 ) -> None:
     plan = make_plan(hub, config(photos, metrics=["toy_mean", "toy_drawn"]))
     with RunStore(tmp_path / "trial", create=True) as trial:
         cost = estimate(hub, plan, trial)
     real = evaluate(hub, plan, store)
-    assert cost.forwards == real.forwards
-    assert cost.backwards == real.backwards
+    assert cost.forward_passes == real.forward_passes
+    assert cost.backward_passes == real.backward_passes
 
 
 def test_counted_passes_are_those_that_were_made(hub: Hub, photos: Path, store: RunStore) -> None:
     totals = evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"], controls=False)), store)
-    assert totals.forwards == 4 + 4  # one to fix the class, one of the gradient
-    assert totals.backwards == 4
+    assert totals.forward_passes == 4 + 4  # one to fix the class, one of the gradient
+    assert totals.backward_passes == 4
 
 
 def test_a_result_is_keyed_by_what_is_in_the_files_that_its_parameters_name(
@@ -168,8 +168,8 @@ def test_photos_of_one_name_get_the_labels_and_masks_of_their_own_folders(
     (tmp_path / "labels.csv").write_bytes("\ufefffile,class_index\ncat/001.png,2\ndog/001.png,1\n".encode())
     chosen = config(tmp_path / "twins", labels=str(tmp_path / "labels.csv"), masks=str(tmp_path / "masks"))
     plan = make_plan(hub, chosen)
-    assert [plan.labels[picture] for picture in plan.pictures] == [2, 1]
-    assert [plan.masks[picture].parent.name for picture in plan.pictures] == ["cat", "dog"]
+    assert [plan.labels[image] for image in plan.images] == [2, 1]
+    assert [plan.masks[image].parent.name for image in plan.images] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -215,15 +215,13 @@ def test_a_refused_process_does_not_change_the_plan_of_another(hub: Hub, photos:
     assert store.config["seed"] == 0
 
 
-def test_what_a_crop_pads_a_picture_with_is_no_evidence(
-    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
-) -> None:
+def test_what_a_crop_pads_an_image_with_is_no_evidence(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     Image.new("L", (24, 20)).save(tmp_path / "masks" / "0.png")
     plan = make_plan(hub, config(photos, masks=str(tmp_path / "masks")))
     model = hub.load_model("toy")
     model.preprocessing = replace(model.preprocessing, spatial=[lambda image: ImageOps.expand(image, 4, (128,) * 3)])
     run = _Run(hub, plan, Dependence(hub, plan), store, model, Totals(), True, None, 0)
-    truth = run._truth(load_picture(plan.pictures[0]))
+    truth = run._truth(load_image(plan.images[0]))
     assert truth is not None
     assert not bool(truth.any())

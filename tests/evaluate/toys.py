@@ -71,7 +71,7 @@ class ToyNoise(Explainer):
 
 
 class ToyFilled(Explainer):
-    """What is hidden by a fill, over the whole picture."""
+    """What is hidden by a fill, over the whole image."""
 
     def __init__(self, *, baseline: BaselineName = "mean") -> None:
         self.baseline = baseline
@@ -118,13 +118,13 @@ class ToyTruth(Metric):
 
 
 class ToyPool(Metric):
-    """Looks at other pictures."""
+    """Looks at other images."""
 
     needs_pool = True
 
     def score(self, case: Case) -> float:
         if not len(case.scene.pool):
-            raise MetricRefused("there is no other picture")
+            raise MetricRefused("there is no other image")
         return float(sum(float(image.mean()) for image, _ in case.scene.pool))
 
 
@@ -156,4 +156,4 @@ def config(photos: Path, **changes: object) -> Config:
 
 
 def values(store: RunStore) -> list[tuple[str, str, str, str, float | None, str | None]]:
-    return [(r.picture, r.model, r.explainer, r.metric, r.value, r.error) for r in store.rows()]
+    return [(r.image, r.model, r.explainer, r.metric, r.value, r.error) for r in store.rows()]

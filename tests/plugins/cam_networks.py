@@ -1,4 +1,4 @@
-"""Networks, pictures and raw activations for the tests of activation maps."""
+"""Networks, images and raw activations for the tests of activation maps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def small() -> Model:
     return build("resnet18", 128)
 
 
-def pictures(model: Model, rows: int = 2) -> Tensor:
+def images(model: Model, rows: int = 2) -> Tensor:
     return torch.randn(rows, *model.input_size, generator=torch.Generator().manual_seed(3))
 
 

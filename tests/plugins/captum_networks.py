@@ -1,4 +1,4 @@
-"""Networks and pictures for the tests of what goes through captum."""
+"""Networks and images for the tests of what goes through captum."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def from_timm(name: str, **runtime: int) -> Model:
     return wrapped(randomised(timm.create_model(name)), (3, 160, 160), name, **runtime)
 
 
-def pictures(count: int, size: tuple[int, ...] = (3, 160, 160)) -> Tensor:
+def images(count: int, size: tuple[int, ...] = (3, 160, 160)) -> Tensor:
     return torch.randn(count, *size, generator=torch.Generator().manual_seed(2))
 
 

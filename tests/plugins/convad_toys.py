@@ -1,4 +1,4 @@
-"""A picture whose evidence is planted, and a network that reads it, for the tests of the causal search."""
+"""An image whose evidence is planted, and a network that reads it, for the tests of the causal search."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def value(metric: Metric, case: Case) -> float:
     return metric.measure(case)[0].value
 
 
-def picture(seed: int = 0, size: tuple[int, int, int] = SIZE) -> Tensor:
+def image(seed: int = 0, size: tuple[int, int, int] = SIZE) -> Tensor:
     """Multiples of 1/32, so that sums are exact and true ties are ties."""
     return torch.randint(-32, 33, size, generator=torch.Generator().manual_seed(seed)) / 32
 

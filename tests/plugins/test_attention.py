@@ -52,7 +52,7 @@ def build(name: str) -> Model:
     return wrap(module, options["img_size"], module.num_prefix_tokens)
 
 
-def pictures(model: Model, rows: int = 2) -> Tensor:
+def images(model: Model, rows: int = 2) -> Tensor:
     return torch.randn(rows, *model.input_size, generator=torch.Generator().manual_seed(3))
 
 
@@ -139,7 +139,7 @@ def test_the_plugin_registers_both_by_name() -> None:
 @pytest.mark.parametrize(("name", "rows", "prefix", "side"), READ)
 def test_rollout_equals_the_papers_product(name: str, rows: list[int], prefix: int, side: int) -> None:
     model = build(name)
-    inputs = pictures(model)
+    inputs = images(model)
     maps, _ = attention(model, inputs, 0)
     found = values(AttentionRollout(), model, inputs)
     for row in range(2):
@@ -150,7 +150,7 @@ def test_rollout_equals_the_papers_product(name: str, rows: list[int], prefix: i
 @pytest.mark.parametrize(("name", "rows", "prefix", "side"), READ)
 def test_gradient_weighted_attention_equals_eq_5_and_6(name: str, rows: list[int], prefix: int, side: int) -> None:
     model = build(name)
-    inputs = pictures(model)
+    inputs = images(model)
     maps, gradients = attention(model, inputs, 3)
     found = values(AttentionGradient(), model, inputs, 3)
     for row in range(2):
@@ -220,7 +220,7 @@ def test_one_block_has_the_values_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("fusion", ["max", "min"])
 def test_heads_are_fused_as_asked(fusion: str) -> None:
     model = build("vit_tiny_patch16_224")
-    inputs = pictures(model, 1)
+    inputs = images(model, 1)
     maps, _ = attention(model, inputs, 0)
     fused = []
     for block in maps:
@@ -234,9 +234,9 @@ def test_heads_are_fused_as_asked(fusion: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_discarding_drops_the_weakest_attentions_of_each_picture() -> None:
+def test_discarding_drops_the_weakest_attentions_of_each_image() -> None:
     model = build("vit_tiny_patch16_224")
-    inputs = pictures(model)
+    inputs = images(model)
     maps, _ = attention(model, inputs, 0)
     for row in range(2):
         fused = []
@@ -252,7 +252,7 @@ def test_discarding_drops_the_weakest_attentions_of_each_picture() -> None:
 
 def test_rollout_is_the_same_for_every_class_and_the_gradient_is_not() -> None:
     model = build("vit_tiny_patch16_224")
-    inputs = pictures(model, 1)
+    inputs = images(model, 1)
     assert torch.equal(values(AttentionRollout(), model, inputs, 1), values(AttentionRollout(), model, inputs, 2))
     assert not torch.allclose(
         values(AttentionGradient(), model, inputs, 1), values(AttentionGradient(), model, inputs, 2), rtol=0.1
@@ -262,7 +262,7 @@ def test_rollout_is_the_same_for_every_class_and_the_gradient_is_not() -> None:
 @pytest.mark.parametrize("kind", BOTH)
 def test_each_row_of_a_batch_has_its_own_target_and_map(kind: type[Explainer]) -> None:
     model = build("vit_tiny_patch16_224")
-    inputs = pictures(model, 3)
+    inputs = images(model, 3)
     together = values(kind(), model, inputs, "top2")
     alone = torch.cat([values(kind(), model, inputs[row : row + 1], "top2") for row in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-6)
@@ -285,7 +285,7 @@ def test_a_contrast_explains_the_difference_of_the_scores() -> None:
 def test_the_record_names_blocks_grid_and_readout(name: str, found: str) -> None:
     model = build(name)
     for kind in BOTH:
-        explanation = kind().explain(model, pictures(model, 1), 0)[0]
+        explanation = kind().explain(model, images(model, 1), 0)[0]
         assert found in explanation.metadata["layer"]
 
 
@@ -313,7 +313,7 @@ def test_other_attention_is_refused_with_what_was_found(
     model = wrap(module, side, getattr(module, "num_prefix_tokens", 0))
     for kind in BOTH:
         with pytest.raises(ExplainerRefused, match=reason):
-            kind().explain(model, pictures(model, 1), 0)
+            kind().explain(model, images(model, 1), 0)
 
 
 def test_attention_that_is_no_probability_is_refused() -> None:
@@ -341,14 +341,14 @@ def test_fused_attention_is_back_on_even_after_a_failure(kind: type[Explainer]) 
     def fail(*_: Any) -> None:
         raise RuntimeError("broken on purpose")
 
-    values(kind(), model, pictures(model, 1), 0)
+    values(kind(), model, images(model, 1), 0)
     during: list[bool] = []
     last = model.module.blocks[-1]
     watch = last.register_forward_hook(lambda *_: during.append(last.attn.fused_attn))
     broken = model.module.norm.register_forward_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="broken on purpose"):
-            kind().attribute(model, pictures(model, 1), None)  # type: ignore[arg-type]
+            kind().attribute(model, images(model, 1), None)  # type: ignore[arg-type]
     finally:
         watch.remove()
         broken.remove()

@@ -22,7 +22,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tests.plugins.cam_networks import ALL, build, pictures, small, values, wrap
+from tests.plugins.cam_networks import ALL, build, images, small, values, wrap
 from xaihub import (
     Explainer,
     Model,
@@ -70,7 +70,7 @@ def test_the_plugin_registers_the_family_by_name() -> None:
 @pytest.mark.parametrize("name", ["GradCAM", "LayerCAM", "XGradCAM"])
 def test_maps_equal_torchcam_used_directly(name: str) -> None:
     model, ours = small(), {"GradCAM": GradCAM, "LayerCAM": LayerCAM, "XGradCAM": XGradCAM}[name]
-    inputs, classes = pictures(model), [2, 5]
+    inputs, classes = images(model), [2, 5]
     with getattr(torchcam.methods, name)(model.module, "layer4") as extract:
         expected = extract(classes, model.module(inputs), normalized=False)[0]
     found = torch.cat([values(ours(), model, inputs[row : row + 1], c) for row, c in enumerate(classes)])
@@ -84,7 +84,7 @@ def test_maps_equal_torchcam_used_directly(name: str) -> None:
 )
 def test_maps_equal_grad_cam_after_its_scaling(ours: type[Explainer], peer: Callable[..., Any]) -> None:
     model = small()
-    inputs = pictures(model)
+    inputs = images(model)
     with peer(model=model.module, target_layers=[model.module.layer4]) as cam:
         expected = cam(inputs, [ClassifierOutputTarget(4)] * len(inputs))
     # Its order: scale to [0, 1] on the grid, enlarge, scale again; a linear enlargement commutes with the first.
@@ -94,7 +94,7 @@ def test_maps_equal_grad_cam_after_its_scaling(ours: type[Explainer], peer: Call
 
 def test_grad_cam_pp_equals_grad_cam_where_its_epsilon_does_not_matter() -> None:
     model = small()
-    inputs = pictures(model)
+    inputs = images(model)
     with torch.no_grad():  # large gradients, against which 1e-6 is nothing
         model.module.fc.weight.mul_(1000)
     try:
@@ -124,7 +124,7 @@ def test_grad_cam_equals_captums_toy_values(layer: str, expected: list[list[floa
 
 def test_hirescam_equals_its_definition() -> None:
     model = small()
-    inputs, classes = pictures(model), [1, 1]
+    inputs, classes = images(model), [1, 1]
     activation, gradient = raw(model, "layer4", inputs, classes)
     rows, channels, height, width = activation.shape
     expected = torch.zeros(rows, height, width)
@@ -137,7 +137,7 @@ def test_hirescam_equals_its_definition() -> None:
 
 
 def literal_plus_plus(A: Tensor, gradients: list[Tensor]) -> Tensor:
-    """Eq. 19 and 17 cell by cell for one picture; derivatives are means over noisy samples."""
+    """Eq. 19 and 17 cell by cell for one image; derivatives are means over noisy samples."""
     channels, height, width = A.shape
     n = len(gradients)
     result = torch.zeros(height, width, dtype=torch.float64)
@@ -156,7 +156,7 @@ def literal_plus_plus(A: Tensor, gradients: list[Tensor]) -> Tensor:
 
 def test_grad_cam_pp_equals_eq_19() -> None:
     model = build("test_resnet", 96)
-    inputs = pictures(model)
+    inputs = images(model)
     activation, gradient = raw(model, "layer4", inputs, [3, 3])
     expected = torch.stack([literal_plus_plus(activation[b], [gradient[b]]) for b in range(2)])
     found = values(GradCAMPlusPlus(layer="layer4"), model, inputs, 3)
@@ -166,26 +166,26 @@ def test_grad_cam_pp_equals_eq_19() -> None:
 
 def test_smooth_grad_cam_pp_averages_powers_of_noisy_gradients() -> None:
     model = build("test_resnet", 96)
-    inputs = pictures(model, 1)
+    inputs = images(model, 1)
     explanation = SmoothGradCAMPlusPlus(layer="layer4", samples=3, noise=0.2).explain(model, inputs, 3, seed=11)[0]
     with torch.random.fork_rng():
         torch.manual_seed(11)
         noisy = [inputs + 0.2 * torch.randn(inputs.shape) for _ in range(3)]
     activation, _ = raw(model, "layer4", inputs, [3])
-    gradients = [raw(model, "layer4", picture, [3])[1][0] for picture in noisy]
+    gradients = [raw(model, "layer4", image, [3])[1][0] for image in noisy]
     expected = enlarged(literal_plus_plus(activation[0], gradients)[None], 96)[0]
     torch.testing.assert_close(torch.as_tensor(explanation.values), expected, rtol=1e-4, atol=1e-5)
-    assert (explanation.metadata["forwards"], explanation.metadata["backwards"]) == (4, 3)
+    assert (explanation.metadata["forward_passes"], explanation.metadata["backward_passes"]) == (4, 3)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_smooth_grad_cam_pp_does_not_depend_on_the_batch_size(rows: int) -> None:
     model = build("test_resnet", 96)
     explainer = SmoothGradCAMPlusPlus(layer="layer4", samples=5)
-    expected = values(explainer, model, pictures(model), 3)
+    expected = values(explainer, model, images(model), 3)
     model.runtime = Runtime(batch_size=rows)
     try:
-        found = values(explainer, model, pictures(model), 3)
+        found = values(explainer, model, images(model), 3)
     finally:
         model.runtime = Runtime()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -209,18 +209,18 @@ def literal_score_cam(model: Model, image: Tensor, A: Tensor, index: int) -> Ten
 
 def test_score_cam_equals_algorithm_1() -> None:
     model = build("test_resnet", 96)
-    inputs = pictures(model)
+    inputs = images(model)
     activation, _ = raw(model, "layer4", inputs, [3, 3])
     expected = torch.stack([literal_score_cam(model, inputs[b], activation[b], 3) for b in range(2)])
     explanations = ScoreCAM(layer="layer4").explain(model, inputs, 3)
     found = torch.stack([torch.as_tensor(e.values) for e in explanations])
     torch.testing.assert_close(found, enlarged(expected, 96), rtol=1e-4, atol=1e-5)
-    assert explanations[0].metadata["forwards"] == 1 + activation.shape[1]
+    assert explanations[0].metadata["forward_passes"] == 1 + activation.shape[1]
 
 
 def test_score_cam_with_a_bound_uses_the_channels_that_vary_most() -> None:
     model = build("test_resnet", 96)
-    inputs = pictures(model, 1)
+    inputs = images(model, 1)
     activation, _ = raw(model, "layer4", inputs, [3])
     kept = sorted(range(len(activation[0])), key=lambda k: -float(activation[0, k].std()))[:5]
     expected = literal_score_cam(model, inputs[0], activation[0, sorted(kept)], 3)
@@ -228,12 +228,12 @@ def test_score_cam_with_a_bound_uses_the_channels_that_vary_most() -> None:
     torch.testing.assert_close(
         torch.as_tensor(explanation.values), enlarged(expected[None], 96)[0], rtol=1e-4, atol=1e-5
     )
-    assert explanation.metadata["forwards"] == 6
+    assert explanation.metadata["forward_passes"] == 6
 
 
 def test_eigencam_without_centring_is_the_first_right_singular_vector() -> None:
     model = small()
-    inputs = pictures(model)
+    inputs = images(model)
     activation, _ = raw(model, "layer4", inputs, [0, 0])
     for row, found in enumerate(values(EigenCAM(), model, inputs)):
         table = activation[row].flatten(1).T.double().numpy()  # (h w, C)
@@ -245,7 +245,7 @@ def test_eigencam_without_centring_is_the_first_right_singular_vector() -> None:
 
 def test_eigencam_with_centring_equals_grad_cam_up_to_sign() -> None:
     model = small()
-    inputs = pictures(model, 1)
+    inputs = images(model, 1)
     found = scale_cam_image(values(EigenCAM(centre=True), model, inputs)[:, 0].numpy())
     candidates = []
     for sign in (1, -1):
@@ -258,6 +258,4 @@ def test_eigencam_with_centring_equals_grad_cam_up_to_sign() -> None:
 
 def test_eigencam_is_the_same_for_every_class() -> None:
     model = small()
-    torch.testing.assert_close(
-        values(EigenCAM(), model, pictures(model), 1), values(EigenCAM(), model, pictures(model), 2)
-    )
+    torch.testing.assert_close(values(EigenCAM(), model, images(model), 1), values(EigenCAM(), model, images(model), 2))

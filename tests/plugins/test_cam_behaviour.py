@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from tests.plugins.cam_networks import ALL, build, pictures, randomise, small, values, wrap
+from tests.plugins.cam_networks import ALL, build, images, randomise, small, values, wrap
 from xaihub import (
     Explainer,
     ExplainerRefused,
@@ -34,8 +34,8 @@ def test_a_contrast_explains_the_difference_of_the_scores(kind: type[Explainer])
         head.weight[2] = head.weight[0] - head.weight[1]
         head.bias[2] = head.bias[0] - head.bias[1]
     try:
-        contrast = values(kind(layer="layer4"), model, pictures(model), "0 vs 1")
-        difference = values(kind(layer="layer4"), model, pictures(model), 2)
+        contrast = values(kind(layer="layer4"), model, images(model), "0 vs 1")
+        difference = values(kind(layer="layer4"), model, images(model), 2)
     finally:
         with torch.no_grad():
             head.weight.copy_(saved[0])
@@ -47,7 +47,7 @@ def test_a_contrast_explains_the_difference_of_the_scores(kind: type[Explainer])
 @pytest.mark.parametrize("kind", ALL)
 def test_each_row_of_a_batch_has_its_own_target_and_map(kind: type[Explainer]) -> None:
     model = build("test_resnet", 96)
-    inputs = pictures(model, 3)
+    inputs = images(model, 3)
     inputs[0] *= 3  # other predicted classes
     together = values(kind(layer="layer4"), model, inputs, "top2")
     alone = torch.cat([values(kind(layer="layer4"), model, inputs[row : row + 1], "top2") for row in range(3)])
@@ -61,7 +61,7 @@ def test_each_row_of_a_batch_has_its_own_target_and_map(kind: type[Explainer]) -
 def test_maps_are_finite_and_not_negative_on_tokens_and_channels_last(kind: type[Explainer], name: str) -> None:
     model = build(name, 128)
     options = {ScoreCAM: {"channels": 3}, SmoothGradCAMPlusPlus: {"samples": 2}}.get(kind, {})
-    explanation = kind(**options).explain(model, pictures(model, 1), 5)[0]
+    explanation = kind(**options).explain(model, images(model, 1), 5)[0]
     found = torch.as_tensor(explanation.values)
     assert found.shape == (1, 128, 128)
     assert bool(found.isfinite().all())
@@ -73,9 +73,9 @@ def test_maps_are_finite_and_not_negative_on_tokens_and_channels_last(kind: type
 def test_hirescam_refuses_a_layer_whose_cells_are_normalised_next() -> None:
     model = build("vit_tiny_patch16_224", 128)
     with pytest.raises(ExplainerRefused, match="normalisation of each cell"):
-        HiResCAM().explain(model, pictures(model, 1))
+        HiResCAM().explain(model, images(model, 1))
     model = build("convnext_atto", 128)  # it averages before it normalises
-    assert values(HiResCAM(), model, pictures(model, 1)).max() > 0
+    assert values(HiResCAM(), model, images(model, 1)).max() > 0
 
 
 def test_grad_cam_pp_refuses_a_denominator_that_is_not_positive() -> None:
@@ -90,11 +90,11 @@ def test_grad_cam_pp_refuses_a_denominator_that_is_not_positive() -> None:
 
 def test_maps_are_not_rescaled_so_a_doubled_score_doubles_grad_cam() -> None:
     model = small()
-    before = values(GradCAM(), model, pictures(model), 2)
+    before = values(GradCAM(), model, images(model), 2)
     with torch.no_grad():
         model.module.fc.weight[2] *= 2
     try:
-        after = values(GradCAM(), model, pictures(model), 2)
+        after = values(GradCAM(), model, images(model), 2)
     finally:
         with torch.no_grad():
             model.module.fc.weight[2] /= 2
@@ -121,7 +121,7 @@ def test_a_model_without_a_grid_is_refused_with_the_reason(kind: type[Explainer]
     model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), (3, 8, 8))
     with pytest.raises(ModelError) as reason:
         model.layer()
-    with pytest.raises(ExplainerRefused, match="mapped back to the picture") as refusal:
+    with pytest.raises(ExplainerRefused, match="mapped back to the image") as refusal:
         kind().explain(model, torch.rand(1, 3, 8, 8), 0)
     assert refusal.value.message == reason.value.message
     assert refusal.value.hint
@@ -129,7 +129,7 @@ def test_a_model_without_a_grid_is_refused_with_the_reason(kind: type[Explainer]
 
 def test_an_unknown_layer_is_a_wrong_parameter_with_a_hint() -> None:
     with pytest.raises(ParameterError, match="layer 'layer5' has no output") as error:
-        GradCAM(layer="layer5").explain(small(), pictures(small()))
+        GradCAM(layer="layer5").explain(small(), images(small()))
     assert "layer" in error.value.hint
 
 
@@ -139,7 +139,7 @@ def test_a_layer_that_shrinks_to_one_cell_on_these_inputs_is_refused() -> None:
         GradCAM().explain(model, torch.randn(1, 3, 32, 32))
 
 
-def test_tokens_of_another_picture_size_are_refused() -> None:
+def test_tokens_of_another_image_size_are_refused() -> None:
     module = randomise(timm.create_model("test_vit", num_classes=4, dynamic_img_size=True))
     with torch.no_grad():
         module.head.weight.normal_(0, 0.3)
@@ -155,12 +155,12 @@ def test_one_pass_forward_and_one_back_no_deeper_than_the_layer(kind: type[Expla
     early = model.module.layer3.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
     late = model.module.global_pool.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
     try:
-        explanation = kind().explain(model, pictures(model), 2)[0]
+        explanation = kind().explain(model, images(model), 2)[0]
     finally:
         early.remove()
         late.remove()
     assert seen[-2:] == [False, True]
-    assert (explanation.metadata["forwards"], explanation.metadata["backwards"]) == (1, 1)
+    assert (explanation.metadata["forward_passes"], explanation.metadata["backward_passes"]) == (1, 1)
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -175,7 +175,7 @@ def test_no_hook_stays_behind_even_when_the_pass_fails(kind: type[Explainer]) ->
     hooks = {name: len(module._forward_hooks) for name, module in model.module.named_modules()}
     try:
         with pytest.raises(RuntimeError, match="broken on purpose"):
-            kind(layer="layer4").attribute(model, pictures(model, 1), Target(index=0).resolve(torch.zeros(1, 7)))
+            kind(layer="layer4").attribute(model, images(model, 1), Target(index=0).resolve(torch.zeros(1, 7)))
         assert {name: len(module._forward_hooks) for name, module in model.module.named_modules()} == hooks
     finally:
         handle.remove()

@@ -18,7 +18,7 @@ from tests.plugins.captum_networks import (
     NAMES,
     ToyConv,
     from_timm,
-    pictures,
+    images,
     randomised,
     values,
     wrapped,
@@ -33,8 +33,8 @@ def resnet() -> Model:
 
 
 @pytest.fixture
-def picture() -> Tensor:
-    return pictures(1)
+def image() -> Tensor:
+    return images(1)
 
 
 @pytest.fixture
@@ -45,16 +45,16 @@ def toy() -> Model:
 TOY_INPUT = torch.arange(16.0).view(1, 1, 4, 4)
 
 
-def test_every_explainer_is_registered_and_gives_one_finite_map(resnet: Model, picture: Tensor) -> None:
+def test_every_explainer_is_registered_and_gives_one_finite_map(resnet: Model, image: Tensor) -> None:
     for name in NAMES:
-        found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, picture)[0]
+        found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, image)[0]
         assert found.values.shape[1:] == (160, 160), name
         assert float(found.values.abs().sum()) > 0, name
         assert not any("hook" in warning or "require" in warning for warning in found.warnings), name
 
 
 def test_saliency_is_the_gradient_of_autograd_exactly(resnet: Model) -> None:
-    inputs = pictures(2).requires_grad_()
+    inputs = images(2).requires_grad_()
     (expected,) = torch.autograd.grad(resnet(inputs)[:, 5].sum(), inputs)
     inputs = inputs.detach()
     signed = values(get_explainer("saliency", absolute=False), resnet, inputs, 5)
@@ -67,47 +67,47 @@ def test_saliency_is_the_gradient_of_autograd_exactly(resnet: Model) -> None:
     "rule", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
 )
 def test_integrated_gradients_equal_captums_same_rule(resnet: Model, rule: str) -> None:
-    inputs = pictures(2)
+    inputs = images(2)
     explainer = get_explainer("integrated_gradients", steps=9, rule=rule, baseline="zero")
     expected = captum.attr.IntegratedGradients(resnet).attribute(inputs, target=5, n_steps=9, method=rule)
     torch.testing.assert_close(values(explainer, resnet, inputs, 5), expected.float(), rtol=0, atol=1e-6)
 
 
-def test_smoothgrad_and_gradient_shap_equal_captum_with_the_same_seed(resnet: Model, picture: Tensor) -> None:
-    span = float(picture.max() - picture.min())
+def test_smoothgrad_and_gradient_shap_equal_captum_with_the_same_seed(resnet: Model, image: Tensor) -> None:
+    span = float(image.max() - image.min())
     torch.manual_seed(3)
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(resnet))
-    smooth = tunnel.attribute(picture, nt_samples=5, stdevs=0.1 * span, abs=False, target=5)
+    smooth = tunnel.attribute(image, nt_samples=5, stdevs=0.1 * span, abs=False, target=5)
     explainer = get_explainer("smoothgrad", samples=5, noise=0.1, absolute=False)
-    torch.testing.assert_close(values(explainer, resnet, picture, 5, seed=3), smooth, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(values(explainer, resnet, image, 5, seed=3), smooth, rtol=1e-4, atol=1e-7)
 
     shap = get_explainer("gradient_shap", samples=400, baselines="zero")
-    found = shap.explain(resnet, picture, 5)[0]
-    path = captum.attr.IntegratedGradients(resnet).attribute(picture, target=5, n_steps=100)
+    found = shap.explain(resnet, image, 5)[0]
+    path = captum.attr.IntegratedGradients(resnet).attribute(image, target=5, n_steps=100)
     # With one baseline and no noise the expectation is the integral; 400 points leave a few percent.
     cosine = torch.nn.functional.cosine_similarity(found.values.flatten(), path.float().flatten(), dim=0)
     assert float(cosine) > 0.97
 
 
-def test_occlusion_equals_captum(resnet: Model, picture: Tensor) -> None:
+def test_occlusion_equals_captum(resnet: Model, image: Tensor) -> None:
     expected = captum.attr.Occlusion(resnet).attribute(
-        picture, (3, 40, 40), strides=(3, 20, 20), baselines=0, target=5, perturbations_per_eval=8
+        image, (3, 40, 40), strides=(3, 20, 20), baselines=0, target=5, perturbations_per_eval=8
     )
     explainer = get_explainer("occlusion", window=40, stride=20, baseline="zero")
-    torch.testing.assert_close(values(explainer, resnet, picture, 5), expected[:, :1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(values(explainer, resnet, image, 5), expected[:, :1], rtol=0, atol=1e-5)
 
 
-def test_feature_ablation_equals_captum_with_the_same_feature_mask(resnet: Model, picture: Tensor) -> None:
-    labels = make_features("grid:4", resnet, picture[0]).spread(torch.arange(16))
+def test_feature_ablation_equals_captum_with_the_same_feature_mask(resnet: Model, image: Tensor) -> None:
+    labels = make_features("grid:4", resnet, image[0]).spread(torch.arange(16))
     expected = captum.attr.FeatureAblation(resnet).attribute(
-        picture, baselines=0, target=5, feature_mask=labels[None, None], perturbations_per_eval=8
+        image, baselines=0, target=5, feature_mask=labels[None, None], perturbations_per_eval=8
     )
     explainer = get_explainer("feature_ablation", features="grid:4", baseline="zero")
-    torch.testing.assert_close(values(explainer, resnet, picture, 5), expected[:, :1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(values(explainer, resnet, image, 5), expected[:, :1], rtol=0, atol=1e-5)
 
 
-def test_lime_equals_captum_on_pixels(resnet: Model, picture: Tensor) -> None:
-    labels = make_features("grid:3", resnet, picture[0]).spread(torch.arange(9))
+def test_lime_equals_captum_on_pixels(resnet: Model, image: Tensor) -> None:
+    labels = make_features("grid:3", resnet, image[0]).spread(torch.arange(9))
 
     # captum measures similarity on pixels; ours is on features, as the paper has it.
     def similarity(_original: Tensor, _perturbed: Tensor, coalition: Tensor, **_others: object) -> float:
@@ -122,18 +122,18 @@ def test_lime_equals_captum_on_pixels(resnet: Model, picture: Tensor) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         expected = lime.attribute(
-            picture, baselines=0, feature_mask=labels[None, None], n_samples=64, perturbations_per_eval=16
+            image, baselines=0, feature_mask=labels[None, None], n_samples=64, perturbations_per_eval=16
         )
     explainer = get_explainer("lime", features="grid:3", baseline="zero", samples=64)
-    torch.testing.assert_close(values(explainer, resnet, picture, 5), expected[:, :1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(values(explainer, resnet, image, 5), expected[:, :1], rtol=1e-4, atol=1e-7)
 
 
-def test_kernel_shap_approaches_the_exact_shapley_values(resnet: Model, picture: Tensor) -> None:
+def test_kernel_shap_approaches_the_exact_shapley_values(resnet: Model, image: Tensor) -> None:
     players = 4
-    features = make_features("grid:2", resnet, picture[0])
+    features = make_features("grid:2", resnet, image[0])
     every = torch.tensor([[float(bits >> player & 1) for player in range(players)] for bits in range(2**players)])
-    removal = make_removal("zero", resnet, picture[0])
-    score = coalition_scores(resnet, picture[0], features, every, removal=removal, score=lambda out: out[:, 5])
+    removal = make_removal("zero", resnet, image[0])
+    score = coalition_scores(resnet, image[0], features, every, removal=removal, score=lambda out: out[:, 5])
 
     def worth(members: tuple[int, ...]) -> float:
         return float(score[sum(1 << member for member in members)])
@@ -146,14 +146,14 @@ def test_kernel_shap_approaches_the_exact_shapley_values(resnet: Model, picture:
                 gain = worth((*group, player)) - worth(group)
                 exact[player] += gain / (players * comb(players - 1, size))
     explainer = get_explainer("kernel_shap", features="grid:2", baseline="zero", samples=3000)
-    found = explainer.explain(resnet, picture, 5)[0]
+    found = explainer.explain(resnet, image, 5)[0]
     # The coalitions are drawn with replacement: the error falls as 1 / sqrt(3000), about 2 % of the spread.
     torch.testing.assert_close(
         found.values[0], features.spread(exact), rtol=0, atol=0.05 * float(exact.max() - exact.min())
     )
     assert found.metadata["completeness_gap"] < 1e-4 * float(score.abs().max())
     # 14 coalitions between the empty and the full one: each is asked for once, the ends once more for the gap.
-    assert found.metadata["forwards"] == 2**players + 2
+    assert found.metadata["forward_passes"] == 2**players + 2
 
 
 def test_the_toy_values_of_captums_own_tests_come_out(toy: Model) -> None:
@@ -175,17 +175,17 @@ def test_the_toy_values_of_captums_own_tests_come_out(toy: Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_byobnet", "resnet10t"])
-def test_deeplift_is_complete_on_relu_networks_with_max_pooling(name: str, picture: Tensor) -> None:
+def test_deeplift_is_complete_on_relu_networks_with_max_pooling(name: str, image: Tensor) -> None:
     model = from_timm(name)
-    found = get_explainer("deeplift", baseline="zero").explain(model, picture, 5)[0]
-    change = float((model.predict(picture) - model.predict(torch.zeros_like(picture)))[0, 5])
+    found = get_explainer("deeplift", baseline="zero").explain(model, image, 5)[0]
+    change = float((model.predict(image) - model.predict(torch.zeros_like(image)))[0, 5])
     assert float(found.values.sum()) == pytest.approx(change, rel=1e-3, abs=1e-5)
     assert found.metadata["completeness_gap"] < 1e-3 * abs(change)
     assert found.warnings == []
 
 
 @pytest.mark.filterwarnings("ignore:\\s*Setting forward:UserWarning")  # captum's own notice
-def test_deeplift_equals_captum_where_there_is_no_pooling(picture: Tensor) -> None:
+def test_deeplift_equals_captum_where_there_is_no_pooling(image: Tensor) -> None:
     network = randomised(
         nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 156**2, 3)
@@ -193,9 +193,9 @@ def test_deeplift_equals_captum_where_there_is_no_pooling(picture: Tensor) -> No
     )
     model = wrapped(network, (3, 160, 160))
     expected = captum.attr.DeepLift(model.module).attribute(
-        picture.clone().requires_grad_(), torch.zeros_like(picture), target=1
+        image.clone().requires_grad_(), torch.zeros_like(image), target=1
     )
-    found = values(get_explainer("deeplift", baseline="zero"), model, picture, 1)
+    found = values(get_explainer("deeplift", baseline="zero"), model, image, 1)
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-7)
 
 
@@ -203,14 +203,14 @@ def test_deeplift_keeps_every_window_that_shares_its_largest_pixel() -> None:
     network = nn.Sequential(nn.MaxPool2d(2, stride=1), nn.Flatten(), nn.Linear(4, 2, bias=False))
     network[2].weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]])
     model = wrapped(network, (1, 3, 3))
-    picture = torch.tensor([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]]).view(1, 1, 3, 3)
-    found = values(get_explainer("deeplift", baseline="zero"), model, picture, 0)[0, 0]
+    image = torch.tensor([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]]).view(1, 1, 3, 3)
+    found = values(get_explainer("deeplift", baseline="zero"), model, image, 0)[0, 0]
     assert found.tolist() == [[0, 0, 0], [0, 90, 0], [0, 0, 0]]
 
 
-def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap(resnet: Model, picture: Tensor) -> None:
-    coarse = get_explainer("integrated_gradients", steps=2, rule="riemann_left").explain(resnet, picture, 5)[0]
-    fine = get_explainer("integrated_gradients", steps=300).explain(resnet, picture, 5)[0]
+def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap(resnet: Model, image: Tensor) -> None:
+    coarse = get_explainer("integrated_gradients", steps=2, rule="riemann_left").explain(resnet, image, 5)[0]
+    fine = get_explainer("integrated_gradients", steps=300).explain(resnet, image, 5)[0]
     assert any("use more steps" in warning for warning in coarse.warnings)
     assert fine.warnings == []
     assert fine.metadata["completeness_gap"] < coarse.metadata["completeness_gap"]

@@ -16,7 +16,7 @@ from tests.plugins.captum_networks import (
     NAMES,
     ToyConv,
     from_timm,
-    pictures,
+    images,
     values,
     wrapped,
 )
@@ -29,8 +29,8 @@ def resnet() -> Model:
 
 
 @pytest.fixture
-def picture() -> Tensor:
-    return pictures(1)
+def image() -> Tensor:
+    return images(1)
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def toy() -> Model:
 @pytest.mark.parametrize(
     ("name", "found"), [("test_vit", "GELU"), ("test_efficientnet", "SiLU"), ("tf_efficientnet_lite0", "ReLU6")]
 )
-def test_guided_backprop_refuses_other_activations_and_names_them(name: str, found: str, picture: Tensor) -> None:
+def test_guided_backprop_refuses_other_activations_and_names_them(name: str, found: str, image: Tensor) -> None:
     with pytest.raises(ExplainerRefused, match=rf"{name}' has {found} \(\d+\)"):
-        get_explainer("guided_backprop").explain(from_timm(name), picture)
+        get_explainer("guided_backprop").explain(from_timm(name), image)
 
 
 class Functional(nn.Module):
@@ -69,18 +69,16 @@ class Functional(nn.Module):
     ],
 )
 def test_guided_backprop_refuses_activations_that_are_no_modules(
-    function: Callable[[Tensor], Tensor], module: bool, reason: str, picture: Tensor
+    function: Callable[[Tensor], Tensor], module: bool, reason: str, image: Tensor
 ) -> None:
     with pytest.raises(ExplainerRefused, match=reason):
-        get_explainer("guided_backprop").explain(wrapped(Functional(function, module=module), (3, 160, 160)), picture)
+        get_explainer("guided_backprop").explain(wrapped(Functional(function, module=module), (3, 160, 160)), image)
 
 
 @pytest.mark.parametrize(("name", "found"), [("test_vit", "GELU"), ("test_efficientnet", "SiLU")])
-def test_deeplift_refuses_with_the_figure_where_its_values_miss_the_score(
-    name: str, found: str, picture: Tensor
-) -> None:
+def test_deeplift_refuses_with_the_figure_where_its_values_miss_the_score(name: str, found: str, image: Tensor) -> None:
     with pytest.raises(ExplainerRefused, match=rf"its values miss .* by \d+%, and captum has no rule for {found}"):
-        get_explainer("deeplift").explain(from_timm(name), picture)
+        get_explainer("deeplift").explain(from_timm(name), image)
 
 
 def test_deeplift_refuses_modules_that_are_used_twice() -> None:
@@ -123,7 +121,7 @@ def test_nothing_stays_behind_on_the_network_whether_explained_or_refused(
     before = state(model)
     refused = False
     try:
-        get_explainer(name).explain(model, pictures(1))
+        get_explainer(name).explain(model, images(1))
     except ExplainerRefused:
         refused = True
     assert refused == (
@@ -135,9 +133,9 @@ def test_nothing_stays_behind_on_the_network_whether_explained_or_refused(
 @pytest.mark.parametrize(
     "name", ["integrated_gradients", "deeplift", "occlusion", "feature_ablation", "kernel_shap", "lime"]
 )
-def test_an_unknown_baseline_is_an_error_that_lists_the_known(name: str, resnet: Model, picture: Tensor) -> None:
+def test_an_unknown_baseline_is_an_error_that_lists_the_known(name: str, resnet: Model, image: Tensor) -> None:
     with pytest.raises(ParameterError, match=r"no baseline is named 'purple'.*blur, mean, zero"):
-        get_explainer(name, **CHEAP.get(name, {}), baseline="purple").explain(resnet, picture)
+        get_explainer(name, **CHEAP.get(name, {}), baseline="purple").explain(resnet, image)
 
 
 @pytest.mark.parametrize(
@@ -153,15 +151,15 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known(name: str, resnet:
     ],
 )
 def test_parameters_that_cannot_work_are_refused_in_one_sentence(
-    name: str, parameters: dict[str, object], message: str, resnet: Model, picture: Tensor
+    name: str, parameters: dict[str, object], message: str, resnet: Model, image: Tensor
 ) -> None:
     with pytest.raises(ParameterError, match=message):
-        get_explainer(name, **parameters).explain(resnet, picture)
+        get_explainer(name, **parameters).explain(resnet, image)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_batch_gives_what_its_pictures_give_alone(name: str, resnet: Model) -> None:
-    inputs = pictures(3)
+def test_a_batch_gives_what_its_images_give_alone(name: str, resnet: Model) -> None:
+    inputs = images(3)
     random_baseline = {"baseline": "noise"} if name in ("occlusion", "integrated_gradients") else {}
     explainer = get_explainer(name, **CHEAP.get(name, {}), **random_baseline)
     together = values(explainer, resnet, inputs, "top2")
@@ -170,29 +168,29 @@ def test_a_batch_gives_what_its_pictures_give_alone(name: str, resnet: Model) ->
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "smoothgrad", "gradient_shap", "occlusion", "kernel_shap"])
-def test_values_do_not_depend_on_the_batch_size_and_no_pass_is_larger(name: str, picture: Tensor) -> None:
+def test_values_do_not_depend_on_the_batch_size_and_no_pass_is_larger(name: str, image: Tensor) -> None:
     model = from_timm("test_resnet")
     sizes: list[int] = []
     model.module.register_forward_hook(lambda _module, _inputs, output: sizes.append(len(output)))
     explainer = get_explainer(name, **CHEAP.get(name, {}))
-    whole = values(explainer, model, picture)
+    whole = values(explainer, model, image)
     sizes.clear()
     model.runtime = Runtime(batch_size=2)
-    parts = values(explainer, model, picture)
+    parts = values(explainer, model, image)
     assert max(sizes) == 2
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "deeplift", "occlusion", "kernel_shap"])
-def test_a_contrast_is_the_difference_of_two_classes(name: str, resnet: Model, picture: Tensor) -> None:
+def test_a_contrast_is_the_difference_of_two_classes(name: str, resnet: Model, image: Tensor) -> None:
     signed = {"absolute": False} if name == "saliency" else {}
     explainer = get_explainer(name, **CHEAP.get(name, {}), **signed)
-    contrast = values(explainer, resnet, picture, "3 vs 7")
-    difference = values(explainer, resnet, picture, 3) - values(explainer, resnet, picture, 7)
+    contrast = values(explainer, resnet, image, "3 vs 7")
+    difference = values(explainer, resnet, image, 3) - values(explainer, resnet, image, 7)
     torch.testing.assert_close(contrast, difference, rtol=1e-3, atol=1e-5)
 
 
-def test_passes_are_counted_as_the_cards_say(resnet: Model, picture: Tensor) -> None:
+def test_passes_are_counted_as_the_cards_say(resnet: Model, image: Tensor) -> None:
     expected = {
         "saliency": (1, 1),
         "integrated_gradients": (6 + 2, 6),
@@ -204,5 +202,5 @@ def test_passes_are_counted_as_the_cards_say(resnet: Model, picture: Tensor) -> 
         "occlusion": (1 + 9, 0),
     }
     for name, passes in expected.items():
-        found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, picture)[0]
-        assert (found.metadata["forwards"], found.metadata["backwards"]) == passes, name
+        found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, image)[0]
+        assert (found.metadata["forward_passes"], found.metadata["backward_passes"]) == passes, name

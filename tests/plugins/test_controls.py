@@ -22,7 +22,7 @@ def the_model(mean: float = 0.0, std: float = 1.0) -> Model:
     return Model(module, name="linear", preprocessing=preprocessing)
 
 
-def pictures(count: int = 1, seed: int = 0) -> Tensor:
+def images(count: int = 1, seed: int = 0) -> Tensor:
     return torch.rand(count, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
@@ -33,45 +33,45 @@ def heat(explainer: Explainer, image: Tensor, *, model: Model | None = None, tar
 @pytest.mark.parametrize("control", CONTROLS, ids=repr)
 def test_a_control_never_asks_the_model_and_ignores_the_class(control: Explainer) -> None:
     model = the_model()
-    first, second = (control.explain(model, pictures(), target)[0] for target in (0, 1))
+    first, second = (control.explain(model, images(), target)[0] for target in (0, 1))
     assert torch.equal(first.values, second.values)
-    assert (first.metadata["forwards"], first.metadata["backwards"]) == (0, 0)
+    assert (first.metadata["forward_passes"], first.metadata["backward_passes"]) == (0, 0)
     assert type(control).class_agnostic
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=repr)
 def test_another_network_gives_the_same_map(control: Explainer) -> None:
     torch.manual_seed(1)
-    first = heat(control, pictures(), model=the_model())
-    assert torch.equal(first, heat(control, pictures(), model=the_model()))
+    first = heat(control, images(), model=the_model())
+    assert torch.equal(first, heat(control, images(), model=the_model()))
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=repr)
-def test_a_picture_has_one_map_whatever_shares_its_batch(control: Explainer) -> None:
-    batch = pictures(3)
+def test_an_image_has_one_map_whatever_shares_its_batch(control: Explainer) -> None:
+    batch = images(3)
     together = control.explain(the_model(), batch, 0)
     alone = [heat(control, batch[row : row + 1]) for row in range(3)]
     assert all(torch.equal(a.heatmap(), b) for a, b in zip(together, alone, strict=True))
 
 
-def test_noise_is_uniform_and_unrelated_between_pictures_and_between_seeds() -> None:
-    first = heat(RandomControl(), pictures(seed=1))
-    other_picture = heat(RandomControl(), pictures(seed=2))
-    other_seed = heat(RandomControl(), pictures(seed=1), seed=1)
+def test_noise_is_uniform_and_unrelated_between_images_and_between_seeds() -> None:
+    first = heat(RandomControl(), images(seed=1))
+    other_image = heat(RandomControl(), images(seed=2))
+    other_seed = heat(RandomControl(), images(seed=1), seed=1)
     assert bool(((first >= 0) & (first < 1)).all())
     assert first.mean().item() == pytest.approx(0.5, abs=0.04)
     assert first.var().item() == pytest.approx(1 / 12, abs=0.01)
-    related = torch.corrcoef(torch.stack([first, other_picture, other_seed]).flatten(1)) - torch.eye(3)
+    related = torch.corrcoef(torch.stack([first, other_image, other_seed]).flatten(1)) - torch.eye(3)
     assert related.abs().max().item() < 0.12  # 3.7 standard deviations of 960 independent pairs
 
 
 def test_noise_of_one_seed_is_the_same_again() -> None:
-    assert torch.equal(heat(RandomControl(), pictures(), seed=5), heat(RandomControl(), pictures(), seed=5))
+    assert torch.equal(heat(RandomControl(), images(), seed=5), heat(RandomControl(), images(), seed=5))
 
 
-def test_edges_are_the_sobel_magnitude_of_the_picture_as_people_see_it() -> None:
+def test_edges_are_the_sobel_magnitude_of_the_image_as_people_see_it() -> None:
     model = the_model(mean=0.4, std=0.2)
-    pixels = pictures()
+    pixels = images()
     expected = sobel(pixels[0].double().mean(0).numpy())
     found = heat(EdgesControl(), model.preprocessing.normalise(pixels), model=model)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
@@ -86,7 +86,7 @@ def test_edges_are_found_at_a_step_and_nowhere_else() -> None:
 
 
 def test_the_centre_is_largest_in_the_middle_symmetric_and_as_wide_as_asked() -> None:
-    found = heat(CentreControl(spread=0.25), pictures())
+    found = heat(CentreControl(spread=0.25), images())
     assert torch.equal(found, found.flip(0))
     assert torch.equal(found, found.flip(1))
     assert found.argmax().item() in {11 * 40 + 19, 11 * 40 + 20, 12 * 40 + 19, 12 * 40 + 20}
@@ -97,7 +97,7 @@ def test_the_centre_is_largest_in_the_middle_symmetric_and_as_wide_as_asked() ->
 
 def test_a_spread_of_nothing_is_refused() -> None:
     with pytest.raises(ParameterError, match="spread"):
-        heat(CentreControl(spread=0.0), pictures())
+        heat(CentreControl(spread=0.0), images())
 
 
 def test_every_record_loads_and_says_that_it_is_no_method() -> None:

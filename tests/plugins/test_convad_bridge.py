@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import Model, ModelError, Preprocessing
-from xaihub.masking import Fill, masked_forwards
+from xaihub.masking import Fill, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
 
 SIDE = 32
@@ -67,7 +67,11 @@ def test_a_plain_network_is_refused_since_nan_reaches_its_scores() -> None:
     plain = Preprocessing(spatial=(), size=(1, SIDE, SIDE), mean=(0.0,), std=(1.0,))
     model, image = Model(Seen(), name="plain", preprocessing=plain), torch.ones(1, SIDE, SIDE)
     with pytest.raises(ModelError, match="NaN or infinite"):
-        list(masked_forwards(model, image, masks_of_boxes(2).float(), removal=Fill(torch.full_like(image, torch.nan))))
+        list(
+            masked_forward_passes(
+                model, image, masks_of_boxes(2).float(), removal=Fill(torch.full_like(image, torch.nan))
+            )
+        )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -190,7 +190,7 @@ def test_an_aligned_rectangle_under_live_pooling_is_the_crop(name: str) -> None:
 @torch.inference_mode()
 def test_a_trained_network_still_sees_the_cat_in_three_quarters_of_the_photo() -> None:
     model = lite0()
-    image, _ = model.prepare(xaihub.load_picture(xaihub.sample_photo()).image)
+    image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
     side = image.shape[-1]
     mask = torch.zeros(2, 1, side, side)
     mask[0] = 1
@@ -234,7 +234,7 @@ def test_one_visible_cell_of_the_last_grid_stays_on_and_no_mask_breaks_the_netwo
     mask = torch.zeros(1, 1, 224, 224)
     mask[..., 64:96, 128:160] = 1
     for grid in (112, 56, 28, 14, 7):
-        live = Aligned(mask, 0.5).resized(Aligned(mask, 0.5).picture, (grid, grid)).mask
+        live = Aligned(mask, 0.5).resized(Aligned(mask, 0.5).image, (grid, grid)).mask
         assert int(live.sum()) == (grid // 7) ** 2
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import xaihub
 from tests.plugins.convad_networks import five_masks, lite0, small_model, small_network
 from xaihub import Case, ClassScore, Explanation, ResolvedTarget, Scene
-from xaihub.masking import Removal, make_removal, masked_forwards
+from xaihub.masking import Removal, make_removal, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation
 from xaihub_metrics_curves.areas import Deletion, Insertion
 
@@ -25,7 +25,7 @@ def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
     image = torch.randn(model.input_size)
     removal = make_removal(name, model, image)
     assert isinstance(removal, Removal)
-    (batch,) = masked_forwards(model, image, five_masks(image.shape[-1])[:4], removal=removal)
+    (batch,) = masked_forward_passes(model, image, five_masks(image.shape[-1])[:4], removal=removal)
     assert torch.allclose(batch.outputs[0], model.predict(image[None])[0], atol=1e-4)
 
 

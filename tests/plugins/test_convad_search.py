@@ -1,4 +1,4 @@
-"""The causal search: against a literal second implementation, and on pictures whose evidence is planted."""
+"""The causal search: against a literal second implementation, and on images whose evidence is planted."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class TestSearch:
         module = Spots(ONE, (20, 2, 8))
         values = {"strategy": strategy, "alternatives": {22: 1, 47: 2}.get(budget, 3), "radius": 2.0}
         found = explained(module, budget=budget, shrink=True, **values)
-        assert found.metadata["forwards"] <= budget
+        assert found.metadata["forward_passes"] <= budget
         records = found.metadata["details"]["explanations"]
         assert [record["sufficient"] for record in records] == [True] * len(records)
         assert all(record["area"] > 0 for record in records)
@@ -239,8 +239,10 @@ class TestSearch:
     def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
         found = explained(Spots(ONE), iterations=5)
         details = found.metadata["details"]
-        assert details["forwards_search"] == 14 * details["refinements"] + 2
-        assert found.metadata["forwards"] == details["forwards_search"] + details["forwards_extraction"]
+        assert details["forward_passes_search"] == 14 * details["refinements"] + 2
+        assert (
+            found.metadata["forward_passes"] == details["forward_passes_search"] + details["forward_passes_extraction"]
+        )
 
 
 def target_of(index: int) -> ResolvedTarget:
@@ -264,12 +266,12 @@ class TestReproducibility:
         assert torch.equal(first.extras["mask"], again.extras["mask"])
         assert not torch.equal(first.values, other.values)
 
-    # Inpainting knows one picture at a time, so the network's batches are smaller where pictures meet.
+    # Inpainting knows one image at a time, so the network's batches are smaller where images meet.
     @pytest.mark.parametrize(
         ("baseline", "share"), [("zero", 0.8), ("noise", 0.8), ("inpaint", 0.5), ("deactivate_whole", 0.8)]
     )
     @pytest.mark.parametrize("values", [{"agreement": 0.5}, {"strategy": "multiple", "alternatives": 2}], ids=str)
-    def test_pictures_and_targets_share_batches_and_do_not_see_each_other(
+    def test_images_and_targets_share_batches_and_do_not_see_each_other(
         self, baseline: str, share: float, values: Any
     ) -> None:
         seen: list[int] = []
@@ -279,20 +281,20 @@ class TestReproducibility:
         )
         network.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
         explainer = Rex(**{**SMALL, "iterations": 6, "refinements": 2, "baseline": baseline, **values})
-        pictures = torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-        pictures[2] = pictures[1]
+        images = torch.rand(3, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+        images[2] = images[1]
         model = model_of(network, 16)
-        together = explainer.explain(model, pictures, "top2", seed=2)
+        together = explainer.explain(model, images, "top2", seed=2)
         full = sum(rows == 16 for rows in seen)
         for row in range(3):
-            alone = explainer.explain(model_of(network, 16), pictures[row : row + 1], "top2", seed=2)[0]
+            alone = explainer.explain(model_of(network, 16), images[row : row + 1], "top2", seed=2)[0]
             assert torch.allclose(together[row].values, alone.values, atol=1e-6)
             assert together[row].extras.keys() == alone.extras.keys()
             assert torch.equal(together[row].extras["mask"], alone.extras["mask"])
             assert together[row].metadata["details"]["iterations"] == alone.metadata["details"]["iterations"]
-            assert together[row].metadata["forwards"] == alone.metadata["forwards"]
+            assert together[row].metadata["forward_passes"] == alone.metadata["forward_passes"]
         assert torch.equal(together[1].values, together[2].values)
-        assert full * 16 > share * sum(one.metadata["forwards"] for one in together)
+        assert full * 16 > share * sum(one.metadata["forward_passes"] for one in together)
 
     def test_it_stops_when_the_map_has_settled(self) -> None:
         early = explained(Spots(ONE), iterations=60, agreement=0.8).metadata["details"]

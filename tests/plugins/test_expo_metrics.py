@@ -1,4 +1,4 @@
-"""Metrics of explanations of pictures: exact cases, the definition, common random numbers, refusals."""
+"""Metrics of explanations of images: exact cases, the definition, common random numbers, refusals."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Curved(nn.Module):
 class Means(Explainer):
     """A local linear model whose coefficients are the mean input of each cell: e(x) = x."""
 
-    stochastic = True  # one picture at a time, as its details hold one intercept
+    stochastic = True  # one image at a time, as its details hold one intercept
 
     def __init__(self, *, features: str = "grid:3", baseline: str = "zero", output: str = "logit") -> None:
         self.features, self.baseline, self.output = features, baseline, output
@@ -119,7 +119,7 @@ def test_a_linear_model_is_explained_exactly_and_stably(name: str) -> None:
     found = NeighbourhoodFidelity().measure(case)[0]
     assert found.value < 1e-6 * found.details["variance"]
     assert value(RelativeNeighbourhoodFidelity(), case) < 1e-6
-    # With the picture its cells change, and with them the coefficients; hidden pixels' score does not.
+    # With the image its cells change, and with them the coefficients; hidden pixels' score does not.
     noise_of_a_cell = 0.2**2 / 3 * float(scene_of(Linear()).model.module.weights.square().sum())
     assert value(SurrogateStability(draws=30), case) == pytest.approx(noise_of_a_cell, rel=0.4)
 
@@ -146,7 +146,7 @@ def test_neighbourhood_fidelity_is_the_mean_squared_error_under_fresh_masks(keep
     scene = scene_of(Curved(), index=2)
     case = case_of(scene, explainer("kernel_shap", samples=200, **GRID), seed=4)
     cells = make_features("grid:3", scene.model, scene.image)
-    generator = generator_for("masks around a picture 4", scene.image)
+    generator = generator_for("masks around an image 4", scene.image)
     chance = torch.tensor(keep) if keep else torch.rand(30, 1, generator=generator)
     masks = (torch.rand(30, 9, generator=generator) < chance).float()
 
@@ -174,7 +174,7 @@ def test_point_fidelity_of_kernel_shap_is_zero_and_that_of_lime_is_not() -> None
     assert value(PointFidelity(), case_of(scene, explainer("lime", samples=200, **GRID))) > 1e-6
 
 
-def test_stability_explains_the_noisy_copy_and_not_the_picture_again() -> None:
+def test_stability_explains_the_noisy_copy_and_not_the_image_again() -> None:
     found = SurrogateStability(draws=60, radius=0.1).measure(case_of(scene_of(Curved()), Means()))[0]
 
     # Nine means of 16 pixels and three channels, of uniform noise up to 0.1 / 0.25.
@@ -241,7 +241,7 @@ def test_the_saliency_of_a_linear_model_is_perfectly_stable() -> None:
 def test_saliency_stability_is_the_mean_squared_change_a_pixel() -> None:
     scene = scene_of(Curved(), index=1)
     case = case_of(scene, explainer("saliency", absolute=False), seed=2)
-    generator = generator_for("noise on a picture 2", scene.image)
+    generator = generator_for("noise on an image 2", scene.image)
     noise = (torch.rand(2, *SIZE, generator=generator) * 2 - 1) * 0.05 / 0.25
 
     changes = []
@@ -253,11 +253,11 @@ def test_saliency_stability_is_the_mean_squared_change_a_pixel() -> None:
     assert value(SaliencyStability(draws=2), case) == pytest.approx(sum(changes) / 2, rel=1e-4)
 
 
-def test_explainers_of_one_picture_share_the_masks_and_their_forwards() -> None:
+def test_explainers_of_one_image_share_the_masks_and_their_forward_passes() -> None:
     scene = scene_of(Curved(), index=1)
     first, second = (case_of(scene, explainer(name, samples=60, **GRID)) for name in ("lime", "kernel_shap"))
 
-    counts = [NeighbourhoodFidelity(masks=20).measure(case)[1].forwards for case in (first, second, first)]
+    counts = [NeighbourhoodFidelity(masks=20).measure(case)[1].forward_passes for case in (first, second, first)]
 
     assert counts == [20, 0, 0]
 

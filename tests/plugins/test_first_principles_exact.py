@@ -132,7 +132,7 @@ def test_the_formulas_take_one_hidden_layer_only() -> None:
 
 
 class _Residual(nn.Module):
-    """Convolution, batch norm, ReLU6, max-pool and a residual sum on 1 x 10 x 10 pictures."""
+    """Convolution, batch norm, ReLU6, max-pool and a residual sum on 1 x 10 x 10 images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class _Residual(nn.Module):
 def _network(seed: int = 0) -> Function:
     torch.manual_seed(seed)
     net = _shake(_Residual())
-    return lambda pictures: net(pictures)[:, 1]
+    return lambda images: net(images)[:, 1]
 
 
 def _ends(seed: int = 1, rows: int = 2) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ def test_piecewise_affine_backbones_are_marched_to_the_end(name: str, length: fl
     net = _shake(timm.create_model(name, num_classes=2))
     start = torch.randn(1, 3, 32, 32, generator=_rng(), dtype=torch.float64)
     end = start + length * torch.randn(1, 3, 32, 32, generator=_rng(1), dtype=torch.float64)
-    found = line_integrals(lambda pictures: net(pictures)[:, 0], start, end)
+    found = line_integrals(lambda images: net(images)[:, 0], start, end)
     knots = found.knots[0]
     answers = net(start + knots.view(-1, 1, 1, 1) * (end - start))[:, 0]
     middles = net(start + ((knots[1:] + knots[:-1]) / 2).view(-1, 1, 1, 1) * (end - start))[:, 0]
@@ -249,7 +249,7 @@ def test_smooth_backbones_are_refused_by_the_name_of_what_they_call(name: str, f
     side = net.pretrained_cfg["input_size"][-1]
     start, end = torch.randn(2, 1, 3, side, side, generator=_rng(), dtype=torch.float64)
     with pytest.raises(ExplainerRefused, match=f"piecewise-affine network, and this one calls '{function}'"):
-        line_integrals(lambda pictures: net(pictures)[:, 0], start, end)
+        line_integrals(lambda images: net(images)[:, 0], start, end)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The explainer on pictures: against enumeration, its forwards, its refusals, its standard errors."""
+"""The explainer on images: against enumeration, its forward passes, its refusals, its standard errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shapley_is_the_definition_over_every_coalition_and_complete() -> None:
     assert float(found.values.sum()) == pytest.approx(game[(1,) * 9] - game[(0,) * 9], abs=1e-5)
     assert found.metadata["completeness_gap"] < 1e-5
     assert found.metadata["details"]["exact"]
-    assert found.metadata["forwards"] == 512
+    assert found.metadata["forward_passes"] == 512
 
 
 @pytest.mark.parametrize("centre", [False, True])
@@ -96,7 +96,7 @@ def test_occlusion_and_partial_dependence_ask_once_a_region() -> None:
     occlusion, pdp = _explain(family="occlusion"), _explain(family="pdp")
     assert _cells(occlusion.values).tolist() == pytest.approx([game[whole] - game[k] for k in without], abs=1e-6)
     assert _cells(pdp.values).tolist() == pytest.approx([game[k] - game[(0,) * 9] for k in alone], abs=1e-6)
-    assert (occlusion.metadata["forwards"], pdp.metadata["forwards"]) == (10, 10)
+    assert (occlusion.metadata["forward_passes"], pdp.metadata["forward_passes"]) == (10, 10)
 
 
 def test_several_replacements_are_averaged() -> None:
@@ -140,7 +140,7 @@ def test_every_family_is_deterministic_within_budget_and_reports_its_measure(nam
         _explain(family=name, baseline=baseline, budget=200, shifts=2, smooth=True, seed=seed) for seed in (1, 1, 2)
     )
     assert torch.equal(first.values, again.values)
-    assert first.metadata["forwards"] <= 200
+    assert first.metadata["forward_passes"] <= 200
     assert not torch.equal(first.values, other.values)  # the second grid lies elsewhere
     details = first.metadata["details"]
     assert details["family"] == name
@@ -160,8 +160,8 @@ def test_sampled_families_meet_their_own_standard_errors(name: str) -> None:
 
 def test_a_run_ends_early_once_the_standard_error_is_small() -> None:
     long, short = (_explain(family="shapley", budget=480, tolerance=tolerance) for tolerance in (0.0, 0.2))
-    assert long.metadata["forwards"] == 480
-    assert short.metadata["forwards"] < 400
+    assert long.metadata["forward_passes"] == 480
+    assert short.metadata["forward_passes"] < 400
     assert short.metadata["details"]["stderr_to_spread"] < 0.2
 
 
@@ -184,7 +184,7 @@ def test_masks_drawn_once_serve_families_and_targets() -> None:
                 *((f"keep {p}", masks.KeepP(p=p, centre=True)) for p in (0.2, 0.5, 0.8)),
             )
         }
-    assert counts.forwards == 400
+    assert counts.forward_passes == 400
     for name, family, p in (("shapley", "shapley", 0.5), ("keep 0.2", "keep_p", 0.2), ("keep 0.8", "keep_p", 0.8)):
         for target in (0, 1, 2):
             exact = _cells(_explain(target=target, family=family, p=p, budget=512).values)

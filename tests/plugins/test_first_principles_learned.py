@@ -26,7 +26,7 @@ SIDE = 12
 
 
 class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the picture, with a score that saturates: few shown regions tell most."""
+    """Evidence for class 1 in one third of the image, with a score that saturates: few shown regions tell most."""
 
     def forward(self, x: Tensor) -> Tensor:
         evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
@@ -41,7 +41,7 @@ def _model() -> Model:
 def _header(**changes: Any) -> Header:
     values: dict[str, Any] = {
         "kind": "mixture", "features": "grid:3", "baseline": "black", "output": "logit", "shifts": 1, "smooth": False,
-        "budget": 100, "metrics": {"insertion": 1.0}, "model": "peaked", "pictures": (2, 1, 0),
+        "budget": 100, "metrics": {"insertion": 1.0}, "model": "peaked", "images": (2, 1, 0),
         "gain": (0.1, 0.05, None), **changes,
     }  # fmt: skip
     return Header(**values)
@@ -210,7 +210,7 @@ def test_free_weights_explain_by_their_own_masks(tmp_path: Path) -> None:
     file = _weights().save(tmp_path / "my.safetensors")
     first, again = _explain(file), _explain(file)
     assert torch.equal(first.values, again.values)
-    assert first.metadata["forwards"] == 40
+    assert first.metadata["forward_passes"] == 40
     assert first.metadata["details"]["exact"]
     assert first.metadata["details"]["stderr_to_spread"] == 0
     assert int(first.values[0].argmax()) in {row * SIDE + column for row in range(4, 8) for column in range(4, 8)}

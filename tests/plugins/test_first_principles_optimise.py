@@ -25,7 +25,7 @@ SIDE = 12
 
 
 class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the picture, with a score that saturates: few shown regions tell most."""
+    """Evidence for class 1 in one third of the image, with a score that saturates: few shown regions tell most."""
 
     def forward(self, x: Tensor) -> Tensor:
         evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
@@ -47,7 +47,7 @@ class _Centre(Metric):
         return float((heat[4:8, 4:8].mean() - heat.mean()) / heat.std())
 
 
-def _pictures(folder: Path, count: int) -> list[str]:
+def _images(folder: Path, count: int) -> list[str]:
     files = []
     for number in range(count):
         noise = torch.randint(100, 255, (SIDE, SIDE, 3), generator=torch.Generator().manual_seed(number))
@@ -90,14 +90,14 @@ def test_candidates_stay_within_their_ranges() -> None:
 def _optimise(folder: Path, choose: Any, count: int = 8, **changes: Any) -> Found:
     values = {"features": "grid:3", "baseline": "black", "output": "logit", "budget": 60, "trials": 8, "seed": 3}
     settings = Settings(choose=choose, **{**values, **changes})
-    return optimise_measure(_model(), _pictures(folder, count), {"centre": (_Centre(), 1.0)}, settings)
+    return optimise_measure(_model(), _images(folder, count), {"centre": (_Centre(), 1.0)}, settings)
 
 
 @pytest.mark.parametrize("choose", ["p", "sizes", "weights"])
-def test_the_search_keeps_to_its_pictures_and_never_ends_below_its_start(tmp_path: Path, choose: Any) -> None:
+def test_the_search_keeps_to_its_images_and_never_ends_below_its_start(tmp_path: Path, choose: Any) -> None:
     found = _optimise(tmp_path, choose)
     header = found.measure.header
-    assert header.pictures == (4, 2, 2)
+    assert header.images == (4, 2, 2)
     assert header.gain[1] >= 0
     assert header.gain[2] == pytest.approx(float((found.tests[:, 1] - found.tests[:, 0]).mean()))
     assert header.interval is not None
@@ -115,14 +115,14 @@ def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: i
     image, _ = model.prepare(Image.open(tmp_path / "0.png"))
     first = FirstPrinciples(measure=str(file), budget=60).explain(model, image[None])[0]
     assert float(_Centre().score(Case(scene=None, explanation=first))) > 0  # type: ignore[arg-type]
-    assert first.metadata["forwards"] <= 60
+    assert first.metadata["forward_passes"] <= 60
 
 
 def test_a_noisier_estimate_is_given_up_for_a_better_one(tmp_path: Path) -> None:
     # With 24 masks of 9 regions keep-p is noisy, and neighbouring regions of this evidence are not alike.
     found = optimise_measure(
         _model(),
-        _pictures(tmp_path, 24),
+        _images(tmp_path, 24),
         {"centre": (_Centre(), 1.0)},
         Settings(choose="p", features="grid:3", baseline="black", output="logit", budget=24, trials=12),
     )
@@ -144,19 +144,19 @@ def test_where_nothing_is_better_keep_p_is_saved_on_the_masks_that_were_judged(t
     assert torch.allclose(tensors["weights"].T @ game, adjusted.weights(points).T @ game, atol=1e-10)
 
 
-def test_pictures_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None:
-    files = [*_pictures(tmp_path, 7), str(tmp_path / "broken.png")]
+def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None:
+    files = [*_images(tmp_path, 7), str(tmp_path / "broken.png")]
     (tmp_path / "broken.png").write_bytes(b"nothing")
     settings = Settings(choose="p", features="grid:3", baseline="black", budget=60, trials=2)
     found = optimise_measure(_model(), files, {"centre": (_Centre(), 1.0)}, settings)
     assert list(found.skipped) == [str(tmp_path / "broken.png")]
-    assert sum(found.measure.header.pictures) == 7
+    assert sum(found.measure.header.images) == 7
 
 
-def test_too_few_pictures_and_regions_that_do_not_suit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="1 pictures are too few"):
+def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="1 images are too few"):
         _optimise(tmp_path, "p", count=1)
-    with pytest.raises(ParameterError, match="lie alike in every picture, not 'superpixels:9'"):
+    with pytest.raises(ParameterError, match="lie alike in every image, not 'superpixels:9'"):
         optimise_measure(_model(), [], {}, Settings(features="superpixels:9"))
 
 
@@ -173,7 +173,7 @@ def _run(*arguments: str) -> Any:
 
 
 def test_the_command_writes_a_measure_that_explains(tmp_path: Path) -> None:
-    _pictures(tmp_path, 8)
+    _images(tmp_path, 8)
     file = tmp_path / "out" / "my.safetensors"
     result = _run(
         str(tmp_path), "-o", str(file), "--budget", "50", "--trials", "3", "--features", "grid:3",
@@ -181,22 +181,22 @@ def test_the_command_writes_a_measure_that_explains(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.exception is None, result.output
     told = json.loads(result.stdout)
-    assert told["header"]["pictures"] == [4, 2, 2]
+    assert told["header"]["images"] == [4, 2, 2]
     assert told["header"]["metrics"] == {"insertion": 1, "deletion": -1}
     assert read_measure(file).header.model == "peaked"
     plain = _run(str(tmp_path), "-o", str(file), "--budget", "50", "--trials", "2", "--features", "grid:3", "--logit")
     assert "insertion - deletion, keep-p at 0.5: " in plain.stdout
-    assert "gain on 2 pictures that were not used " in plain.stdout
+    assert "gain on 2 images that were not used " in plain.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([".", "-o", "a.safetensors", "-k", "pointing_game"], "needs more than one picture and its map"),
-        (["none/", "-o", "a.safetensors"], "no such picture or folder: 'none/'"),
+        ([".", "-o", "a.safetensors", "-k", "pointing_game"], "needs more than one image and its map"),
+        (["none/", "-o", "a.safetensors"], "no such image or folder: 'none/'"),
         ([".", "-o", "a.pt"], "must end in .safetensors"),
         ([".", "-o", "a.safetensors", "-k", "nothing"], "nothing"),
-        ([".", "-o", "a.safetensors", "-k", "cost_forwards", "-p", "x=1"], "is not METRIC.NAME=VALUE"),
+        ([".", "-o", "a.safetensors", "-k", "cost_forward_passes", "-p", "x=1"], "is not METRIC.NAME=VALUE"),
         ([".", "-o", "LICENSE/a.safetensors"], "cannot write 'LICENSE/a.safetensors'"),
     ],
 )

@@ -50,8 +50,8 @@ def of_probability(value: Tensor) -> Tensor:
     return torch.stack([value.log(), (1 - value).log()], dim=1)
 
 
-def forwards(metric: Metric, case: Case) -> int:
-    return metric.measure(case)[1].forwards
+def forward_passes(metric: Metric, case: Case) -> int:
+    return metric.measure(case)[1].forward_passes
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_model_of_one_pixel_is_deleted_and_inserted_by_the_first_step(steps: i
     assert value(Insertion(steps=steps, output="logit", baseline="zero"), case) == pytest.approx(1 - 1 / (2 * steps))
 
 
-def test_every_map_scores_one_half_on_the_mean_of_a_white_picture() -> None:
+def test_every_map_scores_one_half_on_the_mean_of_a_white_image() -> None:
     model = model_of(Formula(lambda x: against_zero(4 * x.mean((1, 2, 3)))), (1, 8, 8))
     case = case_of(scene_of(model, torch.ones(1, 8, 8)), torch.randn(8, 8))
     options = {"steps": 16, "output": "logit", "baseline": "zero"}
@@ -94,7 +94,7 @@ def test_average_drop_is_the_share_of_the_probability_that_is_lost() -> None:
     heat = torch.zeros(8, 8)
     heat[:, :2] = 5
     case = case_of(scene_of(model, torch.full((1, 8, 8), 0.8)), heat)
-    assert value(AverageDrop(), case) == pytest.approx(0.75)  # a quarter of the picture stays
+    assert value(AverageDrop(), case) == pytest.approx(0.75)  # a quarter of the image stays
     assert value(IncreaseInConfidence(), case) == 0
 
 
@@ -181,11 +181,11 @@ def test_deletion_by_patches_is_the_written_out_loop(scene: Scene) -> None:
     counts = [math.floor(k * 9 / steps) for k in range(steps + 1)]
     scores = []
     for count in counts:
-        picture = scene.image.clone()
+        image = scene.image.clone()
         for r, c in pieces[:count]:
             where = (slice(None), slice(r * patch, (r + 1) * patch), slice(c * patch, (c + 1) * patch))
-            picture[where] = baseline[where]
-        scores.append(float(scene.model.predict(picture[None]).softmax(1)[0, 2]))
+            image[where] = baseline[where]
+        scores.append(float(scene.model.predict(image[None]).softmax(1)[0, 2]))
     area = sum((b - a) / 9 * (y + z) / 2 for a, b, y, z in zip(counts, counts[1:], scores, scores[1:], strict=False))
     options = {"steps": steps, "unit": "patches", "patch": patch, "baseline": "mean"}
     assert value(Deletion(**options), case_of(scene, heat)) == pytest.approx(area, abs=1e-6)
@@ -195,7 +195,7 @@ def test_deletion_by_patches_is_the_written_out_loop(scene: Scene) -> None:
     assert value(LogOdds(**options, removed=0.5), case_of(scene, heat)) == pytest.approx(
         sum(o - odds[0] for o in odds[1:3]) / 2, rel=1e-4
     )
-    shown = scores[::-1][1:]  # least relevant first is the same curve, read backwards
+    shown = scores[::-1][1:]  # least relevant first is the same curve, read backward passes
     rises = [b >= a for a, b in pairwise(shown)]
     assert value(Monotonicity(**options), case_of(scene, heat)) == pytest.approx(sum(rises) / len(rises))
 
@@ -241,10 +241,10 @@ def test_monotonicity_of_all_steps_is_the_published_procedure(weight: float) -> 
     net = Formula(lambda x: against_zero(weight * (x[:, 0] * (1 + distinct_heat(12))).sum((1, 2))))
     scene = scene_of(model_of(net, (1, 12, 12)), photo(1, side=12).abs())
     heat, scores = distinct_heat(12, seed=4), []
-    picture = torch.zeros(1, 1, 144)
+    image = torch.zeros(1, 1, 144)
     for pixel in heat.flatten().argsort().tolist():  # from the least relevant pixel on, one by one
-        picture[..., pixel] = scene.image.view(1, 144)[:, pixel]
-        scores.append(float(scene.model.predict(picture.view(1, 1, 12, 12)).softmax(1)[0, 0]))
+        image[..., pixel] = scene.image.view(1, 144)[:, pixel]
+        scores.append(float(scene.model.predict(image.view(1, 1, 12, 12)).softmax(1)[0, 0]))
     expected = all(b >= a for a, b in pairwise(scores))
     assert value(Monotonicity(steps=144, summary="all"), case_of(scene, heat)) == expected == (weight > 0)
 
@@ -268,18 +268,18 @@ def test_imputed_pixels_carry_the_noise_and_visible_ones_do_not() -> None:
     torch.testing.assert_close(first[hidden], second[hidden])  # one field for all masks
 
 
-def test_metrics_of_one_curve_share_its_forwards_and_the_picture_its_ends(scene: Scene) -> None:
+def test_metrics_of_one_curve_share_its_forward_passes_and_the_image_its_ends(scene: Scene) -> None:
     first, second = case_of(scene, distinct_heat(seed=1)), case_of(scene, distinct_heat(seed=2))
-    assert forwards(Deletion(), first) == 27 + 1  # the whole picture is known, the empty one is not
-    assert [forwards(metric, first) for metric in (AOPC(), LogOdds(), Monotonicity(), Deletion(output="logit"))] == [
-        0
-    ] * 4
-    assert forwards(Insertion(baseline="zero"), first) == 27
-    assert forwards(AOPC(order="difference"), first) == 0
-    assert forwards(AOPC(order="difference"), second) == 2 * 27
-    assert forwards(Deletion(steps=14), second) == 13
-    assert [forwards(metric, second) for metric in (AverageDrop(), IncreaseInConfidence())] == [1, 0]
-    assert [forwards(ROAD(order=order), second) for order in ("morf", "combined", "lerf")] == [9, 9, 0]
+    assert forward_passes(Deletion(), first) == 27 + 1  # the whole image is known, the empty one is not
+    assert [
+        forward_passes(metric, first) for metric in (AOPC(), LogOdds(), Monotonicity(), Deletion(output="logit"))
+    ] == [0] * 4
+    assert forward_passes(Insertion(baseline="zero"), first) == 27
+    assert forward_passes(AOPC(order="difference"), first) == 0
+    assert forward_passes(AOPC(order="difference"), second) == 2 * 27
+    assert forward_passes(Deletion(steps=14), second) == 13
+    assert [forward_passes(metric, second) for metric in (AverageDrop(), IncreaseInConfidence())] == [1, 0]
+    assert [forward_passes(ROAD(order=order), second) for order in ("morf", "combined", "lerf")] == [9, 9, 0]
 
 
 def test_both_directions_of_one_baseline_go_through_in_one_stream() -> None:

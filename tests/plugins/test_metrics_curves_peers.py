@@ -123,7 +123,7 @@ def test_road_equals_grad_cams_up_to_its_sign_for_the_most_relevant_first(scene:
 
 @pytest.fixture
 def grey() -> Scene:
-    """A one-channel picture whose darkest pixel is 0: there Quantus flips pixels, and "black" is our zero."""
+    """A one-channel image whose darkest pixel is 0: there Quantus flips pixels, and "black" is our zero."""
     image = photo(1, side=24)
     return scene_of(model_of(network(1), (1, 24, 24)), image - image.min(), target=1)
 
@@ -144,4 +144,4 @@ def test_the_deletion_curve_equals_quantus_pixel_flipping(grey: Scene) -> None:
     )
     curve = Deletion(steps=18).measure(case_of(grey, heat))[0].curve
     assert curve is not None
-    np.testing.assert_allclose(curve[1][1:], theirs[0], atol=1e-6)  # it leaves out the whole picture
+    np.testing.assert_allclose(curve[1][1:], theirs[0], atol=1e-6)  # it leaves out the whole image

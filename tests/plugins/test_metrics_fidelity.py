@@ -15,7 +15,7 @@ from tests.plugins.fidelity_cases import (
     LinearScores,
     Network,
     case_of,
-    picture,
+    image,
     scene_of,
     shuffled,
     value,
@@ -52,8 +52,8 @@ CORRELATIONS = [
 
 @pytest.mark.parametrize("metric", CORRELATIONS, ids=repr)
 def test_input_times_weight_of_a_linear_model_scores_one_and_its_opposite_minus_one(metric: Metric) -> None:
-    weights = picture(1)
-    scene = scene_of(LinearScores(weights), picture())
+    weights = image(1)
+    scene = scene_of(LinearScores(weights), image())
     exact = scene.image * weights
     assert value(metric, case_of(scene, exact)) == pytest.approx(1, abs=1e-6)
     assert value(metric, case_of(scene, -exact)) == pytest.approx(-1, abs=1e-6)
@@ -61,7 +61,7 @@ def test_input_times_weight_of_a_linear_model_scores_one_and_its_opposite_minus_
 
 
 def test_mu_fidelity_of_a_sum_is_one_for_the_input_and_minus_one_for_its_negative() -> None:
-    scene = scene_of(LinearScores(torch.ones(SIZE), bias=0.0), picture())
+    scene = scene_of(LinearScores(torch.ones(SIZE), bias=0.0), image())
     metric = MuFidelity(features="grid:9", samples=50)
     assert value(metric, case_of(scene, scene.image)) == pytest.approx(1, abs=1e-9)
     assert value(metric, case_of(scene, -scene.image)) == pytest.approx(-1, abs=1e-9)
@@ -85,7 +85,7 @@ def literal_drops(scene: Scene, features: str, chosen: Tensor, heat: Tensor) -> 
 
 @pytest.mark.parametrize("features", ["grid:5", "pixels", "patches:5"])
 def test_correlations_over_one_size_equal_the_literal_formula(features: str) -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     values = torch.randn(SIZE, generator=torch.Generator().manual_seed(8))
     players = make_features(features, scene.model, scene.image).count
     chosen = random_subsets(players, [round(0.3 * players)], 12, seed=4)
@@ -97,7 +97,7 @@ def test_correlations_over_one_size_equal_the_literal_formula(features: str) -> 
 
 
 def test_sensitivity_n_is_the_mean_of_pearsons_correlation_at_each_size() -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     values = torch.randn(SIZE, generator=torch.Generator().manual_seed(8))
     sizes = [1, 3, 7, 20]  # 20 ** (k / 3), rounded
     chosen = random_subsets(25, sizes, 10, seed=2)
@@ -116,7 +116,7 @@ def test_faithfulness_correlation_equals_quantus_for_the_same_subsets(monkeypatc
     quantus = pytest.importorskip("quantus")
     size = (1, 10, 10)
     network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(384, 3))
-    scene = scene_of(network, picture(2, size))
+    scene = scene_of(network, image(2, size))
     values = torch.randn(size, generator=torch.Generator().manual_seed(8))
     chosen = iter(random_subsets(100, [20], 30, seed=1))
     monkeypatch.setattr(np.random, "choice", lambda *_, **__: next(chosen).nonzero().flatten().numpy())
@@ -130,14 +130,14 @@ def test_faithfulness_correlation_equals_quantus_for_the_same_subsets(monkeypatc
 
 @pytest.mark.parametrize("metric", CORRELATIONS, ids=repr)
 def test_a_constant_map_scores_zero(metric: Metric) -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     assert value(metric, case_of(scene, torch.full(SIZE, 0.1))) == 0
     assert value(metric, case_of(scene, torch.zeros(SIZE))) == 0
 
 
 @pytest.mark.parametrize("metric", CORRELATIONS, ids=repr)
 def test_random_maps_score_as_chance(metric: Metric) -> None:
-    scene = scene_of(Planted(), picture().abs())
+    scene = scene_of(Planted(), image().abs())
     seeds = (torch.Generator().manual_seed(seed) for seed in range(60))
     found = torch.tensor([value(metric, case_of(scene, torch.rand(SIZE, generator=seed))) for seed in seeds])
     assert abs(float(found.mean())) < 3 * float(found.std()) / 60**0.5
@@ -145,9 +145,9 @@ def test_random_maps_score_as_chance(metric: Metric) -> None:
 
 @pytest.mark.parametrize("metric", CORRELATIONS, ids=repr)
 def test_a_score_that_does_not_react_is_refused(metric: Metric) -> None:
-    scene = scene_of(LinearScores(torch.zeros(SIZE)), picture())
+    scene = scene_of(LinearScores(torch.zeros(SIZE)), image())
     with pytest.raises(MetricRefused, match="the same whichever features are removed"):
-        metric.measure(case_of(scene, picture(1)))
+        metric.measure(case_of(scene, image(1)))
 
 
 def test_rounding_of_the_score_is_no_reaction() -> None:
@@ -155,11 +155,11 @@ def test_rounding_of_the_score_is_no_reaction() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return 5 + 1e-6 * inputs.mean((2, 3))
 
-    scene = scene_of(Rounding(), 2 + picture())
+    scene = scene_of(Rounding(), 2 + image())
     drops = scene.logits[0] - scene.model.predict(torch.zeros(1, *SIZE))[0, 0]
     assert 0 < float(drops) < 5e-6
     with pytest.raises(MetricRefused, match="the same whichever features are removed"):
-        MuFidelity(features="grid:4").measure(case_of(scene, picture(1)))
+        MuFidelity(features="grid:4").measure(case_of(scene, image(1)))
 
 
 def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
@@ -168,7 +168,7 @@ def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
             score = (0.9 - inputs.mean((1, 2, 3))).clamp(min=0)  # one cell of sixteen is not enough
             return torch.stack([-score, score], dim=1)
 
-    scene = scene_of(NeedsMany(), torch.ones(SIZE) + picture() / 8)
+    scene = scene_of(NeedsMany(), torch.ones(SIZE) + image() / 8)
     values = scene.image
     measured, _ = SensitivityN(features="grid:4", sizes=2, samples=20).measure(case_of(scene, values))
     assert measured.details == {"sizes": [1, 13], "judged": [False, True]}
@@ -176,36 +176,36 @@ def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
 
 
 def test_a_single_feature_is_refused() -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     with pytest.raises(ParameterError, match="'grid:1' are one single feature"):
-        MuFidelity(features="grid:1").measure(case_of(scene, picture(1)))
+        MuFidelity(features="grid:1").measure(case_of(scene, image(1)))
 
 
 def test_a_contrast_is_scored_as_one() -> None:
-    weights = picture(1)
-    scene = scene_of(LinearScores(weights), picture(), target="0 vs 1")
+    weights = image(1)
+    scene = scene_of(LinearScores(weights), image(), target="0 vs 1")
     assert value(MuFidelity(features="grid:4"), case_of(scene, scene.image * weights)) == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", [*CORRELATIONS, Infidelity(samples=25)], ids=repr)
-def test_all_maps_of_a_scene_share_the_forwards(metric: Metric) -> None:
-    scene = scene_of(Network(), picture())
-    _, first = metric.measure(case_of(scene, picture(1)))
-    _, second = metric.measure(case_of(scene, picture(2)))
-    assert first.forwards == getattr(metric, "sizes", 1) * metric.parameters["samples"]
-    assert second.forwards == 0
+def test_all_maps_of_a_scene_share_the_forward_passes(metric: Metric) -> None:
+    scene = scene_of(Network(), image())
+    _, first = metric.measure(case_of(scene, image(1)))
+    _, second = metric.measure(case_of(scene, image(2)))
+    assert first.forward_passes == getattr(metric, "sizes", 1) * metric.parameters["samples"]
+    assert second.forward_passes == 0
 
 
 @pytest.mark.parametrize("kind", [SensitivityN, FaithfulnessCorrelation, MuFidelity, Infidelity])
 def test_the_result_does_not_depend_on_what_ran_before_or_on_batches(kind: type[Any]) -> None:
     metric = kind(baseline="noise", samples=11)
-    alone = value(metric, case_of(scene_of(Network(), picture(size=(3, 16, 16))), picture(1, (3, 16, 16)), seed=6))
-    scene = scene_of(Network(), picture(size=(3, 16, 16)), batch_size=4)
-    CompletenessGap(baseline="noise", claim="ignored").measure(case_of(scene, picture(3, (3, 16, 16)), seed=6))
-    metric.measure(case_of(scene, picture(2, (3, 16, 16)), seed=6))
-    after = value(metric, case_of(scene, picture(1, (3, 16, 16)), seed=6))
+    alone = value(metric, case_of(scene_of(Network(), image(size=(3, 16, 16))), image(1, (3, 16, 16)), seed=6))
+    scene = scene_of(Network(), image(size=(3, 16, 16)), batch_size=4)
+    CompletenessGap(baseline="noise", claim="ignored").measure(case_of(scene, image(3, (3, 16, 16)), seed=6))
+    metric.measure(case_of(scene, image(2, (3, 16, 16)), seed=6))
+    after = value(metric, case_of(scene, image(1, (3, 16, 16)), seed=6))
     assert after == pytest.approx(alone, rel=1e-4, abs=1e-5)
-    other = value(metric, case_of(scene, picture(1, (3, 16, 16)), seed=7))
+    other = value(metric, case_of(scene, image(1, (3, 16, 16)), seed=7))
     assert other != pytest.approx(alone, rel=1e-3)
 
 
@@ -226,7 +226,7 @@ def test_ranks_share_ties() -> None:
 @pytest.mark.parametrize("metric", [*CORRELATIONS, Infidelity(samples=60)], ids=repr)
 @pytest.mark.parametrize("output", ["logit", "probability"])
 def test_the_oracle_beats_a_shuffled_map_and_that_its_opposite(metric: Metric, output: str) -> None:
-    scene = scene_of(Planted(), picture().abs() + 0.2)
+    scene = scene_of(Planted(), image().abs() + 0.2)
     oracle = torch.zeros(1, 12, 12)
     oracle[:, 2:8, 5:11] = scene.image[:, 2:8, 5:11].mean(0)
     judge = type(metric)(**{**metric.parameters, "output": output})
@@ -244,7 +244,7 @@ def test_every_record_loads_a_metric_with_defaults() -> None:
         "mu_fidelity",
         "infidelity",
         "completeness_gap",
-        "cost_forwards",
+        "cost_forward_passes",
         "cost_seconds",
     ]
     assert all(isinstance(spec.load()(), Metric) for spec in specs)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.plugins.fidelity_cases import STD, LinearScores, Network, case_of, model_of, picture, scene_of, value
+from tests.plugins.fidelity_cases import STD, LinearScores, Network, case_of, image, model_of, scene_of, value
 from xaihub import (
     ParameterError,
 )
@@ -26,8 +26,8 @@ def test_noise_and_squares_have_their_distribution() -> None:
 
 
 def test_infidelity_of_the_exact_attribution_of_a_linear_model_is_zero() -> None:
-    weights = picture(1)
-    scene = scene_of(LinearScores(weights), picture())
+    weights = image(1)
+    scene = scene_of(LinearScores(weights), image())
     exact = scene.image * weights  # gradient times what the baseline of zeros takes away
     for scaling in ("optimal", "none"):
         measured, _ = Infidelity(scaling=scaling, samples=30).measure(case_of(scene, exact))
@@ -37,16 +37,16 @@ def test_infidelity_of_the_exact_attribution_of_a_linear_model_is_zero() -> None
 
 @pytest.mark.parametrize("options", [{"baseline": "white"}, {"baseline": "blur"}, {"perturbation": "noise"}], ids=str)
 def test_infidelity_of_the_gradient_of_a_linear_model_is_zero(options: dict[str, str]) -> None:
-    weights = picture(1)
-    scene = scene_of(LinearScores(weights), picture())
+    weights = image(1)
+    scene = scene_of(LinearScores(weights), image())
     measured, _ = Infidelity(units="gradient", scaling="none", samples=30, **options).measure(case_of(scene, weights))
     assert measured.details["zero_map"] > 0.1
     assert measured.value == pytest.approx(0, abs=1e-7)
 
 
 def test_infidelity_of_a_wrong_scale_is_known() -> None:
-    weights = picture(1)
-    scene = scene_of(LinearScores(weights), picture())
+    weights = image(1)
+    scene = scene_of(LinearScores(weights), image())
     exact = scene.image * weights
     zero = Infidelity(scaling="none", samples=30).measure(case_of(scene, exact))[0].details["zero_map"]
     plain, best = Infidelity(scaling="none", samples=30), Infidelity(samples=30)
@@ -60,11 +60,11 @@ def test_infidelity_of_a_wrong_scale_is_known() -> None:
 @pytest.mark.parametrize("scaling", ["none", "optimal"])
 @pytest.mark.parametrize("perturbation", ["squares", "noise"])
 def test_infidelity_equals_captum(perturbation: str, scaling: str) -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     inputs = scene.image[None].clone().requires_grad_()
     scene.model.module(inputs)[0, 0].backward()
     assert inputs.grad is not None
-    values = inputs.grad + 0.01 * picture(4)
+    values = inputs.grad + 0.01 * image(4)
     kept = without_squares(draw_squares(20, 0.5, (12, 12), seed=3), (12, 12))
     perturbations = {
         "squares": ~kept * scene.image,
@@ -86,8 +86,8 @@ def test_infidelity_equals_captum(perturbation: str, scaling: str) -> None:
 
 
 def test_infidelity_sums_the_map_over_each_square() -> None:
-    scene = scene_of(Network(), picture(size=(3, 12, 20)))
-    values = picture(4, (3, 12, 20))
+    scene = scene_of(Network(), image(size=(3, 12, 20)))
+    values = image(4, (3, 12, 20))
     errors = []
     for top, left, side in draw_squares(15, 1.0, (12, 20), seed=3).tolist():
         assert top + side <= 12
@@ -101,6 +101,6 @@ def test_infidelity_sums_the_map_over_each_square() -> None:
 
 
 def test_noise_is_refused_for_values_in_units_of_the_score() -> None:
-    scene = scene_of(Network(), picture())
+    scene = scene_of(Network(), image())
     with pytest.raises(ParameterError, match="'noise' cannot be used with units 'attribution'"):
-        Infidelity(perturbation="noise").measure(case_of(scene, picture(1)))
+        Infidelity(perturbation="noise").measure(case_of(scene, image(1)))

@@ -50,7 +50,7 @@ def the_model(side: int = SIDE) -> Model:
     return Model(Colours(), name="colours", preprocessing=preprocessing)
 
 
-def picture(label: int, side: int = SIDE) -> Tensor:
+def class_image(label: int, side: int = SIDE) -> Tensor:
     image = torch.zeros(CLASSES, side, side)
     image[label] = 1
     return image
@@ -76,7 +76,7 @@ def case_of(
     target: int = 0,
     seed: int = 0,
 ) -> Case:
-    image = picture(0) if image is None else image
+    image = class_image(0) if image is None else image
     model = the_model(image.shape[1])
     logits = model.predict(image[None])
     wanted = Target(index=target)
@@ -236,7 +236,7 @@ def test_equals_quantus_on_positive_maps_without_ties(metric: Metric, peer: str)
 
 # With mosaics
 
-POOL = [(picture(label), label) for label in range(1, CLASSES)]
+POOL = [(class_image(label), label) for label in range(1, CLASSES)]
 ORACLE = explainer_of(lambda image, label: image[label])
 INVERTED = explainer_of(lambda image, label: 1 - image[label])
 UNIFORM = explainer_of(lambda image, _label: torch.ones(image.shape[1:]))
@@ -259,12 +259,12 @@ def test_negative_attribution_outside_does_not_count() -> None:
 @pytest.mark.parametrize("control", [RandomControl(), CentreControl()], ids=repr)
 def test_controls_score_chance_on_mosaics(control: Explainer) -> None:
     generator = torch.Generator().manual_seed(3)
-    images = [picture(0) + 0.01 * torch.rand(CLASSES, SIDE, SIDE, generator=generator) for _ in range(20)]
+    images = [class_image(0) + 0.01 * torch.rand(CLASSES, SIDE, SIDE, generator=generator) for _ in range(20)]
     scores = [GridPointing().measure(case_of(control, image=image, pool=POOL))[0].value for image in images]
     assert float(np.mean(scores)) == pytest.approx(0.25, abs=0.01)
 
 
-def test_a_mosaic_holds_the_whole_of_each_picture_scaled_to_its_cell() -> None:
+def test_a_mosaic_holds_the_whole_of_each_image_scaled_to_its_cell() -> None:
     generator = torch.Generator().manual_seed(4)
     image = torch.randn(CLASSES, SIDE, SIDE, generator=generator)
     pool = [(torch.randn(CLASSES, SIDE, SIDE, generator=generator), label) for label in range(CLASSES)]
@@ -282,7 +282,9 @@ def test_a_mosaic_holds_the_whole_of_each_picture_scaled_to_its_cell() -> None:
 
 
 def test_cells_of_an_indivisible_side_cover_it_without_gaps() -> None:
-    case = case_of(UNIFORM, image=picture(0, 32), pool=[(picture(label, 32), label) for label in range(1, CLASSES)])
+    case = case_of(
+        UNIFORM, image=class_image(0, 32), pool=[(class_image(label, 32), label) for label in range(1, CLASSES)]
+    )
     found = GridPointing(cells=3).measure(case)[0]
     assert found.value == pytest.approx(found.details["chance"])
     assert found.details["chance"] in [pytest.approx(a * b / 32**2) for a in (10, 11) for b in (10, 11)]
@@ -307,9 +309,9 @@ def test_every_explainer_meets_the_same_mosaic_and_one_seed_repeats_it() -> None
     assert torch.equal(seen[0], seen[2])
 
 
-def test_pictures_of_one_run_take_different_cells() -> None:
+def test_images_of_one_run_take_different_cells() -> None:
     generator = torch.Generator().manual_seed(5)
-    images = [picture(0) + 0.01 * torch.rand(CLASSES, SIDE, SIDE, generator=generator) for _ in range(60)]
+    images = [class_image(0) + 0.01 * torch.rand(CLASSES, SIDE, SIDE, generator=generator) for _ in range(60)]
     cells = [make_mosaic(case_of(ORACLE, image=image, pool=POOL).scene, 2, 0).cell for image in images]
     assert min(cells.count(cell) for cell in range(4)) >= 5
     assert (
@@ -317,9 +319,9 @@ def test_pictures_of_one_run_take_different_cells() -> None:
     )
 
 
-def test_too_few_other_classes_are_refused_however_many_pictures_there_are() -> None:
-    pool = [(picture(label), label) for label in (1, 1, 1, 0, 0, 2, 2)]
-    with pytest.raises(MetricRefused, match="pictures of 3 other predicted classes, the run has 2"):
+def test_too_few_other_classes_are_refused_however_many_images_there_are() -> None:
+    pool = [(class_image(label), label) for label in (1, 1, 1, 0, 0, 2, 2)]
+    with pytest.raises(MetricRefused, match="images of 3 other predicted classes, the run has 2"):
         GridPointing().measure(case_of(ORACLE, pool=pool))
 
 
@@ -329,9 +331,9 @@ def test_a_map_without_positive_values_is_refused() -> None:
 
 
 def test_an_input_smaller_than_the_mosaic_is_refused() -> None:
-    pool = [(picture(label, 4), label) for label in range(1, CLASSES)]
+    pool = [(class_image(label, 4), label) for label in range(1, CLASSES)]
     with pytest.raises(MetricRefused, match="cannot hold 8x8"):
-        GridPointing(cells=8).measure(case_of(ORACLE, image=picture(0, 4), pool=pool))
+        GridPointing(cells=8).measure(case_of(ORACLE, image=class_image(0, 4), pool=pool))
 
 
 def test_a_map_of_unknown_origin_is_refused() -> None:
@@ -341,7 +343,7 @@ def test_a_map_of_unknown_origin_is_refused() -> None:
         GridPointing().measure(stored)
 
 
-def test_the_record_names_the_cell_the_classes_and_whether_the_model_saw_the_picture() -> None:
+def test_the_record_names_the_cell_the_classes_and_whether_the_model_saw_the_image() -> None:
     details = GridPointing().measure(case_of(ORACLE, pool=POOL))[0].details
     row, column = details["cell"]
     assert details["classes"][2 * row + column] == 0

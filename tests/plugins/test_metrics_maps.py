@@ -165,4 +165,4 @@ def test_every_record_loads_and_names_its_metric() -> None:
 
 def test_no_pass_through_the_model_is_made() -> None:
     case = case_of(equal_pixels(5))
-    assert [metric.measure(case)[1].forwards for metric in METRICS] == [0, 0, 0]
+    assert [metric.measure(case)[1].forward_passes for metric in METRICS] == [0, 0, 0]

@@ -41,7 +41,7 @@ def test_the_other_class_of_two_is_the_other_one() -> None:
     assert others == [1, 0]
 
 
-def test_the_other_class_varies_with_picture_and_seed_but_not_with_the_explainer() -> None:
+def test_the_other_class_varies_with_image_and_seed_but_not_with_the_explainer() -> None:
     model = model_of(perceptron())
     images = torch.rand(40, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
 

@@ -59,7 +59,7 @@ class InputTimesGradient(Explainer):
 
 
 class Noise(Explainer):
-    """Random numbers, whatever the picture."""
+    """Random numbers, whatever the image."""
 
     stochastic = True
 
@@ -166,7 +166,7 @@ def test_both_equal_quantus_for_the_same_noise(peer: str) -> None:
     assert value(ours, case) == pytest.approx(float(theirs[0]), rel=1e-4)
 
 
-def test_a_map_that_follows_the_picture_more_steeply_scores_worse() -> None:
+def test_a_map_that_follows_the_image_more_steeply_scores_worse() -> None:
     class Power(Explainer):
         def __init__(self, *, exponent: int = 1) -> None:
             self.exponent = exponent
@@ -201,10 +201,10 @@ def test_both_metrics_share_the_explanations() -> None:
     case = case_of(Gradient(), Network())
     _, first = MaxSensitivity(samples=6).measure(case)
     _, second = LocalLipschitz(samples=6).measure(case)
-    assert first.backwards == 6
-    assert second.forwards == second.backwards == 0
+    assert first.backward_passes == 6
+    assert second.forward_passes == second.backward_passes == 0
     _, other = LocalLipschitz(samples=6, radius=0.1).measure(case)
-    assert other.backwards == 6
+    assert other.backward_passes == 6
 
 
 @pytest.mark.parametrize("metric", BOTH, ids=repr)
@@ -231,7 +231,7 @@ def test_the_seed_fixes_the_result(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", BOTH, ids=repr)
-def test_the_randomness_of_the_explainer_is_no_sensitivity_to_the_picture(metric: Metric) -> None:
+def test_the_randomness_of_the_explainer_is_no_sensitivity_to_the_image(metric: Metric) -> None:
     assert value(metric, case_of(Noise(), Network(), seed=3, map_seed=8)) == 0
 
 

@@ -285,7 +285,7 @@ def hashes(model: Model, image: Tensor, seed: int) -> list[str]:
     return explainer.seen
 
 
-def test_every_picture_meets_the_same_copies_and_another_seed_others() -> None:
+def test_every_image_meets_the_same_copies_and_another_seed_others() -> None:
     model = model_of(perceptron())
     first, second = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
     seen = hashes(model, first, seed=0)
@@ -296,7 +296,7 @@ def test_every_picture_meets_the_same_copies_and_another_seed_others() -> None:
 def test_passes_through_the_copies_are_counted() -> None:
     _, counts = MPRT(layers=3).measure(case_of(Gradient(), model_of(perceptron())))
     # Each explanation also asks for the prediction.
-    assert (counts.forwards, counts.backwards) == (6, 3)
+    assert (counts.forward_passes, counts.backward_passes) == (6, 3)
 
 
 def test_a_cascade_gives_a_curve_that_starts_with_the_map_itself() -> None:

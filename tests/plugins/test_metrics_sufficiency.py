@@ -138,7 +138,7 @@ def test_transplants_count_the_colours_that_the_model_can_bear() -> None:
     mask = torch.zeros(SIDE, SIDE)
     mask[: SIDE // 2] = 1
     colours = backgrounds(scene, "colours", 40, 0)[:, 0, 0, 0]
-    expected = float((0.5 + 0.5 * colours > 0.6).double().mean())  # half of the picture is white
+    expected = float((0.5 + 0.5 * colours > 0.6).double().mean())  # half of the image is white
     assert 0.5 < expected < 1
     assert measured(TransplantColours(count=40), case_of(scene, distinct(), mask)) == expected
 
@@ -171,7 +171,7 @@ def test_a_prefix_is_the_smallest_where_more_is_better(confidence: float) -> Non
 
 
 @torch.inference_mode()
-def test_the_curve_equals_one_picture_at_a_time() -> None:
+def test_the_curve_equals_one_image_at_a_time() -> None:
     scene = scene_of(lambda x: x.mean((1, 2, 3)) - 0.6)
     heat = distinct(2)
     metric = TransplantCurve(shares="0.1,0.35,0.6", count=12)
@@ -181,9 +181,9 @@ def test_the_curve_equals_one_picture_at_a_time() -> None:
         best = heat.flatten().argsort(descending=True)[: round(share * SIDE * SIDE)]
         votes = []
         for background in backgrounds(scene, "colours", 12, 0):
-            picture = background.clone().contiguous()
-            picture.view(-1)[best] = scene.image.flatten()[best]
-            votes.append(int(scene.model.module(picture[None]).argmax()) == 0)
+            image = background.clone().contiguous()
+            image.view(-1)[best] = scene.image.flatten()[best]
+            votes.append(int(scene.model.module(image[None]).argmax()) == 0)
         expected.append(sum(votes) / 12)
     assert result.curve is not None
     assert result.curve[1] == pytest.approx(expected)
@@ -191,7 +191,7 @@ def test_the_curve_equals_one_picture_at_a_time() -> None:
     assert 0 < min(expected[1:]) < max(expected)
 
 
-def test_only_metrics_that_take_photos_depend_on_the_other_pictures_of_a_run() -> None:
+def test_only_metrics_that_take_photos_depend_on_the_other_images_of_a_run() -> None:
     metrics = [*ALL, TransplantCurve(family="photos")]
     assert [metric.needs_pool for metric in metrics] == [isinstance(metric, TransplantPhotos) for metric in ALL] + [
         True
@@ -268,11 +268,11 @@ def test_all_questions_of_a_round_share_batches_and_metrics_share_answers() -> N
     case = case_of(scene, distinct())
     module: Any = scene.model.module
     module.rows.clear()
-    first = TransplantColours(count=16).measure(case)[1].forwards
+    first = TransplantColours(count=16).measure(case)[1].forward_passes
     assert len(module.rows) <= 5 + 2  # rounds of the search, and 80 rows of transplants
     assert first < 17 + 5 * 4 * 4 + 80
-    assert SufficientArea(confidence=0.5).measure(case)[1].forwards == 0
-    assert TransplantColours(count=16).measure(case)[1].forwards == 80
+    assert SufficientArea(confidence=0.5).measure(case)[1].forward_passes == 0
+    assert TransplantColours(count=16).measure(case)[1].forward_passes == 80
 
 
 @pytest.mark.parametrize("metric", ALL, ids=repr)

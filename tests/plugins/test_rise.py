@@ -61,7 +61,7 @@ def test_rise_equals_the_paper_taken_literally(side: int, cell: int, keep: float
         score = {"probability": logits.softmax(0), "logit": logits}[output][1]
         expected += float(score) * mask / (keep * masks)  # Eq. 6
     assert torch.allclose(ours.values[0], expected.float(), atol=1e-5)
-    assert ours.metadata["forwards"] == masks
+    assert ours.metadata["forward_passes"] == masks
 
 
 def test_rise_is_the_same_for_every_batch_size_and_seeded() -> None:

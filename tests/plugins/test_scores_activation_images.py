@@ -182,7 +182,7 @@ def test_positions_are_weighted_averages_of_the_last_map() -> None:
     assert torch.allclose(network.tail.head(pooled), model.predict(x), atol=1e-4)
 
 
-def test_patches_are_cells_of_the_picture() -> None:
+def test_patches_are_cells_of_the_image() -> None:
     model = gated("test_resnet", site="patches", patches=2)
     network: Any = model.module
     height, width = model.input_size[1:]
@@ -327,7 +327,7 @@ def test_shap_and_permutation_rank_the_channels_that_count() -> None:
         assert found.weights[8:].abs().max() < 1e-6
         assert set(found.order[:3].tolist()) <= set(range(8))
         assert found.metadata["layer"] == "fc"
-        assert found.metadata["forwards"] == 24
+        assert found.metadata["forward_passes"] == 24
 
 
 def test_permutation_importance_is_the_loss_of_likelihood() -> None:
@@ -359,10 +359,10 @@ def test_permutation_importance_is_the_loss_of_likelihood() -> None:
 
 
 @pytest.mark.parametrize("explainer", [GlobalSHAP(), PermutationImportance()])
-def test_estimates_need_pictures(explainer: Any) -> None:
-    with pytest.raises(ExplainerRefused, match="what it does to pictures|by what they do to pictures"):
+def test_estimates_need_images(explainer: Any) -> None:
+    with pytest.raises(ExplainerRefused, match="what it does to images|by what they do to images"):
         explainer.explain(made("test_resnet"))
-    assert explainer.needs_pictures
+    assert explainer.needs_images
 
 
 def test_everything_is_registered_under_its_name() -> None:

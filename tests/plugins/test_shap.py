@@ -159,8 +159,8 @@ def test_partition_explains_a_contrast() -> None:
 def test_partition_keeps_to_its_budget_and_stays_complete(evaluations: int) -> None:
     model, image = _model(_curved()), _image()
     ours = PartitionSHAP(evaluations=evaluations, features="grid:8", baseline="zero").explain(model, image, 1)[0]
-    assert evaluations - 1 <= ours.metadata["forwards"] <= evaluations
-    assert ours.metadata["details"]["evaluations"] == ours.metadata["forwards"]
+    assert evaluations - 1 <= ours.metadata["forward_passes"] <= evaluations
+    assert ours.metadata["details"]["evaluations"] == ours.metadata["forward_passes"]
     assert ours.metadata["completeness_gap"] < 1e-5
     with torch.no_grad():
         difference = float((model(image) - model(torch.zeros_like(image)))[0, 1])
@@ -219,8 +219,8 @@ def test_expected_gradients_of_a_linear_model_are_weight_times_difference(sample
     expected = module[1].weight[2].view(1, 3, SIDE, SIDE) * (image - white)
     assert torch.allclose(ours.values, expected[0].detach(), atol=1e-6)
     assert ours.metadata["completeness_gap"] < 1e-5
-    assert ours.metadata["backwards"] == samples
-    assert ours.metadata["forwards"] == samples + 3  # the picture, and the baseline twice
+    assert ours.metadata["backward_passes"] == samples
+    assert ours.metadata["forward_passes"] == samples + 3  # the image, and the baseline twice
 
 
 def test_expected_gradients_equal_shap_used_directly() -> None:

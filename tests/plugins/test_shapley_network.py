@@ -139,7 +139,7 @@ def test_the_attention_mask_hides_content_and_an_empty_coalition_is_worth_nothin
 
 
 @pytest.mark.parametrize("options", [{}, {"value": "full"}, {"mask": "attention"}])
-def test_one_pass_over_pictures_and_coalitions_gives_what_single_passes_give(options: dict[str, str]) -> None:
+def test_one_pass_over_images_and_coalitions_gives_what_single_passes_give(options: dict[str, str]) -> None:
     network, x = _network("test_vit", **options)
     shown = (torch.rand(2, 4, network.cells, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     passes = []

@@ -83,7 +83,7 @@ def test_coalitions_are_uniform_within_a_size() -> None:
     assert float(((counts - expected) ** 2 / expected).sum()) < 27.9  # 9 degrees of freedom, 99.9 %
 
 
-def test_coalitions_that_are_alike_have_one_size_a_picture() -> None:
+def test_coalitions_that_are_alike_have_one_size_an_image() -> None:
     shown = sample_coalitions(2000, 6, 5, generator=_rng(), alike=True)
     assert torch.equal(shown[:, ::2], 1 - shown[:, 1::2])
     sizes = shown[:, ::2].sum(2)

@@ -32,7 +32,7 @@ def test_one_pass_explains_every_class() -> None:
     phi = model.module.phi(x)
     centred = phi - phi.mean(2, keepdim=True)
     for row, explanation in enumerate(found):
-        assert explanation.metadata["forwards"] == 1
+        assert explanation.metadata["forward_passes"] == 1
         assert torch.allclose(explanation.extras["votes"], centred[row].T.reshape(4, 3, 3), atol=1e-6)
         assert torch.allclose(explanation.values[0, ::8, ::8] * 64, centred[row, :, 2].view(3, 3), atol=1e-5)
         assert explanation.metadata["completeness_gap"] < 1e-5
@@ -51,7 +51,7 @@ def _outspoken(**options: Any) -> Model:
 
 
 def _exact(model: Model, x: Tensor, label: int) -> Tensor:
-    """Shapley values of one picture by their definition, player by player; scores less their mean over classes."""
+    """Shapley values of one image by their definition, player by player; scores less their mean over classes."""
     network, n = model.module, 9
     with torch.no_grad():
         v = {s: network.value(x[None], torch.tensor([[float(i in s) for i in range(n)]]))[0]
@@ -80,7 +80,7 @@ def test_votes_that_are_refined_by_all_coalitions_are_exact_shapley_values(value
         torch.testing.assert_close(_cell_sums(found[row]), exact, rtol=1e-4, atol=1e-4)
         assert float((_cell_sums(votes[row]) - exact).abs().max()) > 0.1
         assert found[row].metadata["completeness_gap"] < 1e-4
-        assert found[row].metadata["forwards"] == 1 + 512
+        assert found[row].metadata["forward_passes"] == 1 + 512
         assert not bool(found[row].extras["standard_errors"].any())
 
 
@@ -96,7 +96,7 @@ def test_a_few_coalitions_bring_votes_nearer_to_shapley_values_whatever_shares_t
         assert after < 0.5 * before
         assert found[row].extras["standard_errors"].shape == (3, 3)
         assert float(found[row].extras["standard_errors"].min()) > 0
-        assert 1 < found[row].metadata["forwards"] <= 101
+        assert 1 < found[row].metadata["forward_passes"] <= 101
 
 
 @pytest.mark.parametrize("refine", ["0", "7"])

@@ -139,7 +139,7 @@ def test_a_map_shares_each_value_among_its_pixels() -> None:
     assert found.extras["standard_errors"].tolist() == [0] * 4
     assert found.metadata["completeness_gap"] < 1e-6
     assert found.metadata["details"]["estimator"] == "exact"
-    assert found.metadata["forwards"] == 16
+    assert found.metadata["forward_passes"] == 16
     assert torch.equal(found.extras["players"][::4, ::4], torch.tensor([[0, 1], [2, 3]]).int())
 
 

@@ -1,4 +1,4 @@
-"""The small experiments: their pictures, their figures on cases with a known answer, and the command."""
+"""The small experiments: their images, their figures on cases with a known answer, and the command."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from torch import Tensor, nn
 from xaihub import ParameterError
 from xaihub.cli import cli
 from xaihub_shapley.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
+from xaihub_shapley.images import TASKS, LabelledImages, make_images
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.pictures import TASKS, Pictures, make_pictures
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_are_the_same_for_a_seed_and_others_for_another(task: str) -> None:
-    one, same, other = (make_pictures(task, 64, train=True, seed=seed) for seed in (0, 0, 1))
+def test_images_are_the_same_for_a_seed_and_others_for_another(task: str) -> None:
+    one, same, other = (make_images(task, 64, train=True, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.inputs, same.inputs)
     assert not torch.equal(one.inputs, other.inputs)
     assert one.inputs.shape == (64, 1, 24, 24)
-    assert abs(float(make_pictures(task, 600, train=True, seed=0).inputs.mean())) < 0.1
+    assert abs(float(make_images(task, 600, train=True, seed=0).inputs.mean())) < 0.1
 
 
 def test_the_evidence_of_located_digits_is_in_one_or_two_cells() -> None:
-    pictures = make_pictures("located", 400, train=False, seed=0)
-    counts = pictures.evidence.sum(1)
+    images = make_images("located", 400, train=False, seed=0)
+    counts = images.evidence.sum(1)
     assert sorted(counts.unique().tolist()) == [1, 2]
     assert 0.4 < float((counts == 2).float().mean()) < 0.6
-    bright = nn.functional.max_pool2d(pictures.inputs, 8).flatten(1)
+    bright = nn.functional.max_pool2d(images.inputs, 8).flatten(1)
     # Glyphs are brighter than any noise, so the brightest pixels are in the evidence.
-    assert float(bright[pictures.evidence].min()) > float(bright[~pictures.evidence].max())
+    assert float(bright[images.evidence].min()) > float(bright[~images.evidence].max())
 
 
 def test_no_cell_alone_tells_the_label_of_the_exclusive_or() -> None:
-    pictures = make_pictures("xor", 2000, train=True, seed=0)
-    assert bool((pictures.evidence.sum(1) == 2).all())
-    first = pictures.inputs.view(-1, 3, 8, 3, 8).transpose(2, 3).flatten(1, 2).mean((2, 3))  # brightness of each cell
-    labels = pictures.labels.float()
+    images = make_images("xor", 2000, train=True, seed=0)
+    assert bool((images.evidence.sum(1) == 2).all())
+    first = images.inputs.view(-1, 3, 8, 3, 8).transpose(2, 3).flatten(1, 2).mean((2, 3))  # brightness of each cell
+    labels = images.labels.float()
     for cell in range(9):
-        there = pictures.evidence[:, cell]
+        there = images.evidence[:, cell]
         assert abs(float(torch.corrcoef(torch.stack([first[there, cell], labels[there]]))[0, 1])) < 0.15
 
 
-def test_unknown_pictures_are_refused() -> None:
-    with pytest.raises(ParameterError, match="no pictures 'faces'"):
-        make_pictures("faces", 2, train=True, seed=0)  # type: ignore[arg-type]
+def test_unknown_images_are_refused() -> None:
+    with pytest.raises(ParameterError, match="no images 'faces'"):
+        make_images("faces", 2, train=True, seed=0)  # type: ignore[arg-type]
 
 
 class _Additive(ShapleyVision):
@@ -63,26 +63,26 @@ class _Additive(ShapleyVision):
         return torch.stack([torch.zeros_like(means), means], 2)
 
 
-def _additive() -> tuple[object, Pictures]:
+def _additive() -> tuple[object, LabelledImages]:
     model = small_model("vit", 2, seed=0).around(_Additive().eval())
     inputs = torch.rand(4, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     evidence = torch.zeros(4, 9, dtype=torch.bool)
-    return model, Pictures(inputs, torch.ones(4, dtype=torch.long), evidence, 2)
+    return model, LabelledImages(inputs, torch.ones(4, dtype=torch.long), evidence, 2)
 
 
 def test_an_additive_network_agrees_with_its_exact_values() -> None:
-    model, pictures = _additive()
-    exact = exact_shapley(model.module, pictures.inputs[0])
-    assert torch.allclose(exact, model.module.phi(pictures.inputs[:1])[0].double(), atol=1e-6)
-    found = agreement(model, pictures, 4)
+    model, images = _additive()
+    exact = exact_shapley(model.module, images.inputs[0])
+    assert torch.allclose(exact, model.module.phi(images.inputs[:1])[0].double(), atol=1e-6)
+    found = agreement(model, images, 4)
     assert found.correlation == pytest.approx(1, abs=1e-5)
     assert found.r2 == pytest.approx(1, abs=1e-5)
 
 
 def test_curves_follow_the_order_of_the_map() -> None:
-    model, pictures = _additive()
-    votes = model.module.phi(pictures.inputs)[..., 1]
-    right, wrong = curves(model, pictures, votes), curves(model, pictures, -votes)
+    model, images = _additive()
+    votes = model.module.phi(images.inputs)[..., 1]
+    right, wrong = curves(model, images, votes), curves(model, images, -votes)
     gaps = votes.sort(1, descending=True).values.cumsum(1)
     total = gaps[:, -1:]
     kept = torch.cat([total, total - gaps], 1).sigmoid().double()
@@ -102,7 +102,7 @@ def test_pointing_counts_hits_and_shares_of_what_is_positive() -> None:
 
 def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    arguments = ["reproduce", "shapley", "--data", "located", "--pictures", "64", "--epochs", "1", "--judged", "2",
+    arguments = ["reproduce", "shapley", "--data", "located", "--images", "64", "--epochs", "1", "--judged", "2",
                  "-l", "0", "-l", "2", "-o", str(file)]  # fmt: skip
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
@@ -134,7 +134,7 @@ def test_bad_arguments_end_with_one_line(arguments: list[str], message: str) -> 
 def test_votes_are_taught_where_asked_but_never_in_the_plain_twin(tmp_path: Path) -> None:
     def fits(*votes: str) -> list[float]:
         file = tmp_path / "figures.json"
-        arguments = ["reproduce", "shapley", "--data", "xor", "--pictures", "64", "--epochs", "1", "--judged", "1"]
+        arguments = ["reproduce", "shapley", "--data", "xor", "--images", "64", "--epochs", "1", "--judged", "1"]
         result = CliRunner().invoke(cli, [*arguments, "-l", "1", *votes, "-o", str(file), "-q"])
         assert result.exit_code == 0, result.output
         records = json.loads(file.read_text())["records"]

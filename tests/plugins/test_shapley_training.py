@@ -9,8 +9,8 @@ import torch
 
 from xaihub import Model
 from xaihub_shapley.experiment import accuracy, agreement, curves, exact_shapley, maps_of, pointing, small_model, train
+from xaihub_shapley.images import LabelledImages, Task, make_images
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.pictures import Pictures, Task, make_pictures
 
 FAST = 3e-3  # learning rate
 SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do
@@ -28,23 +28,23 @@ def _trained(
     value: Literal["visible", "full"] = "visible",
     votes: float = 0,
 ) -> Model:
-    pictures = make_pictures(task, count, train=True, seed=seed)
+    images = make_images(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
     objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes)
-    return train(small_model(kind, pictures.classes, seed=seed), objective, pictures, epochs=epochs, seed=seed, lr=FAST)
+    return train(small_model(kind, images.classes, seed=seed), objective, images, epochs=epochs, seed=seed, lr=FAST)
 
 
-def _unseen(task: Task, seed: int = 0) -> Pictures:
-    return make_pictures(task, 400, train=False, seed=seed)
+def _unseen(task: Task, seed: int = 0) -> LabelledImages:
+    return make_images(task, 400, train=False, seed=seed)
 
 
-def _gap(model: Model, pictures: Pictures) -> float:
+def _gap(model: Model, images: LabelledImages) -> float:
     """The largest difference of the sum of the exact values from the class scores less those of nothing."""
     network = model.module
     nothing = torch.zeros(1, network.cells)
     with torch.no_grad():
-        scores = network(pictures.inputs[:3]) - network(pictures.inputs[:1], nothing)
-        sums = torch.stack([exact_shapley(network, picture).sum(0) for picture in pictures.inputs[:3]])
+        scores = network(images.inputs[:3]) - network(images.inputs[:1], nothing)
+        sums = torch.stack([exact_shapley(network, image).sum(0) for image in images.inputs[:3]])
     return float((sums - scores).abs().max())
 
 
@@ -52,43 +52,43 @@ def _gap(model: Model, pictures: Pictures) -> float:
 def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_maps() -> None:
     model = _trained("located", "vit", weight=10, epochs=14)
     plain = _trained("located", "vit", weight=0, epochs=14)
-    pictures = _unseen("located")
+    images = _unseen("located")
 
-    found, before = agreement(model, pictures, 20), agreement(plain, pictures, 20)
+    found, before = agreement(model, images, 20), agreement(plain, images, 20)
     assert found.correlation > 0.95
     assert found.r2 > 0.9
     assert before.correlation < 0.7
-    assert _gap(model, pictures) < 1e-4
-    assert _gap(plain, pictures) < 1e-4
-    assert accuracy(model, pictures) > accuracy(plain, pictures) - 0.01
+    assert _gap(model, images) < 1e-4
+    assert _gap(plain, images) < 1e-4
+    assert accuracy(model, images) > accuracy(plain, images) - 0.01
 
-    votes = maps_of("shapley", model, "vit", pictures.inputs[:40])
-    hit, energy = pointing(votes, pictures.evidence[:40])
+    votes = maps_of("shapley", model, "vit", images.inputs[:40])
+    hit, energy = pointing(votes, images.evidence[:40])
     assert hit >= 0.95
     assert energy >= 0.45
 
-    maps = {name: maps_of(name, model, "vit", pictures.inputs[:40])
+    maps = {name: maps_of(name, model, "vit", images.inputs[:40])
             for name in ("gradcam", "integrated_gradients", "control_random")}  # fmt: skip
-    own, gradcam, gradients, random = (curves(model, pictures, cells) for cells in (votes, *maps.values()))
+    own, gradcam, gradients, random = (curves(model, images, cells) for cells in (votes, *maps.values()))
     assert own.insertion > random.insertion
     assert own.insertion > gradcam.insertion
     assert own.insertion > gradients.insertion - 0.02
     assert own.deletion < random.deletion
     assert own.deletion < gradcam.deletion + 0.01
     assert own.deletion < gradients.deletion + 0.02
-    assert own.deletion < curves(plain, pictures, maps_of("gradcam", plain, "vit", pictures.inputs[:40])).deletion
+    assert own.deletion < curves(plain, images, maps_of("gradcam", plain, "vit", images.inputs[:40])).deletion
 
 
 @SLOW
 def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None:
     model = _trained("located", "resnet", weight=10, epochs=16)
-    pictures = _unseen("located")
-    found = agreement(model, pictures, 20)
+    images = _unseen("located")
+    found = agreement(model, images, 20)
     assert found.correlation > 0.95
     assert found.r2 > 0.9
-    assert accuracy(model, pictures) > 0.95
-    votes = maps_of("shapley", model, "resnet", pictures.inputs[:40])
-    hit, energy = pointing(votes, pictures.evidence[:40])
+    assert accuracy(model, images) > 0.95
+    votes = maps_of("shapley", model, "resnet", images.inputs[:40])
+    hit, energy = pointing(votes, images.evidence[:40])
     assert hit >= 0.95
     assert energy >= 0.45
 
@@ -97,26 +97,26 @@ def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None
 def test_accuracy_is_kept_over_three_seeds() -> None:
     changes = []
     for seed in (1, 2, 3):
-        pictures = _unseen("located", seed)
+        images = _unseen("located", seed)
         twins = [_trained("located", "vit", weight=weight, epochs=8, seed=seed) for weight in (10, 0)]
-        changes.append(accuracy(twins[0], pictures) - accuracy(twins[1], pictures))
+        changes.append(accuracy(twins[0], images) - accuracy(twins[1], images))
     assert sum(changes) / 3 > -0.01
 
 
 @SLOW
 def test_evidence_that_exists_only_together_survives() -> None:
     model = _trained("xor", "vit", weight=None, epochs=12, count=2000)
-    pictures = _unseen("xor")
-    assert accuracy(model, pictures) >= 0.98
-    assert agreement(model, pictures, 20).correlation > 0.95
+    images = _unseen("xor")
+    assert accuracy(model, images) >= 0.98
+    assert agreement(model, images, 20).correlation > 0.95
 
 
 @SLOW
 def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_accuracy() -> None:
-    pictures = _unseen("located")
+    images = _unseen("located")
     before, after = (_trained("located", "vit", weight=1, epochs=14, votes=votes) for votes in (0, 3))
-    assert accuracy(after, pictures) > accuracy(before, pictures) - 0.01
-    plain, taught = agreement(before, pictures, 20), agreement(after, pictures, 20)
+    assert accuracy(after, images) > accuracy(before, images) - 0.01
+    plain, taught = agreement(before, images, 20), agreement(after, images, 20)
     assert taught.correlation > max(0.95, plain.correlation + 0.1)
     assert taught.r2 > plain.r2 + 0.1
 
@@ -124,9 +124,9 @@ def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_ac
 @SLOW
 def test_the_full_vote_learns_to_be_silent_where_nothing_is_seen() -> None:
     model = _trained("located", "vit", weight=10, epochs=4, count=640, mask="pixel", value="full")
-    pictures = _unseen("located")
+    images = _unseen("located")
     with torch.no_grad():
-        nothing = model.module(pictures.inputs[:1], torch.zeros(1, 9))
-        gap = model.module.phi(pictures.inputs[:8]).sum(1) - (model.module(pictures.inputs[:8]) - nothing)
+        nothing = model.module(images.inputs[:1], torch.zeros(1, 9))
+        gap = model.module.phi(images.inputs[:8]).sum(1) - (model.module(images.inputs[:8]) - nothing)
     assert float(nothing.abs().max()) < 0.05
     assert float(gap.abs().max()) < 0.05

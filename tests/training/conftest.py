@@ -1,4 +1,4 @@
-"""A few small pictures, a small network, and objectives that put the loop to the test."""
+"""A few small images, a small network, and objectives that put the loop to the test."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def hub() -> Hub:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two classes of 12 pictures of 24 by 24 pixels: red ones and blue ones, with noise."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two classes of 12 images of 24 by 24 pixels: red ones and blue ones, with noise."""
+    folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for channel, name in ((0, "red"), (2, "blue")):
         (folder / name).mkdir()
@@ -42,10 +42,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(hub: Hub, pictures: Path, tmp_path: Path) -> Train:
-    """Train a small network on the pictures into the folder `run`; arguments change the plan."""
+def train(hub: Hub, images: Path, tmp_path: Path) -> Train:
+    """Train a small network on the images into the folder `run`; arguments change the plan."""
 
     def run(folder: str = "run", *, resume: bool = False, **plan: Any) -> service.Outcome:
-        return service.train(hub, checked(toys.plan(pictures, **plan)), tmp_path / folder, resume=resume, device="cpu")
+        return service.train(hub, checked(toys.plan(images, **plan)), tmp_path / folder, resume=resume, device="cpu")
 
     return run

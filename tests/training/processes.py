@@ -31,11 +31,11 @@ from xaihub.training.config import checked
 KILLS = 10
 
 
-def work(pictures: Path, folder: Path) -> None:
+def work(images: Path, folder: Path) -> None:
     """Train, or go on where the last attempt stopped."""
     host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
     host.register(toys, name="toys")
-    plan = toys.plan(pictures, objective="masked", epochs=6, ema=0.8, accumulate=2, batch_size=4, save_every=0)
+    plan = toys.plan(images, objective="masked", epochs=6, ema=0.8, accumulate=2, batch_size=4, save_every=0)
     train(Hub(host), checked(plan), folder, resume=folder.exists(), device="cpu")
 
 
@@ -69,16 +69,16 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def killed(folder: Path, pictures: Path) -> None:
+def killed(folder: Path, images: Path) -> None:
     """Train undisturbed; then again with ten kills at random moments."""
     started = time.monotonic()
-    assert waited(forked(lambda: work(pictures, folder / "undisturbed"))) == 0
+    assert waited(forked(lambda: work(images, folder / "undisturbed"))) == 0
     whole = time.monotonic() - started
     steps = sum(record["seconds"] for record in history(folder / "undisturbed"))
     draw = random.Random(0)
     kills = 0
     while kills < KILLS:
-        child = forked(lambda: work(pictures, folder / "killed"))
+        child = forked(lambda: work(images, folder / "killed"))
         # Each attempt repeats the start-up, in which it may be killed as well, and gets a part of the way.
         time.sleep(draw.uniform(0, whole - steps + 1.2 * steps / KILLS))
         os.kill(child, signal.SIGKILL)
@@ -88,12 +88,12 @@ def killed(folder: Path, pictures: Path) -> None:
             shutil.rmtree(folder / "killed")
     done = [place(folder / name) for name in ("killed", "undisturbed")]
     sys.stdout.write(f"killed last after {done[0]} of {done[1]} steps\n")
-    assert waited(forked(lambda: work(pictures, folder / "killed"))) == 0
+    assert waited(forked(lambda: work(images, folder / "killed"))) == 0
 
 
-def shared(folder: Path, pictures: Path) -> None:
+def shared(folder: Path, images: Path) -> None:
     """Train by one process, then by two."""
-    plan = toys.plan(pictures, model="test_vit", size=None, optimizer="sgd", epochs=1, batch_size=7, val=0.3)
+    plan = toys.plan(images, model="test_vit", size=None, optimizer="sgd", epochs=1, batch_size=7, val=0.3)
 
     def rank(number: int) -> None:
         os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")

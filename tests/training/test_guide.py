@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from xaihub.cli import cli
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "train.md"
-# The same steps with a smaller network and fewer pictures.
+# The same steps with a smaller network and fewer images.
 FEWER = {
     "--size 96": "--size 96 -m test_resnet --scratch",
     "evidence:240": "evidence:16",

@@ -36,7 +36,7 @@ def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_from_its
 
 
 def test_an_objective_that_refuses_leaves_nothing_that_bars_the_next_attempt(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="these pictures do not suit"):
+    with pytest.raises(ParameterError, match="these images do not suit"):
         train(objective="unready")
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == []
     assert train(epochs=1).card.exists()

@@ -24,7 +24,7 @@ from xaihub.training import loop, setting
 from xaihub.training.checkpoint import Checkpoint
 from xaihub.training.config import checked
 from xaihub.training.data import readable, split
-from xaihub.training.sources import open_pictures
+from xaihub.training.sources import open_images
 
 Train = Callable[..., service.Outcome]
 
@@ -110,7 +110,7 @@ def test_frozen_training_with_kept_features_is_training_with_a_frozen_backbone(
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_an_objective_that_changes_its_inputs_reads_pictures_also_when_frozen(train: Train, tmp_path: Path) -> None:
+def test_an_objective_that_changes_its_inputs_reads_images_also_when_frozen(train: Train, tmp_path: Path) -> None:
     train("run", freeze=True, objective="masked", epochs=1)
     train("start", freeze=True, objective="masked", epochs=1, lr=1e-12)
     one, other = weights(tmp_path / "run"), weights(tmp_path / "start")
@@ -159,17 +159,17 @@ def test_the_best_epoch_is_kept_and_training_stops_early(train: Train, tmp_path:
     assert f"epoch {outcome.best['epoch']} of {len(losses)}" in model.card.accuracy
 
 
-def test_the_accuracy_on_the_card_is_that_of_the_weights_beside_it(hub: Hub, train: Train, pictures: Path) -> None:
+def test_the_accuracy_on_the_card_is_that_of_the_weights_beside_it(hub: Hub, train: Train, images: Path) -> None:
     outcome = train(epochs=3)
     model = hub.load_model(str(outcome.card), device="cpu")
-    held = split(open_pictures(str(pictures)), share=0.25, seed=0)
-    inputs = torch.stack([model.prepare(held.pictures.read(index))[0] for index in held.val])
-    labels = torch.tensor([held.pictures.labels[index] for index in held.val])
+    held = split(open_images(str(images)), share=0.25, seed=0)
+    inputs = torch.stack([model.prepare(held.images.read(index))[0] for index in held.val])
+    labels = torch.tensor([held.images.labels[index] for index in held.val])
 
     right = float((model.predict(inputs).argmax(1) == labels).float().mean())
     assert model.classes == ("blue", "red")
     assert right == pytest.approx(outcome.best["val_accuracy"])
-    assert model.card.accuracy.startswith(f"{right:.4f} on {len(labels)} held-out pictures")
+    assert model.card.accuracy.startswith(f"{right:.4f} on {len(labels)} held-out images")
 
 
 def test_a_changed_architecture_is_built_again_from_its_card(hub: Hub, train: Train) -> None:
@@ -204,7 +204,7 @@ def test_a_classifier_for_the_same_classes_keeps_their_order(train: Train, hub: 
                   freeze_norm=True)  # fmt: skip
 
     assert first.best["val_accuracy"] == 1.0
-    # In the order of the folders' names, every picture would be taken for the other class.
+    # In the order of the folders' names, every image would be taken for the other class.
     assert again.best["val_loss"] == pytest.approx(first.best["val_loss"], abs=1e-3)
     assert hub.load_model(str(again.card), device="cpu").classes == ("red", "blue")
 
@@ -296,11 +296,11 @@ def test_two_processes_cannot_work_on_one_run(train: Train, tmp_path: Path) -> N
         train(resume=True)
 
 
-def test_a_picture_that_breaks_during_training_stops_with_its_name(
-    hub: Hub, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_image_that_breaks_during_training_stops_with_its_name(
+    hub: Hub, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(pictures, copy)
+    shutil.copytree(images, copy)
 
     def then_break(*arguments: Any, **options: Any) -> Any:
         found = readable(*arguments, **options)
@@ -349,7 +349,7 @@ def test_nothing_held_out_means_the_last_epoch(train: Train) -> None:
     assert "val_loss" not in outcome.best
 
 
-def test_pictures_may_be_read_in_other_processes(train: Train, tmp_path: Path) -> None:
+def test_images_may_be_read_in_other_processes(train: Train, tmp_path: Path) -> None:
     train("here")
     train("there", workers=1)
     assert equal(weights(tmp_path / "here"), weights(tmp_path / "there"))

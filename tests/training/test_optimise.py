@@ -181,7 +181,7 @@ def crop() -> Augmentation:
     return Augmentation(preprocessing=preprocessing, seed=0, min_crop=0.3, flip=True)
 
 
-def test_crops_are_fixed_by_seed_epoch_and_picture_alone(crop: Augmentation) -> None:
+def test_crops_are_fixed_by_seed_epoch_and_image_alone(crop: Augmentation) -> None:
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8))
     torch.manual_seed(1)

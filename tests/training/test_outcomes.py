@@ -31,15 +31,13 @@ def test_epochs_before_the_loss_is_whole_are_not_the_best(
     assert best == (2 if chosen == 1 else chosen)
 
 
-def test_pictures_that_are_held_out_are_copied_after_the_objective_agrees(
-    hub: Hub, pictures: Path, tmp_path: Path
-) -> None:
-    held, refused = tmp_path / "held", checked(toys.plan(pictures, objective="expo-stability", epochs=1))
+def test_images_that_are_held_out_are_copied_after_the_objective_agrees(hub: Hub, images: Path, tmp_path: Path) -> None:
+    held, refused = tmp_path / "held", checked(toys.plan(images, objective="expo-stability", epochs=1))
     with pytest.raises(ParameterError, match="no epoch is left"):
         service.train(hub, refused, tmp_path / "run", device="cpu", held_out=held)
     assert not held.exists()
-    with pytest.raises(ParameterError, match="no picture is held out"):
-        service.train(hub, checked(toys.plan(pictures, val=0.0)), tmp_path / "run", device="cpu", held_out=held)
+    with pytest.raises(ParameterError, match="no image is held out"):
+        service.train(hub, checked(toys.plan(images, val=0.0)), tmp_path / "run", device="cpu", held_out=held)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def test_pictures_that_are_held_out_are_copied_after_the_objective_agrees(
     [
         ({"patience": 1, "keep": "last"}, "keep=last"),
         ({"scratch": True, "checkpoint": "w.safetensors"}, "scratch and checkpoint exclude each other"),
-        ({"patience": 1, "val": 0.0}, "patience needs pictures held out"),
+        ({"patience": 1, "val": 0.0}, "patience needs images held out"),
     ],
 )
 def test_settings_that_would_be_without_effect_are_refused(train: Train, changes: dict[str, Any], message: str) -> None:

@@ -24,10 +24,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A folder with the runs that `processes` makes."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "tests.training.processes", str(folder), str(pictures)]
+    command = [sys.executable, "-m", "tests.training.processes", str(folder), str(images)]
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "plugins", "zoo"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

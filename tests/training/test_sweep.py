@@ -23,8 +23,8 @@ JUDGED = [
 ]
 
 
-def plan(pictures: Path, **values: Any) -> Config:
-    return checked({**toys.plan(pictures, **{"objective": "expo-stability", "epochs": 2, **values})})
+def plan(images: Path, **values: Any) -> Config:
+    return checked({**toys.plan(images, **{"objective": "expo-stability", "epochs": 2, **values})})
 
 
 def trial(value: str, loss: float, accuracy: float) -> Trial:
@@ -59,12 +59,12 @@ def test_a_sweep_is_read_with_its_values_in_their_order() -> None:
     assert parse("c = 0, 0.1,0.05") == ("c", ["0", "0.1", "0.05"])
 
 
-def test_every_value_is_trained_and_judged_on_the_same_pictures(hub: Hub, pictures: Path, tmp_path: Path) -> None:
-    config, folder, told = plan(pictures), tmp_path / "sweep", []
+def test_every_value_is_trained_and_judged_on_the_same_images(hub: Hub, images: Path, tmp_path: Path) -> None:
+    config, folder, told = plan(images), tmp_path / "sweep", []
 
     def run() -> Report:
         return sweep(
-            hub, config, "c", ["0", "0.3"], folder, judged=JUDGED, pictures=3, shown=2, device="cpu", tell=told.append
+            hub, config, "c", ["0", "0.3"], folder, judged=JUDGED, images=3, shown=2, device="cpu", tell=told.append
         )
 
     report = run()
@@ -95,8 +95,8 @@ def test_every_value_is_trained_and_judged_on_the_same_pictures(hub: Hub, pictur
     assert len(times) == 2
 
 
-def test_wrong_names_are_found_before_anything_is_trained(hub: Hub, pictures: Path, tmp_path: Path) -> None:
-    config, folder = plan(pictures), tmp_path / "sweep"
+def test_wrong_names_are_found_before_anything_is_trained(hub: Hub, images: Path, tmp_path: Path) -> None:
+    config, folder = plan(images), tmp_path / "sweep"
 
     with pytest.raises(ParameterError, match="no parameter 'd'"):
         sweep(hub, config, "d", ["0", "1"], folder, judged=[], device="cpu")
@@ -114,20 +114,20 @@ def test_objectives_name_explainers_and_metrics_that_exist(hub: Hub) -> None:
             assert [hub.get_metric(name).name for name in item.metrics] == list(item.metrics)
 
 
-def test_pictures_that_are_explained_are_those_held_out_with_their_own_classes(
-    hub: Hub, pictures: Path, tmp_path: Path
+def test_images_that_are_explained_are_those_held_out_with_their_own_classes(
+    hub: Hub, images: Path, tmp_path: Path
 ) -> None:
     from xaihub.training.setting import accelerating, set_up
 
     classes = tmp_path / "classes.txt"
     classes.write_text("red\nblue\n")  # not in the order of the alphabet
     start = service.train(
-        hub, plan(pictures, classes=str(classes), objective="cross_entropy"), tmp_path / "start", device="cpu"
+        hub, plan(images, classes=str(classes), objective="cross_entropy"), tmp_path / "start", device="cpu"
     )
-    config = plan(pictures, model=str(start.card), scratch=False)
+    config = plan(images, model=str(start.card), scratch=False)
     with accelerating(config, "cpu") as accelerator:
         trained = set_up(hub, config, accelerator, lambda *_: None).data
     again = _data(config, hub.load_model(str(start.card), device="cpu"), lambda *_: None)
-    assert again.pictures.classes == trained.pictures.classes == ("red", "blue")
+    assert again.images.classes == trained.images.classes == ("red", "blue")
     assert again.val == trained.val
-    assert again.pictures.labels == trained.pictures.labels
+    assert again.images.labels == trained.images.labels

@@ -101,12 +101,12 @@ class Masked(Objective):
 
 
 class Unready(Noted):
-    """An objective that refuses its parameters only when it has seen the pictures."""
+    """An objective that refuses its parameters only when it has seen the images."""
 
     def begin(
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], generator: torch.Generator, epochs: int
     ) -> None:
-        raise ParameterError("these pictures do not suit")
+        raise ParameterError("these images do not suit")
 
 
 @hookimpl

@@ -48,8 +48,8 @@ def cli(ctx: click.Context) -> None:
     Examples:
       xaihub explain                                   the sample photo, the default model and explainer
       xaihub explain cat.jpg -m resnet50 -e rise       another model, another explainer
-      xaihub compare cat.jpg -e gradcam -e rise        several explainers in one picture
-      xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many pictures
+      xaihub compare cat.jpg -e gradcam -e rise        several explainers in one image
+      xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
       xaihub train photos/ -o runs/mine                a model of your own classes
       xaihub list explainers                           what there is
       xaihub show rise                                 what one does, its parameters and limits

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["explain_globally"]
 
-# Options of single pictures, which mean nothing here.
+# Options of single images, which mean nothing here.
 _LOCAL = {"target": "-t", "terminal": "--terminal"}
 COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
 
 
-def explain_globally(ctx: click.Context, pictures: tuple[str, ...], output: str, options: dict[str, Any]) -> None:
+def explain_globally(ctx: click.Context, images: tuple[str, ...], output: str, options: dict[str, Any]) -> None:
     """Rank the features of each model by each global explainer; write and show the rankings."""
     given = click.core.ParameterSource.COMMANDLINE
     for name, shown in _LOCAL.items():
         if ctx.get_parameter_source(name) is given:
-            raise click.UsageError(f"{shown} goes with single pictures, not with --global", ctx)
+            raise click.UsageError(f"{shown} goes with single images, not with --global", ctx)
     named = ctx.get_parameter_source("explainers") is given
     names = options["explainers"] if named else (DEFAULT_GLOBAL_EXPLAINER,)
     values = pairs(options["values"])
@@ -36,7 +36,7 @@ def explain_globally(ctx: click.Context, pictures: tuple[str, ...], output: str,
     from xaihub.cli.explain import check_writable, load_models
     from xaihub.images import find_images
 
-    sources = find_images(pictures) if pictures else []
+    sources = find_images(images) if images else []
     check_writable(Path(output))
     from xaihub.services.explain_global import combined, explain_global, make_global_explainers, record_of
 
@@ -71,7 +71,7 @@ def explain_globally(ctx: click.Context, pictures: tuple[str, ...], output: str,
 
 
 def _write(outcome: GlobalOutcome, folder: Path, top: int) -> list[Path]:
-    """Write the ranking, its chart and, for channels, the sheet of the most activating pictures."""
+    """Write the ranking, its chart and, for channels, the sheet of the most activating images."""
     from xaihub.explanation import write_file
     from xaihub.services.contact_sheet import channel_sheet, sheets_possible
 
@@ -113,4 +113,7 @@ def _show(explanation: GlobalExplanation, files: list[Path], options: dict[str, 
             say(f"note: {explanation.method}: {warning}")
     if options["verbose"] and "cpu_seconds" in explanation.metadata:
         record = explanation.metadata
-        say(f"{record['forwards']} forwards, {record['cpu_seconds']:.3g} s of CPU time; layer {record['layer']!r}")
+        say(
+            f"{record['forward_passes']} forward passes, {record['cpu_seconds']:.3g} s of CPU time;"
+            f" layer {record['layer']!r}"
+        )

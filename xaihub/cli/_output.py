@@ -84,8 +84,8 @@ def put_board(board: Board) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
-    pictures = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    put(f"{board.model}, {pictures} picture{'' if pictures == '1' else 's'}")
+    images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    put(f"{board.model}, {images} image{'' if images == '1' else 's'}")
     for line, text in zip(lines, texts, strict=True):
         # click strips the style where stdout is no terminal.
         click.echo(click.style(clean(text), dim=line[0] in board.controls))
@@ -142,7 +142,7 @@ class Progress:
 
 
 def draw(image: Image) -> None:
-    """Draw a picture in the terminal with half blocks."""
+    """Draw an image in the terminal with half blocks."""
     import shutil
 
     from xaihub.rendering import terminal_lines

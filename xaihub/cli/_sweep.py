@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SWEEP", "run_sweep", "sweep_options"]
 
 # The options by name, and as they are typed.
-SWEEP = {"sweep": "--sweep", "explainers": "--explainer", "metrics": "--metric", "pictures": "--pictures"}
+SWEEP = {"sweep": "--sweep", "explainers": "--explainer", "metrics": "--metric", "images": "--images"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,7 +39,7 @@ def sweep_options(function: F) -> F:
             "-k", "--metric", "metrics", multiple=True, help="With --sweep: a metric of each of them; may be repeated."
         ),
         click.option(
-            "--pictures",
+            "--images",
             type=click.IntRange(1),
             default=8,
             show_default=True,
@@ -57,7 +57,7 @@ def run_sweep(app: App, config: Any, folder: str, options: Mapping[str, Any], *,
 
     name, values = parse(options["sweep"])
     judged = _judged(app, options["explainers"], options["metrics"])
-    report = sweep(app.hub, config, name, values, folder, judged=judged, pictures=options["pictures"], **more)
+    report = sweep(app.hub, config, name, values, folder, judged=judged, images=options["images"], **more)
     if as_json:
         put_json({**vars(report), "trials": [vars(trial) for trial in report.trials]})
         return

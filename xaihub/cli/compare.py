@@ -16,7 +16,7 @@ __all__ = ["compare"]
 
 
 @click.command()
-@click.argument("picture", required=False)
+@click.argument("image", required=False)
 @model_options
 @run_options
 @click.option("-o", "--output", default="xaihub-out/compare.png", show_default=True, metavar="FILE", help="The PNG.")
@@ -24,8 +24,8 @@ __all__ = ["compare"]
 @json_option
 @quiet_options
 @click.pass_obj
-def compare(app: App, /, picture: str | None, output: str, **options: Any) -> None:
-    """Compare explainers and models on one picture, as one labelled grid.
+def compare(app: App, /, image: str | None, output: str, **options: Any) -> None:
+    """Compare explainers and models on one image, as one labelled grid.
 
     \b
     Examples:
@@ -35,9 +35,9 @@ def compare(app: App, /, picture: str | None, output: str, **options: Any) -> No
     from xaihub.images import find_images, sample_photo
 
     values = pairs(options["values"])
-    sources = find_images([picture or str(sample_photo())])
+    sources = find_images([image or str(sample_photo())])
     if len(sources) > 1:
-        raise click.UsageError(f"compare takes one picture, and {picture!r} holds {len(sources)}")
+        raise click.UsageError(f"compare takes one image, and {image!r} holds {len(sources)}")
     check_writable(Path(output).parent)
     from xaihub.services.compare import compare as run
     from xaihub.services.explain import make_explainers

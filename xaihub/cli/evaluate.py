@@ -24,7 +24,7 @@ __all__ = ["evaluate"]
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
+@click.argument("images", nargs=-1, metavar="[PICTURE]...")
 @click.option("-m", "--model", "models", multiple=True, help="A model; may be repeated.")
 @click.option("-e", "--explainer", "explainers", multiple=True, help="An explainer; may be repeated.")
 @click.option("-k", "--metric", "metrics", multiple=True, help="A metric of 'xaihub list metrics'; may be repeated.")
@@ -33,19 +33,19 @@ __all__ = ["evaluate"]
 )
 @click.option("-t", "--target", metavar="CLASS", help="What is explained; by default each predicted class.")
 @click.option("--labels", metavar="FILE", help="CSV with file,class_index: explain the labelled class.")
-@click.option("--masks", metavar="FOLDER", help="Mask pictures (white on black) with the photos' names.")
+@click.option("--masks", metavar="FOLDER", help="Mask images (white on black) with the photos' names.")
 @click.option("--boxes", metavar="FILE", help="CSV with file,left,top,right,bottom in pixels.")
 @click.option("--seed", type=SEED, help="Fixes every random choice.  [default: 0]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a forward pass; by default as memory allows.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first so many pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
 @click.option("--no-controls", is_flag=True, help="Leave out the random map, the edge filter and the centre prior.")
 @click.option("-o", "--output", metavar="FOLDER", help="The run's folder, new.")
 @click.option("--config", "config_file", metavar="FILE", help="A YAML file with all of the above.")
-@click.option("--resume", metavar="FOLDER", help="Continue a run; may add pictures, models, explainers and metrics.")
+@click.option("--resume", metavar="FOLDER", help="Continue a run; may add images, models, explainers and metrics.")
 @click.option("--only-missing", is_flag=True, help="With --resume: do not try again what failed.")
 @click.option(
-    "--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first picture; store nothing."
+    "--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first image; store nothing."
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress; only the table and errors.")
@@ -53,7 +53,7 @@ __all__ = ["evaluate"]
 def evaluate(
     app: App, /, *, resume: str | None, config_file: str | None, only_missing: bool, dry_run: bool, **options: Any
 ) -> None:
-    """Judge explainers by metrics over many pictures: a leaderboard that survives anything.
+    """Judge explainers by metrics over many images: a leaderboard that survives anything.
 
     Every explanation is made once and every score measured once; an interrupted run continues with --resume.
 
@@ -75,8 +75,8 @@ def evaluate(
     elif config_file:
         config, file = read_config(config_file)
     else:
-        if not options["pictures"]:
-            raise click.UsageError("give pictures to evaluate on, --config or --resume")
+        if not options["images"]:
+            raise click.UsageError("give images to evaluate on, --config or --resume")
         config = _blank()
     config = _updated(config, options, add=bool(resume))
     if not dry_run and not resume and not config.output:
@@ -97,7 +97,7 @@ def evaluate(
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
-        failures = store.failed_pictures()
+        failures = store.failed_images()
     if options["as_json"]:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
@@ -105,12 +105,12 @@ def evaluate(
             put_board(board)
         say(
             f"{totals.scores} scores and {totals.explanations} explanations made, {totals.kept} scores kept;"
-            f" {totals.forwards} forwards, {totals.backwards} backwards, {totals.seconds:.1f} s"
+            f" {totals.forward_passes} forward passes, {totals.backward_passes} backward passes, {totals.seconds:.1f} s"
         )
         if charts:
             say(f"{len(charts)} charts in {charts[0].parent}")
     for source, reason in failures.items():
-        # An error of reading a picture names it already.
+        # An error of reading an image names it already.
         say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
         reasons = _reasons(rows)
@@ -163,7 +163,7 @@ def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
         return made
 
     lists: dict[str, list[Any]] = {
-        "images": [path if path == "-" else os.path.abspath(path) for path in options["pictures"]],  # noqa: PTH100 - globs stay
+        "images": [path if path == "-" else os.path.abspath(path) for path in options["images"]],  # noqa: PTH100 - globs stay
         "models": list(options["models"]),
         "explainers": choices(options["explainers"]),
         "metrics": choices(options["metrics"]),
@@ -202,17 +202,18 @@ def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
         cost = estimate(app.hub, plan, store)
-    names = ("model", "what", "forwards", "backwards", "seconds")
+    names = ("model", "what", "forward_passes", "backward_passes", "seconds")
     rows = [{**dict(zip(names, part, strict=True)), "seconds": f"{part[4]:.2f}"} for part in cost.parts]
     if options["as_json"]:
-        put_json({"pictures": cost.pictures, "forwards": cost.forwards, "backwards": cost.backwards,
-                  "seconds": cost.seconds, "for_one_picture": rows, "not_counted": cost.unknown})  # fmt: skip
+        put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
+                  "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
     put(table(rows, names))
     put(
-        f"\n{cost.pictures} pictures, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
-        f" {len(plan.config.models)} models: about {cost.forwards} forwards, {cost.backwards} backwards,"
-        f" {cost.seconds / 60:.1f} minutes (the first picture, measured, times {cost.pictures})"
+        f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
+        f" {len(plan.config.models)} models: about {cost.forward_passes} forward passes,"
+        f" {cost.backward_passes} backward passes,"
+        f" {cost.seconds / 60:.1f} minutes (the first image, measured, times {cost.images})"
     )
     for who, reason in cost.unknown.items():
         say(f"note: {who} is not counted: {reason}")

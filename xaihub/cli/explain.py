@@ -20,7 +20,7 @@ __all__ = ["check_writable", "explain", "load_models"]
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
+@click.argument("images", nargs=-1, metavar="[PICTURE]...")
 @model_options
 @run_options
 @click.option(
@@ -33,17 +33,17 @@ __all__ = ["check_writable", "explain", "load_models"]
     "--global", "is_global", is_flag=True, help="Rank what the whole model relies on; -e: a global explainer."
 )
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="With --global: features shown.")
-@click.option("--labels", metavar="FILE", help="With --global: a CSV file with the pictures' classes (file, label).")
+@click.option("--labels", metavar="FILE", help="With --global: a CSV file with the images' classes (file, label).")
 @click.option("--combine", is_flag=True, help="With --global: join several models as seeds of one training.")
 @click.option("--terminal", is_flag=True, help="Draw the map in the terminal as well.")
 @json_option
 @quiet_options
 @click.pass_context
-def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is_global: bool, **options: Any) -> None:
-    """Explain pictures: which parts speak for the class?
+def explain(ctx: click.Context, /, images: tuple[str, ...], output: str, *, is_global: bool, **options: Any) -> None:
+    """Explain images: which parts speak for the class?
 
     PICTURE is a file, a folder, a glob, or - for standard input; without one, the sample photo is explained. For each
-    picture, model and explainer three files are written: the overlay (.png), the values (.safetensors) and the
+    image, model and explainer three files are written: the overlay (.png), the values (.safetensors) and the
     record of how they were made (.json); and a fourth (__sets.png) by methods that find sets of pixels, such as convad.
 
     \b
@@ -58,7 +58,7 @@ def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is
     if is_global:
         from xaihub.cli._global import explain_globally
 
-        explain_globally(ctx, pictures, output, options)
+        explain_globally(ctx, images, output, options)
         return
     _only_with_global(ctx)
     from xaihub.images import find_images, sample_photo
@@ -66,7 +66,7 @@ def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is
     values = pairs(options["values"])
     if options["confidence"] is not None:
         values["confidence"] = str(options["confidence"])
-    sources = find_images(pictures or [sample_photo()])
+    sources = find_images(images or [sample_photo()])
     check_writable(Path(output))
     from xaihub.services.explain import explain_many, make_explainers, output_stem
 
@@ -83,18 +83,18 @@ def explain(ctx: click.Context, /, pictures: tuple[str, ...], output: str, *, is
             if outcome.explanation is None:
                 failed += 1
                 who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
-                # An error of reading a picture names it already.
+                # An error of reading an image names it already.
                 say(f"error: {outcome.source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
                 records.append({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
                 continue
             stem = Path(output) / output_stem(outcome, sources)
             outcome.explanation.save(stem)
-            picture = outcome.explanation.save_png(stem.with_name(stem.name + ".png"))
+            image = outcome.explanation.save_png(stem.with_name(stem.name + ".png"))
             sets = outcome.explanation.save_sets_png(stem.with_name(stem.name + "__sets.png"))
-            drawn = {"png": str(picture), **({"sets_png": str(sets)} if sets else {})}
+            drawn = {"png": str(image), **({"sets_png": str(sets)} if sets else {})}
             records.append({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
             if not options["as_json"]:
-                _show(outcome, picture, options)
+                _show(outcome, image, options)
     if options["as_json"]:
         put_json(records)
     if failed:
@@ -131,11 +131,11 @@ def load_models(app: App, options: dict[str, Any]) -> list[Any]:
     return list(found.values())
 
 
-def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:
+def _show(outcome: Outcome, image: Path, options: dict[str, Any]) -> None:
     """Print one line for an explanation, notes on stderr, and the map itself if asked for."""
     explanation = outcome.explanation
     assert explanation is not None  # noqa: S101 - the caller handles failures
-    put(f"{picture}  {outcome.explainer}: {explanation.claim}")
+    put(f"{image}  {outcome.explainer}: {explanation.claim}")
     if not options["quiet"]:
         for warning in explanation.warnings:
             say(f"note: {outcome.explainer}: {warning}")
@@ -145,7 +145,8 @@ def _show(outcome: Outcome, picture: Path, options: dict[str, Any]) -> None:
         if record["layer"]:
             say(f"layer {record['layer']}")
         gap = record["completeness_gap"]
-        cost = f"{record['forwards']:g} forwards, {record['backwards']:g} backwards, {record['seconds']:.2f} s"
+        cost = f"{record['forward_passes']:g} forward passes, {record['backward_passes']:g} backward passes"
+        cost += f", {record['seconds']:.2f} s"
         say(cost if gap is None else f"{cost}, completeness gap {gap:.2g}")
     if options.get("terminal"):
         from xaihub.rendering import overlay

@@ -23,7 +23,7 @@ __all__ = ["export", "merge"]
 )
 @click.option("-o", "--output", metavar="FILE", help="The file; without it csv and json go to stdout.")
 def export(run: str, format_: str, output: str | None) -> None:
-    """Take the scores of a run elsewhere, one row a score, and one for each picture that failed.
+    """Take the scores of a run elsewhere, one row a score, and one for each image that failed.
 
     \b
     Examples:

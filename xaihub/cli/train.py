@@ -43,7 +43,7 @@ __all__ = ["train"]
 @click.option(
     "--val", type=float, default=0.2, show_default=True, help="Share of each class held out, if the data have no split."
 )
-@click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the pictures.")
+@click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the images.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Rows at once, over all processes.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches an optimiser step.")
 @click.option("--lr", type=float, default=1e-4, show_default=True, help="The highest learning rate.")
@@ -90,8 +90,8 @@ __all__ = ["train"]
     show_default=True,
     help="Of forward passes.",
 )
-@click.option("--workers", type=int, default=0, show_default=True, help="Processes that read pictures.")
-@click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read.")
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that read images.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out images that cannot be read.")
 @click.option(
     "--save-every", type=float, default=60.0, show_default=True, help="Seconds between checkpoints within an epoch."
 )
@@ -103,7 +103,7 @@ __all__ = ["train"]
     help="Figures besides log.csv; tensorboard needs an extra.",
 )
 @click.option(
-    "--held-out", metavar="FOLDER", help="Copy the pictures held out there, with labels.csv, for 'xaihub evaluate'."
+    "--held-out", metavar="FOLDER", help="Copy the images held out there, with labels.csv, for 'xaihub evaluate'."
 )
 @click.option("-o", "--output", metavar="FOLDER", help="The run's folder, new.")
 @click.option("--resume", metavar="FOLDER", help="Go on with a run after an interruption; takes no other plan.")
@@ -212,7 +212,7 @@ def _show(found: Any, config: Any, *, as_json: bool) -> None:
         "train": found.train,
         "held_out": found.val,
         "steps": found.steps,
-        "rows_a_picture": found.rows,
+        "rows_an_image": found.rows,
         "cost": found.cost,
         "weights_that_learn": found.trainable,
         "seconds_a_step": round(found.seconds, 3),
@@ -223,9 +223,9 @@ def _show(found: Any, config: Any, *, as_json: bool) -> None:
         return
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     put(
-        f"data        {config.data}: {found.train} pictures to learn from, {found.val} held out\n"
+        f"data        {config.data}: {found.train} images to learn from, {found.val} held out\n"
         f"classes     {len(names)}: {shown}\n"
-        f"objective   {config.objective}: {found.rows:.3g} rows a picture pass through the network"
+        f"objective   {config.objective}: {found.rows:.3g} rows an image pass through the network"
         f"{f' ({found.cost})' if found.cost else ''}\n"
         f"weights     {found.trainable:,} learn\n"
         f"steps       {found.steps}, about {found.seconds:.2f} s each (one of the last epoch, measured):"

@@ -1,8 +1,8 @@
 """The masking engine: every perturbation method and metric stands on it.
 
 `Features` say which pixels belong together, a `Removal` says what hidden pixels become, and
-`masked_forwards` evaluates any stream of masks in batches that fit into memory. `Coalitions` are designs of random
-subsets of features, with the weights that make Shapley values of their scores.
+`masked_forward_passes` evaluates any stream of masks in batches that fit into memory. `Coalitions` are designs of
+random subsets of features, with the weights that make Shapley values of their scores.
 """
 
 from xaihub.masking.coalitions import (
@@ -15,7 +15,7 @@ from xaihub.masking.coalitions import (
     shapley_sizes,
     shapley_weights,
 )
-from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, masked_forwards
+from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, masked_forward_passes
 from xaihub.masking.features import Features, Segments, Windows, make_features
 from xaihub.masking.removal import BaselineName, Fill, Inpaint, Removal, baseline_image, make_removal
 
@@ -39,7 +39,7 @@ __all__ = [
     "every_coalition",
     "make_features",
     "make_removal",
-    "masked_forwards",
+    "masked_forward_passes",
     "shapley_sizes",
     "shapley_weights",
 ]

@@ -13,7 +13,7 @@ from xaihub.masking.features import Features
 from xaihub.masking.removal import Removal
 from xaihub.model import Model
 
-__all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forwards"]
+__all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forward_passes"]
 
 # Bytes a forward pass on a CPU, unless asked otherwise: above it the C library returns freed activations to the system
 # and every pass faults its pages in anew. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread:
@@ -31,7 +31,7 @@ class MaskedBatch:
     outputs: Tensor
 
 
-def masked_forwards(
+def masked_forward_passes(
     model: Model,
     image: Tensor,
     draws: Tensor | Iterable[Tensor],
@@ -45,7 +45,7 @@ def masked_forwards(
 
     All targets share these passes: the caller scores `outputs` as often as it likes. Batches are as large as
     `model.runtime` allows; when memory runs out the batch is halved and the work goes on. A batch that ran out is
-    counted among the model's forwards only if the network itself had finished.
+    counted among the model's forward passes only if the network itself had finished.
 
     Args:
         model: The model.
@@ -90,9 +90,11 @@ def coalition_scores(
 ) -> Tensor:
     """Return the score of each coalition: (n,) for (n, d) coalitions of `features`, on the CPU.
 
-    `score` maps (n, K) logits to (n,) or (n, ...) scores; `done` and `total` are as in `masked_forwards`.
+    `score` maps (n, K) logits to (n,) or (n, ...) scores; `done` and `total` are as in `masked_forward_passes`.
     """
-    batches = masked_forwards(model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total)
+    batches = masked_forward_passes(
+        model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total
+    )
     return torch.cat([score(batch.outputs).cpu() for batch in batches])
 
 
@@ -137,7 +139,7 @@ def _evaluate(
         with model.autocast():
             outputs = removal(model, image, masks).float()
         if not bool(outputs.isfinite().all()):
-            raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked picture")
+            raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")
     return MaskedBatch(draws, masks, outputs)
 
 

@@ -116,7 +116,7 @@ def make_features(kind: str, model: Model, image: Tensor) -> Segments:
     """Make features from a short text.
 
     `grid:7` is 7 x 7 cells, `patches:16` squares of 16 pixels, `superpixels:50` about 50 SLIC segments of the
-    picture (Achanta et al. 2012), `pixels` every pixel.
+    image (Achanta et al. 2012), `pixels` every pixel.
 
     Args:
         kind: The text.

@@ -22,7 +22,7 @@ _NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")
 BaselineName = Annotated[
     str,
     Meta(
-        description="What hidden pixels become: blur, mean (of the picture), zero (the data's mean), black, white,"
+        description="What hidden pixels become: blur, mean (of the image), zero (the data's mean), black, white,"
         " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or one of 'xaihub list baselines'."
     ),
 ]
@@ -40,7 +40,7 @@ class Removal(ABC):
 
 
 class Fill(Removal):
-    """Hidden pixels take the value of a baseline picture: `mask * image + (1 - mask) * baseline`."""
+    """Hidden pixels take the value of a baseline image: `mask * image + (1 - mask) * baseline`."""
 
     def __init__(self, baseline: Tensor) -> None:
         """Store the (C, H, W) baseline, in the model's units."""
@@ -51,7 +51,7 @@ class Fill(Removal):
         # In the order that convolutions want, (n, H, W, C). With the mask repeated for each channel all three are
         # contiguous, which is worth twice the speed of a broadcast.
         weights = masks.to(image).permute(0, 2, 3, 1).expand(-1, -1, -1, len(image)).contiguous()
-        hidden, shown = (picture.to(image).permute(1, 2, 0).contiguous() for picture in (self.baseline, image))
+        hidden, shown = (part.to(image).permute(1, 2, 0).contiguous() for part in (self.baseline, image))
         return model(torch.lerp(hidden, shown, weights).permute(0, 3, 1, 2))
 
 
@@ -88,15 +88,15 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     Noise is uniform in [0, 1] and comes from torch's global generator, so the seed of `explain` fixes it.
 
     Raises:
-        ParameterError: No baseline has that name, or it is no picture ("inpaint", and those of plugins).
-        InputError: The picture of "image:PATH" cannot be read.
+        ParameterError: No baseline has that name, or it is no image ("inpaint", and those of plugins).
+        InputError: The image of "image:PATH" cannot be read.
     """
     kind, _, value = name.partition(":")
     pixels = model.preprocessing.denormalise(image)
     if kind == "image" and value:
-        from xaihub.images import load_picture
+        from xaihub.images import load_image
 
-        return model.prepare(load_picture(value).image)[0].to(image)
+        return model.prepare(load_image(value).rgb)[0].to(image)
     if kind == "constant" and value:
         return model.preprocessing.normalise(torch.full_like(pixels, _unit(value, name)))
     if value or kind == "inpaint" or kind in model.baselines:
@@ -114,7 +114,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
         from torchvision.transforms.functional import gaussian_blur
 
         sigma = BLUR_SIGMA * image.shape[-1] / 224
-        side = min(int(3 * sigma) * 2 + 1, 2 * min(image.shape[-2:]) - 1)  # reflection needs less than the picture
+        side = min(int(3 * sigma) * 2 + 1, 2 * min(image.shape[-2:]) - 1)  # reflection needs less than the image
         blurred: Tensor = gaussian_blur(image, [side, side], [sigma, sigma])
         return blurred
     raise ParameterError(

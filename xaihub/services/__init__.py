@@ -1,1 +1,1 @@
-"""Use cases: names and pictures in, results out; nothing here prints or parses."""
+"""Use cases: names and images in, results out; nothing here prints or parses."""

@@ -41,7 +41,7 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
     spent: dict[str, list[float]] = {}
     for row, explainer, _ in _named(board, rows):
         if row.record:
-            spent.setdefault(explainer, []).append(row.record["forwards"] + row.record["backwards"])
+            spent.setdefault(explainer, []).append(row.record["forward_passes"] + row.record["backward_passes"])
     for metric in board.metrics:
         if board.directions[metric] is None or metric.startswith("cost_"):
             continue

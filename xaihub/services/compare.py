@@ -1,4 +1,4 @@
-"""Comparing explainers and models on one picture."""
+"""Comparing explainers and models on one image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Explanations of one picture: a row a model, a column an explainer; refused ones are in `failures`."""
+    """Explanations of one image: a row a model, a column an explainer; refused ones are in `failures`."""
 
     rows: list[list[Explanation]]
     failures: list[Outcome]
@@ -47,7 +47,7 @@ def compare(
     seed: int = 0,
     watch: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Explain one picture with every model and explainer.
+    """Explain one image with every model and explainer.
 
     Without a target each model's own prediction is explained.
     """

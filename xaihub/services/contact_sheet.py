@@ -1,4 +1,4 @@
-"""What a channel sees, for people: its most activating pictures, each with the channel's map over it."""
+"""What a channel sees, for people: its most activating images, each with the channel's map over it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub.errors import OutputError
 from xaihub.global_explanation import GlobalExplanation, RankedFeature
-from xaihub.images import load_picture
+from xaihub.images import load_image
 from xaihub.model import Model
 from xaihub.rendering import painted
 from xaihub.services.explain_global import Photos
@@ -30,10 +30,10 @@ NOTE = "Channel importance, not pixel importance: a map shows where the channel 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelView:
-    """One picture that activates one channel.
+    """One image that activates one channel.
 
     Attributes:
-        source: The picture's file.
+        source: The image's file.
         activation: The channel's value in the classifier's input.
         heat: (H, W) map of the channel over the model's input.
     """
@@ -46,15 +46,15 @@ class ChannelView:
 def channel_views(
     model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
 ) -> tuple[list[tuple[RankedFeature, list[ChannelView]]], str]:
-    """Return, for each top channel, its most activating pictures with maps; and how the maps were made.
+    """Return, for each top channel, its most activating images with maps; and how the maps were made.
 
     Raises:
-        OutputError: The features are no channels, or there are no pictures.
+        OutputError: The features are no channels, or there are no images.
     """
     if explanation.feature != "channel" or not explanation.metadata.get("layer"):
-        raise OutputError(f"{explanation.feature} features have no most activating pictures")
+        raise OutputError(f"{explanation.feature} features have no most activating images")
     if not photos.sources:
-        raise OutputError("there are no pictures that could activate a channel", hint="give a folder of them")
+        raise OutputError("there are no images that could activate a channel", hint="give a folder of them")
     ranked = explanation.ranking[:top]
     with model.untouched():
         look = _Look(model, str(explanation.metadata["layer"]))
@@ -121,7 +121,7 @@ class _Look:
         return None
 
     def heat(self, inputs: Tensor, channel: int, layer: Layer | None) -> Tensor:
-        """Return (H, W): where the channel is active in one picture."""
+        """Return (H, W): where the channel is active in one image."""
         if layer is not None:
             with torch.no_grad():
                 maps = self.run(inputs, layer)[1]
@@ -142,10 +142,10 @@ class _Look:
 def channel_sheet(
     model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
 ) -> Image.Image:
-    """Draw one row for each top channel: its weight, and its most activating pictures with maps.
+    """Draw one row for each top channel: its weight, and its most activating images with maps.
 
     Raises:
-        OutputError: The features are no channels, or there are no pictures.
+        OutputError: The features are no channels, or there are no images.
     """
     rows, how = channel_views(model, explanation, photos, top=top, across=across)
     columns = max(len(views) for _, views in rows)
@@ -172,8 +172,8 @@ def channel_sheet(
 
 
 def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: ChannelView, *, x: int, y: int) -> None:
-    picture = load_picture(view.source)
-    image = painted(view.heat, picture, model.prepare(picture.image)[1])
+    photo = load_image(view.source)
+    image = painted(view.heat, photo, model.prepare(photo.rgb)[1])
     image.thumbnail((CELL, CELL))
     sheet.paste(image, (x, y + CELL - image.height))  # on the left and the bottom, where its caption begins
     text = f"{view.activation:.3g}  {Path(view.source).stem}"

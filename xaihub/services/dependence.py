@@ -22,14 +22,14 @@ from xaihub.services.evaluation import Plan
 
 __all__ = ["Dependence", "code", "neighbours", "with_files"]
 
-POOL = 16  # pictures after this one that a metric may combine it with
+POOL = 16  # images after this one that a metric may combine it with
 
 
 class Dependence:
     """What each score of a plan depends on beside its map and its parameters: its basis.
 
-    A basis names the code of a metric that does not come with xaihub, the truth (mask or boxes) of the picture if the
-    metric declares `needs_truth`, and the pictures it may be combined with if it declares `needs_pool`. The rest
+    A basis names the code of a metric that does not come with xaihub, the truth (mask or boxes) of the image if the
+    metric declares `needs_truth`, and the images it may be combined with if it declares `needs_pool`. The rest
     (model, preprocessing, seed, versions of xaihub and torch) is part of the explanation's own key.
     """
 
@@ -40,16 +40,16 @@ class Dependence:
             (metric, (metric.name, canonical(with_files(metric.parameters))), _plugin_code(hub.metrics, hub, metric))
             for metric in plan.metrics
         ]
-        self._positions = {source: position for position, source in enumerate(plan.pictures)}
+        self._positions = {source: position for position, source in enumerate(plan.images)}
         self._checksums: dict[str, str] = {}
         self._bases: dict[str, dict[tuple[str, str], str]] = {}
 
     def bases(self) -> dict[str, dict[tuple[str, str], str]]:
-        """Return the basis of each (metric, parameters), for every picture of the plan."""
-        return {source: self.basis(source) for source in self._plan.pictures}
+        """Return the basis of each (metric, parameters), for every image of the plan."""
+        return {source: self.basis(source) for source in self._plan.images}
 
     def basis(self, source: str) -> dict[tuple[str, str], str]:
-        """Return the basis of each (metric, parameters) for one picture."""
+        """Return the basis of each (metric, parameters) for one image."""
         if source in self._bases:
             return self._bases[source]
         found = self._bases[source] = {}
@@ -77,14 +77,14 @@ class Dependence:
         return None if boxes is None else f"boxes {_digest(boxes)}"
 
     def _pool(self, source: str) -> str:
-        around = neighbours(self._plan.pictures, self._positions[source])
+        around = neighbours(self._plan.images, self._positions[source])
         return _digest([self.checksum(neighbour) for neighbour in around])
 
 
-def neighbours(pictures: Sequence[str], position: int) -> list[str]:
-    """Return the pictures that the one at a position may be combined with: those after it, in a circle."""
-    count = len(pictures)
-    return [pictures[(position + step) % count] for step in range(1, min(POOL, count - 1) + 1)]
+def neighbours(images: Sequence[str], position: int) -> list[str]:
+    """Return the images that the one at a position may be combined with: those after it, in a circle."""
+    count = len(images)
+    return [images[(position + step) % count] for step in range(1, min(POOL, count - 1) + 1)]
 
 
 def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:

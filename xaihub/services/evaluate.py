@@ -16,7 +16,7 @@ from xaihub.errors import InputError, OutputError, XaihubError
 from xaihub.explainer import Explainer
 from xaihub.explanation import Explanation
 from xaihub.hub import Hub
-from xaihub.images import Picture, load_picture
+from xaihub.images import SourceImage, load_image
 from xaihub.metric import Case, Scene
 from xaihub.model import Model, Runtime
 from xaihub.preprocessing import Geometry
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "Totals", "estimate", "evaluate"]
 
-INPUTS = 32  # kept, as each picture is a neighbour of several
+INPUTS = 32  # kept, as each image is a neighbour of several
 
 
 @dataclass(kw_only=True)
@@ -42,9 +42,9 @@ class Totals:
         explanations: Explanations made now.
         scores: Scores measured now.
         kept: Scores that were there already.
-        failed: Pictures, explanations and scores that failed now.
-        forwards: Rows that went forward.
-        backwards: Rows that went backward.
+        failed: Images, explanations and scores that failed now.
+        forward_passes: Rows that went forward.
+        backward_passes: Rows that went backward.
         seconds: Wall time.
     """
 
@@ -52,8 +52,8 @@ class Totals:
     scores: int = 0
     kept: int = 0
     failed: int = 0
-    forwards: int = 0
-    backwards: int = 0
+    forward_passes: int = 0
+    backward_passes: int = 0
     seconds: float = 0.0
 
 
@@ -75,7 +75,7 @@ def evaluate(
         watch: Told what is done now, and how many explanations are done of how many.
 
     Raises:
-        XaihubError: A model cannot be loaded, or the store cannot be written. A picture, an explainer or a metric
+        XaihubError: A model cannot be loaded, or the store cannot be written. An image, an explainer or a metric
             that fails is recorded as failed, and the run goes on.
     """
     started = time.perf_counter()
@@ -96,54 +96,54 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run takes, measured on its first readable picture.
+    """What a run takes, measured on its first readable image.
 
     Attributes:
-        pictures: Number of pictures.
-        forwards: Forward rows for all of them.
-        backwards: Backward rows.
+        images: Number of images.
+        forward_passes: Forward rows for all of them.
+        backward_passes: Backward rows.
         seconds: Wall time.
-        parts: (model, what, forwards, backwards, seconds) for one picture.
-        unknown: What failed on that picture, with the reason; it is not counted.
+        parts: (model, what, forward passes, backward passes, seconds) for one image.
+        unknown: What failed on that image, with the reason; it is not counted.
     """
 
-    pictures: int
-    forwards: int
-    backwards: int
+    images: int
+    forward_passes: int
+    backward_passes: int
     seconds: float
     parts: Sequence[tuple[str, str, float, float, float]]
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
-    """Do the first readable picture of a plan and multiply.
+    """Do the first readable image of a plan and multiply.
 
     Nothing is guessed: the passes are counted while the real work is done, in a store of its own.
     """
-    readable = next((source for source in plan.pictures if _readable(source)), None)
+    readable = next((source for source in plan.images if _readable(source)), None)
     if readable is None:
-        raise InputError("none of the pictures can be read")
-    first = Plan(**{**plan.__dict__, "pictures": [readable, *(p for p in plan.pictures if p != readable)]})
+        raise InputError("none of the images can be read")
+    first = Plan(**{**plan.__dict__, "images": [readable, *(p for p in plan.images if p != readable)]})
     totals, depends = Totals(), Dependence(hub, first)
     with store.writing():
         for number, name in enumerate(plan.config.models):
             model = hub.load_model(name, device=plan.config.device, runtime=Runtime(batch_size=plan.config.batch_size))
             _Run(hub, first, depends, store, model, totals, True, None, number).work(limit=1)
     rows = store.rows()
-    # A metric that refuses the first picture may well take others: that it costs nothing would be a guess.
+    # A metric that refuses the first image may well take others: that it costs nothing would be a guess.
     unknown = {row.metric if row.record else row.explainer: row.error for row in rows if row.error}
-    unknown |= {Path(source).name: reason for source, reason in store.failed_pictures().items()}
+    unknown |= {Path(source).name: reason for source, reason in store.failed_images().items()}
     counted = [row for row in rows if not row.error]
-    parts = [(r.model, f"{r.metric} of {r.explainer}", r.forwards, r.backwards, r.seconds) for r in counted]
+    parts = [(r.model, f"{r.metric} of {r.explainer}", r.forward_passes, r.backward_passes, r.seconds) for r in counted]
     for row in {row.key: row for row in rows if row.record}.values():
         record = row.record
-        spent = (record.get("forwards", 0), record.get("backwards", 0), record.get("seconds", 0.0))
+        spent = (record.get("forward_passes", 0), record.get("backward_passes", 0), record.get("seconds", 0.0))
         parts.append((row.model, f"explaining with {row.explainer}", *spent))
-    count = len(plan.pictures)
+    count = len(plan.images)
     return Cost(
-        pictures=count,
-        forwards=round(sum(part[2] for part in parts) + len(plan.config.models)) * count,
-        backwards=round(sum(part[3] for part in parts)) * count,
+        images=count,
+        forward_passes=round(sum(part[2] for part in parts) + len(plan.config.models)) * count,
+        backward_passes=round(sum(part[3] for part in parts)) * count,
         seconds=sum(part[4] for part in parts) * count,
         parts=parts,
         unknown=unknown,
@@ -151,7 +151,7 @@ def estimate(hub: Hub, plan: Plan, store: RunStore) -> Cost:
 
 
 class _Run:
-    """One model over all pictures."""
+    """One model over all images."""
 
     def __init__(
         self,
@@ -173,50 +173,50 @@ class _Run:
         self._number = number
         self._structure = model.structure_hash
         self._done = 0
-        self._all = len(plan.config.models) * len(plan.pictures) * len(plan.explainers)
+        self._all = len(plan.config.models) * len(plan.images) * len(plan.explainers)
         self._inputs: OrderedDict[str, tuple[Tensor, Tensor, Geometry]] = OrderedDict()
 
     def work(self, limit: int | None = None) -> None:
         homes = self._show_current()
-        for position, source in enumerate(self._plan.pictures[:limit]):
-            self._done = (self._number * len(self._plan.pictures) + position) * len(self._plan.explainers)
+        for position, source in enumerate(self._plan.images[:limit]):
+            self._done = (self._number * len(self._plan.images) + position) * len(self._plan.explainers)
             self._tell(Path(source).name)
             try:
-                picture = load_picture(source)
+                image = load_image(source)
             except XaihubError as error:
                 self._totals.failed += 1
-                self._store.add_picture(source, position, sha256=None, error=str(error))
+                self._store.add_image(source, position, sha256=None, error=str(error))
                 continue
             if self._number == 0:  # a later model does not take back what an earlier one found wrong
-                self._store.add_picture(source, position, sha256=picture.sha256)
+                self._store.add_image(source, position, sha256=image.sha256)
             scene: Scene | None = None
             wanted = [(*score, basis) for score, basis in self._depends.basis(source).items()]
             for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
                 self._tell(f"{Path(source).name}: {explainer.name}")
-                key = self._key(source, picture.sha256, explainer, parameters)
+                key = self._key(source, image.sha256, explainer, parameters)
                 # A photo that is in the run twice is explained and scored once, beside the first one's neighbours.
                 twice = homes.get(key.digest, source) != source
                 missing = [] if twice else self._store.missing_scores(key, wanted, retry=self._retry)
                 self._totals.kept += len(wanted) - len(missing)
                 if missing or not (twice or self._store.has_explanation(key, retry=self._retry)):
                     try:
-                        scene = scene or self._scene(picture, position)
+                        scene = scene or self._scene(image, position)
                     except XaihubError as error:
-                        # Its mask is no picture, or the model sees the very class it is to be contrasted with.
+                        # Its mask is no image, or the model sees the very class it is to be contrasted with.
                         self._totals.failed += 1
                         reason = f"{self._model.name}: {error}"
-                        self._store.add_picture(source, position, sha256=picture.sha256, error=reason)
+                        self._store.add_image(source, position, sha256=image.sha256, error=reason)
                         break
-                    self._judge(key, source, picture, scene, explainer, missing)
+                    self._judge(key, source, image, scene, explainer, missing)
                 self._done += 1
         if limit is None:
-            self._done = (self._number + 1) * len(self._plan.pictures) * len(self._plan.explainers)
+            self._done = (self._number + 1) * len(self._plan.images) * len(self._plan.explainers)
             self._tell(self._model.name)
 
     def _show_current(self) -> dict[str, str]:
-        """Show of this model what the plan asks for; return the first picture of each explanation."""
+        """Show of this model what the plan asks for; return the first image of each explanation."""
         wanted: dict[str, tuple[str, str, str]] = {}
-        for source in self._plan.pictures:
+        for source in self._plan.images:
             checksum = self._depends.checksum(source)
             for explainer, parameters in zip(self._plan.explainers, self._parameters, strict=True):
                 if checksum:
@@ -230,12 +230,12 @@ class _Run:
         self,
         key: Key,
         source: str,
-        picture: Picture,
+        image: SourceImage,
         scene: Scene,
         explainer: Explainer,
         missing: Sequence[tuple[str, str, str]],
     ) -> None:
-        explanation = self._store.explanation(key) or self._explain(key, source, picture, scene, explainer)
+        explanation = self._store.explanation(key) or self._explain(key, source, image, scene, explainer)
         if explanation is None:
             for name, parameters, basis in missing:
                 self._store.add_score(key, name, parameters, basis=basis, error="there is no explanation to judge")
@@ -260,39 +260,39 @@ class _Run:
                 value=measured.value,
                 details=measured.details,
                 curve=measured.curve,
-                forwards=counts.forwards,
-                backwards=counts.backwards,
+                forward_passes=counts.forward_passes,
+                backward_passes=counts.backward_passes,
                 seconds=time.perf_counter() - started,
             )
             self._totals.scores += 1
-            self._totals.forwards += counts.forwards
-            self._totals.backwards += counts.backwards
+            self._totals.forward_passes += counts.forward_passes
+            self._totals.backward_passes += counts.backward_passes
 
     def _explain(
-        self, key: Key, source: str, picture: Picture, scene: Scene, explainer: Explainer
+        self, key: Key, source: str, image: SourceImage, scene: Scene, explainer: Explainer
     ) -> Explanation | None:
         wanted = Target(
             index=int(scene.target.index[0]),
             against=None if scene.target.against is None else Target(index=int(scene.target.against[0])),
         )
-        _, _, geometry = self._input(picture.source, picture)
+        _, _, geometry = self._input(image.source, image)
         try:
             found = explainer.explain(self._model, scene.image[None], wanted, seed=self._plan.config.seed)[0]
         except XaihubError as error:
             self._totals.failed += 1
             self._store.add_explanation(key, source, None, error=str(error))
             return None
-        explanation = found.with_picture(picture, geometry)
+        explanation = found.with_image(image, geometry)
         self._store.add_explanation(key, source, explanation)
         self._totals.explanations += 1
-        self._totals.forwards += round(found.metadata["forwards"])
-        self._totals.backwards += round(found.metadata["backwards"])
+        self._totals.forward_passes += round(found.metadata["forward_passes"])
+        self._totals.backward_passes += round(found.metadata["backward_passes"])
         return explanation
 
     def _key(self, source: str, sha256: str, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
         label = self._plan.labels.get(source)
         return Key(
-            picture=sha256,
+            image=sha256,
             model=self._model.name,
             weights=self._model.weights_hash,
             structure=self._structure,
@@ -305,9 +305,9 @@ class _Run:
             control=explainer.name in self._plan.controls,
         )
 
-    def _scene(self, picture: Picture, position: int) -> Scene:
-        image, logits, _ = self._input(picture.source, picture)
-        label = self._plan.labels.get(picture.source)
+    def _scene(self, photo: SourceImage, position: int) -> Scene:
+        image, logits, _ = self._input(photo.source, photo)
+        label = self._plan.labels.get(photo.source)
         wanted = (
             Target(index=label) if label is not None else Target.parse(self._plan.config.target, self._model.classes)
         )
@@ -316,48 +316,48 @@ class _Run:
             image=image,
             logits=logits,
             target=wanted.resolve(logits[None]),
-            truth=self._truth(picture),
+            truth=self._truth(photo),
             pool=_Pool(self, position),
         )
 
-    def _input(self, source: str, picture: Picture | None = None) -> tuple[Tensor, Tensor, Geometry]:
-        """Return a picture's input, logits and geometry; the last few are kept, as the pool asks for neighbours."""
+    def _input(self, source: str, photo: SourceImage | None = None) -> tuple[Tensor, Tensor, Geometry]:
+        """Return a photo's input, logits and geometry; the last few are kept, as the pool asks for neighbours."""
         if source not in self._inputs:
-            image, geometry = self._model.prepare((picture or load_picture(source)).image)
+            image, geometry = self._model.prepare((photo or load_image(source)).rgb)
             self._inputs[source] = (image, self._model.predict(image[None])[0], geometry)
-            self._totals.forwards += 1
+            self._totals.forward_passes += 1
             if len(self._inputs) > INPUTS:
                 self._inputs.popitem(last=False)
         self._inputs.move_to_end(source)
         return self._inputs[source]
 
     def neighbours(self, position: int) -> Iterator[tuple[Tensor, int]]:
-        """Yield the next readable pictures, in a circle, with their predicted classes."""
-        for source in neighbours(self._plan.pictures, position):
+        """Yield the next readable images, in a circle, with their predicted classes."""
+        for source in neighbours(self._plan.images, position):
             try:
                 image, logits, _ = self._input(source)
             except XaihubError:
                 continue
             yield image, int(logits.argmax())
 
-    def _truth(self, picture: Picture) -> Tensor | None:
+    def _truth(self, photo: SourceImage) -> Tensor | None:
         from PIL import Image, ImageDraw
 
-        source = picture.source
-        mask = Image.new("L", picture.image.size)
+        source = photo.source
+        mask = Image.new("L", photo.rgb.size)
         blank = mask.copy()
         if source in self._plan.masks:
-            mask = load_picture(self._plan.masks[source]).image.convert("L").resize(picture.image.size)
+            mask = load_image(self._plan.masks[source]).rgb.convert("L").resize(photo.rgb.size)
         elif source in self._plan.boxes:
             for box in self._plan.boxes[source]:
                 ImageDraw.Draw(mask).rectangle(box, fill=255)
         else:
             return None
-        # What is bright without a mask was added by the model's own cropping, which pads small pictures.
+        # What is bright without a mask was added by the model's own cropping, which pads small images.
         return self._bright(mask) & ~self._bright(blank)
 
     def _bright(self, mask: PILImage) -> Tensor:
-        """Send a mask through the model's own scaling and cropping, as the picture goes; tell where it is white."""
+        """Send a mask through the model's own scaling and cropping, as the photo goes; tell where it is white."""
         inputs, _ = self._model.preprocessing(mask.convert("RGB"))
         return self._model.preprocessing.denormalise(inputs)[0] > 0.5
 
@@ -367,7 +367,7 @@ class _Run:
 
 
 class _Pool(Sequence[tuple[Tensor, int]]):
-    """The pictures that a scene may be combined with; loaded when first looked at."""
+    """The images that a scene may be combined with; loaded when first looked at."""
 
     def __init__(self, run: _Run, position: int) -> None:
         self._run, self._position = run, position
@@ -387,7 +387,7 @@ class _Pool(Sequence[tuple[Tensor, int]]):
 
 def _readable(source: str) -> bool:
     try:
-        load_picture(source)
+        load_image(source)
     except XaihubError:
         return False
     return True

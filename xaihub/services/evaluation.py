@@ -33,7 +33,7 @@ __all__ = ["Choice", "Config", "Plan", "check_models", "make_plan", "read_config
 T = TypeVar("T")
 
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
-DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forwards")
+DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
 
 
 class Choice(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,12 +55,12 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         controls: Add the control explainers, which see nothing of the model.
         target: What is explained: see `Target.parse`; None is the predicted class.
         labels: A CSV with the columns file and class_index; the labelled class is explained then.
-        masks: A folder with one mask picture (white on black) a photo, of the same name.
+        masks: A folder with one mask image (white on black) a photo, of the same name.
         boxes: A CSV with the columns file, left, top, right, bottom, in pixels of the photo.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Rows a forward pass.
-        limit: Take only the first so many pictures.
+        limit: Take only the first so many images.
     """
 
     images: Annotated[list[str], msgspec.Meta(min_length=1)]
@@ -85,17 +85,17 @@ class Plan:
 
     Attributes:
         config: What it was made from.
-        pictures: The pictures' paths.
+        images: The images' paths.
         explainers: The explainers, controls last.
         controls: Which of them are controls, by name.
         metrics: The metrics.
-        labels: The class of each picture that has one, by its path.
-        masks: The mask picture of each picture that has one, by its path.
-        boxes: (left, top, right, bottom) of each picture that has any, by its path.
+        labels: The class of each image that has one, by its path.
+        masks: The mask image of each image that has one, by its path.
+        boxes: (left, top, right, bottom) of each image that has any, by its path.
     """
 
     config: Config
-    pictures: Sequence[str]
+    images: Sequence[str]
     explainers: Sequence[Explainer]
     controls: frozenset[str]
     metrics: Sequence[Metric]
@@ -127,14 +127,14 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         named = {explainer.name for explainer in explainers}
         explainers += [hub.get_explainer(name) for name in sorted(controls - named)]
     with _blaming(file, "images"):
-        pictures = find_images(config.images)[: config.limit]
-        _check_names(pictures)
+        images = find_images(config.images)[: config.limit]
+        _check_names(images)
     with _blaming(file, "labels"):
-        labels = _labels(config.labels, pictures)
+        labels = _labels(config.labels, images)
     with _blaming(file, "masks"):
-        masks = _masks(config.masks, pictures)
+        masks = _masks(config.masks, images)
     with _blaming(file, "boxes"):
-        boxes = _boxes(config.boxes, pictures)
+        boxes = _boxes(config.boxes, images)
     for number, metric in enumerate(metrics):
         if metric.needs_truth and not masks and not boxes:
             message = f"metric {metric.name!r} compares with masks or boxes, and none are given"
@@ -144,7 +144,7 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         raise _complaint(ParameterError("there is no explainer to judge"), file, "explainers")
     return Plan(
         config=config,
-        pictures=pictures,
+        images=images,
         explainers=_distinct(explainers),
         controls=controls,
         metrics=_distinct(metrics),
@@ -179,9 +179,9 @@ def check_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> None:
         with _blaming(file, "target"):
             Target.parse(plan.config.target, model.classes)
         with _blaming(file, "labels"):
-            for picture, label in plan.labels.items():
+            for image, label in plan.labels.items():
                 if model.classes and label >= len(model.classes):
-                    message = f"class {label} of {picture!r} is out of range"
+                    message = f"class {label} of {image!r} is out of range"
                     raise InputError(message, hint=f"{model.name} has {len(model.classes)} classes")
         blank = torch.zeros(model.input_size)
         for key, names in (("explainers", plan.config.explainers), ("metrics", plan.config.metrics)):
@@ -196,7 +196,7 @@ def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
     for name, parameter in parameters(kind).items():
         value = getattr(item, name)
         if parameter.annotation == BaselineName and isinstance(value, str):
-            with suppress(ExplainerRefused):  # a refusal is a result, and recorded with each picture
+            with suppress(ExplainerRefused):  # a refusal is a result, and recorded with each image
                 make_removal(value, model, blank)
 
 
@@ -258,50 +258,50 @@ def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[
     return rows
 
 
-def _check_names(pictures: Sequence[str]) -> None:
-    for picture in pictures:
+def _check_names(images: Sequence[str]) -> None:
+    for image in images:
         try:
-            picture.encode()
+            image.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the file name {picture!r} is not UTF-8, so no record can name it", hint="rename it"
+                f"the file name {image!r} is not UTF-8, so no record can name it", hint="rename it"
             ) from error
 
 
-def _labels(path: str | None, pictures: Sequence[str]) -> dict[str, int]:
+def _labels(path: str | None, images: Sequence[str]) -> dict[str, int]:
     found: list[tuple[str, int]] = []
     for name, row in _table(path, ("file", "class_index")):
         value = float(row["class_index"])
         if value < 0 or value != int(value):
             raise InputError(f"{path!r}: the class of {name!r} is {row['class_index']!r}, not an index")
         found.append((name, int(value)))
-    return _of_pictures(pictures, found, path)
+    return _of_images(images, found, path)
 
 
-def _masks(folder: str | None, pictures: Sequence[str]) -> dict[str, Path]:
+def _masks(folder: str | None, images: Sequence[str]) -> dict[str, Path]:
     if folder is None:
         return {}
     files = [(os.path.relpath(path, folder), Path(path)) for path in find_images([folder])]
-    found = matched(pictures, files, where=repr(folder), by_stem=True)
+    found = matched(images, files, where=repr(folder), by_stem=True)
     if not found:
-        raise InputError(f"no mask in {folder!r} has a picture's name")
+        raise InputError(f"no mask in {folder!r} has an image's name")
     return found
 
 
-def _boxes(path: str | None, pictures: Sequence[str]) -> dict[str, list[tuple[float, float, float, float]]]:
+def _boxes(path: str | None, images: Sequence[str]) -> dict[str, list[tuple[float, float, float, float]]]:
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, row in _table(path, ("file", "left", "top", "right", "bottom")):
         box = (float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"]))
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path!r}: the box of {name!r} is empty")
         found.setdefault(name, []).append(box)
-    return _of_pictures(pictures, list(found.items()), path)
+    return _of_images(images, list(found.items()), path)
 
 
-def _of_pictures(pictures: Sequence[str], listed: Sequence[tuple[str, T]], path: str | None) -> dict[str, T]:
+def _of_images(images: Sequence[str], listed: Sequence[tuple[str, T]], path: str | None) -> dict[str, T]:
     if path is None:
         return {}
-    found = matched(pictures, listed, where=repr(path), base=Path(path).parent)
+    found = matched(images, listed, where=repr(path), base=Path(path).parent)
     if listed and not found:
-        raise InputError(f"no picture is named in {path!r}")
+        raise InputError(f"no image is named in {path!r}")
     return found

@@ -1,4 +1,4 @@
-"""Explaining pictures: from names to results."""
+"""Explaining images: from names to results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xaihub.errors import ParameterError, XaihubError, did_you_mean
 from xaihub.explainer import Explainer
 from xaihub.explanation import Explanation
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, Hub
-from xaihub.images import Picture, load_picture
+from xaihub.images import SourceImage, load_image
 from xaihub.model import Model, Runtime
 from xaihub.params import parameters
 from xaihub.target import Target
@@ -22,8 +22,8 @@ __all__ = [
     "Outcome",
     "default_hub",
     "explain",
+    "explain_image",
     "explain_many",
-    "explain_picture",
     "get_explainer",
     "load_model",
     "make_explainers",
@@ -75,7 +75,7 @@ def explain(
     device: str = "auto",
     **values: Any,
 ) -> Explanation:
-    """Explain one picture.
+    """Explain one image.
 
     Args:
         source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
@@ -102,16 +102,16 @@ def explain(
         explainer = get_explainer(explainer, **values)
     elif values:
         raise ParameterError(f"{', '.join(values)}: give parameters to the explainer itself, which is made already")
-    picture = load_picture(sample_photo() if source is None else source)
-    return explain_picture(loaded, explainer, picture, target=target, seed=seed)
+    image = load_image(sample_photo() if source is None else source)
+    return explain_image(loaded, explainer, image, target=target, seed=seed)
 
 
-def explain_picture(
-    model: Model, explainer: Explainer, picture: Picture, *, target: str | int | Target | None = None, seed: int = 0
+def explain_image(
+    model: Model, explainer: Explainer, image: SourceImage, *, target: str | int | Target | None = None, seed: int = 0
 ) -> Explanation:
-    """Explain one decoded picture with a model and an explainer that are made already."""
-    inputs, geometry = model.prepare(picture.image)
-    return explainer.explain(model, inputs.unsqueeze(0), target, seed=seed)[0].with_picture(picture, geometry)
+    """Explain one decoded image with a model and an explainer that are made already."""
+    inputs, geometry = model.prepare(image.rgb)
+    return explainer.explain(model, inputs.unsqueeze(0), target, seed=seed)[0].with_image(image, geometry)
 
 
 def make_explainers(hub: Hub, names: Sequence[str], values: Mapping[str, str]) -> list[Explainer]:
@@ -151,7 +151,7 @@ def share_out(known: Mapping[str, Collection[str]], values: Mapping[str, str]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One picture, model and explainer: an explanation, or the error that took its place."""
+    """One image, model and explainer: an explanation, or the error that took its place."""
 
     source: str
     model: str
@@ -169,7 +169,7 @@ def explain_many(
     seed: int = 0,
     watch: Callable[[str], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Explain every picture with every model and explainer; a failure costs only itself.
+    """Explain every image with every model and explainer; a failure costs only itself.
 
     `watch` is told what comes next.
 
@@ -191,26 +191,26 @@ def _explain_many(
 ) -> Iterator[Outcome]:
     for source in sources:
         try:
-            picture = load_picture(source)
+            image = load_image(source)
         except XaihubError as error:
             yield Outcome(source=source, model="", explainer="", error=error)
             continue
         for model in models:
             for explainer in explainers:
                 if watch is not None:
-                    watch(f"{picture.name}: {explainer.name} on {model.name}")
+                    watch(f"{image.name}: {explainer.name} on {model.name}")
                 outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                 try:
-                    found = explain_picture(model, explainer, picture, target=target, seed=seed)
+                    found = explain_image(model, explainer, image, target=target, seed=seed)
                     yield outcome(explanation=found)
                 except ParameterError:
-                    raise  # what is wrong with the question is wrong for the next picture as well
+                    raise  # what is wrong with the question is wrong for the next image as well
                 except XaihubError as error:
                     yield outcome(error=error)
 
 
 def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:
-    """Name an outcome's files: picture, model and explainer, told apart where pictures share a name."""
+    """Name an outcome's files: image, model and explainer, told apart where images share a name."""
     name = _short(outcome.source)
     twins = [source for source in sources if _short(source) == name]
     if len(twins) > 1:

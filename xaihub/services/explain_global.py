@@ -1,4 +1,4 @@
-"""Ranking what models rely on: from names and pictures to rankings, and to pictures of what a channel sees."""
+"""Ranking what models rely on: from names and images to rankings, and to images of what a channel sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xaihub.errors import InputError, ParameterError, XaihubError
 from xaihub.global_explainer import GlobalExplainer
 from xaihub.global_explanation import GlobalExplanation
 from xaihub.hub import Hub
-from xaihub.images import load_picture
+from xaihub.images import load_image
 from xaihub.model import Model
 from xaihub.params import parameters
 from xaihub.services.explain import share_out
@@ -23,12 +23,12 @@ from xaihub.services.matching import matched
 __all__ = ["GlobalOutcome", "Photos", "combined", "explain_global", "labels_of", "make_global_explainers"]
 
 BATCH = 16
-KEPT_BYTES = 2**30  # of prepared pictures; further ones are read again at each pass
+KEPT_BYTES = 2**30  # of prepared images; further ones are read again at each pass
 
 
 @dataclass(kw_only=True)
 class Photos:
-    """The pictures of some files as one model takes them, in batches, any number of times.
+    """The images of some files as one model takes them, in batches, any number of times.
 
     Attributes:
         model: The model.
@@ -62,7 +62,7 @@ class Photos:
     def prepare(self, source: str) -> Tensor:
         """Return the (C, H, W) input of one file."""
         found = self._kept.get(source)
-        return self.model.prepare(load_picture(source).image)[0] if found is None else found
+        return self.model.prepare(load_image(source).rgb)[0] if found is None else found
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (b, C, H, W) batches in the order of `sources`."""
@@ -73,7 +73,7 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalOutcome:
-    """One model and explainer: a ranking, or the error that took its place; and the pictures it was made with."""
+    """One model and explainer: a ranking, or the error that took its place; and the images it was made with."""
 
     model: Model
     explainer: str
@@ -107,13 +107,13 @@ def explain_global(
     Args:
         models: The models.
         explainers: The explainers.
-        sources: Picture files; may be empty where no explainer needs any.
-        labels: A CSV file with the pictures' classes, or None.
+        sources: Image files; may be empty where no explainer needs any.
+        labels: A CSV file with the images' classes, or None.
         seed: Fixes every random choice.
         watch: Is told what comes next.
 
     Raises:
-        InputError: The labels cannot be read, or do not cover the pictures.
+        InputError: The labels cannot be read, or do not cover the images.
     """
     for model in models:
         photos = Photos.read(model, sources, watch)
@@ -131,16 +131,16 @@ def explain_global(
 
 
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:
-    """Return the (N,) classes of pictures from a CSV file with the columns of `xaihub train`: file and label.
+    """Return the (N,) classes of images from a CSV file with the columns of `xaihub train`: file and label.
 
-    Which row is a picture's is told as in `xaihub.services.matching`.
+    Which row is an image's is told as in `xaihub.services.matching`.
 
     Raises:
-        InputError: The file cannot be read, has no row for a picture, or names classes that the model lacks.
+        InputError: The file cannot be read, has no row for an image, or names classes that the model lacks.
     """
-    from xaihub.training.sources import open_pictures
+    from xaihub.training.sources import open_images
 
-    table = open_pictures(file, classes=classes or None)
+    table = open_images(file, classes=classes or None)
     found = matched(sources, zip(table.names, table.labels, strict=True), where=repr(file))
     for source in sources:
         if source not in found:

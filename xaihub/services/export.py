@@ -20,20 +20,20 @@ from xaihub.store import RunStore
 __all__ = ["FORMATS", "export", "merge", "plot"]
 
 FORMATS = ("csv", "parquet", "json")
-_COUNTS = ("forwards", "backwards", "target", "predicted")
+_COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
 
 
 def export(store: RunStore, format_: str, path: Path | None) -> str | None:
     """Write a run's scores, one row a score, to a file; without a path return the text (csv and json).
 
-    A picture that failed before anything was explained has a row of its own: its path and the reason, all else empty.
+    An image that failed before anything was explained has a row of its own: its path and the reason, all else empty.
 
     Raises:
         MissingExtra: Parquet needs a library that is not installed.
         OutputError: The file cannot be written.
     """
     rows = [_flat(row) for row in store.rows()]
-    rows += [_failed(source, reason) for source, reason in store.failed_pictures().items()]
+    rows += [_failed(source, reason) for source, reason in store.failed_images().items()]
     if format_ == "parquet":
         try:
             import pandas as pd
@@ -103,10 +103,10 @@ def _flat(row: ScoreRow) -> dict[str, Any]:
 
 
 def _failed(source: str, reason: str) -> dict[str, Any]:
-    """Return the row of a picture that nothing was measured on, with the columns of all rows."""
+    """Return the row of an image that nothing was measured on, with the columns of all rows."""
     names = [field.name for field in fields(ScoreRow) if field.name not in ("record", "curve", "details")]
     empty = dict.fromkeys([*names, "target", "predicted", "details"])
-    return {**empty, "picture": source, "error": reason}
+    return {**empty, "image": source, "error": reason}
 
 
 def _packed(row: dict[str, Any]) -> dict[str, Any]:

@@ -22,12 +22,12 @@ class Entry:
     """One explainer's result on one metric.
 
     Attributes:
-        mean: The mean over pictures.
+        mean: The mean over images.
         low: The lower end of the 95 % bootstrap interval of the mean.
         high: Its upper end.
-        count: Number of pictures with a score.
-        failed: Number of pictures without one.
-        best: The best of all methods that are no controls, on the pictures that all of them have a score of.
+        count: Number of images with a score.
+        failed: Number of images without one.
+        best: The best of all methods that are no controls, on the images that all of them have a score of.
     """
 
     mean: float
@@ -50,7 +50,7 @@ class Board:
         explainers: Row names, methods first, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
-        notes: Where methods have scores on different pictures, where a control beats every method, and where metrics
+        notes: Where methods have scores on different images, where a control beats every method, and where metrics
             contradict each other.
     """
 
@@ -142,7 +142,7 @@ def _board(
 
 
 class _Table:
-    """Comparisons of methods, each on the pictures that all compared have a score of: a refusal is no good score."""
+    """Comparisons of methods, each on the images that all compared have a score of: a refusal is no good score."""
 
     def __init__(
         self,
@@ -152,16 +152,16 @@ class _Table:
         directions: Mapping[str, bool | None],
     ) -> None:
         self._scores = {
-            pair: {row.picture: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
+            pair: {row.image: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
         }
         self._metrics, self._methods, self._directions = metrics, methods, directions
 
     def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
-        """Return the means over common pictures. Those without any score are left out."""
+        """Return the means over common images. Those without any score are left out."""
         found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
         common = set.intersection(*map(set, found.values())) if found else set()
         return {
-            name: float(np.mean([scores[picture] for picture in sorted(common)]))
+            name: float(np.mean([scores[image] for image in sorted(common)]))
             for name, scores in found.items()
             if common
         }
@@ -174,18 +174,18 @@ class _Table:
         return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
 
     def uneven(self) -> Iterator[str]:
-        """Name the metrics of which methods have scores on different pictures."""
+        """Name the metrics of which methods have scores on different images."""
         for metric in self._metrics:
             sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
             if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
                 common = len(set.intersection(*sets))
                 compared = f"the {common} that all have decide" if common else "none has all, so none is called best"
-                yield f"not every method has {metric} of the same pictures: {compared}"
+                yield f"not every method has {metric} of the same images: {compared}"
 
     def beaten(self, controls: Sequence[str]) -> Iterator[str]:
         """Name the metrics on which a control, which knows nothing of the model, beats every method."""
         for metric in self._metrics:
-            if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forwards", "cost_seconds"):
+            if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
                 continue
             for control in controls:
                 means, sign = self._means(metric, [*self._methods, control]), self._sign(metric)

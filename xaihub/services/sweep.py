@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LOSS_TOLERANCE", "POINTS", "Report", "Trial", "choose", "parse", "sweep"]
 
 LOSS_TOLERANCE = 0.02  # share of the first trial's loss
-POINTS = 0.005  # share of pictures that may be lost
+POINTS = 0.005  # share of images that may be lost
 _SAFE = re.compile(r"[^\w.=+-]")
 
 
@@ -41,9 +41,9 @@ class Trial:
     Attributes:
         value: As it was written.
         card: The card of the trained model.
-        loss: The task's loss on pictures held out, without penalties.
-        accuracy: On pictures held out.
-        figures: Means over pictures by "explainer metric"; None where it was refused.
+        loss: The task's loss on images held out, without penalties.
+        accuracy: On images held out.
+        figures: Means over images by "explainer metric"; None where it was refused.
         reasons: Why, by the same names.
     """
 
@@ -63,14 +63,14 @@ class Report:
         parameter: The objective's parameter.
         trials: In the order of the values; the first is what the others are compared with.
         chosen: The value to take, by the rule of `choose`.
-        pictures: How many were explained.
-        files: The report and the pictures before and after.
+        images: How many were explained.
+        files: The report and the images before and after.
     """
 
     parameter: str
     trials: Sequence[Trial]
     chosen: str
-    pictures: int
+    images: int
     files: Sequence[Path]
 
 
@@ -112,7 +112,7 @@ def sweep(
     folder: str | Path,
     *,
     judged: Sequence[Judged] | None = None,
-    pictures: int = 8,
+    images: int = 8,
     shown: int = 3,
     device: str = "auto",
     watch: Watch = lambda _text, _done, _total: None,
@@ -127,7 +127,7 @@ def sweep(
         values: Its values; the first, as a rule 0, is what the others are compared with.
         folder: Where the trials' folders and the report are.
         judged: Explainers and metrics; by default those that the objective's record names.
-        pictures: How many of those held out are explained (of those to learn from, where none is held out).
+        images: How many of those held out are explained (of those to learn from, where none is held out).
         shown: How many of them are drawn before (by the first value) and after (by the value to take, or the last).
         device: As in `train`.
         watch: Told what is being done, how far, of how much.
@@ -151,7 +151,7 @@ def sweep(
         tell(f"{parameter}={value}")
         outcome = train(hub, plan, run, resume=run.exists(), device=device, watch=watch, tell=tell)
         model = hub.load_model(str(outcome.card), device=device)
-        figures, reasons, examples[value], count = _judge(plan, model, makers, pictures, shown, watch)
+        figures, reasons, examples[value], count = _judge(plan, model, makers, images, shown, watch)
         best = outcome.best
         trials.append(
             Trial(
@@ -167,7 +167,7 @@ def sweep(
     taken = choose(trials)
     after = taken if taken is not trials[0] else trials[-1]
     files = _draw(place, examples[trials[0].value], examples[after.value])
-    report = Report(parameter=parameter, trials=trials, chosen=taken.value, pictures=count, files=files)
+    report = Report(parameter=parameter, trials=trials, chosen=taken.value, images=count, files=files)
     return _written(place, report)
 
 
@@ -179,27 +179,27 @@ def _judge(
     plan: Config,
     model: Model,
     makers: Sequence[tuple[Explainer, list[Metric]]],
-    pictures: int,
+    images: int,
     shown: int,
     watch: Watch,
 ) -> tuple[dict[str, float | None], dict[str, str], list[list[Explanation]], int]:
-    """Return mean figures, reasons of refusals, the first pictures' explanations, and how many were explained."""
-    from xaihub.images import Picture
+    """Return mean figures, reasons of refusals, the first images' explanations, and how many were explained."""
+    from xaihub.images import SourceImage
     from xaihub.metric import Case, Scene
     from xaihub.target import Target
 
     data = _data(plan, model, watch)
     held = list(data.val or data.train)
-    some = [held[round(i * (len(held) - 1) / max(pictures - 1, 1))] for i in range(min(pictures, len(held)))]
+    some = [held[round(i * (len(held) - 1) / max(images - 1, 1))] for i in range(min(images, len(held)))]
     found: dict[str, list[float]] = {f"{e.name} {m.name}": [] for e, metrics in makers for m in metrics}
     reasons: dict[str, str] = {}
     examples: list[list[Explanation]] = []
     for number, index in enumerate(some):
         watch("explaining", number, len(some))
-        image = data.pictures.read(index)
+        image = data.images.read(index)
         inputs, geometry = model.prepare(image)
         logits = model.predict(inputs[None])
-        target = Target(index=data.pictures.labels[index])  # the true class, so that all trials explain the same one
+        target = Target(index=data.images.labels[index])  # the true class, so that all trials explain the same one
         scene = Scene(model=model, image=inputs, logits=logits[0], target=target.resolve(logits))
         row: list[Explanation] = []
         for explainer, metrics in makers:
@@ -208,9 +208,9 @@ def _judge(
             except ExplainerRefused as error:
                 reasons |= {f"{explainer.name} {metric.name}": str(error) for metric in metrics}
                 continue
-            name = Path(data.pictures.names[index]).stem
-            picture = Picture(image=image, name=name, source=data.pictures.names[index], sha256="")
-            row.append(explanation.with_picture(picture, geometry))
+            name = Path(data.images.names[index]).stem
+            photo = SourceImage(rgb=image, name=name, source=data.images.names[index], sha256="")
+            row.append(explanation.with_image(photo, geometry))
             case = Case(scene=scene, explanation=explanation, explainer=explainer, seed=plan.seed)
             for metric in metrics:
                 key = f"{explainer.name} {metric.name}"
@@ -228,10 +228,10 @@ def _data(plan: Config, model: Model, watch: Watch) -> Split:
     """Return the data as the model was trained on them, whose classes are in the order of the data's."""
     from xaihub.adapter import read_classes
     from xaihub.training.setting import dealt
-    from xaihub.training.sources import open_pictures
+    from xaihub.training.sources import open_images
 
     classes = None if plan.classes is None else read_classes(plan.classes)
-    return dealt(open_pictures(plan.data, classes=classes), model, plan, watch, known=True)
+    return dealt(open_images(plan.data, classes=classes), model, plan, watch, known=True)
 
 
 def _draw(folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence[Sequence[Explanation]]) -> list[Path]:
@@ -250,7 +250,7 @@ def _written(folder: Path, report: Report) -> Report:
         "parameter": report.parameter,
         "chosen": report.chosen,
         "rule": _rule(),
-        "pictures": report.pictures,
+        "images": report.images,
         "trials": [asdict(trial) for trial in report.trials],
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -264,7 +264,7 @@ def _written(folder: Path, report: Report) -> Report:
 
 def _rule() -> str:
     return (
-        f"the last value whose loss on pictures held out is at most {LOSS_TOLERANCE:.0%} above that of the first value,"
+        f"the last value whose loss on images held out is at most {LOSS_TOLERANCE:.0%} above that of the first value,"
         f" and whose accuracy is at most {100 * POINTS:g} points below"
     )
 
@@ -279,7 +279,7 @@ def markdown(report: Report) -> str:
     for key in first.figures:
         cells = [_cell(trial.figures[key], first.figures[key]) for trial in report.trials]
         lines.append(f"| {key} | {' | '.join(cells)} |")
-    lines += ["", f"Means over {report.pictures} pictures, in brackets as ratios to {names[0]}.", ""]
+    lines += ["", f"Means over {report.images} images, in brackets as ratios to {names[0]}.", ""]
     lines.append(f"Take **{report.parameter}={report.chosen}**: {_rule()}.")
     for key, reason in first.reasons.items():
         lines.append(f"\n{key}: {reason}.")

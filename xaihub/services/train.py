@@ -59,10 +59,10 @@ class Estimate:
 
     Attributes:
         classes: Class names.
-        train: Pictures to learn from.
-        val: Pictures held out.
+        train: Images to learn from.
+        val: Images held out.
         steps: Optimiser steps in all.
-        rows: Rows that pass through the network a picture, counted in a step of the last epoch.
+        rows: Rows that pass through the network an image, counted in a step of the last epoch.
         cost: What the objective says of its cost.
         trainable: Weights that learn.
         seconds: That step, measured.
@@ -110,7 +110,7 @@ def train(
         folder: The run's folder; new, unless `resume`.
         resume: Go on with the run in `folder`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        held_out: A new folder for copies of the pictures held out, which `xaihub evaluate` takes.
+        held_out: A new folder for copies of the images held out, which `xaihub evaluate` takes.
         watch: Told what is being done, how far, of how much.
         tell: Told one line after each epoch.
 
@@ -128,10 +128,10 @@ def train(
         )
     with accelerating(config, device) as accelerator:
         setting = set_up(hub, config, accelerator, watch)
-        for note in setting.data.pictures.notes:
+        for note in setting.data.images.notes:
             tell(f"note: {note}")
         if held_out is not None and not setting.data.val:
-            raise ParameterError("no picture is held out that could be copied", hint="leave --held-out out")
+            raise ParameterError("no image is held out that could be copied", hint="leave --held-out out")
         with _locked(place):
             return _run(hub, config, setting, place, None if held_out is None else Path(held_out), watch, tell)
 
@@ -161,7 +161,7 @@ def estimate(
         seconds = time.monotonic() - started
         handle.remove()
         return Estimate(
-            classes=data.pictures.classes,
+            classes=data.images.classes,
             train=len(data.train),
             val=len(data.val),
             steps=trainer.total,
@@ -169,7 +169,7 @@ def estimate(
             cost=hub.objectives.get(config.objective).cost,
             trainable=sum(weight.numel() for weight in trainer.weights),
             seconds=seconds,
-            notes=tuple(data.pictures.notes),
+            notes=tuple(data.images.notes),
         )
 
 

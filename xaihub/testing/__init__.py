@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xaihub.testing.planted import planted_case as planted_case
     from xaihub.testing.planted import planted_model as planted_model
     from xaihub.testing.planted import planted_scenes as planted_scenes
-    from xaihub.testing.toys import pictures as pictures
+    from xaihub.testing.toys import images as images
     from xaihub.testing.toys import randomise as randomise
     from xaihub.testing.toys import tiny_cnn as tiny_cnn
     from xaihub.testing.toys import tiny_nhwc as tiny_nhwc
@@ -28,7 +28,7 @@ _LAZY = {
     "catalogue": ("CheckResult",),
     "decorator": ("conformance",),
     "planted": ("PlantedExplainer", "exact_evidence", "planted_case", "planted_model", "planted_scenes"),
-    "toys": ("pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"),
+    "toys": ("images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

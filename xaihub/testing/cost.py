@@ -11,13 +11,13 @@ from typing import Any
 __all__ = ["BUDGETS", "SCALES", "announced"]
 
 # Parameters that, by their names, are the number of forward passes at most.
-BUDGETS = ("budget", "evaluations", "forwards", "queries")
+BUDGETS = ("budget", "evaluations", "forward_passes", "queries")
 # Parameters that make a method ask the network more often.
 SCALES = ("masks", "samples", "steps", *BUDGETS)
 # Words that make a cost prose: what they count cannot be read off the parameters.
 _PROSE = re.compile(r"\b(?:some|about|each|every|few|hundreds?|thousands?|per)\b")
 _OPERAND = r"\(*(?:\d+(?:\.\d+)?\s+)?(?:\d+(?:\.\d+)?|[a-z_]\w*)\)*"
-_CLAUSE = re.compile(rf"({_OPERAND}(?:\s*(?:[-+*/^×]|\bx\b)\s*{_OPERAND})*)\s+forwards?\b")
+_CLAUSE = re.compile(rf"({_OPERAND}(?:\s*(?:[-+*/^×]|\bx\b)\s*{_OPERAND})*)\s+forward\b")
 _OPERATORS: Mapping[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -31,7 +31,7 @@ def announced(cost: str, parameters: Mapping[str, Any]) -> float | None:
     """Return the forward passes that a record's `cost` announces for these parameters, or None if it is mere prose.
 
     Every part of the form "EXPRESSION forward" counts, where an expression is made of numbers, names of parameters,
-    + - * / ^, and x for times: "samples + 1 forward and samples backward passes" are samples + 1.
+    + - * / ^, and x for times: "samples + 1 forward pass and samples backward passes" are samples + 1.
     """
     if cost.strip() == "none":
         return 0.0

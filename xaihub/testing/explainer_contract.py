@@ -72,7 +72,7 @@ def constructor_only_stores(subject: ExplainerSubject) -> None:
 def shape_is_that_of_the_input(subject: ExplainerSubject) -> None:
     """The values have the size of the inputs, with one channel or as many."""
     subject.require_a_call()
-    for values, shape in subject.try_on(subject.toy(), subject.pictures(ROWS)).returned:
+    for values, shape in subject.try_on(subject.toy(), subject.images(ROWS)).returned:
         require(isinstance(values, Tensor), f"it returned a {type(values).__name__} instead of a tensor")
         rows, channels, height, width = shape
         fits = values.shape in {(rows, count, height, width) for count in (1, channels)}
@@ -81,9 +81,9 @@ def shape_is_that_of_the_input(subject: ExplainerSubject) -> None:
 
 @check("explainer", advice="divide by nothing that can be 0, and raise ExplainerRefused where no map exists")
 def values_are_finite(subject: ExplainerSubject) -> None:
-    """No value is NaN or infinite, not even for a picture of one colour."""
+    """No value is NaN or infinite, not even for an image of one colour."""
     subject.require_a_call()
-    for inputs in (subject.pictures(ROWS), torch.full_like(subject.pictures(1), 0.3)):
+    for inputs in (subject.images(ROWS), torch.full_like(subject.images(1), 0.3)):
         for values, _ in subject.try_on(subject.toy(), inputs).returned:
             bad = isinstance(values, Tensor) and not bool(torch.isfinite(values).all())
             require(not bad, "some values are NaN or infinite")
@@ -93,14 +93,14 @@ def values_are_finite(subject: ExplainerSubject) -> None:
 def model_is_left_as_found(subject: ExplainerSubject) -> None:
     """Weights, flags, gradients, hooks, modes and settings of the network are afterwards what they were."""
     model = subject.model
-    require(not (change := subject.try_on(model, subject.pictures(2)).change), f"after `attribute`, {change}")
+    require(not (change := subject.try_on(model, subject.images(2)).change), f"after `attribute`, {change}")
     # As a user may hand it over: half in training mode, some weights asking for gradients and holding some.
     model.module.train()
     for weight in list(model.module.parameters())[::2]:
         weight.requires_grad_(True)
         weight.grad = torch.ones_like(weight)
     before = State.of(model.module)
-    subject.try_on(model, subject.pictures(2))
+    subject.try_on(model, subject.images(2))
     change = before.change(State.of(model.module))
     require(not change, f"after `explain`, {change}")
 
@@ -115,7 +115,7 @@ def model_is_left_as_found_after_an_error(subject: ExplainerSubject) -> None:
         model = subject.model
         fuse = _Fuse(at, backward=backward)
         handle = model.module.register_forward_hook(fuse.hook)
-        trial = subject.try_on(model, subject.pictures(1), entering=fuse.arm)
+        trial = subject.try_on(model, subject.images(1), entering=fuse.arm)
         handle.remove()
         where = "on the way back" if backward else f"in pass {at}"
         require(not trial.change, f"when the network failed {where}, {trial.change}")
@@ -123,14 +123,14 @@ def model_is_left_as_found_after_an_error(subject: ExplainerSubject) -> None:
 
 @check("explainer", advice="work on a copy of the inputs")
 def input_is_left_alone(subject: ExplainerSubject) -> None:
-    """The caller's pictures keep their values, their gradients and their flags."""
+    """The caller's images keep their values, their gradients and their flags."""
     model = subject.model
-    inputs = subject.pictures(2)
+    inputs = subject.images(2)
     before = inputs.clone()
     subject.try_on(model, inputs)
-    require(inputs.equal(before), "the caller's pictures were changed")
+    require(inputs.equal(before), "the caller's images were changed")
     flags = inputs.requires_grad or inputs.grad is not None
-    require(not flags, "the caller's pictures now ask for gradients", advice="detach the inputs first")
+    require(not flags, "the caller's images now ask for gradients", advice="detach the inputs first")
 
 
 @check(
@@ -139,26 +139,26 @@ def input_is_left_alone(subject: ExplainerSubject) -> None:
 def same_seed_same_map(subject: ExplainerSubject) -> None:
     """Two runs with one seed give one map, bit by bit, whatever random numbers were drawn between."""
     model = subject.model
-    first = subject.values(model, subject.pictures(1), seed=7)
+    first = subject.values(model, subject.images(1), seed=7)
     torch.rand(3)
-    second = subject.values(model, subject.pictures(1), seed=7)
+    second = subject.values(model, subject.images(1), seed=7)
     require(same(first, second), f"two runs with seed 7 differ by up to {float((first - second).abs().max()):.2g}")
     other = subject.make()
-    subject.values(model, subject.pictures(1, seed=3), explainer=other, seed=1)
-    again = subject.values(model, subject.pictures(1), explainer=other, seed=7)
+    subject.values(model, subject.images(1, seed=3), explainer=other, seed=1)
+    again = subject.values(model, subject.images(1), explainer=other, seed=7)
     require(
         same(first, again),
-        "an instance that has explained another picture before gives another map",
+        "an instance that has explained another image before gives another map",
         advice="keep nothing on the instance between two calls",
     )
 
 
 @check("explainer", advice="treat each row on its own, and set `stochastic = True` if random numbers are drawn")
 def batch_equals_singles(subject: ExplainerSubject) -> None:
-    """A batch of pictures gives the maps that its pictures give one by one."""
+    """A batch of images gives the maps that its images give one by one."""
     model = subject.model
-    together = subject.values(model, subject.pictures(ROWS))
-    alone = torch.cat([subject.values(model, subject.pictures(ROWS)[row : row + 1]) for row in range(ROWS)])
+    together = subject.values(model, subject.images(ROWS))
+    alone = torch.cat([subject.values(model, subject.images(ROWS)[row : row + 1]) for row in range(ROWS)])
     for row in range(ROWS):
         require(same(together[row], alone[row], tolerance=1e-3), f"row {row} of a batch differs from itself alone")
 
@@ -174,7 +174,7 @@ def first_pass_is_plain(subject: ExplainerSubject) -> None:
     def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen.append(inputs[0].detach().clone())
 
-    inputs = subject.pictures(2)
+    inputs = subject.images(2)
     with_hook = model.module.register_forward_pre_hook(note)
     subject.try_on(model, inputs)
     with_hook.remove()
@@ -223,6 +223,6 @@ def _passes(subject: ExplainerSubject) -> int:
         count += armed
 
     handle = model.module.register_forward_hook(hook)
-    subject.try_on(model, subject.pictures(1), entering=arm)
+    subject.try_on(model, subject.images(1), entering=arm)
     handle.remove()
     return count

@@ -34,9 +34,9 @@ def memory_is_bounded(subject: ExplainerSubject) -> None:
     if more >= LARGE:
         growth = (larger.peak - large.peak) / more
         require(
-            growth < subject.pictures(1)[0, 0].nbytes / 2,
+            growth < subject.images(1)[0, 0].nbytes / 2,
             f"each further pass holds {growth / 1024:.0f} KiB more until the end",
-            advice="make masks and inputs batch by batch, as `masked_forwards` does, and keep their scores only",
+            advice="make masks and inputs batch by batch, as `masked_forward_passes` does, and keep their scores only",
         )
 
 
@@ -48,13 +48,13 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
     known = False
     for changed in ({}, enlarged(subject, 2)):
         explainer = subject.make(**changed)
-        trial = subject.try_on(model, subject.pictures(1), explainer=explainer)
+        trial = subject.try_on(model, subject.images(1), explainer=explainer)
         if not trial.worked:
             continue
         limits = {"the record's `cost`": announced(cost, explainer.parameters)}
         if cost == "":
             limits |= {f"the parameter {name!r}": explainer.parameters.get(name) for name in BUDGETS}
-        counted = trial.explanations[0].metadata["forwards"]
+        counted = trial.explanations[0].metadata["forward_passes"]
         for what, limit in limits.items():
             if limit is not None:
                 known = True
@@ -74,7 +74,7 @@ def record_is_complete(subject: ExplainerSubject) -> None:
     require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
     subject.require_a_call()
     trial = subject.trials[subject.home]
-    if trial.worked and trial.explanations[0].metadata["backwards"] and spec.needs == ("black-box",):
+    if trial.worked and trial.explanations[0].metadata["backward_passes"] and spec.needs == ("black-box",):
         require(False, 'its record says "black-box", and it asks for gradients', advice='give needs=("gradients",)')
 
 
@@ -84,12 +84,12 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
     model = subject.model
     explainer = subject.make()
     for seed in range(3):  # what is made once and kept, such as the network's structure, is no leak
-        subject.values(model, subject.pictures(1, seed=seed), explainer=explainer)
+        subject.values(model, subject.images(1, seed=seed), explainer=explainer)
     hooks = sum(len(hooks_of(module)) for module in model.module.modules())
     with _newborn() as newborn:
         calls, started = 0, time.perf_counter()
         while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
-            subject.try_on(model, subject.pictures(1, seed=calls + 10), explainer=explainer)
+            subject.try_on(model, subject.images(1, seed=calls + 10), explainer=explainer)
             calls += 1
         for kind in (Tensor, nn.Module):
             left = newborn(kind)
@@ -108,10 +108,10 @@ class _Meter:
         model = subject.model
         model.runtime = Runtime(batch_size=BATCH)
         explainer = subject.make(**changed)
-        subject.try_on(model, subject.pictures(1), explainer=explainer)  # what is found once is found before
+        subject.try_on(model, subject.images(1), explainer=explainer)  # what is found once is found before
         with _newborn() as self._newborn:
             handle = model.module.register_forward_hook(self._look)
-            subject.try_on(model, subject.pictures(1), explainer=explainer, entering=self._enter)
+            subject.try_on(model, subject.images(1), explainer=explainer, entering=self._enter)
             handle.remove()
 
     def _enter(self) -> None:

@@ -29,9 +29,9 @@ CONTROL = "control"
 
 @check("explainer", advice="explain `target.score(logits)`, or set `class_agnostic = True` if the class plays no role")
 def depends_on_the_target(subject: ExplainerSubject) -> None:
-    """Two classes of one picture get two maps; one map if the explainer claims `class_agnostic`."""
+    """Two classes of one image get two maps; one map if the explainer claims `class_agnostic`."""
     model = subject.model
-    maps = [subject.values(model, subject.pictures(1), target) for target in (0, 1, 2)]
+    maps = [subject.values(model, subject.images(1), target) for target in (0, 1, 2)]
     equal = [same(maps[0], other, tolerance=1e-4) for other in maps[1:]]
     if subject.method.class_agnostic:
         require(all(equal), "it claims `class_agnostic`, and its map differs by class", advice="drop `class_agnostic`")
@@ -45,7 +45,7 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     if subject.spec is not None and CONTROL in subject.spec.tags:
         raise NotApplicable("it is tagged as a control, which knows nothing of the network")
     model = subject.model
-    inputs = subject.pictures(PICTURES)
+    inputs = subject.images(PICTURES)
     original = subject.values(model, inputs, 0)
     stages = _cascade(model, subject.toy(seed=99))
     trials = [subject.try_on(model, inputs, 0) for _ in stages]
@@ -129,11 +129,11 @@ def _default(subject: ExplainerSubject) -> Explainer:
 
 
 def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
-    """Return the gaps of some pictures, as a share of what the values should sum to."""
+    """Return the gaps of some images, as a share of what the values should sum to."""
     model = subject.model
     gaps, sizes = [], []
     for row in range(PICTURES):
-        inputs = subject.pictures(PICTURES)[row : row + 1]
+        inputs = subject.images(PICTURES)[row : row + 1]
         trial = subject.try_on(model, inputs, explainer=explainer, seed=row)
         if not trial.worked:
             raise NotApplicable("it gives no map with its default parameters")
@@ -181,7 +181,7 @@ def _cascade(model: Model, donor: Model) -> Iterator[None]:
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    """Return the mean over the pictures of the correlation of two maps, whatever their scale and sign."""
+    """Return the mean over the images of the correlation of two maps, whatever their scale and sign."""
     found = []
     for pair in zip(first.flatten(1).double(), second.flatten(1).double(), strict=True):
         rows = torch.stack(pair)

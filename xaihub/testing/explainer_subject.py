@@ -23,7 +23,7 @@ from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.cost import SCALES
 from xaihub.testing.state import State
-from xaihub.testing.toys import SIDE, TOYS, pictures, tiny_plain
+from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
 
 __all__ = ["Baselines", "ExplainerSubject", "Trial", "enlarged", "same"]
 
@@ -151,7 +151,7 @@ class ExplainerSubject:
         for name in self.networks:
             if name in TOYS or all(trial.refusal is not None for trial in trials.values()):
                 model = self._toy(name)
-                trials[name] = self.try_on(model, _pictures_for(model.input_size, 1))
+                trials[name] = self.try_on(model, _images_for(model.input_size, 1))
         return trials
 
     @cached_property
@@ -184,9 +184,9 @@ class ExplainerSubject:
         model.baselines = self._baselines
         return model
 
-    def pictures(self, count: int, *, seed: int = 0) -> Tensor:
-        """Return (count, C, H, W) pictures for the network that suits it best."""
-        return _pictures_for(self._size, count, seed=seed)
+    def images(self, count: int, *, seed: int = 0) -> Tensor:
+        """Return (count, C, H, W) images for the network that suits it best."""
+        return _images_for(self._size, count, seed=seed)
 
     @cached_property
     def _size(self) -> tuple[int, int, int]:
@@ -202,7 +202,7 @@ class ExplainerSubject:
         """Return the (B, C, H, W) values of an explanation that must succeed.
 
         Raises:
-            Refused: It refuses these pictures, or this network.
+            Refused: It refuses these images, or this network.
             XaihubError: The base class rejected what it returned.
         """
         trial = self.try_on(model, inputs, target, **how)
@@ -243,9 +243,9 @@ def _watched(explainer: Explainer, trial: Trial, entering: Callable[[], None] | 
         del explainer.attribute
 
 
-def _pictures_for(size: tuple[int, int, int], count: int, *, seed: int = 0) -> Tensor:
-    """Return (count, C, H, W) pictures of a size."""
-    made = pictures(count, seed=seed)
+def _images_for(size: tuple[int, int, int], count: int, *, seed: int = 0) -> Tensor:
+    """Return (count, C, H, W) images of a size."""
+    made = images(count, seed=seed)
     if size == tuple(made.shape[1:]):
         return made
     channels = made[:, [number % 3 for number in range(size[0])]]

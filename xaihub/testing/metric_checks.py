@@ -158,11 +158,11 @@ def shared_memory_is_keyed(subject: MetricSubject) -> None:
 
 @check("metric", advice="clone what you change, and undo changes of the network in a `with` block or in `finally`")
 def nothing_is_changed(subject: MetricSubject) -> None:
-    """The network, the picture, the mask and the map are afterwards what they were."""
+    """The network, the image, the mask and the map are afterwards what they were."""
     case = subject.cases()[0]
     scene = case.scene
     assert scene.truth is not None  # noqa: S101 - every scene of the kit has one
-    watched = {"picture": scene.image, "mask": scene.truth, "map": case.explanation.values, "scores": scene.logits}
+    watched = {"image": scene.image, "mask": scene.truth, "map": case.explanation.values, "scores": scene.logits}
     before = {name: tensor.clone() for name, tensor in watched.items()}
     state = State.of(case.model.module)
     subject.measure(case)

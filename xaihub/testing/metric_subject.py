@@ -19,7 +19,7 @@ from xaihub.target import ResolvedTarget, Target
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
-from xaihub.testing.toys import SIDE, pictures, tiny_cnn
+from xaihub.testing.toys import SIDE, images, tiny_cnn
 
 __all__ = ["MetricSubject", "toy_case"]
 
@@ -96,7 +96,7 @@ class MetricSubject:
         """Return the value of a case, or the reason with which the metric refused."""
         try:
             return (metric or self.make()).measure(case)[0].value
-        except XaihubError as error:  # a parameter may not suit the kit's small pictures
+        except XaihubError as error:  # a parameter may not suit the kit's small images
             return str(error)
 
     @cached_property
@@ -153,10 +153,10 @@ class MetricSubject:
 def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | None = None) -> Case:
     """Return a case on the tiny convolutional network: an explainer's map, or one of noise."""
     model = tiny_cnn()
-    image = pictures(number + 1)[number]
+    image = images(number + 1)[number]
     logits = model.predict(image[None])[0]
     index = int(logits.argmax())
-    others = pictures(POOL, seed=5)
+    others = images(POOL, seed=5)
     truth = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     truth[8:28, 8 + number : 28 + number] = True
     scene = Scene(

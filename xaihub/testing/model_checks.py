@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from xaihub.images import load_picture, sample_photo
+from xaihub.images import load_image, sample_photo
 from xaihub.testing.catalogue import Kind, check, require
 from xaihub.testing.model_subject import AdapterSubject, CardSubject, ModelSubject
 
@@ -79,16 +79,16 @@ def logits_are_unchanged_by_loading(subject: ModelSubject) -> None:
     difference = float((loaded.predict(inputs) - wanted).abs().max()) / scale
     require(difference <= TOLERANCE, f"after saving and loading the scores differ by {difference:.2g} of their size")
     alone = torch.cat([model.predict(row[None]) for row in inputs])
-    require(float((logits - alone).abs().max()) <= TOLERANCE * scale, "a picture's scores depend on its batch")
+    require(float((logits - alone).abs().max()) <= TOLERANCE * scale, "an image's scores depend on its batch")
 
 
 def preprocessing_is_the_source_s(subject: ModelSubject) -> None:
-    """A picture is prepared as the source itself prepares it (timm), at the declared size and in the declared units."""
+    """An image is prepared as the source itself prepares it (timm), at the declared size and in the declared units."""
     model = subject.model
-    photo = load_picture(sample_photo()).image
+    photo = load_image(sample_photo()).rgb
     inputs, _ = model.prepare(photo)
     size = tuple(inputs.shape)
-    require(size == model.input_size, f"a picture becomes {size} instead of {model.input_size}")
+    require(size == model.input_size, f"an image becomes {size} instead of {model.input_size}")
     back = model.preprocessing.normalise(model.preprocessing.denormalise(inputs))
     require(torch.allclose(back, inputs, atol=1e-4), "`denormalise` does not undo `normalise`")
     if not hasattr(model.module, "pretrained_cfg"):
@@ -98,7 +98,7 @@ def preprocessing_is_the_source_s(subject: ModelSubject) -> None:
     config = resolve_data_config(args=_overrides(subject), model=model.module)
     theirs = create_transform(**config, is_training=False)(photo)
     same = theirs.shape == inputs.shape and torch.allclose(theirs, inputs, atol=1e-5)
-    require(same, "timm prepares a picture differently")
+    require(same, "timm prepares an image differently")
 
 
 def _overrides(subject: ModelSubject) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""Pictures with planted evidence, and a network that finds exactly this evidence and nothing else.
+"""Images with planted evidence, and a network that finds exactly this evidence and nothing else.
 
 The network's score for a class is a sum over pixels: each pixel adds how much it has of the class's colour. So the true
-map is known to the last bit, for any picture: hiding a pixel takes away what it adds, whatever else is hidden.
+map is known to the last bit, for any image: hiding a pixel takes away what it adds, whatever else is hidden.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLASSES = ("red", "green", "blue", "yellow")
 # How much of each class's colour a pixel has, for pixels in [-1, 1]; grey of any brightness has none.
 _COLOURS = ((1.0, -0.5, -0.5), (-0.5, 1.0, -0.5), (-0.5, -0.5, 1.0), (0.5, 0.5, -1.0))
 _LEAST = 1.2  # a pixel with less of a colour adds nothing, so that yellow is neither red nor green
-# The score of a picture whose patch is complete: a probability of 0.95 among four classes.
+# The score of an image whose patch is complete: a probability of 0.95 among four classes.
 _PEAK = 4.0
 PATCH = 20  # pixels a side
 Planted = Literal["oracle", "shuffled", "inverted"]
@@ -104,16 +104,16 @@ def planted_scenes(count: int = 4, *, seed: int = 0) -> list[Scene]:
     """Return scenes of a planted model, each with a patch of one colour on a noisy grey ground.
 
     The truth is the patch. Every second scene has a paler patch of another colour too, which speaks for another class.
-    The pool of each scene are pictures of the other colours.
+    The pool of each scene are images of the other colours.
     """
     model = planted_model()
     generator = torch.Generator().manual_seed(seed)
-    pool = [(_picture(_places(generator)[:1], [colour], generator), colour) for colour in range(len(CLASSES))]
+    pool = [(_image(_places(generator)[:1], [colour], generator), colour) for colour in range(len(CLASSES))]
     scenes = []
     for number in range(count):
         colour = number % len(CLASSES)
         places = _places(generator)[: 1 + number % 2]
-        image = _picture(places, [colour, (colour + 1) % len(CLASSES)], generator)
+        image = _image(places, [colour, (colour + 1) % len(CLASSES)], generator)
         truth = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         truth[places[0]] = True
         scenes.append(
@@ -138,7 +138,7 @@ def planted_case(scene: Scene, planted: Planted = "oracle", *, seed: int = 0) ->
 
 
 def at_corner(scene: Scene, *, bottom: bool, right: bool) -> Scene:
-    """Return the scene with its picture and its truth shifted round, so that the truth lies in a corner."""
+    """Return the scene with its image and its truth shifted round, so that the truth lies in a corner."""
     truth = scene.truth
     if truth is None:
         return scene
@@ -159,12 +159,12 @@ def _places(generator: torch.Generator) -> list[tuple[slice, slice]]:
     return places if torch.rand((), generator=generator) < 0.5 else places[::-1]
 
 
-def _picture(places: Sequence[tuple[slice, slice]], colours: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Return a (3, H, W) picture in [-1, 1]: smooth grey with patches, each paler than the one before."""
+def _image(places: Sequence[tuple[slice, slice]], colours: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return a (3, H, W) image in [-1, 1]: smooth grey with patches, each paler than the one before."""
     coarse = torch.rand(1, 1, 8, 8, generator=generator) - 0.5
     ground = interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
-    picture = ground.expand(3, -1, -1).clone()
+    image = ground.expand(3, -1, -1).clone()
     for saturation, place, colour in zip((1.0, 0.8), places, colours, strict=False):
         purest = torch.tensor(_COLOURS[colour]).sign()  # 2 in the units of the threshold
-        picture[:, *place] = saturation * purest[:, None, None]
-    return picture
+        image[:, *place] = saturation * purest[:, None, None]
+    return image

@@ -14,11 +14,11 @@ from xaihub.model import Model
 from xaihub.preprocessing import Preprocessing
 from xaihub.structure import Hints
 
-__all__ = ["SIDE", "TOYS", "pictures", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
+__all__ = ["SIDE", "TOYS", "images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
 
 SIDE = 64  # pixels; the least that leaves every toy a map of 8 x 8 cells
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
-# How far class scores differ from picture to picture, in standard deviations of the logits: enough for a
+# How far class scores differ from image to image, in standard deviations of the logits: enough for a
 # probability to go from near 0 to near 1 when parts are hidden.
 SPREAD = 2.0
 
@@ -134,8 +134,8 @@ TOYS: Mapping[str, Toy] = MappingProxyType(
 )
 
 
-def pictures(count: int, *, seed: int = 0) -> Tensor:
-    """Return (count, 3, 64, 64) pictures in a toy's units: coarse coloured blobs under a little noise."""
+def images(count: int, *, seed: int = 0) -> Tensor:
+    """Return (count, 3, 64, 64) images in a toy's units: coarse coloured blobs under a little noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = interpolate(coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
@@ -180,12 +180,12 @@ def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int) ->
 
 
 def _widen(module: nn.Module, head: str) -> None:
-    """Scale the head so that class scores differ from picture to picture as in a trained network."""
+    """Scale the head so that class scores differ from image to image as in a trained network."""
     linear = module.get_submodule(head)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"{head} is no linear layer")
     with torch.no_grad():
-        logits = module(torch.cat([pictures(12, seed=1), pictures(4, seed=2) * 0.1]))
+        logits = module(torch.cat([images(12, seed=1), images(4, seed=2) * 0.1]))
         linear.weight.mul_(SPREAD / logits.std(0).mean())
-        logits = module(pictures(12, seed=1))
+        logits = module(images(12, seed=1))
         linear.bias.sub_(logits.mean(0))  # so that the predicted class differs as well

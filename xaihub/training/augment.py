@@ -1,4 +1,4 @@
-"""Random crops and flips, fixed by (seed, epoch, picture), in the model's own units."""
+"""Random crops and flips, fixed by (seed, epoch, image), in the model's own units."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Augmentation"]
 class Augmentation:
     """A random resized crop and, where the mirror image is of the same class, a random flip.
 
-    Objectives that hide parts of a picture get the crop, so that what they hide is hidden from what is seen.
+    Objectives that hide parts of an image get the crop, so that what they hide is hidden from what is seen.
 
     Attributes:
         preprocessing: The model's; gives the size, the interpolation and the normalisation.
         seed: Of the run.
         min_crop: The smallest share of the area that is kept.
-        flip: Mirror half of the pictures.
+        flip: Mirror half of the images.
     """
 
     preprocessing: Preprocessing
@@ -37,7 +37,7 @@ class Augmentation:
     flip: bool
 
     def __call__(self, image: Image, epoch: int, index: int) -> Tensor:
-        """Return the (C, H, W) input of an RGB picture, drawn for this epoch."""
+        """Return the (C, H, W) input of an RGB image, drawn for this epoch."""
         from PIL import Image as PILImage
         from torchvision.transforms import RandomResizedCrop
         from torchvision.transforms.functional import InterpolationMode, resized_crop

@@ -1,4 +1,4 @@
-"""Two sets of pictures that need no download."""
+"""Two sets of images that need no download."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xaihub.errors import InputError
-from xaihub.training.data import Pictures
+from xaihub.training.data import LabelledImages
 from xaihub.training.draws import number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BUILT_IN", "SHAPES", "evidence_picture"]
+__all__ = ["BUILT_IN", "SHAPES", "evidence_image"]
 
 SHAPES = ("disc", "ring", "cross", "bars")
 _SIDE = 96
 
 
-def digits(data: str) -> Pictures:
-    """scikit-learn's 1797 digits of 8 by 8 pixels, as grey pictures."""
+def digits(data: str) -> LabelledImages:
+    """scikit-learn's 1797 digits of 8 by 8 pixels, as grey images."""
     if data != "digits":
         raise InputError(f"there are no data {data!r}", hint="digits takes no number")
     labels = _digits()[1]
-    return Pictures(
+    return LabelledImages(
         name=data,
         classes=tuple("0123456789"),
         labels=labels,
@@ -51,13 +51,13 @@ def _digits() -> tuple[Any, list[int]]:
     return np.rint(loaded.images * (255 / 16)).astype(np.uint8), [int(label) for label in loaded.target]
 
 
-def evidence(data: str) -> Pictures:
-    """Noise with one small shape on it, which alone tells the class: "evidence", or "evidence:COUNT" pictures."""
+def evidence(data: str) -> LabelledImages:
+    """Noise with one small shape on it, which alone tells the class: "evidence", or "evidence:COUNT" images."""
     _, _, text = data.partition(":")
     if text and not (text.isdecimal() and int(text) >= 2 * len(SHAPES)):
-        raise InputError(f"evidence cannot have {text!r} pictures", hint=f"a number from {2 * len(SHAPES)}")
+        raise InputError(f"evidence cannot have {text!r} images", hint=f"a number from {2 * len(SHAPES)}")
     count = int(text or 800)
-    return Pictures(
+    return LabelledImages(
         name=data,
         classes=SHAPES,
         labels=[index % len(SHAPES) for index in range(count)],
@@ -69,17 +69,17 @@ def evidence(data: str) -> Pictures:
 
 
 def _evidence(index: int) -> Image:
-    return evidence_picture(index)[0]
+    return evidence_image(index)[0]
 
 
 def _mask(index: int) -> Image:
     from PIL import Image
 
-    return Image.fromarray(evidence_picture(index)[1].astype(np.uint8) * 255)
+    return Image.fromarray(evidence_image(index)[1].astype(np.uint8) * 255)
 
 
-def evidence_picture(index: int) -> tuple[Image, Any]:
-    """Return picture `index` of "evidence", and the (96, 96) mask of the pixels that tell its class."""
+def evidence_image(index: int) -> tuple[Image, Any]:
+    """Return image `index` of "evidence", and the (96, 96) mask of the pixels that tell its class."""
     from PIL import Image
 
     draw = np.random.default_rng(number("evidence", index))
@@ -102,4 +102,4 @@ def evidence_picture(index: int) -> tuple[Image, Any]:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)), mask
 
 
-BUILT_IN: dict[str, Callable[[str], Pictures]] = {"digits": digits, "evidence": evidence}
+BUILT_IN: dict[str, Callable[[str], LabelledImages]] = {"digits": digits, "evidence": evidence}

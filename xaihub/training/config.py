@@ -32,7 +32,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         parameters: The objective's parameters.
         classes: A file of class names, one a line, that gives label indices their names.
         val: The share of each class that is held out, where the data have no split of their own.
-        epochs: Passes over the training pictures.
+        epochs: Passes over the training images.
         batch_size: Rows that go through the network at once, over all processes.
         accumulate: Batches an optimiser step.
         lr: The highest learning rate.
@@ -46,14 +46,14 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         freeze: Train only what the objective calls trainable (the classifier, as a rule).
         freeze_norm: Keep the statistics of batch norms.
         augment: Random crops and flips; by default unless the backbone is frozen.
-        min_crop: The smallest share of a picture's area that a random crop keeps.
-        monitor: What the best epoch is judged by, on the pictures held out.
+        min_crop: The smallest share of an image's area that a random crop keeps.
+        monitor: What the best epoch is judged by, on the images held out.
         patience: Epochs without improvement after which training stops, or None.
         keep: The epoch whose weights are the result.
         seed: Fixes every random choice.
         precision: Of forward passes.
-        workers: Processes that read pictures.
-        skip_unreadable: Leave out pictures that cannot be read.
+        workers: Processes that read images.
+        skip_unreadable: Leave out images that cannot be read.
         save_every: Seconds between checkpoints within an epoch.
         logger: Where figures go besides log.csv.
     """
@@ -99,7 +99,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def augments(self) -> bool:
-        """Whether training pictures are cropped and flipped at random."""
+        """Whether training images are cropped and flipped at random."""
         return not self.freeze if self.augment is None else self.augment
 
 

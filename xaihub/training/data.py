@@ -1,4 +1,4 @@
-"""Pictures with labels: where they come from, how they are split, and what is refused before any work."""
+"""Images with labels: where they come from, how they are split, and what is refused before any work."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from xaihub.training.draws import generator
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Pictures", "Split", "check_classes", "ordered", "readable", "split"]
+__all__ = ["LabelledImages", "Split", "check_classes", "ordered", "readable", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Labelled pictures, read one at a time.
+class LabelledImages:
+    """Labelled images, read one at a time.
 
     Attributes:
         name: What they are called in messages.
         classes: Class names by index.
-        labels: The class of each picture.
-        names: A path or another name of each picture, for messages and for the record.
-        read: Returns the RGB picture at an index; raises `InputError`.
-        parts: "train" or "val" for each picture, or nothing where the data have no split of their own.
+        labels: The class of each image.
+        names: A path or another name of each image, for messages and for the record.
+        read: Returns the RGB image at an index; raises `InputError`.
+        parts: "train" or "val" for each image, or nothing where the data have no split of their own.
         files: Whether names are paths of files.
-        upright: Whether a mirrored picture would be another class (digits).
+        upright: Whether a mirrored image would be another class (digits).
         notes: What was left out, for the user.
-        mask: Returns the picture, white on black, of the pixels that tell the class, where that is known.
+        mask: Returns the image, white on black, of the pixels that tell the class, where that is known.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Pictures:
     mask: Callable[[int], Image] | None = None
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.labels)
 
-    def only(self, kept: Sequence[int], note: str) -> Pictures:
-        """Return the pictures at the given indices."""
+    def only(self, kept: Sequence[int], note: str) -> LabelledImages:
+        """Return the images at the given indices."""
         return replace(
             self,
             labels=[self.labels[index] for index in kept],
@@ -68,120 +68,120 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Pictures to learn from and pictures held out, as indices.
+    """Images to learn from and images held out, as indices.
 
     Attributes:
-        pictures: All of them.
+        images: All of them.
         train: Indices to learn from.
         val: Indices held out.
     """
 
-    pictures: Pictures
+    images: LabelledImages
     train: Sequence[int]
     val: Sequence[int]
 
     @property
     def digest(self) -> str:
         """A checksum of names, labels and split; a run goes on with the same data only."""
-        lines = [*self.pictures.classes]
-        lines += [f"{part}\t{self.pictures.names[index]}\t{self.pictures.labels[index]}"
+        lines = [*self.images.classes]
+        lines += [f"{part}\t{self.images.names[index]}\t{self.images.labels[index]}"
                   for part, indices in (("train", self.train), ("val", self.val)) for index in indices]  # fmt: skip
         return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def ordered(pictures: Pictures, classes: Sequence[str]) -> Pictures:
-    """Return the same pictures with their classes in another order."""
-    places = [classes.index(name) for name in pictures.classes]
-    return replace(pictures, classes=tuple(classes), labels=[places[label] for label in pictures.labels])
+def ordered(images: LabelledImages, classes: Sequence[str]) -> LabelledImages:
+    """Return the same images with their classes in another order."""
+    places = [classes.index(name) for name in images.classes]
+    return replace(images, classes=tuple(classes), labels=[places[label] for label in images.labels])
 
 
 def _at(read: Callable[[int], Image], kept: Sequence[int], index: int) -> Image:
     return read(kept[index])
 
 
-def check_classes(pictures: Pictures) -> None:
+def check_classes(images: LabelledImages) -> None:
     """Refuse labels that nothing can be learned from.
 
     Raises:
         InputError: A label is out of range, a class is empty, or there are fewer than two classes.
     """
-    classes = pictures.classes
-    for name, label in zip(pictures.names, pictures.labels, strict=True):
+    classes = images.classes
+    for name, label in zip(images.names, images.labels, strict=True):
         if not 0 <= label < len(classes):
             raise InputError(
-                f"{name!r} has the label {label}, but {pictures.name!r} has {len(classes)} classes",
+                f"{name!r} has the label {label}, but {images.name!r} has {len(classes)} classes",
                 hint=f"labels go from 0 to {len(classes) - 1}",
             )
     if len(classes) < 2:
         only = f", {classes[0]!r}" if classes else ""
-        raise InputError(f"{pictures.name!r} has {len(classes)} class{'' if len(classes) == 1 else 'es'}{only}",
+        raise InputError(f"{images.name!r} has {len(classes)} class{'' if len(classes) == 1 else 'es'}{only}",
                          hint="a classifier needs two classes or more")  # fmt: skip
-    counts = Counter(pictures.labels)
+    counts = Counter(images.labels)
     empty = [classes[index] for index in range(len(classes)) if not counts[index]]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise InputError(f"class {empty[0]!r}{more} of {pictures.name!r} has no picture", hint="fill it or remove it")
+        raise InputError(f"class {empty[0]!r}{more} of {images.name!r} has no image", hint="fill it or remove it")
 
 
-def readable(pictures: Pictures, *, skip: bool, watch: Callable[[str, int, int], None]) -> Pictures:
-    """Decode every picture once, in threads, and return those that can be read.
+def readable(images: LabelledImages, *, skip: bool, watch: Callable[[str, int, int], None]) -> LabelledImages:
+    """Decode every image once, in threads, and return those that can be read.
 
     Raises:
-        InputError: A picture cannot be read and `skip` is off; the message names it.
+        InputError: An image cannot be read and `skip` is off; the message names it.
     """
 
     def reason(index: int) -> str:
         try:
-            pictures.read(index)
+            images.read(index)
         except InputError as error:
             return str(error)
         return ""
 
     bad: dict[int, str] = {}
     with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes without Python's lock
-        for index, why in enumerate(pool.map(reason, range(len(pictures)))):
-            watch("checking pictures", index + 1, len(pictures))
+        for index, why in enumerate(pool.map(reason, range(len(images)))):
+            watch("checking images", index + 1, len(images))
             if why and not skip:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(why, hint="--skip-unreadable leaves such pictures out")
+                raise InputError(why, hint="--skip-unreadable leaves such images out")
             if why:
                 bad[index] = why
     if not bad:
-        return pictures
+        return images
     first = next(iter(bad.values()))
-    kept = [index for index in range(len(pictures)) if index not in bad]
-    return pictures.only(kept, f"{len(bad)} unreadable pictures left out, first: {first}")
+    kept = [index for index in range(len(images)) if index not in bad]
+    return images.only(kept, f"{len(bad)} unreadable images left out, first: {first}")
 
 
-def split(pictures: Pictures, *, share: float, seed: int) -> Split:
+def split(images: LabelledImages, *, share: float, seed: int) -> Split:
     """Hold out a share of every class, drawn by `seed`; a split that the data bring is taken as it is.
 
-    Each class keeps a picture to learn from, and gives one to validation if it has two.
+    Each class keeps an image to learn from, and gives one to validation if it has two.
 
     Raises:
         InputError: Nothing is left to learn from, or a class is not in the training part of the data's own split.
     """
-    if pictures.parts:
-        train = [index for index, part in enumerate(pictures.parts) if part == "train"]
-        val = [index for index, part in enumerate(pictures.parts) if part == "val"]
-        seen = {pictures.labels[index] for index in train}
-        missing = [name for label, name in enumerate(pictures.classes) if label not in seen]
+    if images.parts:
+        train = [index for index, part in enumerate(images.parts) if part == "train"]
+        val = [index for index, part in enumerate(images.parts) if part == "val"]
+        seen = {images.labels[index] for index in train}
+        missing = [name for label, name in enumerate(images.classes) if label not in seen]
         if missing:
-            raise InputError(f"class {missing[0]!r} of {pictures.name!r} has no picture in its training part")
+            raise InputError(f"class {missing[0]!r} of {images.name!r} has no image in its training part")
         if val:
-            return Split(pictures=pictures, train=train, val=val)
+            return Split(images=images, train=train, val=val)
     else:
-        train, val = list(range(len(pictures))), []
+        train, val = list(range(len(images))), []
     if share == 0:
-        return Split(pictures=pictures, train=train, val=[])
+        return Split(images=images, train=train, val=[])
     draw = generator("validation split", seed)
     kept: list[int] = []
-    for label in range(len(pictures.classes)):
-        own = [index for index in train if pictures.labels[index] == label]
+    for label in range(len(images.classes)):
+        own = [index for index in train if images.labels[index] == label]
         shuffled = [own[place] for place in torch.randperm(len(own), generator=draw).tolist()]
         held = min(max(round(share * len(own)), 1), len(own) - 1)
         val += shuffled[:held]
         kept += shuffled[held:]
     if not val:
-        raise InputError(f"no class of {pictures.name!r} has two pictures, so none can be held out", hint="--val 0")
-    return Split(pictures=pictures, train=sorted(kept), val=sorted(val))
+        raise InputError(f"no class of {images.name!r} has two images, so none can be held out", hint="--val 0")
+    return Split(images=images, train=sorted(kept), val=sorted(val))

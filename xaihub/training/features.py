@@ -16,7 +16,7 @@ __all__ = ["FeatureFeed", "cache_features"]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFeed:
-    """The inputs of the part that learns, kept in memory, in the order in which pictures would come.
+    """The inputs of the part that learns, kept in memory, in the order in which images would come.
 
     Attributes:
         order: Which rows make a step.
@@ -54,7 +54,7 @@ def cache_features(
     device: torch.device,
     watch: Callable[[str, int, int], None],
 ) -> FeatureFeed | None:
-    """Run every picture through the frozen network once; return None where that would not be the same.
+    """Run every image through the frozen network once; return None where that would not be the same.
 
     It is not where the part takes anything but one tensor, or does not end at the logits.
     """

@@ -103,7 +103,7 @@ class Order:
 
 
 class ImageFeed:
-    """Reads pictures when they are needed, crops and flips those to learn from."""
+    """Reads images when they are needed, crops and flips those to learn from."""
 
     def __init__(
         self, data: Split, preprocessing: Preprocessing, config: Config, *, rank: int = 0, world: int = 1
@@ -124,7 +124,7 @@ class ImageFeed:
             preprocessing=preprocessing,
             seed=config.seed,
             min_crop=config.min_crop,
-            flip=not data.pictures.upright,
+            flip=not data.images.upright,
         )
 
     @property
@@ -176,8 +176,8 @@ class ImageFeed:
             yield inputs, labels
 
     def row(self, index: int, epoch: int | None) -> Tensor:
-        """Return the (C, H, W) input of a picture, with the crop of an epoch or without any."""
-        image = self.data.pictures.read(index)
+        """Return the (C, H, W) input of an image, with the crop of an epoch or without any."""
+        image = self.data.images.read(index)
         if epoch is not None:
             return self.augmentation(image, epoch, index)
         return self.preprocessing(image)[0]
@@ -193,7 +193,7 @@ class _Rows(Dataset[tuple[str, Tensor, int]]):
     def __getitem__(self, row: int) -> tuple[str, Tensor, int]:
         index = self.places[row]
         try:
-            return "", self.feed.row(index, self.epoch), self.feed.data.pictures.labels[index]
+            return "", self.feed.row(index, self.epoch), self.feed.data.images.labels[index]
         except InputError as error:  # raised in the main process, as it is; a worker would add its traceback
             return str(error), torch.empty(0), 0
 

@@ -223,7 +223,7 @@ class Trainer:
         return bool(new["val_loss"] < old["val_loss"]) or not math.isfinite(old["val_loss"])
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return the figures of the pictures held out; every random choice is the same in every epoch."""
+        """Return the figures of the images held out; every random choice is the same in every epoch."""
         asked = self.asked if network is self.network else self._twin(network)
         network.eval()
         sums = Sums({})

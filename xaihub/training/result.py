@@ -117,13 +117,13 @@ def write_result(hub: Hub, setting: Setting, path: Path) -> None:
     fill(trainer.network, trainer.best, what="the best epoch")
     finished = setting.objective.finish(trainer.network.eval())
     epochs = f"epoch {record['epoch']} of {len(trainer.place.history)}"
-    accuracy = f"not measured: no pictures were held out ({epochs})"
+    accuracy = f"not measured: no images were held out ({epochs})"
     if "val_accuracy" in record:
-        accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out pictures ({epochs})"
+        accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out images ({epochs})"
     write_card(
         path,
         setting.model.card,
-        classes=data.pictures.classes,
+        classes=data.images.classes,
         sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
         accuracy=accuracy,
         objective=setting.objective,

@@ -20,13 +20,13 @@ from xaihub.model import Model
 from xaihub.objective import Objective
 from xaihub.params import convert
 from xaihub.training.config import Config
-from xaihub.training.data import Pictures, Split, check_classes, ordered, readable, split
+from xaihub.training.data import LabelledImages, Split, check_classes, ordered, readable, split
 from xaihub.training.draws import seed_everything
 from xaihub.training.features import cache_features
 from xaihub.training.feed import Feed, ImageFeed
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop import Trainer, Watch
-from xaihub.training.sources import open_pictures
+from xaihub.training.sources import open_images
 from xaihub.weights import fill
 
 __all__ = ["Setting", "accelerating", "dealt", "set_up"]
@@ -45,7 +45,7 @@ class Setting:
         model: Before it was wrapped, for the classes of the data.
         objective: What is minimised.
         data: What is learned from and what is held out.
-        images: Reads the pictures.
+        images: Reads the images.
         trainer: Trains.
     """
 
@@ -57,7 +57,7 @@ class Setting:
     trainer: Trainer
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what is held out; where nothing is, the pictures to learn from, without augmentation."""
+        """Yield what is held out; where nothing is, the images to learn from, without augmentation."""
         for batch in self.images.validation() if self.data.val else self.images.plain():
             yield batch.inputs, batch.labels
 
@@ -105,8 +105,8 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         XaihubError: The data, the model, the objective or a parameter cannot be used.
     """
     objective = hub.get_objective(config.objective, **config.parameters)
-    pictures = open_pictures(config.data, classes=None if config.classes is None else read_classes(config.classes))
-    check_classes(pictures)
+    labelled = open_images(config.data, classes=None if config.classes is None else read_classes(config.classes))
+    check_classes(labelled)
     seed_everything("weights", config.seed)
     model = hub.load_model(
         config.model,
@@ -119,16 +119,16 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
     if model.card.objective:
         learned = model.module.state_dict()
         objective, model = _trained_before(hub, config, model)
-    data = dealt(pictures, model, config, watch)
-    pictures = data.pictures
+    data = dealt(labelled, model, config, watch)
+    labelled = data.images
     if config.patience is not None and not data.val:
-        raise ParameterError("patience needs pictures held out", hint="hold some out: --val, or a folder val/")
-    if learned is not None and tuple(pictures.classes) != model.classes:
+        raise ParameterError("patience needs images held out", hint="hold some out: --val, or a folder val/")
+    if learned is not None and tuple(labelled.classes) != model.classes:
         raise ModelError(
             f"model {config.model!r} was changed for its own classes: {', '.join(model.classes)}",
             hint="train it on with the same classes, or train from the model that it was made of",
         )
-    model = with_classes(model, pictures.classes, seed=config.seed)
+    model = with_classes(model, labelled.classes, seed=config.seed)
     images = ImageFeed(
         data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
     )
@@ -173,20 +173,20 @@ def _trained_before(hub: Hub, config: Config, changed: Model) -> tuple[Objective
     return objective, plain.around(plain.module, card=replace(card, objective="", objective_options={}))
 
 
-def dealt(pictures: Pictures, model: Model, config: Config, watch: Watch, *, known: bool = False) -> Split:
+def dealt(images: LabelledImages, model: Model, config: Config, watch: Watch, *, known: bool = False) -> Split:
     """Return the data as they are trained on: in the order of the model's classes, readable, and split.
 
     `known` says that training has read them, and so has refused what cannot be read if it was not to be left out.
 
     Raises:
-        InputError: A picture cannot be read, or a class has too few.
+        InputError: An image cannot be read, or a class has too few.
     """
-    if sorted(model.classes) == sorted(pictures.classes) and len({*model.classes}) == len(model.classes):
-        pictures = ordered(pictures, model.classes)  # its classifier is kept, and so is the order of its rows
+    if sorted(model.classes) == sorted(images.classes) and len({*model.classes}) == len(model.classes):
+        images = ordered(images, model.classes)  # its classifier is kept, and so is the order of its rows
     if config.skip_unreadable or not known:
-        pictures = readable(pictures, skip=config.skip_unreadable, watch=watch)
-    check_classes(pictures)
-    return split(pictures, share=config.val, seed=config.seed)
+        images = readable(images, skip=config.skip_unreadable, watch=watch)
+    check_classes(images)
+    return split(images, share=config.val, seed=config.seed)
 
 
 def _feed(
@@ -198,7 +198,7 @@ def _feed(
     accelerator: Accelerator,
     watch: Watch,
 ) -> tuple[Feed, nn.Module | None]:
-    """Keep the features that go into the part that learns, where that is the same as reading pictures again."""
+    """Keep the features that go into the part that learns, where that is the same as reading images again."""
     if part is None or part is network or config.augments or not objective.on_features:
         return images, None
     kept = cache_features(network, part, images, device=accelerator.device, watch=watch)

@@ -1,4 +1,4 @@
-"""Where labelled pictures come from."""
+"""Where labelled images come from."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.errors import InputError, MissingExtra
-from xaihub.images import SUFFIXES, load_picture
+from xaihub.images import SUFFIXES, load_image
 from xaihub.training.builtin import BUILT_IN
-from xaihub.training.data import Pictures
+from xaihub.training.data import LabelledImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["open_pictures"]
+__all__ = ["open_images"]
 
 _FILE = ("file", "path", "image", "filename")
 _INDEX = "class_index"
 _LABEL = ("label", "class", _INDEX)
 MOST_CLASSES = 100_000  # that a table may number; a label beyond is no index
-# Pictures called test choose no epoch where others do: then they are left out.
+# Images called test choose no epoch where others do: then they are left out.
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def open_pictures(data: str, *, classes: Sequence[str] | None = None) -> Pictures:
-    """Find labelled pictures: a folder, a CSV file, "hf:NAME", or a built-in set; no picture is read yet.
+def open_images(data: str, *, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Find labelled images: a folder, a CSV file, "hf:NAME", or a built-in set; no image is read yet.
 
     Args:
         data: What the user typed.
@@ -40,31 +40,31 @@ def open_pictures(data: str, *, classes: Sequence[str] | None = None) -> Picture
     """
     name = data.partition(":")[0]
     if data.startswith("hf:"):
-        pictures = _hugging_face(data.removeprefix("hf:"))
+        images = _hugging_face(data.removeprefix("hf:"))
     elif name in BUILT_IN and not Path(data).exists():
-        pictures = BUILT_IN[name](data)
+        images = BUILT_IN[name](data)
     elif Path(data).is_dir():
-        pictures = _folder(Path(data), classes)
+        images = _folder(Path(data), classes)
     elif Path(data).is_file():
-        pictures = _table(Path(data), classes)
+        images = _table(Path(data), classes)
     else:
         raise InputError(
             f"there are no data {data!r}", hint=f"a folder of class folders, a CSV file, hf:NAME, {', '.join(BUILT_IN)}"
         )
-    if classes is None or pictures.classes == tuple(classes):
-        return pictures
-    if len(classes) != len(pictures.classes):
-        raise InputError(f"{len(classes)} classes are named, but {data!r} has {len(pictures.classes)}")
+    if classes is None or images.classes == tuple(classes):
+        return images
+    if len(classes) != len(images.classes):
+        raise InputError(f"{len(classes)} classes are named, but {data!r} has {len(images.classes)}")
     from dataclasses import replace
 
-    return replace(pictures, classes=tuple(classes))
+    return replace(images, classes=tuple(classes))
 
 
 def _read(paths: Sequence[str], index: int) -> Image:
-    return load_picture(paths[index]).image
+    return load_image(paths[index]).rgb
 
 
-def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
+def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
     """Take the folders in a folder for classes; folders called train and val (or test) hold such folders each."""
     inner = _folders(folder)
     own = {path.name.lower(): path for path in inner}
@@ -77,7 +77,7 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
             f"{str(parts['val'])!r} has no class folders", hint=f"one folder a class, as in {str(parts['train'])!r}"
         )
     elif test is not None and not _folders(test):
-        notes.append(f"{test.name} is left out: it has no class folders, so nothing says what its pictures show")
+        notes.append(f"{test.name} is left out: it has no class folders, so nothing says what its images show")
     elif test is not None:
         parts.setdefault("val", test)
     found: list[tuple[str, str, str]] = []
@@ -93,7 +93,7 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> Pictures:
     if strange:
         raise InputError(f"the class folder {strange[0]!r} is not among the {len(known)} named classes")
     files = [file for file, _, _ in found]
-    return Pictures(
+    return LabelledImages(
         name=str(folder),
         classes=tuple(known),
         labels=[known.index(label) for _, label, _ in found],
@@ -116,7 +116,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.suffix.lower() in SUFFIXES)
 
 
-def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
+def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
     """Read a CSV file with a column of paths, one of labels (names or indices), and perhaps one called split."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -144,7 +144,7 @@ def _table(file: Path, classes: Sequence[str] | None) -> Pictures:
     labels, names = _labels(file, texts, classes, named=label_column != _INDEX)
     kept = [place for place, part in enumerate(parts) if part != "test" or "val" not in parts]
     files, left_out = [paths[place] for place in kept], len(paths) - len(kept)
-    return Pictures(
+    return LabelledImages(
         name=str(file),
         classes=names,
         labels=[labels[place] for place in kept],
@@ -184,7 +184,7 @@ def _labels(
     return indices, tuple(map(str, range(count))) if classes is None else tuple(classes)
 
 
-def _hugging_face(name: str) -> Pictures:
+def _hugging_face(name: str) -> LabelledImages:
     """Load a data set of the hub, or one saved to a local folder, by its image and class-label columns."""
     try:
         import datasets
@@ -212,7 +212,7 @@ def _hugging_face(name: str) -> Pictures:
                          hint=f"its columns are {', '.join(features)}")  # fmt: skip
     rows = [(part, index) for part, table in used.items() for index in range(len(table))]
 
-    return Pictures(
+    return LabelledImages(
         name=f"hf:{name}",
         classes=tuple(features[labels[0]].names),
         labels=[int(label) for table in used.values() for label in table[labels[0]]],
@@ -226,7 +226,7 @@ def _hugging_face(name: str) -> Pictures:
 def _row(tables: Mapping[str, Any], rows: Sequence[tuple[str, int]], column: str, name: str, place: int) -> Image:
     part, index = rows[place]
     try:
-        picture = tables[part][index][column]
+        image = tables[part][index][column]
     except Exception as error:  # Pillow's errors pass through the library
         raise InputError(f"row {index} of {part} in {name!r} cannot be read: {error}") from error
-    return load_picture(picture).image
+    return load_image(image).rgb

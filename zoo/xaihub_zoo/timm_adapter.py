@@ -92,7 +92,7 @@ class TimmAdapter(ModelAdapter):
 
 
 def _of_another_size(name: str, sides: tuple[int, int]) -> bool:
-    """Tell whether an architecture is built for pictures of one size and must be told that these have another."""
+    """Tell whether an architecture is built for images of one size and must be told that these have another."""
     config = None if name.startswith(_HUB) else get_pretrained_cfg(name, allow_unregistered=True)
     return config is not None and bool(config.fixed_input_size) and sides != tuple(config.input_size[1:])
 
@@ -104,7 +104,7 @@ def _try_size(module: nn.Module, size: tuple[int, int, int], name: str) -> None:
             module.eval()(torch.zeros(1, *size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(
-            f"{name!r} does not take pictures of {size[1]}x{size[2]}: {error}", hint="try another"
+            f"{name!r} does not take images of {size[1]}x{size[2]}: {error}", hint="try another"
         ) from error
 
 
@@ -170,7 +170,7 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int |
     try:
         config = resolve_data_config(args=overrides, model=module)
         if config["input_size"][0] not in (1, 3):
-            raise ModelError(f"a picture has 1 or 3 channels, and the model takes {config['input_size'][0]}")
+            raise ModelError(f"an image has 1 or 3 channels, and the model takes {config['input_size'][0]}")
         for name in ("mean", "std"):  # of colours, where the model sees their mean
             if len(config[name]) != config["input_size"][0]:
                 config[name] = (sum(config[name]) / len(config[name]),) * config["input_size"][0]

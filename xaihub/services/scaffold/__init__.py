@@ -22,7 +22,7 @@ KINDS = {
     "explainer": "The fall of the score when one cell of a grid is hidden.",
     "metric": "The fall of the probability when the cells that the map marks highest are hidden.",
     "adapter": "Networks of one's own.",
-    "command": "Print the classes that a model sees in a picture.",
+    "command": "Print the classes that a model sees in an image.",
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _LICENCE = re.compile(r"[A-Za-z0-9.+()-]+(?: [A-Za-z0-9.+()-]+)*")

@@ -11,7 +11,7 @@ from xaihub import Case, Explainer, MetricRefused, Model, Preprocessing, Scene, 
 from xaihub.testing import conformance
 from xaihub_srg.method import SRG
 
-WEIGHTS = torch.tensor([[5.0, -1.0], [2.0, 0.5]])  # what each quarter of the picture adds to the logit
+WEIGHTS = torch.tensor([[5.0, -1.0], [2.0, 0.5]])  # what each quarter of the image adds to the logit
 
 
 @conformance(xaihub_srg.xaihub_register_metrics()[0])

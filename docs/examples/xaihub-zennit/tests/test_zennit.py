@@ -29,7 +29,7 @@ def prepared(module: nn.Module) -> Model:
     return Model(module.requires_grad_(False), name="net", preprocessing=plain)
 
 
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -55,7 +55,7 @@ def test_relevance_sums_to_the_score_and_the_network_is_left_as_it_was(network: 
     model = prepared(NETWORKS[network]())
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 
-    for found in LRP(rules=rules).explain(model, pictures(), 3):
+    for found in LRP(rules=rules).explain(model, images(), 3):
         assert float(found.values.sum()) == pytest.approx(found.target.logit, rel=1e-2)
         assert float(found.values.std()) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
@@ -64,24 +64,24 @@ def test_relevance_sums_to_the_score_and_the_network_is_left_as_it_was(network: 
 def test_a_contrast_sums_to_the_difference_of_two_scores() -> None:
     model = prepared(plain_network())
 
-    (found,) = LRP().explain(model, pictures()[:1], "1 vs 2")
+    (found,) = LRP().explain(model, images()[:1], "1 vs 2")
 
-    logits = model.predict(pictures()[:1])[0]
+    logits = model.predict(images()[:1])[0]
     assert float(found.values.sum()) == pytest.approx(float(logits[1] - logits[2]), rel=1e-2)
 
 
 def test_one_linear_layer_gets_what_the_epsilon_rule_says_by_hand() -> None:
     linear = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64 * 64, 2))
     model = prepared(linear)
-    picture = pictures()[:1]
+    image = images()[:1]
 
-    (found,) = LRP(rules="epsilon_plus_flat").explain(model, picture, 0)
+    (found,) = LRP(rules="epsilon_plus_flat").explain(model, image, 0)
 
     # Epsilon at the linear layer (biases take nothing), then flat at the convolution: each channel's relevance is
     # spread over the three colours of its pixel alike.
-    hidden = linear[1](linear[0](picture)).flatten()
+    hidden = linear[1](linear[0](image)).flatten()
     parts = hidden * linear[3].weight[0]
-    relevance = parts / parts.sum() * model.predict(picture)[0, 0]
+    relevance = parts / parts.sum() * model.predict(image)[0, 0]
     expected = relevance.reshape(4, 64, 64).sum(0).expand(3, 64, 64) / 3
     assert torch.allclose(found.values, expected, rtol=1e-3, atol=1e-6)
 
@@ -99,5 +99,5 @@ def test_it_refuses_where_an_operation_has_no_rule(network: str) -> None:
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 
     with pytest.raises(ExplainerRefused, match=r"relevance differs from the score|where zennit fails"):
-        LRP().explain(model, pictures(), 3)
+        LRP().explain(model, images(), 3)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())

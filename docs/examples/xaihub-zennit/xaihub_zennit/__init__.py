@@ -12,7 +12,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             target="xaihub_zennit.method:LRP",
             summary="Layer-wise relevance propagation, with zennit's composites.",
             needs=("gradients",),
-            cost="2 forwards, 1 backward",
+            cost="2 forward passes, 1 backward pass",
             limits="Refuses where relevance is not conserved: residual sums, attention, gates without a rule.",
         )
     ]

@@ -1,4 +1,4 @@
-"""Small pictures whose evidence is known: digits in cells of noise, digits in full, an exclusive or of two glyphs."""
+"""Small images whose evidence is known: digits in cells of noise, digits in full, an exclusive or of two glyphs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaihub import ParameterError
 
-__all__ = ["CELLS", "SIDE", "TASKS", "Pictures", "Task", "make_pictures"]
+__all__ = ["CELLS", "SIDE", "TASKS", "LabelledImages", "Task", "make_images"]
 
 Task = Literal["located", "digits", "xor"]
 TASKS: tuple[Task, ...] = ("located", "digits", "xor")
@@ -22,11 +22,11 @@ LEARNT = 1400  # glyphs for training; the other 397 are for testing
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures for training or testing.
+class LabelledImages:
+    """Images for training or testing.
 
     Attributes:
-        inputs: (n, 1, 24, 24), standardised; 0 is the mean of the training pictures.
+        inputs: (n, 1, 24, 24), standardised; 0 is the mean of the training images.
         labels: (n,) class indices.
         evidence: (n, 9) truth: the cells that hold what the label depends on; all of them for `digits`.
         classes: Number of classes.
@@ -38,14 +38,14 @@ class Pictures:
     classes: int
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.labels)
 
 
-def make_pictures(task: Task, count: int, *, train: bool, seed: int) -> Pictures:
-    """Draw `count` pictures.
+def make_images(task: Task, count: int, *, train: bool, seed: int) -> LabelledImages:
+    """Draw `count` images.
 
-    `located`: noise from 0 to 0.6 and one digit in one cell, or in half of the pictures twice in two cells. `digits`:
+    `located`: noise from 0 to 0.6 and one digit in one cell, or in half of the images twice in two cells. `digits`:
     a digit over all cells. `xor`: noise from 0 to 0.3, a nought or a one in two cells each; the label is whether they
     differ, which no single cell tells.
 
@@ -53,7 +53,7 @@ def make_pictures(task: Task, count: int, *, train: bool, seed: int) -> Pictures
         ParameterError: There is no such task.
     """
     if task not in TASKS:
-        raise ParameterError(f"there are no pictures {task!r}", hint=", ".join(TASKS))
+        raise ParameterError(f"there are no images {task!r}", hint=", ".join(TASKS))
     generator = torch.Generator().manual_seed(2 * seed + train)
     glyphs, digits = _glyphs()
     part = slice(None, LEARNT) if train else slice(LEARNT, None)
@@ -81,13 +81,13 @@ def make_pictures(task: Task, count: int, *, train: bool, seed: int) -> Pictures
 
 
 def _standardised(
-    pictures: Tensor, labels: Tensor, evidence: Tensor, classes: int, mean: float, std: float
-) -> Pictures:
-    return Pictures((pictures - mean) / std, labels, evidence, classes)
+    images: Tensor, labels: Tensor, evidence: Tensor, classes: int, mean: float, std: float
+) -> LabelledImages:
+    return LabelledImages((images - mean) / std, labels, evidence, classes)
 
 
 def _paste(canvas: Tensor, glyphs: Tensor, cells: Tensor) -> None:
-    """Write (n, 8, 8) glyphs into one cell of each picture."""
+    """Write (n, 8, 8) glyphs into one cell of each image."""
     tiles = canvas.view(-1, CELLS, GLYPH, CELLS, GLYPH).transpose(2, 3)  # (n, 3, 3, 8, 8)
     tiles[torch.arange(len(canvas)), cells // CELLS, cells % CELLS] = glyphs
 

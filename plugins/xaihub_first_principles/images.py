@@ -1,4 +1,4 @@
-"""Exact line measures on pictures: a copy of the network in double precision, and one segment a region."""
+"""Exact line measures on images: a copy of the network in double precision, and one segment a region."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ def exact_lines(
     removals: list[Removal],
     target: ResolvedTarget,
 ) -> Measured:
-    """Return the exact integrals of `axis_lebesgue` or `fd_ig` over the regions of a picture.
+    """Return the exact integrals of `axis_lebesgue` or `fd_ig` over the regions of an image.
 
     Raises:
         ExplainerRefused: Another family, a network that is not piecewise affine, or too many pieces.
     """
     removal = removals[0]
     if not isinstance(removal, Fill):
-        raise ExplainerRefused("exact lines need a replacement that is one picture")
+        raise ExplainerRefused("exact lines need a replacement that is one image")
     module = copy.deepcopy(model.module).to("cpu").double()  # its counting hooks come along
     d = features.count
     eye = torch.eye(d, dtype=torch.float64)
     hidden, shown = removal.baseline.double().cpu(), image.double().cpu()
 
-    def f(pictures: Tensor) -> Tensor:
-        return target.score(module(pictures))
+    def f(images: Tensor) -> Tensor:
+        return target.score(module(images))
 
-    def picture(amounts: Tensor) -> Tensor:
+    def masked(amounts: Tensor) -> Tensor:
         return hidden + features.masks(amounts) * (shown - hidden)
 
     def along(start: Tensor, end: Tensor) -> Tensor:
         parts = zip(start.split(LINES_A_PASS), end.split(LINES_A_PASS), strict=True)
-        return torch.cat([line_integrals(f, picture(a), picture(b), max_pieces=MAX_PIECES).values for a, b in parts])
+        return torch.cat([line_integrals(f, masked(a), masked(b), max_pieces=MAX_PIECES).values for a, b in parts])
 
     if isinstance(family, AxisLebesgue):
-        nothing = _plain(f, picture(torch.zeros(1, d, dtype=torch.float64))) if family.centre else 0.0
+        nothing = _plain(f, masked(torch.zeros(1, d, dtype=torch.float64))) if family.centre else 0.0
         values, mass, variation = 2 * (along(0 * eye, eye) - nothing), 0.0 if family.centre else 2.0, 2.0
         variation += 2.0 * family.centre
     elif isinstance(family, FiniteDifferenceIG):
@@ -71,6 +71,6 @@ def exact_lines(
     )
 
 
-def _plain(f: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:
+def _plain(f: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     with torch.no_grad():
-        return f(picture)
+        return f(image)

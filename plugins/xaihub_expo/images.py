@@ -1,6 +1,6 @@
-"""Neighbourhoods of pictures: noise on pixels, and the opacity of the cells of a grid.
+"""Neighbourhoods of images: noise on pixels, and the opacity of the cells of a grid.
 
-Notation: T(x, a) = b + up(a) (x - b) is a picture x whose cell k has the opacity a_k; b is a baseline, such as the mean
+Notation: T(x, a) = b + up(a) (x - b) is an image x whose cell k has the opacity a_k; b is a baseline, such as the mean
 colour.
 """
 
@@ -27,16 +27,16 @@ def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
 
 
 def shown(inputs: Tensor, hidden: Tensor, opacity: Tensor, cells: Features) -> Tensor:
-    """Return T(x, a): (b, m, C, H, W) pictures of (b, C, H, W) inputs over baselines, for (b, m, K) opacities."""
+    """Return T(x, a): (b, m, C, H, W) images of (b, C, H, W) inputs over baselines, for (b, m, K) opacities."""
     masks = cells.masks(opacity.flatten(0, 1).to(inputs)).unflatten(0, opacity.shape[:2])  # (b, m, 1, H, W)
-    pictures: Tensor = hidden.unsqueeze(1) + masks * (inputs - hidden).unsqueeze(1)
-    return pictures
+    images: Tensor = hidden.unsqueeze(1) + masks * (inputs - hidden).unsqueeze(1)
+    return images
 
 
 def line_opacities(
     count: int, samples: int, cells: int, generator: torch.Generator, *, binary: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Draw opacities U[0, 1] of one random cell a picture, all others being opaque.
+    """Draw opacities U[0, 1] of one random cell an image, all others being opaque.
 
     Binary opacities are here to show why they must not be: a line fits two levels without residual.
 
