@@ -73,7 +73,7 @@ _LAZY = {
     "global_explainer": ("GlobalExplainer", "Ranking"),
     "global_explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
-    "images": ("Image", "load_image", "sample_photo"),
+    "images": ("SourceImage", "load_image", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
     "model": ("Model", "Runtime"),
     "objective": ("Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"),
