@@ -36,8 +36,8 @@ format: $(VENV)/.installed-dev  ## Fix what can be fixed of the style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-dev  ## Write the generated parts of README.md and docs/ anew.
-	$(BIN)/python -m cogapp -r -U -I docs README.md $$(find docs -name '*.md' | sort)
+docs: $(VENV)/.installed-dev  ## Regenerate the generated parts of pyproject.toml, README.md and docs/.
+	$(BIN)/python -m cogapp -r -U -I docs pyproject.toml README.md $$(find docs -name '*.md' | sort)
 
 api: $(VENV)/.installed-dev  ## Pin the public names and the hooks anew, where a change is meant.
 	$(BIN)/python docs/public_api.py

@@ -14,14 +14,14 @@ import click
 
 import xaihub
 import xaihub.masking
-import xaihub.rankings
+import xaihub.ranking
 import xaihub.testing
 from xaihub import errors, hookspecs
 from xaihub.cli import cli
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
 from xaihub.params import parameters
-from xaihub.services.scaffold import render
+from xaihub.plugin_tools.scaffold import render
 from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
 
@@ -170,7 +170,7 @@ def masking() -> str:
 
 def rankings() -> str:
     """Describe every function that judges a ranking."""
-    return _entries(xaihub.rankings, [*xaihub.rankings.__all__])
+    return _entries(xaihub.ranking, [*xaihub.ranking.__all__])
 
 
 def testing() -> str:

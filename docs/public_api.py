@@ -17,10 +17,11 @@ PIN = Path(__file__).resolve().parents[1] / "tests" / "public_api.txt"
 MODULES = (
     "xaihub",
     "xaihub.errors",
+    "xaihub.files",
     "xaihub.hookspecs",
     "xaihub.masking",
     "xaihub.params",
-    "xaihub.rankings",
+    "xaihub.ranking",
     "xaihub.specs",
     "xaihub.testing",
 )

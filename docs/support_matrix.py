@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from xaihub import Hub, Model, ModelCard, ModelRequest, Weights, XaihubError, load_image, sample_photo
-from xaihub.host import PluginHost
+from xaihub.hub.host import PluginHost
 from xaihub.params import parameters
 from xaihub.testing.budgets import small_budget
 

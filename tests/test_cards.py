@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 import xaihub_zoo
-from xaihub.cards import read_card
 from xaihub.errors import MissingExtra, ModelError, PluginError
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.weights import weights_file
+from xaihub.hub.host import PluginHost
+from xaihub.models.cards import read_card
+from xaihub.models.weights import weights_file
 
 SHIPPED = sorted((Path(xaihub_zoo.__file__).parent / "cards").glob("*.yaml"))
 GOOD = "name: mine\narchitecture: test_resnet\nweights: {source: none}\n"

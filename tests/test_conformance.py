@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services.conformance import check_plugin
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.conformance import check_plugin
 from xaihub.testing import planted_case, planted_scenes
 
 # Checks that a thing may pass by refusing with a reason.

@@ -13,10 +13,10 @@ from torch import nn
 
 from xaihub import AdapterSpec, Hints, Model, ModelAdapter, ModelCard, ModelError, ModelRequest, Preprocessing, Weights
 from xaihub.hub import Hub
+from xaihub.models.weights import weights_file
 from xaihub.testing.catalogue import run
 from xaihub.testing.kit import checks
 from xaihub.testing.model_subject import AdapterSubject, CardSubject
-from xaihub.weights import weights_file
 
 
 def network() -> nn.Sequential:

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from xaihub import errors, hookspecs
-from xaihub.cards import read_card
 from xaihub.cli import cli
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
+from xaihub.models.cards import read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -52,7 +52,7 @@ def leads_somewhere(file: Path, target: str) -> bool:
 
 
 def test_the_generated_parts_are_up_to_date() -> None:
-    pages = [str(file) for file in PAGES if "[[[cog" in file.read_text(encoding="utf-8")]
+    pages = [str(file) for file in [*PAGES, ROOT / "pyproject.toml"] if "[[[cog" in file.read_text(encoding="utf-8")]
     command = [sys.executable, "-m", "cogapp", "--check", "-U", "-I", str(DOCS), *pages]
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ import torch
 
 from xaihub import ClassScore, Explanation, Geometry, load_image
 from xaihub.errors import OutputError
-from xaihub.explanation import write_file
+from xaihub.files import write_file
 
 GEOMETRY = Geometry(original=(12, 9), scaled=(8, 6), offset=(1, 0), crop=(6, 6))
 METADATA = {

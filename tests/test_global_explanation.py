@@ -28,8 +28,8 @@ from xaihub import (
     hookimpl,
 )
 from xaihub.errors import OutputError, PluginError, UnknownName
-from xaihub.host import PluginHost
-from xaihub.services.onefile import register_file
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.onefile import register_file
 
 
 def explanation(**changes: Any) -> GlobalExplanation:

@@ -14,7 +14,7 @@ import pytest
 
 from xaihub.errors import PluginError
 from xaihub.hookspecs import hookimpl
-from xaihub.host import HEAVY, PluginHost
+from xaihub.hub.host import HEAVY, PluginHost
 from xaihub.specs import ExplainerSpec
 
 EXPLAINERS = "xaihub_register_explainers"

@@ -27,9 +27,9 @@ from xaihub import (
     sample_photo,
 )
 from xaihub.errors import MissingExtra, ModelError, PluginError, UnknownName
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.weights import read_weights, weights_file
+from xaihub.hub.host import PluginHost
+from xaihub.models.weights import read_weights, weights_file
 
 
 def make_hub(*plugins: object) -> Hub:

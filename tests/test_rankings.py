@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from xaihub import MetricRefused, ParameterError
-from xaihub.rankings import (
+from xaihub.ranking import (
     agreement,
     deletion_curve,
     order_of,

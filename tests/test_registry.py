@@ -8,8 +8,8 @@ import pytest
 
 from xaihub.errors import MissingExtra, ModelError, PluginError, UnknownName, did_you_mean
 from xaihub.hookspecs import hookimpl
-from xaihub.host import PluginHost
-from xaihub.registry import Registry
+from xaihub.hub.host import PluginHost
+from xaihub.hub.registry import Registry
 from xaihub.specs import ExplainerSpec, ModelCard
 
 

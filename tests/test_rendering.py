@@ -13,7 +13,7 @@ from PIL import Image
 
 from xaihub import ClassScore, Explanation, Geometry, SourceImage
 from xaihub.errors import OutputError
-from xaihub.rendering import grid, heat, overlay, pixel_sets, terminal_lines
+from xaihub.explainers.rendering import grid, heat, overlay, pixel_sets, terminal_lines
 
 SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 
 from xaihub.cli import cli
 from xaihub.errors import OutputError, ParameterError
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services.scaffold import KINDS, new_plugin, render
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.scaffold import KINDS, new_plugin, render
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = ["Claim", "Deviations", "Limits", "Develop"]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from xaihub.cli import cli
-from xaihub.host import HEAVY
+from xaihub.hub.host import HEAVY
 
 # Runs the real command line in a fresh interpreter, and reports on stderr's last line what it imported.
 RUNNER = """

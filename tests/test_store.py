@@ -14,8 +14,8 @@ import torch
 
 from xaihub import ClassScore, Explanation
 from xaihub.errors import OutputError
-from xaihub.results import Key
-from xaihub.store import RunStore
+from xaihub.evaluation.results import Key
+from xaihub.evaluation.store import RunStore
 
 KEY = Key(
     image="ab" * 32, model="toy", weights="w", preprocessing={"size": 8}, explainer="toy_gradient",

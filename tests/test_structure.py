@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from xaihub import Hints, Layer, Layout, ModelError, ParameterError
-from xaihub.structure import Structure, trace
+from xaihub.models.structure import Structure, trace
 
 # name, side of the image, the layer chosen, layout, grid, prefix tokens
 FAMILIES = [

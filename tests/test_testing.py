@@ -13,9 +13,9 @@ from torch import Tensor
 import xaihub.testing
 from xaihub import BaselineSpec, Explainer, Model, ParameterError, Target, hookimpl
 from xaihub.errors import UnknownName
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services.conformance import check_plugin
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.conformance import check_plugin
 from xaihub.testing import (
     conformance,
     exact_evidence,
@@ -282,7 +282,7 @@ def test_the_checks_run_where_pytest_is_not_installed() -> None:
 import sys
 sys.modules["pytest"] = None
 from xaihub.hub import Hub
-from xaihub.services.conformance import check_plugin
+from xaihub.plugin_tools.conformance import check_plugin
 (result,) = check_plugin("control_centre", Hub(), only=["constructor_only_stores"])
 print(result.outcome)
 """

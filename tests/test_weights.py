@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import xaihub_zoo
 from xaihub.errors import ModelError
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.model import Model
-from xaihub.weights import fill, read_weights
+from xaihub.hub.host import PluginHost
+from xaihub.models.model import Model
+from xaihub.models.weights import fill, read_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -20,20 +20,19 @@ from xaihub.specs import ReproductionSpec as ReproductionSpec
 from xaihub.specs import Weights as Weights
 
 if TYPE_CHECKING:
-    from xaihub.adapter import ModelAdapter as ModelAdapter
-    from xaihub.adapter import ModelRequest as ModelRequest
+    from xaihub.api.explain import explain as explain
+    from xaihub.api.explain import get_explainer as get_explainer
+    from xaihub.api.explain import load_model as load_model
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
-    from xaihub.explainer import Attribution as Attribution
-    from xaihub.explainer import Explainer as Explainer
-    from xaihub.explanation import ClassScore as ClassScore
-    from xaihub.explanation import Explanation as Explanation
-    from xaihub.global_explainer import GlobalExplainer as GlobalExplainer
-    from xaihub.global_explainer import Ranking as Ranking
-    from xaihub.global_explanation import GlobalExplanation as GlobalExplanation
-    from xaihub.global_explanation import RankedFeature as RankedFeature
+    from xaihub.explainers.explainer import Attribution as Attribution
+    from xaihub.explainers.explainer import Explainer as Explainer
+    from xaihub.explainers.explanation import ClassScore as ClassScore
+    from xaihub.explainers.explanation import Explanation as Explanation
+    from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
+    from xaihub.explainers.target import Target as Target
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
     from xaihub.images import load_image as load_image
@@ -42,8 +41,15 @@ if TYPE_CHECKING:
     from xaihub.metric import Measurement as Measurement
     from xaihub.metric import Metric as Metric
     from xaihub.metric import Scene as Scene
-    from xaihub.model import Model as Model
-    from xaihub.model import Runtime as Runtime
+    from xaihub.models.adapter import ModelAdapter as ModelAdapter
+    from xaihub.models.adapter import ModelRequest as ModelRequest
+    from xaihub.models.model import Model as Model
+    from xaihub.models.model import Runtime as Runtime
+    from xaihub.models.preprocessing import Geometry as Geometry
+    from xaihub.models.preprocessing import Preprocessing as Preprocessing
+    from xaihub.models.structure import Hints as Hints
+    from xaihub.models.structure import Layer as Layer
+    from xaihub.models.structure import Layout as Layout
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
     from xaihub.objective import Losses as Losses
@@ -51,38 +57,32 @@ if TYPE_CHECKING:
     from xaihub.objective import Step as Step
     from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Meta as Meta
-    from xaihub.preprocessing import Geometry as Geometry
-    from xaihub.preprocessing import Preprocessing as Preprocessing
     from xaihub.randomness import generator_for as generator_for
-    from xaihub.services.explain import explain as explain
-    from xaihub.services.explain import get_explainer as get_explainer
-    from xaihub.services.explain import load_model as load_model
-    from xaihub.structure import Hints as Hints
-    from xaihub.structure import Layer as Layer
-    from xaihub.structure import Layout as Layout
-    from xaihub.target import ResolvedTarget as ResolvedTarget
-    from xaihub.target import Target as Target
+    from xaihub.ranking.explainer import GlobalExplainer as GlobalExplainer
+    from xaihub.ranking.explainer import Ranking as Ranking
+    from xaihub.ranking.explanation import GlobalExplanation as GlobalExplanation
+    from xaihub.ranking.explanation import RankedFeature as RankedFeature
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "adapter": ("ModelAdapter", "ModelRequest"),
+    "models.adapter": ("ModelAdapter", "ModelRequest"),
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
-    "explainer": ("Attribution", "Explainer"),
-    "explanation": ("ClassScore", "Explanation"),
-    "global_explainer": ("GlobalExplainer", "Ranking"),
-    "global_explanation": ("GlobalExplanation", "RankedFeature"),
+    "explainers.explainer": ("Attribution", "Explainer"),
+    "explainers.explanation": ("ClassScore", "Explanation"),
+    "ranking.explainer": ("GlobalExplainer", "Ranking"),
+    "ranking.explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
     "images": ("SourceImage", "load_image", "sample_photo"),
     "metric": ("Case", "Measurement", "Metric", "Scene"),
-    "model": ("Model", "Runtime"),
+    "models.model": ("Model", "Runtime"),
     "objective": ("Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"),
     "params": ("Meta",),
-    "preprocessing": ("Geometry", "Preprocessing"),
+    "models.preprocessing": ("Geometry", "Preprocessing"),
     "randomness": ("generator_for",),
-    "services.explain": ("explain", "get_explainer", "load_model"),
-    "structure": ("Hints", "Layer", "Layout"),
-    "target": ("ResolvedTarget", "Target"),
+    "api.explain": ("explain", "get_explainer", "load_model"),
+    "models.structure": ("Hints", "Layer", "Layout"),
+    "explainers.target": ("ResolvedTarget", "Target"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import MetricRefused
-from xaihub.explainer import Explainer
-from xaihub.explanation import Explanation
-from xaihub.model import Counts, Model
+from xaihub.explainers.explainer import Explainer
+from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
-from xaihub.target import ResolvedTarget, Target
 
 __all__ = ["Case", "Measurement", "Metric", "Scene"]
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xaihub.model import Model
+from xaihub.models.model import Model
 from xaihub.params import Parametrised
 
 __all__ = ["Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"]

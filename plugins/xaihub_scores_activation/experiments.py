@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub.rankings import agreement, relevance_auc, seed_interval, stability, top_k_precision
+from xaihub.ranking import agreement, relevance_auc, seed_interval, stability, top_k_precision
 from xaihub_scores_activation.hosts import Recipe, Trained, accuracy, make_mlp, make_transformer, train, train_alone
 from xaihub_scores_activation.layer import ScoresActivation
 from xaihub_scores_activation.shapley import shap_importance

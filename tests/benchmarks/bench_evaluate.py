@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 import xaihub
+from xaihub.evaluation.plan import Choice, Config, make_plan
+from xaihub.evaluation.run import evaluate
+from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
 from xaihub.masking import batch_rows
-from xaihub.services.evaluate import evaluate
-from xaihub.services.evaluation import Choice, Config, make_plan
-from xaihub.store import RunStore
 
 EXPLAINERS = [
     "gradcam",

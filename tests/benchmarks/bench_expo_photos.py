@@ -7,7 +7,7 @@ a fold start from the same weights, see the same crops in the same order, and ar
 numbers.
 
 1. Networks are trained from the ImageNet weights, with the mean of the classifier's rows of each superclass, by
-   `xaihub.services.train`; what is judged is loaded from the card that it leaves.
+   `xaihub.training.run`; what is judged is loaded from the card that it leaves.
 2. Photos held out are classified and explained by saliency, and those of FOLDER by LIME and KernelSHAP in bfloat16.
 """
 
@@ -27,10 +27,10 @@ import torch
 from xaihub import Case, Model, Runtime, Scene, Target
 from xaihub.hub import Hub
 from xaihub.masking import coalition_scores, make_features, make_removal
-from xaihub.services.train import train
 from xaihub.training.config import checked
 from xaihub.training.data import Split
 from xaihub.training.memory import keep_freed_memory
+from xaihub.training.run import train
 from xaihub_expo.images import mask_opacities
 from xaihub_expo.penalties import local_fit
 

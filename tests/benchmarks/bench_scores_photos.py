@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import xaihub
-from xaihub.rankings import agreement, deletion_curve, seed_interval, stability
+from xaihub.ranking import agreement, deletion_curve, seed_interval, stability
 from xaihub_scores_activation.experiments import reading_time
 from xaihub_scores_activation.layer import ScoresActivation, param_groups
 from xaihub_scores_activation.shapley import shap_importance

@@ -3,7 +3,7 @@
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_photos.py --photos FOLDER --learn MORE`.
 All photos are dealt out to five folds, and each fold is held out once, so every photo is classified by networks that
 have not seen it, and those of FOLDER are explained as well. A run that was interrupted goes on where it stopped. Both
-twins share start, order, crops and everything else except the objective. Training is by `xaihub.services.train`, and
+twins share start, order, crops and everything else except the objective. Training is by `xaihub.training.run`, and
 what is judged is loaded from the card that it leaves. The last epoch is kept, so nothing is selected on the photos held
 out. Maps explain the predicted class of their own network.
 
@@ -30,12 +30,12 @@ import torch
 from superclasses import FOLDS, Photo, deal, held_out, others, photos_or_skip, tensors, warm_card, write_csv
 
 from xaihub import Explanation, Model, Runtime, Target
+from xaihub.api.explain import explain
+from xaihub.explainers.rendering import grid
 from xaihub.hub import Hub
 from xaihub.masking import coalition_scores, make_features, make_removal
-from xaihub.rendering import grid
-from xaihub.services.explain import explain
-from xaihub.services.train import train
 from xaihub.training.config import checked
+from xaihub.training.run import train
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.own import make_own_masking
 

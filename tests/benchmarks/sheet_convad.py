@@ -17,7 +17,7 @@ from PIL import Image
 
 import xaihub
 from xaihub import Explanation, Runtime
-from xaihub.rendering import pixel_sets
+from xaihub.explainers.rendering import pixel_sets
 
 # Name, image, and the crop as shares of it: left, top, right, bottom.
 CROPS: dict[str, tuple[str, tuple[float, float, float, float]]] = {

@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 
 from xaihub import Hub, sample_photo
-from xaihub.services.compare import compare
+from xaihub.api.compare import compare
 
 Run = Callable[..., Result]
 

@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_used_is_one_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     found = importlib.util.find_spec
-    monkeypatch.setattr("xaihub.weights.find_spec", lambda name: None if "lite2" in name else found(name))
+    monkeypatch.setattr("xaihub.models.weights.find_spec", lambda name: None if "lite2" in name else found(name))
     result = run("explain", *arguments, "-q")
     assert result.exit_code == 1, result.output
     assert len(result.stderr.strip().splitlines()) == 1
@@ -304,7 +304,7 @@ def test_an_unexpected_error_is_one_line_that_tells_how_to_see_more(run: Run, mo
     def burst(*_: object, **__: object) -> None:
         raise RuntimeError("something\nstrange")
 
-    monkeypatch.setattr("xaihub.services.explain.explain_many", burst)
+    monkeypatch.setattr("xaihub.api.explain.explain_many", burst)
     result = run("explain", *FAST)
     assert result.exit_code == 1
     assert result.stderr.strip() == (
@@ -316,7 +316,7 @@ def test_interrupting_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xaihub.services.explain.explain_many", interrupt)
+    monkeypatch.setattr("xaihub.api.explain.explain_many", interrupt)
     result = run("explain", *FAST)
     assert result.exit_code == 130
     assert result.stderr.strip().endswith("stopped")

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from xaihub import GlobalExplanation, Hub, load_image
+from xaihub.api.contact_sheet import channel_views
+from xaihub.api.rank import Photos, explain_global, labels_of
 from xaihub.cli import cli
-from xaihub.services.contact_sheet import channel_views
-from xaihub.services.explain_global import Photos, explain_global, labels_of
 
 Run = Callable[..., Result]
 
@@ -159,7 +159,7 @@ def test_labels_are_found_by_path_or_by_name(work: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kept", [2**30, 0])
 def test_the_most_activating_images_are_those(work: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    monkeypatch.setattr("xaihub.services.explain_global.KEPT_BYTES", kept)
+    monkeypatch.setattr("xaihub.api.rank.KEPT_BYTES", kept)
     hub = Hub()
     model = hub.load_model(str(work / "run0" / "card.yaml"), device="cpu")
     sources = sorted(map(str, (work / "photos").iterdir()))

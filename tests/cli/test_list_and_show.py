@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from xaihub import ExplainerSpec, hookimpl
 from xaihub.cli import cli
 from xaihub.cli._app import App
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
 
 Run = Callable[..., Result]
 EXPLAINERS = {"gradcam", "rise", "integrated_gradients", "occlusion", "kernel_shap", "shap", "attention_rollout"}

@@ -10,9 +10,9 @@ import pytest
 from click.testing import Result
 
 from xaihub.errors import PluginError
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services.onefile import register_file
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.onefile import register_file
 
 Run = Callable[..., Result]
 

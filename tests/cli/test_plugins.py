@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from xaihub import ExplainerSpec, hookimpl
 from xaihub.cli import cli
 from xaihub.cli._app import App
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services import installer, installing
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools import installer, installing
 
 Run = Callable[..., Result]
 

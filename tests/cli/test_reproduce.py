@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from xaihub import Paper, ReproductionSpec, hookimpl
 from xaihub.cli import cli
 from xaihub.cli._app import App
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
 
 Run = Callable[..., Result]
 

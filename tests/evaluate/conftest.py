@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.toys import CALLS, Toys
-from xaihub.host import PluginHost
+from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
-from xaihub.store import RunStore
+from xaihub.hub.host import PluginHost
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from xaihub.errors import OutputError, ParameterError, UnknownName
+from xaihub.evaluation.plan import check_models, make_plan, read_config
 from xaihub.hub import Hub
-from xaihub.services.evaluation import check_models, make_plan, read_config
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 
 from tests.evaluate.toys import config, values
 from xaihub.errors import OutputError
+from xaihub.evaluation.plan import make_plan
+from xaihub.evaluation.run import evaluate
+from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
-from xaihub.services.evaluate import evaluate
-from xaihub.services.evaluation import make_plan
-from xaihub.store import RunStore
 
 
 def _fork_and_kill(hub: Hub, photos: Path, folder: Path, delay: float) -> None:

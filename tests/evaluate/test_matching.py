@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xaihub.errors import InputError
-from xaihub.services.matching import matched
+from xaihub.matching import matched
 
 PICTURES = ["photos/cat/001.jpg", "photos/dog/001.jpg", "photos/dog/002.jpg"]
 

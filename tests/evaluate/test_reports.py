@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.toys import config, values
+from xaihub.evaluation.charts import curve_chart
+from xaihub.evaluation.export import export, merge, plot
+from xaihub.evaluation.leaderboard import boards, interval
+from xaihub.evaluation.plan import Choice, make_plan
+from xaihub.evaluation.results import ScoreRow
+from xaihub.evaluation.run import evaluate
+from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
-from xaihub.results import ScoreRow
-from xaihub.services.charts import curve_chart
-from xaihub.services.evaluate import evaluate
-from xaihub.services.evaluation import Choice, make_plan
-from xaihub.services.export import export, merge, plot
-from xaihub.services.leaderboard import boards, interval
-from xaihub.store import RunStore
 
 
 def test_merging_two_halves_equals_the_whole(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:

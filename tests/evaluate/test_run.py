@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 
 from tests.evaluate.toys import CALLS, config, values
 from xaihub.errors import InputError, OutputError, ParameterError
+from xaihub.evaluation.dependence import Dependence
+from xaihub.evaluation.plan import Choice, check_models, make_plan
+from xaihub.evaluation.run import Totals, _Run, estimate, evaluate
+from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
 from xaihub.images import load_image
-from xaihub.services.dependence import Dependence
-from xaihub.services.evaluate import Totals, _Run, estimate, evaluate
-from xaihub.services.evaluation import Choice, check_models, make_plan
-from xaihub.store import RunStore
 
 
 def test_every_image_explainer_and_metric_gets_one_row(hub: Hub, photos: Path, store: RunStore) -> None:

@@ -23,9 +23,9 @@ from xaihub import (
     hookimpl,
 )
 from xaihub.errors import ExplainerRefused, MetricRefused
+from xaihub.evaluation.plan import Config
+from xaihub.evaluation.store import RunStore
 from xaihub.masking import BaselineName, baseline_image
-from xaihub.services.evaluation import Config
-from xaihub.store import RunStore
 
 CALLS: list[str] = []
 

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hub, Model, ModelError, Preprocessing, Step
-from xaihub.rankings import agreement, deletion_curve, order_of
+from xaihub.ranking import agreement, deletion_curve, order_of
 from xaihub_scores_activation.layer import ScoresActivation, gates, param_groups
 from xaihub_scores_activation.objective import GatedClassifier
 from xaihub_scores_activation.rankers import GlobalSHAP, PermutationImportance, Scores

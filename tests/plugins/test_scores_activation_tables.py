@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xaihub.cli import cli
 from xaihub.errors import OutputError, ParameterError
-from xaihub.rankings import agreement, relevance_auc, stability, top_k_precision
+from xaihub.ranking import agreement, relevance_auc, stability, top_k_precision
 from xaihub_scores_activation.experiments import cost, probabilities, reading_time, shap_of
 from xaihub_scores_activation.hosts import Recipe, Trained, accuracy, make_transformer, train, train_alone
 from xaihub_scores_activation.reproduce import Plan

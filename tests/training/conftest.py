@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.training import toys
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services import train as service
+from xaihub.hub.host import PluginHost
+from xaihub.training import run as service
 from xaihub.training.config import checked
 
 Train = Callable[..., service.Outcome]

@@ -21,12 +21,12 @@ import timm  # noqa: F401
 import torch
 
 from tests.training import toys
-from xaihub.host import PluginHost
 from xaihub.hub import Hub
-from xaihub.services.train import train
+from xaihub.hub.host import PluginHost
 from xaihub.training import features, loop, result  # noqa: F401
 from xaihub.training.checkpoint import Checkpoint
 from xaihub.training.config import checked
+from xaihub.training.run import train
 
 KILLS = 10
 

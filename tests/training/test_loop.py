@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tests.training import toys
 from xaihub.errors import InputError, MissingExtra, ModelError, OutputError, ParameterError, TrainingError
 from xaihub.hub import Hub
-from xaihub.services import train as service
 from xaihub.training import checkpoint as checkpoints
 from xaihub.training import loop, setting
+from xaihub.training import run as service
 from xaihub.training.checkpoint import Checkpoint
 from xaihub.training.config import checked
 from xaihub.training.data import readable, split

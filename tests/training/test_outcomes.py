@@ -12,8 +12,8 @@ import torch
 from tests.training import toys
 from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub
-from xaihub.services import train as service
 from xaihub.training import loop
+from xaihub.training import run as service
 from xaihub.training.config import checked
 
 Train = Callable[..., service.Outcome]

@@ -12,10 +12,10 @@ from PIL import Image
 from tests.training import toys
 from xaihub.errors import ParameterError, UnknownName
 from xaihub.hub import Hub
-from xaihub.services import train as service
-from xaihub.services.sweep import Report, Trial, _data, choose, markdown, parse, sweep
 from xaihub.specs import Judged
+from xaihub.training import run as service
 from xaihub.training.config import Config, checked
+from xaihub.training.sweep import Report, Trial, _data, choose, markdown, parse, sweep
 
 JUDGED = [
     Judged(explainer="saliency", parameters={"absolute": False}, metrics=("saliency_stability", "point_fidelity")),

@@ -22,7 +22,7 @@ __all__ = ["cli", "main"]
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
     """Register each file as a plugin, before `--help` and the command look at what there is."""
     if files:
-        from xaihub.services.onefile import register_file
+        from xaihub.plugin_tools.onefile import register_file
 
         for file in dict.fromkeys(files):
             register_file(ctx.ensure_object(App).hub.host, file)

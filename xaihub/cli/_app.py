@@ -14,8 +14,8 @@ import click
 
 from xaihub.cli._output import clean, say
 from xaihub.errors import XaihubError, did_you_mean
-from xaihub.host import PluginInfo
 from xaihub.hub import Hub
+from xaihub.hub.host import PluginInfo
 
 __all__ = ["App", "Family", "Group"]
 

@@ -13,8 +13,8 @@ from xaihub.cli._output import progress, put, put_json, say, table
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
 if TYPE_CHECKING:
-    from xaihub.global_explanation import GlobalExplanation
-    from xaihub.services.explain_global import GlobalOutcome
+    from xaihub.api.rank import GlobalOutcome
+    from xaihub.ranking.explanation import GlobalExplanation
 
 __all__ = ["explain_globally"]
 
@@ -38,7 +38,7 @@ def explain_globally(ctx: click.Context, images: tuple[str, ...], output: str, o
 
     sources = find_images(images) if images else []
     check_writable(Path(output))
-    from xaihub.services.explain_global import combined, explain_global, make_global_explainers, record_of
+    from xaihub.api.rank import combined, explain_global, make_global_explainers, record_of
 
     explainers = make_global_explainers(app.hub, names, values)
     models = load_models(app, options)
@@ -72,8 +72,8 @@ def explain_globally(ctx: click.Context, images: tuple[str, ...], output: str, o
 
 def _write(outcome: GlobalOutcome, folder: Path, top: int) -> list[Path]:
     """Write the ranking, its chart and, for channels, the sheet of the most activating images."""
-    from xaihub.explanation import write_file
-    from xaihub.services.contact_sheet import channel_sheet, sheets_possible
+    from xaihub.api.contact_sheet import channel_sheet, sheets_possible
+    from xaihub.files import write_file
 
     explanation = outcome.explanation
     assert explanation is not None  # noqa: S101 - the caller handles failures

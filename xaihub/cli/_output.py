@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.services.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Board
 
 __all__ = ["clean", "draw", "progress", "put", "put_board", "put_json", "say", "table"]
 
@@ -145,7 +145,7 @@ def draw(image: Image) -> None:
     """Draw an image in the terminal with half blocks."""
     import shutil
 
-    from xaihub.rendering import terminal_lines
+    from xaihub.explainers.rendering import terminal_lines
 
     columns = min(shutil.get_terminal_size((80, 24)).columns, 100)
     for line in terminal_lines(image, columns):

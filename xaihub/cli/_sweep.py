@@ -53,7 +53,7 @@ def sweep_options(function: F) -> F:
 
 def run_sweep(app: App, config: Any, folder: str, options: Mapping[str, Any], *, as_json: bool, **more: Any) -> None:
     """Run the sweep that `options` ask for and print its report."""
-    from xaihub.services.sweep import markdown, parse, sweep
+    from xaihub.training.sweep import markdown, parse, sweep
 
     name, values = parse(options["sweep"])
     judged = _judged(app, options["explainers"], options["metrics"])

@@ -39,8 +39,8 @@ def compare(app: App, /, image: str | None, output: str, **options: Any) -> None
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, and {image!r} holds {len(sources)}")
     check_writable(Path(output).parent)
-    from xaihub.services.compare import compare as run
-    from xaihub.services.explain import make_explainers
+    from xaihub.api.compare import compare as run
+    from xaihub.api.explain import make_explainers
 
     explainers = make_explainers(app.hub, options["explainers"], values)
     models = load_models(app, options)

@@ -17,8 +17,8 @@ from xaihub.cli._output import progress, put, put_board, put_json, say
 from xaihub.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
-    from xaihub.results import ScoreRow
-    from xaihub.services.evaluation import Config
+    from xaihub.evaluation.plan import Config
+    from xaihub.evaluation.results import ScoreRow
 
 __all__ = ["evaluate"]
 
@@ -63,7 +63,7 @@ def evaluate(
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.services.evaluation import check_models, make_plan, read_config
+    from xaihub.evaluation.plan import check_models, make_plan, read_config
 
     if only_missing and not resume:
         raise click.UsageError("--only-missing goes with --resume")
@@ -86,10 +86,10 @@ def evaluate(
     if dry_run:
         _estimate(app, plan, options)
         return
-    from xaihub.services.evaluate import evaluate as run
-    from xaihub.services.export import plot
-    from xaihub.services.leaderboard import boards
-    from xaihub.store import RunStore
+    from xaihub.evaluation.export import plot
+    from xaihub.evaluation.leaderboard import boards
+    from xaihub.evaluation.run import evaluate as run
+    from xaihub.evaluation.store import RunStore
 
     with RunStore(resume or config.output, create=not resume) as store:
         with progress(quiet=options["quiet"]) as bar:
@@ -129,7 +129,7 @@ def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def _blank() -> Config:
-    from xaihub.services.evaluation import Config
+    from xaihub.evaluation.plan import Config
 
     return Config(images=[])
 
@@ -137,8 +137,8 @@ def _blank() -> Config:
 def _stored(folder: str) -> Config:
     import msgspec
 
-    from xaihub.services.evaluation import Config
-    from xaihub.store import RunStore
+    from xaihub.evaluation.plan import Config
+    from xaihub.evaluation.store import RunStore
 
     with RunStore(folder) as store:
         try:
@@ -149,7 +149,7 @@ def _stored(folder: str) -> Config:
 
 def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
     """Lay the command line's options over a plan; with `add` its lists grow instead of being replaced."""
-    from xaihub.services.evaluation import Choice
+    from xaihub.evaluation.plan import Choice
 
     values = pairs(options["values"])
     used: set[str] = set()
@@ -197,8 +197,8 @@ def _rooted(config: Config) -> None:
 
 def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
     from xaihub.cli._output import table
-    from xaihub.services.evaluate import estimate
-    from xaihub.store import RunStore
+    from xaihub.evaluation.run import estimate
+    from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
         cost = estimate(app.hub, plan, store)

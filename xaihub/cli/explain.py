@@ -14,7 +14,7 @@ from xaihub.cli._options import json_option, model_options, pairs, quiet_options
 from xaihub.cli._output import draw, progress, put, put_json, say
 
 if TYPE_CHECKING:
-    from xaihub.services.explain import Outcome
+    from xaihub.api.explain import Outcome
 
 __all__ = ["check_writable", "explain", "load_models"]
 
@@ -68,7 +68,7 @@ def explain(ctx: click.Context, /, images: tuple[str, ...], output: str, *, is_g
         values["confidence"] = str(options["confidence"])
     sources = find_images(images or [sample_photo()])
     check_writable(Path(output))
-    from xaihub.services.explain import explain_many, make_explainers, output_stem
+    from xaihub.api.explain import explain_many, make_explainers, output_stem
 
     explainers = make_explainers(app.hub, options["explainers"], values)
     models = load_models(app, options)
@@ -111,7 +111,7 @@ def _only_with_global(ctx: click.Context) -> None:
 
 def load_models(app: App, options: dict[str, Any]) -> list[Any]:
     """Load every model that was asked for, with the shared options."""
-    from xaihub.model import Runtime
+    from xaihub.models.model import Runtime
 
     found = {
         name: app.hub.load_model(
@@ -149,7 +149,7 @@ def _show(outcome: Outcome, image: Path, options: dict[str, Any]) -> None:
         cost += f", {record['seconds']:.2f} s"
         say(cost if gap is None else f"{cost}, completeness gap {gap:.2g}")
     if options.get("terminal"):
-        from xaihub.rendering import overlay
+        from xaihub.explainers.rendering import overlay
 
         draw(overlay(explanation))
 

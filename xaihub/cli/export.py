@@ -30,8 +30,8 @@ def export(run: str, format_: str, output: str | None) -> None:
       xaihub export runs/first --format csv > scores.csv
       xaihub export runs/first --format parquet -o scores.parquet
     """
-    from xaihub.services.export import export as write
-    from xaihub.store import RunStore
+    from xaihub.evaluation.export import export as write
+    from xaihub.evaluation.store import RunStore
 
     with RunStore(run) as store:
         text = write(store, format_, Path(output) if output else None)
@@ -48,7 +48,7 @@ def merge(runs: tuple[str, ...], output: str) -> None:
     Examples:
       xaihub merge runs/a runs/b -o runs/ab
     """
-    from xaihub.services.export import merge as join
+    from xaihub.evaluation.export import merge as join
 
     merged, aside = join(runs, output)
     with merged:

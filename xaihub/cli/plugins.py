@@ -13,11 +13,11 @@ from xaihub.cli._options import json_option
 from xaihub.cli._output import progress, put, put_json, say, table
 
 if TYPE_CHECKING:
-    from xaihub.services.installing import Installed
+    from xaihub.plugin_tools.installing import Installed
 
 __all__ = ["plugins"]
 
-# As in `xaihub.services.scaffold`, which is not imported before it is used.
+# As in `xaihub.plugin_tools.scaffold`, which is not imported before it is used.
 KINDS = ("explainer", "metric", "adapter", "command")
 
 
@@ -49,7 +49,7 @@ def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
       xaihub plugins new celldrop
       xaihub plugins new evidence-share --kind metric -o ~/code --licence MIT
     """
-    from xaihub.services.scaffold import new_plugin
+    from xaihub.plugin_tools.scaffold import new_plugin
 
     taken = [*_root().commands, *app.plugin_commands]
     folder = new_plugin(app.hub, name, kind, output, licence=licence, commands=taken)
@@ -77,7 +77,7 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
       xaihub plugins install --editable ./xaihub-celldrop
       xaihub plugins install xaihub-zennit --no-deps --index-url=https://example.org/simple
     """
-    from xaihub.services.installing import install as run
+    from xaihub.plugin_tools.installing import install as run
 
     options = [item for item in packages if item.startswith("-")]
     wanted = [item for item in packages if not item.startswith("-")]
@@ -109,8 +109,8 @@ def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
       xaihub plugins uninstall celldrop
       xaihub plugins uninstall xaihub-celldrop -y
     """
-    from xaihub.services.installing import removable
-    from xaihub.services.installing import uninstall as run
+    from xaihub.plugin_tools.installing import removable
+    from xaihub.plugin_tools.installing import uninstall as run
 
     distributions = removable(names)
     if not yes:
@@ -132,7 +132,7 @@ def list_(app: App, /, *, as_json: bool) -> None:
       xaihub plugins list
       xaihub plugins list --json
     """
-    from xaihub.services.plugins import count, overview
+    from xaihub.plugin_tools.overview import count, overview
 
     rows = overview(app.hub, commands=_commands(app))
     if as_json:
@@ -164,7 +164,7 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
       xaihub plugins info rise
       xaihub plugins info xaihub-zennit --json
     """
-    from xaihub.services.plugins import describe
+    from xaihub.plugin_tools.overview import describe
 
     rows = describe(app.hub, name, commands=_commands(app))
     if as_json:
@@ -206,7 +206,7 @@ def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> No
       xaihub plugins check rise
       xaihub --plugin ./my_method.py plugins check my_method
     """
-    from xaihub.services.conformance import check_plugin
+    from xaihub.plugin_tools.conformance import check_plugin
 
     with progress(quiet=as_json) as bar:
         results = check_plugin(

@@ -10,7 +10,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
-from xaihub.services.describe import card
+from xaihub.hub.describe import card
 
 __all__ = ["show"]
 

@@ -132,7 +132,7 @@ def train(ctx: click.Context, /, *, output: str | None, resume: str | None, dry_
     app = ctx.ensure_object(App)
     device, held_out, quiet, as_json = (options.pop(name) for name in ("device", "held_out", "quiet", "as_json"))
     sweep = {name: options.pop(name) for name in SWEEP}
-    from xaihub.services import train as service
+    from xaihub.training import run as service
     from xaihub.training.memory import keep_freed_memory
 
     keep_freed_memory()

@@ -11,7 +11,7 @@ from torch import Tensor
 from xaihub.errors import ModelError
 from xaihub.masking.features import Features
 from xaihub.masking.removal import Removal
-from xaihub.model import Model
+from xaihub.models.model import Model
 
 __all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forward_passes"]
 

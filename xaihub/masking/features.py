@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import ParameterError
-from xaihub.model import Model
+from xaihub.models.model import Model
 
 __all__ = ["Features", "Segments", "Windows", "make_features"]
 

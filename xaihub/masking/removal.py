@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from xaihub.errors import ParameterError, PluginError
-from xaihub.model import Model
+from xaihub.models.model import Model
 from xaihub.params import Meta
 
 __all__ = ["BaselineName", "Fill", "Inpaint", "Removal", "baseline_image", "make_removal"]

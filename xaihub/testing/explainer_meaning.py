@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import XaihubError
-from xaihub.explainer import Explainer
+from xaihub.explainers.explainer import Explainer
 from xaihub.masking import baseline_image
-from xaihub.model import Model
+from xaihub.models.model import Model
 from xaihub.params import parameters
 from xaihub.testing.catalogue import NotApplicable, Refused, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same

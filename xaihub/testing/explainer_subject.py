@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaihub.errors import ParameterError, XaihubError
-from xaihub.explainer import Attribution, Explainer
-from xaihub.explanation import Explanation
-from xaihub.model import Model
+from xaihub.explainers.explainer import Attribution, Explainer
+from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.models.model import Model
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
-from xaihub.target import ResolvedTarget, Target
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.cost import SCALES

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from xaihub.adapter import ModelAdapter
 from xaihub.errors import ParameterError, PluginError, UnknownName, XaihubError, did_you_mean
-from xaihub.explainer import Explainer
+from xaihub.explainers.explainer import Explainer
 from xaihub.hub import Hub
 from xaihub.metric import Metric
+from xaihub.models.adapter import ModelAdapter
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
 from xaihub.testing import all_checks
 from xaihub.testing.budgets import small_parameters

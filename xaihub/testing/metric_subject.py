@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import XaihubError
-from xaihub.explainer import Explainer
+from xaihub.explainers.explainer import Explainer
+from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.metric import Case, Metric, Scene
-from xaihub.model import Model
+from xaihub.models.model import Model
 from xaihub.specs import MetricSpec
-from xaihub.target import ResolvedTarget, Target
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes

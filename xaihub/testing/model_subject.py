@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xaihub.adapter import ModelAdapter, ModelRequest
 from xaihub.errors import MissingExtra, ModelError, XaihubError
-from xaihub.model import Model
+from xaihub.models.adapter import ModelAdapter, ModelRequest
+from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
 from xaihub.testing.catalogue import NotApplicable, require
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, relu
 
-from xaihub.explainer import Explainer
+from xaihub.explainers.explainer import Explainer
+from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.metric import Case, Scene
-from xaihub.model import Model
-from xaihub.preprocessing import Preprocessing
-from xaihub.target import ResolvedTarget, Target
+from xaihub.models.model import Model
+from xaihub.models.preprocessing import Preprocessing
 from xaihub.testing.toys import SIDE
 
 __all__ = [

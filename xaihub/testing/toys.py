@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from xaihub.model import Model
-from xaihub.preprocessing import Preprocessing
-from xaihub.structure import Hints
+from xaihub.models.model import Model
+from xaihub.models.preprocessing import Preprocessing
+from xaihub.models.structure import Hints
 
 __all__ = ["SIDE", "TOYS", "images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaihub.preprocessing import Preprocessing
+from xaihub.models.preprocessing import Preprocessing
 from xaihub.training.draws import number
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xaihub.errors import ModelError, OutputError
-from xaihub.explanation import write_file
+from xaihub.files import write_file
 
 __all__ = ["Checkpoint", "load_optimizer", "optimizer_state", "write_tensors"]
 

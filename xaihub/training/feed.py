@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xaihub.errors import InputError
-from xaihub.preprocessing import Preprocessing
+from xaihub.models.preprocessing import Preprocessing
 from xaihub.training.augment import Augmentation
 from xaihub.training.config import Config
 from xaihub.training.data import Split

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xaihub.errors import ModelError
-from xaihub.model import Model
+from xaihub.models.model import Model
 from xaihub.training.draws import seed_everything
 
 __all__ = ["find_head", "with_classes"]

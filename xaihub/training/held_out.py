@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from xaihub.errors import OutputError
-from xaihub.explanation import write_file
+from xaihub.files import write_file
 from xaihub.training.data import Split
 
 __all__ = ["write_held_out"]

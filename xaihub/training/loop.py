@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError, TrainingError
+from xaihub.models.weights import fill
 from xaihub.objective import Losses, Objective, Step
 from xaihub.training.checkpoint import Checkpoint, load_optimizer, optimizer_state
 from xaihub.training.config import Config
@@ -25,7 +26,6 @@ from xaihub.training.feed import Batch, Feed
 from xaihub.training.optimise import make_optimizer, make_schedule, weight_groups
 from xaihub.training.place import Place
 from xaihub.training.sums import Sums
-from xaihub.weights import fill
 
 __all__ = ["Trainer", "Watch"]
 

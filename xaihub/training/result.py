@@ -15,12 +15,12 @@ import yaml
 from torch import Tensor
 
 from xaihub.errors import ModelError
-from xaihub.explanation import write_file
+from xaihub.files import write_file
 from xaihub.hub import Hub
+from xaihub.models.weights import fill
 from xaihub.objective import Objective
 from xaihub.specs import ModelCard
 from xaihub.training.checkpoint import write_tensors
-from xaihub.weights import fill
 
 if TYPE_CHECKING:
     from xaihub.training.setting import Setting
@@ -83,7 +83,7 @@ def write_card(
         card["objective"] = objective.name
         card["objective_options"] = _plain(objective.parameters)
     text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120)
-    write_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_file(path, text)
 
 
 def _plain(value: Any) -> Any:

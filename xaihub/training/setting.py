@@ -13,10 +13,11 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from xaihub.adapter import read_classes
 from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub, pick_device
-from xaihub.model import Model
+from xaihub.models.adapter import read_classes
+from xaihub.models.model import Model
+from xaihub.models.weights import fill
 from xaihub.objective import Objective
 from xaihub.params import convert
 from xaihub.training.config import Config
@@ -27,7 +28,6 @@ from xaihub.training.feed import Feed, ImageFeed
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop import Trainer, Watch
 from xaihub.training.sources import open_images
-from xaihub.weights import fill
 
 __all__ = ["Setting", "accelerating", "dealt", "set_up"]
 

@@ -38,7 +38,7 @@ def xaihub_register_models() -> list[ModelCard | XaihubError]:
 
 def _cards(folder: Path) -> list[ModelCard | XaihubError]:
     """Read every card of a folder; the error of one that cannot be read takes its place."""
-    from xaihub.cards import read_card  # here, because PyYAML costs as much as the rest of start-up
+    from xaihub.models.cards import read_card  # here, because PyYAML costs as much as the rest of start-up
 
     if not folder.is_dir():
         return [XaihubError(f"XAIHUB_ZOO is {str(folder)!r}, which is no folder")]

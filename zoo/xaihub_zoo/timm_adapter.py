@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.weights import fill, read_weights, weights_file
+from xaihub.models.weights import fill, read_weights, weights_file
 
 _HUB = ("hf-hub:", "hf_hub:")
 _OWN = "timm/"

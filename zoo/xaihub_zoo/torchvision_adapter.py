@@ -12,7 +12,7 @@ from torchvision import models, transforms
 from torchvision.transforms._presets import ImageClassification
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.weights import fill, read_weights, weights_file
+from xaihub.models.weights import fill, read_weights, weights_file
 
 PREFIX = "torchvision/"
 AUXILIARY = ("googlenet", "inception_v3")  # further heads serve training from scratch only; a checkpoint may have them

@@ -1,0 +1,1 @@
+"""The functions that Python users and the command line call."""

@@ -1,0 +1,1 @@
+"""Evaluation: plan a run, execute it, store its scores, and report them."""

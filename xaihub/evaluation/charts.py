@@ -1,0 +1,80 @@
+"""Charts of a run: mean curves, and quality against cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from xaihub.evaluation.leaderboard import Board, labels
+from xaihub.evaluation.results import ScoreRow
+from xaihub.records import canonical
+
+__all__ = ["cost_chart", "curve_chart"]
+
+
+def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+    """Yield one chart a curve metric: the mean curve of each explainer, controls dashed."""
+    curves: dict[str, dict[str, list[Any]]] = {}
+    for row, explainer, metric in _named(board, rows):
+        if row.curve:
+            curves.setdefault(metric, {}).setdefault(explainer, []).append(row.curve)
+    for metric, found in curves.items():
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for explainer, several in found.items():
+            if len({len(curve[0]) for curve in several}) == 1:
+                x = np.mean([curve[0] for curve in several], axis=0)
+                y = np.mean([curve[1] for curve in several], axis=0)
+                dashed = explainer in board.controls
+                axes.plot(x, y, label=explainer, linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
+        axes.set(title=f"{metric} on {board.model}", **dict(zip(("xlabel", "ylabel"), board.axes[metric], strict=True)))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, ncols=2)
+        yield f"curve_{_fit(metric)}", figure
+
+
+def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+    """Yield one chart a metric: each method's mean with its interval, over forward and backward passes a map."""
+    spent: dict[str, list[float]] = {}
+    for row, explainer, _ in _named(board, rows):
+        if row.record:
+            spent.setdefault(explainer, []).append(row.record["forward_passes"] + row.record["backward_passes"])
+    for metric in board.metrics:
+        if board.directions[metric] is None or metric.startswith("cost_"):
+            continue
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in board.explainers:
+            entry, passes = board.entries.get((name, metric)), spent.get(name)
+            if entry is None or not passes:
+                continue
+            x, colour = float(np.mean(passes)), "0.6" if name in board.controls else "tab:blue"
+            errors = [[entry.mean - entry.low], [entry.high - entry.mean]]
+            axes.errorbar(max(x, 0.5), entry.mean, yerr=errors, fmt="o", color=colour, capsize=3)
+            axes.annotate(name, (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        better = "higher" if board.directions[metric] else "lower"
+        axes.set(
+            xscale="log", xlabel="passes a map (forward + backward rows)", ylabel=f"{metric} ({better} is better)",
+            title=f"quality against cost on {board.model}",
+        )  # fmt: skip
+        axes.margins(x=0.18)  # room for the names on the right
+        axes.grid(alpha=0.3)
+        yield f"cost_{_fit(metric)}", figure
+
+
+def _named(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[ScoreRow, str, str]]:
+    """Yield the board's rows with the names that its table gives to their explainer and metric."""
+    names, columns = labels(rows)
+    for row in rows:
+        if row.model == board.model:
+            explainer = names[canonical([row.explainer, row.explainer_parameters])]
+            yield row, explainer, columns[canonical([row.metric, row.metric_parameters])]
+
+
+def _fit(name: str) -> str:
+    """Return a name as part of a file's: parameters may hold paths."""
+    return re.sub(r"[^\w.=-]+", "_", name)

@@ -1,0 +1,135 @@
+"""Taking a run's scores elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import MissingExtra
+from xaihub.evaluation.leaderboard import Board
+from xaihub.evaluation.results import ScoreRow
+from xaihub.evaluation.store import RunStore
+from xaihub.files import write_file
+from xaihub.records import canonical
+
+__all__ = ["FORMATS", "export", "merge", "plot"]
+
+FORMATS = ("csv", "parquet", "json")
+_COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
+
+
+def export(store: RunStore, format_: str, path: Path | None) -> str | None:
+    """Write a run's scores, one row a score, to a file; without a path return the text (csv and json).
+
+    An image that failed before anything was explained has a row of its own: its path and the reason, all else empty.
+
+    Raises:
+        MissingExtra: Parquet needs a library that is not installed.
+        OutputError: The file cannot be written.
+    """
+    rows = [_flat(row) for row in store.rows()]
+    rows += [_failed(source, reason) for source, reason in store.failed_images().items()]
+    if format_ == "parquet":
+        try:
+            import pandas as pd
+            import pyarrow  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"parquet needs {error.name!r}, which is not installed", hint="pip install 'xaihub[parquet]'"
+            ) from error
+        file = path or store.folder / "scores.parquet"
+        frame = pd.DataFrame([_packed(row) for row in rows], columns=list(_failed("", "")))
+        frame = frame.astype({"value": "float64", "control": "boolean", **dict.fromkeys(_COUNTS, "Int64")})
+        write_file(file, lambda temporary: frame.to_parquet(temporary))
+        return None if path else str(file)
+    text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n" if format_ == "json" else _csv(rows)
+    if path is None:
+        return text
+    write_file(path, text)
+    return None
+
+
+def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, int]:
+    """Merge runs into a new one; a record that several hold is kept once, what they disagree on is set aside.
+
+    Returns:
+        The merged run, and the number of scores that are set aside: they are shown, or measured anew, when the merged
+        run is resumed.
+
+    Raises:
+        OutputError: A run is missing or damaged, or the output exists or cannot be written.
+    """
+    sources = [RunStore(folder) for folder in folders]
+    merged = RunStore(output, create=True)
+    with merged.writing():
+        aside = merged.absorb(*sources)
+        merged.set_config(_joined([source.config for source in sources]))
+    for source in sources:
+        source.close()
+    return merged, aside
+
+
+def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
+    """Draw the mean curves of curve metrics, and quality against cost, as PNG files; return their paths."""
+    from xaihub.evaluation.charts import cost_chart, curve_chart
+
+    written = []
+    for board in boards:
+        for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
+            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=120)
+            written.append(write_file(file, partial(_fill, buffer.getvalue())))
+    return written
+
+
+def _fill(data: bytes, file: Path) -> None:
+    file.write_bytes(data)
+
+
+def _flat(row: ScoreRow) -> dict[str, Any]:
+    record = row.record
+    return {
+        **{name: value for name, value in row.__dict__.items() if name not in ("record", "curve", "details")},
+        "target": record.get("target", {}).get("index"),
+        "predicted": record.get("predicted", {}).get("index"),
+        "details": row.details,
+    }
+
+
+def _failed(source: str, reason: str) -> dict[str, Any]:
+    """Return the row of an image that nothing was measured on, with the columns of all rows."""
+    names = [field.name for field in fields(ScoreRow) if field.name not in ("record", "curve", "details")]
+    empty = dict.fromkeys([*names, "target", "predicted", "details"])
+    return {**empty, "image": source, "error": reason}
+
+
+def _packed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: canonical(value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(_failed("", "")), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_packed(row) for row in rows)
+    return buffer.getvalue()
+
+
+def _joined(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Unite the lists of several plans, so that the merged run can be resumed."""
+    joined: dict[str, Any] = {}
+    for config in configs:
+        for name, value in config.items():
+            if isinstance(value, list):
+                have = joined.setdefault(name, [])
+                have += [item for item in value if item not in have]
+            else:
+                joined.setdefault(name, value)
+    return joined

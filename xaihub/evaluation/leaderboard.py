@@ -1,0 +1,247 @@
+"""From scores to a table that can be trusted: means with intervals, controls beside, contradictions named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from xaihub.evaluation.results import ScoreRow
+from xaihub.hub import Hub
+from xaihub.records import canonical
+from xaihub.specs import MetricSpec
+
+__all__ = ["Board", "Entry", "boards", "interval", "labels"]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One explainer's result on one metric.
+
+    Attributes:
+        mean: The mean over images.
+        low: The lower end of the 95 % bootstrap interval of the mean.
+        high: Its upper end.
+        count: Number of images with a score.
+        failed: Number of images without one.
+        best: The best of all methods that are no controls, on the images that all of them have a score of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    failed: int
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """One model's table.
+
+    Attributes:
+        model: The model.
+        metrics: Column names, with parameters where one metric occurs twice.
+        directions: True where higher is better, False where lower is, None where neither.
+        axes: What the two axes of a metric's curve are.
+        explainers: Row names, methods first, controls last.
+        controls: The names of the controls.
+        entries: By (explainer, metric).
+        notes: Where methods have scores on different images, where a control beats every method, and where metrics
+            contradict each other.
+    """
+
+    model: str
+    metrics: list[str]
+    directions: Mapping[str, bool | None]
+    axes: Mapping[str, tuple[str, str]]
+    explainers: list[str]
+    controls: frozenset[str]
+    entries: Mapping[tuple[str, str], Entry]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as JSON types."""
+        return {
+            "model": self.model,
+            "rows": [
+                {
+                    "explainer": name,
+                    "control": name in self.controls,
+                    "metric": metric,
+                    **self.entries[name, metric].__dict__,
+                }
+                for name in self.explainers
+                for metric in self.metrics
+                if (name, metric) in self.entries
+            ],
+            "notes": self.notes,
+        }
+
+
+def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
+    """Make one table a model."""
+    names, columns = labels(rows)
+    found = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        found.append(_board(model, own, names, columns, hub))
+    return found
+
+
+def labels(rows: Sequence[ScoreRow]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the tables' row names by explainer and parameters, and their column names by metric and parameters."""
+    names = _names((row.explainer, row.explainer_parameters) for row in rows)
+    return names, _names((row.metric, row.metric_parameters) for row in rows)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean, and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
+    sample = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(0).integers(0, len(sample), size=(RESAMPLES, len(sample)))
+    means = sample[picks].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(sample.mean()), float(low), float(high)
+
+
+def _board(
+    model: str, rows: Sequence[ScoreRow], names: Mapping[str, str], columns: Mapping[str, str], hub: Hub
+) -> Board:
+    values: dict[tuple[str, str], list[ScoreRow]] = {}
+    for row in rows:
+        pair = (names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
+        values.setdefault(pair, []).append(row)
+    controls = frozenset(names[_id(row.explainer, row.explainer_parameters)] for row in rows if row.control)
+    metrics = list(dict.fromkeys(pair[1] for pair in values))
+    directions = {columns[_id(row.metric, row.metric_parameters)]: _direction(hub, row.metric) for row in rows}
+    entries: dict[tuple[str, str], Entry] = {}
+    for pair, scored in values.items():
+        known = [row.value for row in scored if row.value is not None]
+        if known:
+            mean, low, high = interval(known)
+            entries[pair] = Entry(mean=mean, low=low, high=high, count=len(known), failed=len(scored) - len(known))
+    explainers = sorted(dict.fromkeys(pair[0] for pair in values), key=lambda name: (name in controls, name))
+    table = _Table(values, metrics, [name for name in explainers if name not in controls], directions)
+    for metric in metrics:
+        best = table.best(metric)
+        if best is not None:
+            entries[best, metric] = replace(entries[best, metric], best=True)
+    return Board(
+        model=model,
+        metrics=metrics,
+        directions=directions,
+        axes={columns[_id(row.metric, row.metric_parameters)]: _axes(hub, row.metric) for row in rows},
+        explainers=explainers,
+        controls=controls,
+        entries=entries,
+        notes=[*table.uneven(), *table.beaten(sorted(controls)), *table.contradictions()],
+    )
+
+
+class _Table:
+    """Comparisons of methods, each on the images that all compared have a score of: a refusal is no good score."""
+
+    def __init__(
+        self,
+        rows: Mapping[tuple[str, str], Sequence[ScoreRow]],
+        metrics: Sequence[str],
+        methods: Sequence[str],
+        directions: Mapping[str, bool | None],
+    ) -> None:
+        self._scores = {
+            pair: {row.image: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
+        }
+        self._metrics, self._methods, self._directions = metrics, methods, directions
+
+    def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
+        """Return the means over common images. Those without any score are left out."""
+        found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
+        common = set.intersection(*map(set, found.values())) if found else set()
+        return {
+            name: float(np.mean([scores[image] for image in sorted(common)]))
+            for name, scores in found.items()
+            if common
+        }
+
+    def _sign(self, metric: str) -> int:
+        return 1 if self._directions[metric] else -1
+
+    def best(self, metric: str) -> str | None:
+        means = {} if self._directions[metric] is None else self._means(metric, self._methods)
+        return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
+
+    def uneven(self) -> Iterator[str]:
+        """Name the metrics of which methods have scores on different images."""
+        for metric in self._metrics:
+            sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
+            if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
+                common = len(set.intersection(*sets))
+                compared = f"the {common} that all have decide" if common else "none has all, so none is called best"
+                yield f"not every method has {metric} of the same images: {compared}"
+
+    def beaten(self, controls: Sequence[str]) -> Iterator[str]:
+        """Name the metrics on which a control, which knows nothing of the model, beats every method."""
+        for metric in self._metrics:
+            if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
+                continue
+            for control in controls:
+                means, sign = self._means(metric, [*self._methods, control]), self._sign(metric)
+                mean = means.pop(control, None)
+                if mean is None or not means:
+                    continue
+                best = max(means, key=lambda name: sign * means[name])
+                if sign * mean > sign * means[best]:
+                    yield (
+                        f"{control} beats every method on {metric} ({mean:.3g} against {means[best]:.3g} of {best}):"
+                        " this metric alone proves nothing here"
+                    )
+
+    def contradictions(self) -> Iterator[str]:
+        """Name the pairs of metrics that rank the methods the opposite way, by Kendall's tau."""
+        from scipy.stats import kendalltau
+
+        if len(self._methods) < 3:
+            return
+        ranked = [
+            (metric, [self._sign(metric) * mean for mean in means.values()])
+            for metric in self._metrics
+            if self._directions[metric] is not None and not metric.startswith("cost_")
+            if len(means := self._means(metric, self._methods)) == len(self._methods)
+        ]
+        for number, (first, ours) in enumerate(ranked):
+            for second, theirs in ranked[number + 1 :]:
+                tau = kendalltau(ours, theirs).statistic
+                if tau < -0.3:
+                    yield f"{first} and {second} rank the methods the opposite way (Kendall's tau {tau:.2f})"
+
+
+def _axes(hub: Hub, metric: str) -> tuple[str, str]:
+    spec = hub.metrics.find(metric)
+    return MetricSpec.axes if spec is None else spec.axes
+
+
+def _direction(hub: Hub, metric: str) -> bool | None:
+    spec = hub.metrics.find(metric)
+    return None if spec is None else spec.higher_is_better
+
+
+def _id(name: str, parameters: Mapping[str, Any]) -> str:
+    return canonical([name, parameters])
+
+
+def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Name things shortly: by name alone, or with the parameters in which namesakes differ."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, parameters in things:
+        groups.setdefault(name, {})[_id(name, parameters)] = parameters
+    short = {}
+    for name, members in groups.items():
+        for key, parameters in members.items():
+            others = [other for other in members.values() if other is not parameters]
+            differ = [k for k, v in parameters.items() if any(other.get(k) != v for other in others)]
+            short[key] = " ".join([name, *(f"{k}={parameters[k]}" for k in differ)])
+    return short

@@ -1,0 +1,1 @@
+"""Explainers, targets, explanations, and how explanations are drawn."""

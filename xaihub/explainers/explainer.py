@@ -1,0 +1,280 @@
+"""The base class of explainers: authors write `attribute`, everything around it is done here."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib import metadata
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xaihub.errors import ExplainerRefused, ParameterError
+from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
+from xaihub.models.model import Counts, Model
+from xaihub.params import Parametrised
+from xaihub.randomness import seeded
+
+__all__ = ["Attribution", "Explainer"]
+
+
+@dataclass(kw_only=True)
+class Attribution:
+    """What `attribute` may return instead of a bare tensor.
+
+    Attributes:
+        values: (B, C, H, W) or (B, 1, H, W), at the size of the inputs.
+        completeness_gap: (B,) |sum of values - (score - baseline score)|, where the method claims them equal.
+        layer: The layer that was used, with the reason.
+        extras: Further tensors of the result by name, such as the mask of a minimal set of pixels: (B, ...) each.
+        details: Further facts for the record, JSON types only.
+        warnings: What the reader of the image must know.
+        forward_passes: Rows evaluated for this image, where several images shared batches (default: the total, divided
+            equally).
+    """
+
+    values: Tensor
+    completeness_gap: Tensor | None = None
+    layer: str | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    forward_passes: float | None = None
+
+
+class Explainer(Parametrised, ABC):
+    """One way to attribute a model's output to the pixels of its input.
+
+    A subclass's constructor takes keyword arguments with defaults, stores each under its own name and does nothing
+    else. Annotate them with `Annotated[int, Meta(ge=1, description="...")]`: the command line, `xaihub show`, the
+    checks and the record of every result follow from the signature.
+
+    Attributes:
+        stochastic: Random numbers are drawn; each image is then explained on its own, from the same seed, so
+            that a result does not depend on which images share a batch.
+        together: Although stochastic, `attribute` takes all rows at once, to share batches, and draws for each what it
+            would draw for it alone.
+        class_agnostic: The result does not depend on the target.
+        completeness: The values are meant to sum to the score minus the baseline's score.
+        plain_first: The first forward pass of `attribute` is over all rows of the unchanged inputs, so it can fix the
+            target; for other explainers the base class makes such a pass before.
+
+    Example::
+
+        class Gradient(Explainer):
+            def attribute(self, model, inputs, target):
+                inputs.requires_grad_()
+                return torch.autograd.grad(target.score(model(inputs)).sum(), inputs)[0]
+    """
+
+    stochastic: ClassVar[bool] = False
+    together: ClassVar[bool] = False
+    class_agnostic: ClassVar[bool] = False
+    completeness: ClassVar[bool] = False
+    plain_first: ClassVar[bool] = False
+    variant: str = ""  # set by the hub, as the name is, from the explainer's record
+
+    @abstractmethod
+    def attribute(
+        self, model: Model, inputs: Tensor, target: ResolvedTarget
+    ) -> Tensor | Attribution | list[Attribution]:
+        """Attribute the target's score to the inputs.
+
+        Args:
+            model: Callable on (B, C, H, W); returns (B, K) logits.
+            inputs: (B, C, H, W) in the model's units; a private copy.
+            target: `target.score(logits)` is (B,).
+
+        Returns:
+            (B, C, H, W) or (B, 1, H, W) values; positive speaks for the target. Or one `Attribution` a row, where rows
+            have records of their own.
+
+        Raises:
+            ExplainerRefused: The method would be wrong on this model.
+        """
+
+    def explain(
+        self, model: Model, inputs: Tensor, target: Target | str | int | None = None, *, seed: int = 0
+    ) -> list[Explanation]:
+        """Explain each row of `inputs` (B, C, H, W) and return one `Explanation` a row.
+
+        The model is left as it was, whatever happens; random state outside is left alone.
+
+        Raises:
+            ParameterError: A parameter is out of range, the target does not exist, or `inputs` is not (B, C, H, W).
+            ExplainerRefused: The method does not apply to this model, or its result is not finite.
+            ModelError: The model's class scores are not finite.
+        """
+        who = self.check_parameters()
+        if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
+            raise ParameterError(
+                f"inputs have the shape {tuple(inputs.shape)}",
+                hint=f"give one or more rows: (B, {', '.join(map(str, model.input_size))})",
+            )
+        wanted = Target.parse(target, model.classes)
+        with model.untouched():
+            if self.plain_first:
+                return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
+            logits = model.predict(inputs)
+            resolved = wanted.resolve(logits)
+            explanations: list[Explanation] = []
+            step = 1 if self.stochastic and not self.together else len(inputs)
+            for start in range(0, len(inputs), step):
+                rows = slice(start, start + step)
+                explanations += self._explain(model, inputs[rows], resolved[rows], logits[rows], seed, who)
+        return explanations
+
+    def _explain(
+        self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor | None, seed: int, who: str
+    ) -> list[Explanation]:
+        """Run `attribute` once and put the results together; without `logits` its first pass gives them."""
+        started = time.perf_counter()
+        private = inputs.detach().clone()
+        # requires_grad set by the method on its copy must not reach the caller's tensor.
+        with (
+            model.counting() as counts,
+            _first_pass(model, target, len(inputs)),
+            seeded(seed),
+            model.autocast(),
+            torch.enable_grad(),
+            caught() as heard,
+        ):
+            result = self.attribute(model, private, target)
+        if isinstance(target, LateTarget):
+            logits = target.logits
+        if logits is None:
+            raise ExplainerRefused(f"{who} never asked the model about the image")
+        rows = len(inputs)
+        seconds = round((time.perf_counter() - started) / rows, 6)
+        record = partial(
+            self._record, model, counts=counts, rows=rows, seed=seed, who=who, heard=heard, seconds=seconds
+        )
+        if not isinstance(result, list):
+            return self._packed(model, result, inputs, target, logits, who, record)
+        if len(result) != rows:
+            raise ExplainerRefused(f"{who} returned {len(result)} results for {rows} rows")
+        return [
+            self._packed(model, part, inputs[one], target[one], logits[one], who, record)[0]
+            for part, one in ((part, slice(row, row + 1)) for row, part in enumerate(result))
+        ]
+
+    def _packed(
+        self,
+        model: Model,
+        result: Tensor | Attribution,
+        inputs: Tensor,
+        target: ResolvedTarget,
+        logits: Tensor,
+        who: str,
+        record: Callable[[Attribution], dict[str, Any]],
+    ) -> list[Explanation]:
+        """Check what `attribute` returned for these rows and put each row's explanation together."""
+        if not isinstance(result, Attribution):
+            result = Attribution(values=result)
+        if not isinstance(result.values, Tensor):
+            raise ExplainerRefused(f"{who} returned a {type(result.values).__name__} instead of a tensor")
+        values = result.values.detach().float().cpu()
+        rows, _, height, width = inputs.shape
+        if values.shape not in {(rows, channels, height, width) for channels in (1, inputs.shape[1])}:
+            raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
+        if not bool(torch.isfinite(values).all()):
+            raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
+        extras, facts = _extras(result.extras, rows, who), record(result)
+        gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
+        if gaps is not None and gaps.shape != (rows,):
+            raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
+        return [
+            Explanation.of_row(
+                row,
+                values=values,
+                logits=logits,
+                target=target,
+                classes=model.classes,
+                metadata={**facts, "completeness_gap": None if gaps is None else float(gaps[row])},
+                extras=extras,
+            )
+            for row in range(rows)
+        ]
+
+    def _record(
+        self,
+        model: Model,
+        result: Attribution,
+        *,
+        counts: Counts,
+        rows: int,
+        seed: int,
+        who: str,
+        heard: list[str],
+        seconds: float,
+    ) -> dict[str, Any]:
+        return {
+            "model": model.name,
+            "weights_sha256": model.weights_hash,
+            "preprocessing": dict(model.preprocessing.description),
+            "explainer": who,
+            "variant": self.variant,
+            "parameters": self.parameters,
+            "seed": seed,
+            "device": str(model.device),
+            "autocast": model.runtime.autocast,
+            "layer": result.layer,
+            "details": dict(result.details),
+            # Rows an image; a forward pass that only fixed the target is not among them.
+            "forward_passes": counts.forward_passes / rows if result.forward_passes is None else result.forward_passes,
+            "backward_passes": counts.backward_passes / rows,
+            "seconds": seconds,
+            "warnings": list(dict.fromkeys([*result.warnings, *heard])),
+            "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
+        }
+
+
+def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tensor]:
+    """Return the further tensors on the CPU; truth values become bytes, 0 or 1."""
+    for name, tensor in extras.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim < 1 or len(tensor) != rows:
+            raise ExplainerRefused(f"{who} returned no tensor of {rows} rows as {name!r}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ExplainerRefused(f"{who} returned NaN or infinite values as {name!r}")
+    kept = {name: tensor.detach().cpu() for name, tensor in extras.items()}
+    return {name: tensor.byte() if tensor.dtype is torch.bool else tensor for name, tensor in kept.items()}
+
+
+@contextmanager
+def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[None]:
+    """Let the network's first outputs fix a late target."""
+    if not isinstance(target, LateTarget):
+        yield
+        return
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if target.logits is None:
+            target.see(model.checked(output, rows=rows))
+
+    handle = model.module.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@cache  # reading a distribution's metadata takes milliseconds
+def _version(name: str) -> str:
+    return metadata.version(name)
+
+
+@contextmanager
+def caught() -> Iterator[list[str]]:
+    """Collect the Python warnings of other libraries as sentences, so that they end up in the record."""
+    heard: list[str] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        yield heard
+    heard.extend(str(item.message) for item in seen if issubclass(item.category, (UserWarning, RuntimeWarning)))

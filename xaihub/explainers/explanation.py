@@ -1,0 +1,266 @@
+"""The result: values, what they explain, and everything needed to make them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from xaihub.errors import OutputError
+from xaihub.explainers.target import ResolvedTarget
+from xaihub.files import temporary_file, write_file
+from xaihub.models.preprocessing import Geometry
+from xaihub.records import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xaihub.images import SourceImage
+
+__all__ = ["ClassScore", "Explanation"]
+
+FORMAT = 1
+EXTRAS = "extras."  # before the names of further tensors in a file, so that none can be mistaken for the values
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class as the model scored it: index, name, logit, and softmax probability."""
+
+    index: int
+    name: str
+    logit: float
+    probability: float
+
+    def __str__(self) -> str:
+        """Name and probability in percent."""
+        return f"{self.name} {self.probability:.1%}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """An attribution map with its record.
+
+    Attributes:
+        values: (C, H, W) or (1, H, W) float32 on the CPU, in the geometry of the model's input; positive speaks for
+            the target.
+        target: The class that was explained.
+        against: The class it was contrasted with, or None.
+        predicted: The model's best class.
+        metadata: Model, weights, preprocessing, explainer, parameters, seed, layer, cost, warnings, versions.
+        geometry: How the image became the input, or None if unknown.
+        extras: Further tensors of the result by name, such as the (1, H, W) mask of a minimal set of pixels, in
+            bytes: 1 for its pixels, 0 for others.
+        image: The image, or None; it is not saved with the values.
+    """
+
+    values: Tensor
+    target: ClassScore
+    against: ClassScore | None = None
+    predicted: ClassScore
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Geometry | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    image: SourceImage | None = None
+
+    @classmethod
+    def of_row(
+        cls,
+        row: int,
+        *,
+        values: Tensor,
+        logits: Tensor,
+        target: ResolvedTarget,
+        classes: Sequence[str],
+        metadata: Mapping[str, Any],
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Explanation:
+        """Make the explanation of one row of a batch."""
+        probabilities = logits[row].softmax(0)
+
+        def score(index: int) -> ClassScore:
+            name = classes[index] if index < len(classes) else f"class {index}"
+            return ClassScore(
+                index=index, name=name, logit=float(logits[row, index]), probability=float(probabilities[index])
+            )
+
+        return cls(
+            values=values[row].clone(),
+            target=score(int(target.index[row])),
+            against=None if target.against is None else score(int(target.against[row])),
+            predicted=score(int(logits[row].argmax())),
+            metadata=metadata,
+            extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
+        )
+
+    @property
+    def explainer(self) -> str:
+        """The explainer's name."""
+        return str(self.metadata.get("explainer", ""))
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.metadata.get("model", ""))
+
+    @property
+    def claim(self) -> str:
+        """What was explained, for people: the class with its probability, or one class rather than another."""
+        if self.against is None:
+            return str(self.target)
+        return f"{self.target} rather than {self.against}"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of the image must know."""
+        return list(self.metadata.get("warnings", []))
+
+    def heatmap(self, *, original: bool = False) -> Tensor:
+        """Return the values summed over channels: (H, W) of the input, or of the original image.
+
+        In the original's geometry, pixels that the model never saw are NaN.
+
+        Raises:
+            OutputError: `original` is asked for and the geometry is unknown.
+        """
+        flat = self.values.sum(0)
+        if not original:
+            return flat
+        if self.geometry is None:
+            raise OutputError("the original image's geometry is unknown", hint="explain an image, not a tensor")
+        return self.geometry.to_original(flat)
+
+    def with_image(self, image: SourceImage, geometry: Geometry) -> Explanation:
+        """Return this explanation with the image it belongs to."""
+        record = {**self.metadata, "image": {"source": image.source, "sha256": image.sha256}}
+        return replace(self, image=image, geometry=geometry, metadata=record)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but tensors and the image, as JSON types; numbers that are not finite become None."""
+        record = {
+            "format": FORMAT,
+            "target": asdict(self.target),
+            "against": None if self.against is None else asdict(self.against),
+            "predicted": asdict(self.predicted),
+            "geometry": None if self.geometry is None else asdict(self.geometry),
+            **self.metadata,
+        }
+        return {key: plain(value) for key, value in record.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the values and the extras under the names that they are saved by."""
+        extras = {f"{EXTRAS}{name}": tensor.contiguous() for name, tensor in self.extras.items()}
+        return {"values": self.values.contiguous(), **extras}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Explanation:
+        """Put together what `to_dict` and `tensors` took apart.
+
+        Raises:
+            KeyError: The record or the tensors are incomplete.
+        """
+        rest = dict(record)
+        rest.pop("format", None)
+        target, against = rest.pop("target"), rest.pop("against")
+        predicted, geometry = rest.pop("predicted"), rest.pop("geometry")
+        return cls(
+            values=tensors["values"],
+            extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
+            target=ClassScore(**target),
+            against=ClassScore(**against) if against else None,
+            predicted=ClassScore(**predicted),
+            geometry=Geometry(**{key: tuple(pair) for key, pair in geometry.items()}) if geometry else None,
+            metadata=rest,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path`.safetensors (values and extras) and `path`.json (the record); return the former.
+
+        Both files are written under temporary names first and then renamed, the values last.
+
+        Raises:
+            OutputError: The files cannot be written.
+        """
+        record, values = _files(path)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        packed = pack_tensors(self.tensors())
+        with temporary_file(record) as first, temporary_file(values) as second:
+            first.write_text(text, encoding="utf-8", errors="backslashreplace")
+            second.write_bytes(packed)
+            first.replace(record)
+            second.replace(values)
+        return values
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what `save` wrote; the image is not part of it.
+
+        Raises:
+            OutputError: A file is missing, damaged, or of another format.
+        """
+        record_file, values_file = _files(path)
+        try:
+            record = json.loads(record_file.read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise OutputError(f"{str(path)!r} was written by another version of xaihub")
+            loaded = cls.from_dict(record, read_tensors(values_file.read_bytes()))
+            if loaded.values.ndim != 3:
+                raise ValueError(f"values have the shape {tuple(loaded.values.shape)}")
+            return loaded
+        except FileNotFoundError as error:
+            raise OutputError(f"there is no file {str(error.filename)!r}") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            raise OutputError(f"{str(path)!r} is damaged or no saved explanation") from error
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: the image, and the map over it with a colour bar."""
+        from xaihub.explainers.rendering import figure
+
+        return figure(self)
+
+    def png(self) -> bytes:
+        """Return the overlay with its legend as PNG bytes, at the original image's geometry."""
+        from xaihub.explainers.rendering import overlay, png_bytes
+
+        return png_bytes(overlay(self))
+
+    def save_png(self, path: str | Path) -> Path:
+        """Write the overlay with its legend; return the path.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        data = self.png()
+        return write_file(path, data)
+
+    def save_sets_png(self, path: str | Path) -> Path | None:
+        """Draw the sets of pixels that a method such as `convad` found: outlined on the photo, then each alone.
+
+        Returns:
+            The path, or None if the explanation has no such set; then nothing is written.
+
+        Raises:
+            OutputError: The file cannot be written, or the image is missing.
+        """
+        from xaihub.explainers.rendering import pixel_sets, png_bytes
+
+        drawn = pixel_sets(self)
+        return None if drawn is None else write_file(path, png_bytes(drawn))
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """Return the record's and the values' files for a path with either suffix or none."""
+    base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
+    return base.parent / f"{base.name}.json", base.parent / f"{base.name}.safetensors"

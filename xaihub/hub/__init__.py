@@ -1,0 +1,5 @@
+"""The hub: every registered thing by name. The plugin host loads plugins, registries hold their records."""
+
+from xaihub.hub.hub import DEFAULT_EXPLAINER, DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL, Hub, pick_device
+
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub", "pick_device"]

@@ -1,0 +1,302 @@
+"""Everything that is registered, by kind: the one door to explainers, metrics, adapters and models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.hub.host import PluginHost
+from xaihub.hub.registry import Registry
+from xaihub.specs import (
+    AdapterSpec,
+    BaselineSpec,
+    ExplainerSpec,
+    GlobalExplainerSpec,
+    MetricSpec,
+    ModelCard,
+    ObjectiveSpec,
+    ReproductionSpec,
+    Spec,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from xaihub.explainers.explainer import Explainer
+    from xaihub.metric import Metric
+    from xaihub.models.adapter import ModelAdapter, ModelRequest
+    from xaihub.models.model import Model, Runtime
+    from xaihub.objective import Objective
+    from xaihub.ranking.explainer import GlobalExplainer
+
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub"]
+
+DEFAULT_MODEL = "efficientnet_lite0"
+DEFAULT_EXPLAINER = "gradcam"
+DEFAULT_GLOBAL_EXPLAINER = "scores"
+
+
+class Hub:
+    """The registered things of one plugin host; each registry is filled when it is first asked for."""
+
+    def __init__(self, host: PluginHost | None = None) -> None:
+        """Use `host`, or make one and load every installed plugin."""
+        self.host = PluginHost().load() if host is None else host
+
+    @cached_property
+    def explainers(self) -> Registry[ExplainerSpec]:
+        """The explainers."""
+        return Registry(self.host, "xaihub_register_explainers", ExplainerSpec, "explainer")
+
+    @cached_property
+    def global_explainers(self) -> Registry[GlobalExplainerSpec]:
+        """The global explainers."""
+        return Registry(self.host, "xaihub_register_global_explainers", GlobalExplainerSpec, "global explainer")
+
+    @cached_property
+    def metrics(self) -> Registry[MetricSpec]:
+        """The metrics."""
+        return Registry(self.host, "xaihub_register_metrics", MetricSpec, "metric")
+
+    @cached_property
+    def baselines(self) -> Registry[BaselineSpec]:
+        """The ways to hide pixels that plugins add to the engine's own."""
+        return Registry(self.host, "xaihub_register_baselines", BaselineSpec, "baseline")
+
+    @cached_property
+    def objectives(self) -> Registry[ObjectiveSpec]:
+        """The training objectives."""
+        return Registry(self.host, "xaihub_register_objectives", ObjectiveSpec, "objective")
+
+    @cached_property
+    def reproductions(self) -> Registry[ReproductionSpec]:
+        """The published experiments that can be run again."""
+        return Registry(self.host, "xaihub_register_reproductions", ReproductionSpec, "reproduction")
+
+    @cached_property
+    def adapters(self) -> Registry[AdapterSpec]:
+        """The sources of models."""
+        return Registry(self.host, "xaihub_register_model_adapters", AdapterSpec, "adapter")
+
+    @cached_property
+    def models(self) -> Registry[ModelCard]:
+        """The cards of the zoo."""
+        return Registry(self.host, "xaihub_register_models", ModelCard, "model")
+
+    def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
+        """Make the explainer called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No explainer has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            MissingExtra: A library that it needs is not installed.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.explainers.explainer import Explainer
+
+        spec = self.explainers.get(name)
+        explainer: Explainer = _made(spec, Explainer, values)
+        explainer.variant = spec.variant
+        return explainer
+
+    def get_global_explainer(self, name: str = DEFAULT_GLOBAL_EXPLAINER, /, **values: Any) -> GlobalExplainer:
+        """Make the global explainer called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No global explainer has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            MissingExtra: A library that it needs is not installed.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.ranking.explainer import GlobalExplainer
+
+        explainer: GlobalExplainer = _made(self.global_explainers.get(name), GlobalExplainer, values)
+        return explainer
+
+    def get_metric(self, name: str, /, **values: Any) -> Metric:
+        """Make the metric called `name` with the given parameters (strings are converted to their types).
+
+        Raises:
+            UnknownName: No metric has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.metric import Metric
+
+        metric: Metric = _made(self.metrics.get(name), Metric, values)
+        return metric
+
+    def get_objective(self, name: str, /, **values: Any) -> Objective:
+        """Make the training objective called `name` with the given parameters (strings are converted).
+
+        Raises:
+            UnknownName: No objective has that name.
+            ParameterError: A parameter is unknown, or of the wrong type or range.
+            PluginError: The plugin's module is broken.
+        """
+        from xaihub.objective import Objective
+
+        objective: Objective = _made(self.objectives.get(name), Objective, values)
+        return objective
+
+    def load_model(
+        self,
+        name: str = DEFAULT_MODEL,
+        /,
+        *,
+        device: str = "auto",
+        checkpoint: str | os.PathLike[str] | None = None,
+        classes: str | os.PathLike[str] | None = None,
+        layer: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        scratch: bool = False,
+        size: int | None = None,
+    ) -> Model:
+        """Load a model: a card of the zoo, a path to a card, or any architecture that an adapter knows.
+
+        Args:
+            name: For instance "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18",
+                "my_card.yaml".
+            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
+            classes: A text file with one class name a line, which replaces the model's class names.
+            layer: The layer for activation maps, instead of the one found.
+            options: Keyword arguments for the architecture's constructor.
+            runtime: How forward passes are run.
+            scratch: Take random weights, which torch's global generator fixes.
+            size: A side of the input in pixels, instead of the model's own.
+
+        Raises:
+            UnknownName: Nothing is called `name`; the hint lists near names.
+            ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+        """
+        from dataclasses import replace
+
+        from xaihub.models.adapter import ModelRequest, read_classes
+
+        card, adapter = self._find(os.fspath(name))
+        if layer is not None:
+            card = replace(card, layers={**card.layers, "features": layer})
+        if scratch:
+            card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
+        if size is not None:
+            card = replace(card, input={**card.input, "size": size})
+        request = ModelRequest(
+            name=card.name,
+            card=card,
+            checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+            classes=None if classes is None else read_classes(classes),
+            options=options or {},
+        )
+        if card.objective:
+            model = self._build_changed(request, adapter, pick_device(device))
+        else:
+            model = adapter.build(request, pick_device(device))
+        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        model.module.requires_grad_(False)  # explaining needs no gradients of weights; whoever trains asks for them
+        if runtime is not None:
+            model.runtime = runtime
+        return model
+
+    def _build_changed(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
+        """Build a model whose architecture a training objective has changed: the plain one, the change, the weights."""
+        from dataclasses import replace
+
+        from xaihub.models.weights import fill, read_weights, weights_file
+
+        card = request.card
+        objective = self.get_objective(card.objective, **card.objective_options)
+        plain = replace(card, weights=Weights(source="none"), objective="")
+        model = adapter.build(replace(request, card=plain, checkpoint=None), device)
+        model = model.around(objective.wrap(model), card=card)
+        file = request.checkpoint or weights_file(card)
+        fill(model.module, read_weights(file), what=f"the weights file {os.fspath(file)!r}")
+        return model
+
+    def _find(self, name: str) -> tuple[ModelCard, ModelAdapter]:
+        card = self.models.find(name)
+        if card is None and name.lower().endswith((".yaml", ".yml")):
+            from xaihub.models.cards import read_card
+
+            card = read_card(name)
+        if card is not None:
+            return card, self._adapter(card.adapter)
+        for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
+            if (spec.prefixes and name.startswith(spec.prefixes)) or not self._claimed(name):
+                adapter = self._asked(spec, name)
+                if adapter is not None:
+                    return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
+        raise UnknownName(f"no model is named {name!r}", hint=self._near_models(name))
+
+    def _asked(self, spec: AdapterSpec, name: str) -> ModelAdapter | None:
+        """Return the adapter if it knows `name`; a broken one is passed over unless the name is its own."""
+        try:
+            adapter = self._adapter(spec.name)
+            return adapter if adapter.knows(name) else None
+        except (Exception, SystemExit) as error:  # the plugin fence: it must not hide the models of other adapters
+            if isinstance(error, XaihubError) and name.startswith(spec.prefixes or "\0"):
+                raise
+            self._blame(spec, error)
+            return None
+
+    def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
+        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
+
+    def _claimed(self, name: str) -> bool:
+        return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
+
+    def _adapter(self, name: str) -> ModelAdapter:
+        from xaihub.models.adapter import ModelAdapter
+
+        spec = self.adapters.get(name)
+        adapter = spec.load()
+        if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
+            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.ModelAdapter")
+        return adapter()
+
+    def _near_models(self, name: str) -> str:
+        known = [*self.models.names()]
+        for spec in self.adapters:
+            try:
+                known += self._adapter(spec.name).names()
+            except (Exception, SystemExit) as error:  # the plugin fence, as above
+                self._blame(spec, error)
+        return did_you_mean(name, known) or "xaihub list models --timm '*' shows every architecture"
+
+
+def _made(spec: Spec, kind: Any, values: Mapping[str, Any]) -> Any:
+    """Make the thing that a record names, of the given base class, with parameters converted to their types."""
+    from xaihub.params import convert
+
+    method = spec.load()
+    if not (isinstance(method, type) and issubclass(method, kind)):
+        raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.{kind.__name__}")
+    made = method(**convert(method, values, who=spec.name))
+    made.name = spec.name
+    return made
+
+
+def pick_device(name: str) -> Any:
+    """Return the torch device called `name`; "auto" prefers CUDA.
+
+    Raises:
+        ModelError: There is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"there is no device called {name!r}", hint="auto, cpu, cuda, cuda:1 or mps") from error
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device {name!r} is not available here", hint="use --device cpu")
+    return device

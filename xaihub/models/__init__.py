@@ -1,0 +1,1 @@
+"""Models: building, preprocessing, structure, weights and cards."""

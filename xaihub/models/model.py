@@ -1,0 +1,345 @@
+"""A model ready to be explained."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xaihub.errors import ExplainerRefused, ModelError
+from xaihub.models.preprocessing import Geometry, Preprocessing
+from xaihub.models.structure import Hints, Layer, Structure, trace
+from xaihub.records import canonical
+from xaihub.specs import ModelCard
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+
+__all__ = ["Counts", "Model", "Runtime"]
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """How forward passes are run; what is computed does not depend on it.
+
+    Attributes:
+        batch_size: Rows a forward pass, or None to choose by device and memory.
+        memory_budget: Bytes that one forward pass may take, or None to choose by device.
+        autocast: Run in mixed precision on a GPU.
+        progress: Called as `progress(done, total)` while masks are evaluated.
+    """
+
+    batch_size: int | None = None
+    memory_budget: int | None = None
+    autocast: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """How many rows went forward and backward through the network."""
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+
+
+class Model:
+    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) logits.
+
+    Attributes:
+        module: The network, in evaluation mode, on `device`.
+        name: The name it was asked for by.
+        preprocessing: Its own scaling, cropping and normalisation.
+        classes: Class names by index; empty if unknown.
+        card: What it was built from.
+        runtime: How forward passes are run.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        preprocessing: Preprocessing,
+        classes: Sequence[str] = (),
+        hints: Hints | None = None,
+        card: ModelCard | None = None,
+        device: str | torch.device = "cpu",
+        runtime: Runtime | None = None,
+    ) -> None:
+        """Move `module` to `device`, in evaluation mode and channels-last memory order."""
+        self.device = torch.device(device)
+        # Channels-last is the faster order for convolutions on a CPU and, with autocast, on a GPU.
+        self._order = torch.channels_last
+        self.module = module.eval().to(device=self.device, memory_format=self._order)  # type: ignore[call-overload]
+        self.name = name
+        self.preprocessing = preprocessing
+        self.classes = tuple(classes)
+        self.card = card or ModelCard(name=name)
+        self.runtime = runtime or Runtime()
+        # Ways to hide pixels that plugins offer, by name; each is imported when it is called. The hub fills it.
+        self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
+        self._hints = hints or Hints()
+        self._hashed: tuple[list[tuple[int, int]], str] | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
+        inputs = inputs.to(self.device)
+        outputs: Tensor = self._ordered(lambda: self.module(inputs.contiguous(memory_format=self._order)))
+        return outputs
+
+    def _ordered(self, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except RuntimeError as error:
+            if self._order is torch.contiguous_format or "view size is not compatible" not in str(error):
+                raise
+            # A network that flattens feature maps with `view` takes the plain order only; the numbers are the same.
+            self._order = torch.contiguous_format
+            self.module.to(memory_format=self._order)
+        return run()
+
+    def __repr__(self) -> str:
+        """Name, device and number of classes."""
+        return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
+
+    def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
+        """Return a model of another network that takes the same inputs, for the same classes."""
+        names = {name for name, _ in module.named_modules()}
+        hints = replace(
+            self._hints,
+            heads=tuple(head for head in self._hints.heads if head in names),
+            layers=tuple((role, layer) for role, layer in self._hints.layers if layer in names),
+        )
+        model = Model(
+            module,
+            name=self.name,
+            preprocessing=self.preprocessing,
+            classes=self.classes,
+            hints=hints,
+            card=card or self.card,
+            device=self.device,
+            runtime=self.runtime,
+        )
+        model.baselines = self.baselines
+        return model
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        return self.preprocessing.size
+
+    @property
+    def weights_hash(self) -> str:
+        """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
+
+        It is computed again after a weight has been replaced or changed in place (not through `.data`).
+        """
+        # Walking the tables is many times faster than a state dict, and this is asked for at every explanation.
+        tensors = [
+            tensor
+            for module in self.module.modules()
+            for table in (module._parameters, module._buffers)
+            for tensor in table.values()
+            if tensor is not None
+        ]
+        versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        if self._hashed is None or self._hashed[0] != versions:
+            self._hashed = (versions, self._hash(sorted(self.module.state_dict().items())))
+        return self._hashed[1]
+
+    @property
+    def structure_hash(self) -> str:
+        """The sha256 of what tells two networks with the same weights apart, and of their layers for maps."""
+        drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are shown with their addresses
+        card = self.card
+        options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
+        made = canonical([drawn, card.architecture, card.objective, *options])
+        return hashlib.sha256(made.encode()).hexdigest()
+
+    @staticmethod
+    def _hash(state: list[tuple[str, Tensor]]) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in state:
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes in a forward pass without a graph, estimated once.
+
+        The input, and the four largest outputs of layers, as if they were alive at one time.
+        """
+        sizes: list[int] = []
+
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                sizes.append(output.element_size() * output.nelement())
+
+        inputs = torch.zeros(1, *self.input_size, device=self.device)
+        handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
+        try:
+            # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.
+            with torch.inference_mode():
+                note(self.module, None, self.module.forward(inputs))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
+
+    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an RGB image on the model's device, and how it was scaled and cropped."""
+        inputs, geometry = self.preprocessing(image)
+        return inputs.to(self.device), geometry
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the (B, K) logits without a graph, checked.
+
+        Raises:
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
+        """
+        with torch.inference_mode(), self.autocast():
+            logits = self(inputs)
+        return self.checked(logits, rows=len(inputs))
+
+    def checked(self, logits: Any, *, rows: int) -> Tensor:
+        """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
+
+        Raises:
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
+        """
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
+            raise ModelError(f"model {self.name!r} does not return one row of class scores an image")
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
+            )
+        # A clone made outside inference mode may take part in autograd.
+        return logits.detach().float().clone()
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The layers by role, found by tracing one forward pass on noise (first use only)."""
+        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
+        return self._ordered(lambda: trace(self.module, noise.to(self.device), self._hints))
+
+    def layer(self, name: str | None = None) -> Layer:
+        """Return the layer called `name`, or the one chosen for activation maps; its `reason` says why."""
+        return self.structure.layer(name)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run in mixed precision if the runtime asks for it."""
+        with torch.autocast(self.device.type, enabled=self.runtime.autocast):
+            yield
+
+    @contextmanager
+    def counting(self) -> Iterator[Counts]:
+        """Count rows that pass forward and backward through the network, whoever calls it."""
+        counts = Counts()
+
+        def backward(gradient: Tensor) -> None:
+            counts.backward_passes += len(gradient)
+
+        def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # The one pass that finds the layers belongs to the model, not to whichever explainer comes first.
+            if isinstance(output, Tensor):
+                counts.forward_passes += len(output)
+                if output.requires_grad:
+                    output.register_hook(backward)
+
+        handle = self.module.register_forward_hook(forward)
+        try:
+            yield counts
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Restore modes, gradient flags, gradients and hooks of the network on leaving, whatever happened inside.
+
+        Inside, the network is in evaluation mode and no weight asks for a gradient, so none is computed.
+        """
+        modules = list(self.module.modules())
+        modes = [module.training for module in modules]
+        weights = [
+            (weight, weight.requires_grad, weight.grad)
+            for module in modules
+            for weight in module._parameters.values()
+            if weight is not None
+        ]
+        hooks = [(table, set(table)) for module in modules for table in _hook_tables(module)]
+        # Setting an attribute of a module is slow, so it is done only where something changes.
+        if any(modes):
+            self.module.eval()
+        for weight, requires_grad, _ in weights:
+            if requires_grad:
+                weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module, training in zip(modules, modes, strict=True):
+                if module.training != training:
+                    module.training = training
+            for weight, requires_grad, gradient in weights:
+                if weight.requires_grad != requires_grad:
+                    weight.requires_grad_(requires_grad)
+                if weight.grad is not gradient:
+                    weight.grad = gradient
+            for table, before in hooks:
+                for key in table.keys() - before:
+                    del table[key]
+
+    @contextmanager
+    def attention(self) -> Iterator[list[Tensor]]:
+        """Record the attention probabilities of a token transformer, one (B, heads, T, T) tensor a block.
+
+        Fused attention, which never forms them, is switched off inside and back on afterwards.
+
+        Raises:
+            ExplainerRefused: The model has no attention over all tokens of the image.
+        """
+        blocks = [
+            (name, module)
+            for name, module in self.module.named_modules()
+            if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+        ]
+        if not blocks:
+            raise ExplainerRefused(f"model {self.name!r} has no attention whose probabilities can be read")
+        maps: list[Tensor] = []
+
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            maps.append(output)
+
+        fused = [(module, module.fused_attn) for _, module in blocks]
+        handles = []
+        try:
+            for _, module in blocks:
+                module.fused_attn = False
+                handles.append(module.attn_drop.register_forward_hook(record))
+            yield maps
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, flag in fused:
+                module.fused_attn = flag
+
+
+def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    return [
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    ]

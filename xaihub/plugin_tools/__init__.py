@@ -1,0 +1,1 @@
+"""Tools for plugins: installing, single files, scaffolding, overview, conformance."""

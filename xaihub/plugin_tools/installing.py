@@ -1,0 +1,289 @@
+"""Installing and removing plugins: pip or uv in a process of its own, and a look at what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import invalidate_caches, metadata
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import PluginError, UnknownName, did_you_mean
+from xaihub.hookspecs import PROJECT
+from xaihub.hub.host import OWN_DISTRIBUTION
+from xaihub.plugin_tools import installer
+from xaihub.plugin_tools.overview import canonical
+
+__all__ = ["Installed", "inspect_installed", "install", "removable", "uninstall"]
+
+# A plugin that takes longer than this to be listed is as good as one that never comes back.
+LISTING_SECONDS = 60
+
+
+@dataclass(kw_only=True)
+class Installed:
+    """One plugin after an install.
+
+    Attributes:
+        name: The plugin; empty if the distribution could not even be asked.
+        distribution: The distribution that it came with.
+        version: The distribution's version.
+        registered: Names by kind.
+        seconds: How long loading it took in a fresh process.
+        heavy: The heavy libraries that loading it imports.
+        problems: What is wrong with it: failures, names that are taken.
+        broken: It registers nothing that can be used.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    registered: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    heavy: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    broken: bool = False
+
+
+def install(
+    wanted: Sequence[str],
+    *,
+    editable: bool = False,
+    upgrade: bool = False,
+    options: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
+) -> list[Installed]:
+    """Install distributions into the running interpreter's environment, and report what each added.
+
+    Args:
+        wanted: What pip understands: names, folders, files, addresses.
+        editable: Install folders so that their files are used where they are.
+        upgrade: Take newer versions of what is installed already.
+        options: Further options of pip.
+        tell: Is given each line that the installer says.
+
+    Raises:
+        PluginError: There is no installer, it failed, or what it installed is no plugin.
+        Stopped: The user stopped it.
+    """
+    for item in wanted:
+        if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
+            raise PluginError(f"there is no file or folder {item!r}")
+    words = installer.command("install")
+    words += ["--upgrade"] * upgrade + list(options)
+    for item in wanted:
+        words += ["--editable", item] if editable else [item]
+    named = {canonical(_requirement_name(item)) for item in wanted}
+    for name in named & set(_distributions()) - {OWN_DISTRIBUTION}:
+        if name.startswith(PROJECT) or _is_plugin(name):
+            _remove_remains(name)  # else the installer takes what a killed one left for the whole
+    before = _distributions()
+    stopped = False
+    try:
+        code, lines = installer.run(words, tell)
+    except installer.WrittenAndStopped:
+        code, lines, stopped = 0, [], True
+    if code:
+        raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
+    after = _distributions()
+    fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
+    named &= set(after)
+    plugins = {name for name in fresh | named if _is_plugin(name)}
+    if stopped:
+        listed = " ".join(sorted(plugins or fresh))
+        raise installer.Stopped(
+            "stopped when everything was written", hint=f"undo it: xaihub plugins uninstall {listed}"
+        )
+    if not plugins:
+        strangers = " ".join(sorted(named or fresh))
+        hint = f"remove it: {installer.shown()} {strangers}" if strangers else "xaihub plugins list"
+        what = ", ".join(map(repr, wanted))
+        raise PluginError(
+            f"installed {what}, which is no plugin: it has no entry point in the group {PROJECT!r}", hint=hint
+        )
+    return inspect_installed(plugins)
+
+
+def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
+    """Load the plugins of some distributions in fresh processes, and report on each.
+
+    Every plugin is listed together with all others, which shows whose names clash, and then alone, which shows what
+    loading it costs.
+    """
+    wanted = {canonical(name) for name in distributions}
+    rows, words = _listed()
+    found = []
+    for name in sorted(wanted):
+        version = metadata.version(name)
+        mine = [row for row in rows if canonical(row["distribution"]) == name]
+        if not mine:
+            reason = words or "skipped, because another plugin has its name"
+            found += [
+                Installed(name=point, distribution=name, version=version, problems=[reason], broken=True)
+                for point in _points(name)
+            ]
+        for row in mine:
+            alone, _ = _listed(only=row["name"])
+            costs = next((item for item in alone if item["name"] == row["name"]), row)
+            found.append(
+                Installed(
+                    name=row["name"],
+                    distribution=row["distribution"],
+                    version=version,
+                    registered=row["registered"],
+                    seconds=costs["seconds"],
+                    heavy=costs["heavy"],
+                    # What an import costs is told apart, and depends on who came first.
+                    problems=[text for text in row["problems"] if "when loaded, so every command" not in text],
+                    broken=not row["registered"],
+                )
+            )
+    return found
+
+
+def removable(names: Iterable[str]) -> list[str]:
+    """Return the distributions that hold some plugins, given by the name of a plugin or of a distribution.
+
+    Only metadata is read: a plugin that ends the interpreter when it is loaded can be removed like any other.
+
+    Raises:
+        UnknownName: There is no such plugin.
+        PluginError: It comes with xaihub, or is none.
+    """
+    plugins: dict[str, list[str]] = {}
+    for distribution in _distributions():
+        for point in _points(distribution):
+            plugins.setdefault(point, []).append(distribution)
+    every = {distribution for found in plugins.values() for distribution in found} - {OWN_DISTRIBUTION}
+    return list(dict.fromkeys(item for name in names for item in _holders(name, plugins, every)))
+
+
+def _holders(name: str, plugins: dict[str, list[str]], every: set[str]) -> list[str]:
+    if canonical(name) == OWN_DISTRIBUTION:
+        raise PluginError("xaihub itself is no plugin", hint=f"remove it: {installer.shown()} xaihub")
+    if OWN_DISTRIBUTION in plugins.get(name, ()):
+        others = [item for item in plugins[name] if item != OWN_DISTRIBUTION]
+        hint = f"{', '.join(others)} has one of that name" if others else ""
+        raise PluginError(f"plugin {name!r} comes with xaihub and cannot be removed alone", hint=hint)
+    if name in plugins:
+        return plugins[name]
+    if canonical(name) in every:
+        return [canonical(name)]
+    if canonical(name) in _distributions():
+        command = f"{installer.shown()} {canonical(name)}"
+        raise PluginError(f"{name!r} is no plugin of xaihub, so it is not removed here", hint=command)
+    near = did_you_mean(name, [*plugins, *every])
+    raise UnknownName(f"no plugin is named {name!r}", hint=near or "xaihub plugins list shows them all")
+
+
+def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | None = None) -> list[str]:
+    """Remove distributions; return what they needed and nothing else needs now.
+
+    Raises:
+        PluginError: There is no installer, or it failed.
+    """
+    needed = {canonical(_requirement_name(line)) for name in distributions for line in _requires(name)}
+    words = installer.command("uninstall", *distributions)
+    try:
+        code, lines = installer.run(words, tell)
+    except installer.WrittenAndStopped:
+        code, lines = 0, []
+    left = [name for name in distributions if name in _distributions()]
+    for name in left:
+        _remove_remains(name)
+    left = [name for name in distributions if name in _distributions()]
+    if left:
+        raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
+    still = {canonical(_requirement_name(line)) for name in _distributions() for line in _requires(name)}
+    return sorted(name for name in needed - still - {OWN_DISTRIBUTION} if name in _distributions())
+
+
+def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
+    """List the plugins in a fresh process: records, or none and the reason; `only` keeps other third parties out."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("XAIHUB_")}
+    if only is not None:
+        kept["XAIHUB_LOAD_PLUGINS"] = only
+    command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--json"]
+    try:
+        done = subprocess.run(  # noqa: S603 - the running interpreter and our own words
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=kept,
+            timeout=LISTING_SECONDS,
+            check=False,
+        )
+        rows: list[dict[str, Any]] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return [], f"listing the plugins took more than {LISTING_SECONDS} s"
+    except json.JSONDecodeError:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return [], f"with it, listing the plugins ends with status {done.returncode}: {last}"
+    return rows, ""
+
+
+def _distributions() -> dict[str, tuple[str, int]]:
+    """Return every installed distribution with its version and the time at which it was written."""
+    invalidate_caches()
+    folders = [folder for entry in sys.path for folder in Path(entry or ".").glob("*.dist-info")]
+    stamps = {canonical(folder.name.rpartition("-")[0]): folder.stat().st_mtime_ns for folder in reversed(folders)}
+    found: dict[str, tuple[str, int]] = {}
+    for dist in metadata.distributions():
+        try:
+            name, version = canonical(dist.name), dist.version
+        except Exception:  # noqa: S112 - broken metadata of a stranger can fail in any way
+            continue
+        found.setdefault(name, (version, stamps.get(name, 0)))
+    return found
+
+
+def _points(distribution: str) -> list[str]:
+    """Return the names of the plugins in a distribution."""
+    try:
+        return [point.name for point in metadata.distribution(distribution).entry_points if point.group == PROJECT]
+    except Exception:  # as above, or not installed
+        return []
+
+
+def _is_plugin(name: str) -> bool:
+    return name != OWN_DISTRIBUTION and bool(_points(name))
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+    except Exception:  # as above
+        return []
+
+
+def _requirement_name(text: str) -> str:
+    """Return the distribution's name of a requirement, of a wheel, or of a folder that is named after it."""
+    bare = text.strip().rstrip("/\\")
+    last = Path(bare).name if os.sep in bare or "/" in bare else bare
+    if last.endswith(".whl"):
+        return last.partition("-")[0]
+    for sign in "[<>=!~;@ (":
+        last = last.partition(sign)[0]
+    return last
+
+
+def _remove_remains(name: str) -> None:
+    """Remove by hand what an installer does not: a distribution whose list of files was never written."""
+    dist = metadata.distribution(name)
+    if dist.files is not None:
+        return
+    site = Path(str(dist.locate_file("")))
+    for module in {point.module.partition(".")[0] for point in dist.entry_points if point.group == PROJECT}:
+        if module.startswith("xaihub_"):
+            shutil.rmtree(site / module, ignore_errors=True)
+            (site / f"{module}.py").unlink(missing_ok=True)
+    for folder in site.glob("*.dist-info"):
+        if canonical(folder.name.partition("-")[0]) == name:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,155 @@
+"""A plugin that is a single file: what `--plugin FILE` registers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import PluginError
+from xaihub.hookspecs import hookimpl
+from xaihub.hub.host import PluginHost, PluginInfo
+from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
+
+__all__ = ["register_file"]
+
+# The base class that makes a class of a file a registered thing, its record, and the hook that returns the record.
+_KINDS: dict[str, tuple[type[Spec], str]] = {
+    "Explainer": (ExplainerSpec, "xaihub_register_explainers"),
+    "GlobalExplainer": (GlobalExplainerSpec, "xaihub_register_global_explainers"),
+    "Metric": (MetricSpec, "xaihub_register_metrics"),
+    "Objective": (ObjectiveSpec, "xaihub_register_objectives"),
+    "ModelAdapter": (AdapterSpec, "xaihub_register_model_adapters"),
+}
+
+
+def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
+    """Register a Python file as a plugin that is named after the file.
+
+    A file with hooks says itself what it registers, and is imported. In any other file each class that is derived from
+    `Explainer`, `GlobalExplainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case,
+    or under the text of its class attribute `name`; such a file is read, and imported only when a class is used. The
+    first line of a class's docstring is its summary; class attributes called like fields of its record, such as
+    `limits` or `higher_is_better`, fill the record.
+
+    Raises:
+        PluginError: The file is missing or broken, or has nothing to register.
+    """
+    shown = os.fspath(path)
+    file = Path(path).expanduser().resolve()
+    for known in host.plugins:
+        if known.module == str(file):
+            return known
+    tree = _parsed(file, shown)
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if any(_has_hook(node) for node in functions):
+        plugin: Any = _imported(file, shown)
+    else:
+        specs = list(_specs(tree, file))
+        if not specs:
+            raise PluginError(
+                f"plugin file {shown!r} registers nothing",
+                hint=f"derive a class from xaihub.{' or xaihub.'.join(_KINDS)}, or define a function with @hookimpl",
+            )
+        plugin = _Classes(specs)
+    told = len(host.warnings)
+    info = host.register(plugin, name=re.sub(r"[^\w.+-]", "_", file.stem))
+    if info.problems:
+        del host.warnings[told:]  # said by the error
+        raise PluginError(
+            f"plugin file {shown!r}: {info.problems[-1].removeprefix('skipped, ')}",
+            hint="repair it, or rename the file",
+        )
+    info.module = str(file)
+    return info
+
+
+class _Classes:
+    """A plugin whose hooks return the records of a file's classes."""
+
+    def __init__(self, specs: list[tuple[str, Spec]]) -> None:
+        for hook in {hook for hook, _ in specs}:
+            setattr(self, hook, hookimpl(_returning([spec for owner, spec in specs if owner == hook])))
+
+
+def _returning(specs: list[Spec]) -> Any:
+    def say() -> list[Spec]:
+        return specs
+
+    return say
+
+
+def _parsed(file: Path, shown: str) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), filename=shown)
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise PluginError(f"cannot read plugin file {shown!r}: {reason}") from error
+    except (SyntaxError, ValueError) as error:
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise PluginError(f"plugin file {shown!r} is no valid Python: {where}{what}") from error
+
+
+def _imported(file: Path, shown: str) -> Any:
+    try:
+        return import_file(str(file))
+    except (Exception, SystemExit) as error:  # the plugin fence: the file may fail in any way
+        raise PluginError(f"plugin file {shown!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _has_hook(node: ast.FunctionDef) -> bool:
+    marks = {_last_name(item.func if isinstance(item, ast.Call) else item) for item in node.decorator_list}
+    return node.name.startswith("xaihub_") or "hookimpl" in marks
+
+
+def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
+    """Yield the hook and the record of each class that can be registered; bases of the file itself are followed."""
+    kinds = {name: name for name in _KINDS}
+    for line in (node for node in tree.body if isinstance(node, ast.ImportFrom)):
+        kinds |= {item.asname: item.name for item in line.names if item.asname and item.name in _KINDS}
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        kind = next((kinds[base] for base in map(_last_name, node.bases) if base in kinds), None)
+        if kind is None:
+            continue
+        kinds[node.name] = kind
+        if node.name.startswith("_") or any("abstractmethod" in _marks(item) for item in node.body):
+            continue
+        record, hook = _KINDS[kind]
+        known = {item.name for item in fields(record)} - {"target", "plugin", "paper"}
+        facts = {name: value for name, value in _literals(node) if name in known}
+        summary = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n")[0]
+        yield hook, record(**{"name": _snake(node.name), "summary": summary, **facts, "target": f"{file}:{node.name}"})
+
+
+def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    """Yield the class attributes whose values are written out."""
+    for item in node.body:
+        if isinstance(item, ast.Assign) and len(item.targets) == 1:
+            target, value = item.targets[0], item.value
+        elif isinstance(item, ast.AnnAssign) and item.value is not None:
+            target, value = item.target, item.value
+        else:
+            continue
+        if isinstance(target, ast.Name):
+            try:
+                yield target.id, ast.literal_eval(value)
+            except (ValueError, TypeError):
+                continue
+
+
+def _marks(node: ast.stmt) -> set[str]:
+    return {_last_name(item) for item in getattr(node, "decorator_list", [])}
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,114 @@
+"""What is known of plugins: who they are, what they registered, what it costs to load them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from xaihub.errors import UnknownName, did_you_mean
+from xaihub.hub import Hub
+from xaihub.hub.describe import KINDS as EVERY_KIND
+from xaihub.hub.host import PluginHost, PluginInfo
+
+__all__ = ["KINDS", "canonical", "count", "describe", "find", "overview"]
+
+KINDS = tuple(kind for kind in EVERY_KIND if kind != "plugins")
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name in the form in which names are compared."""
+    return name.strip().replace("_", "-").replace(".", "-").lower()
+
+
+def overview(hub: Hub, *, commands: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    """Return one record for each plugin, with the names of everything that it registered, by kind.
+
+    Args:
+        hub: Where the plugins are loaded; whatever they register is asked for here.
+        commands: (plugin, command) pairs, which only the command line knows.
+    """
+    registered: dict[str, dict[str, list[str]]] = {}
+    for kind in KINDS:
+        for spec in getattr(hub, kind):
+            registered.setdefault(spec.plugin, {}).setdefault(kind, []).append(spec.name)
+    for plugin, command in commands:
+        registered.setdefault(plugin, {}).setdefault("commands", []).append(command)
+    return [
+        {**asdict(info), "seconds": round(info.seconds, 4), "registered": registered.get(info.name, {})}
+        for info in hub.host.plugins
+    ]
+
+
+def find(host: PluginHost, name: str) -> list[PluginInfo]:
+    """Return the plugin called `name`, or every plugin of the distribution called so.
+
+    Raises:
+        UnknownName: There is none.
+    """
+    found = [info for info in host.plugins if info.name == name]
+    found = found or [
+        info for info in host.plugins if info.distribution and canonical(info.distribution) == canonical(name)
+    ]
+    if not found:
+        known = [item for info in host.plugins for item in (info.name, info.distribution) if item]
+        hint = did_you_mean(name, known) or "xaihub plugins list shows them all"
+        raise UnknownName(f"no plugin is named {name!r}", hint=hint)
+    return found
+
+
+def describe(hub: Hub, name: str, *, commands: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    """Return everything known of a plugin, or of each plugin of a distribution: see `overview`, and its card.
+
+    Raises:
+        UnknownName: There is no such plugin.
+    """
+    wanted = {info.name for info in find(hub.host, name)}
+    rows = [row for row in overview(hub, commands=commands) if row["name"] in wanted]
+    return [{**row, **_origin(row["module"], row["distribution"])} for row in rows]
+
+
+def _origin(module: str, distribution: str) -> dict[str, Any]:
+    """Return where a plugin lies, what its distribution says of itself, and its card."""
+    file = _file(module)
+    about: dict[str, Any] = {"file": str(file or ""), "summary": "", "licence": "", "url": "", "requires": []}
+    text = ""
+    try:
+        dist = metadata.distribution(distribution) if distribution else None
+    except metadata.PackageNotFoundError:
+        dist = None
+    if dist is not None:
+        told = dist.metadata.json
+        about["summary"] = told.get("summary", "")
+        about["licence"] = told.get("license_expression", "") or told.get("license", "")
+        about["url"] = told.get("home_page", "") or next(iter(told.get("project_url", [])), "")
+        about["requires"] = [line for line in dist.requires or [] if "extra ==" not in line]
+        about["installed"] = str(dist.locate_file(""))
+        text = str(told.get("description", ""))
+    # A card beside the hooks, as the built-in plugins have it, says more than the distribution's own description.
+    card = file.parent / "README.md" if file is not None and file.name == "__init__.py" else None
+    if card is not None and card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+    return {**about, "card": text.strip()}
+
+
+def _file(module: str) -> Path | None:
+    """Return the file of a module (or of a plugin that is a file), without importing it."""
+    if module.endswith(".py"):
+        return Path(module)
+    try:
+        spec = util.find_spec(module.partition(":")[0].strip()) if module else None
+    except Exception:  # a dotted name imports the package before the dot, which may be what is broken
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def count(registered: dict[str, list[str]]) -> str:
+    """Say how much a plugin registered: "2 explainers, 1 metric"."""
+    words = {kind: kind.replace("_", " ") for kind in registered}
+    return ", ".join(
+        f"{len(names)} {words[kind] if len(names) > 1 else words[kind].removesuffix('s')}"
+        for kind, names in registered.items()
+    )

@@ -1,0 +1,25 @@
+"""Ranking what a model as a whole relies on: global explainers, their results, and statistics of rankings."""
+
+from xaihub.ranking.statistics import (
+    Agreement,
+    Interval,
+    agreement,
+    deletion_curve,
+    order_of,
+    relevance_auc,
+    seed_interval,
+    stability,
+    top_k_precision,
+)
+
+__all__ = [
+    "Agreement",
+    "Interval",
+    "agreement",
+    "deletion_curve",
+    "order_of",
+    "relevance_auc",
+    "seed_interval",
+    "stability",
+    "top_k_precision",
+]

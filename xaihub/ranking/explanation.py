@@ -1,0 +1,311 @@
+"""What a model as a whole relies on: a ranking of features, with everything needed to make it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from xaihub.errors import OutputError, ParameterError
+from xaihub.files import write_file
+from xaihub.ranking.statistics import half_width, order_of
+from xaihub.records import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["GlobalExplanation", "RankedFeature"]
+
+FORMAT = 1
+BAR, FAINT = "#35608d", "#8a8a90"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedFeature:
+    """One feature of a ranking.
+
+    Attributes:
+        rank: Its place, from 1.
+        index: Its index among the features.
+        name: Its name.
+        weight: The mean weight over runs.
+        low: The lower end of the mean's 95 % interval over runs, or None for a single run.
+        high: The upper end.
+    """
+
+    rank: int
+    index: int
+    name: str
+    weight: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalExplanation:
+    """A ranking of a model's features, over one run or several.
+
+    Attributes:
+        runs: (S, d) float64 weights of S runs (seeds), larger meaning more important.
+        names: (d) names of the features.
+        feature: What one feature is, in words: "channel", "column", "position".
+        method: The name of what made the ranking.
+        history: (epochs, d) weights after each epoch of training, or None.
+        grid: (rows, columns) if the features are cells of a grid over the image.
+        metadata: Model, weights, parameters, images, cost, warnings, versions: the record of provenance.
+    """
+
+    runs: Tensor
+    names: tuple[str, ...]
+    feature: str
+    method: str
+    history: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Bring the weights into one form, and check that everything fits together.
+
+        Raises:
+            ParameterError: The weights are no (S, d) finite numbers, or the names, history or grid do not fit them.
+        """
+        runs = self.runs.detach().cpu().double()
+        object.__setattr__(self, "runs", runs.unsqueeze(0) if runs.ndim == 1 else runs)
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.runs.ndim != 2 or not self.runs.numel() or not bool(self.runs.isfinite().all()):
+            raise ParameterError(f"weights of the shape {tuple(runs.shape)} are no ranking", hint="give (S, d) numbers")
+        width = self.runs.shape[1]
+        if len(self.names) != width:
+            raise ParameterError(f"{width} features have {len(self.names)} names")
+        if self.history is not None:
+            object.__setattr__(self, "history", self.history.detach().cpu().double())
+            if self.history.ndim != 2 or self.history.shape[1] != width:
+                raise ParameterError(f"a history of the shape {tuple(self.history.shape)} has not {width} columns")
+        if self.grid is not None and self.grid[0] * self.grid[1] != width:
+            raise ParameterError(f"a grid of {self.grid[0]}x{self.grid[1]} cells has not {width} features")
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return len(self.names)
+
+    @property
+    def weights(self) -> Tensor:
+        """(d,) mean weights over the runs."""
+        return self.runs.mean(0)
+
+    @property
+    def order(self) -> Tensor:
+        """(d,) feature indices, the most important first; of equals the lower index is first."""
+        return order_of(self.weights)
+
+    @cached_property
+    def ranking(self) -> list[RankedFeature]:
+        """Every feature, the most important first."""
+        weights = self.weights
+        half = half_width(self.runs) if len(self.runs) > 1 else None
+        return [
+            RankedFeature(
+                rank=place + 1,
+                index=index,
+                name=self.names[index],
+                weight=float(weights[index]),
+                low=None if half is None else float(weights[index] - half[index]),
+                high=None if half is None else float(weights[index] + half[index]),
+            )
+            for place, index in enumerate(self.order.tolist())
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of the ranking must know."""
+        return list(self.metadata.get("warnings", []))
+
+    @property
+    def claim(self) -> str:
+        """What was ranked, for people."""
+        runs = "" if len(self.runs) == 1 else f", {len(self.runs)} runs"
+        model = self.metadata.get("model", "")
+        return f"{self.method}: {self.feature} importance{f' in {model}' if model else ''} ({len(self)} features{runs})"
+
+    @classmethod
+    def combine(cls, parts: Sequence[GlobalExplanation]) -> GlobalExplanation:
+        """Take rankings of the same features, such as of models trained from several seeds, as runs of one.
+
+        Raises:
+            ParameterError: They rank different features, or there is none.
+        """
+        if not parts:
+            raise ParameterError("there is no ranking to combine")
+        first = parts[0]
+        for part in parts[1:]:
+            if (part.names, part.feature, part.method) != (first.names, first.feature, first.method):
+                raise ParameterError(
+                    f"rankings of different things cannot be combined: {first.claim}; {part.claim}",
+                    hint="combine one method's rankings of one architecture",
+                )
+        said = [warning for part in parts for warning in part.warnings]
+        return cls(
+            runs=torch.cat([part.runs for part in parts]),
+            names=first.names,
+            feature=first.feature,
+            method=first.method,
+            grid=first.grid,
+            metadata={
+                **{key: first.metadata[key] for key in ("model", "layer", "versions") if key in first.metadata},
+                "parts": [dict(part.metadata) for part in parts],
+                "warnings": list(dict.fromkeys(said)),
+            },
+        )
+
+    def table(self, top: int | None = None) -> list[dict[str, Any]]:
+        """Return the first `top` features as records: rank, index, name, weight, low, high, times_uniform.
+
+        `times_uniform` is the weight over the mean weight: 1 for a feature that is as important as the average.
+        """
+        uniform = float(self.weights.mean())
+        return [
+            {**asdict(item), "times_uniform": item.weight / uniform if uniform else None} for item in self.ranking[:top]
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON types; the ranking is in full."""
+        return {
+            **self._record(),
+            "ranking": self.table(),
+            "runs": self.runs.tolist(),
+            "history": None if self.history is None else self.history.tolist(),
+        }
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "kind": "global explanation",
+            "method": self.method,
+            "feature": self.feature,
+            "names": list(self.names),
+            "grid": None if self.grid is None else list(self.grid),
+            "metadata": plain(self.metadata),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write one file and return its path: JSON if the path ends in .json, otherwise safetensors with the record.
+
+        The file is written under a temporary name first and then renamed.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        file = Path(path)
+        if file.suffix == ".json":
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            return write_file(file, text)
+        file = file if file.suffix == ".safetensors" else file.with_name(f"{file.name}.safetensors")
+        tensors = {"runs": self.runs.contiguous()}
+        if self.history is not None:
+            tensors["history"] = self.history.contiguous()
+        packed = pack_tensors(tensors, metadata={"record": json.dumps(self._record(), allow_nan=False)})
+        return write_file(file, packed)
+
+    @classmethod
+    def load(cls, path: str | Path) -> GlobalExplanation:
+        """Read what `save` wrote.
+
+        Raises:
+            OutputError: The file is missing, damaged, or of another format.
+        """
+        file = Path(path)
+        if not file.suffix:
+            file = file.with_name(f"{file.name}.safetensors")
+        try:
+            record, runs, history = _read(file)
+            if record["format"] != FORMAT or record["kind"] != "global explanation":
+                raise OutputError(f"{str(file)!r} is no global explanation of this version of xaihub")
+            return cls(
+                runs=runs,
+                names=tuple(record["names"]),
+                feature=record["feature"],
+                method=record["method"],
+                history=history,
+                grid=None if record["grid"] is None else tuple(record["grid"]),
+                metadata=record["metadata"],
+            )
+        except FileNotFoundError as error:
+            raise OutputError(f"there is no file {str(file)!r}") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError, ParameterError) as error:
+            raise OutputError(f"{str(file)!r} is damaged or no saved global explanation") from error
+
+    def plot(self, *, top: int = 20) -> Figure:
+        """Return a matplotlib figure: the `top` features as bars, and all weights in order, or as a map over a grid."""
+        return _chart(self, top=top)
+
+    def save_png(self, path: str | Path, *, top: int = 20) -> Path:
+        """Write the figure of `plot`; return the path.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        figure = self.plot(top=top)
+        return write_file(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _chart(explanation: GlobalExplanation, *, top: int = 20) -> Figure:
+    """Draw the `top` features as bars with their intervals; beside them all weights in order, or a map over a grid."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    shown = explanation.ranking[:top]
+    figure = Figure(figsize=(10, max(3.0, 1.2 + 0.27 * len(shown))), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    weights = np.array([item.weight for item in shown])
+    errors = None
+    if len(explanation.runs) > 1:
+        low, high = np.array([item.low for item in shown]), np.array([item.high for item in shown])
+        errors = np.stack([weights - low, high - weights])
+    places = np.arange(len(shown))
+    left.barh(places, weights, color=BAR, xerr=errors, error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "black"})
+    left.set_yticks(places, [_short(item.name, 34) for item in shown], fontsize=8)
+    left.invert_yaxis()
+    uniform = float(explanation.weights.mean())
+    left.axvline(uniform, color=FAINT, linestyle="--", linewidth=1)
+    left.set_xlabel("weight (dashed: the mean over all features)", fontsize=8)
+    if explanation.grid is not None:
+        image = right.imshow(explanation.weights.reshape(explanation.grid).numpy(), cmap="inferno")
+        right.set_title("by place in the image", fontsize=9)
+        figure.colorbar(image, ax=right, shrink=0.8)
+    else:
+        line = explanation.weights[explanation.order].numpy()
+        right.plot(np.arange(1, len(line) + 1), line, color=BAR)
+        right.axhline(uniform, color=FAINT, linestyle="--", linewidth=1)
+        right.set_xlabel(f"rank among {len(line)}", fontsize=8)
+        right.set_title("all weights in order", fontsize=9)
+    for axes in (left, right):
+        axes.tick_params(labelsize=8)
+    figure.suptitle(_short(explanation.claim, 110), fontsize=10)
+    return figure
+
+
+def _short(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
+    if file.suffix == ".json":
+        record = json.loads(file.read_text(encoding="utf-8"))
+        history = record["history"]
+        runs = torch.tensor(record["runs"], dtype=torch.float64)
+        return record, runs, None if history is None else torch.tensor(history, dtype=torch.float64)
+    file.open("rb").close()  # below, an error does not tell whether the file exists
+    with safe_open(file, framework="pt") as stored:
+        record = json.loads((stored.metadata() or {})["record"])
+        found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+    return record, found["runs"], found.get("history")

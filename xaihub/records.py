@@ -1,0 +1,117 @@
+"""Records as plain data: JSON types, a canonical form for hashing, and YAML files with line-numbered errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from xaihub.errors import XaihubError
+
+__all__ = ["YamlFile", "canonical", "plain"]
+
+# The C parser is several times faster, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it
+_DEEPEST = 16  # the C parser overflows the stack on deep nesting
+T = TypeVar("T")
+
+
+def canonical(value: Any) -> str:
+    """Return a value as JSON in one fixed form, fit for comparing and hashing."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON types: numbers of NumPy and torch unwrapped, anything else that is unknown as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+class YamlFile:
+    """One parsed YAML file that knows on which line each value stands."""
+
+    def __init__(self, path: str | Path, *, what: str, error: type[XaihubError]) -> None:
+        """Parse the file with a safe loader.
+
+        Raises:
+            XaihubError: As `error`: the file cannot be read, is no YAML, or holds a tag.
+        """
+        self.path, self._what, self._error = Path(path), what, error
+        try:
+            with self.path.open("rb") as stream:
+                self._text = stream.read(_LARGEST + 1)
+            _refuse_bombs(self._text)
+            self.data = yaml.load(self._text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
+        except OSError as problem:
+            raise error(f"cannot read the {what} {str(path)!r}: {problem.strerror}") from problem
+        except (yaml.YAMLError, ValueError) as problem:  # PyYAML lets the ValueError of an impossible date pass
+            mark = getattr(problem, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            reason = getattr(problem, "problem", None) or str(problem)
+            raise error(f"{what} {str(path)!r}{where}: {reason}") from problem
+
+    def convert(self, structure: type[T], *, hint: str = "") -> T:
+        """Return the file's content as `structure`.
+
+        Raises:
+            XaihubError: A key is unknown or missing, or a value has the wrong type.
+        """
+        try:
+            return msgspec.convert(self.data, type=structure)
+        except msgspec.ValidationError as problem:
+            message, _, path = str(problem).partition(" - at `")
+            unknown = re.search(r"unknown field `(.+)`", message)
+            keys = re.findall(r"[^.\[\]`$]+", path)
+            if unknown:
+                keys.append(unknown.group(1))
+            raise self.complaint(f"{message[0].lower()}{message[1:]}", *keys, hint=hint) from problem
+
+    def complaint(self, message: str, *keys: str | int, hint: str = "") -> XaihubError:
+        """Return an error about the value at `keys`, with the line that it stands on."""
+        shown = "".join(f"[{key}]" if str(key).isdigit() else f".{key}" for key in keys).lstrip(".")
+        where = f" at {shown!r}" if shown else ""
+        return self._error(f"{self._what} {str(self.path)!r}, line {self.line(*keys)}{where}: {message}", hint=hint)
+
+    def line(self, *keys: str | int) -> int:
+        """Return the line of the value at `keys`, or of the nearest one above it."""
+        node, line = yaml.compose(self._text, Loader=_LOADER), 1
+        for key in keys:
+            found: Any = None
+            if isinstance(node, yaml.MappingNode):
+                pair = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+                if pair is not None:
+                    line, found = pair[0].start_mark.line + 1, pair[1]
+            elif isinstance(node, yaml.SequenceNode) and str(key).isdigit() and int(key) < len(node.value):
+                found = node.value[int(key)]
+                line = found.start_mark.line + 1
+            if found is None:
+                break
+            node = found
+        return line
+
+
+def _refuse_bombs(text: bytes) -> None:
+    """Refuse what makes a small file large or deep in memory: aliases, nesting, and sheer size."""
+    if len(text) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("anchors and aliases are not allowed")  # noqa: TRY004 - the text is wrong, not a type
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")

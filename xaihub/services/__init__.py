@@ -1,1 +1,0 @@
-"""Use cases: names and images in, results out; nothing here prints or parses."""
