@@ -175,7 +175,7 @@ class Measurement:
 
 
 class Metric(Parametrised, ABC):
-    """One way to judge explanations. A subclass's constructor follows the same convention as an `Explainer`'s.
+    """One way to judge explanations. Parameters are declared as in an `Explainer`.
 
     Random numbers come from torch's global generator, which is seeded before each call.
 

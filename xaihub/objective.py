@@ -85,7 +85,7 @@ class Finished:
 
 
 class Objective(Parametrised, ABC):
-    """One way to train a model so that it can be explained. The constructor follows the convention of an `Explainer`'s.
+    """One way to train a model so that it can be explained. Parameters are declared as in an `Explainer`.
 
     The training service owns data, optimiser, schedule, checkpoints and precision; an objective owns the loss, and
     the change of the network if there is one. Methods are called in the order `wrap`, `begin`, then for each epoch
@@ -101,8 +101,7 @@ class Objective(Parametrised, ABC):
         class LabelSmoothing(Objective):
             on_features = True
 
-            def __init__(self, *, smoothing: Annotated[float, Meta(ge=0, lt=1, description="...")] = 0.1):
-                self.smoothing = smoothing
+            smoothing: Annotated[float, Meta(ge=0, lt=1, description="...")] = 0.1
 
             def loss(self, network, inputs, labels, step):
                 logits = network(inputs)

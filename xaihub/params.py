@@ -1,4 +1,4 @@
-"""The parameters of a method are its constructor's keyword arguments: read, converted and checked here."""
+"""The parameters of a method: declared once in its class, read, converted and checked here."""
 
 from __future__ import annotations
 
@@ -45,16 +45,25 @@ class Parameter:
         return bare if iskeyword(bare) else self.name
 
 
+@typing.dataclass_transform(kw_only_default=True, eq_default=False)
 class Parametrised:
-    """A thing whose parameters are its constructor's keyword arguments, each stored under its own name.
+    """A class whose parameters are its annotated attributes, which its constructor takes as keyword arguments.
 
-    A name that Python keeps for itself ends with an underscore, which users leave out: `-p lambda=1` sets `lambda_`.
+    A subclass becomes a keyword-only dataclass. One that needs more may write its own constructor, which takes keyword
+    arguments with defaults and stores each under its own name. A parameter named after a Python keyword ends with an
+    underscore, which users omit: `-p lambda=1` sets `lambda_`.
 
     Attributes:
-        name: The name it is registered by; set by the hub.
+        name: The name under which it is registered; set by the hub.
     """
 
-    name: str = ""
+    name = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make a dataclass of a subclass that declares parameters; `eq` and `repr` stay those of this class."""
+        super().__init_subclass__(**options)
+        if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
+            dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -80,7 +89,10 @@ class Parametrised:
 @cache  # asked for at every explanation
 def parameters(method: type) -> Mapping[str, Parameter]:
     """Return the parameters of a class by name, from its constructor's signature."""
-    hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
+    # A dataclass may inherit fields from another module, whose names its own constructor does not know.
+    constructor = method.__init__  # type: ignore[misc]
+    written = getattr(constructor, "__code__", None) and constructor.__code__.co_filename != "<string>"
+    hints = typing.get_type_hints(constructor if written else method, include_extras=True)
     found = {}
     for name, argument in inspect.signature(method).parameters.items():
         annotation = hints.get(name, Any)

@@ -21,18 +21,12 @@ class AttentionRollout(Explainer):
 
     class_agnostic = True
 
-    def __init__(
-        self,
-        *,
-        head_fusion: Annotated[
-            Literal["mean", "max", "min"], Meta(description="How the heads of a block become one; the paper averages.")
-        ] = "mean",
-        discard: Annotated[
-            float, Meta(ge=0, lt=1, description="Share of each block's weakest attentions that is set to zero.")
-        ] = 0.0,
-    ) -> None:
-        self.head_fusion = head_fusion
-        self.discard = discard
+    head_fusion: Annotated[
+        Literal["mean", "max", "min"], Meta(description="How the heads of a block become one; the paper averages.")
+    ] = "mean"
+    discard: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of each block's weakest attentions that is set to zero.")
+    ] = 0.0
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:  # noqa: ARG002
         """Return (B, 1, H, W): the share of each patch token in what the classifier reads."""

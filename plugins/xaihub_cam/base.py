@@ -24,8 +24,7 @@ LayerName = Annotated[
 class CAM(Explainer):
     """One map over the cells of a layer, after ReLU, enlarged to the image and not rescaled."""
 
-    def __init__(self, *, layer: LayerName = None) -> None:
-        self.layer = layer
+    layer: LayerName = None
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W) maps, zero or positive."""

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from xaihub import Layer, Meta, Model, ResolvedTarget
 from xaihub.masking import make_removal, masked_forward_passes
-from xaihub_cam.base import CAM, LayerName, activations
+from xaihub_cam.base import CAM, activations
 
 __all__ = ["EigenCAM", "ScoreCAM"]
 
@@ -21,17 +21,10 @@ __all__ = ["EigenCAM", "ScoreCAM"]
 class ScoreCAM(CAM):
     """Weight each channel by the class's score when the image is seen through that channel."""
 
-    def __init__(
-        self,
-        *,
-        layer: LayerName = None,
-        channels: Annotated[
-            Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Use only this many channels, those that vary most over the image; none for all."),
-        ] = None,
-    ) -> None:
-        super().__init__(layer=layer)
-        self.channels = channels
+    channels: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Use only this many channels, those that vary most over the image; none for all."),
+    ] = None
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the (B, h, w) maps."""
@@ -70,14 +63,7 @@ class EigenCAM(CAM):
     class_agnostic = True
     plain_first = True
 
-    def __init__(
-        self,
-        *,
-        layer: LayerName = None,
-        centre: Annotated[bool, Meta(description="Subtract each channel's mean first; the paper does not.")] = False,
-    ) -> None:
-        super().__init__(layer=layer)
-        self.centre = centre
+    centre: Annotated[bool, Meta(description="Subtract each channel's mean first; the paper does not.")] = False
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return the (B, h, w) maps."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused, Layer, Meta, Model, ResolvedTarget
 from xaihub.masking import batch_rows
-from xaihub_cam.base import CAM, LayerName, activations, activations_and_gradients
+from xaihub_cam.base import CAM, activations, activations_and_gradients
 
 __all__ = ["GradCAMPlusPlus", "SmoothGradCAMPlusPlus"]
 
@@ -35,18 +35,10 @@ class SmoothGradCAMPlusPlus(CAM):
 
     stochastic = True
 
-    def __init__(
-        self,
-        *,
-        layer: LayerName = None,
-        samples: Annotated[int, Meta(ge=1, description="Noisy copies; each costs a forward and a backward pass.")] = 16,
-        noise: Annotated[
-            float, Meta(gt=0, description="Standard deviation of the noise, in the model's normalised units.")
-        ] = 0.3,
-    ) -> None:
-        super().__init__(layer=layer)
-        self.samples = samples
-        self.noise = noise
+    samples: Annotated[int, Meta(ge=1, description="Noisy copies; each costs a forward and a backward pass.")] = 16
+    noise: Annotated[
+        float, Meta(gt=0, description="Standard deviation of the noise, in the model's normalised units.")
+    ] = 0.3
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the (1, h, w) map."""

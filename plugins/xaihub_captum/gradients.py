@@ -23,8 +23,7 @@ Absolute = Annotated[
 class Saliency(Explainer):
     """The gradient of the score (Simonyan, Vedaldi, Zisserman 2013, arXiv 1312.6034, Sec. 3)."""
 
-    def __init__(self, *, absolute: Absolute = True) -> None:
-        self.absolute = absolute
+    absolute: Absolute = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the gradient: (B, 1, H, W) if absolute, else (B, C, H, W)."""
@@ -50,19 +49,12 @@ class IntegratedGradients(Explainer):
 
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and backward.")] = 50,
-        rule: Annotated[
-            Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"],
-            Meta(description="How the integral is approximated."),
-        ] = "gausslegendre",
-        baseline: BaselineName = "black",
-    ) -> None:
-        self.steps = steps
-        self.rule = rule
-        self.baseline = baseline
+    steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and backward.")] = 50
+    rule: Annotated[
+        Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"],
+        Meta(description="How the integral is approximated."),
+    ] = "gausslegendre"
+    baseline: BaselineName = "black"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, C, H, W) values that sum to the score minus the baseline's."""
@@ -88,20 +80,13 @@ class GradientShap(Explainer):
     stochastic = True
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and backward.")] = 50,
-        noise: Annotated[
-            float, Meta(ge=0, description="Standard deviation of the noise, as a share of the image's value range.")
-        ] = 0.0,
-        baselines: Annotated[
-            str, Meta(description="Names of baselines, joined by commas; each random point draws one of them.")
-        ] = "black,white",
-    ) -> None:
-        self.samples = samples
-        self.noise = noise
-        self.baselines = baselines
+    samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and backward.")] = 50
+    noise: Annotated[
+        float, Meta(ge=0, description="Standard deviation of the noise, as a share of the image's value range.")
+    ] = 0.0
+    baselines: Annotated[
+        str, Meta(description="Names of baselines, joined by commas; each random point draws one of them.")
+    ] = "black,white"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, C, H, W) values that sum to the score minus the baselines' mean score, in expectation."""
@@ -133,18 +118,11 @@ class SmoothGrad(Explainer):
 
     stochastic = True
 
-    def __init__(
-        self,
-        *,
-        samples: Annotated[int, Meta(ge=1, description="Noisy copies (n); each costs a forward and backward.")] = 50,
-        noise: Annotated[
-            float, Meta(gt=0, description="Standard deviation of the noise, as a share of the image's value range.")
-        ] = 0.15,
-        absolute: Absolute = True,
-    ) -> None:
-        self.samples = samples
-        self.noise = noise
-        self.absolute = absolute
+    samples: Annotated[int, Meta(ge=1, description="Noisy copies (n); each costs a forward and backward.")] = 50
+    noise: Annotated[
+        float, Meta(gt=0, description="Standard deviation of the noise, as a share of the image's value range.")
+    ] = 0.15
+    absolute: Absolute = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the mean gradient: (1, 1, H, W) if absolute, else (1, C, H, W)."""

@@ -90,12 +90,9 @@ class _Ablation(_Perturbation):
 class FeatureAblation(_Ablation):
     """The score's loss when one feature is hidden."""
 
-    def __init__(
-        self, *, features: FeatureName = "grid:7", baseline: BaselineName = "grey", output: Output = "logit"
-    ) -> None:
-        self.features = features
-        self.baseline = baseline
-        self.output = output
+    features: FeatureName = "grid:7"
+    baseline: BaselineName = "grey"
+    output: Output = "logit"
 
     def players(self, model: Model, image: Tensor) -> Features:
         """Return the features that were asked for."""
@@ -105,18 +102,10 @@ class FeatureAblation(_Ablation):
 class Occlusion(_Ablation):
     """The score's loss under a sliding window (Zeiler and Fergus 2014, arXiv 1311.2901, Sec. 4.2)."""
 
-    def __init__(
-        self,
-        *,
-        window: Annotated[int, Meta(ge=1, description="Side of the hidden square, in pixels.")] = 32,
-        stride: Annotated[int, Meta(ge=1, description="Pixels between neighbouring positions.")] = 16,
-        baseline: BaselineName = "grey",
-        output: Output = "logit",
-    ) -> None:
-        self.window = window
-        self.stride = stride
-        self.baseline = baseline
-        self.output = output
+    window: Annotated[int, Meta(ge=1, description="Side of the hidden square, in pixels.")] = 32
+    stride: Annotated[int, Meta(ge=1, description="Pixels between neighbouring positions.")] = 16
+    baseline: BaselineName = "grey"
+    output: Output = "logit"
 
     def players(self, model: Model, image: Tensor) -> Features:  # noqa: ARG002 - as in the base class
         """Return the windows; a pixel's value is the mean over those that cover it."""
@@ -135,18 +124,10 @@ class KernelShap(_Perturbation):
     stochastic = True
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000,
-        features: FeatureName = "superpixels:50",
-        baseline: BaselineName = "grey",
-        output: Output = "logit",
-    ) -> None:
-        self.samples = samples
-        self.features = features
-        self.baseline = baseline
-        self.output = output
+    samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000
+    features: FeatureName = "superpixels:50"
+    baseline: BaselineName = "grey"
+    output: Output = "logit"
 
     def players(self, model: Model, image: Tensor) -> Features:
         """Return the features that were asked for, at least two."""
@@ -169,22 +150,12 @@ class Lime(_Perturbation):
 
     stochastic = True
 
-    def __init__(
-        self,
-        *,
-        samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000,
-        features: FeatureName = "superpixels:50",
-        baseline: BaselineName = "grey",
-        output: Output = "probability",
-        width: Annotated[float, Meta(gt=0, description="Width of the similarity kernel on cosine distance.")] = 0.25,
-        ridge: Annotated[float, Meta(ge=0, description="Strength of the ridge penalty.")] = 1.0,
-    ) -> None:
-        self.samples = samples
-        self.features = features
-        self.baseline = baseline
-        self.output = output
-        self.width = width
-        self.ridge = ridge
+    samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000
+    features: FeatureName = "superpixels:50"
+    baseline: BaselineName = "grey"
+    output: Output = "probability"
+    width: Annotated[float, Meta(gt=0, description="Width of the similarity kernel on cosine distance.")] = 0.25
+    ridge: Annotated[float, Meta(ge=0, description="Strength of the ridge penalty.")] = 1.0
 
     def players(self, model: Model, image: Tensor) -> Features:
         """Return the features that were asked for, at least two."""

@@ -68,8 +68,7 @@ class DeepLift(Explainer):
 
     completeness = True
 
-    def __init__(self, *, baseline: BaselineName = "black") -> None:
-        self.baseline = baseline
+    baseline: BaselineName = "black"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, C, H, W) values that sum to the score minus the baseline's.

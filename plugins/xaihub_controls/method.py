@@ -39,12 +39,7 @@ class CentreControl(Explainer):
 
     class_agnostic = True
 
-    def __init__(
-        self,
-        *,
-        spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a share of each side.")] = 0.25,
-    ) -> None:
-        self.spread = spread
+    spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a share of each side.")] = 0.25
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (B, 1, H, W): 1 at the centre of the image."""

@@ -57,87 +57,61 @@ class _Causal(Explainer):
     together = True
     own_baseline: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        baseline: CausalBaseline = "auto",
-        strategy: Annotated[
-            Strategy,
-            Meta(
-                description="Which pixels: global (enough for the answer), spatial (the same in a disc), contrastive"
-                " (enough, and the answer is lost without them), complete (with the whole image's confidence),"
-                " multiple (several that share no pixel)."
-            ),
-        ] = "global",
-        confidence: Annotated[
-            float, Meta(ge=0, le=1, description="Share of the whole image's confidence that the pixels must keep.")
-        ] = 0.0,
-        iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 100,
-        agreement: Annotated[
-            float,
-            Meta(
-                ge=0,
-                le=1,
-                description="Stop when the expected correlation with another seed's map reaches this; 1 never stops.",
-            ),
-        ] = 0.85,
-        budget: Annotated[
-            int | None,
-            Meta(
-                description="Most forward passes for one image: three quarters for the search, the rest for sets of"
-                " pixels, which may be larger then; none leaves it to the others."
-            ),
-        ] = None,
-        refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 2,
-        depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10,
-        smallest: Annotated[int, Meta(ge=4, description="Boxes of fewer pixels are not split.")] = 10,
-        distribution: Annotated[
-            Distribution,
-            Meta(description="Where a box is split: at any point alike, or rather near its middle (beta)."),
-        ] = "uniform",
-        keep: Annotated[int, Meta(ge=1, description="Passing mutants that a search follows at a time.")] = 1,
-        order: Annotated[
-            Order, Meta(description="Which ones: of the least area, of the highest confidence, or random ones.")
-        ] = "area",
-        carry: Annotated[
-            bool, Meta(description="Parts shown beside a split box stay shown; without it only the box's own do.")
-        ] = True,
-        confidence_filter: Annotated[
-            float, Meta(ge=0, le=1, description="Share of the confidence that a mutant of the search must keep.")
-        ] = 0.5,
-        credit: Annotated[
-            Credit, Meta(description="1/(1+k) as defined (definition), or 1 over the number of parts shown (share).")
-        ] = "definition",
-        weighted: Annotated[bool, Meta(description="Credit is multiplied by the mutant's confidence.")] = False,
-        combine: Annotated[Combine, Meta(description="How searches are put together: by mean or by product.")] = "mean",
-        step: Annotated[int, Meta(ge=1, description="Pixels to which the size of a set is found.")] = 10,
-        shrink: Annotated[bool, Meta(description="Remove cells from the set until none can be spared.")] = True,
-        cell: Annotated[int, Meta(ge=1, description="Side of such a cell, in pixels.")] = 16,
-        radius: Annotated[float, Meta(gt=0, description="First radius of the spatial strategy, in pixels.")] = 25.0,
-        alternatives: Annotated[int, Meta(ge=1, description="Most sets of the strategy multiple.")] = 4,
-    ) -> None:
-        self.baseline = baseline
-        self.strategy = strategy
-        self.confidence = confidence
-        self.iterations = iterations
-        self.agreement = agreement
-        self.budget = budget
-        self.refinements = refinements
-        self.depth = depth
-        self.smallest = smallest
-        self.distribution = distribution
-        self.keep = keep
-        self.order = order
-        self.carry = carry
-        self.confidence_filter = confidence_filter
-        self.credit = credit
-        self.weighted = weighted
-        self.combine = combine
-        self.step = step
-        self.shrink = shrink
-        self.cell = cell
-        self.radius = radius
-        self.alternatives = alternatives
+    baseline: CausalBaseline = "auto"
+    strategy: Annotated[
+        Strategy,
+        Meta(
+            description="Which pixels: global (enough for the answer), spatial (the same in a disc), contrastive"
+            " (enough, and the answer is lost without them), complete (with the whole image's confidence),"
+            " multiple (several that share no pixel)."
+        ),
+    ] = "global"
+    confidence: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the whole image's confidence that the pixels must keep.")
+    ] = 0.0
+    iterations: Annotated[int, Meta(ge=1, description="Most random searches.")] = 100
+    agreement: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Stop when the expected correlation with another seed's map reaches this; 1 never stops.",
+        ),
+    ] = 0.85
+    budget: Annotated[
+        int | None,
+        Meta(
+            description="Most forward passes for one image: three quarters for the search, the rest for sets of"
+            " pixels, which may be larger then; none leaves it to the others."
+        ),
+    ] = None
+    refinements: Annotated[int, Meta(ge=1, description="Most boxes that one search splits.")] = 2
+    depth: Annotated[int, Meta(ge=1, description="Most splits on the way to a box.")] = 10
+    smallest: Annotated[int, Meta(ge=4, description="Boxes of fewer pixels are not split.")] = 10
+    distribution: Annotated[
+        Distribution,
+        Meta(description="Where a box is split: at any point alike, or rather near its middle (beta)."),
+    ] = "uniform"
+    keep: Annotated[int, Meta(ge=1, description="Passing mutants that a search follows at a time.")] = 1
+    order: Annotated[
+        Order, Meta(description="Which ones: of the least area, of the highest confidence, or random ones.")
+    ] = "area"
+    carry: Annotated[
+        bool, Meta(description="Parts shown beside a split box stay shown; without it only the box's own do.")
+    ] = True
+    confidence_filter: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the confidence that a mutant of the search must keep.")
+    ] = 0.5
+    credit: Annotated[
+        Credit, Meta(description="1/(1+k) as defined (definition), or 1 over the number of parts shown (share).")
+    ] = "definition"
+    weighted: Annotated[bool, Meta(description="Credit is multiplied by the mutant's confidence.")] = False
+    combine: Annotated[Combine, Meta(description="How searches are put together: by mean or by product.")] = "mean"
+    step: Annotated[int, Meta(ge=1, description="Pixels to which the size of a set is found.")] = 10
+    shrink: Annotated[bool, Meta(description="Remove cells from the set until none can be spared.")] = True
+    cell: Annotated[int, Meta(ge=1, description="Side of such a cell, in pixels.")] = 16
+    radius: Annotated[float, Meta(gt=0, description="First radius of the spatial strategy, in pixels.")] = 25.0
+    alternatives: Annotated[int, Meta(ge=1, description="Most sets of the strategy multiple.")] = 4
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> list[Attribution]:
         """Return for each row its (1, 1, H, W) responsibility, and its sets of pixels as masks among the extras.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from itertools import islice
 from typing import Any
 
@@ -36,8 +37,8 @@ class Expo(Objective):
     every: int
     warmup: int
 
-    _model: Model | None = None
-    _cells: Segments | None = None
+    _model: Model | None = field(default=None, init=False)
+    _cells: Segments | None = field(default=None, init=False)
 
     def wrap(self, model: Model) -> nn.Module:
         """Return the model's own network; its preprocessing gives the units of pixels."""

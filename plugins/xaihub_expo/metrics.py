@@ -55,9 +55,8 @@ class NeighbourhoodFidelity(Metric):
 
     relative: ClassVar[bool] = False
 
-    def __init__(self, *, masks: Masks = 100, keep: Keep = 0.8) -> None:
-        self.masks = masks
-        self.keep = keep
+    masks: Masks = 100
+    keep: Keep = 0.8
 
     def score(self, case: Case) -> Measurement:
         """Return the mean squared error; its details hold the variance of the output over the same masks.
@@ -94,9 +93,8 @@ class SurrogateStability(Metric):
 
     relative: ClassVar[bool] = False
 
-    def __init__(self, *, draws: Draws = 3, radius: Radius = 0.05) -> None:
-        self.draws = draws
-        self.radius = radius
+    draws: Draws = 3
+    radius: Radius = 0.05
 
     def score(self, case: Case) -> Measurement:
         """Return the squared distance, summed over coefficients and intercept, as a mean over noisy copies.
@@ -132,9 +130,8 @@ class SaliencyStability(Metric):
 
     relative: ClassVar[bool] = False
 
-    def __init__(self, *, draws: Draws = 3, radius: Radius = 0.05) -> None:
-        self.draws = draws
-        self.radius = radius
+    draws: Draws = 3
+    radius: Radius = 0.05
 
     def score(self, case: Case) -> Measurement:
         """Return the mean over pixels and noisy copies.

@@ -39,42 +39,26 @@ Keep = Annotated[float, Meta(gt=0, lt=1, description="Probability of a cell to s
 class Stability(Expo):
     """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the image."""
 
-    def __init__(
-        self,
-        *,
-        c: Share = 0.1,
-        weight: Weight = None,
-        relative: Relative = False,
-        neighbourhood: Annotated[
-            Literal["pixels", "patches"],
-            Meta(description="Noise on pixels, or random opacities of the cells of a grid."),
-        ] = "pixels",
-        radius: Annotated[float, Meta(gt=0, description="Largest noise, where pixels are in [0, 1].")] = 0.05,
-        grid: Grid = 4,
-        keep: Keep = 0.8,
-        baseline: BaselineName = "mean",
-        penalty_batch: Annotated[
-            Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Images of a batch that are penalised; by default all."),
-        ] = None,
-        every: Every = 1,
-        warmup: Warmup = 1,
-        stop_gradient: Annotated[
-            bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
-        ] = False,
-    ) -> None:
-        self.c = c
-        self.weight = weight
-        self.relative = relative
-        self.neighbourhood = neighbourhood
-        self.radius = radius
-        self.grid = grid
-        self.keep = keep
-        self.baseline = baseline
-        self.penalty_batch = penalty_batch
-        self.every = every
-        self.warmup = warmup
-        self.stop_gradient = stop_gradient
+    c: Share = 0.1
+    weight: Weight = None
+    relative: Relative = False
+    neighbourhood: Annotated[
+        Literal["pixels", "patches"],
+        Meta(description="Noise on pixels, or random opacities of the cells of a grid."),
+    ] = "pixels"
+    radius: Annotated[float, Meta(gt=0, description="Largest noise, where pixels are in [0, 1].")] = 0.05
+    grid: Grid = 4
+    keep: Keep = 0.8
+    baseline: BaselineName = "mean"
+    penalty_batch: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Images of a batch that are penalised; by default all."),
+    ] = None
+    every: Every = 1
+    warmup: Warmup = 1
+    stop_gradient: Annotated[
+        bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
+    ] = False
 
     def rows(self, batch: int) -> int:
         """Return the whole batch."""
@@ -110,31 +94,18 @@ class Stability(Expo):
 class LineFidelity(Expo):
     """ExpO-1D-Fidelity on opacities: how far the logits are from affine in the opacity of one random cell."""
 
-    def __init__(
-        self,
-        *,
-        c: Share = 0.005,
-        weight: Weight = None,
-        relative: Relative = False,
-        grid: Grid = 4,
-        samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each image.")] = 8,
-        baseline: BaselineName = "mean",
-        penalty_batch: Annotated[
-            Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Images of a batch that are penalised; by default a quarter."),
-        ] = None,
-        every: Every = 1,
-        warmup: Warmup = 1,
-    ) -> None:
-        self.c = c
-        self.weight = weight
-        self.relative = relative
-        self.grid = grid
-        self.samples = samples
-        self.baseline = baseline
-        self.penalty_batch = penalty_batch
-        self.every = every
-        self.warmup = warmup
+    c: Share = 0.005
+    weight: Weight = None
+    relative: Relative = False
+    grid: Grid = 4
+    samples: Annotated[int, Meta(ge=3, description="Opacities drawn for each image.")] = 8
+    baseline: BaselineName = "mean"
+    penalty_batch: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Images of a batch that are penalised; by default a quarter."),
+    ] = None
+    every: Every = 1
+    warmup: Warmup = 1
 
     def rows(self, batch: int) -> int:
         """Return a quarter of the batch."""
@@ -160,44 +131,29 @@ class LineFidelity(Expo):
 class Fidelity(Expo):
     """ExpO-Fidelity on masks: how far the logits are from affine in which cells of a grid are shown."""
 
-    def __init__(
-        self,
-        *,
-        c: Share = 0.01,
-        weight: Weight = None,
-        relative: Relative = False,
-        grid: Grid = 4,
-        keep: Annotated[
-            Keep | None,
-            Meta(description="Probability of a cell to be shown; none draws another for each mask, from U[0, 1]."),
-        ] = 0.8,
-        opacities: Annotated[
-            Literal["binary", "uniform"],
-            Meta(description="Cells are shown or hidden, or have an opacity of U[0.5, 1]."),
-        ] = "binary",
-        samples: Annotated[
-            Annotated[int, Meta(ge=4)] | None,
-            Meta(description="Masks drawn for each image; by default 3 (cells + 1)."),
-        ] = None,
-        baseline: BaselineName = "mean",
-        penalty_batch: Annotated[
-            Annotated[int, Meta(ge=1)] | None,
-            Meta(description="Images of a batch that are penalised; by default a sixteenth."),
-        ] = None,
-        every: Every = 1,
-        warmup: Warmup = 1,
-    ) -> None:
-        self.c = c
-        self.weight = weight
-        self.relative = relative
-        self.grid = grid
-        self.keep = keep
-        self.opacities = opacities
-        self.samples = samples
-        self.baseline = baseline
-        self.penalty_batch = penalty_batch
-        self.every = every
-        self.warmup = warmup
+    c: Share = 0.01
+    weight: Weight = None
+    relative: Relative = False
+    grid: Grid = 4
+    keep: Annotated[
+        Keep | None,
+        Meta(description="Probability of a cell to be shown; none draws another for each mask, from U[0, 1]."),
+    ] = 0.8
+    opacities: Annotated[
+        Literal["binary", "uniform"],
+        Meta(description="Cells are shown or hidden, or have an opacity of U[0.5, 1]."),
+    ] = "binary"
+    samples: Annotated[
+        Annotated[int, Meta(ge=4)] | None,
+        Meta(description="Masks drawn for each image; by default 3 (cells + 1)."),
+    ] = None
+    baseline: BaselineName = "mean"
+    penalty_batch: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Images of a batch that are penalised; by default a sixteenth."),
+    ] = None
+    every: Every = 1
+    warmup: Warmup = 1
 
     def rows(self, batch: int) -> int:
         """Return a sixteenth of the batch."""

@@ -34,68 +34,46 @@ class FirstPrinciples(Explainer):
 
     stochastic = True
 
-    def __init__(
-        self,
-        *,
-        family: Annotated[
-            str,
-            Meta(
-                description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise,"
-                " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or one of another package."
-            ),
-        ] = "keep_p",
-        p: Annotated[float, Meta(gt=0, lt=1, description="Probability that keep-p and RISE show a region.")] = 0.5,
-        features: Annotated[
-            str, Meta(description="The regions: grid:7, patches:16, superpixels:50 or pixels.")
-        ] = "grid:7",
-        baseline: Annotated[
-            str,
-            Meta(description="The base law of hidden regions: one baseline, or several by commas, each equally often."),
-        ] = "blur",
-        budget: Annotated[int, Meta(ge=8, description="Forward passes at most, all shifts together.")] = 1000,
-        shifts: Annotated[int, Meta(ge=1, le=16, description="Grids, all but the first shifted at random.")] = 2,
-        tolerance: Annotated[
-            float, Meta(ge=0, description="Stop when the standard error is below this share of the map's spread.")
-        ] = 0.05,
-        centre: Annotated[bool, Meta(description="Subtract the mean score under the base law; ranks stay.")] = True,
-        smooth: Annotated[
-            bool, Meta(description="Interpolate between cells of a grid; not for Shapley values.")
-        ] = True,
-        sizes: Annotated[
-            Literal["own", "uniform", "shared"],
-            Meta(description="Sizes of random masks: the family's own, all alike, or fit for every family."),
-        ] = "own",
-        output: Annotated[
-            Literal["probability", "logit"], Meta(description="The score that is integrated.")
-        ] = "probability",
-        exact: Annotated[
-            bool, Meta(description="Exact integrals only: finite support, or lines kink by kink, at any cost.")
-        ] = False,
-        adjust: Annotated[
-            bool, Meta(description="Regress on an additive game first; keep-p and Shapley vary less then.")
-        ] = True,
-        measure: Annotated[
-            str,
-            Meta(
-                description="A file of 'xaihub optimise-measure' in place of a family; it also brings features,"
-                " baseline, output, shifts and smooth."
-            ),
-        ] = "",
-    ) -> None:
-        self.family = family
-        self.p = p
-        self.features = features
-        self.baseline = baseline
-        self.budget = budget
-        self.shifts = shifts
-        self.tolerance = tolerance
-        self.centre = centre
-        self.smooth = smooth
-        self.sizes = sizes
-        self.output = output
-        self.exact = exact
-        self.adjust = adjust
-        self.measure = measure
+    family: Annotated[
+        str,
+        Meta(
+            description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise,"
+            " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or one of another package."
+        ),
+    ] = "keep_p"
+    p: Annotated[float, Meta(gt=0, lt=1, description="Probability that keep-p and RISE show a region.")] = 0.5
+    features: Annotated[str, Meta(description="The regions: grid:7, patches:16, superpixels:50 or pixels.")] = "grid:7"
+    baseline: Annotated[
+        str,
+        Meta(description="The base law of hidden regions: one baseline, or several by commas, each equally often."),
+    ] = "blur"
+    budget: Annotated[int, Meta(ge=8, description="Forward passes at most, all shifts together.")] = 1000
+    shifts: Annotated[int, Meta(ge=1, le=16, description="Grids, all but the first shifted at random.")] = 2
+    tolerance: Annotated[
+        float, Meta(ge=0, description="Stop when the standard error is below this share of the map's spread.")
+    ] = 0.05
+    centre: Annotated[bool, Meta(description="Subtract the mean score under the base law; ranks stay.")] = True
+    smooth: Annotated[bool, Meta(description="Interpolate between cells of a grid; not for Shapley values.")] = True
+    sizes: Annotated[
+        Literal["own", "uniform", "shared"],
+        Meta(description="Sizes of random masks: the family's own, all alike, or fit for every family."),
+    ] = "own"
+    output: Annotated[Literal["probability", "logit"], Meta(description="The score that is integrated.")] = (
+        "probability"
+    )
+    exact: Annotated[
+        bool, Meta(description="Exact integrals only: finite support, or lines kink by kink, at any cost.")
+    ] = False
+    adjust: Annotated[
+        bool, Meta(description="Regress on an additive game first; keep-p and Shapley vary less then.")
+    ] = True
+    measure: Annotated[
+        str,
+        Meta(
+            description="A file of 'xaihub optimise-measure' in place of a family; it also brings features,"
+            " baseline, output, shifts and smooth."
+        ),
+    ] = ""
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, 1, H, W): the mean over the grids of their painted values."""

@@ -55,22 +55,12 @@ class Insertion(_Area):
     1 is reached by a map whose first step brings back all of a probability of 1.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Steps = 28,
-        unit: Unit = "pixels",
-        patch: Patch = 16,
-        baseline: BaselineName = "blur",
-        output: Output = "probability",
-        normalised: Normalised = False,
-    ) -> None:
-        self.steps = steps
-        self.unit = unit
-        self.patch = patch
-        self.baseline = baseline
-        self.output = output
-        self.normalised = normalised
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "blur"
+    output: Output = "probability"
+    normalised: Normalised = False
 
     def score(self, case: Case) -> Measurement:
         """Return the area with its curve.
@@ -87,22 +77,12 @@ class Deletion(_Area):
     0 is approached by a map whose first step takes all of the probability away.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Steps = 28,
-        unit: Unit = "pixels",
-        patch: Patch = 16,
-        baseline: BaselineName = "zero",
-        output: Output = "probability",
-        normalised: Normalised = False,
-    ) -> None:
-        self.steps = steps
-        self.unit = unit
-        self.patch = patch
-        self.baseline = baseline
-        self.output = output
-        self.normalised = normalised
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "zero"
+    output: Output = "probability"
+    normalised: Normalised = False
 
     def score(self, case: Case) -> Measurement:
         """Return the area with its curve.

@@ -18,8 +18,7 @@ class AverageDrop(Metric):
     unless they are its lowest.
     """
 
-    def __init__(self, *, baseline: BaselineName = "zero") -> None:
-        self.baseline = baseline
+    baseline: BaselineName = "zero"
 
     def score(self, case: Case) -> Measurement:
         """Return max(0, Y - O) / Y.
@@ -36,8 +35,7 @@ class AverageDrop(Metric):
 class IncreaseInConfidence(Metric):
     """1 if the image seen through the map has a higher probability than the image, else 0."""
 
-    def __init__(self, *, baseline: BaselineName = "zero") -> None:
-        self.baseline = baseline
+    baseline: BaselineName = "zero"
 
     def score(self, case: Case) -> Measurement:
         """Return 0 or 1; the mean over images is the published figure.

@@ -23,24 +23,16 @@ class ROAD(Metric):
     combined the mean of the two, in which p(x) cancels. More is better for each.
     """
 
-    def __init__(
-        self,
-        *,
-        order: Annotated[
-            Literal["combined", "morf", "lerf"], Meta(description="Both sides, most or least relevant first.")
-        ] = "combined",
-        percentiles: Annotated[
-            str, Meta(description="Percent of the pixels that are imputed, joined by commas.")
-        ] = "10,20,30,40,50,60,70,80,90",
-        noise: Annotated[
-            float, Meta(ge=0, description="Standard deviation of the noise on imputed pixels, in the model's units.")
-        ] = 0.01,
-        output: Output = "probability",
-    ) -> None:
-        self.order = order
-        self.percentiles = percentiles
-        self.noise = noise
-        self.output = output
+    order: Annotated[
+        Literal["combined", "morf", "lerf"], Meta(description="Both sides, most or least relevant first.")
+    ] = "combined"
+    percentiles: Annotated[str, Meta(description="Percent of the pixels that are imputed, joined by commas.")] = (
+        "10,20,30,40,50,60,70,80,90"
+    )
+    noise: Annotated[
+        float, Meta(ge=0, description="Standard deviation of the noise on imputed pixels, in the model's units.")
+    ] = 0.01
+    output: Output = "probability"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean over the percentiles, with the falls as a curve.

@@ -26,27 +26,16 @@ class AOPC(Metric):
     f(x) gives way to the score with as many of the least relevant pieces hidden.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Steps = 28,
-        unit: Unit = "pixels",
-        patch: Patch = 16,
-        baseline: BaselineName = "zero",
-        output: Output = "probability",
-        removed: Removed = 1.0,
-        order: Annotated[
-            Literal["morf", "difference"],
-            Meta(description="Most relevant first against the whole image, or against least relevant first."),
-        ] = "morf",
-    ) -> None:
-        self.steps = steps
-        self.unit = unit
-        self.patch = patch
-        self.baseline = baseline
-        self.output = output
-        self.removed = removed
-        self.order = order
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "zero"
+    output: Output = "probability"
+    removed: Removed = 1.0
+    order: Annotated[
+        Literal["morf", "difference"],
+        Meta(description="Most relevant first against the whole image, or against least relevant first."),
+    ] = "morf"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean fall with the falls as a curve.
@@ -71,24 +60,14 @@ class LogOdds(Metric):
     For a contrast of two classes the odds are those of one class against the other.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Steps = 28,
-        unit: Unit = "pixels",
-        patch: Patch = 16,
-        baseline: BaselineName = "zero",
-        removed: Removed = 0.2,
-        form: Annotated[
-            Literal["odds", "probability"], Meta(description="log p/(1-p), or log p as in work on text.")
-        ] = "odds",
-    ) -> None:
-        self.steps = steps
-        self.unit = unit
-        self.patch = patch
-        self.baseline = baseline
-        self.removed = removed
-        self.form = form
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "zero"
+    removed: Removed = 0.2
+    form: Annotated[Literal["odds", "probability"], Meta(description="log p/(1-p), or log p as in work on text.")] = (
+        "odds"
+    )
 
     def score(self, case: Case) -> Measurement:
         """Return the mean change with the changes as a curve.
@@ -113,24 +92,14 @@ class Monotonicity(Metric):
     shows one step of the image: the bare baseline is no part of it.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Steps = 28,
-        unit: Unit = "pixels",
-        patch: Patch = 16,
-        baseline: BaselineName = "zero",
-        output: Output = "probability",
-        summary: Annotated[
-            Literal["share", "all"], Meta(description="Share of steps, or 1 if the score never falls and else 0.")
-        ] = "share",
-    ) -> None:
-        self.steps = steps
-        self.unit = unit
-        self.patch = patch
-        self.baseline = baseline
-        self.output = output
-        self.summary = summary
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "zero"
+    output: Output = "probability"
+    summary: Annotated[
+        Literal["share", "all"], Meta(description="Share of steps, or 1 if the score never falls and else 0.")
+    ] = "share"
 
     def score(self, case: Case) -> Measurement:
         """Return the share, or 0 or 1, with the curve.

@@ -18,25 +18,18 @@ LEAST = 1e-6
 class CompletenessGap(Metric):
     """Relative difference of the sum of the values and f(x) - f(baseline); 0 is complete."""
 
-    def __init__(
-        self,
-        *,
-        baseline: Annotated[
-            BaselineName | None,
-            Meta(description="What the score is compared with; none takes the explainer's own, else zero."),
-        ] = None,
-        output: Annotated[
-            Literal["logit", "probability", "log_probability"] | None,
-            Meta(description="The score f; none takes the explainer's own, else the logit."),
-        ] = None,
-        claim: Annotated[
-            Literal["required", "ignored"],
-            Meta(description="Refuse maps that are not meant to sum to the score, or measure every map alike."),
-        ] = "required",
-    ) -> None:
-        self.baseline = baseline
-        self.output = output
-        self.claim = claim
+    baseline: Annotated[
+        BaselineName | None,
+        Meta(description="What the score is compared with; none takes the explainer's own, else zero."),
+    ] = None
+    output: Annotated[
+        Literal["logit", "probability", "log_probability"] | None,
+        Meta(description="The score f; none takes the explainer's own, else the logit."),
+    ] = None
+    claim: Annotated[
+        Literal["required", "ignored"],
+        Meta(description="Refuse maps that are not meant to sum to the score, or measure every map alike."),
+    ] = "required"
 
     def score(self, case: Case) -> Measurement:
         """Return the gap that the explainer reported against its own baseline, or measure it.

@@ -22,24 +22,12 @@ Output = Annotated[Literal["logit", "probability", "log_probability"], Meta(desc
 class SensitivityN(Metric):
     """Pearson's correlation of A(S) and D(S) at several sizes n of S, averaged (Ancona et al. 2018)."""
 
-    def __init__(
-        self,
-        *,
-        features: Features = "grid:14",
-        sizes: Annotated[
-            int, Meta(ge=1, le=100, description="Numbers of features n, spaced logarithmically from one.")
-        ] = 6,
-        largest: Annotated[float, Meta(gt=0, lt=1, description="The largest n, as a share of all features.")] = 0.8,
-        samples: Annotated[int, Meta(ge=3, description="Random subsets of each size; each costs a forward.")] = 50,
-        baseline: BaselineName = "zero",
-        output: Output = "logit",
-    ) -> None:
-        self.features = features
-        self.sizes = sizes
-        self.largest = largest
-        self.samples = samples
-        self.baseline = baseline
-        self.output = output
+    features: Features = "grid:14"
+    sizes: Annotated[int, Meta(ge=1, le=100, description="Numbers of features n, spaced logarithmically from one.")] = 6
+    largest: Annotated[float, Meta(gt=0, lt=1, description="The largest n, as a share of all features.")] = 0.8
+    samples: Annotated[int, Meta(ge=3, description="Random subsets of each size; each costs a forward.")] = 50
+    baseline: BaselineName = "zero"
+    output: Output = "logit"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean over n, and the correlation at each n as a curve over the share n / d.
@@ -73,20 +61,11 @@ class SensitivityN(Metric):
 class FaithfulnessCorrelation(Metric):
     """Pearson's correlation of A(S) and D(S) over random subsets of one size (Bhatt et al. 2020, Def. 3)."""
 
-    def __init__(
-        self,
-        *,
-        features: Features = "pixels",
-        subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.05,
-        samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 100,
-        baseline: BaselineName = "zero",
-        output: Output = "logit",
-    ) -> None:
-        self.features = features
-        self.subset = subset
-        self.samples = samples
-        self.baseline = baseline
-        self.output = output
+    features: Features = "pixels"
+    subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.05
+    samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 100
+    baseline: BaselineName = "zero"
+    output: Output = "logit"
 
     def score(self, case: Case) -> Measurement:
         """Return the correlation."""
@@ -97,20 +76,11 @@ class FaithfulnessCorrelation(Metric):
 class MuFidelity(Metric):
     """Spearman's rank correlation of A(S) and D(S) over random subsets of a grid's cells (Fel et al. 2021)."""
 
-    def __init__(
-        self,
-        *,
-        features: Features = "grid:9",
-        subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.2,
-        samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 200,
-        baseline: BaselineName = "zero",
-        output: Output = "logit",
-    ) -> None:
-        self.features = features
-        self.subset = subset
-        self.samples = samples
-        self.baseline = baseline
-        self.output = output
+    features: Features = "grid:9"
+    subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.2
+    samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 200
+    baseline: BaselineName = "zero"
+    output: Output = "logit"
 
     def score(self, case: Case) -> Measurement:
         """Return the rank correlation; equal sums share their mean rank."""

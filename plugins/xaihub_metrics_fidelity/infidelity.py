@@ -20,38 +20,24 @@ from xaihub_metrics_fidelity.subsets import seeded_removal
 class Infidelity(Metric):
     """Mean squared error of the drops of the score that the map foretells for random perturbations."""
 
-    def __init__(
-        self,
-        *,
-        perturbation: Annotated[
-            Literal["squares", "noise"],
-            Meta(description="Replace a random square by the baseline, or subtract Gaussian noise."),
-        ] = "squares",
-        units: Annotated[
-            Literal["attribution", "gradient"],
-            Meta(description="What the values are: parts of the score, or its change by one unit of the input."),
-        ] = "attribution",
-        scaling: Annotated[
-            Literal["optimal", "none"], Meta(description="Multiply the map by the best number >= 0 first, or not.")
-        ] = "optimal",
-        samples: Annotated[int, Meta(ge=1, description="Perturbations; each costs one forward pass.")] = 200,
-        largest: Annotated[
-            float, Meta(gt=0, le=1, description="Longest side of a square, as a share of the input's shorter side.")
-        ] = 0.5,
-        sigma: Annotated[float, Meta(gt=0, description="Standard deviation of the noise, for pixels in [0, 1].")] = 0.1,
-        baseline: BaselineName = "zero",
-        output: Annotated[
-            Literal["logit", "probability", "log_probability"], Meta(description="The score f.")
-        ] = "logit",
-    ) -> None:
-        self.perturbation = perturbation
-        self.units = units
-        self.scaling = scaling
-        self.samples = samples
-        self.largest = largest
-        self.sigma = sigma
-        self.baseline = baseline
-        self.output = output
+    perturbation: Annotated[
+        Literal["squares", "noise"],
+        Meta(description="Replace a random square by the baseline, or subtract Gaussian noise."),
+    ] = "squares"
+    units: Annotated[
+        Literal["attribution", "gradient"],
+        Meta(description="What the values are: parts of the score, or its change by one unit of the input."),
+    ] = "attribution"
+    scaling: Annotated[
+        Literal["optimal", "none"], Meta(description="Multiply the map by the best number >= 0 first, or not.")
+    ] = "optimal"
+    samples: Annotated[int, Meta(ge=1, description="Perturbations; each costs one forward pass.")] = 200
+    largest: Annotated[
+        float, Meta(gt=0, le=1, description="Longest side of a square, as a share of the input's shorter side.")
+    ] = 0.5
+    sigma: Annotated[float, Meta(gt=0, description="Standard deviation of the noise, for pixels in [0, 1].")] = 0.1
+    baseline: BaselineName = "zero"
+    output: Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")] = "logit"
 
     def score(self, case: Case) -> Measurement:
         """Return the error, in squared units of the score; the details hold what an all-zero map would get.

@@ -18,14 +18,9 @@ class GridPointing(Metric):
 
     needs_pool = True
 
-    def __init__(
-        self,
-        *,
-        cells: Annotated[
-            int, Meta(ge=2, le=8, description="Images a side of the mosaic; cells^2 - 1 other classes are needed.")
-        ] = 2,
-    ) -> None:
-        self.cells = cells
+    cells: Annotated[
+        int, Meta(ge=2, le=8, description="Images a side of the mosaic; cells^2 - 1 other classes are needed.")
+    ] = 2
 
     def score(self, case: Case) -> Measurement:
         """Return the right cell's share of the positive attribution, in [0, 1].

@@ -20,14 +20,9 @@ class PointingGame(Metric):
 
     needs_truth = True
 
-    def __init__(
-        self,
-        *,
-        tolerance: Annotated[
-            float, Meta(ge=0, description="How far the peak may lie from the mask, in pixels; 15 in the paper.")
-        ] = 15,
-    ) -> None:
-        self.tolerance = tolerance
+    tolerance: Annotated[
+        float, Meta(ge=0, description="How far the peak may lie from the mask, in pixels; 15 in the paper.")
+    ] = 15
 
     def score(self, case: Case) -> Measurement:
         """Return 1 for a hit and 0 for a miss, or the share of hits among tied peaks.

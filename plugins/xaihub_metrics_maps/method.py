@@ -49,14 +49,9 @@ class Complexity(Metric):
 class EffectiveComplexity(Metric):
     """Count the pixels above a share of the peak, in place of those that the model needs (see the card)."""
 
-    def __init__(
-        self,
-        *,
-        threshold: Annotated[
-            float, Meta(ge=0, lt=1, description="A pixel counts above this share of the largest absolute value.")
-        ] = 0.01,
-    ) -> None:
-        self.threshold = threshold
+    threshold: Annotated[
+        float, Meta(ge=0, lt=1, description="A pixel counts above this share of the largest absolute value.")
+    ] = 0.01
 
     def score(self, case: Case) -> Measurement:
         """Return the count, from 1 to the number of pixels; the details give it as a share.

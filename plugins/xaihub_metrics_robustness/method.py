@@ -25,10 +25,9 @@ Relative = Annotated[bool, Meta(description="Divide by the norm of the map, so t
 class MaxSensitivity(Metric):
     """The largest change of the explanation in a ball around the image (Yeh et al. 2019, Def. 3.1)."""
 
-    def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
-        self.samples = samples
-        self.radius = radius
-        self.relative = relative
+    samples: Samples = 10
+    radius: Radius = 0.02
+    relative: Relative = True
 
     def score(self, case: Case) -> Measurement:
         """Return the largest ||Phi(y) - Phi(x)||, divided by ||Phi(x)|| if relative.
@@ -43,10 +42,9 @@ class MaxSensitivity(Metric):
 class LocalLipschitz(Metric):
     """The largest change of the explanation per change of the image (Alvarez-Melis and Jaakkola 2018)."""
 
-    def __init__(self, *, samples: Samples = 10, radius: Radius = 0.02, relative: Relative = True) -> None:
-        self.samples = samples
-        self.radius = radius
-        self.relative = relative
+    samples: Samples = 10
+    radius: Radius = 0.02
+    relative: Relative = True
 
     def score(self, case: Case) -> Measurement:
         """Return the largest ||Phi(y) - Phi(x)|| / ||y - x||, divided by ||Phi(x)|| if relative.

@@ -13,26 +13,15 @@ from xaihub_metrics_sanity.similarity import Similarity, similarity
 class MPRT(Metric):
     """Compare the map with those of copies of the network whose weights were randomised; lower is better."""
 
-    def __init__(
-        self,
-        *,
-        similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman",
-        order: Annotated[
-            Order, Meta(description="Randomise from the output down and keep it, or one stage at a time.")
-        ] = "cascading",
-        layers: Annotated[
-            int, Meta(ge=1, le=200, description="Stages through the depth; each costs one explanation.")
-        ] = 5,
-        absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = True,
-        weights: Annotated[
-            Weights, Meta(description="Draw by each module's own initialisation, or shuffle what it has learned.")
-        ] = "initial",
-    ) -> None:
-        self.similarity = similarity
-        self.order = order
-        self.layers = layers
-        self.absolute = absolute
-        self.weights = weights
+    similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman"
+    order: Annotated[Order, Meta(description="Randomise from the output down and keep it, or one stage at a time.")] = (
+        "cascading"
+    )
+    layers: Annotated[int, Meta(ge=1, le=200, description="Stages through the depth; each costs one explanation.")] = 5
+    absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = True
+    weights: Annotated[
+        Weights, Meta(description="Draw by each module's own initialisation, or shuffle what it has learned.")
+    ] = "initial"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean similarity over the stages, in [-1, 1], with the similarity of each stage.

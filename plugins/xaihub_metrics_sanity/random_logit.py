@@ -13,14 +13,8 @@ from xaihub_metrics_sanity.similarity import Similarity, similarity
 class RandomLogit(Metric):
     """Compare the map with the one for a random other class; lower is better, a class-agnostic map scores 1."""
 
-    def __init__(
-        self,
-        *,
-        similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman",
-        absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = False,
-    ) -> None:
-        self.similarity = similarity
-        self.absolute = absolute
+    similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman"
+    absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = False
 
     def score(self, case: Case) -> Measurement:
         """Return the similarity, in [-1, 1], and the other class.

@@ -11,12 +11,9 @@ __all__ = ["SufficientArea", "SufficientDrop"]
 class SufficientArea(Metric):
     """The share of the image that the explanation needs to keep the answer."""
 
-    def __init__(
-        self, *, confidence: Confidence = 0.0, baseline: Baseline = "auto", pixels: Pixels = "returned"
-    ) -> None:
-        self.confidence = confidence
-        self.baseline = baseline
-        self.pixels = pixels
+    confidence: Confidence = 0.0
+    baseline: Baseline = "auto"
+    pixels: Pixels = "returned"
 
     def score(self, case: Case) -> Measurement:
         """Return the area of the set.
@@ -37,12 +34,9 @@ class SufficientArea(Metric):
 class SufficientDrop(Metric):
     """The confidence that is lost when the model sees the explanation's pixels alone."""
 
-    def __init__(
-        self, *, confidence: Confidence = 0.0, baseline: Baseline = "auto", pixels: Pixels = "returned"
-    ) -> None:
-        self.confidence = confidence
-        self.baseline = baseline
-        self.pixels = pixels
+    confidence: Confidence = 0.0
+    baseline: Baseline = "auto"
+    pixels: Pixels = "returned"
 
     def score(self, case: Case) -> Measurement:
         """Return p(x) - p(x_E); negative if the pixels alone are more convincing than the image."""

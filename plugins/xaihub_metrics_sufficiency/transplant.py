@@ -26,18 +26,10 @@ class _Transplant(Metric):
 
     family: ClassVar[Family]
 
-    def __init__(
-        self,
-        *,
-        confidences: Confidences = "0,0.25,0.5,0.75,0.9",
-        count: Count = 16,
-        baseline: Baseline = "auto",
-        pixels: Pixels = "returned",
-    ) -> None:
-        self.confidences = confidences
-        self.count = count
-        self.baseline = baseline
-        self.pixels = pixels
+    confidences: Confidences = "0,0.25,0.5,0.75,0.9"
+    count: Count = 16
+    baseline: Baseline = "auto"
+    pixels: Pixels = "returned"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean over backgrounds and confidences, with one point a confidence as a curve.
@@ -81,18 +73,11 @@ class TransplantPhotos(_Transplant):
 class TransplantCurve(Metric):
     """Robustness against size: the same shares of the image for every map, so that no map wins by its size."""
 
-    def __init__(
-        self,
-        *,
-        shares: Annotated[
-            str, Meta(description="Shares of the image that are transplanted, joined by commas.")
-        ] = "0.05,0.1,0.2,0.3,0.4,0.5",
-        family: Annotated[Family, Meta(description="Onto solid colours, or photos of other classes.")] = "colours",
-        count: Count = 16,
-    ) -> None:
-        self.shares = shares
-        self.family = family
-        self.count = count
+    shares: Annotated[str, Meta(description="Shares of the image that are transplanted, joined by commas.")] = (
+        "0.05,0.1,0.2,0.3,0.4,0.5"
+    )
+    family: Annotated[Family, Meta(description="Onto solid colours, or photos of other classes.")] = "colours"
+    count: Count = 16
 
     @property
     def needs_pool(self) -> bool:  # type: ignore[override]

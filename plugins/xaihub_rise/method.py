@@ -20,22 +20,13 @@ class RISE(Explainer):
 
     stochastic = True
 
-    def __init__(
-        self,
-        *,
-        masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000,
-        cell: Annotated[int, Meta(ge=1, description="Cells a side of the coarse grid (s in the paper).")] = 7,
-        keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is shown (p).")] = 0.5,
-        baseline: BaselineName = "zero",
-        output: Annotated[
-            Literal["probability", "logit"], Meta(description="What weights a mask; the paper uses the probability.")
-        ] = "probability",
-    ) -> None:
-        self.masks = masks
-        self.cell = cell
-        self.keep = keep
-        self.baseline = baseline
-        self.output = output
+    masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000
+    cell: Annotated[int, Meta(ge=1, description="Cells a side of the coarse grid (s in the paper).")] = 7
+    keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is shown (p).")] = 0.5
+    baseline: BaselineName = "zero"
+    output: Annotated[
+        Literal["probability", "logit"], Meta(description="What weights a mask; the paper uses the probability.")
+    ] = "probability"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, 1, H, W): Eq. 6, the mean of score times mask, divided by the keep probability."""

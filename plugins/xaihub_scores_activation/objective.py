@@ -24,44 +24,30 @@ class GatedClassifier(Objective):
 
     on_features = True
 
-    def __init__(
-        self,
-        *,
-        site: Annotated[
-            Site,
-            Meta(
-                description="What is ranked: the classifier's input channels, positions of the last feature map,"
-                " patches of the image, or its channels."
-            ),
-        ] = "channels",
-        gain: Annotated[
-            Gain, Meta(description="Factor on the gated features: d, their number (nothing changes at first), or 1.")
-        ] = "d",
-        temperature: Annotated[
-            float, Meta(gt=0, description="What the scores are divided by before the softmax.")
-        ] = 1.0,
-        score_lr: Annotated[
-            float,
-            Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows."),
-        ] = 10.0,
-        entropy: Annotated[
-            float,
-            Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone."),
-        ] = 0.0,
-        patches: Annotated[int, Meta(ge=2, description="Patches a side, for the site patches.")] = 7,
-        smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the label given to all classes.")] = 0.0,
-        fold: Annotated[
-            bool, Meta(description="Save a plain model whose classifier has taken the gate in; the gate is then gone.")
-        ] = False,
-    ) -> None:
-        self.site = site
-        self.gain = gain
-        self.temperature = temperature
-        self.score_lr = score_lr
-        self.entropy = entropy
-        self.patches = patches
-        self.smoothing = smoothing
-        self.fold = fold
+    site: Annotated[
+        Site,
+        Meta(
+            description="What is ranked: the classifier's input channels, positions of the last feature map,"
+            " patches of the image, or its channels."
+        ),
+    ] = "channels"
+    gain: Annotated[
+        Gain, Meta(description="Factor on the gated features: d, their number (nothing changes at first), or 1.")
+    ] = "d"
+    temperature: Annotated[float, Meta(gt=0, description="What the scores are divided by before the softmax.")] = 1.0
+    score_lr: Annotated[
+        float,
+        Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows."),
+    ] = 10.0
+    entropy: Annotated[
+        float,
+        Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone."),
+    ] = 0.0
+    patches: Annotated[int, Meta(ge=2, description="Patches a side, for the site patches.")] = 7
+    smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the label given to all classes.")] = 0.0
+    fold: Annotated[
+        bool, Meta(description="Save a plain model whose classifier has taken the gate in; the gate is then gone.")
+    ] = False
 
     def wrap(self, model: Model) -> nn.Module:
         """Put the gate into the model's network.

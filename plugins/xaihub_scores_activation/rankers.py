@@ -27,17 +27,10 @@ FIELD = 2**24  # characters
 class Scores(GlobalExplainer):
     """The softmax weights of the gate, which are there as soon as the model is trained."""
 
-    def __init__(
-        self,
-        *,
-        readout: Annotated[
-            Literal["weight", "weight_x_norm"],
-            Meta(
-                description="The gate's weight, or that times the norm of the next layer's column (our second reading)."
-            ),
-        ] = "weight",
-    ) -> None:
-        self.readout = readout
+    readout: Annotated[
+        Literal["weight", "weight_x_norm"],
+        Meta(description="The gate's weight, or that times the norm of the next layer's column (our second reading)."),
+    ] = "weight"
 
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:  # noqa: ARG002
         """Return the weights of the model's one gate."""
@@ -110,22 +103,13 @@ class GlobalSHAP(GlobalExplainer):
 
     needs_images = True
 
-    def __init__(
-        self,
-        *,
-        algorithm: Annotated[Algorithm, Meta(description="shap's permutation or kernel explainer.")] = "permutation",
-        rows: Annotated[int, Meta(ge=1, description="Images that are explained, at most.")] = 20,
-        background: Annotated[int, Meta(ge=1, description="Images that stand for absent channels, at most.")] = 20,
-        permutations: Annotated[int, Meta(ge=1, description="Orders of the channels an image.")] = 1,
-        output: Annotated[
-            Literal["probability", "logit"], Meta(description="The outputs that are shared out.")
-        ] = "probability",
-    ) -> None:
-        self.algorithm = algorithm
-        self.rows = rows
-        self.background = background
-        self.permutations = permutations
-        self.output = output
+    algorithm: Annotated[Algorithm, Meta(description="shap's permutation or kernel explainer.")] = "permutation"
+    rows: Annotated[int, Meta(ge=1, description="Images that are explained, at most.")] = 20
+    background: Annotated[int, Meta(ge=1, description="Images that stand for absent channels, at most.")] = 20
+    permutations: Annotated[int, Meta(ge=1, description="Orders of the channels an image.")] = 1
+    output: Annotated[Literal["probability", "logit"], Meta(description="The outputs that are shared out.")] = (
+        "probability"
+    )
 
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:  # noqa: ARG002
         """Return the mean over images and classes of |SHAP value|."""
@@ -160,17 +144,11 @@ class PermutationImportance(GlobalExplainer):
 
     needs_images = True
 
-    def __init__(
-        self,
-        *,
-        repeats: Annotated[int, Meta(ge=1, description="Shuffles of each channel.")] = 5,
-        quality: Annotated[
-            Literal["log_loss", "accuracy"],
-            Meta(description="What is lost; accuracy on few images is too coarse for single channels."),
-        ] = "log_loss",
-    ) -> None:
-        self.repeats = repeats
-        self.quality = quality
+    repeats: Annotated[int, Meta(ge=1, description="Shuffles of each channel.")] = 5
+    quality: Annotated[
+        Literal["log_loss", "accuracy"],
+        Meta(description="What is lost; accuracy on few images is too coarse for single channels."),
+    ] = "log_loss"
 
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
         """Return the mean loss of quality of each channel."""

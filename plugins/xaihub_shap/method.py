@@ -42,22 +42,12 @@ class PartitionSHAP(Explainer):
     stochastic = True  # shap breaks ties between regions at random
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        evaluations: Annotated[
-            int, Meta(ge=4, description="At most so many forward passes (max_evals in shap).")
-        ] = 300,
-        features: Annotated[
-            str, Meta(description="The smallest regions: grid:14, patches:16, superpixels:50 or pixels.")
-        ] = "grid:14",
-        baseline: BaselineName = "blur",
-        output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit",
-    ) -> None:
-        self.evaluations = evaluations
-        self.features = features
-        self.baseline = baseline
-        self.output = output
+    evaluations: Annotated[int, Meta(ge=4, description="At most so many forward passes (max_evals in shap).")] = 300
+    features: Annotated[
+        str, Meta(description="The smallest regions: grid:14, patches:16, superpixels:50 or pixels.")
+    ] = "grid:14"
+    baseline: BaselineName = "blur"
+    output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, 1, H, W): each region's value, shared evenly by its pixels."""
@@ -195,25 +185,17 @@ class GradientSHAP(Explainer):
     stochastic = True
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        samples: Annotated[int, Meta(ge=1, description="Random points, each on the way from a random baseline.")] = 128,
-        baselines: Annotated[
-            str,
-            Meta(description="One baseline or several, by commas: blur, mean, zero, black, white, grey, noise, ..."),
-        ] = "black,white,blur",
-        smoothing: Annotated[
-            float, Meta(ge=0, description="Standard deviation of noise on the image, in the model's units.")
-        ] = 0.0,
-        batch: Annotated[
-            int, Meta(ge=1, le=SAMPLES_A_CALL, description="Points a pass; bounds the memory, not the result.")
-        ] = 16,
-    ) -> None:
-        self.samples = samples
-        self.baselines = baselines
-        self.smoothing = smoothing
-        self.batch = batch
+    samples: Annotated[int, Meta(ge=1, description="Random points, each on the way from a random baseline.")] = 128
+    baselines: Annotated[
+        str,
+        Meta(description="One baseline or several, by commas: blur, mean, zero, black, white, grey, noise, ..."),
+    ] = "black,white,blur"
+    smoothing: Annotated[
+        float, Meta(ge=0, description="Standard deviation of noise on the image, in the model's units.")
+    ] = 0.0
+    batch: Annotated[
+        int, Meta(ge=1, le=SAMPLES_A_CALL, description="Points a pass; bounds the memory, not the result.")
+    ] = 16
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, C, H, W): the mean over samples of gradient times (input - baseline)."""

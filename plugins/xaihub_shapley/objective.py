@@ -55,61 +55,39 @@ def votes_loss(phi: Tensor, values: Tensor, shown: Tensor) -> Tensor:
 class ShapleyObjective(Objective):
     """Cross-entropy + lambda * Shapley loss (Fan, Yang, Ma 2025, arXiv 2512.14354; its second term as in FastSHAP)."""
 
-    def __init__(
-        self,
-        *,
-        lambda_: Annotated[
-            float | None,
-            Meta(description="Weight of the Shapley loss (lambda on the command line); by default N / 2, at most 10."),
-        ] = None,
-        coalitions: Annotated[int, Meta(ge=2, description="Masked copies an image and step, in pairs.")] = 2,
-        mask: Annotated[
-            Literal["pixel", "attention"], Meta(description="Absent patches are set to 0, or not attended to.")
-        ] = "pixel",
-        value: Annotated[
-            Literal["visible", "full"], Meta(description="Who votes on a masked image: patches present, or all.")
-        ] = "visible",
-        head: Annotated[
-            Literal["linear", "mlp"], Meta(description="One linear layer, which can start as the classifier, or two.")
-        ] = "linear",
-        target_grad: Annotated[bool, Meta(description="Let gradients through the masked copies as well.")] = True,
-        gamma: Annotated[
-            float | None,
-            Meta(description="Weight of the masked copies' cross-entropy; by default 0, and 1 without target_grad."),
-        ] = None,
-        ramp: Annotated[
-            float, Meta(ge=0, le=1, description="Share of the steps over which lambda rises from 0.")
-        ] = 0.1,
-        centre: Annotated[bool, Meta(description="Compare votes and values less their means over classes.")] = False,
-        classes: Annotated[
-            int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")
-        ] = 0,
-        head_lr: Annotated[float, Meta(gt=0, description="Further factor on the patch head's learning rate.")] = 1.0,
-        votes_lambda: Annotated[
-            float,
-            Meta(ge=0, description="Weight of a second Shapley loss, which teaches the votes only; 0 leaves it out."),
-        ] = 0.0,
-        votes_coalitions: Annotated[
-            int, Meta(ge=4, description="Masked copies an image and step for it, in pairs, asked without gradients.")
-        ] = 16,
-        votes_half: Annotated[
-            bool, Meta(description="Ask these in bfloat16, which is faster where the processor has it.")
-        ] = False,
-    ) -> None:
-        self.lambda_ = lambda_
-        self.coalitions = coalitions
-        self.mask = mask
-        self.value = value
-        self.head = head
-        self.target_grad = target_grad
-        self.gamma = gamma
-        self.ramp = ramp
-        self.centre = centre
-        self.classes = classes
-        self.head_lr = head_lr
-        self.votes_lambda = votes_lambda
-        self.votes_coalitions = votes_coalitions
-        self.votes_half = votes_half
+    lambda_: Annotated[
+        float | None,
+        Meta(description="Weight of the Shapley loss (lambda on the command line); by default N / 2, at most 10."),
+    ] = None
+    coalitions: Annotated[int, Meta(ge=2, description="Masked copies an image and step, in pairs.")] = 2
+    mask: Annotated[
+        Literal["pixel", "attention"], Meta(description="Absent patches are set to 0, or not attended to.")
+    ] = "pixel"
+    value: Annotated[
+        Literal["visible", "full"], Meta(description="Who votes on a masked image: patches present, or all.")
+    ] = "visible"
+    head: Annotated[
+        Literal["linear", "mlp"], Meta(description="One linear layer, which can start as the classifier, or two.")
+    ] = "linear"
+    target_grad: Annotated[bool, Meta(description="Let gradients through the masked copies as well.")] = True
+    gamma: Annotated[
+        float | None,
+        Meta(description="Weight of the masked copies' cross-entropy; by default 0, and 1 without target_grad."),
+    ] = None
+    ramp: Annotated[float, Meta(ge=0, le=1, description="Share of the steps over which lambda rises from 0.")] = 0.1
+    centre: Annotated[bool, Meta(description="Compare votes and values less their means over classes.")] = False
+    classes: Annotated[int, Meta(ge=0, description="Compare the label and this many best classes only; 0 for all.")] = 0
+    head_lr: Annotated[float, Meta(gt=0, description="Further factor on the patch head's learning rate.")] = 1.0
+    votes_lambda: Annotated[
+        float,
+        Meta(ge=0, description="Weight of a second Shapley loss, which teaches the votes only; 0 leaves it out."),
+    ] = 0.0
+    votes_coalitions: Annotated[
+        int, Meta(ge=4, description="Masked copies an image and step for it, in pairs, asked without gradients.")
+    ] = 16
+    votes_half: Annotated[
+        bool, Meta(description="Ask these in bfloat16, which is faster where the processor has it.")
+    ] = False
 
     def wrap(self, model: Model) -> nn.Module:
         """Return the network that votes patch by patch."""

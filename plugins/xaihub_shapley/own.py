@@ -38,28 +38,20 @@ class SelfExplained(Explainer):
     completeness = True
     plain_first = True
 
-    def __init__(
-        self,
-        *,
-        centre: Annotated[
-            bool, Meta(description="Subtract the mean over classes: softmax does not see what all classes share.")
-        ] = True,
-        smooth: Annotated[
-            bool, Meta(description="Interpolate between cells; the sum over pixels is then not the class score.")
-        ] = False,
-        every_class: Annotated[bool, Meta(description="Keep the votes for every class beside the map.")] = True,
-        refine: Annotated[
-            Annotated[int, Meta(ge=8, le=MOST_ASKED)] | None,
-            Meta(
-                description="Forward passes at most that correct the map's votes to the Shapley values of the network's"
-                " own masked predictions, in the way of shapley_values; by default none: what training gave is shown."
-            ),
-        ] = None,
-    ) -> None:
-        self.centre = centre
-        self.smooth = smooth
-        self.every_class = every_class
-        self.refine = refine
+    centre: Annotated[
+        bool, Meta(description="Subtract the mean over classes: softmax does not see what all classes share.")
+    ] = True
+    smooth: Annotated[
+        bool, Meta(description="Interpolate between cells; the sum over pixels is then not the class score.")
+    ] = False
+    every_class: Annotated[bool, Meta(description="Keep the votes for every class beside the map.")] = True
+    refine: Annotated[
+        Annotated[int, Meta(ge=8, le=MOST_ASKED)] | None,
+        Meta(
+            description="Forward passes at most that correct the map's votes to the Shapley values of the network's"
+            " own masked predictions, in the way of shapley_values; by default none: what training gave is shown."
+        ),
+    ] = None
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each patch's vote for the target, shared by its pixels."""

@@ -33,33 +33,21 @@ class ShapleyValues(Explainer):
     stochastic = True
     completeness = True
 
-    def __init__(
-        self,
-        *,
-        features: Annotated[
-            str, Meta(description="The players: grid:4 (4 x 4 cells), patches:32 or superpixels:30.")
-        ] = "grid:7",
-        groups: Annotated[
-            str, Meta(description="Players that join as one, by number in reading order: 0+1+2,7+8.")
-        ] = "",
-        baseline: BaselineName = "blur",
-        budget: Annotated[int, Meta(ge=8, description="Forward passes at most.")] = 1000,
-        estimator: Annotated[
-            Literal["auto", "exact", "interactions", "kernel", "permutation"],
-            Meta(
-                description="exact asks every coalition; interactions fits a smooth game; kernel (Kernel SHAP,"
-                " adjusted) has little bias, permutation none; auto is exact where the budget allows it, else"
-                f" interactions up to a budget of {MOST_ASKED}, else kernel."
-            ),
-        ] = "auto",
-        output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit",
-    ) -> None:
-        self.features = features
-        self.groups = groups
-        self.baseline = baseline
-        self.budget = budget
-        self.estimator = estimator
-        self.output = output
+    features: Annotated[str, Meta(description="The players: grid:4 (4 x 4 cells), patches:32 or superpixels:30.")] = (
+        "grid:7"
+    )
+    groups: Annotated[str, Meta(description="Players that join as one, by number in reading order: 0+1+2,7+8.")] = ""
+    baseline: BaselineName = "blur"
+    budget: Annotated[int, Meta(ge=8, description="Forward passes at most.")] = 1000
+    estimator: Annotated[
+        Literal["auto", "exact", "interactions", "kernel", "permutation"],
+        Meta(
+            description="exact asks every coalition; interactions fits a smooth game; kernel (Kernel SHAP,"
+            " adjusted) has little bias, permutation none; auto is exact where the budget allows it, else"
+            f" interactions up to a budget of {MOST_ASKED}, else kernel."
+        ),
+    ] = "auto"
+    output: Annotated[Literal["logit", "probability"], Meta(description="The score that is shared out.")] = "logit"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, 1, H, W): each player's value, shared evenly by its pixels."""

@@ -52,9 +52,8 @@ class Attribution:
 class Explainer(Parametrised, ABC):
     """One way to attribute a model's output to the pixels of its input.
 
-    A subclass's constructor takes keyword arguments with defaults, stores each under its own name and does nothing
-    else. Annotate them with `Annotated[int, Meta(ge=1, description="...")]`: the command line, `xaihub show`, the
-    checks and the record of every result follow from the signature.
+    Declare each parameter once, in the class body: `steps: Annotated[int, Meta(ge=1, description="...")] = 50`. The
+    constructor, the command line, `xaihub show`, the checks and the record of every result follow from it.
 
     Attributes:
         stochastic: Random numbers are drawn; each image is then explained on its own, from the same seed, so
@@ -79,7 +78,7 @@ class Explainer(Parametrised, ABC):
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
-    variant: str = ""  # set by the hub, as the name is, from the explainer's record
+    variant = ""  # set by the hub, as the name is, from the explainer's record
 
     @abstractmethod
     def attribute(

@@ -48,7 +48,7 @@ class Ranking:
 
 
 class GlobalExplainer(Parametrised, ABC):
-    """One way to rank what a model as a whole relies on. The constructor follows the convention of an `Explainer`'s.
+    """One way to rank what a model as a whole relies on. Parameters are declared as in an `Explainer`.
 
     Attributes:
         needs_images: The ranking is estimated from images; without, it is read off the model alone.

@@ -88,8 +88,7 @@ def exact_evidence(inputs: Tensor, target: ResolvedTarget | int) -> Tensor:
 class PlantedExplainer(Explainer):
     """Returns the exact evidence of a planted model, or that evidence at the wrong pixels."""
 
-    def __init__(self, *, planted: Planted = "oracle") -> None:
-        self.planted = planted
+    planted: Planted = "oracle"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (B, 1, H, W) values."""

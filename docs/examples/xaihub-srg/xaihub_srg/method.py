@@ -14,10 +14,9 @@ Output = Annotated[Literal["probability", "logit"], Meta(description="What is sc
 class SRG(Metric):
     """The mean score while the worst segments go first, minus that while the best go first."""
 
-    def __init__(
-        self, *, features: Hidden = "superpixels:25", baseline: BaselineName = "mean", output: Output = "probability"
-    ) -> None:
-        self.features, self.baseline, self.output = features, baseline, output
+    features: Hidden = "superpixels:25"
+    baseline: BaselineName = "mean"
+    output: Output = "probability"
 
     def score(self, case: Case) -> float:
         """Return the area between the two curves: 0 for a random map on average."""

@@ -16,8 +16,8 @@ Share = Annotated[float, Meta(gt=0, description="How far the sum may be from the
 class LRP(Explainer):
     """Hand the score back from layer to layer, and refuse if some of it was lost or made on the way."""
 
-    def __init__(self, *, rules: Rules = "epsilon_plus_flat", tolerance: Share = 0.01) -> None:
-        self.rules, self.tolerance = rules, tolerance
+    rules: Rules = "epsilon_plus_flat"
+    tolerance: Share = 0.01
 
     def attribute(self, model: Model, inputs: torch.Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, C, H, W) relevance, which sums to the score."""
