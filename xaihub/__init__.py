@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from xaihub.explainers.explanation import Explanation as Explanation
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
+    from xaihub.explainers.target import class_scores as class_scores
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
     from xaihub.images import load_image as load_image
@@ -82,7 +83,7 @@ _LAZY = {
     "randomness": ("generator_for",),
     "api.explain": ("explain", "get_explainer", "load_model"),
     "models.structure": ("Hints", "Layer", "Layout"),
-    "explainers.target": ("ResolvedTarget", "Target"),
+    "explainers.target": ("ResolvedTarget", "Target", "class_scores"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

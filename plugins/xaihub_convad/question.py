@@ -101,7 +101,7 @@ class Question:
         """Return the verdicts on (n, K) logits, and count the rows."""
         self.asked += len(outputs)
         with torch.inference_mode():
-            confidence = self._target.score(outputs.softmax(1)).double().cpu().numpy()
+            confidence = self._target.score(outputs, output="probability").double().cpu().numpy()
             keeps = self._ahead(outputs) <= self.rank if self._target.against is None else self._lead(outputs)
         return Verdicts(keeps.cpu().numpy(), confidence)
 

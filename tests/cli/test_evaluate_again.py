@@ -246,7 +246,7 @@ def test_until_it_is_measured_anew_an_outdated_score_is_not_shown(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("xaihub.evaluation.run._Run.work", stop)
+        patch.setattr("xaihub.evaluation.run.Run.work", stop)
         with pytest.raises(AssertionError):
             evaluate("--resume", "r")
     assert {metric for _, _, metric in scores("r")} == {"map_mean"}

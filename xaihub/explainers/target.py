@@ -12,7 +12,7 @@ from xaihub.errors import InputError, ParameterError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LateTarget", "ResolvedTarget", "Target"]
+__all__ = ["LateTarget", "ResolvedTarget", "Target", "class_scores"]
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
@@ -116,13 +116,20 @@ class ResolvedTarget:
         """Return the targets of some samples."""
         return ResolvedTarget(index=self.index[rows], against=None if self.against is None else self.against[rows])
 
-    def score(self, outputs: Tensor) -> Tensor:
-        """Pick each sample's score from its (B, K) outputs: (B,). A contrast is the difference of two outputs.
+    def fixed(self) -> Target:
+        """Return the classes of the first sample as a target that no longer depends on the outputs."""
+        against = None if self.against is None else Target(index=int(self.against[0]))
+        return Target(index=int(self.index[0]), against=against)
 
-        One target also scores any number of rows, as a perturbation method needs: (N, K) -> (N,).
+    def score(self, logits: Tensor, *, output: str = "logit") -> Tensor:
+        """Pick each sample's score from its (B, K) logits: (B,). A contrast is the difference of two scores.
+
+        A single target scores any number of rows, as a perturbation method needs: (N, K) -> (N,). See `class_scores`
+        for `output`.
         """
-        picked = _pick(outputs, self.index)
-        return picked if self.against is None else picked - _pick(outputs, self.against)
+        scores = class_scores(logits, output)
+        picked = _pick(scores, self.index)
+        return picked if self.against is None else picked - _pick(scores, self.against)
 
 
 class LateTarget(ResolvedTarget):
@@ -143,6 +150,21 @@ class LateTarget(ResolvedTarget):
             found = self._wanted.resolve(logits)  # type: ignore[attr-defined]
             for name, value in (("logits", logits), ("index", found.index), ("against", found.against)):
                 object.__setattr__(self, name, value)
+
+
+def class_scores(logits: Tensor, output: str) -> Tensor:
+    """Return the (N, K) scores of all classes from (N, K) logits: "logit", "probability" or "log_probability".
+
+    Raises:
+        ParameterError: `output` is none of these.
+    """
+    if output == "logit":
+        return logits
+    if output == "probability":
+        return logits.softmax(1)
+    if output == "log_probability":
+        return logits.log_softmax(1)
+    raise ParameterError(f"output cannot be {output!r}", hint="use logit, probability or log_probability")
 
 
 def _pick(outputs: Tensor, index: Tensor) -> Tensor:

@@ -51,6 +51,20 @@ class Counts:
     forward_passes: int = 0
     backward_passes: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        """Return the sums."""
+        return Counts(
+            forward_passes=self.forward_passes + other.forward_passes,
+            backward_passes=self.backward_passes + other.backward_passes,
+        )
+
+    def __sub__(self, other: Counts) -> Counts:
+        """Return the differences."""
+        return Counts(
+            forward_passes=self.forward_passes - other.forward_passes,
+            backward_passes=self.backward_passes - other.backward_passes,
+        )
+
 
 class Model:
     """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) logits.
