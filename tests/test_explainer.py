@@ -257,6 +257,21 @@ class TestTheRecord:
         found = self.first(explainer(gradient, stochastic=True), model, inputs).metadata
         assert (found["forward_passes"], found["backward_passes"]) == (1, 1)
 
+    @pytest.mark.parametrize("plain_first", [False, True])
+    def test_known_logits_save_the_pass_that_fixes_the_target_and_change_nothing(
+        self, model: Model, inputs: Tensor, plain_first: bool
+    ) -> None:
+        made, logits = explainer(gradient, plain_first=plain_first), model.predict(inputs)
+        expected = made.explain(model, inputs, "top2")
+        with model.counting() as counts:
+            found = made.explain(model, inputs, "top2", logits=logits)
+        assert counts.forward_passes == len(inputs)  # the gradient's own
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.values, other.values)
+            assert {**one.to_dict(), "seconds": 0} == {**other.to_dict(), "seconds": 0}
+        with pytest.raises(ParameterError, match=r"logits have the shape \(1, 5\)"):
+            made.explain(model, inputs, logits=logits[:1])
+
     def test_calls_of_the_raw_network_count_as_well(self, model: Model, inputs: Tensor) -> None:
         def raw(_self: Explainer, model: Model, inputs: Tensor, _target: ResolvedTarget) -> Tensor:
             repeated = inputs.repeat(4, 1, 1, 1).requires_grad_()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric
 from xaihub.masking import BaselineName
-from xaihub_metrics_fidelity.subsets import Removed, correlations, ranks, remove_subsets, varies
+from xaihub.ranking import is_constant
+from xaihub_metrics_fidelity.subsets import SUMS, Removed, remove_subsets
 
 Features = Annotated[
     str, Meta(description="What is removed together: grid:N, patches:PIXELS, superpixels:N or pixels.")
@@ -42,8 +43,7 @@ class SensitivityN(Metric):
             samples=self.samples,
             output=self.output,
         )
-        found = correlations(removed.attributed, removed.drops)
-        judged = varies(removed.drops)
+        found, judged = removed.correlations(), ~is_constant(removed.drops, SUMS)
         shares = [size / removed.count for size, is_judged in zip(removed.sizes, judged, strict=True) if is_judged]
         return Measurement(
             value=float(found[judged].mean()),
@@ -70,7 +70,7 @@ class FaithfulnessCorrelation(Metric):
     def score(self, case: Case) -> Measurement:
         """Return the correlation."""
         removed = _one_size(self, case)
-        return _report(correlations(removed.attributed, removed.drops)[0], removed)
+        return _report(removed.correlations()[0], removed)
 
 
 class MuFidelity(Metric):
@@ -85,7 +85,7 @@ class MuFidelity(Metric):
     def score(self, case: Case) -> Measurement:
         """Return the rank correlation; equal sums share their mean rank."""
         removed = _one_size(self, case)
-        return _report(correlations(ranks(removed.attributed), ranks(removed.drops))[0], removed)
+        return _report(removed.correlations(ranks=True)[0], removed)
 
 
 def _one_size(metric: FaithfulnessCorrelation | MuFidelity, case: Case) -> Removed:
@@ -100,5 +100,5 @@ def _one_size(metric: FaithfulnessCorrelation | MuFidelity, case: Case) -> Remov
 
 
 def _report(found: Tensor, removed: Removed) -> Measurement:
-    flat = not bool(varies(removed.attributed)[0])
+    flat = bool(is_constant(removed.attributed, SUMS)[0])
     return Measurement(value=float(found), details={"subset": removed.sizes[0], "map_is_flat": flat})

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from xaihub import Case, MetricRefused, ParameterError
 from xaihub.masking import Removal, Segments, coalition_scores, make_features, make_removal
+from xaihub.ranking import correlation
 
-__all__ = ["Removed", "correlations", "random_subsets", "ranks", "remove_subsets", "seeded_removal", "varies"]
+__all__ = ["Removed", "random_subsets", "remove_subsets", "seeded_removal"]
 
-# Relative differences below these come from rounding: sums of the map in float64, scores of the model in float32.
+# Relative differences below these are rounding errors: of sums of the map in float64, of scores in float32.
 SUMS, SCORES = 1e-9, 1e-6
-TINY = 1e-300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,10 @@ class Removed:
     count: int
     attributed: Tensor
     drops: Tensor
+
+    def correlations(self, *, ranks: bool = False) -> Tensor:
+        """Return the correlation of each group: (g,); 0 where the sums or the drops do not vary."""
+        return correlation(self.attributed, self.drops, ranks=ranks, rounding=SUMS).nan_to_num(0)
 
 
 def remove_subsets(
@@ -102,36 +106,6 @@ def seeded_removal(case: Case, baseline: str) -> Removal:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
         return make_removal(baseline, case.model, case.scene.image)
-
-
-def varies(rows: Tensor) -> Tensor:
-    """Tell for each row of (g, n) sums whether they differ by more than rounding: (g,) bool."""
-    differ: Tensor = rows.amax(1) - rows.amin(1) > SUMS * rows.abs().amax(1)
-    return differ
-
-
-def correlations(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of each row of two (g, n) float64 tensors: (g,); 0 where one of them does not vary."""
-    defined = varies(first) & varies(second)
-    first, second = (_centred(part) for part in (first, second))
-    lengths = (first.norm(dim=1) * second.norm(dim=1)).clamp(min=TINY)
-    found: Tensor = ((first * second).sum(1) / lengths).clamp(-1, 1)
-    return found * defined
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Rank each row of (g, n) float64 values from 1; values that are equal up to rounding share their mean rank."""
-    steps = (values / values.abs().amax(1, keepdim=True).clamp(min=TINY) / SUMS).round()
-    ranked = []
-    for row in steps:
-        _, place, ties = row.unique(return_inverse=True, return_counts=True)
-        ranked.append((ties.cumsum(0) - (ties - 1) / 2)[place])
-    return torch.stack(ranked).double()
-
-
-def _centred(rows: Tensor) -> Tensor:
-    rows = rows - rows.mean(1, keepdim=True)
-    return rows / rows.abs().amax(1, keepdim=True).clamp(min=TINY)  # so that squares neither vanish nor overflow
 
 
 def _sums(features: Segments, heat: Tensor) -> Tensor:

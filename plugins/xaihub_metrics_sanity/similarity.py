@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from xaihub import MetricRefused
+from xaihub.ranking import correlation, is_constant
 
 __all__ = ["Similarity", "similarity"]
 
@@ -32,12 +34,11 @@ def similarity(reference: Tensor, other: Tensor, kind: Similarity, *, absolute: 
         raise MetricRefused("the map is zero everywhere, so nothing is similar to it")
     if kind == "ssim":
         return _ssim(a, b, data_range=1.0 if absolute else 2.0)
-    if kind == "spearman":
-        a, b = (_centred_ranks(values) for values in (a, b))
-        if not a.any():
-            raise MetricRefused("the map is constant, so it has no ranks to correlate", hint="use similarity=ssim")
-    norms = a.norm() * b.norm()
-    return float(((a * b).sum() / norms).clamp(-1, 1)) if norms > 0 else 0.0
+    if kind == "cosine":
+        return float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0, eps=0).nan_to_num(0).clamp(-1, 1))
+    if is_constant(a.flatten()):
+        raise MetricRefused("the map is constant, so it has no ranks to correlate", hint="use similarity=ssim")
+    return float(correlation(a.flatten(), b.flatten(), ranks=True).nan_to_num(0))
 
 
 def _prepared(values: Tensor, *, absolute: bool) -> Tensor:
@@ -57,11 +58,3 @@ def _ssim(a: Tensor, b: Tensor, data_range: float) -> float:
             a.numpy(), b.numpy(), data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
     )
-
-
-def _centred_ranks(values: Tensor) -> Tensor:
-    """Replace each value by its rank less the mean rank; equal values share the mean of their ranks."""
-    _, index, counts = values.flatten().unique(return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks: Tensor = counts.cumsum(0) - (counts - 1) / 2  # from 1
-    return ranks[index] - (values.numel() + 1) / 2
