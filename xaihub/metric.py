@@ -18,6 +18,7 @@ from xaihub.errors import MetricRefused
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.masking import Removal, baseline_image, make_removal
 from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
@@ -172,6 +173,29 @@ class Case:
     def heat(self) -> Tensor:
         """(H, W) float32 map on the CPU: the values summed over channels."""
         return self.explanation.heatmap()
+
+    def baseline(self, name: str) -> Tensor:
+        """Return the (C, H, W) baseline image called `name`; noise is fixed by the seed, the same for all metrics.
+
+        Raises:
+            ParameterError: No baseline has that name, or it is not a fixed image.
+        """
+        return self._once_seeded("baseline", name, baseline_image)
+
+    def removal(self, name: str) -> Removal:
+        """Return the removal operator for the baseline called `name`; as `baseline` where that is random.
+
+        Raises:
+            ParameterError: No baseline has that name.
+        """
+        return self._once_seeded("removal", name, make_removal)
+
+    def _once_seeded(self, kind: str, name: str, make: Callable[[str, Model, Tensor], T]) -> T:
+        def seeded_make() -> T:
+            with seeded(self.seed):
+                return make(name, self.model, self.scene.image)
+
+        return self.scene.memory.once((kind, name, self.seed), seeded_make)
 
     def explain(
         self,
