@@ -1,4 +1,4 @@
-"""How alike two maps are: 1 if equal, 0 if unrelated, whatever their scales."""
+"""Similarity of two maps: 1 if equal, 0 if unrelated, independent of their scales."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ __all__ = ["Similarity", "similarity"]
 
 Similarity = Literal["ssim", "spearman", "cosine"]
 
-_WINDOW = 11  # pixels a side of the Gaussian window of Wang et al. 2004
+_WINDOW = 11  # side of the Gaussian window of Wang et al. 2004, in pixels
 
 
 def similarity(reference: Tensor, other: Tensor, kind: Similarity, *, absolute: bool) -> float:
     """Compare two (H, W) maps; absolute values first if `absolute`. In [-1, 1].
 
     "ssim" is the structural similarity of Wang et al. 2004 with their Gaussian window and constants, after each map
-    has been divided by its largest absolute value; "spearman" is the correlation of average ranks, "cosine" the cosine
-    of the angle between the values. An `other` map that says nothing (constant for "spearman", zero for "cosine") is
-    unrelated: 0.
+    is divided by its largest absolute value; "spearman" is the correlation of average ranks, "cosine" the cosine
+    similarity of the values. An uninformative `other` map (constant for "spearman", zero for "cosine") scores 0.
 
     Raises:
         MetricRefused: The reference is zero or constant, or too small for the window.
@@ -50,7 +49,7 @@ def _prepared(values: Tensor, *, absolute: bool) -> Tensor:
 def _ssim(a: Tensor, b: Tensor, data_range: float) -> float:
     if min(a.shape) < _WINDOW:
         raise MetricRefused(
-            f"structural similarity needs maps of at least {_WINDOW} pixels a side, not {tuple(a.shape)}",
+            f"structural similarity needs maps of at least {_WINDOW}x{_WINDOW} pixels, not {tuple(a.shape)}",
             hint="use similarity=spearman",
         )
     return float(

@@ -358,7 +358,7 @@ def test_too_few_steps_are_refused(scene: Scene) -> None:
     case = case_of(scene, distinct_heat())
     with pytest.raises(MetricRefused, match="the first of 4 steps masks more than the fraction 0.2"):
         value(LogOdds(steps=4), case)
-    with pytest.raises(MetricRefused, match="one step"):
+    with pytest.raises(MetricRefused, match="a single step"):
         value(Monotonicity(steps=1), case)
 
 

@@ -177,7 +177,7 @@ def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
 
 def test_a_single_feature_is_refused() -> None:
     scene = scene_of(Network(), image())
-    with pytest.raises(ParameterError, match="'grid:1' are one single feature"):
+    with pytest.raises(ParameterError, match="'grid:1' gives only 1 region"):
         MuFidelity(features="grid:1").measure(case_of(scene, image(1)))
 
 
