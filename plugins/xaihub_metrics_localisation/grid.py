@@ -90,7 +90,7 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
     needed = cells**2 - 1
     if len(others) < needed:
         raise MetricRefused(
-            f"a mosaic of {cells}x{cells} cells needs images of {needed} other predicted classes; the run has {len(others)}",
+            f"a {cells}x{cells} mosaic needs images of {needed} other predicted classes; the run has {len(others)}",
             hint="evaluate more images, or use fewer cells",
         )
     cell = int(torch.randint(cells**2, (), generator=generator))

@@ -17,9 +17,7 @@ from xaihub.masking import batch_rows
 
 Samples = Annotated[int, Meta(ge=1, description="Number of noisy copies; each is explained.")]
 Radius = Annotated[float, Meta(gt=0, le=1, description="Maximum change per pixel and channel, for pixels in [0, 1].")]
-Relative = Annotated[
-    bool, Meta(description="Divide by the norm of the map, which makes the score independent of its scale.")
-]
+Relative = Annotated[bool, Meta(description="Divide by the norm of the map, so that its scale does not matter.")]
 
 
 class MaxSensitivity(Metric):

@@ -15,11 +15,9 @@ class MPRT(Metric):
 
     similarity: Annotated[Similarity, Meta(description="Similarity of two maps.")] = "spearman"
     order: Annotated[
-        Order, Meta(description="Randomise stages cumulatively from the output down, or one at a time.")
+        Order, Meta(description="Randomise stages from the output down, cumulatively or one at a time.")
     ] = "cascading"
-    layers: Annotated[
-        int, Meta(ge=1, le=200, description="Number of stages through the depth; each costs one explanation.")
-    ] = 5
+    layers: Annotated[int, Meta(ge=1, le=200, description="Number of stages; each costs one explanation.")] = 5
     absolute: Annotated[bool, Meta(description="Compare absolute values.")] = True
     weights: Annotated[
         Weights, Meta(description="Redraw with each module's own initialisation, or shuffle the trained values.")

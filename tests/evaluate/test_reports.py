@@ -120,7 +120,7 @@ def test_a_method_that_refuses_most_images_is_not_called_best_for_the_rest(hub: 
     assert board.entries["b", "toy_mean"].best
     assert not board.entries["a", "toy_mean"].best
     assert board.entries["a", "toy_mean"].count == 1
-    assert any("the 1 that all have decide" in note for note in board.notes)
+    assert any('different images for toy_mean; "best" uses the 1 images they share' in note for note in board.notes)
 
 
 def test_the_axes_of_a_chart_are_the_metrics_own(hub: Hub, photos: Path, store: RunStore) -> None:

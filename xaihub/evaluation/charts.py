@@ -1,4 +1,4 @@
-"""Charts of a run: mean curves, and quality against cost."""
+"""Charts of a run: mean curves, and scores against cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["cost_chart", "curve_chart"]
 
 
 def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
-    """Yield one chart a curve metric: the mean curve of each explainer, controls dashed."""
+    """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
     curves: dict[str, dict[str, list[Any]]] = {}
     for row, explainer, metric in _named(board, rows):
         if row.curve:
@@ -38,7 +38,7 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
 
 
 def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
-    """Yield one chart a metric: each method's mean with its interval, over forward and backward passes a map."""
+    """Yield one chart per metric: each explainer's mean with its interval, over passes per map."""
     spent: dict[str, list[float]] = {}
     for row, explainer, _ in _named(board, rows):
         if row.record:
@@ -58,8 +58,8 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
             axes.annotate(name, (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
         better = "higher" if board.directions[metric] else "lower"
         axes.set(
-            xscale="log", xlabel="passes a map (forward + backward rows)", ylabel=f"{metric} ({better} is better)",
-            title=f"quality against cost on {board.model}",
+            xscale="log", xlabel="forward + backward passes per map", ylabel=f"{metric} ({better} is better)",
+            title=f"{metric} against cost on {board.model}",
         )  # fmt: skip
         axes.margins(x=0.18)  # room for the names on the right
         axes.grid(alpha=0.3)
@@ -67,7 +67,7 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
 
 
 def _named(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[ScoreRow, str, str]]:
-    """Yield the board's rows with the names that its table gives to their explainer and metric."""
+    """Yield the board's scores with its names for their explainer and metric."""
     names, columns = labels(rows)
     for row in rows:
         if row.model == board.model:
@@ -76,5 +76,5 @@ def _named(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[ScoreRow, s
 
 
 def _fit(name: str) -> str:
-    """Return a name as part of a file's: parameters may hold paths."""
+    """Make a name safe for file names; parameters may contain paths."""
     return re.sub(r"[^\w.=-]+", "_", name)

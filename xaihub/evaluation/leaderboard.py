@@ -1,4 +1,4 @@
-"""From scores to a table that can be trusted: means with intervals, controls beside, contradictions named."""
+"""Leaderboards: mean scores with intervals, compared with controls, with notes on contradictions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Entry:
     Attributes:
         mean: The mean over images.
         low: The lower end of the 95 % bootstrap interval of the mean.
-        high: Its upper end.
+        high: The upper end.
         count: Number of images with a score.
-        failed: Number of images without one.
-        best: The best of all methods that are no controls, on the images that all of them have a score of.
+        failed: Number of images without a score.
+        best: Best of all methods except controls, on the images for which all of them have a score.
     """
 
     mean: float
@@ -41,18 +41,18 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """One model's table.
+    """The leaderboard of one model.
 
     Attributes:
         model: The model.
-        metrics: Column names, with parameters where one metric occurs twice.
-        directions: True where higher is better, False where lower is, None where neither.
-        axes: What the two axes of a metric's curve are.
-        explainers: Row names, methods first, controls last.
+        metrics: Column names, with parameters where a metric occurs more than once.
+        directions: True if higher is better, False if lower is better, None if neither.
+        axes: The axis labels of a metric's curve.
+        explainers: Row names, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
-        notes: Where methods have scores on different images, where a control beats every method, and where metrics
-            contradict each other.
+        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
+            metrics that contradict each other.
     """
 
     model: str
@@ -84,7 +84,7 @@ class Board:
 
 
 def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
-    """Make one table a model."""
+    """Return one leaderboard per model."""
     names, columns = labels(rows)
     found = []
     for model in dict.fromkeys(row.model for row in rows):
@@ -94,13 +94,13 @@ def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
 
 
 def labels(rows: Sequence[ScoreRow]) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return the tables' row names by explainer and parameters, and their column names by metric and parameters."""
+    """Return row names by explainer and parameters, and column names by metric and parameters."""
     names = _names((row.explainer, row.explainer_parameters) for row in rows)
     return names, _names((row.metric, row.metric_parameters) for row in rows)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean, and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
+    """Return the mean and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
     sample = np.asarray(values, dtype=float)
     picks = np.random.default_rng(0).integers(0, len(sample), size=(RESAMPLES, len(sample)))
     means = sample[picks].mean(axis=1)
@@ -143,7 +143,7 @@ def _board(
 
 
 class _Table:
-    """Comparisons of methods, each on the images that all compared have a score of: a refusal is no good score."""
+    """Comparisons of methods, each on the images for which all compared methods have a score."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Table:
         self._metrics, self._methods, self._directions = metrics, methods, directions
 
     def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
-        """Return the means over common images. Those without any score are left out."""
+        """Return the means over common images, of the methods that have any score."""
         found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
         common = set.intersection(*map(set, found.values())) if found else set()
         return {
@@ -175,16 +175,16 @@ class _Table:
         return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
 
     def uneven(self) -> Iterator[str]:
-        """Name the metrics of which methods have scores on different images."""
+        """Report metrics for which methods were scored on different images."""
         for metric in self._metrics:
             sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
             if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
                 common = len(set.intersection(*sets))
-                compared = f"the {common} that all have decide" if common else "none has all, so none is called best"
-                yield f"not every method has {metric} of the same images: {compared}"
+                best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
+                yield f"methods were scored on different images for {metric}; {best}"
 
     def beaten(self, controls: Sequence[str]) -> Iterator[str]:
-        """Name the metrics on which a control, which knows nothing of the model, beats every method."""
+        """Report metrics on which a control, which does not look at the model, beats every method."""
         for metric in self._metrics:
             if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
                 continue
@@ -196,12 +196,12 @@ class _Table:
                 best = max(means, key=lambda name: sign * means[name])
                 if sign * mean > sign * means[best]:
                     yield (
-                        f"{control} beats every method on {metric} ({mean:.3g} against {means[best]:.3g} of {best}):"
-                        " this metric alone proves nothing here"
+                        f"{control} beats every method on {metric} ({mean:.3g}, best method {best} {means[best]:.3g});"
+                        " this metric alone demonstrates nothing here"
                     )
 
     def contradictions(self) -> Iterator[str]:
-        """Name the pairs of metrics that rank the methods the opposite way, by Kendall's tau."""
+        """Report pairs of metrics that rank the methods in opposite orders, by Kendall's tau."""
         from scipy.stats import kendalltau
 
         if len(self._methods) < 3:
@@ -216,7 +216,7 @@ class _Table:
             for second, theirs in ranked[number + 1 :]:
                 tau = kendalltau(ours, theirs).statistic
                 if tau < -0.3:
-                    yield f"{first} and {second} rank the methods the opposite way (Kendall's tau {tau:.2f})"
+                    yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
 
 
 def _axes(hub: Hub, metric: str) -> tuple[str, str]:
@@ -234,7 +234,7 @@ def _id(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Name things shortly: by name alone, or with the parameters in which namesakes differ."""
+    """Return short names: the name alone, or with the parameters in which items of that name differ."""
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, parameters in things:
         groups.setdefault(name, {})[_id(name, parameters)] = parameters
