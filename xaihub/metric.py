@@ -38,32 +38,32 @@ class _Result:
 
 
 class _Meter:
-    """Charges a measurement for its own passes and for each remembered result it uses, whoever computed that first.
+    """Charges a measurement for its own passes and for all remembered results it uses, whoever computed them.
 
-    So the passes recorded with a score are those of scoring that map alone, in whatever order a run takes its scores
-    and wherever it was interrupted.
+    So the passes recorded with a score are those of computing it alone, whatever the order of a run's scores and
+    wherever the run was interrupted.
     """
 
     def __init__(self, passes: Counts) -> None:
         self._passes = passes  # grows while the network runs
-        self._remembered = Counts()  # of these, the passes charged by way of results
+        self._remembered = Counts()  # the part of them that results account for
         self.used: set[_Result] = set()
 
+    @property
+    def own(self) -> Counts:
+        return self._passes - self._remembered
+
     def computed(self, compute: Callable[[], Any]) -> _Result:
-        """Compute a result and set its passes apart."""
-        outer, self.used = self.used, set()
-        before = self._passes - self._remembered
+        before, outer, self.used = self.own, self.used, set()
         try:
-            value = compute()
+            result = _Result(compute(), self.own - before, self.used)
         finally:
-            inner, self.used = self.used, outer
-        cost = self._passes - self._remembered - before
-        self._remembered += cost
-        return _Result(value, cost, inner)
+            self.used = outer
+        self._remembered += result.cost
+        return result
 
     def charged(self) -> Counts:
-        """Return the passes of the measurement."""
-        return sum((result.cost for result in self.used), self._passes - self._remembered)
+        return sum((result.cost for result in self.used), self.own)
 
 
 _METER: ContextVar[_Meter | None] = ContextVar("meter", default=None)
@@ -89,8 +89,7 @@ class _Memory:
 @contextmanager
 def _metered(model: Model) -> Iterator[_Meter]:
     with model.counting() as passes:
-        meter = _Meter(passes)
-        token = _METER.set(meter)
+        token = _METER.set(meter := _Meter(passes))
         try:
             yield meter
         finally:
@@ -175,27 +174,27 @@ class Case:
         return self.explanation.heatmap()
 
     def baseline(self, name: str) -> Tensor:
-        """Return the (C, H, W) baseline image called `name`; noise is fixed by the seed, the same for all metrics.
+        """Return the (C, H, W) baseline image called `name`; noise is the same for all metrics.
 
         Raises:
             ParameterError: No baseline has that name, or it is not a fixed image.
         """
-        return self._once_seeded("baseline", name, baseline_image)
+        return self._seeded(baseline_image, name)
 
     def removal(self, name: str) -> Removal:
-        """Return the removal operator for the baseline called `name`; as `baseline` where that is random.
+        """Return the removal operator for the baseline called `name`; noise is the same for all metrics.
 
         Raises:
             ParameterError: No baseline has that name.
         """
-        return self._once_seeded("removal", name, make_removal)
+        return self._seeded(make_removal, name)
 
-    def _once_seeded(self, kind: str, name: str, make: Callable[[str, Model, Tensor], T]) -> T:
-        def seeded_make() -> T:
+    def _seeded(self, make: Callable[[str, Model, Tensor], T], name: str) -> T:
+        def compute() -> T:
             with seeded(self.seed):
                 return make(name, self.model, self.scene.image)
 
-        return self.scene.memory.once((kind, name, self.seed), seeded_make)
+        return self.scene.memory.once((make, name, self.seed), compute)
 
     def explain(
         self,
@@ -300,8 +299,6 @@ class Metric(Parametrised, ABC):
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
-        if self.needs_pool:
-            len(case.scene.pool)  # loads and predicts the images; the run pays for that once, not this score
         with case.model.untouched(), _metered(case.model) as meter, seeded(case.seed), torch.no_grad():
             result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
         measured = result if isinstance(result, Measurement) else Measurement(value=float(result))

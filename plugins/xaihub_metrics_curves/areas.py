@@ -6,21 +6,17 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused
+from xaihub import Case, Measurement, Meta, MetricRefused
 from xaihub.masking import BaselineName
-from xaihub_metrics_curves.curves import Output, Steps, curves
-from xaihub_metrics_curves.order import Direction, Patch, Unit
+from xaihub_metrics_curves.curves import CurveMetric, Output
+from xaihub_metrics_curves.order import Direction
 
 __all__ = ["Deletion", "Insertion"]
 
 
-class _Area(Metric):
+class _Area(CurveMetric):
     """The area under one curve by the trapezoid rule."""
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "zero"
     output: Output = "probability"
     normalised: Annotated[
         bool, Meta(description="Rescale the score to 0 for the baseline alone and 1 for the whole image.")
@@ -34,7 +30,7 @@ class _Area(Metric):
         Raises:
             MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
         """
-        found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
+        found = self.curves(case)
         scores = found.scores(self.direction, self.output)
         ends = float(scores[0]), float(scores[-1])
         empty, whole = ends if self.direction == "show" else ends[::-1]

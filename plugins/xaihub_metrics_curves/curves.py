@@ -11,16 +11,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaihub import Case, Meta
-from xaihub.masking import masked_forward_passes
-from xaihub_metrics_curves.order import Direction, Ranking, ranking
+from xaihub import Case, Meta, Metric
+from xaihub.masking import BaselineName, masked_forward_passes
+from xaihub_metrics_curves.order import Direction, Patch, Ranking, Unit, ranking
 
-__all__ = ["Curves", "Output", "Removed", "Steps", "curves"]
+__all__ = ["CurveMetric", "Curves", "Output"]
 
 Steps = Annotated[
     int, Meta(ge=1, description="Equal steps from the whole image to the baseline; each costs one forward pass.")
 ]
-Removed = Annotated[float, Meta(gt=0, le=1, description="Fraction of the image up to which points of the curve count.")]
 Output = Annotated[Literal["probability", "logit"], Meta(description="The model output that is scored.")]
 
 
@@ -70,9 +69,17 @@ class Curves:
         return torch.cat([first, *(batch.outputs.cpu() for batch in batches), last])
 
 
-def curves(case: Case, *, steps: int, unit: str, patch: int, baseline: str) -> Curves:
-    """Return the case's curves; metrics with the same parameters share the forward passes."""
-    return Curves(case, ranking(case, unit=unit, patch=patch), steps=steps, baseline=baseline)
+class CurveMetric(Metric):
+    """A metric read off the curves; metrics with the same parameters share the forward passes."""
+
+    steps: Steps = 28
+    unit: Unit = "pixels"
+    patch: Patch = 16
+    baseline: BaselineName = "zero"
+
+    def curves(self, case: Case) -> Curves:
+        """Return the case's curves."""
+        return Curves(case, ranking(case, self.unit, self.patch), steps=self.steps, baseline=self.baseline)
 
 
 def _empty(case: Case, baseline: str) -> Tensor:

@@ -48,7 +48,7 @@ class Ranking:
         return (later ^ shown.bool()).float().unsqueeze(1)
 
 
-def ranking(case: Case, *, unit: str = "pixels", patch: int = 16) -> Ranking:
+def ranking(case: Case, unit: str = "pixels", patch: int = 16) -> Ranking:
     """Rank the case's map, once for all metrics.
 
     Equal values are in a fixed pseudo-random order, so that constant regions are not scanned in raster order, and all

@@ -7,25 +7,21 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene
-from xaihub.masking import BaselineName
-from xaihub_metrics_curves.curves import Curves, Output, Removed, Steps, curves
-from xaihub_metrics_curves.order import Patch, Unit
+from xaihub import Case, Measurement, Meta, MetricRefused, Scene
+from xaihub_metrics_curves.curves import CurveMetric, Curves, Output
 
 __all__ = ["AOPC", "LogOdds", "Monotonicity"]
 
+Removed = Annotated[float, Meta(gt=0, le=1, description="Fraction of the image up to which points of the curve count.")]
 
-class AOPC(Metric):
+
+class AOPC(CurveMetric):
     """Area over the perturbation curve (Samek et al. 2015, arXiv 1509.06321).
 
     The mean of f(x) - f(x_k) over k = 0..L, where x_k masks the most relevant pieces first. With order=difference,
     f(x) is replaced by the score with equally many of the least relevant pieces masked.
     """
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "zero"
     output: Output = "probability"
     removed: Removed = 1.0
     order: Annotated[
@@ -39,7 +35,7 @@ class AOPC(Metric):
         Raises:
             MetricRefused: No point of the curve lies within `removed`.
         """
-        found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
+        found = self.curves(case)
         points = _points(found, self.removed)
         if self.order == "difference":
             reference = found.scores("show", self.output).flip(0)
@@ -49,16 +45,12 @@ class AOPC(Metric):
         return Measurement(value=float(drops.mean()), curve=(found.fractions[: points + 1].tolist(), drops.tolist()))
 
 
-class LogOdds(Metric):
+class LogOdds(CurveMetric):
     """The mean change of log p/(1-p) while the most relevant pieces are masked (Chen et al. 2018, arXiv 1808.02610).
 
     For a contrast of two classes the odds are those of one class against the other.
     """
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "zero"
     removed: Removed = 0.2
     form: Annotated[
         Literal["odds", "probability"], Meta(description="log p/(1-p), or log p as in the literature on text.")
@@ -70,7 +62,7 @@ class LogOdds(Metric):
         Raises:
             MetricRefused: No point of the curve lies within `removed`, or the model has a single class.
         """
-        found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
+        found = self.curves(case)
         points = _points(found, self.removed)
         if self.form == "odds":
             values = _log_odds(case.scene, found.logits("hide").double())
@@ -82,17 +74,13 @@ class LogOdds(Metric):
         )
 
 
-class Monotonicity(Metric):
+class Monotonicity(CurveMetric):
     """The fraction of steps at which revealing the next more relevant pieces does not lower the score.
 
     Arya et al. 2019 (arXiv 1909.03012). The order is that of the signed map, lowest first. As in the published
     implementation, the first point already shows one step of the image: the bare baseline is not part of the curve.
     """
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "zero"
     output: Output = "probability"
     summary: Annotated[
         Literal["fraction", "all"], Meta(description="Fraction of steps, or 1 if the score never falls and else 0.")
@@ -104,7 +92,7 @@ class Monotonicity(Metric):
         Raises:
             MetricRefused: There are fewer than two steps.
         """
-        found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
+        found = self.curves(case)
         if len(found.counts) < 3:
             raise MetricRefused("a single step cannot be monotone or not", hint="use 2 steps or more")
         # Revealing the least relevant first is masking the most relevant first, in reverse.

@@ -56,8 +56,8 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             higher_is_better=False,
             bounds=(1.0, float("inf")),
             formula="#{i : |a_i| > threshold max_j |a_j|}",
-            variant="Our choice: pixels are counted by their magnitude in the map. Stated by the authors: the number of"
-            " features that must be kept for the model's loss to stay within a tolerance.",
+            variant="Our choice: the threshold variant, which counts pixels by their magnitude in the map. Stated by"
+            " the authors: the number of features that must be kept for the model's loss to stay within a tolerance.",
             cost="none",
             limits=f"{_LIMITS} Depends on the threshold; comparable only between inputs of the same size.",
             tags=("map", "scale-invariant"),

@@ -89,7 +89,7 @@ def evaluate(
     if dry_run:
         _estimate(app, plan, models, options)
         return
-    from xaihub.evaluation.export import plot
+    from xaihub.evaluation.charts import plot
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.run import evaluate as run
     from xaihub.evaluation.store import RunStore
@@ -200,7 +200,7 @@ def _estimate(app: App, plan: Plan, models: Sequence[Model], options: dict[str, 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
         cost = estimate(app.hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
-    rows = [{**vars(part), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
+    rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
     if options["as_json"]:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,22 @@ from matplotlib.figure import Figure
 
 from xaihub.evaluation.leaderboard import Board, labels
 from xaihub.evaluation.results import ScoreRow
+from xaihub.files import write_file
 from xaihub.records import canonical
 
-__all__ = ["cost_chart", "curve_chart"]
+__all__ = ["cost_chart", "curve_chart", "plot"]
+
+
+def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
+    """Write PNG charts of mean curves and of score against cost; return their paths."""
+    written = []
+    for board in boards:
+        for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
+            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=120)
+            written.append(write_file(file, buffer.getvalue()))
+    return written
 
 
 def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_MODEL
 from xaihub.records import YamlFile
 
-__all__ = ["Choice", "Config", "joined", "read_config"]
+__all__ = ["Choice", "Config", "read_config"]
 
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
 DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
@@ -69,12 +68,3 @@ def read_config(path: str | Path) -> tuple[Config, YamlFile]:
     """
     file = YamlFile(path, what="config", error=ParameterError)
     return file.convert(Config, hint="docs/how-to/evaluate.md lists the keys"), file
-
-
-def joined(configs: Sequence[Config]) -> Config:
-    """Return the first configuration with the lists of all, so that a merged run can be resumed."""
-    first = msgspec.structs.replace(configs[0])
-    for name in ("images", "models", "explainers", "metrics"):
-        items = [item for config in configs for item in getattr(config, name)]
-        setattr(first, name, [item for place, item in enumerate(items) if item not in items[:place]])
-    return first

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from xaihub.errors import InputError, XaihubError
 from xaihub.evaluation.plan import Plan
@@ -17,8 +18,7 @@ from xaihub.models.model import Model
 __all__ = ["Cost", "Part", "estimate"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """The cost of one explanation or one score of the first image, passes shared with other scores included."""
 
     model: str
@@ -66,19 +66,13 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     unknown = {row.metric if row.record else row.explainer: row.error for row in rows if row.error}
     unknown |= {Path(source).name: reason for source, reason in store.failed_images().items()}
     parts = [
-        Part(
-            model=row.model,
-            what=f"{row.metric} of {row.explainer}",
-            forward_passes=row.forward_passes,
-            backward_passes=row.backward_passes,
-            seconds=row.seconds,
-        )
+        Part(row.model, f"{row.metric} of {row.explainer}", row.forward_passes, row.backward_passes, row.seconds)
         for row in rows
         if not row.error
     ]
     for row in {row.key: row for row in rows if row.record}.values():
-        cost = {name: row.record[name] for name in ("forward_passes", "backward_passes", "seconds")}
-        parts.append(Part(model=row.model, what=f"explaining with {row.explainer}", **cost))
+        spent_on_map = (row.record[name] for name in ("forward_passes", "backward_passes", "seconds"))
+        parts.append(Part(row.model, f"explaining with {row.explainer}", *spent_on_map))
     count = len(plan.images)
     return Cost(
         images=count,

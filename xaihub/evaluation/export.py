@@ -1,24 +1,22 @@
-"""Exporting a run's scores and charts to files, and merging runs."""
+"""Exporting a run's scores as a table."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from xaihub.errors import MissingExtra
-from xaihub.evaluation.config import joined
-from xaihub.evaluation.leaderboard import Board
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.store import RunStore
 from xaihub.files import write_file
 from xaihub.records import canonical
 
-__all__ = ["FORMATS", "export", "merge", "plot"]
+__all__ = ["FORMATS", "export"]
 
 FORMATS = ("csv", "parquet", "json")
 _COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
@@ -53,40 +51,6 @@ def export(store: RunStore, format_: str, path: Path | None) -> str | None:
         return text
     write_file(path, text)
     return None
-
-
-def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, int]:
-    """Merge runs into a new one; duplicate results are kept once, conflicting results are hidden.
-
-    Returns:
-        The merged run, and the number of hidden scores, which reappear or are recomputed when the merged run is
-        resumed.
-
-    Raises:
-        OutputError: A run is missing or damaged, or the output exists or cannot be written.
-    """
-    sources = [RunStore(folder) for folder in folders]
-    merged = RunStore(output, create=True)
-    with merged.writing():
-        aside = merged.absorb(*sources)
-        merged.set_config(joined([source.config for source in sources]))
-    for source in sources:
-        source.close()
-    return merged, aside
-
-
-def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
-    """Write PNG charts of mean curves and of score against cost; return their paths."""
-    from xaihub.evaluation.charts import cost_chart, curve_chart
-
-    written = []
-    for board in boards:
-        for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
-            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=120)
-            written.append(write_file(file, buffer.getvalue()))
-    return written
 
 
 def _flat(row: ScoreRow) -> dict[str, Any]:

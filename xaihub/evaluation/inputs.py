@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Geometry
 
-__all__ = ["Input", "Inputs", "Pool"]
+__all__ = ["Input", "Inputs"]
 
 KEPT = 32  # as each image is a neighbour of several
 
@@ -34,7 +34,7 @@ class Inputs:
 
     def __init__(self, model: Model, images: Sequence[str]) -> None:
         """Load nothing yet."""
-        self.images = images
+        self._images = images
         self._model = model
         self._kept: OrderedDict[str, Input] = OrderedDict()
         self._logits: dict[str, Tensor] = {}
@@ -61,32 +61,11 @@ class Inputs:
         self._kept.move_to_end(source)
         return self._kept[source]
 
-
-class Pool(Sequence[tuple[Tensor, int]]):
-    """The readable images that the one at a position may be combined with, with their predicted classes.
-
-    They are loaded when first used.
-    """
-
-    def __init__(self, inputs: Inputs, position: int) -> None:
-        """Load nothing yet."""
-        self._inputs, self._position = inputs, position
-
-    @cached_property
-    def _found(self) -> list[tuple[Tensor, int]]:
+    def pool(self, position: int) -> list[tuple[Tensor, int]]:
+        """Return the readable neighbours of the image at a position, with their predicted classes."""
         found = []
-        for source in neighbours(self._inputs.images, self._position):
-            try:
-                one = self._inputs.get(source)
-            except XaihubError:
-                continue
-            found.append((one.pixels, int(one.logits.argmax())))
+        for source in neighbours(self._images, position):
+            with suppress(XaihubError):
+                one = self.get(source)
+                found.append((one.pixels, int(one.logits.argmax())))
         return found
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._found)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN204
-        """Return an input with its predicted class."""
-        return self._found[index]

@@ -117,7 +117,8 @@ def _board(
         values.setdefault(pair, []).append(row)
     controls = frozenset(names[_id(row.explainer, row.explainer_parameters)] for row in rows if row.control)
     metrics = list(dict.fromkeys(pair[1] for pair in values))
-    directions = {columns[_id(row.metric, row.metric_parameters)]: _direction(hub, row.metric) for row in rows}
+    specs = {columns[_id(row.metric, row.metric_parameters)]: _spec(hub, row.metric) for row in rows}
+    directions = {metric: spec.higher_is_better for metric, spec in specs.items()}
     entries: dict[tuple[str, str], Entry] = {}
     for pair, scored in values.items():
         known = [row.value for row in scored if row.value is not None]
@@ -134,7 +135,7 @@ def _board(
         model=model,
         metrics=metrics,
         directions=directions,
-        axes={columns[_id(row.metric, row.metric_parameters)]: _axes(hub, row.metric) for row in rows},
+        axes={metric: spec.axes for metric, spec in specs.items()},
         explainers=explainers,
         controls=controls,
         entries=entries,
@@ -219,14 +220,9 @@ class _Table:
                     yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
 
 
-def _axes(hub: Hub, metric: str) -> tuple[str, str]:
-    spec = hub.metrics.find(metric)
-    return MetricSpec.axes if spec is None else spec.axes
-
-
-def _direction(hub: Hub, metric: str) -> bool | None:
-    spec = hub.metrics.find(metric)
-    return None if spec is None else spec.higher_is_better
+def _spec(hub: Hub, metric: str) -> MetricSpec:
+    """Return a metric's record; that of a plugin that is not installed has no direction."""
+    return hub.metrics.find(metric) or MetricSpec(name=metric, target="")
 
 
 def _id(name: str, parameters: Mapping[str, Any]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from xaihub.errors import OutputError, XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
-from xaihub.evaluation.inputs import Inputs, Pool
+from xaihub.evaluation.inputs import Inputs
 from xaihub.evaluation.plan import Plan, load_models
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
@@ -97,12 +98,12 @@ class Run:
     retry: bool = True
     watch: Watch | None = None
     limit: int | None = None
-    depends: Dependence = field(init=False)
     totals: Totals = field(default_factory=Totals, init=False)
 
-    def __post_init__(self) -> None:
-        """Find what scores depend on."""
-        self.depends = Dependence(self.hub, self.plan)
+    @cached_property
+    def depends(self) -> Dependence:
+        """What the scores depend on."""
+        return Dependence(self.hub, self.plan)
 
     def work(self, models: Sequence[Model] | None = None) -> Totals:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
@@ -124,6 +125,7 @@ class _OfModel:
         self._model, self._number = model, number
         self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in run.plan.metrics}
         self._explainers = [(explainer, with_files(explainer.parameters)) for explainer in run.plan.explainers]
+        self._pooled = any(metric.needs_pool for metric in run.plan.metrics)
         self._structure = model.structure_hash
         self._inputs = Inputs(model, run.plan.images)
         self._done = 0
@@ -258,7 +260,7 @@ class _OfModel:
                 logits=found.logits,
                 target=wanted.resolve(found.logits[None]),
                 truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
-                pool=Pool(self._inputs, position),
+                pool=self._inputs.pool(position) if self._pooled else (),
             )
         except XaihubError as error:
             raise _NoScene from error

@@ -44,7 +44,7 @@ class Runtime:
     progress: Callable[[int, int], None] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Counts:
     """How many rows went forward and backward through the network."""
 
@@ -53,17 +53,11 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """Return the sums."""
-        return Counts(
-            forward_passes=self.forward_passes + other.forward_passes,
-            backward_passes=self.backward_passes + other.backward_passes,
-        )
+        return Counts(self.forward_passes + other.forward_passes, self.backward_passes + other.backward_passes)
 
     def __sub__(self, other: Counts) -> Counts:
         """Return the differences."""
-        return Counts(
-            forward_passes=self.forward_passes - other.forward_passes,
-            backward_passes=self.backward_passes - other.backward_passes,
-        )
+        return Counts(self.forward_passes - other.forward_passes, self.backward_passes - other.backward_passes)
 
 
 class Model:
