@@ -217,26 +217,22 @@ class Case:
         """
         known = self.scene.logits[None] if image is None and model is None else None
         inputs = (self.scene.image if image is None else image)[None]
-        return self._explain(inputs, model, target, seed, known)[0]
+        return self.explain_batch(inputs, model=model, target=target, seed=seed, logits=known)[0]
 
     def explain_batch(
-        self, images: Tensor, *, model: Model | None = None, target: Target | None = None, seed: int | None = None
+        self,
+        images: Tensor,
+        *,
+        model: Model | None = None,
+        target: Target | None = None,
+        seed: int | None = None,
+        logits: Tensor | None = None,
     ) -> list[Explanation]:
-        """Explain (B, C, H, W) inputs in one call; see `explain`."""
-        return self._explain(images, model, target, seed, None)
-
-    def _explain(
-        self, inputs: Tensor, model: Model | None, target: Target | None, seed: int | None, logits: Tensor | None
-    ) -> list[Explanation]:
+        """Explain (B, C, H, W) inputs, with (B, K) `logits` if known, in one call; see `explain`."""
         if self.explainer is None:
             raise MetricRefused("this metric re-runs the explainer, but the map's explainer is unknown")
-        return self.explainer.explain(
-            model or self.model,
-            inputs,
-            target or self.scene.target.fixed(),
-            seed=self.seed if seed is None else seed,
-            logits=logits,
-        )
+        wanted, seed = target or self.scene.target.fixed(), self.seed if seed is None else seed
+        return self.explainer.explain(model or self.model, images, wanted, seed=seed, logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True)

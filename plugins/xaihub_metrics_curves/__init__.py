@@ -4,14 +4,10 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
 _RISE = Paper(
-    title="RISE: Randomized Input Sampling for Explanation of Black-box Models",
-    year=2018,
-    url="https://arxiv.org/abs/1806.07421",
+    "RISE: Randomized Input Sampling for Explanation of Black-box Models", 2018, "https://arxiv.org/abs/1806.07421"
 )
 _GRAD_CAM_PLUS_PLUS = Paper(
-    title="Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks",
-    year=2017,
-    url="https://arxiv.org/abs/1710.11063",
+    "Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks", 2017, "https://arxiv.org/abs/1710.11063"
 )
 _SHARED = "steps - 1 forward passes, shared by metrics with equal steps, unit and baseline; 1 for the baseline alone"
 
@@ -51,9 +47,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_curves.steps:AOPC",
             summary="Mean drop in the score while the highest-ranked pixels are masked.",
             paper=Paper(
-                title="Evaluating the visualization of what a Deep Neural Network has learned",
-                year=2015,
-                url="https://arxiv.org/abs/1509.06321",
+                "Evaluating the visualization of what a Deep Neural Network has learned",
+                2015,
+                "https://arxiv.org/abs/1509.06321",
             ),
             higher_is_better=True,
             bounds=(-1.0, 1.0),
@@ -69,9 +65,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_curves.steps:LogOdds",
             summary="Mean change in the class's log-odds while the highest-ranked pixels are masked.",
             paper=Paper(
-                title="L-Shapley and C-Shapley: Efficient Model Interpretation for Structured Data",
-                year=2018,
-                url="https://arxiv.org/abs/1808.02610",
+                "L-Shapley and C-Shapley: Efficient Model Interpretation for Structured Data",
+                2018,
+                "https://arxiv.org/abs/1808.02610",
             ),
             higher_is_better=False,
             formula="1/L sum_{k=1..L} [o(x_k) - o(x)], o = log p/(1-p); x_k masks the k highest-ranked of n pieces",
@@ -86,9 +82,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_curves.steps:Monotonicity",
             summary="Fraction of steps at which revealing more relevant pixels does not lower the score.",
             paper=Paper(
-                title="One Explanation Does Not Fit All: A Toolkit and Taxonomy of AI Explainability Techniques",
-                year=2019,
-                url="https://arxiv.org/abs/1909.03012",
+                "One Explanation Does Not Fit All: A Toolkit and Taxonomy of AI Explainability Techniques",
+                2019,
+                "https://arxiv.org/abs/1909.03012",
             ),
             higher_is_better=True,
             bounds=(0.0, 1.0),
@@ -130,9 +126,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_curves.road:ROAD",
             summary="Drop in the score when the highest-ranked pixels are imputed, compared with the lowest-ranked.",
             paper=Paper(
-                title="A Consistent and Efficient Evaluation Strategy for Attribution Methods",
-                year=2022,
-                url="https://arxiv.org/abs/2202.00449",
+                "A Consistent and Efficient Evaluation Strategy for Attribution Methods",
+                2022,
+                "https://arxiv.org/abs/2202.00449",
             ),
             higher_is_better=True,
             bounds=(-1.0, 1.0),

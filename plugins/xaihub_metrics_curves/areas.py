@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 import torch
 
 from xaihub import Case, Measurement, Meta, MetricRefused
-from xaihub.masking import BaselineName
 from xaihub_metrics_curves.curves import CurveMetric, Output
 from xaihub_metrics_curves.order import Direction
 
@@ -56,8 +55,7 @@ class Insertion(_Area):
     """
 
     direction = "show"
-
-    baseline: BaselineName = "blur"
+    baseline = "blur"
 
 
 class Deletion(_Area):

@@ -16,9 +16,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_fidelity.correlations:SensitivityN",
             summary="Correlation of the map's sums with drops in the score, over random subsets of several sizes.",
             paper=Paper(
-                title="Towards better understanding of gradient-based attribution methods for Deep Neural Networks",
-                year=2018,
-                url="https://arxiv.org/abs/1711.06104",
+                "Towards better understanding of gradient-based attribution methods for Deep Neural Networks",
+                2018,
+                "https://arxiv.org/abs/1711.06104",
             ),
             higher_is_better=True,
             bounds=(-1.0, 1.0),
@@ -34,9 +34,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_fidelity.correlations:FaithfulnessCorrelation",
             summary="Correlation of the map's sums with drops in the score, over random sets of pixels.",
             paper=Paper(
-                title="Evaluating and Aggregating Feature-based Model Explanations",
-                year=2020,
-                url="https://arxiv.org/abs/2005.00631",
+                "Evaluating and Aggregating Feature-based Model Explanations", 2020, "https://arxiv.org/abs/2005.00631"
             ),
             higher_is_better=True,
             bounds=(-1.0, 1.0),
@@ -51,9 +49,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_fidelity.correlations:MuFidelity",
             summary="Rank correlation of the map's sums with drops in the score, over random cells of a 9 x 9 grid.",
             paper=Paper(
-                title="Look at the Variance! Efficient Black-box Explanations with Sobol-based Sensitivity Analysis",
-                year=2021,
-                url="https://arxiv.org/abs/2111.04138",
+                "Look at the Variance! Efficient Black-box Explanations with Sobol-based Sensitivity Analysis",
+                2021,
+                "https://arxiv.org/abs/2111.04138",
             ),
             higher_is_better=True,
             bounds=(-1.0, 1.0),
@@ -68,9 +66,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_fidelity.infidelity:Infidelity",
             summary="Squared error of the drops in the score that the map predicts for random masked squares.",
             paper=Paper(
-                title="On the (In)fidelity and Sensitivity of Explanations",
-                year=2019,
-                url="https://arxiv.org/abs/1901.09392",
+                "On the (In)fidelity and Sensitivity of Explanations", 2019, "https://arxiv.org/abs/1901.09392"
             ),
             higher_is_better=False,
             bounds=(0.0, _INFINITY),
@@ -84,9 +80,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             name="completeness_gap",
             target="xaihub_metrics_fidelity.completeness:CompletenessGap",
             summary="Relative difference between the sum of the values and the score minus the baseline's score.",
-            paper=Paper(
-                title="Axiomatic Attribution for Deep Networks", year=2017, url="https://arxiv.org/abs/1703.01365"
-            ),
+            paper=Paper("Axiomatic Attribution for Deep Networks", 2017, "https://arxiv.org/abs/1703.01365"),
             higher_is_better=False,
             bounds=(0.0, _INFINITY),
             formula="|sum of values - (f(x) - f(baseline))| / |f(x) - f(baseline)|",

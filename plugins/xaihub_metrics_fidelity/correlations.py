@@ -77,9 +77,4 @@ class MuFidelity(FaithfulnessCorrelation):
     """Spearman's rank correlation of A(S) and D(S) over random subsets of a grid's cells (Fel et al. 2021)."""
 
     ranks = True
-
-    features: Features = "grid:9"
-    subset: Annotated[float, Meta(gt=0, lt=1, description="Size of each subset S, as a fraction of all features.")] = (
-        0.2
-    )
-    samples: Samples = 200
+    features, subset, samples = "grid:9", 0.2, 200

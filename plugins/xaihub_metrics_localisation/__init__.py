@@ -4,9 +4,9 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
 _ARRAS = Paper(
-    title="CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network explanations",
-    year=2022,
-    url="https://arxiv.org/abs/2003.07258",
+    "CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network explanations",
+    2022,
+    "https://arxiv.org/abs/2003.07258",
 )
 _MASKS = "Assumes that the evidence lies inside the mask; if the model uses the background, a faithful map scores low."
 
@@ -20,9 +20,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_localisation.grid:GridPointing",
             summary="Fraction of the positive attribution in the right cell of a mosaic of images.",
             paper=Paper(
-                title="Convolutional Dynamic Alignment Networks for Interpretable Classifications",
-                year=2021,
-                url="https://arxiv.org/abs/2104.00032",
+                "Convolutional Dynamic Alignment Networks for Interpretable Classifications",
+                2021,
+                "https://arxiv.org/abs/2104.00032",
             ),
             higher_is_better=True,
             bounds=(0.0, 1.0),
@@ -37,11 +37,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             name="pointing_game",
             target="xaihub_metrics_localisation.masks:PointingGame",
             summary="Whether the map's peak lies on or near the mask.",
-            paper=Paper(
-                title="Top-down Neural Attention by Excitation Backprop",
-                year=2016,
-                url="https://arxiv.org/abs/1608.00507",
-            ),
+            paper=Paper("Top-down Neural Attention by Excitation Backprop", 2016, "https://arxiv.org/abs/1608.00507"),
             higher_is_better=True,
             bounds=(0.0, 1.0),
             formula="1 if the largest value is within `tolerance` pixels of the mask, else 0; tied peaks are averaged",

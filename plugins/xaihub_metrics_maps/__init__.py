@@ -15,9 +15,9 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_maps.method:Sparseness",
             summary="Gini index of the map: 0 for a constant map, near 1 for a single pixel.",
             paper=Paper(
-                title="Concise Explanations of Neural Networks using Adversarial Training",
-                year=2020,
-                url="https://arxiv.org/abs/1810.06583",
+                "Concise Explanations of Neural Networks using Adversarial Training",
+                2020,
+                "https://arxiv.org/abs/1810.06583",
             ),
             higher_is_better=True,
             bounds=(0.0, 1.0),
@@ -32,9 +32,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_maps.method:Complexity",
             summary="Entropy of the pixels' relative magnitudes, in nats.",
             paper=Paper(
-                title="Evaluating and Aggregating Feature-based Model Explanations",
-                year=2020,
-                url="https://arxiv.org/abs/2005.00631",
+                "Evaluating and Aggregating Feature-based Model Explanations", 2020, "https://arxiv.org/abs/2005.00631"
             ),
             higher_is_better=False,
             bounds=(0.0, float("inf")),
@@ -48,11 +46,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             name="effective_complexity",
             target="xaihub_metrics_maps.method:EffectiveComplexity",
             summary="Number of pixels that exceed a small fraction of the map's peak.",
-            paper=Paper(
-                title="On quantitative aspects of model interpretability",
-                year=2020,
-                url="https://arxiv.org/abs/2007.07584",
-            ),
+            paper=Paper("On quantitative aspects of model interpretability", 2020, "https://arxiv.org/abs/2007.07584"),
             higher_is_better=False,
             bounds=(1.0, float("inf")),
             formula="#{i : |a_i| > threshold max_j |a_j|}",

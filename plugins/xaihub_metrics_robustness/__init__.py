@@ -15,9 +15,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             target="xaihub_metrics_robustness.method:MaxSensitivity",
             summary="Largest relative change of the map under small uniform noise on the image.",
             paper=Paper(
-                title="On the (In)fidelity and Sensitivity of Explanations",
-                year=2019,
-                url="https://arxiv.org/abs/1901.09392",
+                "On the (In)fidelity and Sensitivity of Explanations", 2019, "https://arxiv.org/abs/1901.09392"
             ),
             higher_is_better=False,
             bounds=(0.0, float("inf")),
@@ -31,11 +29,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             name="local_lipschitz",
             target="xaihub_metrics_robustness.method:LocalLipschitz",
             summary="Largest change of the map relative to the change of the image, under small uniform noise.",
-            paper=Paper(
-                title="On the Robustness of Interpretability Methods",
-                year=2018,
-                url="https://arxiv.org/abs/1806.08049",
-            ),
+            paper=Paper("On the Robustness of Interpretability Methods", 2018, "https://arxiv.org/abs/1806.08049"),
             higher_is_better=False,
             bounds=(0.0, float("inf")),
             formula="max over ||y - x||_inf <= r of ||map(y) - map(x)||_2 / (||map(x)||_2 ||y - x||_2)",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from xaihub.evaluation.leaderboard import Board, labels
+from xaihub.evaluation.leaderboard import Board, labelled
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import write_file
-from xaihub.records import canonical
 
 __all__ = ["cost_chart", "curve_chart", "plot"]
 
@@ -25,17 +24,15 @@ def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> lis
     for board in boards:
         for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
             file = folder / f"{name}__{board.model.replace('/', '_')}.png"
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=120)
-            written.append(write_file(file, buffer.getvalue()))
+            written.append(write_file(file, partial(figure.savefig, format="png", dpi=120)))
     return written
 
 
 def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
     curves: dict[str, dict[str, list[Any]]] = {}
-    for row, explainer, metric in _named(board, rows):
-        if row.curve:
+    for row, explainer, metric in labelled(rows):
+        if row.model == board.model and row.curve:
             curves.setdefault(metric, {}).setdefault(explainer, []).append(row.curve)
     for metric, found in curves.items():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -55,8 +52,8 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
 def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per metric: each explainer's mean with its interval, over passes per map."""
     spent: dict[str, list[float]] = {}
-    for row, explainer, _ in _named(board, rows):
-        if row.record:
+    for row, explainer, _ in labelled(rows):
+        if row.model == board.model and row.record:
             spent.setdefault(explainer, []).append(row.record["forward_passes"] + row.record["backward_passes"])
     for metric in board.metrics:
         if board.directions[metric] is None or metric.startswith("cost_"):
@@ -79,15 +76,6 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
         axes.margins(x=0.18)  # room for the names on the right
         axes.grid(alpha=0.3)
         yield f"cost_{_fit(metric)}", figure
-
-
-def _named(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[ScoreRow, str, str]]:
-    """Yield the board's scores with its names for their explainer and metric."""
-    names, columns = labels(rows)
-    for row in rows:
-        if row.model == board.model:
-            explainer = names[canonical([row.explainer, row.explainer_parameters])]
-            yield row, explainer, columns[canonical([row.metric, row.metric_parameters])]
 
 
 def _fit(name: str) -> str:

@@ -13,7 +13,7 @@ from xaihub.hub import Hub
 from xaihub.records import canonical
 from xaihub.specs import MetricSpec
 
-__all__ = ["Board", "Entry", "boards", "interval", "labels"]
+__all__ = ["Board", "Entry", "boards", "interval", "labelled"]
 
 RESAMPLES = 2000
 
@@ -85,18 +85,20 @@ class Board:
 
 def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
     """Return one leaderboard per model."""
-    names, columns = labels(rows)
-    found = []
-    for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model]
-        found.append(_board(model, own, names, columns, hub))
-    return found
+    models: dict[str, list[tuple[ScoreRow, str, str]]] = {}
+    for one in labelled(rows):
+        models.setdefault(one[0].model, []).append(one)
+    return [_board(found, hub) for found in models.values()]
 
 
-def labels(rows: Sequence[ScoreRow]) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return row names by explainer and parameters, and column names by metric and parameters."""
+def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
+    """Return each score with the labels of its explainer and its metric."""
     names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    return names, _names((row.metric, row.metric_parameters) for row in rows)
+    columns = _names((row.metric, row.metric_parameters) for row in rows)
+    return [
+        (row, names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
+        for row in rows
+    ]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -108,16 +110,13 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(sample.mean()), float(low), float(high)
 
 
-def _board(
-    model: str, rows: Sequence[ScoreRow], names: Mapping[str, str], columns: Mapping[str, str], hub: Hub
-) -> Board:
+def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub) -> Board:
     values: dict[tuple[str, str], list[ScoreRow]] = {}
-    for row in rows:
-        pair = (names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
-        values.setdefault(pair, []).append(row)
-    controls = frozenset(names[_id(row.explainer, row.explainer_parameters)] for row in rows if row.control)
-    metrics = list(dict.fromkeys(pair[1] for pair in values))
-    specs = {columns[_id(row.metric, row.metric_parameters)]: _spec(hub, row.metric) for row in rows}
+    for row, explainer, metric in rows:
+        values.setdefault((explainer, metric), []).append(row)
+    controls = frozenset(explainer for row, explainer, _ in rows if row.control)
+    explainers = sorted({explainer for explainer, _ in values}, key=lambda name: (name in controls, name))
+    specs = {metric: _spec(hub, row.metric) for row, _, metric in rows}
     directions = {metric: spec.higher_is_better for metric, spec in specs.items()}
     entries: dict[tuple[str, str], Entry] = {}
     for pair, scored in values.items():
@@ -125,15 +124,14 @@ def _board(
         if known:
             mean, low, high = interval(known)
             entries[pair] = Entry(mean=mean, low=low, high=high, count=len(known), failed=len(scored) - len(known))
-    explainers = sorted(dict.fromkeys(pair[0] for pair in values), key=lambda name: (name in controls, name))
-    table = _Table(values, metrics, [name for name in explainers if name not in controls], directions)
-    for metric in metrics:
+    table = _Table(values, [name for name in explainers if name not in controls], directions)
+    for metric in directions:
         best = table.best(metric)
         if best is not None:
             entries[best, metric] = replace(entries[best, metric], best=True)
     return Board(
-        model=model,
-        metrics=metrics,
+        model=rows[0][0].model,
+        metrics=list(directions),
         directions=directions,
         axes={metric: spec.axes for metric, spec in specs.items()},
         explainers=explainers,
@@ -149,14 +147,13 @@ class _Table:
     def __init__(
         self,
         rows: Mapping[tuple[str, str], Sequence[ScoreRow]],
-        metrics: Sequence[str],
         methods: Sequence[str],
         directions: Mapping[str, bool | None],
     ) -> None:
         self._scores = {
             pair: {row.image: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
         }
-        self._metrics, self._methods, self._directions = metrics, methods, directions
+        self._methods, self._directions = methods, directions
 
     def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
         """Return the means over common images, of the methods that have any score."""
@@ -177,7 +174,7 @@ class _Table:
 
     def uneven(self) -> Iterator[str]:
         """Report metrics for which methods were scored on different images."""
-        for metric in self._metrics:
+        for metric in self._directions:
             sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
             if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
                 common = len(set.intersection(*sets))
@@ -186,7 +183,7 @@ class _Table:
 
     def beaten(self, controls: Sequence[str]) -> Iterator[str]:
         """Report metrics on which a control, which does not look at the model, beats every method."""
-        for metric in self._metrics:
+        for metric in self._directions:
             if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
                 continue
             for control in controls:
@@ -209,7 +206,7 @@ class _Table:
             return
         ranked = [
             (metric, [self._sign(metric) * mean for mean in means.values()])
-            for metric in self._metrics
+            for metric in self._directions
             if self._directions[metric] is not None and not metric.startswith("cost_")
             if len(means := self._means(metric, self._methods)) == len(self._methods)
         ]
