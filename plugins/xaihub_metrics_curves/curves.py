@@ -61,9 +61,9 @@ class Curves:
         batches = masked_forward_passes(
             case.model,
             case.scene.image,
-            self._order.draws(self.counts[1:-1], direction),
+            self.counts[1:-1],
             removal=case.removal(self._baseline),
-            expand=self._order.masks,
+            expand=lambda counts: self._order.masks(counts, direction),
         )
         first, last = (whole, empty) if direction == "hide" else (empty, whole)
         return torch.cat([first, *(batch.outputs.cpu() for batch in batches), last])

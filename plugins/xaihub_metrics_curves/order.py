@@ -37,15 +37,10 @@ class Ranking:
     count: int
     key: tuple[str, int | None]
 
-    def draws(self, counts: Tensor, direction: Direction) -> Tensor:
-        """Return (n, 2) draws for `masks`: the first `counts` pieces masked, or only these visible."""
-        return torch.stack([counts, torch.full_like(counts, int(direction == "show"))], dim=1)
-
-    def masks(self, draws: Tensor) -> Tensor:
-        """Turn (n, 2) draws into (n, 1, H, W) masks of 0 and 1."""
-        counts, shown = draws.view(-1, 2, 1, 1).unbind(1)
-        later = self.ranks.to(draws.device) >= counts  # (n, H, W)
-        return (later ^ shown.bool()).float().unsqueeze(1)
+    def masks(self, counts: Tensor, direction: Direction) -> Tensor:
+        """Return (n, 1, H, W) masks of 0 and 1: the first `counts` (n,) pieces masked, or only these visible."""
+        later = self.ranks.to(counts.device) >= counts.view(-1, 1, 1)  # (n, H, W)
+        return (later ^ (direction == "show")).float().unsqueeze(1)
 
 
 def ranking(case: Case, unit: str = "pixels", patch: int = 16) -> Ranking:

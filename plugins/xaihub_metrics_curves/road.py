@@ -63,10 +63,14 @@ class ROAD(Metric):
             order = ranking(case)
             counts = (torch.tensor(percents, dtype=torch.float64) / 100 * order.count).round().long()
             # The k least relevant pixels are masked where only the others are shown.
-            draws = order.draws(counts if direction == "hide" else order.count - counts, direction)
+            counts = counts if direction == "hide" else order.count - counts
             generator = torch.Generator().manual_seed(case.seed)
             removal = NoisyLinear(self.noise * torch.randn(case.scene.image.shape, generator=generator))
-            batches = masked_forward_passes(case.model, case.scene.image, draws, removal=removal, expand=order.masks)
+            batches = masked_forward_passes(
+                *(case.model, case.scene.image, counts),
+                removal=removal,
+                expand=lambda part: order.masks(part, direction),
+            )
             return torch.cat([batch.outputs.cpu() for batch in batches])
 
         return case.memory.once(("curves: imputed", direction, tuple(percents), self.noise, case.seed), evaluate)

@@ -35,12 +35,12 @@ class SensitivityN(Metric):
         Sizes at which the score does not react are skipped: they are the same for every map of the image.
         """
         removed = remove_subsets(case, self, self._sizes)
-        found, judged = removed.correlations(), ~is_constant(removed.drops, SUMS)
-        fractions = [size / removed.count for size, kept in zip(removed.sizes, judged, strict=True) if kept]
+        found, used = removed.correlations(), ~is_constant(removed.drops, SUMS)
+        fractions = [size / removed.count for size, kept in zip(removed.sizes, used, strict=True) if kept]
         return Measurement(
-            value=float(found[judged].mean()),
-            curve=(fractions, found[judged].tolist()),
-            details={"sizes": removed.sizes, "judged": judged.tolist()},
+            value=float(found[used].mean()),
+            curve=(fractions, found[used].tolist()),
+            details={"sizes": removed.sizes, "used": used.tolist()},
         )
 
     def _sizes(self, count: int) -> list[float]:

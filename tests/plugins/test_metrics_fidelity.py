@@ -171,7 +171,7 @@ def test_a_size_without_effect_is_left_out_of_sensitivity_n() -> None:
     scene = scene_of(NeedsMany(), torch.ones(SIZE) + image() / 8)
     values = scene.image
     measured, _ = SensitivityN(features="grid:4", sizes=2, samples=20).measure(case_of(scene, values))
-    assert measured.details == {"sizes": [1, 13], "judged": [False, True]}
+    assert measured.details == {"sizes": [1, 13], "used": [False, True]}
     assert measured.value == pytest.approx(1, abs=1e-4)
 
 
