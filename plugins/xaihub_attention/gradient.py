@@ -16,10 +16,10 @@ __all__ = ["AttentionGradient"]
 
 
 class AttentionGradient(Explainer):
-    """Add up attention over the blocks, weighted by the target's gradient."""
+    """Sum the attention over the blocks, weighted by the target's gradient."""
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (B, 1, H, W): the relevance of each patch token for what the classifier reads."""
+        """Return (B, 1, H, W): the relevance of each patch token for the tokens that the classifier reads."""
         recording = record(model, inputs)
         gradients = torch.autograd.grad(target.score(recording.logits).sum(), recording.maps)
         R = torch.eye(recording.maps[0].shape[-1], device=inputs.device).expand(len(inputs), -1, -1)

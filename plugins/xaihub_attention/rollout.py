@@ -17,19 +17,19 @@ __all__ = ["AttentionRollout"]
 
 
 class AttentionRollout(Explainer):
-    """Multiply the attention of all blocks; residual connections count as attention to oneself."""
+    """Multiply the attention of all blocks; residual connections count as self-attention of a token."""
 
     class_agnostic = True
 
     head_fusion: Annotated[
-        Literal["mean", "max", "min"], Meta(description="How the heads of a block become one; the paper averages.")
+        Literal["mean", "max", "min"], Meta(description="How the heads of a block are combined; the paper averages.")
     ] = "mean"
     discard: Annotated[
-        float, Meta(ge=0, lt=1, description="Share of each block's weakest attentions that is set to zero.")
+        float, Meta(ge=0, lt=1, description="Fraction of each block's weakest attention weights that is set to zero.")
     ] = 0.0
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:  # noqa: ARG002
-        """Return (B, 1, H, W): the share of each patch token in what the classifier reads."""
+        """Return (B, 1, H, W): the contribution of each patch token to the tokens that the classifier reads."""
         recording = record(model, inputs)
         tokens = recording.maps[0].shape[-1]
         identity = torch.eye(tokens, device=inputs.device)

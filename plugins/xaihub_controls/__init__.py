@@ -1,9 +1,12 @@
-"""Controls: maps that explain nothing, to be scored beside the methods."""
+"""Controls: maps that explain nothing, to be scored next to the methods."""
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import ExplainerSpec
 
-_LIMITS = "A control, no method: it never asks the model. Whatever scores no better than this has shown nothing."
+_LIMITS = (
+    "A control, not a method: it never runs the model. A method that does not beat it has demonstrated nothing on the"
+    " metric."
+)
 
 
 @hookimpl
@@ -25,7 +28,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             summary="Control: edge strength of the image.",
             cost="none",
             limits=_LIMITS,
-            variant="Sobel magnitude of the mean of the channels, in pixel units.",
+            variant="Sobel magnitude of the channel mean, in pixel units.",
             tags=("control",),
         ),
         ExplainerSpec(
@@ -34,7 +37,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             summary="Control: a Gaussian at the centre, the same for every image.",
             cost="none",
             limits=_LIMITS,
-            variant="An axis-aligned Gaussian whose standard deviation is a share of each side.",
+            variant="An axis-aligned Gaussian whose standard deviation is a fraction of each side.",
             tags=("control",),
         ),
     ]
