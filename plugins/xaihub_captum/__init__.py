@@ -149,7 +149,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             paper="shap",
             cost="at most samples + 2 forward passes; a coalition drawn again costs nothing",
             variant="Derived: coalitions drawn in proportion to the Shapley kernel. Our choice: each pixel carries its"
-            " feature's value; values sum over features, not pixels, to the score minus that of the fully masked image.",
+            " feature's value; values sum over features, not pixels, to the score minus the masked image's score.",
             limits="An estimate: coalitions are random. Masked images are unlike the training images.",
         ),
         _spec(
