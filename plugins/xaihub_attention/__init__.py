@@ -15,7 +15,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
     return [
         ExplainerSpec(
             name="attention_rollout",
-            target="xaihub_attention.rollout:AttentionRollout",
+            target="xaihub_attention.methods:AttentionRollout",
             summary="Product of the attention of all blocks (class-independent).",
             paper=Paper(
                 title="Quantifying Attention Flow in Transformers", year=2020, url="https://arxiv.org/abs/2005.00928"
@@ -29,7 +29,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ),
         ExplainerSpec(
             name="attention_gradient",
-            target="xaihub_attention.gradient:AttentionGradient",
+            target="xaihub_attention.methods:AttentionGradient",
             summary="Sum of the attention over the blocks, weighted by the gradient of the class score.",
             paper=Paper(
                 title="Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder"

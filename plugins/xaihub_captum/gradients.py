@@ -99,7 +99,8 @@ class GradientShap(Explainer):
         scores, where = Scores(model), classes(target)
         values = torch.zeros_like(inputs)
         # captum holds all samples at once, so they are computed in blocks.
-        for block in _blocks(self.samples):
+        for done in range(0, self.samples, BLOCK):
+            block = min(BLOCK, self.samples - done)
             part = captum.attr.GradientShap(scores).attribute(
                 inputs,
                 starts,
@@ -146,7 +147,3 @@ class SmoothGrad(Explainer):
 def value_range(inputs: Tensor) -> float:
     """Return the largest minus the smallest value, in the model's units."""
     return float(inputs.max() - inputs.min())
-
-
-def _blocks(samples: int) -> list[int]:
-    return [min(BLOCK, samples - done) for done in range(0, samples, BLOCK)]

@@ -5,7 +5,9 @@ It estimates Owen values: Shapley values of a game whose players join along a tr
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -52,7 +54,7 @@ class PartitionSHAP(Explainer):
         image = inputs[0]
         features = make_features(self.features, model, image)
         removal = make_removal(self.baseline, model, image)
-        game = _Game(model, image, features, removal, target, output=self.output, total=self.evaluations)
+        game = _Game(model, image, features, removal, target, self.output, self.evaluations)
         labels = features.spread(torch.arange(features.count))  # (H, W)
         explainer = shap.PartitionExplainer(game, _Coalitions(_halvings(labels)))
         explanation = explainer(
@@ -80,27 +82,23 @@ class PartitionSHAP(Explainer):
         )
 
 
+@dataclass
 class _Game:
     """The score of each coalition of features, called by shap.
 
     `nothing` and `everything` are the scores of the empty and of the full coalition; `done` counts rows.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        image: Tensor,
-        features: Features,
-        removal: Removal,
-        target: ResolvedTarget,
-        *,
-        output: str,
-        total: int,
-    ) -> None:
-        self.model, self.image, self.features, self.removal, self.target = model, image, features, removal, target
-        self.output, self.total = output, total
-        self.done = 0
-        self.nothing = self.everything = float("nan")
+    model: Model
+    image: Tensor
+    features: Features
+    removal: Removal
+    target: ResolvedTarget
+    output: str
+    total: int
+    done: int = 0
+    nothing: float = math.nan
+    everything: float = math.nan
 
     def __call__(self, coalitions: Any) -> Any:
         """Return (n,) float64 scores of (n, d) coalitions."""

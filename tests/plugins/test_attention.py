@@ -13,8 +13,7 @@ from torch.nn.functional import interpolate
 
 from xaihub import Explainer, ExplainerRefused, Hints, Model, Preprocessing
 from xaihub_attention import xaihub_register_explainers
-from xaihub_attention.gradient import AttentionGradient
-from xaihub_attention.rollout import AttentionRollout
+from xaihub_attention.methods import AttentionGradient, AttentionRollout
 
 BOTH = [AttentionRollout, AttentionGradient]
 # Small transformers: a class token; two class tokens; average pooling with a register token; a convolutional stem.

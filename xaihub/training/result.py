@@ -110,7 +110,7 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
     trainer, data = setup.trainer, setup.data
     record = trainer.progress.history[trainer.progress.best - 1]
     fill(trainer.network, trainer.best, what="the best epoch")
-    finished = setup.objective.finish(trainer.network.eval())
+    finished = trainer.objective.finish(trainer.network.eval())
     epochs = f"epoch {record['epoch']} of {len(trainer.progress.history)}"
     accuracy = f"not measured: no images were held out ({epochs})"
     if "val_accuracy" in record:
@@ -121,10 +121,10 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         classes=data.images.classes,
         sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
         accuracy=accuracy,
-        objective=setup.objective,
+        objective=trainer.objective,
         wrapped=finished.wrapped,
     )
-    device = setup.accelerator.device
+    device = trainer.accelerator.device
     loaded = hub.load_model(str(path), device=str(device))
     inputs = torch.stack([setup.images.row(index, None) for index in list(data.val or data.train)[:2]]).to(device)
     with torch.no_grad():

@@ -133,7 +133,7 @@ def train(
         if held_out is not None and not setup.data.val:
             raise ParameterError("--held-out: no image is held out", hint="raise --val, or drop --held-out")
         with _locked(folder):
-            return _run(hub, config, setup, folder, None if held_out is None else Path(held_out), watch, tell)
+            return _run(hub, setup, folder, held_out, watch, tell)
 
 
 def estimate(
@@ -176,25 +176,20 @@ def estimate(
 
 
 def _run(
-    hub: Hub,
-    config: Config,
-    setup: Setup,
-    folder: Path,
-    held_out: Path | None,
-    watch: Watch,
-    tell: Callable[[str], None],
+    hub: Hub, setup: Setup, folder: Path, held_out: str | Path | None, watch: Watch, tell: Callable[[str], None]
 ) -> Outcome:
     from xaihub.training.data.held_out import write_held_out
     from xaihub.training.loop.checkpoint import Checkpoint
     from xaihub.training.result import Tensorboard, write_log, write_result
 
-    trainer, checkpoint, main = setup.trainer, folder / CHECKPOINT, setup.accelerator.is_main_process
+    trainer, config, main = setup.trainer, setup.trainer.config, setup.trainer.accelerator.is_main_process
+    checkpoint, card = folder / CHECKPOINT, folder / CARD
     if checkpoint.exists():
         trainer.restore(Checkpoint.load(checkpoint))
     else:
         trainer.begin(setup.held_out())  # before anything is written: an objective may refuse its parameters here
     if held_out is not None and main:
-        write_held_out(setup.data, held_out)
+        write_held_out(setup.data, Path(held_out))
     logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
         write_file(folder / CONFIG, yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
@@ -206,11 +201,11 @@ def _run(
         tell(_line(progress.history[-1], config.epochs))
 
     trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)
-    progress, card = trainer.progress, folder / CARD
+    progress = trainer.progress
     if main:
         write_log(folder / LOG, progress.history)
         write_result(hub, setup, card)
-    setup.accelerator.wait_for_everyone()
+    trainer.accelerator.wait_for_everyone()
     return Outcome(
         card=card,
         best=progress.history[progress.best - 1],

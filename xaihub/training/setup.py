@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub, pick_device
@@ -41,20 +41,19 @@ class Setup:
     """The parts of a run.
 
     Attributes:
-        accelerator: Accelerate's object for device, precision and processes.
         model: The model before the objective wrapped it, for the classes of the data.
-        objective: Computes the loss.
-        data: Training and validation images.
-        images: Loads the images.
+        images: Loads the training and validation images.
         trainer: Takes the steps.
     """
 
-    accelerator: Accelerator
     model: Model
-    objective: Objective
-    data: Split
     images: ImageLoader
     trainer: Trainer
+
+    @property
+    def data(self) -> Split:
+        """Training and validation images."""
+        return self.images.data
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and labels of the validation images, or of the training images if none are held out."""
@@ -143,7 +142,9 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
     if learned is not None:
         fill(network, learned, what=f"the weights of {config.model!r}")
     part = objective.trainable(network, head) if config.freeze and head is not None else None
-    loader, loss_network = _loader(objective, network, part, images, config, accelerator, watch)
+    loader: Loader = images
+    if part is not None and part is not network and objective.on_features and not config.augments:
+        loader = cache_features(network, part, images, device=accelerator.device, watch=watch) or images
     trainer = Trainer(
         objective,
         network,
@@ -152,10 +153,10 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         accelerator=accelerator,
         head=head,
         part=part,
-        loss_network=loss_network,
+        loss_network=None if loader is images else part,
         identity=_identity(config, data),
     )
-    return Setup(accelerator=accelerator, model=model, objective=objective, data=data, images=images, trainer=trainer)
+    return Setup(model=model, images=images, trainer=trainer)
 
 
 def _unwrapped(hub: Hub, config: Config, changed: Model) -> tuple[Objective, Model]:
@@ -192,22 +193,6 @@ def prepared(images: LabelledImages, model: Model, config: Config, watch: Watch,
         images = readable(images, skip=config.skip_unreadable, watch=watch)
     check_classes(images)
     return split(images, fraction=config.val, seed=config.seed)
-
-
-def _loader(
-    objective: Objective,
-    network: nn.Module,
-    part: nn.Module | None,
-    images: ImageLoader,
-    config: Config,
-    accelerator: Accelerator,
-    watch: Watch,
-) -> tuple[Loader, nn.Module | None]:
-    """Return a loader of cached features with the trainable part, if that is equivalent to reading images again."""
-    if part is None or part is network or config.augments or not objective.on_features:
-        return images, None
-    kept = cache_features(network, part, images, device=accelerator.device, watch=watch)
-    return (images, None) if kept is None else (kept, part)
 
 
 def _identity(config: Config, data: Split) -> str:

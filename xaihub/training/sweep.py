@@ -155,9 +155,8 @@ def sweep(
         run = folder / _UNSAFE.sub("_", f"{parameter}={value}")
         tell(f"{parameter}={value}")
         outcome = train(hub, plan, run, resume=run.exists(), device=device, watch=watch, tell=tell)
-        model = hub.load_model(str(outcome.card), device=device)
+        model, best = hub.load_model(str(outcome.card), device=device), outcome.best
         scores, reasons, examples[value], count = _judge(plan, model, judges, images, shown, watch)
-        best = outcome.best
         trials.append(
             Trial(
                 value=value,
@@ -236,13 +235,8 @@ def _draw(folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence
 
 def _write(folder: Path, report: Report) -> Report:
     """Write report.md and report.json, and return the report with these files."""
-    record = {
-        "parameter": report.parameter,
-        "chosen": report.chosen,
-        "rule": RULE,
-        "images": report.images,
-        "trials": [asdict(trial) for trial in report.trials],
-    }
+    record = {**asdict(report), "rule": RULE}
+    del record["files"]
     files = [
         write_file(folder / "report.md", markdown(report)),
         write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),

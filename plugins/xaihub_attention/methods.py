@@ -1,6 +1,9 @@
-"""Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928).
+"""Attention rollout and gradient-weighted attention.
 
-Notation follows Sec. 3: A is 0.5 W + 0.5 I for the attention W of a block, and the rollout is the product of all A.
+Rollout: Abnar and Zuidema 2020, arXiv 2005.00928, Sec. 3: A is 0.5 W + 0.5 I for the attention W of a block, and the
+rollout is the product of all A. Gradient-weighted: Chefer, Gur, Wolf 2021, arXiv 2103.15679, Sec. 3.1: A the attention
+of a block, R the relevance of each token for each token; for each block A_bar = mean over heads of (dy/dA * A)+ (Eq. 5)
+and R <- R + A_bar R (Eq. 6), from R = I.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from torch import Tensor
 from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
 from xaihub_attention.tokens import record
 
-__all__ = ["AttentionRollout"]
+__all__ = ["AttentionGradient", "AttentionRollout"]
 
 
 class AttentionRollout(Explainer):
@@ -50,3 +53,17 @@ class AttentionRollout(Explainer):
         flat = fused.flatten(1)
         weakest = flat.topk(int(self.discard * flat.shape[1]), dim=1, largest=False).indices
         return flat.scatter(1, weakest, 0.0).view_as(fused)
+
+
+class AttentionGradient(Explainer):
+    """Sum the attention over the blocks, weighted by the target's gradient."""
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
+        """Return (B, 1, H, W): the relevance of each patch token for the tokens that the classifier reads."""
+        recording = record(model, inputs)
+        gradients = torch.autograd.grad(target.score(recording.logits).sum(), recording.maps)
+        R = torch.eye(recording.maps[0].shape[-1], device=inputs.device).expand(len(inputs), -1, -1)
+        for A, gradient in zip(recording.maps, gradients, strict=True):
+            A_bar = (gradient * A.detach()).float().relu().mean(1)
+            R = R + A_bar @ R
+        return recording.attribution(R, (inputs.shape[2], inputs.shape[3]))
