@@ -88,8 +88,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ("gradient", "completeness", "stochastic"),
             paper="shap",
             cost="samples forward and backward passes, and 1 + baselines forward passes for the completeness gap",
-            variant="Stated: expected gradients (Erion et al. 2019, arXiv 1906.10670), one random baseline and one random"
-            " point of its path per sample. Our choice: named baselines instead of a data set.",
+            variant="Stated: expected gradients (Erion et al. 2019, arXiv 1906.10670), one random baseline and"
+            " one random point of its path per sample. Our choice: named baselines instead of a data set.",
             limits="Shapley values only if the model is linear and features are independent; complete on average only.",
         ),
         _spec(
