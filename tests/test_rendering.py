@@ -13,7 +13,7 @@ from PIL import Image
 
 from xaihub import ClassScore, Explanation, Geometry, SourceImage
 from xaihub.errors import OutputError
-from xaihub.explainers.rendering import grid, heat, overlay, pixel_sets, terminal_lines
+from xaihub.explainers.rendering import grid, heat, overlay, sets_figure, terminal_lines
 
 SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 
@@ -120,7 +120,7 @@ def with_sets(*corners: tuple[int, int], **details: object) -> Explanation:
 
 
 def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
-    drawn = pixel_sets(with_sets((0, 0), (4, 4), (6, 0)))
+    drawn = sets_figure(with_sets((0, 0), (4, 4), (6, 0)))
     assert drawn is not None
     pixels = np.asarray(drawn).astype(int)
     panels = [pixels[12:162, left : left + 300] for left in (12, 324, 636, 948)]
@@ -135,7 +135,7 @@ def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
 
 def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
     made = explanation(torch.rand(1, 8, 8))
-    assert pixel_sets(made) is None
+    assert sets_figure(made) is None
     assert made.save_sets_png(tmp_path / "x.png") is None
     assert not list(tmp_path.iterdir())
     assert with_sets((1, 1)).save_sets_png(tmp_path / "x.png") == tmp_path / "x.png"
@@ -145,6 +145,6 @@ def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
 
 def test_what_is_known_of_a_set_stands_below_it() -> None:
     known = {"name": "mask", "area": 0.0625, "confidence": 0.5, "sufficient": True}
-    drawn = [pixel_sets(with_sets((1, 1), explanations=[facts])) for facts in (known, {**known, "sufficient": False})]
+    drawn = [sets_figure(with_sets((1, 1), explanations=[facts])) for facts in (known, {**known, "sufficient": False})]
     captions = [np.asarray(one)[170:, 324:] for one in drawn]
     assert (captions[0] < 200).sum() < (captions[1] < 200).sum()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import xaihub
 from xaihub.masking import batch_rows
-from xaihub_convad.causal import ConvAD, Rex
+from xaihub_convad.explainers import ConvAD, Rex
 from xaihub_convad.deactivation import MaskedNetwork
 
 

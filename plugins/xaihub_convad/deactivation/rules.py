@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaihub_convad.live import Live, Window, from_neighbours
-from xaihub_convad.shapes import SHAPES, after_removing
-from xaihub_convad.tracking import WHOLE, Places, Rule, Tracker, tensors
+from xaihub_convad.deactivation.live import Live, Window, from_neighbours
+from xaihub_convad.deactivation.shapes import SHAPES, after_removing
+from xaihub_convad.deactivation.tracking import WHOLE, Places, Rule, Tracker, tensors
 
 __all__ = ["RULES"]
 

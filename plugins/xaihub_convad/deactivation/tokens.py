@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from xaihub import ExplainerRefused
-from xaihub_convad.live import SLACK
+from xaihub_convad.deactivation.live import SLACK
 
 __all__ = ["TokenNetwork"]
 

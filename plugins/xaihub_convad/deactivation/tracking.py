@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xaihub import ExplainerRefused
-from xaihub_convad.live import Live, Propagation
+from xaihub_convad.deactivation.live import Live, Propagation
 
 __all__ = ["CONSTANT", "WHOLE", "Places", "Rule", "Tracker", "tensors"]
 

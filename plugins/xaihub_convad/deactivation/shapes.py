@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub_convad.live import Live
-from xaihub_convad.tracking import WHOLE, Places, Rule, Tracker
+from xaihub_convad.deactivation.live import Live
+from xaihub_convad.deactivation.tracking import WHOLE, Places, Rule, Tracker
 
 __all__ = ["SHAPES", "after_removing"]
 
