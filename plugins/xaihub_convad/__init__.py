@@ -30,7 +30,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             needs=("activations",),
             cost=cost,
             limits=limits,
-            variant="Our reconstruction: the full text was not available to us. Units of masked pixels set to 0, without"
+            variant="Our reconstruction: the full text was not available to us. Units of masked pixels set to 0, no"
             " retraining (stated); aligned rule, whole cells, the search of rex (our choice).",
             tags=tags,
         ),
@@ -41,8 +41,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             paper=_REX,
             cost=cost,
             limits=limits,
-            variant="14 mutants per split, responsibility 1/(1+k) (stated); mean over searches, passing mutants keep half"
-            " of the confidence, sets are shrunk (our choice).",
+            variant="14 mutants per split, responsibility 1/(1+k) (stated); mean over searches, passing mutants keep"
+            " half of the confidence, sets are shrunk (our choice).",
             tags=tags,
         ),
     ]

@@ -52,7 +52,8 @@ class _Causal(Settings, Explainer):
         least = LEAST_BUDGET * (self.alternatives if self.strategy == "multiple" else 1)
         if self.budget is not None and self.budget < least:
             raise ParameterError(
-                f"budget={self.budget} does not cover one split and one set", hint=f"give {least} forward passes or more"
+                f"budget={self.budget} does not cover one split and one set",
+                hint=f"give {least} forward passes or more",
             )
         name = self.own_baseline if self.baseline == "auto" else self.baseline
         seed = int(torch.randint(2**62, ()))

@@ -1,4 +1,4 @@
-"""The pixels that an explanation claims to be sufficient: a set that it returned, or the smallest prefix of its ranking."""
+"""Sufficient pixels of an explanation: a set that it returned, or the smallest sufficient prefix of its ranking."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Confidence = Annotated[
 Baseline = Annotated[
     str,
     Meta(
-        description="What replaces the other pixels: auto (for a returned set, the baseline it was found with; else zero),"
-        " or a name as for other metrics: zero, blur, mean, inpaint, deactivate, ..."
+        description="What replaces the other pixels: auto (for a returned set, the baseline it was found with; else"
+        " zero), or a name as for other metrics: zero, blur, mean, inpaint, deactivate, ..."
     ),
 ]
 Pixels = Annotated[
@@ -137,9 +137,7 @@ class Sets:
 
     def _evaluated(self, draws: Tensor, expand: Callable[[Tensor], Tensor] | None) -> list[Verdict]:
         case, verdicts = self.case, []
-        for batch in masked_forward_passes(
-            case.model, case.scene.image, draws, removal=self._removal(), expand=expand
-        ):
+        for batch in masked_forward_passes(case.model, case.scene.image, draws, removal=self._removal(), expand=expand):
             confidences = case.scene.score(batch.outputs.double()).tolist()
             keeps = case.scene.target.kept(batch.outputs, case.scene.logits[None]).tolist()
             verdicts += [Verdict(keeps=one, confidence=value) for one, value in zip(keeps, confidences, strict=True)]

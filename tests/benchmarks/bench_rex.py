@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import xaihub
 from xaihub.masking import batch_rows
-from xaihub_convad.explainers import ConvAD, Rex
 from xaihub_convad.deactivation import MaskedNetwork
+from xaihub_convad.explainers import ConvAD, Rex
 
 
 def main() -> None:

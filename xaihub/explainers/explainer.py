@@ -65,8 +65,8 @@ class Explainer(Parametrised, ABC):
             single-image random draws.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
-        plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can determine
-            the target; for other explainers the base class runs this pass before.
+        plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
+            determine the target; for other explainers the base class runs this pass before.
 
     Example::
 
@@ -245,9 +245,7 @@ def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tens
     return {name: tensor.byte() if tensor.dtype is torch.bool else tensor for name, tensor in kept.items()}
 
 
-def _sets(
-    sets: Sequence[Sequence[PixelSet]], rows: int, size: tuple[int, int], who: str
-) -> list[tuple[PixelSet, ...]]:
+def _sets(sets: Sequence[Sequence[PixelSet]], rows: int, size: tuple[int, int], who: str) -> list[tuple[PixelSet, ...]]:
     """Check each row's sets of pixels and return them with their masks on the CPU."""
     if not sets:
         return [()] * rows

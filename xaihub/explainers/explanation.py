@@ -178,10 +178,9 @@ class Explanation:
         rest.pop("format", None)
         target, against = rest.pop("target"), rest.pop("against")
         predicted, geometry, sets = rest.pop("predicted"), rest.pop("geometry"), rest.pop("sets")
-        masks = tensors[SETS] if sets else ()
         return cls(
             values=tensors["values"],
-            sets=tuple(PixelSet.from_dict(one, mask) for one, mask in zip(sets, masks, strict=True)),
+            sets=tuple(PixelSet.from_dict(one, mask) for one, mask in zip(sets, tensors.get(SETS, ()), strict=True)),
             extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
             target=ClassScore(**target),
             against=ClassScore(**against) if against else None,

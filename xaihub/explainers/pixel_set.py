@@ -19,8 +19,8 @@ class PixelSet:
 
     Attributes:
         mask: (H, W) bool on the CPU, at the size of the model's input; True for the pixels of the set.
-        role: The claim, in a word: "sufficient" (the set alone keeps the target), "necessary" (the target is lost without
-            it), "contrastive" (both), "complete" (sufficient with the whole image's score), or a word of the method's own.
+        role: The claim, in a word: "sufficient" (the set alone keeps the target), "necessary" (the target is lost
+            without it), "contrastive" (both), "complete" (sufficient, with the whole image's score), or another word.
         holds: Whether the model confirmed the claim; None if it was not checked.
         score: The target's probability (of a contrast, the difference of two) with this set alone, or None.
         baseline: What replaced the other pixels for `score` and `holds`, by name, or None.

@@ -129,7 +129,7 @@ class ResolvedTarget:
         return (outputs >= _pick(outputs, self.index).unsqueeze(1)).sum(1) - 1
 
     def kept(self, outputs: Tensor, whole: Tensor) -> Tensor:
-        """Return whether (N, K) outputs for masked images keep the decision of the image's own (1, K) outputs: (N,) bool.
+        """Return whether (N, K) outputs for masked images keep the decision of the (1, K) outputs for the whole: (N,).
 
         A class is kept if no more classes are ahead of it, a contrast if its first class leads.
         """

@@ -26,7 +26,7 @@ class Verdicts:
     """The model's decisions for n masks.
 
     Attributes:
-        keeps: (n,) whether the target keeps its rank among the classes, or its lead over the class it is contrasted with.
+        keeps: (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class.
         confidence: (n,) its softmax probability, or the difference of two.
     """
 

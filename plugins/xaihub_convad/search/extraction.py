@@ -93,7 +93,9 @@ def prefix(order: NDArray[np.intp], count: int, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def grown(build: Callable[[int], Mask], total: int, goal: Goal, *, step: int, budget: Budget | None = None) -> Task[int]:
+def grown(
+    build: Callable[[int], Mask], total: int, goal: Goal, *, step: int, budget: Budget | None = None
+) -> Task[int]:
     """Find a small size at which nested sets achieve the goal, to `step` pixels or until the budget is spent.
 
     `total`, the size of everything, is taken to achieve it.

@@ -92,7 +92,7 @@ class Responsibility:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.count = 0
-        self.values: Values = np.zeros(size)  # 0 where no passing mutant ever showed a pixel without showing everything
+        self.values: Values = np.zeros(size)
         self._squares = np.zeros(size)
         self._spread = 0.0  # sum over searches of their squared distance from their own mean
 

@@ -35,8 +35,8 @@ class Settings(Parametrised):
     budget: Annotated[
         int | None,
         Meta(
-            description="Maximum number of forward passes per image: three quarters for the search, the rest for the sets,"
-            " which may then be larger; if unset, the other parameters bound the cost."
+            description="Maximum number of forward passes per image: three quarters for the search, the rest for the"
+            " sets, which may then be larger; if unset, the other parameters bound the cost."
         ),
     ] = None
     refinements: Annotated[int, Meta(ge=1, description="Maximum number of boxes split per search.")] = 2
@@ -44,7 +44,9 @@ class Settings(Parametrised):
         float,
         Meta(ge=0, le=1, description="Minimum fraction of the original confidence for a mutant to pass in the search."),
     ] = 0.5
-    step: Annotated[int, Meta(ge=1, description="Resolution, in pixels, to which the size of a set is determined.")] = 10
+    step: Annotated[int, Meta(ge=1, description="Resolution, in pixels, to which the size of a set is determined.")] = (
+        10
+    )
     shrink: Annotated[bool, Meta(description="Remove cells from a set until no further one can be removed.")] = True
     cell: Annotated[int, Meta(ge=1, description="Side of such a cell, in pixels.")] = 16
     radius: Annotated[float, Meta(gt=0, description="First radius, in pixels (strategy=spatial).")] = 25.0
