@@ -107,7 +107,7 @@ def _theirs(model: xaihub.Model, image: Tensor, options: argparse.Namespace, see
 
 
 def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Search and extract by the same rules: cuts, boxes, credit, product; about as many splits an iteration."""
+    """Search and extract with ReX's cuts and boxes, no filter, and about as many splits per search."""
     explainer: Callable[..., Any] = ConvAD if options.deactivate else Rex
     made = explainer(
         iterations=options.iterations,
@@ -115,8 +115,6 @@ def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed:
         confidence=options.confidence,
         confidence_filter=0.0,
         refinements=6,
-        credit="share",
-        combine="product",
         step=options.step,
         cell=options.cell,
         shrink=options.shrink,
@@ -124,12 +122,12 @@ def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed:
     started = time.process_time()
     found = made.explain(model, image[None], seed=seed)[0]
     seconds = time.process_time() - started
-    record = found.metadata["details"]["explanations"][0]
+    (one,) = found.sets
     return {
         "seconds": seconds,
         "rows": round(found.metadata["forward_passes"]),
-        "area": record["area"],
-        "confidence": record["confidence"],
+        "area": one.area,
+        "confidence": one.score,
         "whole": found.metadata["details"]["confidence"],
     }
 

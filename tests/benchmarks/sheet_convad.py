@@ -69,7 +69,7 @@ def main() -> None:
         first = found[0].with_image(image, geometry)
         cells.append(_cell(first))
         record = first.metadata["details"]
-        text = f"{name}: {first.claim}, {record['explanations'][0]['area']:.3f} of it,"
+        text = f"{name}: {first.claim}, {first.sets[0].area:.3f} of it,"
         text += f" {first.metadata['forward_passes']:g} rows"
         text += f", expected agreement {record['expected_agreement']:.2f}"
         if len(found) > 1:
