@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from xaihub_convad.search.extraction import ranking
 
 import xaihub
 from xaihub import Case, Explainer, Model, Runtime, Scene
 from xaihub_convad.deactivation import Deactivation
+from xaihub_convad.search.extraction import ranking
 from xaihub_metrics_sufficiency.sets import Sets, prefixes
 from xaihub_metrics_sufficiency.transplant import backgrounds, transplanted
 
