@@ -107,13 +107,12 @@ def _theirs(model: xaihub.Model, image: Tensor, options: argparse.Namespace, see
 
 
 def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Search and extract with ReX's cuts and boxes, no filter, and about as many splits per search."""
+    """Search and extract with ReX's cuts and boxes, and about as many splits per search."""
     explainer: Callable[..., Any] = ConvAD if options.deactivate else Rex
     made = explainer(
         iterations=options.iterations,
         agreement=1.0,
         confidence=options.confidence,
-        confidence_filter=0.0,
         refinements=6,
         step=options.step,
         cell=options.cell,

@@ -13,7 +13,7 @@ from torch.nn import functional
 import xaihub
 from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_network
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
-from xaihub_convad.deactivation.live import Aligned, Layerwise
+from xaihub_convad.deactivation.live_map import Aligned, Layerwise
 from xaihub_convad.deactivation.tracking import Tracker
 
 # Every family of convolutional networks that is promised, at the smallest size that its strides allow.

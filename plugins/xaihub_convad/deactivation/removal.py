@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Model, ParameterError
 from xaihub.masking import Removal
-from xaihub_convad.deactivation.live import Aligned, Layerwise
+from xaihub_convad.deactivation.live_map import Aligned, Layerwise
 from xaihub_convad.deactivation.rules import RULES
 from xaihub_convad.deactivation.tokens import TokenNetwork
 from xaihub_convad.deactivation.tracking import Tracker

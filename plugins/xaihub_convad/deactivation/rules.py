@@ -1,7 +1,7 @@
-"""What each torch function means for places that are off: one rule a function, or the function is refused.
+"""Rules for inactive positions, one per torch function; a function without a rule is refused.
 
-A rule runs the function on gated inputs where it mixes places, and says where the places are in its result. Places
-are negative axes, so that broadcasting leaves them where they are.
+A rule runs the function, on gated inputs if it mixes positions, and records which axes of the result are positions. The
+axes are negative, so that broadcasting does not move them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xaihub_convad.deactivation.live import Live, Window, from_neighbours
+from xaihub_convad.deactivation.live_map import Live, Window, from_neighbours
 from xaihub_convad.deactivation.shapes import SHAPES, after_removing
 from xaihub_convad.deactivation.tracking import WHOLE, Places, Rule, Tracker, tensors
 
@@ -24,28 +24,28 @@ Kwargs = dict[str, Any]
 
 
 def pointwise(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Work place by place: where two live maps meet, a place is on if it is on in both."""
+    """Work position by position: where two live maps meet, a position is active if it is in both."""
     seen = [places for tensor in tensors((args, kwargs)) if (places := t.of(tensor)).dims]
     dims, live = seen[0].dims, seen[0].on
     for other in seen[1:]:
         if other.dims != dims or other.on.grid != live.grid:
-            t.refuse(func.__name__, "joins two maps with different places")
+            t.refuse(func.__name__, "joins two maps with different positions")
         live = t.propagation.both(live, other.on)
     return t.mark(func(*args, **kwargs), Places(dims, live))
 
 
 def like_first(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Return the first tensor in another type; the others only say which."""
+    """Convert the first tensor to another type, which the other tensors only specify."""
     return t.mark(func(*args, **kwargs), _without_gate(t.of(args[0])))
 
 
 def constant(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Make a new tensor that reads no values."""
+    """Create a tensor that does not depend on values."""
     return t.mark(func(*args, **kwargs), WHOLE)
 
 
 def conv2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Gate the input of every convolution that reads more than one place."""
+    """Gate the input of every convolution that reads more than one position."""
     given = _named(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs)
     x, weight = given["input"], given["weight"]
     places = _map_of(t, func, x)
@@ -68,7 +68,7 @@ def conv2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def avg_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Count places that are off as 0, or leave them out of the mean."""
+    """Count inactive positions as 0, or exclude them from the mean."""
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = _named(names, args, kwargs)
     places = _map_of(t, func, given["input"])
@@ -81,7 +81,7 @@ def avg_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def max_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Take the maximum over places that are on; 0 where a window has none."""
+    """Take the maximum over active positions; 0 where a window has none."""
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     given = _named(names, args, kwargs)
     places = _map_of(t, func, given["input"])
@@ -103,19 +103,19 @@ def adaptive_pool2d(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, maximu
 
 
 def interpolate(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Resample, with 0 in the places that are off."""
+    """Resample, with 0 in inactive positions."""
     places = _map_of(t, func, args[0])
     y = func(t.gate(args[0]), *args[1:], **kwargs)
     return t.places(y, places.dims, t.propagation.resized(places.on, _grid(y)))
 
 
 def pad(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Add places at the border; they hold what the network puts there and are never switched off."""
+    """Add positions at the border; they hold what the network puts there and are always active."""
     given = _named(("input", "pad", "mode", "value"), args, kwargs)
     x, mode, value = given["input"], given.get("mode", "constant"), given.get("value") or 0.0
     places = t.of(x)
     if len(places.dims) == 1:
-        t.refuse("pad", "adds to cells that are no grid")
+        t.refuse("pad", "pads cells that are not a grid")
     sides = {-1 - number // 2: list(given["pad"])[number : number + 2] for number in range(0, len(given["pad"]), 2)}
     around = [amount for axis in reversed(places.dims) for amount in sides.get(axis, [0, 0])]
     x = t.walled(x) if value == -torch.inf else t.gate(x)
@@ -125,13 +125,13 @@ def pad(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
         valid = torch.ones_like(live.mask[:1]) if live.valid is None else live.valid
         if mode == "constant":
             live = Live(functional.pad(live.mask, around, value=1.0), functional.pad(valid, around))
-        else:  # copies of real places
+        else:  # copies of real positions
             live = Live(*(functional.pad(part, around, mode=mode) for part in (live.mask, valid)))
     return t.places(y, places.dims, live, t.of(x).gated)
 
 
 def reduce(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, names: tuple[str, ...], kind: str) -> Any:
-    """Reduce over channels place by place, or over all places with what is off as 0 (or left out)."""
+    """Reduce over channels position by position, or over all positions with inactive ones as 0 (or excluded)."""
     given = _named(names, args, kwargs)
     x = given["input"]
     if kind == "max" and isinstance(given.get("dim"), Tensor):
@@ -142,7 +142,7 @@ def reduce(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, names: tuple[st
     if not axes & set(places.dims):
         return t.mark(func(*args, **kwargs), after_removing(places, set() if given.get("keepdim") else axes))
     if kind == "none" or not axes >= set(places.dims) or -x.ndim in axes:
-        t.refuse(func.__name__, "reduces over some of the places" if kind != "none" else "mixes places")
+        t.refuse(func.__name__, "reduces over some of the positions" if kind != "none" else "mixes positions")
     if kind == "max":
         return t.mark(_no_walls(_again(func, given, t.walled(x))), WHOLE)
     y = _again(func, given, t.gate(x))
@@ -152,14 +152,14 @@ def reduce(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, names: tuple[st
 
 
 def group_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Take the statistics over the places that are on; a row without a place off is left to torch itself."""
+    """Take the statistics over active positions; rows without inactive positions are left to torch itself."""
     given = _named(("input", "num_groups", "weight", "bias", "eps"), args, kwargs)
     x, groups = given["input"], given["num_groups"]
     places = _map_of(t, func, x)
     on = places.on.factor(x, places.dims)
     parts = x.unflatten(1, (groups, -1))
     on = on.unsqueeze(1)
-    # The mean over channels first: then the places are few.
+    # The mean over channels first, which leaves fewer values.
     count = on.sum((2, 3, 4), keepdim=True).clamp(min=1)
     mean = (parts.mean(2, keepdim=True) * on).sum((3, 4), keepdim=True) / count
     centred = (parts - mean) * on
@@ -173,10 +173,10 @@ def group_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def layer_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Normalise over channels; over places it is refused."""
+    """Normalise over channels; normalising over positions is refused."""
     given = _named(("input", "normalized_shape"), args, kwargs)
     if any(axis >= -len(_several(given["normalized_shape"])) for axis in t.of(given["input"]).dims):
-        t.refuse(func.__name__, "takes statistics over places")
+        t.refuse(func.__name__, "takes statistics over positions")
     return pointwise(t, func, args, kwargs)
 
 
@@ -184,7 +184,7 @@ def batch_norm(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Scale each channel with stored statistics."""
     given = _named(("input", "running_mean", "running_var", "weight", "bias", "training"), args, kwargs)
     if given.get("training", False) or given["running_mean"] is None:
-        t.refuse("batch_norm", "takes statistics over places and images")
+        t.refuse("batch_norm", "takes statistics over positions and images")
     return _along(1, t, func, args, kwargs, given["input"])
 
 
@@ -194,30 +194,30 @@ def prelu(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def linear(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Mix channels; mixing places by a weight matrix is refused."""
+    """Mix channels; mixing positions by a weight matrix is refused."""
     return _along(-1, t, func, args, kwargs, args[0])
 
 
 def matmul(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Mix channels, or sum over all places with 0 where one is off; places by places is refused."""
+    """Mix channels, or sum over all positions with inactive ones as 0; positions by positions is refused."""
     left, right = (t.of(part) for part in args[:2])
     if left.dims == (-1,) and right.dims == (-2,) and left.on.grid == right.on.grid:
         return t.mark(func(t.gate(args[0]), t.gate(args[1]), **kwargs), WHOLE)
     if (left.dims and right.dims) or -1 in left.dims or -2 in right.dims:
-        t.refuse(func.__name__, "multiplies places with places (attention)")
+        t.refuse(func.__name__, "multiplies positions with positions (attention)")
     return pointwise(t, func, args, kwargs)
 
 
 def along(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, default: int | None) -> Any:
-    """Work along one axis that is not a place, such as a softmax over channels."""
+    """Work along one axis that is not a position, such as a softmax over channels."""
     axis = kwargs.get("dim", args[1] if len(args) > 1 else default)
     if axis is None:
-        t.refuse(func.__name__, "names no axis")
+        t.refuse(func.__name__, "does not name an axis")
     return _along(axis, t, func, args, kwargs, args[0])
 
 
 def softmax(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Take a softmax over channels, or over all places that are on."""
+    """Take a softmax over channels, or over all active positions."""
     given = _named(("input", "dim"), args, kwargs)
     x, axis = given["input"], given["dim"]
     places = t.of(x)
@@ -230,12 +230,12 @@ def softmax(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def _along(axis: int, t: Tracker, func: Any, args: Args, kwargs: Kwargs, x: Tensor) -> Any:
     if _negative(axis, x.ndim) in t.of(x).dims:
-        t.refuse(func.__name__, "works along the places")
+        t.refuse(func.__name__, "works along the positions")
     return pointwise(t, func, args, kwargs)
 
 
 def dropout(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Do nothing, as in evaluation mode."""
+    """Run unchanged; in training mode it is refused."""
     if _named(("input", "p", "training"), args, kwargs).get("training", True):
         t.refuse(func.__name__, "is random: the network is not in evaluation mode")
     return pointwise(t, func, args, kwargs)
@@ -246,14 +246,14 @@ def _named(names: tuple[str, ...], args: Args, kwargs: Kwargs) -> Kwargs:
 
 
 def _again(func: Any, given: Kwargs, x: Tensor) -> Any:
-    """Call the function on `x` with everything else as given; a tensor's own method takes no `input=`."""
+    """Call the function on `x` with all other arguments unchanged; a tensor's own method takes no `input=`."""
     return func(x, **{name: value for name, value in given.items() if name not in ("input", "self")})
 
 
 def _map_of(t: Tracker, func: Any, x: Tensor) -> Places:
     places = t.of(x)
     if places.dims != (-2, -1) or x.ndim != 4:
-        t.refuse(func.__name__, "is not given a map with rows and columns last")
+        t.refuse(func.__name__, "does not receive a map with rows and columns last")
     return places
 
 
@@ -293,7 +293,7 @@ def _inverse(share: Tensor) -> Tensor:
 
 def _no_walls(result: Any) -> Any:
     if isinstance(result, Tensor):
-        # Many times faster than a comparison and a fill; what else is not finite stays.
+        # Much faster than a comparison and a fill; other values that are not finite stay.
         return torch.nan_to_num(result, nan=torch.nan, posinf=torch.inf, neginf=0.0)
     return type(result)((_no_walls(result[0]), *result[1:]))
 

@@ -1,4 +1,4 @@
-"""Functions that only move or reshape: where the image's places are afterwards."""
+"""Rules for functions that only move or reshape: which axes are positions afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub_convad.deactivation.live import Live
+from xaihub_convad.deactivation.live_map import Live
 from xaihub_convad.deactivation.tracking import WHOLE, Places, Rule, Tracker
 
 __all__ = ["SHAPES", "after_removing"]
@@ -20,12 +20,12 @@ Kwargs = dict[str, Any]
 
 
 def after_removing(places: Places, axes: set[int]) -> Places:
-    """Return where the places are once negative `axes`, none of them a place, are gone."""
+    """Return the positions after negative `axes`, none of them a position, are removed."""
     return replace(places, dims=tuple(d + sum(axis > d for axis in axes) for d in places.dims), gated=None)
 
 
 def _after_inserting(places: Places, axis: int) -> Places:
-    """Return where the places are with a new axis at the negative position `axis` of the result."""
+    """Return the positions after a new axis is inserted at the negative index `axis` of the result."""
     return replace(places, dims=tuple(d if d > axis else d - 1 for d in places.dims), gated=None)
 
 
@@ -38,47 +38,47 @@ def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any
 
 
 def join(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, stack: bool) -> Any:
-    """Concatenate or stack along an axis that is not a place."""
+    """Concatenate or stack along an axis that is not a position."""
     parts = _argument(args, kwargs, 0, "tensors")
     seen = [t.of(part) for part in parts]
     first = next(places for places in seen if places.dims)
     live = first.on
     for places in seen:
         if places.dims and (places.dims != first.dims or places.on.grid != live.grid):
-            t.refuse(func.__name__, "joins maps with different places")
+            t.refuse(func.__name__, "joins maps with different positions")
         live = t.propagation.both(live, places.on) if places.dims else live
     axis = _negative(_argument(args, kwargs, 1, "dim", 0), parts[0].ndim + stack)
     joined = Places(first.dims, live)
     if stack:
         joined = _after_inserting(joined, axis)
     elif axis in first.dims:
-        t.refuse(func.__name__, "puts places beside each other")
+        t.refuse(func.__name__, "concatenates positions")
     return t.mark(func(*args, **kwargs), joined)
 
 
 def divide(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Split along an axis that is not a place."""
+    """Split along an axis that is not a position."""
     places = t.of(args[0])
     if _negative(_argument(args, kwargs, 2, "dim", 0), args[0].ndim) in places.dims:
-        t.refuse(func.__name__, "cuts the places apart")
+        t.refuse(func.__name__, "splits the positions")
     return t.mark(func(*args, **kwargs), replace(places, gated=None))
 
 
 def pick(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, removes: bool) -> Any:
-    """Take one or more entries of an axis that is not a place."""
+    """Take one or more entries of an axis that is not a position."""
     places = t.of(args[0])
     axis = _negative(_argument(args, kwargs, 1, "dim", 0), args[0].ndim)
     if axis in places.dims:
-        t.refuse(func.__name__, "takes single places")
+        t.refuse(func.__name__, "selects single positions")
     return t.mark(func(*args, **kwargs), after_removing(places, {axis} if removes else set()))
 
 
 def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Index channels; a crop or a stride over places has its own live map."""
+    """Index channels; a crop or a stride over positions has its own live map."""
     x, items = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
     places = t.of(x)
     if any(isinstance(item, (Tensor, list)) for item in items):
-        t.refuse(func.__name__, "picks entries by a list")
+        t.refuse(func.__name__, "selects entries by a list")
     used = sum(item is not None and item is not Ellipsis for item in items)
     fill = [slice(None)] * (x.ndim - used)
     at = next((number for number, item in enumerate(items) if item is Ellipsis), None)
@@ -92,7 +92,7 @@ def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
             continue
         if source - x.ndim in places.dims:
             if not isinstance(item, slice):
-                t.refuse(func.__name__, "takes single places")
+                t.refuse(func.__name__, "selects single positions")
             dims[source], cuts[source] = target, item
         target += isinstance(item, slice)
         source += 1
@@ -100,7 +100,7 @@ def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     live = places.on
     if any(cut != slice(None) for cut in cuts.values()):
         if len(kept) == 1:
-            t.refuse(func.__name__, "cuts the places apart")
+            t.refuse(func.__name__, "splits the positions")
         x = t.gate(x)
         y = func(x, *args[1:], **kwargs)
         if all(cut.step in (None, 1) for cut in cuts.values()):  # a crop of the live map as well
@@ -142,32 +142,32 @@ def squeeze(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
     gone = {_negative(axis, x.ndim) for axis in axes if x.shape[axis] == 1}
     places = t.of(x)
     if gone & {*places.dims, -x.ndim}:
-        t.refuse(func.__name__, "removes an axis of places or images")
+        t.refuse(func.__name__, "removes an axis of positions or images")
     return t.mark(func(*args, **kwargs), after_removing(places, gone))
 
 
 def reshape(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Follow the places through a reshape; once they are flattened with the channels, each is gated first."""
+    """Track the positions through a reshape; a tensor whose positions are flattened with channels is gated first."""
     x = args[0]
     places = t.of(x)
     shape = func(torch.empty_like(x, device="meta", memory_format=torch.contiguous_format), *args[1:], **kwargs).shape
     dims = _axes(places, tuple(x.shape), tuple(shape))
     if dims is None or shape[0] != x.shape[0]:
-        t.refuse(func.__name__, "moves places into the batch or mixes them (windows, or heads of attention)")
+        t.refuse(func.__name__, "moves positions into the batch or mixes them (windows, or heads of attention)")
     if not dims:
         return t.mark(func(t.gate(x), *args[1:], **kwargs), WHOLE)
     sides = tuple(shape[d] for d in dims)
     live = places.on
     if len(dims) == 1 or sides == live.grid:
         return t.mark(func(*args, **kwargs), Places(dims, live))
-    y = func(t.gate(x), *args[1:], **kwargs)  # space to depth: a block of places becomes one
+    y = func(t.gate(x), *args[1:], **kwargs)  # space to depth: a block of positions becomes one
     return t.places(y, dims, t.propagation.resized(live, (sides[0], sides[1])))
 
 
 def _axes(places: Places, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the places' axes after a reshape from `old` to `new`, () once flattened, None if they cannot be followed.
+    """Return the positions' axes after a reshape from `old` to `new`, () once flattened, None if unknown.
 
-    Axes are found by the number of entries before them, which a reshape keeps.
+    Axes are identified by the number of entries before them, which a reshape keeps.
     """
     rows, columns = places.on.grid
     if len(places.dims) == 2 and places.dims[1] != places.dims[0] + 1:
@@ -183,7 +183,7 @@ def _axes(places: Places, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[i
 
 
 def _run(before: int, size: int, shape: tuple[int, ...]) -> list[int] | None:
-    """Return the axes that hold exactly the `size` entries behind the first `before`, without those of one entry."""
+    """Return the axes that hold exactly the `size` entries after the first `before`, without axes of one entry."""
     total, axes = 1, []
     for axis, side in enumerate(shape):
         if before <= total < before * size and side > 1:
@@ -194,11 +194,11 @@ def _run(before: int, size: int, shape: tuple[int, ...]) -> list[int] | None:
 
 
 def pixel_unshuffle(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Turn a block of places into one, or one into a block."""
+    """Turn a block of positions into one, or one into a block."""
     x = args[0]
     places = t.of(x)
     if places.dims != (-2, -1):
-        t.refuse(func.__name__, "is not given a map with rows and columns last")
+        t.refuse(func.__name__, "does not receive a map with rows and columns last")
     y = func(t.gate(x), *args[1:], **kwargs)
     return t.places(y, places.dims, t.propagation.resized(places.on, (y.shape[-2], y.shape[-1])))
 
