@@ -57,9 +57,9 @@ class Live:
         return self.mask.flatten(1).all(1)
 
     def rings(self, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return for each ring around the active positions its k positions, their 8 neighbours, and weights.
+        """Return per ring around the active positions its k positions, their 8 neighbours, and weights.
 
-        Positions are numbered row by row through the whole batch; the weights of a position's known neighbours sum to 1.
+        Positions are numbered row by row through the whole batch; the weights of the known neighbours sum to 1.
         """
         rows, columns = self.grid
         while len(self._rings) < count:

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from xaihub_convad.deactivation.live_map import Live
-from xaihub_convad.deactivation.tracking import WHOLE, Places, Rule, Tracker
+from xaihub_convad.deactivation.tracking import WHOLE, Call, Places, Rule, negative
 
 __all__ = ["SHAPES", "after_removing"]
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 
 
 def after_removing(places: Places, axes: set[int]) -> Places:
@@ -29,56 +26,46 @@ def _after_inserting(places: Places, axis: int) -> Places:
     return replace(places, dims=tuple(d if d > axis else d - 1 for d in places.dims), gated=None)
 
 
-def _negative(axis: int, ndim: int) -> int:
-    return axis if axis < 0 else axis - ndim
-
-
-def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def join(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, stack: bool) -> Any:
+def join(call: Call, *, stack: bool) -> Any:
     """Concatenate or stack along an axis that is not a position."""
-    parts = _argument(args, kwargs, 0, "tensors")
-    seen = [t.of(part) for part in parts]
+    parts = call.argument(0, "tensors")
+    seen = [call.t.of(part) for part in parts]
     first = next(places for places in seen if places.dims)
     live = first.on
     for places in seen:
         if places.dims and (places.dims != first.dims or places.on.grid != live.grid):
-            t.refuse(func.__name__, "joins maps with different positions")
-        live = t.propagation.both(live, places.on) if places.dims else live
-    axis = _negative(_argument(args, kwargs, 1, "dim", 0), parts[0].ndim + stack)
+            call.refuse("joins maps with different positions")
+        live = call.t.propagation.both(live, places.on) if places.dims else live
+    axis = negative(call.argument(1, "dim", 0), parts[0].ndim + stack)
     joined = Places(first.dims, live)
     if stack:
         joined = _after_inserting(joined, axis)
     elif axis in first.dims:
-        t.refuse(func.__name__, "concatenates positions")
-    return t.mark(func(*args, **kwargs), joined)
+        call.refuse("concatenates positions")
+    return call.run(joined)
 
 
-def divide(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def divide(call: Call) -> Any:
     """Split along an axis that is not a position."""
-    places = t.of(args[0])
-    if _negative(_argument(args, kwargs, 2, "dim", 0), args[0].ndim) in places.dims:
-        t.refuse(func.__name__, "splits the positions")
-    return t.mark(func(*args, **kwargs), replace(places, gated=None))
+    if negative(call.argument(2, "dim", 0), call.input.ndim) in call.places.dims:
+        call.refuse("splits the positions")
+    return call.run(replace(call.places, gated=None))
 
 
-def pick(t: Tracker, func: Any, args: Args, kwargs: Kwargs, *, removes: bool) -> Any:
+def pick(call: Call, *, removes: bool) -> Any:
     """Take one or more entries of an axis that is not a position."""
-    places = t.of(args[0])
-    axis = _negative(_argument(args, kwargs, 1, "dim", 0), args[0].ndim)
-    if axis in places.dims:
-        t.refuse(func.__name__, "selects single positions")
-    return t.mark(func(*args, **kwargs), after_removing(places, {axis} if removes else set()))
+    axis = negative(call.argument(1, "dim", 0), call.input.ndim)
+    if axis in call.places.dims:
+        call.refuse("selects single positions")
+    return call.run(after_removing(call.places, {axis} if removes else set()))
 
 
-def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def index(call: Call) -> Any:
     """Index channels; a crop or a stride over positions has its own live map."""
-    x, items = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
-    places = t.of(x)
+    x, places, items = call.input, call.places, call.args[1]
+    items = items if isinstance(items, tuple) else (items,)
     if any(isinstance(item, (Tensor, list)) for item in items):
-        t.refuse(func.__name__, "selects entries by a list")
+        call.refuse("selects entries by a list")
     used = sum(item is not None and item is not Ellipsis for item in items)
     fill = [slice(None)] * (x.ndim - used)
     at = next((number for number, item in enumerate(items) if item is Ellipsis), None)
@@ -92,76 +79,68 @@ def index(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
             continue
         if source - x.ndim in places.dims:
             if not isinstance(item, slice):
-                t.refuse(func.__name__, "selects single positions")
+                call.refuse("selects single positions")
             dims[source], cuts[source] = target, item
         target += isinstance(item, slice)
         source += 1
     kept = tuple(dims[axis + x.ndim] - target for axis in places.dims)
     live = places.on
-    if any(cut != slice(None) for cut in cuts.values()):
-        if len(kept) == 1:
-            t.refuse(func.__name__, "splits the positions")
-        x = t.gate(x)
-        y = func(x, *args[1:], **kwargs)
-        if all(cut.step in (None, 1) for cut in cuts.values()):  # a crop of the live map as well
-            rows, columns = (cuts[axis + x.ndim] for axis in places.dims)
-            crop = (..., rows, columns)
-            return t.places(y, kept, Live(live.mask[crop], None if live.valid is None else live.valid[crop]))
-        return t.places(y, kept, t.propagation.resized(live, (y.shape[kept[0]], y.shape[kept[1]])))
-    return t.mark(func(*args, **kwargs), Places(kept, live))
+    if all(cut == slice(None) for cut in cuts.values()):
+        return call.run(Places(kept, live))
+    if len(kept) == 1:
+        call.refuse("splits the positions")
+    y = call.on(call.gated())
+    if all(cut.step in (None, 1) for cut in cuts.values()):  # a crop of the live map as well
+        rows, columns = (cuts[axis + x.ndim] for axis in places.dims)
+        crop = (..., rows, columns)
+        return call.t.places(y, kept, Live(live.mask[crop], None if live.valid is None else live.valid[crop]))
+    return call.t.places(y, kept, call.t.propagation.resized(live, (y.shape[kept[0]], y.shape[kept[1]])))
 
 
-def transpose(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def transpose(call: Call) -> Any:
     """Swap two axes."""
-    x = args[0]
-    one, other = (_negative(_argument(args, kwargs, n, f"dim{n - 1}"), x.ndim) for n in (1, 2))
+    one, other = (negative(call.argument(n, f"dim{n - 1}"), call.input.ndim) for n in (1, 2))
     swap = {one: other, other: one}
-    places = t.of(x)
-    return t.mark(func(*args, **kwargs), replace(places, dims=tuple(swap.get(d, d) for d in places.dims), gated=None))
+    return call.run(replace(call.places, dims=tuple(swap.get(d, d) for d in call.places.dims), gated=None))
 
 
-def permute(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def permute(call: Call) -> Any:
     """Reorder the axes."""
-    x, order = args[0], _argument(args, kwargs, 1, "dims")
-    order = [_negative(axis, x.ndim) for axis in (args[1:] if isinstance(order, int) else order)]
-    places = t.of(x)
-    dims = tuple(order.index(d) - x.ndim for d in places.dims)
-    return t.mark(func(*args, **kwargs), replace(places, dims=dims, gated=None))
+    ndim, order = call.input.ndim, call.argument(1, "dims")
+    order = [negative(axis, ndim) for axis in (call.args[1:] if isinstance(order, int) else order)]
+    return call.run(replace(call.places, dims=tuple(order.index(d) - ndim for d in call.places.dims), gated=None))
 
 
-def unsqueeze(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def unsqueeze(call: Call) -> Any:
     """Insert an axis."""
-    axis = _negative(_argument(args, kwargs, 1, "dim"), args[0].ndim + 1)
-    return t.mark(func(*args, **kwargs), _after_inserting(t.of(args[0]), axis))
+    return call.run(_after_inserting(call.places, negative(call.argument(1, "dim"), call.input.ndim + 1)))
 
 
-def squeeze(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def squeeze(call: Call) -> Any:
     """Remove axes of one entry."""
-    x, given = args[0], _argument(args, kwargs, 1, "dim")
+    x, given = call.input, call.argument(1, "dim")
     axes = range(-x.ndim, 0) if given is None else [given] if isinstance(given, int) else given
-    gone = {_negative(axis, x.ndim) for axis in axes if x.shape[axis] == 1}
-    places = t.of(x)
-    if gone & {*places.dims, -x.ndim}:
-        t.refuse(func.__name__, "removes an axis of positions or images")
-    return t.mark(func(*args, **kwargs), after_removing(places, gone))
+    gone = {negative(axis, x.ndim) for axis in axes if x.shape[axis] == 1}
+    if gone & {*call.places.dims, -x.ndim}:
+        call.refuse("removes an axis of positions or images")
+    return call.run(after_removing(call.places, gone))
 
 
-def reshape(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def reshape(call: Call) -> Any:
     """Track the positions through a reshape; a tensor whose positions are flattened with channels is gated first."""
-    x = args[0]
-    places = t.of(x)
-    shape = func(torch.empty_like(x, device="meta", memory_format=torch.contiguous_format), *args[1:], **kwargs).shape
+    x, places = call.input, call.places
+    shape = call.on(torch.empty_like(x, device="meta", memory_format=torch.contiguous_format)).shape
     dims = _axes(places, tuple(x.shape), tuple(shape))
     if dims is None or shape[0] != x.shape[0]:
-        t.refuse(func.__name__, "moves positions into the batch or mixes them (windows, or heads of attention)")
+        call.refuse("moves positions into the batch or mixes them (windows, or heads of attention)")
     if not dims:
-        return t.mark(func(t.gate(x), *args[1:], **kwargs), WHOLE)
+        return call.t.mark(call.on(call.gated()), WHOLE)
     sides = tuple(shape[d] for d in dims)
     live = places.on
     if len(dims) == 1 or sides == live.grid:
-        return t.mark(func(*args, **kwargs), Places(dims, live))
-    y = func(t.gate(x), *args[1:], **kwargs)  # space to depth: a block of positions becomes one
-    return t.places(y, dims, t.propagation.resized(live, (sides[0], sides[1])))
+        return call.run(Places(dims, live))
+    # Space to depth: a block of positions becomes one.
+    return call.t.places(call.on(call.gated()), dims, call.t.propagation.resized(live, (sides[0], sides[1])))
 
 
 def _axes(places: Places, old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -193,39 +172,24 @@ def _run(before: int, size: int, shape: tuple[int, ...]) -> list[int] | None:
     return axes if whole else None
 
 
-def pixel_unshuffle(t: Tracker, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def pixel_unshuffle(call: Call) -> Any:
     """Turn a block of positions into one, or one into a block."""
-    x = args[0]
-    places = t.of(x)
-    if places.dims != (-2, -1):
-        t.refuse(func.__name__, "does not receive a map with rows and columns last")
-    y = func(t.gate(x), *args[1:], **kwargs)
-    return t.places(y, places.dims, t.propagation.resized(places.on, (y.shape[-2], y.shape[-1])))
+    places, y = call.map(), call.on(call.gated())
+    return call.t.places(y, places.dims, call.t.propagation.resized(places.on, (y.shape[-2], y.shape[-1])))
 
 
-SHAPES: dict[str, Rule] = {
-    "cat": partial(join, stack=False),
-    "concat": partial(join, stack=False),
-    "concatenate": partial(join, stack=False),
+_GROUPS: dict[str, Rule] = {
+    "cat concat concatenate": partial(join, stack=False),
     "stack": partial(join, stack=True),
-    "chunk": divide,
-    "split": divide,
-    "split_with_sizes": divide,
-    "tensor_split": divide,
-    "unbind": partial(pick, removes=True),
-    "select": partial(pick, removes=True),
+    "chunk split split_with_sizes tensor_split": divide,
+    "unbind select": partial(pick, removes=True),
     "narrow": partial(pick, removes=False),
     "getitem": index,
-    "transpose": transpose,
-    "swapaxes": transpose,
-    "swapdims": transpose,
+    "transpose swapaxes swapdims": transpose,
     "permute": permute,
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
-    "reshape": reshape,
-    "view": reshape,
-    "flatten": reshape,
-    "unflatten": reshape,
-    "pixel_unshuffle": pixel_unshuffle,
-    "pixel_shuffle": pixel_unshuffle,
+    "reshape view flatten unflatten": reshape,
+    "pixel_unshuffle pixel_shuffle": pixel_unshuffle,
 }
+SHAPES: dict[str, Rule] = {name: rule for names, rule in _GROUPS.items() for name in names.split()}

@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 from xaihub import ExplainerRefused
 from xaihub_convad.deactivation.live_map import Layerwise, Live
 
-__all__ = ["CONSTANT", "WHOLE", "Places", "Rule", "Tracker", "tensors"]
+__all__ = ["CONSTANT", "WHOLE", "Call", "Places", "Rule", "Tracker", "negative", "tensors"]
 
-# Called as rule(tracker, function, args, kwargs) instead of the function; returns its marked result.
-Rule = Callable[["Tracker", Any, tuple[Any, ...], dict[str, Any]], Any]
+# Takes a call instead of the function; returns its marked result.
+Rule = Callable[["Call"], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Tracker(TorchFunctionMode):
         rule = self.rules.get(name.strip("_"))
         if rule is None or "out" in kwargs:
             self.refuse(name, "has no rule for inactive positions")
-        return rule(self, func, args, kwargs)
+        return rule(Call(self, func, args, kwargs))
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return a copy of (N, C, H, W) inputs with masked pixels at 0, and track it from here on."""
@@ -200,6 +200,61 @@ class Tracker(TorchFunctionMode):
                 return f"layer {names[id(own)]!r} ({type(own).__name__})"
             frame = frame.f_back  # type: ignore[assignment]
         return f"the network ({type(self.network).__name__})"
+
+
+class Call:
+    """One call of a torch function with at least one tensor that has positions.
+
+    Attributes:
+        t: The tracker.
+        input: The first tensor.
+        places: What is known about it.
+    """
+
+    def __init__(self, tracker: Tracker, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.t, self.func, self.args, self.kwargs = tracker, func, args, kwargs
+        self.input: Tensor = self.argument(0, "input")
+        self.places = next((tracker.of(tensor) for tensor in tensors(self.input)), CONSTANT)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument that may be given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor among the arguments."""
+        return tensors((self.args, self.kwargs))
+
+    def map(self) -> Places:
+        """Return the places of the input, which must be (N, C, h, w)."""
+        if self.places.dims != (-2, -1) or self.input.ndim != 4:
+            self.refuse("does not receive a map with rows and columns last")
+        return self.places
+
+    def gated(self) -> Tensor:
+        """Return the input with 0 in every inactive position."""
+        return self.t.gate(self.input)
+
+    def walled(self) -> Tensor:
+        """Return the input with minus infinity in every inactive position."""
+        return self.t.walled(self.input)
+
+    def on(self, x: Tensor) -> Any:
+        """Call the function with `x` instead of its input."""
+        others = {name: value for name, value in self.kwargs.items() if name != "input"}
+        return self.func(x, *self.args[1:], **others)
+
+    def run(self, places: Places) -> Any:
+        """Call the function unchanged and mark its result."""
+        return self.t.mark(self.func(*self.args, **self.kwargs), places)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise ExplainerRefused, naming the function."""
+        self.t.refuse(self.func.__name__, reason)
+
+
+def negative(axis: int, ndim: int) -> int:
+    """Return an axis counted from the end."""
+    return axis if axis < 0 else axis - ndim
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
