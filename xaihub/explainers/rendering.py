@@ -37,6 +37,9 @@ MASKED = (226, 226, 230)
 # Distinguishable with any colour vision (Okabe and Ito 2008).
 OUTLINES = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (213, 94, 0), (240, 228, 66)]
 
+# An image, a title and a line of text below it, and the colour of a marker before the title.
+Cell = tuple[Image.Image, str, str, tuple[int, int, int] | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
@@ -85,7 +88,7 @@ def _scaled(values: NDArray[np.float32]) -> Heat:
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """Lay the map over the image, with a legend below: method, class, probability, colour scale.
+    """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
     Raises:
         OutputError: The explanation has no image.
@@ -106,31 +109,15 @@ def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
 
     The first column shows the image.
     """
-    line = round(_font(15).getbbox("Ag")[3]) + 5
-    label = 2 * line + MARGIN
-    columns = max(map(len, rows)) + 1
-    head = line + 2 * MARGIN
-    tall = _fitted(_photo(rows[0][0])).height
-    width, height = columns * (CELL + MARGIN) + MARGIN, head + len(rows) * (tall + label) + MARGIN
-    canvas = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(["image", *(item.explainer for item in rows[0])]):
-        draw.text((MARGIN + column * (CELL + MARGIN), MARGIN), title, fill=INK, font=_font(16))
-    for row, explanations in enumerate(rows):
-        top = head + row * (tall + label)
+    cells: list[list[Cell]] = []
+    for explanations in rows:
         first = explanations[0]
-        seen = _photo(first)
-        cells = [(_framed(seen, first.geometry), first.model, f"predicts {_short(str(first.predicted), 34)}")]
+        seen = _framed(_photo(first), first.geometry)
+        cells.append([(seen, first.model, f"predicts {first.predicted}", None)])
         for item in explanations:
-            note = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
-            cells.append((_painted(item)[0], _short(item.claim, 34), note))
-        for column, (image, bold, faint) in enumerate(cells):
-            left = MARGIN + column * (CELL + MARGIN)
-            small = _fitted(image)
-            canvas.paste(small, (left, top))
-            draw.text((left, top + tall + 4), bold, fill=INK, font=_font(15))
-            draw.text((left, top + tall + 4 + line), faint, fill=FAINT, font=_font(13))
-    return canvas
+            cost = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
+            cells[-1].append((_painted(item)[0], item.claim, cost, None))
+    return _tiled(cells, ["image", *(item.explainer for item in rows[0])])
 
 
 def sets_figure(explanation: Explanation) -> Image.Image | None:
@@ -147,31 +134,38 @@ def sets_figure(explanation: Explanation) -> Image.Image | None:
     outlined, pixels = np.asarray(photo).copy(), np.asarray(photo)
     width = max(1, round(max(photo.size) / 150))
     roles = [one.role for one in explanation.sets]
-    panels = []
+    panels: list[Cell] = []
     for number, one in enumerate(explanation.sets):
         colour, mask = OUTLINES[number % len(OUTLINES)], _in_original(one, explanation.geometry)
         outlined[_ring(mask, 2 * width)] = PAPER
         outlined[_ring(mask, width)] = colour
         alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
         nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
-        panels.append((alone, colour, one.role + nth, _caption(one)))
-    first = (_framed(Image.fromarray(outlined), explanation.geometry), INK, explanation.explainer, explanation.claim)
-    return _in_a_row([first, *panels])
+        panels.append((alone, one.role + nth, _caption(one), colour))
+    first = (_framed(Image.fromarray(outlined), explanation.geometry), explanation.explainer, explanation.claim, INK)
+    return _tiled([[first, *panels]])
 
 
-def _in_a_row(panels: Sequence[tuple[Image.Image, tuple[int, int, int], str, str]]) -> Image.Image:
-    """Place images side by side, each with a coloured marker, a title and a line of text below."""
+def _tiled(rows: Sequence[Sequence[Cell]], titles: Sequence[str] = ()) -> Image.Image:
+    """Arrange cells in rows, with a title above each column."""
     line = round(_font(15).getbbox("Ag")[3]) + 5
-    small = [_fitted(image) for image, *_ in panels]
-    size = (len(panels) * (CELL + MARGIN) + MARGIN, small[0].height + 2 * line + 2 * MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
+    head = line + 2 * MARGIN if titles else MARGIN
+    tall = _fitted(rows[0][0][0]).height
+    step = tall + 2 * line + MARGIN
+    canvas = Image.new("RGB", (max(map(len, rows)) * (CELL + MARGIN) + MARGIN, head + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for column, ((_, colour, title, text), image) in enumerate(zip(panels, small, strict=True)):
-        left, below = MARGIN + column * (CELL + MARGIN), MARGIN + image.height + 4
-        canvas.paste(image, (left, MARGIN))
-        draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
-        draw.text((left + 15, below), title, fill=INK, font=_font(15))
-        draw.text((left, below + line), _fit(draw, text, _font(13), CELL), fill=FAINT, font=_font(13))
+    for column, title in enumerate(titles):
+        draw.text((MARGIN + column * (CELL + MARGIN), MARGIN), title, fill=INK, font=_font(16))
+    for number, cells in enumerate(rows):
+        for column, (image, title, text, colour) in enumerate(cells):
+            left, top = MARGIN + column * (CELL + MARGIN), head + number * step
+            below, indent = top + tall + 4, 15 if colour else 0
+            canvas.paste(_fitted(image), (left, top))
+            if colour:
+                draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
+            title, text = _fit(draw, title, _font(15), CELL - indent), _fit(draw, text, _font(13), CELL)
+            draw.text((left + indent, below), title, fill=INK, font=_font(15))
+            draw.text((left, below + line), text, fill=FAINT, font=_font(13))
     return canvas
 
 
