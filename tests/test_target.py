@@ -151,3 +151,13 @@ def test_a_class_named_by_a_number_is_meant_by_that_name_and_an_index_by_an_int(
     assert Target.parse(2, names).index == 2
     assert Target.parse("0", names).index == 0  # no class has that name
     assert Target.parse("2 vs 10", names).against == Target(index=1)
+
+
+def test_a_masked_image_keeps_a_rank_or_the_lead_of_a_contrast() -> None:
+    whole = torch.tensor([[1.0, 3.0, 2.0]])
+    outputs = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    second = Target(index=2).resolve(whole)
+    assert second.ahead(outputs).tolist() == [0, 0, 2]
+    assert second.kept(outputs, whole).tolist() == [True, True, False]
+    contrast = Target(index=1, against=Target(index=0)).resolve(whole)
+    assert contrast.kept(outputs, whole).tolist() == [True, False, False]

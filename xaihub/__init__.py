@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import ClassScore as ClassScore
     from xaihub.explainers.explanation import Explanation as Explanation
+    from xaihub.explainers.pixel_set import PixelSet as PixelSet
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
     from xaihub.explainers.target import class_scores as class_scores
@@ -71,6 +72,7 @@ _LAZY = {
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainers.explainer": ("Attribution", "Explainer"),
     "explainers.explanation": ("ClassScore", "Explanation"),
+    "explainers.pixel_set": ("PixelSet",),
     "ranking.explainer": ("GlobalExplainer", "Ranking"),
     "ranking.explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
