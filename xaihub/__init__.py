@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from xaihub.errors import ParameterError as ParameterError
     from xaihub.explainers.explainer import Attribution as Attribution
     from xaihub.explainers.explainer import Explainer as Explainer
-    from xaihub.explainers.explanation import ClassScore as ClassScore
     from xaihub.explainers.explanation import Explanation as Explanation
     from xaihub.explainers.pixel_set import PixelSet as PixelSet
+    from xaihub.explainers.result import ClassScore as ClassScore
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
     from xaihub.explainers.target import class_scores as class_scores
@@ -71,7 +71,8 @@ _LAZY = {
     "models.adapter": ("ModelAdapter", "ModelRequest"),
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainers.explainer": ("Attribution", "Explainer"),
-    "explainers.explanation": ("ClassScore", "Explanation"),
+    "explainers.explanation": ("Explanation",),
+    "explainers.result": ("ClassScore",),
     "explainers.pixel_set": ("PixelSet",),
     "ranking.explainer": ("GlobalExplainer", "Ranking"),
     "ranking.explanation": ("GlobalExplanation", "RankedFeature"),
