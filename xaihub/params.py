@@ -1,4 +1,4 @@
-"""The parameters of a method: declared once in its class, read, converted and checked here."""
+"""Parameters of methods: declared once in the class; read, converted and validated here."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Parameter:
         name: The keyword argument.
         annotation: Its type, with `msgspec.Meta` constraints where given.
         default: Its default value.
-        type: The type as shown to users.
-        description: What it means.
+        type: The type, as shown to users.
+        description: Its meaning.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Parameter:
 
     @property
     def shown(self) -> str:
-        """What users type for it: without the underscore that sets it apart from a word of Python's own."""
+        """The name that users type: without the underscore that distinguishes it from a Python keyword."""
         bare = self.name.removesuffix("_")
         return bare if iskeyword(bare) else self.name
 
@@ -49,30 +49,31 @@ class Parameter:
 class Parametrised:
     """A class whose parameters are its annotated attributes, which its constructor takes as keyword arguments.
 
-    A subclass becomes a keyword-only dataclass. One that needs more may write its own constructor, which takes keyword
-    arguments with defaults and stores each under its own name. A parameter named after a Python keyword ends with an
-    underscore, which users omit: `-p lambda=1` sets `lambda_`.
+    A subclass becomes a keyword-only dataclass; `_state: T = field(default=..., init=False)` declares private state.
+    A subclass may instead write its own constructor, which takes keyword arguments with defaults and stores each under
+    its own name. A parameter named after a Python keyword ends with an underscore, which users omit: `-p lambda=1`
+    sets `lambda_`.
 
     Attributes:
-        name: The name under which it is registered; set by the hub.
+        name: The registered name; set by the hub.
     """
 
     name = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make a dataclass of a subclass that declares parameters; `eq` and `repr` stay those of this class."""
+        """Turn a subclass that declares parameters into a dataclass that keeps this class's `eq` and `repr`."""
         super().__init_subclass__(**options)
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The value of each constructor argument."""
+        """The value of each parameter, by name."""
         method: type = type(self)
         return {name: getattr(self, name) for name in parameters(method)}
 
     def check_parameters(self) -> str:
-        """Return the name to use in messages, after checking every parameter.
+        """Validate every parameter and return the name to use in messages.
 
         Raises:
             ParameterError: A parameter is of the wrong type or out of range.
@@ -82,14 +83,14 @@ class Parametrised:
         return who
 
     def __repr__(self) -> str:
-        """The class and its parameters, as one would write them."""
+        """The class and its parameters, as a constructor call."""
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
 
-@cache  # asked for at every explanation
+@cache  # called for every explanation
 def parameters(method: type) -> Mapping[str, Parameter]:
-    """Return the parameters of a class by name, from its constructor's signature."""
-    # A dataclass may inherit fields from another module, whose names its own constructor does not know.
+    """Return the parameters of a class by name, from the signature of its constructor."""
+    # Annotations of a dataclass are resolved class by class, because a field may come from another module.
     constructor = method.__init__  # type: ignore[misc]
     written = getattr(constructor, "__code__", None) and constructor.__code__.co_filename != "<string>"
     hints = typing.get_type_hints(constructor if written else method, include_extras=True)
@@ -110,13 +111,13 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
     """Convert `values` (strings from a command line, or objects) to the types of the method's parameters.
 
     Raises:
-        ParameterError: An unknown parameter, or a value of the wrong type or range.
+        ParameterError: A parameter is unknown, or a value has the wrong type or is out of range.
     """
     known = parameters(method)
     who = who or method.__name__
     converted = {}
     for given, value in values.items():
-        # "lambda" cannot be an argument's name in Python, so a method calls it `lambda_`.
+        # A Python keyword such as "lambda" cannot be an argument's name, so the method calls it `lambda_`.
         name = f"{given}_" if iskeyword(given) else given
         if name not in known:
             names = [item.shown for item in known.values()]
@@ -137,7 +138,7 @@ def _convert(value: Any, parameter: Parameter, who: str) -> Any:
             reason = f"expected one of {', '.join(map(str, _choices(parameter.annotation)))}"
         raise ParameterError(
             f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
-            hint=f"it is {parameter.type}, by default {parameter.default!r}",
+            hint=f"it must be {parameter.type}; default: {parameter.default!r}",
         ) from error
 
 
