@@ -109,7 +109,7 @@ BAD_ADAPTERS: list[tuple[type[Good], str, str]] = [
     (NoGrid, "every_role_resolves", "help the search with `Hints`"),
     (ForgetsStatistics, "logits_are_unchanged_by_loading", "after saving and loading the scores differ"),
     (LeavesTraining, "logits_are_unchanged_by_loading", "return it in evaluation mode"),
-    (OtherSize, "preprocessing_is_the_source_s", "becomes (3, 32, 32) instead of (3, 48, 48): take steps, size"),
+    (OtherSize, "preprocessing_matches_the_source", "becomes (3, 32, 32) instead of (3, 48, 48): take steps, size"),
 ]
 CARD = ModelCard(name="toy", summary="A toy.", adapter="toy", architecture="toy/cnn", weights=Weights(source="none"))
 
@@ -136,7 +136,7 @@ def test_a_bad_adapter_fails_one_check_and_is_told_what_to_change(adapter: type[
         (CARD, Broken, "can_be_built", "correct the names and weights"),
         (replace(CARD, layers={"features": "9"}), Good, "every_role_resolves", "correct the card"),
         (CARD, ForgetsStatistics, "logits_are_unchanged_by_loading", "change neither weights nor precision nor mode"),
-        (CARD, OtherSize, "preprocessing_is_the_source_s", "from the source's own configuration"),
+        (CARD, OtherSize, "preprocessing_matches_the_source", "from the source's own configuration"),
     ],
 )
 def test_a_bad_card_fails_one_check_and_says_what_to_change(
@@ -155,7 +155,7 @@ def test_weights_with_another_checksum_are_not_built(tmp_path: Any) -> None:
     ((found, text),) = failed("model", CardSubject(replace(CARD, weights=weights, base=str(tmp_path)), Good()))
 
     assert found == "can_be_built"
-    assert "are not those of the card" in text
+    assert "do not match the card" in text
 
 
 def test_a_card_whose_weights_cannot_be_downloaded_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_thirty_two_bit_integers_are_scaled() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_float_grey_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(InputError, match="'bytes': the image has pixels that are not finite"):
+    with pytest.raises(InputError, match="'bytes': the image has NaN or infinite pixels"):
         load_image(encoded(Image.fromarray(np.array([[0.5, value]], np.float32)), "TIFF"))
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from xaihub import MetricRefused, ParameterError
 from xaihub.ranking import (
     agreement,
-    deletion_curve,
     order_of,
     relevance_auc,
     seed_interval,
@@ -72,20 +71,6 @@ def test_stability_is_the_mean_over_pairs() -> None:
     assert stability([runs[0], runs[0] * 2]) == pytest.approx(1)
 
 
-def test_deleting_ranked_features_takes_their_share_of_a_sum() -> None:
-    features = torch.tensor([[4.0, 3.0, 2.0, 1.0], [8.0, 6.0, 4.0, 2.0]])
-
-    def total(table: Tensor) -> float:
-        return float(table.sum())
-
-    zeros = deletion_curve(total, features, torch.tensor([0, 1, 2, 3]), counts=[0, 1, 2, 4], fill=torch.zeros(4))
-    means = deletion_curve(total, features, torch.tensor([3, 2, 1, 0]), counts=[0, 4])
-
-    assert zeros == [30, 18, 9, 0]
-    assert means == [30, 30]  # the mean keeps the sum
-    assert features[0, 0] == 4
-
-
 def test_an_interval_is_students() -> None:
     values = [0.5, 0.7, 0.6, 0.9]
     found = seed_interval(values)
@@ -101,23 +86,13 @@ def test_an_interval_is_students() -> None:
     ("ask", "error", "message"),
     [
         (lambda: agreement(torch.ones(3), torch.rand(3)), ParameterError, "k cannot be 5"),
-        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and of 4 features"),
+        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and 4 features"),
         (lambda: agreement(torch.ones(3), torch.rand(3), k=2), MetricRefused, "constant"),
         (lambda: relevance_auc(torch.ones(3), torch.ones(3)), MetricRefused, "both relevant and irrelevant"),
         (lambda: stability([torch.rand(3)]), MetricRefused, "at least two"),
-        (lambda: seed_interval([]), MetricRefused, "nothing to average"),
-        (
-            lambda: deletion_curve(lambda _: 0.0, torch.rand(2, 3), torch.tensor([0, 1]), counts=[0]),
-            ParameterError,
-            "name each of them once",
-        ),
-        (
-            lambda: deletion_curve(lambda _: 0.0, torch.rand(2, 3), torch.arange(3), counts=[4]),
-            ParameterError,
-            "4 of 3 features",
-        ),
+        (lambda: seed_interval([]), MetricRefused, "no values to average"),
     ],
 )
-def test_what_has_no_answer_is_refused(ask: object, error: type[Exception], message: str) -> None:
+def test_undefined_statistics_are_refused(ask: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ask()  # type: ignore[operator]

@@ -265,8 +265,8 @@ def checkpoints(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-m", "test_resnet", "--checkpoint", "other.pth"), "is of another architecture"),
-        (("-m", "test_resnet", "--checkpoint", "pickled.pth"), "holds pickled code, which is never run"),
+        (("-m", "test_resnet", "--checkpoint", "other.pth"), "does not match the architecture"),
+        (("-m", "test_resnet", "--checkpoint", "pickled.pth"), "contains pickled code, which is never executed"),
         (("-m", "test_resnet", "--checkpoint", "nan.safetensors"), "returned NaN or infinite class scores"),
         (("-m", "resnet18"), "cannot be downloaded: no connection to the hub"),
         (("-m", "hf-hub:timm/resnet18.a1_in1k"), "cannot be downloaded: no connection to the hub"),

@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(train: Train, tmp_path:
     mine, theirs = (tmp_path / name / "checkpoint.safetensors" for name in ("resnet", "vit"))
     swapped = Checkpoint(tensors=Checkpoint.load(theirs).tensors, state=Checkpoint.load(mine).state)
     swapped.save(mine)
-    with pytest.raises(ModelError, match="the checkpoint is of another architecture"):
+    with pytest.raises(ModelError, match="the checkpoint does not match the architecture"):
         train("resnet", epochs=1, resume=True)
 
 

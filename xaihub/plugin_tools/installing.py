@@ -81,9 +81,7 @@ def install(
     named = {canonical(_requirement_name(item)) for item in wanted}
     for name in named & set(_distributions()) - {OWN_DISTRIBUTION}:
         if name.startswith(PROJECT) or _is_plugin(name):
-            _remove_remains(
-                name
-            )  # otherwise the installer takes the remains of a killed installation for a complete one
+            _remove_remains(name)  # the installer would take them for a complete installation
     before = _distributions()
     stopped = False
     try:
