@@ -152,7 +152,9 @@ def conformance() -> str:
     """List every check by kind: its requirement, and what to change if it fails."""
     lines = []
     for kind in KINDS:
-        rows = [(f"`{item.name}`", item.asks, f"{item.advice[0].upper()}{item.advice[1:]}.") for item in checks(kind)]
+        rows = [
+            (f"`{item.name}`", item.requirement, f"{item.advice[0].upper()}{item.advice[1:]}.") for item in checks(kind)
+        ]
         title = f"{kind[0].upper()}{kind[1:]}{' cards' if kind == 'model' else 's'}"
         lines += [f"## {title}\n", _table(("check", "requirement", "if it fails"), rows), ""]
     return "\n".join(lines).strip()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
-from xaihub.hub.hub import KINDS as REGISTRIES
 from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MethodSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = (*REGISTRIES, "plugins")
+KINDS = (*(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property)), "plugins")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Protocol
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import pluggy
 
@@ -23,16 +24,6 @@ __all__ = ["HEAVY", "PluginHost", "PluginInfo"]
 DELAY = "when loaded, which delays every command"
 HEAVY = ("torch", "timm", "shap", "numpy", "captum", "matplotlib", "jax", "tensorflow")
 OWN_DISTRIBUTION = "xaihub"
-
-
-class _EntryPoint(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> str: ...
-    @property
-    def dist(self) -> Any: ...
-    def load(self) -> Any: ...
 
 
 @dataclass(kw_only=True)
@@ -77,7 +68,7 @@ class PluginHost:
     """
 
     def __init__(
-        self, *, entry_points: Iterable[_EntryPoint] | None = None, environ: Mapping[str, str] | None = None
+        self, *, entry_points: Iterable[EntryPoint] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
         """Create a host without plugins; `load` adds the installed ones, `register` adds one by hand."""
         self._environ = os.environ if environ is None else environ
@@ -135,7 +126,7 @@ class PluginHost:
         info.problems.append(text)
         self.warnings.append(f"plugin {info.label}: {text}" + (f" ({remedy})" if remedy else ""))
 
-    def _load(self, point: _EntryPoint) -> None:
+    def _load(self, point: EntryPoint) -> None:
         distribution, version = _origin(point)
         info = PluginInfo(
             name=point.name,
@@ -156,11 +147,11 @@ class PluginHost:
         if info.heavy:
             self.problem(info, f"imports {info.heavy[0]} {DELAY}; import it where it is used")
 
-    def _installed(self) -> Iterable[_EntryPoint]:
+    def _installed(self) -> Iterable[EntryPoint]:
         """Return the entry points of the group; a distribution with unreadable metadata is reported and skipped."""
         with suppress(Exception):  # one malformed file of any distribution breaks the whole listing
             return metadata.entry_points(group=hookspecs.PROJECT)
-        found: list[_EntryPoint] = []
+        found: list[EntryPoint] = []
         seen: set[str] = set()
         for dist in metadata.distributions():
             name = _name_of(dist)
@@ -219,14 +210,15 @@ class PluginHost:
             sys.stderr.write(f"[plugins] {line}\n")
 
 
-def _is_own(point: _EntryPoint) -> bool:
+def _is_own(point: EntryPoint) -> bool:
     return _origin(point)[0] == OWN_DISTRIBUTION
 
 
-def _origin(point: _EntryPoint) -> tuple[str, str]:
+def _origin(point: EntryPoint) -> tuple[str, str]:
     """Return the name and version of a plugin's distribution; empty if its metadata is missing or broken."""
     try:
-        return point.dist.name or "", point.dist.version or ""
+        dist: Any = point.dist
+        return dist.name or "", dist.version or ""
     except (AttributeError, OSError, KeyError, TypeError, ValueError):
         return "", ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
@@ -31,21 +31,18 @@ if TYPE_CHECKING:
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 
-__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "KINDS", "Hub"]
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub"]
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
-KINDS = (
-    "explainers",
-    "global_explainers",
-    "metrics",
-    "objectives",
-    "baselines",
-    "models",
-    "adapters",
-    "reproductions",
-)
+S = TypeVar("S", bound=Spec)
+
+
+def _registry(kind: str, record: type[S], *, hook: str = "") -> cached_property[Registry[S]]:
+    """Return an attribute that is the registry of one kind, filled on first access."""
+    noun = kind.removesuffix("s").replace("_", " ")
+    return cached_property(lambda hub: Registry(hub.host, f"xaihub_register_{hook or kind}", record, noun))
 
 
 class Hub:
@@ -54,56 +51,36 @@ class Hub:
     The `get_...` methods raise `UnknownName`, `ParameterError` (a parameter is unknown, or its value has the wrong type
     or is out of range), `MissingExtra` (a library is not installed) and `PluginError` (the plugin's module is broken).
     They convert parameters given as strings to their types.
+
+    Attributes:
+        host: The plugin host.
+        explainers: The registry of explainers.
+        global_explainers: The registry of global explainers.
+        metrics: The registry of metrics.
+        objectives: The registry of training objectives.
+        baselines: The registry of the removal operators that plugins add to the built-in ones.
+        models: The registry of model cards.
+        adapters: The registry of sources of models.
+        reproductions: The registry of published experiments that can be re-run.
     """
 
     def __init__(self, host: PluginHost | None = None) -> None:
         """Use `host`, or create one and load every installed plugin."""
         self.host = PluginHost().load() if host is None else host
 
-    @cached_property
-    def explainers(self) -> Registry[ExplainerSpec]:
-        """The explainers."""
-        return Registry(self.host, "xaihub_register_explainers", ExplainerSpec, "explainer")
-
-    @cached_property
-    def global_explainers(self) -> Registry[GlobalExplainerSpec]:
-        """The global explainers."""
-        return Registry(self.host, "xaihub_register_global_explainers", GlobalExplainerSpec, "global explainer")
-
-    @cached_property
-    def metrics(self) -> Registry[MetricSpec]:
-        """The metrics."""
-        return Registry(self.host, "xaihub_register_metrics", MetricSpec, "metric")
-
-    @cached_property
-    def baselines(self) -> Registry[BaselineSpec]:
-        """The removal operators that plugins add to the built-in ones."""
-        return Registry(self.host, "xaihub_register_baselines", BaselineSpec, "baseline")
-
-    @cached_property
-    def objectives(self) -> Registry[ObjectiveSpec]:
-        """The training objectives."""
-        return Registry(self.host, "xaihub_register_objectives", ObjectiveSpec, "objective")
-
-    @cached_property
-    def reproductions(self) -> Registry[ReproductionSpec]:
-        """The published experiments that can be re-run."""
-        return Registry(self.host, "xaihub_register_reproductions", ReproductionSpec, "reproduction")
-
-    @cached_property
-    def adapters(self) -> Registry[AdapterSpec]:
-        """The sources of models."""
-        return Registry(self.host, "xaihub_register_model_adapters", AdapterSpec, "adapter")
-
-    @cached_property
-    def models(self) -> Registry[ModelCard]:
-        """The model cards of the zoo."""
-        return Registry(self.host, "xaihub_register_models", ModelCard, "model")
+    explainers = _registry("explainers", ExplainerSpec)
+    global_explainers = _registry("global_explainers", GlobalExplainerSpec)
+    metrics = _registry("metrics", MetricSpec)
+    objectives = _registry("objectives", ObjectiveSpec)
+    baselines = _registry("baselines", BaselineSpec)
+    models = _registry("models", ModelCard)
+    adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
+    reproductions = _registry("reproductions", ReproductionSpec)
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
-        """Every registry, by the attribute's name, in the order in which they are listed and searched."""
-        return {kind: getattr(self, kind) for kind in KINDS}
+        """Every registry by its attribute's name, in the order in which they are listed and searched."""
+        return {kind: getattr(self, kind) for kind, value in vars(Hub).items() if isinstance(value, cached_property)}
 
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
@@ -218,11 +195,10 @@ class Hub:
             card = read_card(name)
         if card is not None:
             return card, self._adapter(card.adapter)
-        for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
-            if (spec.prefixes and name.startswith(spec.prefixes)) or not self._claimed(name):
-                adapter = self._try_adapter(spec, name)
-                if adapter is not None:
-                    return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
+        for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
+            adapter = self._try_adapter(spec, name)
+            if adapter is not None:
+                return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
         raise UnknownName(f"no model is named {name!r}", hint=self._near_models(name))
 
     def _try_adapter(self, spec: AdapterSpec, name: str) -> ModelAdapter | None:
@@ -231,7 +207,7 @@ class Hub:
             adapter = self._adapter(spec.name)
             return adapter if adapter.knows(name) else None
         except (Exception, SystemExit) as error:  # the plugin fence: the models of other adapters must stay available
-            if isinstance(error, XaihubError) and name.startswith(spec.prefixes or "\0"):
+            if isinstance(error, XaihubError) and name.startswith(spec.prefixes):
                 raise
             self._blame(spec, error)
             return None
@@ -239,9 +215,6 @@ class Hub:
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
         what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
-
-    def _claimed(self, name: str) -> bool:
-        return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
 
     def _adapter(self, name: str) -> ModelAdapter:
         from xaihub.models.adapter import ModelAdapter

@@ -55,14 +55,14 @@ class Check:
     Attributes:
         name: Its name, which states what is true if it passes.
         kind: The kind of subject.
-        asks: The requirement, as one sentence.
+        requirement: What must be true, as one sentence.
         advice: What the author of a failing plugin should change.
         function: Takes a subject; raises if the check does not pass.
     """
 
     name: str
     kind: Kind
-    asks: str
+    requirement: str
     advice: str
     function: Callable[[Any], None]
 
@@ -92,9 +92,9 @@ def check(*kinds: Kind, advice: str) -> Callable[[Callable[[S], None]], Callable
 
     def enter(function: Callable[[S], None]) -> Callable[[S], None]:
         name = function.__name__
-        asks = (function.__doc__ or "").partition("\n")[0]
+        requirement = (function.__doc__ or "").partition("\n")[0]
         for kind in kinds:
-            _CHECKS[kind, name] = Check(name=name, kind=kind, asks=asks, advice=advice, function=function)
+            _CHECKS[kind, name] = Check(name=name, kind=kind, requirement=requirement, advice=advice, function=function)
         return function
 
     return enter

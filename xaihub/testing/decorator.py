@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, TypeVar
 
 from xaihub.errors import ParameterError, UnknownName
@@ -16,23 +16,10 @@ __all__ = ["Conformance", "conformance"]
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class _Subject:
-    """The subject that all checks of one test share, so that results can be reused between checks."""
-
-    def __init__(self, thing: Any, parameters: Mapping[str, Any]) -> None:
-        self._thing = thing
-        self._parameters = parameters
-
-    @cached_property
-    def ready(self) -> Any:
-        """The subject, made when the first check runs."""
-        return subject_of(self._thing, _hub(), self._parameters)
-
-
 class Conformance:
     """One check of one subject; a test calls it."""
 
-    def __init__(self, subject: _Subject, item: Check, expected: str) -> None:
+    def __init__(self, subject: Callable[[], Any], item: Check, expected: str) -> None:
         """Run `item`, which is expected not to pass if `expected` gives a reason."""
         self._subject = subject
         self._item = item
@@ -46,7 +33,7 @@ class Conformance:
         """
         import pytest
 
-        subject = self._subject.ready
+        subject = self._subject()
         result = run(self._item, subject, subject.name)
         if self._expected:
             if result.outcome in ("passed", "not applicable"):
@@ -90,7 +77,7 @@ def conformance(thing: Any, /, *, expected: Mapping[str, str] | None = None, **p
         if len(reason.split()) < 2:
             raise ParameterError(f"the expected failure of {name!r} has no reason", hint="say why it need not pass")
     record = _record(thing)
-    subject = _Subject(record, parameters)
+    subject = cache(lambda: subject_of(record, _hub(), parameters))  # shared by the checks, which reuse results
     items = checks(kind_of(record))
     cases = [Conformance(subject, item, expected.get(item.name, "")) for item in items]
     return pytest.mark.parametrize("check", cases, ids=[item.name for item in items])

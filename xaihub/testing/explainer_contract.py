@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
 from xaihub.testing.catalogue import NotApplicable, check, require
-from xaihub.testing.explainer_subject import ExplainerSubject, same
+from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
 from xaihub.testing.state import State
 
 ROWS = 3
@@ -117,15 +117,11 @@ def model_is_left_as_found(subject: ExplainerSubject) -> None:
 @check("explainer", advice="undo every change of the network in a `with` block or in `finally`, not in a last line")
 def model_is_left_as_found_after_an_error(subject: ExplainerSubject) -> None:
     """The network is also unchanged after it fails in the first pass, in the last pass, or in a backward pass."""
-    total = _passes(subject)
+    _, total = _with_fuse(subject, 0)
     if not total:
         raise NotApplicable("it does not run the network")
     for at, backward in ((1, False), (total, False), (1, True)):
-        model = subject.model
-        fuse = _Fuse(at, backward=backward)
-        handle = model.module.register_forward_hook(fuse.hook)
-        trial = subject.try_on(model, subject.images(1), entering=fuse.arm)
-        handle.remove()
+        trial, _ = _with_fuse(subject, at, backward=backward)
         where = "in a backward pass" if backward else f"in pass {at}"
         require(not trial.change, f"when the network failed {where}, {trial.change}")
 
@@ -215,21 +211,11 @@ class _Fuse:
         raise _Planted("planted by the conformance kit")
 
 
-def _passes(subject: ExplainerSubject) -> int:
-    """Count the calls of the network in `attribute`."""
+def _with_fuse(subject: ExplainerSubject, at: int, *, backward: bool = False) -> tuple[Trial, int]:
+    """Explain with a network that fails in pass `at` (never, if 0); return the outcome and the number of passes."""
     model = subject.model
-    count = 0
-    armed = False
-
-    def arm() -> None:
-        nonlocal armed
-        armed = True
-
-    def hook(*_: Any) -> None:
-        nonlocal count
-        count += armed
-
-    handle = model.module.register_forward_hook(hook)
-    subject.try_on(model, subject.images(1), entering=arm)
+    fuse = _Fuse(at, backward=backward)
+    handle = model.module.register_forward_hook(fuse.hook)
+    trial = subject.try_on(model, subject.images(1), entering=fuse.arm)
     handle.remove()
-    return count
+    return trial, at - fuse.left

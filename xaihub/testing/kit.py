@@ -17,7 +17,7 @@ from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.metric_subject import MetricSubject
-from xaihub.testing.model_subject import AdapterSubject, CardSubject
+from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 from xaihub.testing.toys import SIDE
 
 __all__ = [
@@ -89,7 +89,7 @@ def subject_of(thing: Any, hub: Hub, parameters: Mapping[str, Any] | None = None
     """
     kind = kind_of(thing)
     if isinstance(thing, ModelCard):
-        return CardSubject(thing, _adapter(hub.adapters.get(thing.adapter)))
+        return ModelSubject(thing, _adapter(hub.adapters.get(thing.adapter)))
     if isinstance(thing, AdapterSpec):
         return AdapterSubject(thing, _adapter(thing))
     spec: Any

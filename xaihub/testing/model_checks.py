@@ -6,7 +6,7 @@ import torch
 
 from xaihub.images import load_image, sample_photo
 from xaihub.testing.catalogue import check, require
-from xaihub.testing.model_subject import AdapterSubject, CardSubject, ModelSubject
+from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 
 # Relative; sums in another order differ in the last bits.
 TOLERANCE = 1e-4
@@ -14,7 +14,7 @@ NONSENSE = "no_such_network_0"
 
 
 @check("model", advice="fill in the card: summary, architecture, weights.licence, and the checksum of a file")
-def card_is_complete(subject: CardSubject) -> None:
+def card_is_complete(subject: ModelSubject) -> None:
     """The card has a summary, an architecture, the licence of the weights and, for a file, its checksum."""
     card, weights = subject.card, subject.card.weights
     for name in ("summary", "architecture", "adapter"):

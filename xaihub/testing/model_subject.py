@@ -18,7 +18,7 @@ from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
 from xaihub.testing.catalogue import NotApplicable, require
 
-__all__ = ["AdapterSubject", "CardSubject", "ModelSubject"]
+__all__ = ["AdapterSubject", "ModelSubject"]
 
 ROWS = 2
 OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
@@ -82,10 +82,6 @@ class ModelSubject:
     def inputs(self) -> Tensor:
         """Return (2, C, H, W) noise of the model's input size."""
         return torch.randn(ROWS, *self.model.input_size, generator=torch.Generator().manual_seed(0))
-
-
-class CardSubject(ModelSubject):
-    """One card of a zoo."""
 
 
 class AdapterSubject(ModelSubject):

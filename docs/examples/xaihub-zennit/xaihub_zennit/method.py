@@ -10,14 +10,13 @@ from zennit.torchvision import ResNetCanonizer
 from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, ResolvedTarget
 
 Rules = Annotated[Literal["epsilon_plus_flat", "epsilon_gamma_box"], Meta(description="The rule per kind of layer.")]
-Tolerance = Annotated[float, Meta(gt=0, description="Maximum relative difference between map sum and score.")]
 
 
 class LRP(Explainer):
     """Propagate the score back from layer to layer, and refuse if it is not conserved."""
 
     rules: Rules = "epsilon_plus_flat"
-    tolerance: Tolerance = 0.01
+    tolerance: Annotated[float, Meta(gt=0, description="Maximum relative error of the map's sum.")] = 0.01
 
     def attribute(self, model: Model, inputs: torch.Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, C, H, W) relevance, which sums to the score."""
