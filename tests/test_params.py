@@ -179,3 +179,15 @@ def test_a_subclass_may_write_its_own_constructor(base: type[Parametrised]) -> N
             self.points = points
 
     assert Derived(points=3).parameters == {"points": 3}
+
+
+def test_a_bare_assignment_gives_an_inherited_parameter_another_default() -> None:
+    class Base(Parametrised):
+        steps: Annotated[int, Meta(ge=1, description="Steps.")] = 5
+
+    class Finer(Base):
+        steps = 50
+
+    assert (Base().steps, Finer().steps, Finer(steps=7).steps) == (5, 50, 7)
+    assert parameters(Finer)["steps"].default == 50
+    assert parameters(Finer)["steps"].description == "Steps."

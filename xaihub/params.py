@@ -63,6 +63,10 @@ class Parametrised:
     def __init_subclass__(cls, **options: Any) -> None:
         """Turn a subclass that declares parameters into a dataclass that keeps this class's `eq` and `repr`."""
         super().__init_subclass__(**options)
+        # A bare `steps = 10` changes the default of an inherited parameter, as it would that of any attribute.
+        own, inherited = inspect.get_annotations(cls), getattr(cls, "__dataclass_fields__", {})
+        for name in inherited.keys() & vars(cls).keys() - own.keys():
+            cls.__annotations__[name] = typing.get_type_hints(cls, include_extras=True)[name]
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
 
