@@ -28,21 +28,28 @@ class Parameter:
         name: The keyword argument.
         annotation: Its type, with `msgspec.Meta` constraints where given.
         default: Its default value.
-        type: The type, as shown to users.
-        description: Its meaning.
     """
 
     name: str
     annotation: Any
     default: Any
-    type: str
-    description: str
 
     @property
     def shown(self) -> str:
         """The name that users type: without the underscore that distinguishes it from a Python keyword."""
         bare = self.name.removesuffix("_")
         return bare if iskeyword(bare) else self.name
+
+    @property
+    def type(self) -> str:
+        """The type, as shown to users."""
+        return _shown(self.annotation)
+
+    @property
+    def description(self) -> str:
+        """Its meaning."""
+        metas = getattr(self.annotation, "__metadata__", ())
+        return next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
@@ -65,7 +72,7 @@ class Parametrised:
         super().__init_subclass__(**options)
         # A bare `steps = 10` changes the default of an inherited parameter, as it would that of any attribute.
         own, inherited = inspect.get_annotations(cls), getattr(cls, "__dataclass_fields__", {})
-        for name in inherited.keys() & vars(cls).keys() - own.keys():
+        for name in [name for name, item in inherited.items() if item.init and name in vars(cls) and name not in own]:
             cls.__annotations__[name] = typing.get_type_hints(cls, include_extras=True)[name]
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
@@ -98,16 +105,11 @@ def parameters(method: type) -> Mapping[str, Parameter]:
     constructor = method.__init__  # type: ignore[misc]
     written = getattr(constructor, "__code__", None) and constructor.__code__.co_filename != "<string>"
     hints = typing.get_type_hints(constructor if written else method, include_extras=True)
-    found = {}
-    for name, argument in inspect.signature(method).parameters.items():
-        annotation = hints.get(name, Any)
-        found[name] = Parameter(
-            name=name,
-            annotation=annotation,
-            default=argument.default,
-            type=_shown(annotation),
-            description=_description(annotation),
-        )
+    arguments = inspect.signature(method).parameters.values()
+    found = {
+        item.name: Parameter(name=item.name, annotation=hints.get(item.name, Any), default=item.default)
+        for item in arguments
+    }
     return MappingProxyType(found)
 
 
@@ -132,37 +134,20 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
 
 
 def _convert(value: Any, parameter: Parameter, who: str) -> Any:
-    if isinstance(value, str) and value.strip().lower() in ("none", "null") and _accepts_none(parameter.annotation):
+    annotation = parameter.annotation
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if isinstance(value, str) and value.strip().lower() in ("none", "null") and type(None) in get_args(bare):
         return None
     try:
-        return msgspec.convert(value, type=parameter.annotation, strict=not isinstance(value, str))
+        return msgspec.convert(value, type=annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         reason = str(error)
-        if "Invalid enum value" in reason or _choices(parameter.annotation):
-            reason = f"expected one of {', '.join(map(str, _choices(parameter.annotation)))}"
+        if get_origin(bare) is Literal:
+            reason = f"expected one of {', '.join(map(str, get_args(bare)))}"
         raise ParameterError(
             f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
             hint=f"it must be {parameter.type}; default: {parameter.default!r}",
         ) from error
-
-
-def _accepts_none(annotation: Any) -> bool:
-    return type(None) in get_args(_bare(annotation))
-
-
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    bare = _bare(annotation)
-    return get_args(bare) if get_origin(bare) is Literal else ()
-
-
-def _description(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return next((m.description for m in get_args(annotation)[1:] if isinstance(m, Meta) and m.description), "")
-    return ""
 
 
 def _shown(annotation: Any) -> str:

@@ -105,6 +105,13 @@ class Spec:
                 f" {type(error).__name__}: {error}"
             ) from error
 
+    def load_class(self, base: type) -> Any:
+        """Import and return the registered class, which must be a subclass of `base`; raises as `load`."""
+        found = self.load()
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise PluginError(f"plugin {self.plugin!r}: {self.target!r} is not a subclass of xaihub.{base.__name__}")
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec(Spec):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.registry import Registry
 from xaihub.specs import (
@@ -219,11 +219,8 @@ class Hub:
     def _adapter(self, name: str) -> ModelAdapter:
         from xaihub.models.adapter import ModelAdapter
 
-        spec = self.adapters.get(name)
-        adapter = spec.load()
-        if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
-            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.ModelAdapter")
-        return adapter()
+        adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
+        return adapter
 
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
@@ -235,13 +232,11 @@ class Hub:
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
-def _create(spec: Spec, kind: Any, values: Mapping[str, Any]) -> Any:
+def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
     """Create an instance of the class that a record names, which must derive from `kind`."""
     from xaihub.params import convert
 
-    method = spec.load()
-    if not (isinstance(method, type) and issubclass(method, kind)):
-        raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.{kind.__name__}")
+    method = spec.load_class(kind)
     created = method(**convert(method, values, who=spec.name))
     created.name = spec.name
     return created

@@ -6,7 +6,7 @@ each coalition, which is all that an estimator needs: every estimate is linear, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import comb, lgamma, log
 
 import torch
@@ -108,12 +108,8 @@ def draw_coalitions(
             break
     if strata and draws > 0:
         parts.append(_random(strata, law / law.sum(), draws, copies, generator))
-    return Coalitions(
-        shown=torch.cat([part.shown for part in parts]),
-        draw=torch.cat([part.draw for part in parts]),
-        copy=torch.cat([part.copy for part in parts]),
-        log_expected=torch.cat([part.log_expected for part in parts]),
-    )
+    names = [item.name for item in fields(Coalitions)]
+    return Coalitions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tuple[Coalitions, Tensor]:

@@ -87,24 +87,24 @@ class Windows(Features):
         """Convert (n, d) coalitions to (n, 1, H, W) masks of the union of the absent windows."""
         shown = coalitions if coalitions.is_floating_point() else coalitions.float()
         hidden = (1 - shown).unflatten(1, (len(self.rows), len(self.columns)))
-        inside_rows = self._inside(self.rows, self.size[0]).to(hidden)  # (r, H)
-        inside_columns = self._inside(self.columns, self.size[1]).to(hidden)  # (c, W)
-        covered = torch.einsum("nrc,rh,cw->nhw", hidden, inside_rows, inside_columns)
+        covered = torch.einsum("nrc,rh,cw->nhw", hidden, *self._inside(hidden))
         return 1 - covered.clamp_(max=1).unsqueeze(1)
 
     def spread(self, values: Tensor) -> Tensor:
         """Give every pixel the mean over the windows that cover it."""
         grid = values.unflatten(-1, (len(self.rows), len(self.columns)))
-        inside_rows = self._inside(self.rows, self.size[0]).to(values)
-        inside_columns = self._inside(self.columns, self.size[1]).to(values)
-        total = torch.einsum("...rc,rh,cw->...hw", grid, inside_rows, inside_columns)
-        covers = inside_rows.sum(0).unsqueeze(1) * inside_columns.sum(0).unsqueeze(0)
+        rows, columns = self._inside(values)
+        total = torch.einsum("...rc,rh,cw->...hw", grid, rows, columns)
+        covers = rows.sum(0).unsqueeze(1) * columns.sum(0).unsqueeze(0)
         return total / covers.clamp(min=1)  # a stride wider than the window leaves pixels at 0
 
-    def _inside(self, starts: list[int], length: int) -> Tensor:
-        first = torch.tensor(starts).unsqueeze(1)
-        position = torch.arange(length)
-        return (position >= first) & (position < first + self.window)
+    def _inside(self, like: Tensor) -> list[Tensor]:
+        """Return (r, H) and (c, W) tensors, 1 where a row or column of pixels is inside a row or column of windows."""
+        offsets = [
+            torch.arange(length) - torch.tensor(starts).unsqueeze(1)
+            for starts, length in zip((self.rows, self.columns), self.size, strict=True)
+        ]
+        return [((offset >= 0) & (offset < self.window)).to(like) for offset in offsets]
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 __all__ = ["Counts", "Model", "Runtime"]
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 @dataclass(kw_only=True)
 class Runtime:
@@ -274,7 +276,8 @@ class Model:
             for weight in module._parameters.values()
             if weight is not None
         ]
-        hooks = [(table, set(table)) for module in modules for table in _hook_tables(module)]
+        tables = [getattr(module, name) for module in modules for name in _HOOKS]
+        hooks = [(table, set(table)) for table in tables]
         # Setting an attribute of a module is slow, so only changes are written.
         if any(modes):
             self.module.eval()
@@ -329,12 +332,3 @@ class Model:
                 handle.remove()
             for module, flag in fused:
                 module.fused_attn = flag
-
-
-def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
-    return [
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    ]

@@ -14,7 +14,7 @@ from importlib import util
 
 from xaihub.errors import PluginError
 
-__all__ = ["Stopped", "WrittenAndStopped", "command", "last_words", "run", "shown"]
+__all__ = ["Stopped", "command", "last_words", "run", "shown"]
 
 # Once the installer prints one of these, it writes into the environment and must not be interrupted.
 WRITING = ("Installing collected packages", "Attempting uninstall", "Uninstalling ", "Prepared ", "Uninstalled ")
@@ -61,19 +61,15 @@ def shown() -> str:
     return "pip uninstall" if util.find_spec("pip") is not None else "uv pip uninstall"
 
 
-class WrittenAndStopped(Exception):
-    """The user interrupted the installer while it was writing, so it was allowed to finish."""
-
-
-def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str]]:
-    """Run an installer; return its exit status and output lines, each of which is also passed to `tell`.
+def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str], bool]:
+    """Run an installer, pass its output lines to `tell`, and return its exit status, the lines, and an interruption.
 
     It runs in its own session, so that only this function receives Ctrl-C: before the installer writes into the
-    environment it is stopped at once, having used only temporary folders; afterwards it is allowed to finish.
+    environment it is stopped at once, having used only temporary folders; afterwards it is allowed to finish, and the
+    interruption is reported.
 
     Raises:
         Stopped: The user interrupted it before it wrote anything.
-        WrittenAndStopped: The user interrupted it later.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(  # noqa: S603 - the installer that was found, with the user's own arguments
@@ -105,9 +101,7 @@ def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list
                     raise Stopped("interrupted before anything was written", hint="nothing has changed") from None
                 if tell is not None:
                     tell("the last step cannot be interrupted and will finish shortly")
-    if interrupted:
-        raise WrittenAndStopped
-    return code, lines
+    return code, lines, interrupted
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -83,18 +83,14 @@ def install(
         if name.startswith(PROJECT) or _is_plugin(name):
             _remove_remains(name)  # the installer would take them for a complete installation
     before = _distributions()
-    stopped = False
-    try:
-        code, lines = installer.run(words, tell)
-    except installer.WrittenAndStopped:
-        code, lines, stopped = 0, [], True
-    if code:
+    code, lines, interrupted = installer.run(words, tell)
+    if code and not interrupted:
         raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     after = _distributions()
     fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
     named &= set(after)
     plugins = {name for name in fresh | named if _is_plugin(name)}
-    if stopped:
+    if interrupted:
         listed = " ".join(sorted(plugins or fresh))
         raise installer.Stopped(
             "interrupted after the installation had completed", hint=f"undo it: xaihub plugins uninstall {listed}"
@@ -188,10 +184,7 @@ def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | Non
     """
     needed = {canonical(_requirement_name(line)) for name in distributions for line in _requires(name)}
     words = installer.command("uninstall", *distributions)
-    try:
-        code, lines = installer.run(words, tell)
-    except installer.WrittenAndStopped:
-        code, lines = 0, []
+    code, lines, _ = installer.run(words, tell)
     for name in set(distributions) & set(_distributions()):
         _remove_remains(name)
     if set(distributions) & set(_distributions()):

@@ -13,6 +13,7 @@ from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
 from xaihub.testing.catalogue import NotApplicable, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
+from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.state import State
 
 ROWS = 3
@@ -23,14 +24,10 @@ class _Planted(RuntimeError):
     """An error that the kit raises in the network."""
 
 
-def constructor_convention(method: type) -> None:
-    """Require keyword-only parameters with defaults and descriptions, stored unchanged under their own names.
-
-    Both forms are accepted: annotated class attributes, and a constructor. A dataclass may have further private fields.
-
-    Raises:
-        CheckFailed: A requirement is not met.
-    """
+@check("explainer", "metric", advice=DECLARE)
+def constructor_only_stores(subject: ExplainerSubject | MetricSubject) -> None:
+    """Parameters are keyword-only with defaults and descriptions; the constructor stores them and does nothing else."""
+    method = subject.method
     arguments = inspect.signature(method).parameters.values()
     for argument in arguments:
         require(
@@ -69,12 +66,6 @@ def constructor_convention(method: type) -> None:
         f"the constructor also stores {', '.join(map(repr, more))}",
         advice="declare private state as `_name: T = field(default=..., init=False)`",
     )
-
-
-@check("explainer", advice=DECLARE)
-def constructor_only_stores(subject: ExplainerSubject) -> None:
-    """Parameters are keyword-only with defaults and descriptions; the constructor stores them and does nothing else."""
-    constructor_convention(subject.method)
 
 
 @check("explainer", advice="return (B, C, H, W) or (B, 1, H, W) values of the size of the inputs")

@@ -157,10 +157,8 @@ class ExplainerSubject:
     @cached_property
     def home(self) -> str:
         """The first network that it explains, or the first one that it does not refuse."""
-        order = sorted(
-            self.trials, key=lambda name: (not self.trials[name].worked, self.trials[name].refusal is not None)
-        )
-        return order[0]
+        trials = self.trials
+        return min(trials, key=lambda name: (not trials[name].worked, trials[name].refusal is not None))
 
     @property
     def model(self) -> Model:
@@ -171,8 +169,10 @@ class ExplainerSubject:
             NotApplicable: It returns no map, which other checks report.
         """
         self.require_a_call()
-        if not self.trials[self.home].worked:
-            raise NotApplicable(f"it returns no map: {_why(self.trials[self.home])}")
+        trial = self.trials[self.home]
+        if not trial.worked:
+            why = trial.rejected or f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"
+            raise NotApplicable(f"it returns no map: {why}")
         return self.toy()
 
     def toy(self, *, seed: int = 0) -> Model:
@@ -250,9 +250,3 @@ def _images_for(size: tuple[int, int, int], count: int, *, seed: int = 0) -> Ten
         return made
     channels = made[:, [number % 3 for number in range(size[0])]]
     return interpolate(channels, size=size[1:], mode="bilinear", align_corners=False)
-
-
-def _why(trial: Trial) -> str:
-    if trial.rejected:
-        return trial.rejected
-    return f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"

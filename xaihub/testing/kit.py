@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from xaihub.errors import ParameterError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ParameterError, UnknownName, XaihubError, did_you_mean
 from xaihub.explainers.explainer import Explainer
 from xaihub.hub import Hub
 from xaihub.hub.registry import Registry
@@ -87,18 +87,19 @@ def subject_of(thing: Any, hub: Hub, parameters: Mapping[str, Any] | None = None
     Raises:
         PluginError: The record's target cannot be loaded, or is of the wrong type.
     """
-    kind = kind_of(thing)
     if isinstance(thing, ModelCard):
-        return ModelSubject(thing, _adapter(hub.adapters.get(thing.adapter)))
+        return ModelSubject(thing, hub.adapters.get(thing.adapter).load_class(ModelAdapter)())
     if isinstance(thing, AdapterSpec):
-        return AdapterSubject(thing, _adapter(thing))
+        return AdapterSubject(thing, thing.load_class(ModelAdapter)())
+    explains = kind_of(thing) == "explainer"
     spec: Any
-    spec, method = (thing, thing.load()) if isinstance(thing, Spec) else (_record_of(thing, hub), thing)
-    if kind == "explainer":
-        _require(method, Explainer, spec)
+    if isinstance(thing, Spec):
+        spec, method = thing, thing.load_class(Explainer if explains else Metric)
+    else:
+        spec, method = _record_of(thing, hub), thing
+    if explains:
         baselines = {item.name: item.load for item in hub.baselines}
         return ExplainerSubject(method, spec=spec, parameters=parameters, baselines=baselines)
-    _require(method, Metric, spec)
     return MetricSubject(method, spec=spec, parameters=parameters, explainers=lambda why: _quick_explainers(hub, why))
 
 
@@ -123,19 +124,6 @@ def unknown_check(name: str) -> UnknownName:
     """Return the error for a check that does not exist."""
     known = check_names()
     return UnknownName(f"no check is named {name!r}", hint=did_you_mean(name, known) or f"use {', '.join(known)}")
-
-
-def _adapter(spec: AdapterSpec) -> ModelAdapter:
-    method = spec.load()
-    _require(method, ModelAdapter, spec)
-    adapter: ModelAdapter = method()
-    return adapter
-
-
-def _require(method: Any, base: type, spec: Spec | None) -> None:
-    if not (isinstance(method, type) and issubclass(method, base)):
-        where = f"{spec.target!r}" if spec is not None else repr(method)
-        raise PluginError(f"{where} is not a subclass of xaihub.{base.__name__}")
 
 
 def _quick_explainers(hub: Hub, refusal: str) -> Iterator[Explainer]:

@@ -14,7 +14,6 @@ from xaihub.errors import ParameterError
 from xaihub.metric import Case, Metric
 from xaihub.params import convert
 from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, check, require
-from xaihub.testing.explainer_contract import DECLARE, constructor_convention
 from xaihub.testing.metric_subject import KINDS, MetricSubject
 from xaihub.testing.planted import at_corner, planted_case, planted_scenes
 from xaihub.testing.state import State
@@ -35,12 +34,6 @@ SLACK = 0.1
 EPSILON = 1e-6
 # The fraction of the range between best and worst map by which a constant map's value may vary between scenes.
 TIES = 0.2
-
-
-@check("metric", advice=DECLARE)
-def constructor_only_stores(subject: MetricSubject) -> None:
-    """Parameters are keyword-only with defaults and descriptions; the constructor stores them and does nothing else."""
-    constructor_convention(subject.method)
 
 
 @check("metric", advice="fill in `MetricSpec(summary=..., formula=..., cost=..., higher_is_better=...)`")

@@ -29,9 +29,7 @@ class ModelSubject:
 
     def __init__(self, card: ModelCard, adapter: ModelAdapter) -> None:
         """Check the model that `adapter` builds from `card`."""
-        self.card = card
-        self.adapter = adapter
-        self.name = card.name
+        self.card, self.adapter, self.name = card, adapter, card.name
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build a new model, with seeded random weights if the card has none.
