@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
+from xaihub.hub.hub import REGISTRIES
 from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MethodSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = (*(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property)), "plugins")
+KINDS = (*REGISTRIES, "plugins")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
@@ -65,8 +65,8 @@ def _row(spec: Spec) -> dict[str, Any]:
 
 def _facts(spec: Spec) -> dict[str, Any]:
     omitted = {"base", "judged", "higher_is_better"} | ({"target"} if isinstance(spec, ModelCard) else set())
-    facts = {key: value for key, value in asdict(spec).items() if key not in omitted and value not in ("", (), {})}
-    facts = {key: value for key, value in facts.items() if value is not None}
+    every = asdict(spec).items()
+    facts = {key: value for key, value in every if key not in omitted and value not in ("", (), {}, None)}
     return facts | ({"direction": spec.direction} if isinstance(spec, MetricSpec) else {})
 
 

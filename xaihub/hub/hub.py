@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 
-__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub"]
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "REGISTRIES", "Hub"]
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
@@ -80,7 +80,7 @@ class Hub:
     @property
     def registries(self) -> dict[str, Registry[Any]]:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
-        return {kind: getattr(self, kind) for kind, value in vars(Hub).items() if isinstance(value, cached_property)}
+        return {kind: getattr(self, kind) for kind in REGISTRIES}
 
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
@@ -230,6 +230,9 @@ class Hub:
             except (Exception, SystemExit) as error:  # the plugin fence, as above
                 self._blame(spec, error)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
+
+
+REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
 
 
 def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:

@@ -62,8 +62,8 @@ def kind_of(thing: Any) -> Kind:
     Raises:
         ParameterError: It cannot be checked.
     """
-    bases = type(thing).__mro__ if isinstance(thing, Spec) else getattr(thing, "__mro__", ())
-    found = next((kind for base in bases if (kind := {**_RECORDS, **_CLASSES}.get(base)) is not None), None)
+    kinds, kind = (_RECORDS, type(thing)) if isinstance(thing, Spec) else (_CLASSES, thing)
+    found = next((kinds[base] for base in getattr(kind, "__mro__", ()) if base in kinds), None)
     if found is None:
         raise ParameterError(
             f"{thing!r} cannot be checked", hint="pass a subclass of Explainer or Metric, or a registered name"
