@@ -200,7 +200,7 @@ class TestArraysAndImages:
          np.zeros((4, 4), complex)],
     )  # fmt: skip
     def test_values_of_unknown_meaning_are_refused(self, array: Any) -> None:
-        with pytest.raises(InputError, match=r"between 0 and 1|cannot be made of"):
+        with pytest.raises(InputError, match=r"between 0 and 1|cannot have the type"):
             load_image(array)
 
     def test_the_checksum_is_of_the_pixels(self) -> None:

@@ -1,7 +1,4 @@
-"""Hook specifications: what a plugin can register.
-
-Every hook takes no arguments and returns records; none may import anything heavy.
-"""
+"""Hook specifications: what a plugin can register. Hooks take no arguments, return records, import nothing heavy."""
 
 from __future__ import annotations
 

@@ -172,9 +172,8 @@ class MetricSpec(MethodSpec):
     @property
     def direction(self) -> str:
         """The direction, in words."""
-        return {True: "higher is better", False: "lower is better", None: "neither end is better"}[
-            self.higher_is_better
-        ]
+        words = {True: "higher is better", False: "lower is better", None: "neither end is better"}
+        return words[self.higher_is_better]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,8 +177,8 @@ def test_a_distribution_whose_list_of_files_was_never_written_is_removed_all_the
     [
         ("xaihub", "error: xaihub itself is not a plugin (remove it: pip uninstall xaihub)"),
         ("rise", "error: plugin 'rise' is part of xaihub and cannot be removed alone"),
-        ("pluggy", "error: 'pluggy' is not a plugin of xaihub, so it is not removed here (pip uninstall pluggy)"),
-        ("no-such", "error: no plugin is named 'no-such' (xaihub plugins list shows them all)"),
+        ("pluggy", "error: 'pluggy' is not a plugin of xaihub and is not removed (use pip uninstall pluggy)"),
+        ("no-such", "error: no plugin is named 'no-such' (xaihub plugins list shows every plugin)"),
     ],
 )
 def test_what_is_no_plugin_is_not_removed(fresh: Any, name: str, reason: str) -> None:

@@ -243,7 +243,7 @@ class GlobalExplanation:
 
     def plot(self, *, top: int = 20) -> Figure:
         """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
-        return _chart(self, top=top)
+        return _chart(self, top)
 
     def save_png(self, path: str | Path, *, top: int = 20) -> Path:
         """Write the figure of `plot`; return the path.
@@ -251,11 +251,10 @@ class GlobalExplanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        figure = self.plot(top=top)
-        return write_file(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))
+        return write_file(Path(path), lambda file: self.plot(top=top).savefig(file, format="png", dpi=110))
 
 
-def _chart(explanation: GlobalExplanation, *, top: int = 20) -> Figure:
+def _chart(explanation: GlobalExplanation, top: int) -> Figure:
     """Draw the `top` features as bars with intervals; next to them all weights sorted, or a map over the grid."""
     import numpy as np
     from matplotlib.figure import Figure
