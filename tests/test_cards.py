@@ -1,4 +1,4 @@
-"""Model cards: what is in a YAML file, and what is refused."""
+"""Model cards: reading YAML files, and refusing invalid ones."""
 
 from __future__ import annotations
 

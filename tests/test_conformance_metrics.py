@@ -1,4 +1,4 @@
-"""Metrics that are each wrong in one way: the check of that name catches each, and says what to change."""
+"""Metrics with one fault each: the corresponding check fails, and its advice says what to change."""
 
 from __future__ import annotations
 

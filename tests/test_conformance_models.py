@@ -1,4 +1,4 @@
-"""Adapters and cards that are each wrong in one way: the check of that name catches each, and says what to change."""
+"""Adapters and cards with one fault each: the corresponding check fails, and its advice says what to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rankings of a whole model: the result, its files, and the base class of what makes them."""
+"""Global explanations: results, files, and the base class of global explainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin host: whatever a plugin does costs only itself."""
+"""The plugin host: a plugin that fails disables only itself."""
 
 from __future__ import annotations
 

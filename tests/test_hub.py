@@ -1,4 +1,4 @@
-"""The hub: one door to explainers and models."""
+"""The hub: construction of explainers and models by name."""
 
 from __future__ import annotations
 

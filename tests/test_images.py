@@ -1,4 +1,4 @@
-"""Reading images of every kind, and finding them."""
+"""Image input: finding files and decoding images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Designs of coalitions: how often each is drawn, what is certain, and the weights of Shapley values."""
+"""Coalition designs: expected numbers of draws, certain coalitions, and weights of Shapley values."""
 
 from __future__ import annotations
 

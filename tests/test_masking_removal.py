@@ -1,4 +1,4 @@
-"""Removal: every baseline, the fill formula, and in-painting."""
+"""Removal operators: every baseline, the fill formula, and inpainting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model: its hash, its checks, and that it is put back as it was."""
+"""Models: hashes, validation of outputs, and restoring the network."""
 
 from __future__ import annotations
 

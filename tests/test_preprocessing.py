@@ -1,4 +1,4 @@
-"""Preprocessing equals the libraries' own bit for bit, and its geometry can be undone."""
+"""Preprocessing is bit-identical to the libraries' own, and its geometry can be inverted."""
 
 from __future__ import annotations
 

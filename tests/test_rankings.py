@@ -1,4 +1,4 @@
-"""Judging a ranking of features."""
+"""Statistics of rankings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`xaihub plugins new`: a complete project, written whole or not at all."""
+"""`xaihub plugins new`: a complete project, written completely or not at all."""
 
 from __future__ import annotations
 

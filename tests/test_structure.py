@@ -1,4 +1,4 @@
-"""Where the image's grid is found in 23 families, and what is refused."""
+"""The layer search in 23 families, and its refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What authors of plugins get from xaihub.testing: toys, planted evidence, and the decorator."""
+"""xaihub.testing for authors of plugins: toys, planted evidence, and the decorator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from files: read without running them, and fitted whole or not at all."""
+"""Weight files: reading without executing code, and loading all entries or none."""
 
 from __future__ import annotations
 
