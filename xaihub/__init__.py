@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import ClassScore as ClassScore
     from xaihub.explainers.explanation import Explanation as Explanation
+    from xaihub.explainers.pixel_set import PixelSet as PixelSet
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
+    from xaihub.explainers.target import class_scores as class_scores
     from xaihub.hookspecs import hookimpl as hookimpl
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
@@ -69,7 +71,8 @@ _NAMES = {
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "ClassScore Explanation",
-    "explainers.target": "ResolvedTarget Target",
+    "explainers.pixel_set": "PixelSet",
+    "explainers.target": "ResolvedTarget Target class_scores",
     "hookspecs": "hookimpl",
     "hub": "Hub",
     "images": "SourceImage load_image sample_photo",

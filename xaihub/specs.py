@@ -32,7 +32,7 @@ __all__ = [
 Need = Literal["black-box", "gradients", "activations", "attention"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Paper:
     """The publication of a method or a model."""
 

@@ -153,8 +153,9 @@ def cross_validated(task: Task, seeds: range, options: Any) -> dict[str, Any]:
             order = gate_of(nets[True]).ranking()
             any_order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
             for name, way in (("top", order), ("random", any_order), ("bottom", order.flip(0))):
-                rest = seen.index_copy(1, way[:quarter], fill[way[:quarter]].expand(len(seen), -1))
-                right[f"{name} quarter"] += hits(nets[True])(rest)
+                deleted = seen.clone()
+                deleted[:, way[:quarter]] = fill[way[:quarter]]
+                right[f"{name} quarter"] += hits(nets[True])(deleted)
             found.append(gate_of(nets[True]).weights())
         mixed = task.labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
         for number in range(FOLDS):

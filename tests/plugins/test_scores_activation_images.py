@@ -98,8 +98,8 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters() -
 
             with_gate.append(right(features))
             order = network.head.gate.ranking()  # type: ignore[union-attr, operator]
-            top.append(right(features.index_fill(1, order[:16], 0)))
-            bottom.append(right(features.index_fill(1, order[-16:], 0)))
+            top.append(right(features.index_fill(1, order[:16], 0.0)))
+            bottom.append(right(features.index_fill(1, order[-16:], 0.0)))
             shap = shap_importance(
                 lambda z, network=network: network.head(z).softmax(1), features[:30], features[-30:], permutations=2
             )

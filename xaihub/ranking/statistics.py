@@ -16,6 +16,9 @@ __all__ = [
     "Agreement",
     "Interval",
     "agreement",
+    "average_ranks",
+    "correlation",
+    "is_constant",
     "order_of",
     "relevance_auc",
     "seed_interval",
@@ -76,7 +79,56 @@ def agreement(first: Tensor, second: Tensor, *, k: int = 5) -> Agreement:
     if not 1 <= k <= len(a):
         raise ParameterError(f"k cannot be {k}", hint=f"use 1 to {len(a)}")
     same = set(order_of(a)[:k].tolist()) & set(order_of(b)[:k].tolist())
-    return Agreement(pearson=_pearson(a, b), spearman=_pearson(_ranks(a), _ranks(b)), top_k=len(same) / k, k=k)
+    return Agreement(pearson=_pearson(a, b), spearman=_pearson(a, b, ranks=True), top_k=len(same) / k, k=k)
+
+
+def correlation(first: Tensor, second: Tensor, *, ranks: bool = False, rounding: float = 0.0) -> Tensor:
+    """Return Pearson's correlation, or with `ranks` Spearman's, of matching rows.
+
+    Args:
+        first: (..., n) values.
+        second: (..., n) values.
+        ranks: Correlate average ranks instead of values.
+        rounding: Values of a row that differ by no more than this fraction of its largest magnitude are equal.
+
+    Returns:
+        (...) float64 in [-1, 1]; NaN where a row is constant.
+    """
+    first, second = first.double(), second.double()
+    constant = is_constant(first, rounding) | is_constant(second, rounding)
+    if ranks:
+        first, second = average_ranks(first, rounding), average_ranks(second, rounding)
+    first, second = _centred(first), _centred(second)
+    lengths = first.norm(dim=-1) * second.norm(dim=-1)
+    found: Tensor = ((first * second).sum(-1) / lengths).clamp(-1, 1)
+    return found.masked_fill(constant | (lengths == 0), torch.nan)
+
+
+def average_ranks(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Rank each row of (..., n) values from 1 as float64; equal values share their mean rank. See `correlation`."""
+    values = values.double()
+    if rounding:
+        values = (values / _magnitude(values) / rounding).round()
+    ranked = []
+    for row in values.flatten(end_dim=-2) if values.ndim > 1 else values.unsqueeze(0):
+        _, place, counts = row.unique(return_inverse=True, return_counts=True)
+        ranked.append((counts.cumsum(0) - (counts - 1) / 2).double()[place])
+    return torch.stack(ranked).view(values.shape)
+
+
+def is_constant(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Whether each row of (..., n) values has equal values only: (...) bool. See `correlation`."""
+    spread: Tensor = values.amax(-1) - values.amin(-1)
+    return spread <= rounding * values.abs().amax(-1)
+
+
+def _magnitude(rows: Tensor) -> Tensor:
+    return rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = rows - rows.mean(-1, keepdim=True)
+    return rows / _magnitude(rows)  # so that squares neither vanish nor overflow
 
 
 def relevance_auc(weights: Tensor, relevant: Tensor) -> float:
@@ -144,17 +196,8 @@ def _flat(weights: Tensor) -> Tensor:
     return weights.detach().flatten().double().cpu()
 
 
-def _pearson(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    if not size > 0:
+def _pearson(a: Tensor, b: Tensor, *, ranks: bool = False) -> float:
+    found = float(correlation(a, b, ranks=ranks))
+    if math.isnan(found):
         raise MetricRefused("the correlation with a constant ranking is undefined")
-    return float(a @ b) / size
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return the rank of each value, from 1; equal values share their mean rank."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks: Tensor = (last - (counts.double() - 1) / 2)[place]
-    return ranks
+    return found
