@@ -34,13 +34,13 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.metric import Scene as Scene
     from xaihub.models.adapter import ModelAdapter as ModelAdapter
     from xaihub.models.adapter import ModelRequest as ModelRequest
+    from xaihub.models.layer import Layer as Layer
+    from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
     from xaihub.models.model import Runtime as Runtime
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
-    from xaihub.models.structure import Layer as Layer
-    from xaihub.models.structure import Layout as Layout
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
     from xaihub.objective import Losses as Losses
@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import Step as Step
     from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Meta as Meta
+    from xaihub.randomness import current_generator as current_generator
     from xaihub.randomness import generator_for as generator_for
     from xaihub.ranking.explainer import GlobalExplainer as GlobalExplainer
     from xaihub.ranking.explainer import Ranking as Ranking
@@ -79,12 +80,13 @@ _NAMES = {
     "images": "SourceImage load_image sample_photo",
     "metric": "Case Measurement Metric Scene",
     "models.adapter": "ModelAdapter ModelRequest",
+    "models.layer": "Layer Layout",
     "models.model": "Model Runtime",
     "models.preprocessing": "Geometry Preprocessing",
-    "models.structure": "Hints Layer Layout",
+    "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
     "params": "Meta",
-    "randomness": "generator_for",
+    "randomness": "current_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
     "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec MetricSpec ModelCard ObjectiveSpec Paper"

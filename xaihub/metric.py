@@ -253,7 +253,8 @@ class Measurement:
 class Metric(Parametrised, ABC):
     """One way to score explanations. Parameters are declared as in an `Explainer`.
 
-    Random numbers come from torch's global generator, which is seeded before each call.
+    Random numbers come from torch's global generator, which is seeded before each call; so one metric runs at a time,
+    whatever the number of threads.
 
     Attributes:
         needs_truth: The metric compares with masks or boxes (`case.scene.truth`), which must be given.
@@ -295,7 +296,14 @@ class Metric(Parametrised, ABC):
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
-        with case.model.untouched(), _metered(case.model) as meter, seeded(case.seed), torch.no_grad():
+        with (
+            torch.inference_mode(mode=False),
+            case.model.untouched(),
+            _metered(case.model) as meter,
+            seeded(case.seed),
+            torch.no_grad(),
+        ):
+            case.model.check_rows()
             result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
         measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
         if not math.isfinite(measured.value):

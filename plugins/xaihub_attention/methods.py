@@ -22,6 +22,7 @@ __all__ = ["AttentionGradient", "AttentionRollout"]
 class AttentionRollout(Explainer):
     """Multiply the attention of all blocks; residual connections count as self-attention of a token."""
 
+    parallel = True
     class_agnostic = True
 
     head_fusion: Annotated[
@@ -57,6 +58,8 @@ class AttentionRollout(Explainer):
 
 class AttentionGradient(Explainer):
     """Sum the attention over the blocks, weighted by the target's gradient."""
+
+    parallel = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): the relevance of each patch token for the tokens that the classifier reads."""

@@ -88,6 +88,8 @@ def _check_complete(model: Model, maps: list[Tensor]) -> None:
     if unread:
         kind = type(model.module.get_submodule(unread[0])).__name__
         raise _refused(f"the attention of {unread[0]!r} ({kind}) in {model.name!r} cannot be read")
+    if len(maps) > len(attending):
+        raise _refused(f"{model.name!r} runs its attention several times per forward pass, so there is no single map")
     if len(maps) != len(attending):
         raise _refused(
             f"{model.name!r} has {len(attending)} attention modules, but {len(maps)} of them exposed their maps"

@@ -15,6 +15,8 @@ from xaihub import Attribution, Explainer, ExplainerRefused, Layer, Meta, Model,
 
 __all__ = ["CAM", "LayerName", "activations", "activations_and_gradients", "cut", "disconnected", "on_grid"]
 
+EARLY = 0.5  # a default layer before this fraction of the network is worth a warning
+
 LayerName = Annotated[
     str | None,
     Meta(description="Dotted name of the layer in the network; default: the last layer with a usable grid."),
@@ -23,6 +25,8 @@ LayerName = Annotated[
 
 class CAM(Explainer):
     """One map over the cells of a layer, after ReLU, upsampled to the image and not rescaled."""
+
+    parallel = True
 
     layer: LayerName = None
 
@@ -35,7 +39,7 @@ class CAM(Explainer):
             values=values,
             layer=f"{layer}: {layer.reason or 'named by the parameter layer'}",
             details={"grid": list(maps.shape[-2:])},
-            warnings=_silent(maps),
+            warnings=[*_early(layer), *_silent(maps)],
         )
 
     @abstractmethod
@@ -46,22 +50,26 @@ class CAM(Explainer):
         try:
             return model.layer(self.layer)
         except ModelError as error:
-            hint = error.hint or "name a layer, or use a black-box explainer such as rise"
+            some = "name a layer, or " if model.structure.spatial else ""
+            hint = error.hint or f"{some}use a black-box explainer such as rise"
             raise ExplainerRefused(error.message, hint=hint) from error
 
 
 @contextmanager
-def cut(layer: Layer) -> Iterator[list[Tensor]]:
+def cut(layer: Layer, *, tap: nn.Module | None = None) -> Iterator[list[Tensor]]:
     """Start the autograd graph at the layer's output: nothing before it is recorded or differentiated.
 
-    Yields a list that receives the layer's output in each forward pass, as a leaf that requires a gradient.
+    Yields a list that receives the layer's output in each forward pass, as a leaf that requires a gradient; `tap` is
+    called with it, for libraries that hook a module which returns a single tensor.
     """
     outputs: list[Tensor] = []
 
-    def detach(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        leaf = output.detach().requires_grad_()
+    def detach(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        leaf = layer.of(output).detach().requires_grad_()
         outputs.append(leaf)
-        return leaf
+        if tap is not None:
+            tap(leaf)
+        return layer.replaced(output, leaf)
 
     handle = layer.module.register_forward_hook(detach)
     try:
@@ -118,6 +126,15 @@ def disconnected(layer: Layer) -> ExplainerRefused:
     return ExplainerRefused(
         f"the class scores cannot be differentiated down to layer {layer.name!r}", hint="name another layer"
     )
+
+
+def _early(layer: Layer) -> list[str]:
+    if layer.depth >= EARLY:
+        return []
+    return [
+        f"layer {layer.name!r} comes after only {layer.depth:.0%} of the network, which branches afterwards: its cells"
+        " show simple features; name a later layer"
+    ]
 
 
 def _silent(maps: Tensor) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from xaihub import ExplainerRefused, Layer, Meta, Model, ResolvedTarget
+from xaihub import ExplainerRefused, Layer, Meta, Model, ResolvedTarget, current_generator
 from xaihub.masking import batch_rows
 from xaihub_cam.base import CAM, activations, activations_and_gradients
 
@@ -72,11 +72,11 @@ class SmoothGradCAMPlusPlus(CAM):
         """Return the (1, h, w) map."""
         A = activations(model, layer, inputs)
         D1, D2, D3 = torch.zeros_like(A), torch.zeros_like(A), torch.zeros_like(A)
-        rows, done = batch_rows(model), 0
+        rows, done, generator = batch_rows(model), 0, current_generator()
         while done < self.samples:
             count = min(rows, self.samples - done)
             # Drawn one by one, so that the noise does not depend on the batch size.
-            noise = torch.cat([torch.randn(inputs.shape) for _ in range(count)]).to(inputs)
+            noise = torch.cat([torch.randn(inputs.shape, generator=generator) for _ in range(count)]).to(inputs)
             _, gradients = activations_and_gradients(model, layer, inputs + self.noise * noise, target)
             D1 += gradients.sum(0) / self.samples
             D2 += gradients.pow(2).sum(0) / self.samples

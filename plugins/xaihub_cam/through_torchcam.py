@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torchcam.methods
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaihub import Layer, Model, ResolvedTarget
 from xaihub_cam.base import CAM, cut, disconnected, on_grid
@@ -26,8 +26,9 @@ class _Torchcam(CAM):
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the extractor's (B, h, w) maps without rescaling."""
         reshape = partial(on_grid, layer)
-        # Hooks run in the order of registration: torchcam sees the leaf at which the graph starts.
-        with cut(layer), type(self).extractor(model.module, layer.name, reshape_transform=reshape) as extract:
+        # torchcam hooks a module that sees the leaf at which the graph starts, also if the layer returns a tuple.
+        seen = nn.ModuleDict({"tap": nn.Identity()})
+        with type(self).extractor(seen, "tap", reshape_transform=reshape) as extract, cut(layer, tap=seen["tap"]):
             scores = model(inputs)
             if not scores.requires_grad:
                 raise disconnected(layer)

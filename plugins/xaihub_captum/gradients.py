@@ -8,7 +8,7 @@ import captum.attr
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName
 from xaihub_captum.scores import Scores, baselines, classes, completeness, gradient_rows
 
@@ -23,6 +23,8 @@ Absolute = Annotated[
 class Saliency(Explainer):
     """The gradient of the score (Simonyan, Vedaldi, Zisserman 2013, arXiv 1312.6034, Sec. 3)."""
 
+    parallel = True
+
     absolute: Absolute = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
@@ -36,6 +38,8 @@ class Saliency(Explainer):
 class InputXGradient(Explainer):
     """The gradient times the input (Shrikumar et al. 2016, arXiv 1605.01713, Sec. 2.4)."""
 
+    parallel = True
+
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the signed product, (B, C, H, W)."""
         product: Tensor = captum.attr.InputXGradient(Scores(model)).attribute(
@@ -47,6 +51,7 @@ class InputXGradient(Explainer):
 class IntegratedGradients(Explainer):
     """Gradients along the straight path from a baseline (Sundararajan, Taly, Yan 2017, arXiv 1703.01365, Eq. 1)."""
 
+    parallel = True
     completeness = True
 
     steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and a backward pass.")] = 50
@@ -77,7 +82,7 @@ class IntegratedGradients(Explainer):
 class GradientShap(Explainer):
     """Expected gradients over noisy inputs and several baselines (Lundberg and Lee 2017; Erion et al. 2019)."""
 
-    stochastic = True
+    stochastic = True  # captum draws from the global generators
     completeness = True
 
     samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and a backward pass.")] = 50
@@ -120,6 +125,7 @@ class SmoothGrad(Explainer):
     """The mean gradient at noisy copies of the input (Smilkov et al. 2017, arXiv 1706.03825, Sec. 2.2)."""
 
     stochastic = True
+    parallel = True
 
     samples: Annotated[
         int, Meta(ge=1, description="Noisy copies (n in the paper); each costs a forward and a backward pass.")
@@ -131,16 +137,16 @@ class SmoothGrad(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the mean gradient: (1, 1, H, W) if absolute, else (1, C, H, W)."""
-        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(Scores(model)))
-        mean: Tensor = tunnel.attribute(
-            inputs,
-            nt_type="smoothgrad",
-            nt_samples=self.samples,
-            nt_samples_batch_size=BLOCK,
-            stdevs=self.noise * value_range(inputs),
-            abs=False,
-            additional_forward_args=classes(target),
-        )
+        saliency, where, generator = captum.attr.Saliency(Scores(model)), classes(target), current_generator()
+        mean = torch.zeros_like(inputs)
+        # captum's NoiseTunnel draws the same numbers, but from the global generator.
+        for done in range(0, self.samples, BLOCK):
+            shape = (min(BLOCK, self.samples - done), *inputs.shape[1:])
+            noise = torch.normal(0.0, torch.full(shape, self.noise * value_range(inputs)), generator=generator)
+            noisy = (inputs + noise.to(inputs)).requires_grad_()
+            repeated = tuple(index.expand(len(noisy)) for index in where)
+            gradients = saliency.attribute(noisy, abs=False, additional_forward_args=repeated)
+            mean += gradients.sum(0, keepdim=True) / self.samples
         return mean.abs().amax(1, keepdim=True) if self.absolute else mean
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
 import captum.attr
 import torch
@@ -12,8 +12,9 @@ from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr._core.lime import get_exp_kernel_similarity_function
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName, Features, Windows, coalition_scores, make_features, make_removal
+from xaihub.randomness import forked
 
 # Maximum number of coalitions that captum builds at one time, each with one float per player.
 ABLATIONS = 1024
@@ -64,7 +65,7 @@ class _Perturbation(Explainer):
 
     def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
         # Each image of a batch gets the noise it would get alone.
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             removal = make_removal(self.baseline, model, image)
 
         def score(logits: Tensor) -> Tensor:
@@ -79,6 +80,8 @@ class _Perturbation(Explainer):
 
 
 class _Ablation(_Perturbation):
+    parallel = True
+
     def values(self, game: Game, players: int) -> tuple[Tensor, None]:
         """Return the drop in score when one player is masked."""
         values: Tensor = captum.attr.FeatureAblation(game).attribute(
@@ -116,6 +119,7 @@ class Occlusion(_Ablation):
 
 class _Sampled(_Perturbation):
     stochastic = True
+    parallel = True
 
     samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs at most one forward pass.")] = 1000
     features: FeatureName = "superpixels:50"
@@ -135,6 +139,23 @@ class _Sampled(_Perturbation):
         return features
 
 
+class _KernelShap(captum.attr.KernelShap):
+    def kernel_shap_perturb_generator(self, original_inp: Tensor, **kwargs: Any) -> Iterator[Tensor]:  # noqa: ARG002
+        """Draw coalitions as captum does, but from the explanation's own generator."""
+        players, sizes, generator = kwargs["num_interp_features"], kwargs["num_select_distribution"], current_generator()
+        yield torch.ones(1, players, dtype=torch.long)
+        yield torch.zeros(1, players, dtype=torch.long)
+        while True:
+            size = int(torch.multinomial(sizes.probs, 1, replacement=True, generator=generator))
+            ranks = torch.randn(1, players, generator=generator)
+            yield (ranks > ranks.kthvalue(players - size).values).long()
+
+
+def _half(_inputs: Tensor, **kwargs: Any) -> Tensor:
+    """Draw a coalition as captum does for LIME, but from the explanation's own generator."""
+    return torch.bernoulli(torch.full((1, kwargs["num_interp_features"]), 0.5), generator=current_generator()).long()
+
+
 class KernelShap(_Sampled):
     """Shapley values of features by weighted regression (Lundberg and Lee 2017, arXiv 1705.07874, Sec. 4.1)."""
 
@@ -142,7 +163,7 @@ class KernelShap(_Sampled):
 
     def values(self, game: Game, players: int) -> tuple[Tensor, None]:
         """Return the coefficients of the regression with Shapley weights; it fits the masked image's score exactly."""
-        values: Tensor = captum.attr.KernelShap(game).attribute(
+        values: Tensor = _KernelShap(game).attribute(
             torch.ones(1, players),
             torch.zeros(1, players),
             n_samples=self.samples,
@@ -166,6 +187,7 @@ class Lime(_Sampled):
             game,
             interpretable_model=ridge,
             similarity_func=get_exp_kernel_similarity_function("cosine", kernel_width=self.width),
+            perturb_func=_half,
         )
         values: Tensor = lime.attribute(
             torch.ones(1, players),

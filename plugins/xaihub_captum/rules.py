@@ -30,6 +30,8 @@ _ACTIVATION_STEP = re.compile(
 class GuidedBackprop(Explainer):
     """The gradient with negative parts removed at every ReLU (Springenberg et al. 2014, arXiv 1412.6806, Sec. 3.4)."""
 
+    parallel = True
+
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the modified gradient, (B, C, H, W).
 

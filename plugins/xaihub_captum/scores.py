@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import Model, ResolvedTarget
+from xaihub.explainers.notices import ignored
 from xaihub.masking import baseline_image, batch_rows
+from xaihub.randomness import forked
 
 # A backward pass keeps every layer's output, about 0.1 GB per image for ResNet-50; batch_rows assumes none.
 GRADIENT_ROWS = 32
@@ -83,7 +84,7 @@ def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
     rows = []
     for image in inputs:
         # Each image of a batch gets the noise it would get alone.
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             rows.append(baseline_image(name, model, image))
     return torch.stack(rows)
 
@@ -114,8 +115,7 @@ def hooked(model: Model) -> Iterator[None]:
     """Let captum hook the network's modules, without its notices to users and without leftovers on the modules."""
     before = {module: set(vars(module)) for module in model.module.modules()}
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks", category=UserWarning)
+        with ignored(r"\s*Setting (forward, )?backward hooks"):
             yield
     finally:
         for module, names in before.items():

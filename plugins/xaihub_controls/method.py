@@ -8,24 +8,26 @@ import torch
 from skimage.filters import sobel
 from torch import Tensor
 
-from xaihub import Explainer, Meta, Model, ResolvedTarget, generator_for
+from xaihub import Explainer, Meta, Model, ResolvedTarget, current_generator, generator_for
 
 
 class RandomControl(Explainer):
     """Uniform noise in [0, 1), one value per pixel."""
 
     stochastic = True
+    parallel = True
     class_agnostic = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (1, 1, H, W) noise."""
-        generator = generator_for(str(int(torch.randint(2**31, ()))), inputs)
+        generator = generator_for(str(int(torch.randint(2**31, (), generator=current_generator()))), inputs)
         return torch.rand(1, 1, *inputs.shape[2:], generator=generator)
 
 
 class EdgesControl(Explainer):
     """Sobel magnitude of the image."""
 
+    parallel = True
     class_agnostic = True
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
@@ -37,6 +39,7 @@ class EdgesControl(Explainer):
 class CentreControl(Explainer):
     """A Gaussian at the centre of the input."""
 
+    parallel = True
     class_agnostic = True
 
     spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a fraction of each side.")] = 0.25

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, PixelSet, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, PixelSet, ResolvedTarget, current_generator
 from xaihub.masking import batch_rows
+from xaihub.randomness import forked
 from xaihub_convad.baselines import named_removal
 from xaihub_convad.search.evaluation import SLACK, Evaluator
 from xaihub_convad.search.extraction import SAME_CONFIDENCE
@@ -30,6 +31,7 @@ class _Causal(Settings, Explainer):
     """The causal search; subclasses choose the default removal."""
 
     stochastic = True
+    parallel = True
     together = True
     own_baseline: ClassVar[str]
 
@@ -56,12 +58,12 @@ class _Causal(Settings, Explainer):
                 hint=f"give {least} forward passes or more",
             )
         name = self.own_baseline if self.baseline == "auto" else self.baseline
-        seed = int(torch.randint(2**62, ()))
-        state = torch.get_rng_state()
+        seed = int(torch.randint(2**62, (), generator=current_generator()))
         searches = []
         for row, image in enumerate(inputs):
-            torch.set_rng_state(state)  # a random baseline depends on its own image only
-            evaluator = Evaluator(model, image, target[row : row + 1], named_removal(name, model, image))
+            with forked():  # a random baseline depends on its own image only
+                removal = named_removal(name, model, image)
+            evaluator = Evaluator(model, image, target[row : row + 1], removal)
             wave = max(FEWEST_ITERATIONS, -(-batch_rows(model) // MUTANTS))
             searches.append(CausalSearch(settings=self, evaluator=evaluator, seed=seed, wave=wave))
         results = run_all([(one.evaluator, one.task()) for one in searches])

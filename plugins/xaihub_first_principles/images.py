@@ -42,7 +42,7 @@ def exact_lines(
     hidden, shown = removal.baseline.double().cpu(), image.double().cpu()
 
     def f(images: Tensor) -> Tensor:
-        return target.score(module(images))
+        return target.score(module(images.clone()))  # a network may write to its input
 
     def masked(amounts: Tensor) -> Tensor:
         return hidden + features.masks(amounts) * (shown - hidden)

@@ -12,7 +12,16 @@ import torch
 from msgspec import to_builtins
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, ExplainerRefused, Meta, Model, ParameterError, ResolvedTarget
+from xaihub import (
+    Attribution,
+    Explainer,
+    ExplainerRefused,
+    Meta,
+    Model,
+    ParameterError,
+    ResolvedTarget,
+    current_generator,
+)
 from xaihub.masking import Fill, Inpaint, Removal, Segments, baseline_image, make_removal
 from xaihub_first_principles.answers import Answers, ask
 from xaihub_first_principles.catalogue import Question, make_family
@@ -33,6 +42,7 @@ class FirstPrinciples(Explainer):
     """Integrate the target's score against one measure a region."""
 
     stochastic = True
+    parallel = True
 
     family: Annotated[
         str,
@@ -107,7 +117,7 @@ class FirstPrinciples(Explainer):
     def _integrate(
         self, model: Model, image: Tensor, target: ResolvedTarget, learned: LearnedMeasure | None
     ) -> Attribution:
-        generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, ())))
+        generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, (), generator=current_generator())))
         removals = self._removals(model, image)
         grids = make_regions(self.features, model, image, shifts=self.shifts, generator=generator)
         heat = torch.zeros(image.shape[1:], dtype=torch.float64)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName, make_removal, masked_forward_passes
 
 
@@ -19,6 +19,7 @@ class RISE(Explainer):
     """Average of random masks, weighted by the target's score on the masked image."""
 
     stochastic = True
+    parallel = True
 
     masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000
     cell: Annotated[int, Meta(ge=1, description="Cells per side of the coarse grid (s in the paper).")] = 7
@@ -52,8 +53,10 @@ class RISE(Explainer):
 
     def _draw(self, size: tuple[int, int]) -> Tensor:
         """Draw (N, 2 + s^2) rows: a random shift of less than one cell, and the kept cells."""
-        cells = (torch.rand(self.masks, self.cell**2) < self.keep).float()
-        shifts = torch.stack([torch.randint(0, _cell_pixels(side, self.cell), (self.masks,)) for side in size], dim=1)
+        generator = current_generator()
+        cells = (torch.rand(self.masks, self.cell**2, generator=generator) < self.keep).float()
+        limits = [_cell_pixels(side, self.cell) for side in size]
+        shifts = torch.stack([torch.randint(0, limit, (self.masks,), generator=generator) for limit in limits], dim=1)
         return torch.cat([shifts.float(), cells], dim=1)
 
     def _expand(self, draws: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from xaihub import (
     Model,
     Preprocessing,
     ResolvedTarget,
+    current_generator,
 )
 from xaihub.masking import Removal, Segments, coalition_scores
 from xaihub_shapley.estimators import MOST_ASKED, MOST_PLAYERS, Estimate, enumerated, interacting
@@ -34,6 +35,7 @@ class SelfExplained(Explainer):
     """
 
     stochastic = True
+    parallel = True
     together = True
     completeness = True
     plain_first = True
@@ -76,7 +78,7 @@ class SelfExplained(Explainer):
         score = torch.stack([target[row : row + 1].score(logits[row : row + 1])[0] for row in range(len(phi))])
         extras = {"votes": phi.transpose(1, 2).unflatten(2, network.grid).contiguous()} if self.every_class else {}
         if self.refine is not None:
-            seed = int(torch.randint(0, 2**31, ()))  # each row draws what it would draw alone
+            seed = int(torch.randint(0, 2**31, (), generator=current_generator()))  # each row draws what it would draw alone
             lacking = [
                 self._lacking(model, inputs[row], target[row : row + 1], votes[row], self.refine, seed)
                 for row in range(len(votes))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName, Segments, coalition_scores, make_features, make_removal
 from xaihub_shapley.estimators import (
     MOST_ASKED,
@@ -31,6 +31,7 @@ class ShapleyValues(Explainer):
     """Share the score of the image among its regions by their Shapley values."""
 
     stochastic = True
+    parallel = True
     completeness = True
 
     features: Annotated[str, Meta(description="The players: grid:4 (4 x 4 cells), patches:32 or superpixels:30.")] = (
@@ -62,7 +63,8 @@ class ShapleyValues(Explainer):
         def ask(coalitions: Tensor) -> Tensor:
             return coalition_scores(model, image, players, coalitions, removal=removal, score=score)
 
-        estimate = self._estimate(ask, players, torch.Generator().manual_seed(int(torch.randint(0, 2**31, ()))))
+        seed = int(torch.randint(0, 2**31, (), generator=current_generator()))
+        estimate = self._estimate(ask, players, torch.Generator().manual_seed(seed))
         values = estimate.values
         noise = float(estimate.stderr.square().mean().sqrt())
         spread = float(values.std(correction=0))

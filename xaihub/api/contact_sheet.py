@@ -18,7 +18,7 @@ from xaihub.errors import OutputError
 from xaihub.explainers.rendering import painted
 from xaihub.images import load_image
 from xaihub.models.model import Model
-from xaihub.models.structure import Layer
+from xaihub.models.layer import Layer
 from xaihub.ranking.explanation import GlobalExplanation, RankedFeature
 
 __all__ = ["ChannelView", "channel_sheet", "channel_views"]
@@ -94,13 +94,10 @@ class _Look:
         def before(_module: nn.Module, given: tuple[Any, ...]) -> None:
             channels.append(given[0])
 
-        def after(_module: nn.Module, _given: Any, output: Tensor) -> None:
-            maps.append(output)
-
         with ExitStack() as stack:
             stack.callback(self.target.register_forward_pre_hook(before).remove)
             if layer is not None:
-                stack.callback(layer.module.register_forward_hook(after).remove)
+                maps = stack.enter_context(layer.recording())
             self.model(inputs)
         return channels[-1], None if layer is None else maps[-1]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +17,24 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.notices import caught
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
+from xaihub.models.checks import are_probabilities
 from xaihub.models.model import Model
 from xaihub.params import Parametrised
-from xaihub.randomness import seeded
+from xaihub.randomness import drawing, seeded
 
 __all__ = ["Attribution", "Explainer"]
+
+PROBABILITIES = (
+    "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
+    " of them, are too low; remove its softmax"
+)
+_NO_GRADIENT = re.compile(
+    "does not require grad|appears to not have been used in the graph|not implemented for 'Q|derivative for .* is not"
+    " implemented|None of the .*requires? grad",
+)
 
 
 @dataclass(kw_only=True)
@@ -63,6 +74,9 @@ class Explainer(Parametrised, ABC):
             its result does not depend on the rest of the batch.
         together: A stochastic `attribute` receives all rows at once for batching, but must reproduce each row's
             single-image random draws.
+        parallel: All random numbers come from `xaihub.current_generator()`, and nothing of the whole process is changed,
+            so that several threads may explain different models at the same time. Explainers without it run one at a
+            time, with the global generators seeded; so must one that runs another explainer.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
         plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
@@ -78,6 +92,7 @@ class Explainer(Parametrised, ABC):
 
     stochastic: ClassVar[bool] = False
     together: ClassVar[bool] = False
+    parallel: ClassVar[bool] = False
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
@@ -113,7 +128,8 @@ class Explainer(Parametrised, ABC):
     ) -> list[Explanation]:
         """Explain each row of `inputs` and return one `Explanation` per row.
 
-        The model and the global random state are restored in any case.
+        The model and the global random state are restored in any case. It may be called from several threads, with one
+        model or several, and under `torch.no_grad()` or `torch.inference_mode()`.
 
         Args:
             model: The model.
@@ -126,7 +142,7 @@ class Explainer(Parametrised, ABC):
             ParameterError: A parameter is out of range, the target does not exist, or `inputs` or `logits` has the
                 wrong shape.
             ExplainerRefused: The method is not valid for this model, or its result is malformed or not finite.
-            ModelError: The model's class scores are not finite.
+            ModelError: The model's class scores are not finite, are random, or depend on the rest of the batch.
         """
         who = self.check_parameters()
         if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
@@ -137,7 +153,9 @@ class Explainer(Parametrised, ABC):
         if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
             raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
         wanted = Target.parse(target, model.classes)
-        with model.untouched():
+        # A result under inference mode could not be differentiated.
+        with torch.inference_mode(mode=False), model.untouched(parallel=self.parallel):
+            model.check_rows()
             if logits is None and self.plain_first:
                 return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
             logits = model.predict(inputs) if logits is None else model.checked(logits, rows=len(inputs))
@@ -154,15 +172,16 @@ class Explainer(Parametrised, ABC):
     ) -> list[Explanation]:
         """Run `attribute` once and build the explanations; without `logits` its first forward pass provides them."""
         started = time.perf_counter()
-        private = inputs.detach().clone()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
+        private = inputs.detach().to(model.device, torch.float32, copy=True)
         with (
             model.counting() as counts,
             _first_pass(model, target, len(inputs)),
-            seeded(seed),
+            drawing(seed) if self.parallel else seeded(seed),
             model.autocast(),
             torch.enable_grad(),
             caught() as heard,
+            _differentiable(model, who),
         ):
             result = self.attribute(model, private, target)
         if isinstance(target, LateTarget):
@@ -178,7 +197,7 @@ class Explainer(Parametrised, ABC):
             "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
             "backward_passes": counts.backward_passes / rows,
             "seconds": round((time.perf_counter() - started) / rows, 6),
-            "warnings": heard,
+            "warnings": [*heard, *[PROBABILITIES] * are_probabilities(logits)],
         }
         step = rows // len(parts)
         found: list[Explanation] = []
@@ -276,6 +295,21 @@ def _sets(sets: Sequence[Sequence[PixelSet]], rows: int, size: tuple[int, int], 
 
 
 @contextmanager
+def _differentiable(model: Model, who: str) -> Iterator[None]:
+    """Turn autograd's errors about a missing gradient into a refusal."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _NO_GRADIENT.search(str(error)):
+            raise
+        raise ExplainerRefused(
+            f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
+            " or the layer",
+            hint="use a black-box explainer such as rise",
+        ) from error
+
+
+@contextmanager
 def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[None]:
     """Let the network's first outputs determine a late target."""
     if not isinstance(target, LateTarget):
@@ -296,13 +330,3 @@ def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[Non
 @cache  # reading a distribution's metadata takes milliseconds
 def _version(name: str) -> str:
     return metadata.version(name)
-
-
-@contextmanager
-def caught() -> Iterator[list[str]]:
-    """Collect the messages of Python warnings, so that they end up in the record."""
-    heard: list[str] = []
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("default")
-        yield heard
-    heard.extend(str(item.message) for item in seen if issubclass(item.category, (UserWarning, RuntimeWarning)))

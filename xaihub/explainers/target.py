@@ -44,15 +44,13 @@ class Target:
             return cls()
         if isinstance(text, Target):
             return text
-        parts = _VERSUS.split(str(text).strip())
-        if len(parts) > 2:
-            raise ParameterError(f"target {text!r} compares more than two classes", hint="write 'a vs b'")
         # A class name may be a number that is another class's index; the name takes precedence.
         names = [] if isinstance(text, int) else [name.strip() for name in classes]
-        first = cls._parse_one(parts[0], classes, names)
-        if len(parts) == 1:
+        sides = _sides(str(text).strip(), classes)
+        first = cls._parse_one(sides[0], classes, names)
+        if len(sides) == 1:
             return first
-        return cls(index=first.index, rank=first.rank, against=cls._parse_one(parts[1], classes, names))
+        return cls(index=first.index, rank=first.rank, against=cls._parse_one(sides[1], classes, names))
 
     @classmethod
     def _parse_one(cls, text: str, classes: Sequence[str], names: Sequence[str]) -> Target:
@@ -187,12 +185,28 @@ def _pick(outputs: Tensor, index: Tensor) -> Tensor:
     return outputs.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
-def _find_class(text: str, classes: Sequence[str]) -> int:
-    wanted = text.casefold()
+def _sides(text: str, classes: Sequence[str]) -> list[str]:
+    """Split a contrast "a vs b" into its sides; a class name may contain "vs" itself, and takes precedence."""
+    cuts = [] if _hits(text, classes) else list(_VERSUS.finditer(text))
+    splits = [[text[: cut.start()], text[cut.end() :]] for cut in cuts]
+    if len(splits) > 1:
+        splits = [sides for sides in splits if all(not _VERSUS.search(side) or _hits(side, classes) for side in sides)]
+        if len(splits) != 1:
+            raise ParameterError(f"target {text!r} compares more than two classes", hint="write 'a vs b'")
+    return splits[0] if splits else [text]
+
+
+def _hits(text: str, classes: Sequence[str]) -> list[int]:
+    """Return the classes whose name, or one of whose comma-separated synonyms, is `text`; names come first."""
+    wanted = text.strip().casefold()
     names = [[part.strip().casefold() for part in name.split(",")] for name in classes]
-    hits = [i for i, parts in enumerate(names) if wanted == parts[0]] or [
-        i for i, parts in enumerate(names) if wanted in parts or wanted == classes[i].casefold()
+    return [i for i, parts in enumerate(names) if wanted == parts[0]] or [
+        i for i, parts in enumerate(names) if wanted in parts or wanted == classes[i].strip().casefold()
     ]
+
+
+def _find_class(text: str, classes: Sequence[str]) -> int:
+    hits = _hits(text, classes)
     if len(hits) == 1:
         return hits[0]
     if hits:

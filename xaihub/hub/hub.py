@@ -168,6 +168,8 @@ class Hub:
             model = adapter.build(request, pick_device(device))
         model.baselines = {spec.name: spec.load for spec in self.baselines}
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
+        if layer is not None:
+            model.use_layer(layer)
         if runtime is not None:
             model.runtime = runtime
         return model

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from xaihub.errors import ParameterError, PluginError
 from xaihub.models.model import Model
 from xaihub.params import Meta
+from xaihub.randomness import current_generator
 
 __all__ = ["BaselineName", "Fill", "Inpaint", "Removal", "baseline_image", "make_removal"]
 
@@ -85,7 +86,7 @@ def _pull_push(sums: Tensor, weights: Tensor) -> Tensor:
 def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     """Return the (C, H, W) baseline called `name` (see `BaselineName`), in the model's units.
 
-    Noise is uniform in [0, 1] and comes from torch's global generator, which the seed of `explain` sets.
+    Noise is uniform in [0, 1] and comes from `xaihub.current_generator()`, which the seed of `explain` sets.
 
     Raises:
         ParameterError: No baseline has that name, or it is not an image ("inpaint" and those of plugins).
@@ -109,7 +110,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     if kind == "mean":
         return image.mean((1, 2), keepdim=True).expand_as(image).clone()
     if kind == "noise":
-        return model.preprocessing.normalise(torch.rand(pixels.shape).to(image))
+        return model.preprocessing.normalise(torch.rand(pixels.shape, generator=current_generator()).to(image))
     if kind == "blur":
         from torchvision.transforms.functional import gaussian_blur
 

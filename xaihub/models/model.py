@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,8 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
+from xaihub.models.checks import check_modules, check_rows
+from xaihub.models.hashing import hash_state, sha256_of
+from xaihub.models.layer import Layer
+from xaihub.models.network import hookable, prepared, to_order
 from xaihub.models.preprocessing import Geometry, Preprocessing
-from xaihub.models.structure import Hints, Layer, Structure, trace
+from xaihub.models.sharing import eager, locked, locks_of
+from xaihub.models.structure import Hints, Structure, trace
+from xaihub.randomness import exclusive
 from xaihub.records import canonical
 from xaihub.specs import ModelCard
 
@@ -63,7 +69,10 @@ class Counts:
 
 
 class Model:
-    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) logits.
+    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) float32 logits.
+
+    Several threads may use one model: each call holds the network's lock, and so does an explanation or a measurement
+    as a whole. Calls of `module` itself from another thread are not protected.
 
     Attributes:
         module: The network, in evaluation mode, on `device`.
@@ -86,11 +95,16 @@ class Model:
         device: str | torch.device = "cpu",
         runtime: Runtime | None = None,
     ) -> None:
-        """Move `module` to `device`, in evaluation mode and channels-last memory order."""
+        """Move `module` to `device`, in evaluation mode and channels-last memory order.
+
+        Raises:
+            ModelError: The network cannot be moved or switched to evaluation mode, or rows of a batch would interact.
+        """
         self.device = torch.device(device)
         # Channels-last is the faster layout for convolutions on a CPU and, with autocast, on a GPU.
         self._order = torch.channels_last
-        self.module = module.eval().to(device=self.device, memory_format=self._order)  # type: ignore[call-overload]
+        self.module = prepared(module, self.device, self._order, name=name)
+        check_modules(self.module, name=name)
         self.name = name
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
@@ -100,12 +114,32 @@ class Model:
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
+        self._checked_rows = False
+        self._locks = locks_of(self.module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the locks, so that a model can be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_locks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, with locks of its own."""
+        self.__dict__.update(state)
+        self._locks = locks_of(self.module)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the (B, K) logits of (B, C, H, W) inputs in the model's units."""
-        inputs = inputs.to(self.device)
-        outputs: Tensor = self._ordered(lambda: self.module(inputs.contiguous(memory_format=self._order)))
-        return outputs
+        """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+        with locked(self._locks):
+            outputs: Tensor = self._ordered(lambda: self.module(self._own(inputs)))
+        return outputs.float() if isinstance(outputs, Tensor) else outputs
+
+    def _own(self, inputs: Tensor) -> Tensor:
+        """Return a copy for the network, which may write to it, in its precision and memory order."""
+        return inputs.to(device=self.device, dtype=self.dtype, memory_format=self._order, copy=True)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network's inputs: that of its first floating-point weight."""
+        return next((w.dtype for w in self.module.parameters() if w.is_floating_point()), torch.float32)
 
     def _ordered(self, run: Callable[[], T]) -> T:
         try:
@@ -115,7 +149,7 @@ class Model:
                 raise
             # `view` fails on channels-last tensors; the contiguous layout gives identical results.
             self._order = torch.contiguous_format
-            self.module.to(memory_format=self._order)
+            to_order(self.module, self._order)
         return run()
 
     def __repr__(self) -> str:
@@ -141,7 +175,14 @@ class Model:
             runtime=self.runtime,
         )
         model.baselines = self.baselines
+        model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
         return model
+
+    def use_layer(self, name: str) -> None:
+        """Use the layer that the user named for activation maps, instead of the traced one."""
+        layers = tuple((role, layer) for role, layer in self._hints.layers if role != "features")
+        self._hints = replace(self._hints, layers=(*layers, ("features", name)), reason="named by the user")
+        self.__dict__.pop("structure", None)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -164,7 +205,7 @@ class Model:
         ]
         versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
         if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = (versions, self._hash(sorted(self.module.state_dict().items())))
+            self._hashed = (versions, hash_state(self.module.state_dict()))
         return self._hashed[1]
 
     @property
@@ -174,16 +215,7 @@ class Model:
         card = self.card
         options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
         made = canonical([drawn, card.architecture, card.objective, *options])
-        return hashlib.sha256(made.encode()).hexdigest()
-
-    @staticmethod
-    def _hash(state: list[tuple[str, Tensor]]) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in state:
-            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return sha256_of(made)
 
     @cached_property
     def row_bytes(self) -> int:
@@ -197,16 +229,31 @@ class Model:
             if isinstance(output, Tensor):
                 sizes.append(output.element_size() * output.nelement())
 
-        inputs = torch.zeros(1, *self.input_size, device=self.device)
-        handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
-        try:
-            # `.forward` bypasses the root module's hooks, so that this pass is not counted as an explainer's.
-            with torch.inference_mode():
-                note(self.module, None, self.module.forward(inputs))
-        finally:
-            for handle in handles:
-                handle.remove()
+        inputs = torch.zeros(1, *self.input_size)
+        with locked(self._locks), eager(self.module):
+            handles = [part.register_forward_hook(note) for part in hookable(self.module).values()]
+            try:
+                with torch.inference_mode():
+                    note(self.module, None, self._uncounted(inputs))
+            finally:
+                for handle in handles:
+                    handle.remove()
         return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
+
+    def _uncounted(self, inputs: Tensor) -> Any:
+        """Run the network past its root module's hooks, so that the pass is not counted as an explainer's."""
+        return self._ordered(lambda: self.module.forward(self._own(inputs)))
+
+    def check_rows(self) -> None:
+        """Check, once per model, that the scores of an image depend on nothing but the image.
+
+        Raises:
+            ModelError: They are random, or depend on the rest of the batch; or the network cannot be run.
+        """
+        if not self._checked_rows:
+            with locked(self._locks), torch.inference_mode():
+                check_rows(self._uncounted, self.input_size, name=self.name)
+            self._checked_rows = True
 
     def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
         """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
@@ -238,7 +285,8 @@ class Model:
     def structure(self) -> Structure:
         """The layers by role, found by tracing one forward pass on noise on first access."""
         noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
-        return self._ordered(lambda: trace(self.module, noise.to(self.device), self._hints))
+        with locked(self._locks), torch.inference_mode(mode=False), eager(self.module):
+            return self._ordered(lambda: trace(self.module, noise.to(self.device, self.dtype), self._hints))
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the default layer for activation maps, which has a `reason`."""
@@ -252,30 +300,37 @@ class Model:
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
-        """Count the forward and backward passes of the network, whatever calls it."""
-        counts = Counts()
+        """Count the forward and backward passes of the network in this thread, whatever calls it."""
+        counts, thread = Counts(), threading.get_ident()
 
         def backward(gradient: Tensor) -> None:
             counts.backward_passes += len(gradient)
 
         def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and threading.get_ident() == thread:
                 counts.forward_passes += len(output)
                 if output.requires_grad:
                     output.register_hook(backward)
 
-        handle = self.module.register_forward_hook(forward)
+        with locked(self._locks):  # else a running `untouched` would remove the hook
+            handle = self.module.register_forward_hook(forward)
         try:
             yield counts
         finally:
             handle.remove()
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def untouched(self, *, parallel: bool = False) -> Iterator[None]:
         """Restore modes, gradient flags, gradients and hooks of the network on exit, also after an error.
 
-        Inside, the network is in evaluation mode and no weight requires a gradient.
+        Inside, the network is in evaluation mode, no weight requires a gradient, and other threads that use the model
+        wait. Unless `parallel`, this thread may also use the state of the whole process, as with `exclusive`.
         """
+        with nullcontext() if parallel else exclusive(), locked(self._locks), eager(self.module), self._restored():
+            yield
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
         modules = list(self.module.modules())
         modes = [module.training for module in modules]
         weights = [
@@ -328,15 +383,16 @@ class Model:
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             maps.append(output)
 
-        fused = [(module, module.fused_attn) for module in blocks]
-        handles = []
-        try:
-            for module in blocks:
-                module.fused_attn = False
-                handles.append(module.attn_drop.register_forward_hook(record))
-            yield maps
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module, flag in fused:
-                module.fused_attn = flag
+        with locked(self._locks):
+            fused = [(module, module.fused_attn) for module in blocks]
+            handles = []
+            try:
+                for module in blocks:
+                    module.fused_attn = False
+                    handles.append(module.attn_drop.register_forward_hook(record))
+                yield maps
+            finally:
+                for handle in handles:
+                    handle.remove()
+                for module, flag in fused:
+                    module.fused_attn = flag

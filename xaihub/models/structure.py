@@ -6,29 +6,23 @@ It uses no table of architectures, only the shapes of all module outputs and the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from xaihub.errors import ModelError, ParameterError, did_you_mean
+from xaihub.models.layer import Layer, Layout, tensors
+from xaihub.models.network import hookable
 
-__all__ = ["Hints", "Layer", "Layout", "Structure", "trace"]
+__all__ = ["Hints", "Structure", "trace"]
 
 # A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
-
-
-class Layout(StrEnum):
-    """The order of a feature tensor's axes after the batch."""
-
-    NCHW = "NCHW"
-    NHWC = "NHWC"
-    NTC = "NTC"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,62 +34,14 @@ class Hints:
         channels_last: Feature maps are (B, h, w, C).
         heads: Names of the classifier modules.
         layers: Manually chosen layers, by role ("features", "norm", "head").
+        reason: Who chose the features layer, for the record.
     """
 
     prefix_tokens: int = 0
     channels_last: bool = False
     heads: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A module whose output is a grid over the image.
-
-    Attributes:
-        name: Its dotted name in the network.
-        module: The module itself.
-        layout: The order of its output's axes.
-        grid: (rows, columns) of cells.
-        channels: Features per cell.
-        prefix: Tokens before the cells (NTC only).
-        reason: The reason for choosing it, as one sentence.
-    """
-
-    name: str
-    module: nn.Module
-    layout: Layout
-    grid: tuple[int, int]
-    channels: int
-    prefix: int = 0
-    reason: str = ""
-
-    def to_grid(self, activations: Tensor) -> Tensor:
-        """Convert this layer's output, or its gradient, to (B, C, h, w); prefix tokens are dropped."""
-        if self.layout is Layout.NCHW:
-            return activations
-        if self.layout is Layout.NHWC:
-            return activations.permute(0, 3, 1, 2)
-        cells = activations[:, self.prefix :].transpose(1, 2)  # (B, C, cells)
-        return cells.reshape(*cells.shape[:2], *self.grid)
-
-    @contextmanager
-    def outputs(self) -> Iterator[list[Tensor]]:
-        """Record this layer's outputs, one tensor per forward pass; the hook is always removed on exit."""
-        seen: list[Tensor] = []
-
-        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            seen.append(output)
-
-        handle = self.module.register_forward_hook(record)
-        try:
-            yield seen
-        finally:
-            handle.remove()
-
-    def __str__(self) -> str:
-        """Name, layout and grid on one line."""
-        return f"{self.name} ({self.layout}, {self.grid[0]}x{self.grid[1]} cells, {self.channels} channels)"
+    reason: str = "set by the model card"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +55,7 @@ class Structure:
         norm: The name of the last normalisation, or None.
         head: The name of the classifier, or None.
         refusal: The reason why there is no `features` layer.
+        repeated: The number of calls per forward pass of layers with a grid of which no single call sees everything.
     """
 
     features: Layer | None
@@ -117,14 +64,17 @@ class Structure:
     norm: str | None
     head: str | None
     refusal: str = ""
+    repeated: Mapping[str, int] = field(default_factory=dict)
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the default one.
 
         Raises:
             ModelError: The network has no suitable layer.
-            ParameterError: The output of `name` is not a grid over the image.
+            ParameterError: The output of `name` is not a grid over the image, or no single one.
         """
+        if name in self.repeated:
+            raise ParameterError(_called(name, self.repeated[name]), hint=_instead(self.spatial))
         if name is None:
             if self.features is None:
                 raise ModelError(f"no layer of this model maps back to the image: {self.refusal}")
@@ -134,8 +84,16 @@ class Structure:
         return self.spatial[name]
 
 
+def _called(name: str, times: int) -> str:
+    return f"layer {name!r} is called {times} times per forward pass, and no single call sees all of the evidence"
+
+
+def _instead(known: Mapping[str, Layer]) -> str:
+    return f"name another layer, such as {', '.join(list(known)[-3:])}" if known else "use a black-box explainer"
+
+
 def _no_grid(name: str, known: Mapping[str, Layer]) -> ParameterError:
-    hint = did_you_mean(name, known) or f"for example {', '.join(list(known)[-5:])}"
+    hint = did_you_mean(name, known) or _instead(known)
     return ParameterError(f"layer {name!r} does not return a grid over the image", hint=hint)
 
 
@@ -143,8 +101,11 @@ def _no_grid(name: str, known: Mapping[str, Layer]) -> ParameterError:
 class _Seen:
     name: str
     module: nn.Module
+    part: tuple[Any, ...]
     output: Tensor
     version: int
+    call: int
+    step: int
 
 
 def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Structure:
@@ -156,13 +117,18 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
     patch tokens that the last block returns do not affect the logits.
     """
     hints = hints or Hints()
-    seen, logits, pixels = _run(module, example)
+    seen, calls, steps, logits, pixels = _run(module, example)
     size = (example.shape[2], example.shape[3])
-    maps = {item.name: layer for item in seen if (layer := _as_layer(item, size, hints)) is not None}
+    found = {item: layer for item in seen if (layer := _as_layer(item, size, hints)) is not None}
+    passages = [group for group in _same_output(list(found)) if _is_passage(logits, group[0].output, pixels)]
+    everything = [item for group in passages for item in group]
+    # Of several tensors that a module returned, the one through which all information flows.
+    maps = {item.name: found[item] for item in reversed(found)} | {item.name: found[item] for item in everything}
+    through = {item.name for item in everything}
+    repeated = {item.name: calls[item.name] for item in found if calls[item.name] > 1 and item.name not in through}
+    maps = {item.name: maps[item.name] for item in found if item.name not in repeated}
     # The outermost module represents all modules that returned the same tensor.
-    groups = _same_output([item for item in seen if item.name in maps])
-    passages = [group for group in groups if _is_passage(logits, group[0].output, pixels)]
-    blocks = tuple(maps[_outermost(group).name] for group in passages)
+    blocks = tuple(found[_outermost(group)] for group in passages)
     norm = next(
         (item.name for item in reversed(seen) if _is_norm(item.module) and _is_passage(logits, item.output, pixels)),
         None,
@@ -171,7 +137,14 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
         (item.name for item in reversed(seen) if _is_head(item, logits, pixels)), None
     )
     fixed = dict(hints.layers)
-    features, refusal = _choose(passages, maps, logits, fixed.get("features"))
+    features, refusal = _choose(passages, found, logits)
+    if features is not None:
+        depth = next(item.step for item in found if item.name == features.name) / max(steps, 1)
+        features = replace(features, depth=depth)
+    if "features" in fixed:
+        features = _fixed(fixed["features"], maps, repeated, hints.reason)
+    elif features is None:
+        refusal = _no_passage(module, repeated, refusal, differentiable=_leads_to(logits, pixels))
     return Structure(
         features=features,
         spatial=maps,
@@ -179,25 +152,35 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
         norm=fixed.get("norm", norm),
         head=fixed.get("head", head),
         refusal=refusal,
+        repeated=repeated,
     )
 
 
-def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, Tensor]:
+def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Counter[str], int, Tensor, Tensor]:
+    """Return the outputs of each module's last call, the calls by name and of modules with weights, logits, pixels."""
     seen: list[_Seen] = []
+    calls: Counter[str] = Counter()
+    steps = 0  # calls of modules with weights
 
     def note(name: str) -> Any:
         def hook(inner: nn.Module, _: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim >= 2:
-                seen.append(_Seen(name, inner, output, output._version))
+            nonlocal steps
+            calls[name] += 1
+            steps += bool(inner._parameters)
+            seen.extend(
+                _Seen(name, inner, part, tensor, tensor._version, calls[name], steps)
+                for part, tensor in tensors(output)
+                if tensor.ndim >= 2
+            )
 
         return hook
 
-    handles = [inner.register_forward_hook(note(name)) for name, inner in module.named_modules() if name]
+    handles = [inner.register_forward_hook(note(name)) for name, inner in hookable(module).items()]
     try:
         with torch.enable_grad():
             pixels = example.detach().clone().requires_grad_()
             # `.forward` bypasses the root module's hooks, so that this pass is not counted as an explainer's.
-            logits = module.forward(pixels)
+            logits = module.forward(pixels.clone())  # a network may write to its input
     finally:
         for handle in handles:
             handle.remove()
@@ -206,21 +189,37 @@ def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, Tenso
     if not bool(logits.isfinite().all()):
         raise ModelError("the model returned NaN or infinite class scores", hint="check its weights and precision")
     # An output that a later module overwrote in place is not what its own module returned.
-    return [item for item in seen if item.output._version == item.version], logits, pixels
+    last = [item for item in seen if item.output._version == item.version and item.call == calls[item.name]]
+    return last, calls, steps, logits, pixels
 
 
-def _choose(
-    passages: list[list[_Seen]], maps: dict[str, Layer], logits: Tensor, fixed: str | None
-) -> tuple[Layer | None, str]:
-    if fixed is not None:
-        if fixed not in maps:
-            raise _no_grid(fixed, maps)
-        return replace(maps[fixed], reason="set by the model card"), ""
-    refusal = "no module returns a grid over the image through which all information flows"
-    if passages and not _reach(logits, passages[0][0].output, maps[_outermost(passages[0]).name]):
-        return None, "its class scores do not depend on the image (is the classifier initialised?)"
+def _fixed(name: str, maps: dict[str, Layer], repeated: Mapping[str, int], reason: str) -> Layer:
+    if name in repeated:
+        raise ParameterError(_called(name, repeated[name]), hint=_instead(maps))
+    if name not in maps:
+        raise _no_grid(name, maps)
+    return replace(maps[name], reason=reason)
+
+
+def _no_passage(module: nn.Module, repeated: Mapping[str, int], refusal: str, *, differentiable: bool) -> str:
+    """Explain why no layer can be chosen."""
+    if not differentiable:
+        return "its class scores cannot be differentiated down to the image"
+    if refusal:
+        return refusal
+    if not hookable(module) and next(module.children(), None) is not None:
+        return "its layers are compiled by torch.jit, which runs no hooks"
+    if repeated:
+        return _called(*list(repeated.items())[-1])
+    return "no module returns a grid over the image through which all information flows"
+
+
+def _choose(passages: list[list[_Seen]], found: dict[_Seen, Layer], logits: Tensor) -> tuple[Layer | None, str]:
+    refusal = ""
+    if passages and not _reach(logits, passages[0][0].output, found[passages[0][0]]):
+        return None, "its class scores have no gradient with respect to the image (is the classifier initialised, or quantised?)"
     for group in reversed(passages):
-        layer = maps[_outermost(group).name]
+        layer = found[_outermost(group)]
         if _is_pooling(group[0].module) or _is_position_norm(group[0].module):
             continue
         if min(layer.grid) < MINIMUM_GRID:
@@ -255,7 +254,7 @@ def _as_layer(item: _Seen, size: tuple[int, int], hints: Hints) -> Layer | None:
         return None
     find = {3: _grid_of_tokens, 4: _grid_of_map}.get(len(shape))
     found = find(shape, size, hints) if find is not None else None
-    return None if found is None else Layer(name=item.name, module=item.module, **found)
+    return None if found is None else Layer(name=item.name, module=item.module, part=item.part, **found)
 
 
 def _grid_of_map(shape: tuple[int, ...], size: tuple[int, int], hints: Hints) -> dict[str, Any] | None:
@@ -292,21 +291,26 @@ def _is_passage(logits: Tensor, output: Tensor, pixels: Tensor) -> bool:
     """Whether every path of the autograd graph from `logits` to `pixels` passes through `output`."""
     if output.grad_fn is None:
         return False
-    todo, done = [logits.grad_fn], {output.grad_fn}
-    met = False
+    nodes = set(_nodes(logits, stop=output.grad_fn))
+    return output.grad_fn in nodes and not any(getattr(node, "variable", None) is pixels for node in nodes)
+
+
+def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
+    """Whether the autograd graph of `logits` contains `pixels`."""
+    return any(getattr(node, "variable", None) is pixels for node in _nodes(logits))
+
+
+def _nodes(output: Tensor, *, stop: Node | None = None) -> Iterator[Node]:
+    """Yield each node of the autograd graph of `output` once, none beyond `stop`."""
+    todo, done = [output.grad_fn], set()
     while todo:
         node = todo.pop()
-        if node is None:
-            continue
-        if node is output.grad_fn:
-            met = True
-        if node in done:
+        if node is None or node in done:
             continue
         done.add(node)
-        if getattr(node, "variable", None) is pixels:
-            return False
-        todo.extend(parent for parent, _ in node.next_functions)
-    return met
+        yield node
+        if node is not stop:
+            todo.extend(parent for parent, _ in node.next_functions)
 
 
 @torch.enable_grad()  # the structure may first be needed where gradients are off

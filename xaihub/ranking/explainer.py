@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import ExplainerRefused, ParameterError
-from xaihub.explainers.explainer import caught
+from xaihub.explainers.notices import caught
 from xaihub.models.model import Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
@@ -102,7 +102,15 @@ class GlobalExplainer(Parametrised, ABC):
         if self.needs_images and next(iter(batches), None) is None:
             raise ExplainerRefused(f"{who} needs images to rank features", hint="give a folder of images")
         wall, cpu = time.perf_counter(), time.process_time()
-        with model.untouched(), model.counting() as counts, seeded(seed), torch.no_grad(), caught() as heard:
+        with (
+            torch.inference_mode(mode=False),
+            model.untouched(),
+            model.counting() as counts,
+            seeded(seed),
+            torch.no_grad(),
+            caught() as heard,
+        ):
+            model.check_rows()
             found = self.rank(model, batches, labels)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         weights = found.weights.detach().double().cpu()

@@ -1,0 +1,100 @@
+"""Checks that the scores of an image depend on nothing but the image: not on chance, nor on the rest of the batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from xaihub.errors import ModelError, XaihubError
+
+__all__ = ["are_probabilities", "check_modules", "check_rows"]
+
+# Largest change of a score, as a fraction of the range of scores, that is rounding: in a repetition, and in a batch,
+# where kernels differ and dynamic quantisation scales activations by the largest value of the batch.
+REPEATED = 1e-3
+BATCHED = 0.05
+
+
+def check_modules(network: nn.Module, *, name: str) -> None:
+    """Check the modules of a network in evaluation mode for those that mix rows or draw random numbers.
+
+    Raises:
+        ModelError: A batch normalisation has no running statistics, or dropout is active.
+    """
+    for path, part in network.named_modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is None and part.running_var is None:
+            raise ModelError(
+                f"layer {path!r} ({type(part).__name__}) of model {name!r} has no running statistics, so the images of"
+                " a batch change each other's scores",
+                hint="train it with track_running_stats=True",
+            )
+        if isinstance(part, _DropoutNd) and part.training and part.p > 0:
+            raise ModelError(
+                f"layer {path!r} ({type(part).__name__}) of model {name!r} stays active in evaluation mode, so its"
+                " scores are random",
+                hint="let eval() switch it off",
+            )
+
+
+def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name: str) -> None:
+    """Run the network on noise, then on a batch of the same noise and a blank image; the noise must score the same.
+
+    Raises:
+        ModelError: The scores are random or depend on the rest of the batch, or the network cannot be run.
+    """
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    before = _random_states()
+    try:
+        alone = run(noise)
+        again = alone if _random_states() == before else run(noise)
+    except XaihubError:
+        raise
+    except Exception as error:  # the network is foreign code
+        shape, reason = "x".join(map(str, size)), " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {name!r} cannot be run on an input of {shape}: {type(error).__name__}: {reason}",
+            hint="check the input size and the options of the architecture",
+        ) from error
+    if not isinstance(alone, Tensor) or alone.ndim != 2:
+        raise ModelError(f"model {name!r} does not return one row of class scores per image")
+    if _change(alone, again) > REPEATED:
+        raise ModelError(
+            f"model {name!r} returns different scores for the same image: dropout or noise is active in evaluation mode",
+            hint="let eval() switch it off",
+        )
+    try:
+        batch = run(torch.cat([noise, torch.zeros_like(noise)]))
+    except Exception:  # noqa: BLE001 - a network for single images, or one that needs more memory, does not mix rows
+        return
+    if isinstance(batch, Tensor) and batch.shape == (2, alone.shape[1]) and _change(alone, batch[:1]) > BATCHED:
+        raise ModelError(
+            f"model {name!r} returns other scores for an image when another image is in the same batch",
+            hint="use normalisation with running statistics in evaluation mode",
+        )
+
+
+def _random_states() -> list[Any]:
+    """Return the states of all global generators, in a form that can be compared."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+    return [random.getstate(), np.random.get_state()[1].tobytes(), *(state.numpy().tobytes() for state in states)]  # type: ignore[index,union-attr]  # noqa: NPY002
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    """Return the largest change of a score, as a fraction of the range of scores."""
+    one, other = one.float(), other.float()
+    spread = one.max() - one.min() if one.shape[1] > 1 else one.abs().max()
+    return float((one - other).abs().max() / spread.clamp(min=1e-6))
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether every row of (B, K) scores is non-negative and sums to one, as after a softmax."""
+    if scores.shape[1] < 2 or bool((scores < 0).any()):
+        return False
+    return bool(((scores.sum(1) - 1).abs() < 1e-3).all())

@@ -1,0 +1,75 @@
+"""Networks as a model needs them: in evaluation mode, on its device, and with weights that autograd accepts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xaihub.errors import ModelError
+
+__all__ = ["hookable", "prepared", "to_order"]
+
+
+def prepared(module: nn.Module, device: torch.device, order: torch.memory_format, *, name: str) -> nn.Module:
+    """Return the network in evaluation mode, on the device, and in a memory order; a scripted one is wrapped.
+
+    Raises:
+        ModelError: It cannot be moved, or switched to evaluation mode.
+    """
+    module = getattr(module, "_orig_mod", module)  # what torch.compile returned skips hooks, so the original is used
+    try:
+        module = module.eval().to(device=device)
+    except (NotImplementedError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"model {name!r} ({type(module).__name__}) cannot be put on {device} in evaluation mode:"
+            f" {' '.join(str(error).split())[:200]}",
+            hint="give the original torch.nn.Module",
+        ) from error
+    with torch.inference_mode(mode=False):
+        _leave_inference_mode(module)
+        to_order(module, order)
+    return _Scripted(module).eval() if isinstance(module, torch.jit.ScriptModule) else module
+
+
+class _Scripted(nn.Module):
+    """A module compiled by torch.jit, which supports no hooks, as a part of one that does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+
+def hookable(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules on which hooks run, by name, without the network itself."""
+    parts = network.named_modules()
+    return {name: part for name, part in parts if name and not isinstance(part, torch.jit.ScriptModule)}
+
+
+def to_order(module: nn.Module, order: torch.memory_format) -> None:
+    """Bring all weights with four axes to a memory order; channels-last exists for those only."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4 and not tensor.is_contiguous(memory_format=order):
+            tensor.data = tensor.data.contiguous(memory_format=order)
+
+
+def _leave_inference_mode(module: nn.Module) -> None:
+    """Replace tensors created under `torch.inference_mode()`, which cannot take part in autograd."""
+    copies: dict[int, Tensor] = {}  # tied weights stay tied
+
+    def normal(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copy = tensor.clone()
+            copies[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+        return copies[id(tensor)]
+
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        for table in (part._parameters, part._buffers, part.__dict__):
+            for key, value in list(table.items()):
+                if isinstance(value, Tensor) and value.is_inference():
+                    table[key] = normal(value)
