@@ -64,7 +64,7 @@ class TestWeightsHash:
     def test_explaining_does_not_compute_it_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = wrapped()
         before = model.weights_hash
-        monkeypatch.setattr(Model, "_hash", None)
+        monkeypatch.setattr("xaihub.models.model.hash_state", None)
         with model.untouched():
             model.predict(torch.zeros(1, 3, 8, 8))
         assert model.weights_hash == before

@@ -214,7 +214,7 @@ def test_an_image_too_small_for_any_grid_is_refused() -> None:
 def test_a_zero_classifier_is_refused_with_the_reason() -> None:
     module = timm.create_model("test_resnet", num_classes=5).eval()
     nn.init.zeros_(module.fc.weight)
-    with pytest.raises(ModelError, match="class scores do not depend on the image .is the classifier initialised"):
+    with pytest.raises(ModelError, match="class scores have no gradient with respect to the image .is the classifier"):
         trace(module, torch.randn(1, 3, 160, 160)).layer()
 
 

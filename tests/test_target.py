@@ -33,6 +33,32 @@ def test_a_class_is_found_by_index_name_or_synonym_in_any_case(text: str | int, 
     assert Target.parse(text, IMAGENET) == Target(index=index)
 
 
+VERSUS = ("Rock", "Rock vs. Paper", "Paper vs Rock, duel", "Paper", "top2", "predicted")
+
+
+@pytest.mark.parametrize(
+    ("text", "index", "against"),
+    [
+        ("Rock vs. Paper", 1, None),
+        ("rock VS. paper", 1, None),
+        ("duel", 2, None),
+        ("Rock vs. Paper vs Rock", 1, 0),
+        ("Rock vs Rock vs. Paper", 0, 1),
+        ("Rock vs. Paper versus Paper vs Rock", 1, 2),
+        ("Rock vs Paper", 0, 3),
+        ("1 vs 2", 1, 2),
+    ],
+)
+def test_a_class_whose_name_contains_vs_can_be_named(text: str, index: int, against: int | None) -> None:
+    expected = Target(index=index, against=None if against is None else Target(index=against))
+    assert Target.parse(text, VERSUS) == expected
+
+
+def test_three_classes_are_too_many() -> None:
+    with pytest.raises(ParameterError, match="compares more than two classes"):
+        Target.parse("Rock vs Paper vs Paper", ("Rock", "Paper"))
+
+
 @pytest.mark.parametrize(
     ("text", "indices"), [("crane", (134, 517)), ("maillot", (638, 639)), ("cardigan", (264, 474))]
 )

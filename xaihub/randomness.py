@@ -1,6 +1,4 @@
-"""Reproducible random numbers: the generator of the running explanation, seeding of all global generators, and
-generators derived from an image.
-"""
+"""Reproducible random numbers: an explanation's own generator, seeded global generators, and generators of an image."""
 
 from __future__ import annotations
 

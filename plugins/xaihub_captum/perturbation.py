@@ -142,7 +142,11 @@ class _Sampled(_Perturbation):
 class _KernelShap(captum.attr.KernelShap):
     def kernel_shap_perturb_generator(self, original_inp: Tensor, **kwargs: Any) -> Iterator[Tensor]:  # noqa: ARG002
         """Draw coalitions as captum does, but from the explanation's own generator."""
-        players, sizes, generator = kwargs["num_interp_features"], kwargs["num_select_distribution"], current_generator()
+        players, sizes, generator = (
+            kwargs["num_interp_features"],
+            kwargs["num_select_distribution"],
+            current_generator(),
+        )
         yield torch.ones(1, players, dtype=torch.long)
         yield torch.zeros(1, players, dtype=torch.long)
         while True:

@@ -78,7 +78,9 @@ class SelfExplained(Explainer):
         score = torch.stack([target[row : row + 1].score(logits[row : row + 1])[0] for row in range(len(phi))])
         extras = {"votes": phi.transpose(1, 2).unflatten(2, network.grid).contiguous()} if self.every_class else {}
         if self.refine is not None:
-            seed = int(torch.randint(0, 2**31, (), generator=current_generator()))  # each row draws what it would draw alone
+            seed = int(
+                torch.randint(0, 2**31, (), generator=current_generator())
+            )  # each row draws what it would draw alone
             lacking = [
                 self._lacking(model, inputs[row], target[row : row + 1], votes[row], self.refine, seed)
                 for row in range(len(votes))

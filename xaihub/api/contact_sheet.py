@@ -17,8 +17,8 @@ from xaihub.api.rank import Photos
 from xaihub.errors import OutputError
 from xaihub.explainers.rendering import painted
 from xaihub.images import load_image
-from xaihub.models.model import Model
 from xaihub.models.layer import Layer
+from xaihub.models.model import Model
 from xaihub.ranking.explanation import GlobalExplanation, RankedFeature
 
 __all__ = ["ChannelView", "channel_sheet", "channel_views"]

@@ -74,7 +74,7 @@ class Explainer(Parametrised, ABC):
             its result does not depend on the rest of the batch.
         together: A stochastic `attribute` receives all rows at once for batching, but must reproduce each row's
             single-image random draws.
-        parallel: All random numbers come from `xaihub.current_generator()`, and nothing of the whole process is changed,
+        parallel: All random numbers come from `xaihub.current_generator()`, and no state of the process is changed,
             so that several threads may explain different models at the same time. Explainers without it run one at a
             time, with the global generators seeded; so must one that runs another explainer.
         class_agnostic: The result does not depend on the target.

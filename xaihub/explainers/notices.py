@@ -47,7 +47,7 @@ def ignored(pattern: str) -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _users  # noqa: PLW0603
+    global _users
     with _guard:
         if _users == 0:
             _stack.enter_context(warnings.catch_warnings())
@@ -69,7 +69,7 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    global _users  # noqa: PLW0603
+    global _users
     with _guard:
         _users -= 1
         if _users == 0:

@@ -165,7 +165,7 @@ class Hub:
         if card.objective:
             model = self._build_wrapped(request, adapter, pick_device(device))
         else:
-            model = adapter.build(request, pick_device(device))
+            model = _built(adapter, request, pick_device(device))
         model.baselines = {spec.name: spec.load for spec in self.baselines}
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
@@ -183,7 +183,7 @@ class Hub:
         card = request.card
         objective = self.get_objective(card.objective, **card.objective_options)
         plain = replace(card, weights=Weights(source="none"), objective="")
-        model = adapter.build(replace(request, card=plain, checkpoint=None), device)
+        model = _built(adapter, replace(request, card=plain, checkpoint=None), device)
         model = model.around(objective.wrap(model), card=card)
         file = request.checkpoint or weights_file(card)
         fill(model.module, read_weights(file), what=f"the weights file {os.fspath(file)!r}")
@@ -235,6 +235,20 @@ class Hub:
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
+
+
+def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
+    """Let an adapter build a model; what an architecture raises about its options becomes one line."""
+    try:
+        return adapter.build(request, device)
+    except XaihubError:
+        raise
+    except Exception as error:  # architectures are foreign code
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {request.name!r} cannot be built: {type(error).__name__}: {reason}",
+            hint="check the options of its card or of the command",
+        ) from error
 
 
 def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:

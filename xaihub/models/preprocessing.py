@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from xaihub.errors import ModelError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -75,7 +77,16 @@ class Preprocessing:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) float32 input of an RGB image, and its geometry."""
+        """Return the (C, H, W) float32 input of an RGB image, and its geometry.
+
+        Raises:
+            ModelError: The model takes neither one channel nor three.
+        """
+        if self.size[0] not in (1, 3):
+            raise ModelError(
+                f"the model takes inputs with {self.size[0]} channels, and an image has 3 (or 1, in grey)",
+                hint="explain (B, C, H, W) tensors with Explainer.explain",
+            )
         original = scaled = image.size
         for step in self.spatial:
             image = step(image)

@@ -49,7 +49,7 @@ def eager(network: nn.Module) -> Iterator[None]:
 
     The setting belongs to the whole process, so it is kept until the last thread that needs it has left.
     """
-    global _eager_users  # noqa: PLW0603
+    global _eager_users
     if not any(_is_compiled(part) for part in network.modules()):
         yield
         return
@@ -67,7 +67,7 @@ def eager(network: nn.Module) -> Iterator[None]:
 
 
 def _is_compiled(part: nn.Module) -> bool:
-    return (
+    return not isinstance(part, torch.jit.ScriptModule) and (
         "_orig_mod" in part._modules  # torch.compile(part)
         or part.__dict__.get("_compiled_call_impl") is not None  # part.compile()
         or "forward" in part.__dict__  # part.forward = torch.compile(part.forward)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,7 +120,7 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
     seen, calls, steps, logits, pixels = _run(module, example)
     size = (example.shape[2], example.shape[3])
     found = {item: layer for item in seen if (layer := _as_layer(item, size, hints)) is not None}
-    passages = [group for group in _same_output(list(found)) if _is_passage(logits, group[0].output, pixels)]
+    passages = _passages(seen, list(found), logits, pixels)
     everything = [item for group in passages for item in group]
     # Of several tensors that a module returned, the one through which all information flows.
     maps = {item.name: found[item] for item in reversed(found)} | {item.name: found[item] for item in everything}
@@ -130,7 +130,7 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
     # The outermost module represents all modules that returned the same tensor.
     blocks = tuple(found[_outermost(group)] for group in passages)
     norm = next(
-        (item.name for item in reversed(seen) if _is_norm(item.module) and _is_passage(logits, item.output, pixels)),
+        (item.name for item in reversed(seen) if _is_norm(item.module) and _is_passage(logits, [item], pixels)),
         None,
     )
     head = next(iter(hints.heads), None) or next(
@@ -144,7 +144,8 @@ def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Str
     if "features" in fixed:
         features = _fixed(fixed["features"], maps, repeated, hints.reason)
     elif features is None:
-        refusal = _no_passage(module, repeated, refusal, differentiable=_leads_to(logits, pixels))
+        last = {name: times for name, times in repeated.items() if name == list(found)[-1].name}
+        refusal = _no_passage(module, last, refusal, differentiable=_leads_to(logits, pixels))
     return Structure(
         features=features,
         spatial=maps,
@@ -210,14 +211,17 @@ def _no_passage(module: nn.Module, repeated: Mapping[str, int], refusal: str, *,
     if not hookable(module) and next(module.children(), None) is not None:
         return "its layers are compiled by torch.jit, which runs no hooks"
     if repeated:
-        return _called(*list(repeated.items())[-1])
+        return _called(*next(iter(repeated.items())))
     return "no module returns a grid over the image through which all information flows"
 
 
 def _choose(passages: list[list[_Seen]], found: dict[_Seen, Layer], logits: Tensor) -> tuple[Layer | None, str]:
     refusal = ""
     if passages and not _reach(logits, passages[0][0].output, found[passages[0][0]]):
-        return None, "its class scores have no gradient with respect to the image (is the classifier initialised, or quantised?)"
+        return (
+            None,
+            "its class scores have no gradient with respect to the image (is the classifier initialised or quantised?)",
+        )
     for group in reversed(passages):
         layer = found[_outermost(group)]
         if _is_pooling(group[0].module) or _is_position_norm(group[0].module):
@@ -287,12 +291,37 @@ def _is_grid(grid: tuple[int, int], size: tuple[int, int]) -> bool:
     return abs(rows - columns * height / width) < 1
 
 
-def _is_passage(logits: Tensor, output: Tensor, pixels: Tensor) -> bool:
-    """Whether every path of the autograd graph from `logits` to `pixels` passes through `output`."""
-    if output.grad_fn is None:
-        return False
-    nodes = set(_nodes(logits, stop=output.grad_fn))
-    return output.grad_fn in nodes and not any(getattr(node, "variable", None) is pixels for node in nodes)
+def _passages(seen: list[_Seen], grids: list[_Seen], logits: Tensor, pixels: Tensor) -> list[list[_Seen]]:
+    """Return the groups of modules that returned the same grid, of those through which all information flows.
+
+    A module that returns several tensors counts with all of them, if a single one is a grid: a transformer in
+    transformer (TNT) returns the tokens of the patches and of the pixels inside them.
+    """
+    of_module: dict[str, list[_Seen]] = {}
+    for item in seen:
+        of_module.setdefault(item.name, []).append(item)
+    several = {name for name, count in Counter(item.name for item in grids).items() if count > 1}
+    passages = []
+    for group in _same_output(grids):
+        kept = [item for item in group if len(of_module[item.name]) > 1 and item.name not in several]
+        kept = [item for item in kept if _is_passage(logits, of_module[item.name], pixels)]
+        plain = [item for item in group if item not in kept]
+        if plain and _is_passage(logits, plain[:1], pixels):
+            kept = group
+        if kept:
+            passages.append(kept)
+    return passages
+
+
+def _is_passage(logits: Tensor, items: list[_Seen], pixels: Tensor) -> bool:
+    """Whether every path of the autograd graph from `logits` to `pixels` passes through an output of `items`."""
+    stops = {item.output.grad_fn for item in items} - {None}
+    met = set()
+    for node in _nodes(logits, stops):
+        if getattr(node, "variable", None) is pixels:
+            return False
+        met |= stops & {node}
+    return bool(met) and items[0].output.grad_fn is not None
 
 
 def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
@@ -300,8 +329,8 @@ def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
     return any(getattr(node, "variable", None) is pixels for node in _nodes(logits))
 
 
-def _nodes(output: Tensor, *, stop: Node | None = None) -> Iterator[Node]:
-    """Yield each node of the autograd graph of `output` once, none beyond `stop`."""
+def _nodes(output: Tensor, stops: Collection[Node | None] = ()) -> Iterator[Node]:
+    """Yield each node of the autograd graph of `output` once, none beyond `stops`."""
     todo, done = [output.grad_fn], set()
     while todo:
         node = todo.pop()
@@ -309,7 +338,7 @@ def _nodes(output: Tensor, *, stop: Node | None = None) -> Iterator[Node]:
             continue
         done.add(node)
         yield node
-        if node is not stop:
+        if node not in stops:
             todo.extend(parent for parent, _ in node.next_functions)
 
 
@@ -330,9 +359,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _is_head(item: _Seen, logits: Tensor, pixels: Tensor) -> bool:
     weight = getattr(item.module, "weight", None)
-    return (
-        isinstance(weight, Tensor) and weight.shape[0] == logits.shape[1] and _is_passage(logits, item.output, pixels)
-    )
+    return isinstance(weight, Tensor) and weight.shape[0] == logits.shape[1] and _is_passage(logits, [item], pixels)
 
 
 def _is_position_norm(module: nn.Module) -> bool:

@@ -42,6 +42,11 @@ class _Loss(nn.Module):
         return self.objective.loss(self.network, inputs, labels, step)
 
 
+def _private(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give the network a copy of its inputs, which it may write to; objectives use them again."""
+    return (arguments[0].clone(), *arguments[1:])
+
+
 class Trainer:
     """Trains one network with one objective.
 
@@ -84,6 +89,8 @@ class Trainer:
         self.accelerator, self.identity = accelerator, identity
         self.part = part or network
         self.loss_network = loss_network or network
+        for module in {network, self.loss_network}:
+            module.register_forward_pre_hook(_private)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.total = loader.steps * config.epochs
