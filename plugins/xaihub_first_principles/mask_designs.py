@@ -1,4 +1,4 @@
-"""Designs of random masks as points: Y = M x + (1 - M) Z."""
+"""Designs of masks as points: Y = M x + (1 - M) Z."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from xaihub.masking import CERTAIN, Coalitions, binomial_sizes, draw_coalitions
 from xaihub_first_principles.measures import FIXED, Points
 
-__all__ = ["block_masks", "fixed_masks", "lift"]
+__all__ = ["block_masks", "design_points", "fixed_masks"]
 
 
 def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
-    """Return (n, d) masks as a design without chance, once for each of the replacements."""
+    """Return (n, d) masks as a non-random design, once per replacement."""
     return Coalitions(
         shown=masks.repeat(copies, 1),
         draw=torch.full((len(masks) * copies,), CERTAIN),
@@ -24,9 +24,9 @@ def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
 
 
 def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch.Generator) -> Coalitions:
-    """Draw about `count` masks of a grid that show or hide squares of `block` cells a side, each with probability 1/2.
+    """Draw about `count` masks of a grid whose squares of `block` x `block` cells are visible with probability 1/2.
 
-    The squares lie anywhere: each mask's are shifted at random. A mask comes with its complement.
+    Each mask's squares are shifted at random. A mask comes with its complement.
     """
     rows, columns = (-(-(side - 1) // block) + 1 for side in sides)
     coarse = draw_coalitions(
@@ -46,13 +46,13 @@ def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch
     )
 
 
-def lift(x: Tensor, design: Coalitions, *, background: Tensor, groups: Tensor) -> Points:
-    """Return the points Y = M x + (1 - M) Z of a design over the (k, D) `background`, copy by copy."""
-    M = design.shown.double()[:, groups]
+def design_points(x: Tensor, design: Coalitions, background: Tensor) -> Points:
+    """Return the points Y = M x + (1 - M) Z of a design, for the (d,) input and (k, d) replacements Z."""
+    M = design.shown.double()
     return Points(
         values=M * x + (1 - M) * background[design.copy],
         x=x,
-        count=design.shown.shape[1],
+        count=len(x),
         cluster=torch.where(design.draw == CERTAIN, FIXED, design.draw),
         masks=design.shown,
         base=design.copy,

@@ -1,4 +1,4 @@
-"""Candidate measures in a few parameters, and a search that asks for one after the other."""
+"""Candidate measures with few parameters, and a search over them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaihub_first_principles.masks import Mixture
+from xaihub_first_principles.mask_families import Mixture
 from xaihub_first_principles.measures import Points
 
 __all__ = ["PS", "Candidate", "Choice", "Mixed", "Smoothed", "propose", "smoothing_weights"]
 
 Choice = Literal["p", "sizes", "weights"]
-PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures that are mixed
+PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +27,23 @@ class Mixed:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Shares by p; p itself if there is only one."""
+        """The weight of each p; p itself if there is only one."""
         if len(self.ps) == 1:
             return {"p": self.ps[0]}
-        return {f"share of p = {p:g}": theta for p, theta in zip(self.ps, self.thetas, strict=True)}
+        return {f"weight of p = {p:g}": theta for p, theta in zip(self.ps, self.thetas, strict=True)}
 
-    def weights(self, points: Points, places: Tensor) -> Tensor:  # noqa: ARG002
+    def weights(self, points: Points, centres: Tensor) -> Tensor:  # noqa: ARG002
         """Return the (n, d) weights."""
         return Mixture(ps=self.ps, thetas=self.thetas).weights(points)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """Weights of a regression that takes effects of near regions to be alike.
+    """Weights of a regression in which nearby regions have similar effects.
 
     Attributes:
-        length: Over how many regions' widths they are.
-        noise: Variance of what the regression leaves over, as a share of the variance of what it explains.
+        length: Length scale, in widths of a region.
+        noise: Residual variance as a fraction of the explained variance.
     """
 
     length: float
@@ -51,32 +51,32 @@ class Smoothed:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Both."""
+        """Length scale and noise."""
         return {"length": self.length, "noise": self.noise}
 
-    def weights(self, points: Points, places: Tensor) -> Tensor:
+    def weights(self, points: Points, centres: Tensor) -> Tensor:
         """Return the (n, d) weights."""
-        assert points.masks is not None  # noqa: S101 - designs of masks only come here
-        return smoothing_weights(points.masks, places, length=self.length, noise=self.noise)
+        assert points.masks is not None  # noqa: S101 - only designs of masks are used
+        return smoothing_weights(points.masks, centres, length=self.length, noise=self.noise)
 
 
 Candidate = Mixed | Smoothed
 
 
-def smoothing_weights(masks: Tensor, places: Tensor, *, length: float, noise: float) -> Tensor:
+def smoothing_weights(masks: Tensor, centres: Tensor, *, length: float, noise: float) -> Tensor:
     """Return (n, d) weights of mass 0: the posterior mean of regions' effects in a Gaussian process.
 
     `phi = C Z' (Z C Z' + lambda I)^-1 (F - mean F)`, with Z the centred masks and C_jk = exp(-|c_j - c_k|^2 / 2 l^2).
 
     Args:
         masks: (n, d).
-        places: (d, 2) centres of the regions, in widths of a region.
+        centres: (d, 2) centres of the regions, in widths of a region.
         length: l.
-        noise: lambda, as a share of the mean of Z C Z' on the diagonal.
+        noise: lambda, as a fraction of the mean diagonal of Z C Z'.
     """
     Z = masks.double()
     Z = Z - Z.mean(0)
-    C = (-torch.cdist(places.double(), places.double()).square() / (2 * length**2)).exp()
+    C = (-torch.cdist(centres.double(), centres.double()).square() / (2 * length**2)).exp()
     CZ = C @ Z.T
     K = Z @ CZ
     K += noise * K.diagonal().mean() * torch.eye(len(K), dtype=torch.float64)
@@ -85,13 +85,13 @@ def smoothing_weights(masks: Tensor, places: Tensor, *, length: float, noise: fl
 
 
 def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candidate, float]]) -> Iterator[Candidate]:
-    """Yield candidates: keep-p at 0.5, then evenly spread ones, then ever closer to the best of those `known`.
+    """Yield candidates: keep-p at 0.5, then evenly spread ones, then candidates ever closer to the best known one.
 
     Args:
-        choose: Which parameters there are.
-        trials: Number of candidates in all.
+        choose: Which parameters are searched.
+        trials: Total number of candidates.
         seed: Of the search.
-        known: Candidates with their scores; the caller adds to it between one candidate and the next.
+        known: Candidates with their scores, to which the caller adds each candidate before it takes the next.
     """
     yield Mixed()
     sides = {"p": 1, "sizes": len(PS) - 1, "weights": 2}[choose]
@@ -99,11 +99,11 @@ def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candid
     generator = torch.Generator().manual_seed(seed)
     places: dict[Candidate, Tensor] = {}
     for trial in range(1, trials):
-        judged = [(candidate, score) for candidate, score in known if candidate in places]
-        if trial <= trials // 2 or not judged:
+        scored = [(candidate, score) for candidate, score in known if candidate in places]
+        if trial <= trials // 2 or not scored:
             place = spread.draw(1, dtype=torch.float64)[0]
         else:
-            best = places[max(judged, key=lambda pair: pair[1])[0]]
+            best = places[max(scored, key=lambda pair: pair[1])[0]]
             step = 0.25 * (1 - trial / trials) + 0.03
             place = best + step * torch.randn(sides, generator=generator, dtype=torch.float64)
             place = 1 - (1 - place.abs()).abs()  # reflected at both sides
@@ -119,7 +119,7 @@ def _at(choose: Choice, place: Tensor) -> Candidate:
     if choose == "weights":
         length, noise = place.tolist()
         return Smoothed(length=0.3 * 10**length, noise=0.01 * 1000**noise)  # 0.3 to 3 widths, 1 % to 10
-    # Gaps between sorted points of [0, 1] are spread evenly over the simplex.
+    # Gaps between sorted uniform points are uniform on the simplex.
     cuts = torch.cat([torch.zeros(1).double(), place.sort().values, torch.ones(1).double()])
     thetas = (cuts.diff() / cuts.diff().sum()).tolist()
     return Mixed(ps=PS, thetas=tuple(thetas))
