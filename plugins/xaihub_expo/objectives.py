@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -66,24 +68,11 @@ class Stability(Expo):
 class _AffineFit(Expo):
     """The mean squared residual of affine fits to the logits of images whose cells are faded or masked."""
 
-    def outputs(self, network: nn.Module, inputs: Tensor, opacity: Tensor, select: PenalisedLogits) -> Tensor:
-        """Return the (b, m, k) penalised logits under (b, m, K) opacities."""
-        changed = faded(inputs, baselines(self.baseline, self.model, inputs), opacity, self.cells(inputs))
-        with evaluation_mode(network):
-            return select(neighbour_outputs(network, changed))
+    fit: ClassVar[Callable[[Tensor, Tensor], LocalFit]]
 
-    def residual(self, fit: LocalFit, outputs: Tensor) -> Tensor:
-        """Return the mean squared residual, if relative over the variance."""
-        return unexplained_fraction(fit, outputs) if self.relative else fit.residuals.square().mean()
-
-
-class LineFidelity(_AffineFit):
-    """ExpO-1D-Fidelity on opacities: how far the logits are from affine in the opacity of one random cell."""
-
-    penalised_in: ClassVar[int] = 4
-
-    c: Fraction = 0.005
-    samples: Annotated[int, Meta(ge=3, description="Opacities drawn per image.")] = 8
+    @abstractmethod
+    def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw (b, m, K) opacities, and the regressors of the fit."""
 
     def penalty(
         self,
@@ -93,16 +82,35 @@ class LineFidelity(_AffineFit):
         select: PenalisedLogits,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return the mean squared residual of the lines."""
-        opacity, levels = line_opacities(len(inputs), self.samples, self.cells(inputs).count, generator)
-        found = self.outputs(network, inputs, opacity, select)
-        return self.residual(line_fit(levels.to(found), found), found)
+        """Return the mean squared residual, if relative divided by the variance of the logits."""
+        cells = self.cells(inputs)
+        opacity, regressors = self.draw(len(inputs), cells.count, generator)
+        changed = faded(inputs, baselines(self.baseline, self.model, inputs), opacity, cells)
+        with evaluation_mode(network):
+            outputs = select(neighbour_outputs(network, changed))
+        fit = type(self).fit(regressors.to(outputs), outputs)
+        return unexplained_fraction(fit, outputs) if self.relative else fit.residuals.square().mean()
+
+
+class LineFidelity(_AffineFit):
+    """ExpO-1D-Fidelity on opacities: how far the logits are from affine in the opacity of one random cell."""
+
+    penalised_in: ClassVar[int] = 4
+    fit = staticmethod(line_fit)
+
+    c: Fraction = 0.005
+    samples: Annotated[int, Meta(ge=3, description="Opacities drawn per image.")] = 8
+
+    def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw opacities of one random cell per image."""
+        return line_opacities(count, self.samples, cells, generator)
 
 
 class Fidelity(_AffineFit):
     """ExpO-Fidelity on masks: how far the logits are from affine in which cells of a grid are visible."""
 
     penalised_in: ClassVar[int] = 16
+    fit = staticmethod(local_fit)
 
     keep: Annotated[
         Annotated[float, Meta(gt=0, lt=1)] | None,
@@ -116,29 +124,20 @@ class Fidelity(_AffineFit):
         Annotated[int, Meta(ge=4)] | None, Meta(description="Masks drawn per image [default: 3 (cells + 1)].")
     ] = None
 
-    def penalty(
-        self,
-        network: nn.Module,
-        inputs: Tensor,
-        logits: Tensor,  # noqa: ARG002 - only changed images are fitted
-        select: PenalisedLogits,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return the mean squared residual of the affine fits; cells that are constant in the sample are ignored.
+    def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw opacities of all cells.
 
         Raises:
             ParameterError: Too few masks for the grid.
         """
-        count = self.cells(inputs).count
-        samples = self.samples or 3 * (count + 1)
-        if samples < count + 2:
+        samples = self.samples or 3 * (cells + 1)
+        if samples < cells + 2:
             raise ParameterError(
-                f"samples={samples} is too small: an affine function of {count} cells fits that many masks exactly",
-                hint=f"use samples={3 * (count + 1)}",
+                f"samples={samples} is too small: an affine function of {cells} cells fits that many masks exactly",
+                hint=f"use samples={3 * (cells + 1)}",
             )
         if self.opacities == "binary":
-            opacity = mask_opacities(len(inputs), samples, count, self.keep, generator)
+            opacity = mask_opacities(count, samples, cells, self.keep, generator)
         else:
-            opacity = 0.5 + 0.5 * torch.rand(len(inputs), samples, count, generator=generator)
-        found = self.outputs(network, inputs, opacity, select)
-        return self.residual(local_fit(opacity.to(found), found), found)
+            opacity = 0.5 + 0.5 * torch.rand(count, samples, cells, generator=generator)
+        return opacity, opacity

@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, Preprocessing, XaihubError
-from xaihub_first_principles import command, masks
-from xaihub_first_principles.design import fixed_masks, lift
-from xaihub_first_principles.learned import read_measure
+from xaihub_first_principles import command, mask_families
+from xaihub_first_principles.candidates import Mixed, Smoothed, propose
+from xaihub_first_principles.learned_measures import read_measure
+from xaihub_first_principles.mask_designs import design_points, fixed_masks
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.optimise import Found, Settings, optimise_measure
-from xaihub_first_principles.search import Mixed, Smoothed, propose
 
 SIDE = 12
 
 
 class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the image, with a score that saturates: few shown regions tell most."""
+    """Evidence for class 1 in one third of the image, with a score that saturates: few visible regions suffice."""
 
     def forward(self, x: Tensor) -> Tensor:
         evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
@@ -136,15 +136,13 @@ def test_where_nothing_is_better_keep_p_is_saved_on_the_masks_that_were_judged(t
     assert (header.kind, header.gain) == ("weights", (0, 0, 0))
     assert tensors["masks"].shape == tensors["weights"].shape == (60, 16)
     game = torch.randn(60, generator=torch.Generator().manual_seed(0)).double()
-    adjusted = masks.SignedKeepP(adjust=True)
-    points = lift(
-        torch.ones(16).double(), fixed_masks(tensors["masks"].float(), copies=1),
-        background=torch.zeros(1, 16).double(), groups=torch.arange(16),
-    )  # fmt: skip
+    adjusted = mask_families.SignedKeepP(adjust=True)
+    design = fixed_masks(tensors["masks"].float(), copies=1)
+    points = design_points(torch.ones(16).double(), design, torch.zeros(1, 16).double())
     assert torch.allclose(tensors["weights"].T @ game, adjusted.weights(points).T @ game, atol=1e-10)
 
 
-def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None:
+def test_images_that_cannot_be_used_are_skipped_by_name(tmp_path: Path) -> None:
     files = [*_images(tmp_path, 7), str(tmp_path / "broken.png")]
     (tmp_path / "broken.png").write_bytes(b"nothing")
     settings = Settings(choose="p", features="grid:3", baseline="black", budget=60, trials=2)
@@ -156,7 +154,7 @@ def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None
 def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="1 images are too few"):
         _optimise(tmp_path, "p", count=1)
-    with pytest.raises(ParameterError, match="lie alike in every image, not 'superpixels:9'"):
+    with pytest.raises(ParameterError, match="the same in every image, not 'superpixels:9'"):
         optimise_measure(_model(), [], {}, Settings(features="superpixels:9"))
 
 
@@ -180,13 +178,13 @@ def test_the_command_writes_a_measure_that_explains(tmp_path: Path) -> None:
         "-p", "insertion.steps=4", "-p", "deletion.steps=4", "--json", "-q",
     )  # fmt: skip
     assert result.exception is None, result.output
-    told = json.loads(result.stdout)
-    assert told["header"]["images"] == [4, 2, 2]
-    assert told["header"]["metrics"] == {"insertion": 1, "deletion": -1}
+    record = json.loads(result.stdout)
+    assert record["header"]["images"] == [4, 2, 2]
+    assert record["header"]["metrics"] == {"insertion": 1, "deletion": -1}
     assert read_measure(file).header.model == "peaked"
     plain = _run(str(tmp_path), "-o", str(file), "--budget", "50", "--trials", "2", "--features", "grid:3", "--logit")
     assert "insertion - deletion, keep-p at 0.5: " in plain.stdout
-    assert "gain on 2 images that were not used " in plain.stdout
+    assert "gain on 2 unused images " in plain.stdout
 
 
 @pytest.mark.parametrize(

@@ -178,29 +178,29 @@ def summary(table: Table, chosen: Sequence[Contender], results: Sequence[Result]
 
     records = []
     for metric in results[0].metrics:
-        plain, plain_paper = values("none", metric), paper.get("none", {}).get(metric)
         for contender in map(str, chosen):
-            ours, theirs = values(contender, metric), paper.get(contender, {}).get(metric)
-            compared = bool(plain) and contender != "none"
-            mean = statistics.fmean(ours)
+            ours, theirs = values(contender, metric), paper.get(contender, {}).get(metric, [])
+            plain = [] if contender == "none" else values("none", metric)
+            known = paper.get("none", {}).get(metric, []) if plain else []
             records.append(
                 {
                     "metric": metric,
                     "model": contender,
-                    "mean": mean,
+                    "mean": statistics.fmean(ours),
                     "sd": statistics.stdev(ours) if len(ours) > 1 else None,
                     "published_mean": theirs[0] if theirs else None,
-                    "published_sd": theirs[1] if theirs and len(theirs) > 1 else None,
-                    "change": _change(mean, statistics.fmean(plain)) if compared else None,
-                    "published_change": _change(theirs[0], plain_paper[0])
-                    if compared and theirs and plain_paper
-                    else None,
-                    "decreased": sum(a < b for a, b in zip(ours, plain, strict=True)) if compared else None,
+                    "published_sd": theirs[1] if len(theirs) > 1 else None,
+                    "change": _change(ours, plain),
+                    "published_change": _change(theirs[:1], known[:1]),
+                    "decreased": sum(a < b for a, b in zip(ours, plain, strict=True)) if plain else None,
                     "splits": len(ours),
                 }
             )
     return records
 
 
-def _change(value: float, reference: float) -> float:
-    return value / reference - 1 if reference else 0.0
+def _change(values: Sequence[float], reference: Sequence[float]) -> float | None:
+    """Return the relative change of the mean; None without values or reference."""
+    if not values or not reference:
+        return None
+    return statistics.fmean(values) / statistics.fmean(reference) - 1
