@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_shapley_error.py --photos DIR --count 3
 
 The game is the predicted class's probability (or `--output logit`) over the superpixels of a photo, hidden by a blurred
-image. All coalitions are evaluated once, and kept in `--tables`; every estimator then plays on that table, with `--runs`
-seeds. The error is |estimate - exact| / |exact|, as a mean over photos and seeds. A budget counts every question, the
+image. All coalitions are evaluated once and kept in `--tables`; every estimator then uses that table, with `--runs`
+seeds. The error is |estimate - exact| / |exact|, as a mean over photos and seeds. A budget counts every pass, the
 two ends too; an estimator that needs another number is shown with it. Without `--photos` the sample photo is used.
 """
 

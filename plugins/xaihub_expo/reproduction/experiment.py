@@ -200,7 +200,7 @@ def summary(table: Table, chosen: Sequence[Contender], results: Sequence[Result]
 
 
 def _change(values: Sequence[float], reference: Sequence[float]) -> float | None:
-    """Return the relative change of the mean; None without values or reference."""
-    if not values or not reference:
+    """Return the relative change of the mean; None without values or if the reference is missing or zero."""
+    if not values or not any(reference):
         return None
     return statistics.fmean(values) / statistics.fmean(reference) - 1
