@@ -168,7 +168,7 @@ class FirstPrinciples(Explainer):
             )
 
         def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+            return target.score(logits, output=self.output)
 
         def enough(found: PointOutputs) -> bool:
             return _noise(found.measure(family, score)) < self.tolerance

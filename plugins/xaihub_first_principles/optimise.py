@@ -234,9 +234,9 @@ class _Search:
             MetricRefused: A metric is not valid for it.
         """
         target, outputs, logits = image.scene.target, image.outputs, image.scene.logits[None]
-        scored = outputs.logits.softmax(1) if self.settings.output == "probability" else outputs.logits
+        scores = target.score(outputs.logits, output=self.settings.output)
         weights = candidate.weights(outputs.points, _centres(image.regions))
-        heat = image.regions.paint(weights.T @ target.score(scored).double(), smooth=True)
+        heat = image.regions.paint(weights.T @ scores.double(), smooth=True)
         explanation = Explanation.of_row(
             0, values=heat[None, None].float(), logits=logits, target=target, classes=self.model.classes, metadata={}
         )
