@@ -40,27 +40,28 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             "Fidelity",
             "Cross-entropy plus a penalty on how far the logits are from affine in which patches are visible.",
             cost=fits,
+            limits="Stated on tables; masked cells of images are our choice. ",
         ),
         _objective(
             "expo-1d",
             "LineFidelity",
             "Cross-entropy plus a penalty on how far the logits are from affine in the opacity of one random patch.",
             cost=fits,
-            limits="Ignores interactions between patches. ",
+            limits="Stated on tables; faded cells of images are our choice. Ignores interactions between patches. ",
         ),
         _objective(
             "expo-stability",
             "Stability",
             "Cross-entropy plus the squared change of the logits under small noise or faded patches.",
             cost="1 + penalty_batch / batch / every passes, twice the penalty without --freeze-norm or with dropout",
-            limits="Flattens the function, so it is for classifiers only. ",
+            limits="Stated; faded cells are our choice. Flattens the function, so it is for classifiers only. ",
             tags=("robustness",),
         ),
     ]
 
 
 def _objective(
-    name: str, target: str, summary: str, *, cost: str, limits: str = "", tags: tuple[str, ...] = ()
+    name: str, target: str, summary: str, *, cost: str, limits: str, tags: tuple[str, ...] = ()
 ) -> ObjectiveSpec:
     return ObjectiveSpec(
         name=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from itertools import islice
 from typing import Annotated, Any, ClassVar
@@ -16,14 +16,11 @@ from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Ste
 from xaihub.masking import BaselineName, Segments, make_features
 from xaihub_expo.penalties import calibrated
 
-__all__ = ["Expo", "Fraction", "PenalisedLogits", "is_deterministic"]
+__all__ = ["Expo", "Select", "is_deterministic", "selection"]
 
 MANY = 10  # classes above which only the true one and its best rivals are penalised
 RIVALS = 4
-
-Fraction = Annotated[
-    float, Meta(ge=0, description="Penalty as a fraction of the loss when it is switched on (the paper's c); 0: none.")
-]
+Select = Callable[[Tensor], Tensor]
 
 
 class Expo(Objective):
@@ -35,7 +32,10 @@ class Expo(Objective):
 
     penalised_in: ClassVar[int] = 1  # by default one in this many images is penalised
 
-    c: Fraction = 0.01
+    c: Annotated[
+        float,
+        Meta(ge=0, description="Penalty as a fraction of the loss when it is switched on (the paper's c); 0: none."),
+    ] = 0.01
     weight: Annotated[
         Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight; overrides c.")
     ] = None
@@ -157,7 +157,7 @@ class Expo(Objective):
         logits: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        select = PenalisedLogits(labels[rows], logits[rows], centred=self.relative)
+        select = selection(labels[rows], logits[rows], centred=self.relative)
         return self.penalty(network, inputs[rows], logits[rows], select, generator)
 
     @property
@@ -179,33 +179,33 @@ class Expo(Objective):
 
     @abstractmethod
     def penalty(
-        self, network: nn.Module, inputs: Tensor, logits: Tensor, select: PenalisedLogits, generator: torch.Generator
+        self, network: nn.Module, inputs: Tensor, logits: Tensor, select: Select, generator: torch.Generator
     ) -> Tensor:
         """Return the penalty of (b, C, H, W) inputs with their (b, K) logits, a scalar in float32."""
 
 
-class PenalisedLogits:
-    """Selects the logits that are penalised: all, or with many classes the true one and its best rivals.
+def selection(labels: Tensor, logits: Tensor, *, centred: bool = False) -> Select:
+    """Return a function that selects the penalised logits: all, or with many classes the true one and its best rivals.
 
     In the latter case the mean logit is subtracted first, since the softmax ignores it. Relative penalties always
     need that: otherwise a term common to all logits would enlarge the denominator at no cost.
+
+    Args:
+        labels: (b,) true classes.
+        logits: (b, K) logits of the unchanged images, which determine the rivals.
+        centred: Subtract the mean logit in any case.
     """
+    many = logits.shape[1] > MANY
+    others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))
+    chosen = torch.cat([labels.unsqueeze(1), others.topk(RIVALS, dim=1).indices], 1) if many else None
 
-    def __init__(self, labels: Tensor, logits: Tensor, *, centred: bool = False) -> None:
-        self._chosen: Tensor | None = None
-        self._centred = centred or logits.shape[1] > MANY
-        if logits.shape[1] > MANY:
-            others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))
-            self._chosen = torch.cat([labels.unsqueeze(1), others.topk(RIVALS, dim=1).indices], 1)  # (b, 1 + RIVALS)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Select from (b, m, K) logits, in float32."""
+    def select(logits: Tensor) -> Tensor:  # (b, m, K) to (b, m, K or 1 + RIVALS), in float32
         logits = logits.float()
-        if self._centred:
+        if centred or many:
             logits = logits - logits.mean(2, keepdim=True)
-        if self._chosen is None:
-            return logits
-        return logits.gather(2, self._chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
+        return logits if chosen is None else logits.gather(2, chosen.unsqueeze(1).expand(-1, logits.shape[1], -1))
+
+    return select
 
 
 def is_deterministic(network: nn.Module) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from xaihub import Meta, ParameterError, evaluation_mode
-from xaihub_expo.base import Expo, Fraction, PenalisedLogits, is_deterministic
+from xaihub_expo.base import Expo, Select, is_deterministic
 from xaihub_expo.neighbourhoods import baselines, cell_opacities, faded, line_opacities, mask_opacities, noisy
 from xaihub_expo.penalties import (
-    LocalFit,
     line_fit,
     local_fit,
     neighbour_outputs,
@@ -28,7 +26,7 @@ __all__ = ["Fidelity", "LineFidelity", "Stability"]
 class Stability(Expo):
     """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the image."""
 
-    c: Fraction = 0.1
+    c = 0.1
     neighbourhood: Annotated[
         Literal["pixels", "patches"], Meta(description="Noise on pixels, or random opacities of grid cells.")
     ] = "pixels"
@@ -39,7 +37,7 @@ class Stability(Expo):
     ] = False
 
     def penalty(
-        self, network: nn.Module, inputs: Tensor, logits: Tensor, select: PenalisedLogits, generator: torch.Generator
+        self, network: nn.Module, inputs: Tensor, logits: Tensor, select: Select, generator: torch.Generator
     ) -> Tensor:
         """Return the mean squared difference from one changed copy of each image.
 
@@ -68,18 +66,16 @@ class Stability(Expo):
 class _AffineFit(Expo):
     """The mean squared residual of affine fits to the logits of images whose cells are faded or masked."""
 
-    fit: ClassVar[Callable[[Tensor, Tensor], LocalFit]]
-
     @abstractmethod
     def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw (b, m, K) opacities, and the regressors of the fit."""
+        """Draw (b, m, K) opacities, and the regressors of the fit: (b, m) along a line, else (b, m, K)."""
 
     def penalty(
         self,
         network: nn.Module,
         inputs: Tensor,
         logits: Tensor,  # noqa: ARG002 - only changed images are fitted
-        select: PenalisedLogits,
+        select: Select,
         generator: torch.Generator,
     ) -> Tensor:
         """Return the mean squared residual, if relative divided by the variance of the logits."""
@@ -88,7 +84,7 @@ class _AffineFit(Expo):
         changed = faded(inputs, baselines(self.baseline, self.model, inputs), opacity, cells)
         with evaluation_mode(network):
             outputs = select(neighbour_outputs(network, changed))
-        fit = type(self).fit(regressors.to(outputs), outputs)
+        fit = (line_fit if regressors.ndim == 2 else local_fit)(regressors.to(outputs), outputs)
         return unexplained_fraction(fit, outputs) if self.relative else fit.residuals.square().mean()
 
 
@@ -96,9 +92,8 @@ class LineFidelity(_AffineFit):
     """ExpO-1D-Fidelity on opacities: how far the logits are from affine in the opacity of one random cell."""
 
     penalised_in: ClassVar[int] = 4
-    fit = staticmethod(line_fit)
 
-    c: Fraction = 0.005
+    c = 0.005
     samples: Annotated[int, Meta(ge=3, description="Opacities drawn per image.")] = 8
 
     def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -110,7 +105,6 @@ class Fidelity(_AffineFit):
     """ExpO-Fidelity on masks: how far the logits are from affine in which cells of a grid are visible."""
 
     penalised_in: ClassVar[int] = 16
-    fit = staticmethod(local_fit)
 
     keep: Annotated[
         Annotated[float, Meta(gt=0, lt=1)] | None,

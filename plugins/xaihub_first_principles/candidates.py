@@ -1,40 +1,23 @@
-"""Candidate measures with few parameters, and a search over them."""
+"""Candidate measures with few parameters, a search over them, and the masks of free weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from xaihub.masking import Coalitions, binomial_sizes, draw_coalitions
 from xaihub_first_principles.mask_families import Mixture
 from xaihub_first_principles.measures import Points
 
-__all__ = ["PS", "Candidate", "Choice", "Mixed", "Smoothed", "propose", "smoothing_weights"]
+__all__ = ["PS", "Candidate", "Choice", "Smoothed", "block_masks", "propose", "smoothing_weights"]
 
 Choice = Literal["p", "sizes", "weights"]
 PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixed:
-    """A mixture of keep-p measures."""
-
-    ps: tuple[float, ...] = (0.5,)
-    thetas: tuple[float, ...] = (1.0,)
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """The weight of each p; p itself if there is only one."""
-        if len(self.ps) == 1:
-            return {"p": self.ps[0]}
-        return {f"weight of p = {p:g}": theta for p, theta in zip(self.ps, self.thetas, strict=True)}
-
-    def weights(self, points: Points, centres: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the (n, d) weights."""
-        return Mixture(ps=self.ps, thetas=self.thetas).weights(points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +43,7 @@ class Smoothed:
         return smoothing_weights(points.masks, centres, length=self.length, noise=self.noise)
 
 
-Candidate = Mixed | Smoothed
+Candidate = Mixture | Smoothed
 
 
 def smoothing_weights(masks: Tensor, centres: Tensor, *, length: float, noise: float) -> Tensor:
@@ -84,6 +67,29 @@ def smoothing_weights(masks: Tensor, centres: Tensor, *, length: float, noise: f
     return weights - weights.mean(0)
 
 
+def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch.Generator) -> Coalitions:
+    """Draw about `count` masks of a grid whose squares of `block` x `block` cells are visible with probability 1/2.
+
+    Each mask's squares are shifted at random. A mask comes with its complement.
+    """
+    rows, columns = (-(-(side - 1) // block) + 1 for side in sides)
+    coarse = draw_coalitions(
+        rows * columns, count, binomial_sizes(rows * columns, 0.5), ends=False, generator=generator
+    )
+    shift = torch.randint(0, block, (len(coarse) // 2, 2), generator=generator).repeat_interleave(2, 0)
+    vertical, horizontal = (
+        (torch.arange(side) + shift[:, [axis]]) // block for axis, side in enumerate(sides)
+    )  # (n, side): the square of each row and column of cells
+    squares = vertical.unsqueeze(2) * columns + horizontal.unsqueeze(1)
+    shown = coarse.shown.gather(1, squares.flatten(1))
+    return Coalitions(
+        shown=shown,
+        draw=coarse.draw,
+        copy=coarse.copy,
+        log_expected=torch.full((len(shown),), -shown.shape[1] * log(2), dtype=torch.float64),
+    )
+
+
 def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candidate, float]]) -> Iterator[Candidate]:
     """Yield candidates: keep-p at 0.5, then evenly spread ones, then candidates ever closer to the best known one.
 
@@ -93,7 +99,7 @@ def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candid
         seed: Of the search.
         known: Candidates with their scores, to which the caller adds each candidate before it takes the next.
     """
-    yield Mixed()
+    yield Mixture()
     sides = {"p": 1, "sizes": len(PS) - 1, "weights": 2}[choose]
     spread = torch.quasirandom.SobolEngine(sides, scramble=True, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -115,11 +121,11 @@ def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candid
 def _at(choose: Choice, place: Tensor) -> Candidate:
     """Return the candidate at a point of the unit cube."""
     if choose == "p":
-        return Mixed(ps=(0.05 + 0.9 * float(place[0]),))
+        return Mixture(ps=(0.05 + 0.9 * float(place[0]),))
     if choose == "weights":
         length, noise = place.tolist()
         return Smoothed(length=0.3 * 10**length, noise=0.01 * 1000**noise)  # 0.3 to 3 widths, 1 % to 10
     # Gaps between sorted uniform points are uniform on the simplex.
     cuts = torch.cat([torch.zeros(1).double(), place.sort().values, torch.ones(1).double()])
     thetas = (cuts.diff() / cuts.diff().sum()).tolist()
-    return Mixed(ps=PS, thetas=tuple(thetas))
+    return Mixture(ps=PS, thetas=tuple(thetas))

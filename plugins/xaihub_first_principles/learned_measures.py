@@ -20,8 +20,7 @@ from torch import Tensor
 
 from xaihub import ParameterError
 from xaihub.files import write_file
-from xaihub_first_principles.mask_designs import design_points, fixed_masks
-from xaihub_first_principles.mask_families import Mixture
+from xaihub_first_principles.mask_families import Mixture, design_points, fixed_masks
 from xaihub_first_principles.measures import MeasureFamily, Points
 from xaihub_first_principles.registry import FamilySettings
 
@@ -37,8 +36,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         version: Of the format.
-        kind: "mixture" of keep-p measures, with tensors p and theta; or "weights" per mask and region, with tensors masks
-            and weights.
+        kind: "mixture" of keep-p measures, with tensors p and theta; or "weights" per mask and region, with tensors
+            masks and weights.
         features: The regions on which it was chosen; weights fit no others.
         baseline: The base law of masked regions.
         output: The integrated score.

@@ -14,11 +14,30 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
-from xaihub.masking import binomial_sizes, draw_coalitions, every_coalition, shapley_sizes, shapley_weights
-from xaihub_first_principles.mask_designs import design_points, fixed_masks
+from xaihub.masking import (
+    CERTAIN,
+    Coalitions,
+    binomial_sizes,
+    draw_coalitions,
+    every_coalition,
+    shapley_sizes,
+    shapley_weights,
+)
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
 
-__all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Mixture", "Occlusion", "Shapley", "SignedKeepP"]
+__all__ = [
+    "LIME",
+    "RISE",
+    "KeepOne",
+    "KeepP",
+    "MaskFamily",
+    "Mixture",
+    "Occlusion",
+    "Shapley",
+    "SignedKeepP",
+    "design_points",
+    "fixed_masks",
+]
 
 Law = Literal["own", "uniform", "shared"]
 ENUMERATE_UP_TO = 16  # features; 65 536 masks
@@ -148,6 +167,13 @@ class Mixture(MaskFamily):
     thetas: tuple[float, ...] = (1.0,)
     adjust: bool = True
 
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The weight of each p; p itself if there is only one."""
+        if len(self.ps) == 1:
+            return {"p": self.ps[0]}
+        return {f"weight of p = {p:g}": theta for p, theta in zip(self.ps, self.thetas, strict=True)}
+
     def size_law(self, d: int) -> Tensor:
         """Return the mixture of the binomial laws."""
         laws = torch.stack([binomial_sizes(d, p) + log(t) for p, t in zip(self.ps, self.thetas, strict=True) if t > 0])
@@ -259,6 +285,31 @@ class LIME(MaskFamily):
         KZ = centred * K.unsqueeze(1)
         estimate: Tensor = torch.linalg.solve(centred.T @ KZ + self.ridge * torch.eye(d, dtype=torch.float64), KZ.T)
         return estimate.T
+
+
+def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
+    """Return (n, d) masks as a non-random design, once per replacement."""
+    return Coalitions(
+        shown=masks.repeat(copies, 1),
+        draw=torch.full((len(masks) * copies,), CERTAIN),
+        copy=torch.arange(copies).repeat_interleave(len(masks)),
+        log_expected=torch.full((len(masks) * copies,), float(copies), dtype=torch.float64).log(),
+    )
+
+
+def design_points(x: Tensor, design: Coalitions, background: Tensor) -> Points:
+    """Return the points Y = M x + (1 - M) Z of a design, for the (d,) input and (k, d) replacements Z."""
+    M = design.shown.double()
+    return Points(
+        values=M * x + (1 - M) * background[design.copy],
+        x=x,
+        count=len(x),
+        cluster=torch.where(design.draw == CERTAIN, FIXED, design.draw),
+        masks=design.shown,
+        base=design.copy,
+        log_density=design.log_expected,
+        distinct=True,
+    )
 
 
 def _masks(points: Points) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,11 +17,10 @@ from torch import Tensor
 from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_image
 from xaihub.errors import InputError
 from xaihub.masking import make_removal
-from xaihub_first_principles.candidates import PS, Candidate, Choice, Mixed, propose
+from xaihub_first_principles.candidates import PS, Candidate, Choice, Smoothed, block_masks, propose
 from xaihub_first_principles.evaluation import PointOutputs, evaluate_points
 from xaihub_first_principles.learned_measures import Header, LearnedMeasure
-from xaihub_first_principles.mask_designs import block_masks, design_points
-from xaihub_first_principles.mask_families import Mixture
+from xaihub_first_principles.mask_families import Mixture, design_points
 from xaihub_first_principles.measures import Points
 from xaihub_first_principles.regions import Regions, make_regions
 
@@ -181,7 +180,7 @@ class _Search:
             removals = [make_removal(self.settings.baseline, self.model, image)]
             outputs = evaluate_points(self.model, image, points, features=regions.features, removals=removals)
             prepared = _Prepared(scene=scene, regions=regions, outputs=outputs)
-            self._score(Mixed(), prepared)
+            self._score(Mixture(), prepared)
         except (InputError, MetricRefused) as error:
             self.skipped[os.fspath(source)] = str(error)
             return None
@@ -207,11 +206,11 @@ class _Search:
 
     def tensors(self, candidate: Candidate, image: _Prepared) -> dict[str, Tensor]:
         """Return the tensors of a measure's file."""
-        if isinstance(candidate, Mixed) and self.settings.choose != "weights":
+        if isinstance(candidate, Mixture) and self.settings.choose != "weights":
             return {name: torch.tensor(getattr(candidate, f"{name}s"), dtype=torch.float64) for name in ("p", "theta")}
-        points = image.outputs.points
-        assert points.masks is not None  # noqa: S101 - only designs of masks are used
-        return {"masks": points.masks.to(torch.uint8), "weights": candidate.weights(points, _centres(image.regions))}
+        masks = image.outputs.points.masks
+        assert masks is not None  # noqa: S101 - only designs of masks are used
+        return {"masks": masks.to(torch.uint8), "weights": _weights(candidate, image)}
 
     def _points(self, regions: Regions, number: int, law: Candidate | None) -> Points:
         """Return one design for all images if weights are chosen; else masks of `law`, or a design for all laws."""
@@ -221,11 +220,10 @@ class _Search:
         if fixed and self.settings.block > 1:
             design = block_masks(_sides(regions), self.settings.block, self.settings.budget, generator)
             return design_points(ones, design, nothing)
-        wanted = law if isinstance(law, Mixed) else Mixed()
+        wanted = law if isinstance(law, Mixture) else Mixture()
         if law is None and not fixed:
-            wanted = Mixed(ps=PS, thetas=(1 / len(PS),) * len(PS))
-        family = Mixture(ps=wanted.ps, thetas=wanted.thetas, budget=self.settings.budget, background=nothing)
-        return family.points(ones, generator)
+            wanted = Mixture(ps=PS, thetas=(1 / len(PS),) * len(PS))
+        return replace(wanted, budget=self.settings.budget, background=nothing).points(ones, generator)
 
     def _score(self, candidate: Candidate, image: _Prepared) -> float:
         """Return the objective of one candidate's map.
@@ -235,13 +233,22 @@ class _Search:
         """
         target, outputs, logits = image.scene.target, image.outputs, image.scene.logits[None]
         scores = target.score(outputs.logits, output=self.settings.output)
-        weights = candidate.weights(outputs.points, _centres(image.regions))
-        heat = image.regions.paint(weights.T @ scores.double(), smooth=True)
+        heat = image.regions.paint(_weights(candidate, image).T @ scores.double(), smooth=True)
         explanation = Explanation.of_row(
             0, values=heat[None, None].float(), logits=logits, target=target, classes=self.model.classes, metadata={}
         )
         case = Case(scene=image.scene, explanation=explanation, seed=self.settings.seed)
         return sum(sign * metric.measure(case)[0].value for metric, sign in self.metrics.values())
+
+
+def _weights(candidate: Candidate, image: _Prepared) -> Tensor:
+    """Return the (n, d) weights of a candidate at the points of an image."""
+    points = image.outputs.points
+    return (
+        candidate.weights(points, _centres(image.regions))
+        if isinstance(candidate, Smoothed)
+        else candidate.weights(points)
+    )
 
 
 def _sides(regions: Regions) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.hub import Hub
 from xaihub.masking import make_features
-from xaihub_expo.base import PenalisedLogits
+from xaihub_expo.base import selection
 from xaihub_expo.neighbourhoods import baselines, cell_opacities, faded, line_opacities, mask_opacities, noisy
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import line_fit
@@ -256,14 +256,14 @@ def test_of_many_classes_the_true_one_and_its_four_best_rivals_are_penalised() -
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([2, 5, 19])
 
-    found = PenalisedLogits(labels, logits)(logits.unsqueeze(1))[:, 0]
+    found = selection(labels, logits)(logits.unsqueeze(1))[:, 0]
 
     for row, label in enumerate(labels.tolist()):
         centred = logits[row] - logits[row].mean()
         rivals = sorted((float(v) for i, v in enumerate(centred) if i != label), reverse=True)[:4]
         torch.testing.assert_close(found[row], torch.tensor([float(centred[label]), *rivals]))
     few = logits[:, :10].unsqueeze(1)
-    assert torch.equal(PenalisedLogits(labels.clamp(max=9), logits[:, :10])(few), few)
+    assert torch.equal(selection(labels.clamp(max=9), logits[:, :10])(few), few)
 
 
 def test_holding_the_clean_side_constant_changes_the_gradient_of_stability_and_not_its_value() -> None:
@@ -342,7 +342,7 @@ def test_all_images_of_a_batch_fix_the_weight_however_few_a_step_penalises(few: 
     generator, expected = torch.Generator().manual_seed(0), 0.0
     for part in torch.randperm(4, generator=generator).split(few):
         logits = network(inputs[part]).detach()
-        found = objective.penalty(network, inputs[part], logits, PenalisedLogits(labels[part], logits), generator)
+        found = objective.penalty(network, inputs[part], logits, selection(labels[part], logits), generator)
         expected += len(part) / 4 * float(found.detach())
     assert objective.state["penalty_at_start"] == pytest.approx(expected, rel=1e-4)
     assert seen.rows[:3] == ([4, 8, 8] if few == 1 else [4, 24, 8])

@@ -21,7 +21,7 @@ from xaihub_expo.reproduction.datasets import TABLES, Table, make_split
 from xaihub_expo.reproduction.experiment import Result, contenders, run
 from xaihub_expo.reproduction.explainers import Lime, Maple, weighted_ridge
 from xaihub_expo.reproduction.quality import Linear, assess
-from xaihub_expo.reproduction.training import Settings, fit
+from xaihub_expo.reproduction.training import fit
 
 pytest.importorskip("mlxtend")
 # The first test of each table trains all of its networks.
@@ -141,9 +141,8 @@ def _linear_error(name: str, seed: int) -> float:
 
 def test_a_linear_network_gets_no_infinite_weight() -> None:
     split = make_split(TABLES["autompg"], 0)
-    settings = Settings(depth=0, width=1, penalty="fidelity", c=0.005, max_epochs=1, min_epochs=1)
 
-    assert np.isfinite(fit(split, settings, seed=0).gamma)
+    assert np.isfinite(fit(split, depth=0, width=1, penalty="fidelity", c=0.005, seed=0, max_epochs=1).gamma)
 
 
 def test_splits_are_standardised_by_their_training_part_and_do_not_overlap() -> None:

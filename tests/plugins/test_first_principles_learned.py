@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from xaihub import Model, ParameterError, Preprocessing
 from xaihub_first_principles import mask_families
-from xaihub_first_principles.candidates import smoothing_weights
+from xaihub_first_principles.candidates import block_masks, smoothing_weights
 from xaihub_first_principles.learned_measures import KEY, Header, LearnedMeasure, read_measure
-from xaihub_first_principles.mask_designs import block_masks
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.registry import FamilySettings

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, Preprocessing, XaihubError
 from xaihub_first_principles import command, mask_families
-from xaihub_first_principles.candidates import Mixed, Smoothed, propose
+from xaihub_first_principles.candidates import Smoothed, propose
 from xaihub_first_principles.learned_measures import read_measure
-from xaihub_first_principles.mask_designs import design_points, fixed_masks
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.optimise import Found, Settings, optimise_measure
 
@@ -64,7 +63,7 @@ def test_candidates_start_at_keep_p_spread_out_and_then_close_in(choose: Any) ->
     known: list[tuple[Any, float]] = []
     for candidate in propose(choose, 20, 0, known):
         known.append((candidate, -abs(sum(candidate.parameters.values()) - 1.1)))
-    assert known[0][0] == Mixed()
+    assert known[0][0] == mask_families.Mixture()
     assert len({candidate for candidate, _ in known}) == 20
     early, late = (sum(score for _, score in part) / len(part) for part in (known[1:10], known[15:]))
     assert late >= early - 1e-9
@@ -137,8 +136,8 @@ def test_where_nothing_is_better_keep_p_is_saved_on_the_masks_that_were_judged(t
     assert tensors["masks"].shape == tensors["weights"].shape == (60, 16)
     game = torch.randn(60, generator=torch.Generator().manual_seed(0)).double()
     adjusted = mask_families.SignedKeepP(adjust=True)
-    design = fixed_masks(tensors["masks"].float(), copies=1)
-    points = design_points(torch.ones(16).double(), design, torch.zeros(1, 16).double())
+    design = mask_families.fixed_masks(tensors["masks"].float(), copies=1)
+    points = mask_families.design_points(torch.ones(16).double(), design, torch.zeros(1, 16).double())
     assert torch.allclose(tensors["weights"].T @ game, adjusted.weights(points).T @ game, atol=1e-10)
 
 

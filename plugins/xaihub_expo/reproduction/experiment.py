@@ -18,7 +18,7 @@ from xaihub.errors import MissingExtra, ParameterError
 from xaihub_expo.reproduction.datasets import Split, Table, make_split
 from xaihub_expo.reproduction.explainers import Lime, Maple
 from xaihub_expo.reproduction.quality import Quality, assess
-from xaihub_expo.reproduction.training import PenaltyName, Settings, fit
+from xaihub_expo.reproduction.training import PenaltyName, fit
 
 __all__ = ["Contender", "Result", "contenders", "published", "run", "summary"]
 
@@ -133,8 +133,7 @@ def _run_split(
     table: Table, split: Split, contender: Contender, number: int, *, points: int | None, maple: bool, seed: int
 ) -> Result:
     started = time.perf_counter()
-    settings = Settings(depth=table.depth, width=table.width, penalty=contender.penalty, c=contender.c)
-    trained = fit(split, settings, seed=seed)
+    trained = fit(split, depth=table.depth, width=table.width, penalty=contender.penalty, c=contender.c, seed=seed)
     between = time.perf_counter()
 
     def f(inputs: Tensor) -> Tensor:

@@ -16,39 +16,17 @@ from xaihub_expo.penalties import calibrated
 from xaihub_expo.reproduction.datasets import Split
 from xaihub_expo.reproduction.penalties import penalise_fidelity, penalise_line, penalise_stability
 
-__all__ = ["PenaltyName", "Settings", "Trained", "fit"]
+__all__ = ["PenaltyName", "Trained", "fit"]
 
 PenaltyName = Literal["none", "fidelity", "1d", "stability", "l1", "l2"]
 Penalty = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The paper's settings.
-
-    Attributes:
-        depth: Number of hidden layers.
-        width: Units per hidden layer.
-        penalty: The term added to the loss.
-        c: The penalty as a fraction of the loss at the start.
-        sigma: Standard deviation of the training neighbourhood.
-        batch: Rows per step.
-        penalty_batch: Penalised rows per step, from a stream of their own.
-        patience: Epochs without a better validation loss before training stops.
-        min_epochs: Minimum number of epochs.
-        max_epochs: Maximum number of epochs.
-    """
-
-    depth: int
-    width: int
-    penalty: PenaltyName = "none"
-    c: float = 0.0
-    sigma: float = 0.5
-    batch: int = 128
-    penalty_batch: int = 16
-    patience: int = 50
-    min_epochs: int = 50
-    max_epochs: int = 2000
+# Stated, in the authors' code.
+SIGMA = 0.5  # standard deviation of the training neighbourhood
+BATCH, PENALTY_BATCH = 128, 16  # rows per step of the task, and of the penalty, which has a stream of its own
+MIN_EPOCHS, MAX_EPOCHS = 50, 2000
+PATIENCE = 50  # epochs without a better validation loss before training stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,31 +46,43 @@ class Trained:
     rows: int
 
 
-def fit(split: Split, settings: Settings, *, seed: int) -> Trained:
-    """Train as the authors do: Adam at 1e-3, early stopping on validation loss plus penalty, the best state kept."""
+def fit(
+    split: Split, *, depth: int, width: int, penalty: PenaltyName, c: float, seed: int, max_epochs: int = MAX_EPOCHS
+) -> Trained:
+    """Train as the authors do: Adam at 1e-3, early stopping on validation loss plus penalty, the best state kept.
+
+    Args:
+        split: The data.
+        depth: Number of hidden layers.
+        width: Units per hidden layer.
+        penalty: The term added to the loss.
+        c: The penalty as a fraction of the loss at the start.
+        seed: Fixes initial weights, batches and neighbours.
+        max_epochs: Maximum number of epochs.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _make_mlp(split.train[0].shape[1], 1, depth=settings.depth, width=settings.width)
+        network = _make_mlp(split.train[0].shape[1], 1, depth=depth, width=width)
     cost = F.binary_cross_entropy_with_logits if split.binary else F.mse_loss
-    penalty = _penalty(settings)
+    penalise = _penalty(penalty)
     inputs_held_out, targets_held_out = split.validation
 
     def validate(gamma: float) -> tuple[float, float]:
         with torch.no_grad():
             loss = float(cost(network(inputs_held_out), targets_held_out))
-            if settings.penalty == "none":
+            if penalty == "none":
                 return loss, 0.0
             count = len(inputs_held_out)
             some = torch.randperm(count, generator=generator)[: max(1, count // 10)]
-            return loss, gamma * float(penalty(network, inputs_held_out[some], generator))
+            return loss, gamma * float(penalise(network, inputs_held_out[some], generator))
 
-    gamma = 0.0 if settings.penalty == "none" else calibrated(settings.c, *validate(1.0))
+    gamma = 0.0 if penalty == "none" else calibrated(c, *validate(1.0))
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     inputs, targets = split.train
-    batch = min(settings.batch, len(inputs))
+    batch = min(BATCH, len(inputs))
     tasks = _stream(len(inputs), batch, generator)
-    points = _stream(len(inputs), min(settings.penalty_batch, len(inputs)), generator)
+    points = _stream(len(inputs), min(PENALTY_BATCH, len(inputs)), generator)
     best, best_epoch, epoch, rows = float("inf"), 0, 0, 0
     state = copy.deepcopy(network.state_dict())
 
@@ -101,13 +91,13 @@ def fit(split: Split, settings: Settings, *, seed: int) -> Trained:
         rows += len(output) if torch.is_grad_enabled() else 0
 
     handle = network.register_forward_hook(count_rows)
-    while epoch < settings.max_epochs and (epoch < settings.min_epochs or epoch - best_epoch < settings.patience):
+    while epoch < max_epochs and (epoch < MIN_EPOCHS or epoch - best_epoch < PATIENCE):
         epoch += 1
         for _ in range(len(inputs) // batch):
             chosen = next(tasks)
             loss = cost(network(inputs[chosen]), targets[chosen])
             if gamma > 0:
-                loss = loss + gamma * penalty(network, inputs[next(points)], generator)
+                loss = loss + gamma * penalise(network, inputs[next(points)], generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -134,12 +124,12 @@ def _make_mlp(inputs: int, outputs: int, *, depth: int, width: int) -> nn.Sequen
     return network
 
 
-def _penalty(settings: Settings) -> Penalty:
-    if settings.penalty in ("l1", "l2"):
-        power = int(settings.penalty[1])
+def _penalty(name: PenaltyName) -> Penalty:
+    if name in ("l1", "l2"):
+        power = int(name[1])
         return lambda network, _points, _generator: _weight_decay(network, power)
-    kind = {"1d": penalise_line, "stability": penalise_stability}.get(settings.penalty, penalise_fidelity)
-    return lambda network, points, generator: kind(network, points, generator=generator, sigma=settings.sigma)
+    kind = {"1d": penalise_line, "stability": penalise_stability}.get(name, penalise_fidelity)
+    return lambda network, points, generator: kind(network, points, generator=generator, sigma=SIGMA)
 
 
 def _weight_decay(network: nn.Module, power: int) -> Tensor:
