@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations, product
 from typing import Any
 
@@ -12,6 +11,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.inspection import partial_dependence
 from torch import Tensor, nn
 
+from tests.plugins.measure_cases import D, Function, X, Z, curved, rng, uniform
 from xaihub import ExplainerRefused
 from xaihub.errors import PluginError
 from xaihub_first_principles import families, mask_families
@@ -19,25 +19,6 @@ from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, combi
 from xaihub_first_principles.vectors import attribute_vector, feature_laws
 from xaihub_first_principles.vectors.exact import Network
 
-D = 5
-Function = Callable[[Tensor], Tensor]
-
-
-def _rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _curved(seed: int = 0, d: int = D) -> Function:
-    u = torch.randn(d, 9, generator=_rng(seed), dtype=torch.float64)
-    a = torch.randn(9, generator=_rng(seed + 1), dtype=torch.float64)
-    return lambda y: torch.tanh(y @ u + 0.3) @ a
-
-
-def _uniform(*shape: int, seed: int = 5) -> Tensor:
-    return torch.rand(*shape, generator=_rng(seed), dtype=torch.float64)
-
-
-X, Z = _uniform(D), _uniform(3, D, seed=6)
 EVERY: list[MeasureFamily] = [
     feature_laws.PartialDependence(background=Z),
     feature_laws.Independent(background=Z, samples=50),
@@ -131,7 +112,7 @@ def test_the_exact_values_that_the_notebook_approximates() -> None:
 @pytest.mark.parametrize("family", ["axis_dirac", "axis_lebesgue", "length_weighted"])
 def test_families_agree_with_riemann_sums_in_three_dimensions(family: str) -> None:
     # The authors' code has the sign (-1)^|e|, which negates all sums in odd dimensions.
-    f, x = _curved(d=3), _uniform(3, seed=8)
+    f, x = curved(d=3), uniform(3, seed=8)
     sums = [_riemann(f, _axis(family, x, j), 3, 60) for j in range(3)]
     ours = attribute_vector(lambda rows: f(torch.from_numpy(rows)), x, family=family).values
     assert ours.tolist() == pytest.approx(sums, abs=0.05)
@@ -142,8 +123,8 @@ def test_families_agree_with_riemann_sums_in_three_dimensions(family: str) -> No
 
 @pytest.mark.parametrize("family", EVERY, ids=_id)
 def test_a_family_is_linear_in_the_model_and_bounded_by_its_variation(family: MeasureFamily) -> None:
-    f, g = _curved(1), _curved(2)
-    points = family.points(X, _rng())
+    f, g = curved(1), curved(2)
+    points = family.points(X, rng())
     outputs_f, outputs_g = f(points.values), g(points.values)
     phi_f, phi_g = combine(family, points, outputs_f), combine(family, points, outputs_g)
     both = combine(family, points, 2 * outputs_f - 3 * outputs_g)
@@ -154,8 +135,8 @@ def test_a_family_is_linear_in_the_model_and_bounded_by_its_variation(family: Me
 
 @pytest.mark.parametrize("family", EVERY, ids=_id)
 def test_many_targets_are_attributed_at_once_as_one_by_one(family: MeasureFamily) -> None:
-    points = family.points(X, _rng())
-    outputs = torch.stack([_curved(1)(points.values), _curved(2)(points.values)], 1)
+    points = family.points(X, rng())
+    outputs = torch.stack([curved(1)(points.values), curved(2)(points.values)], 1)
     together = combine(family, points, outputs)
     for column in (0, 1):
         alone = combine(family, points, outputs[:, column])
@@ -165,24 +146,24 @@ def test_many_targets_are_attributed_at_once_as_one_by_one(family: MeasureFamily
 
 @pytest.mark.parametrize("family", MASS_ONE, ids=_id)
 def test_probability_families_have_mass_one(family: MeasureFamily) -> None:
-    result = integrate(_curved(), family, X)
+    result = integrate(curved(), family, X)
     assert torch.allclose(result.mass, torch.ones(D).double(), atol=1e-12)
     assert torch.allclose(result.variation, torch.ones(D).double(), atol=1e-12)
 
 
 @pytest.mark.parametrize("family", MASS_ZERO, ids=_id)
 def test_difference_families_have_mass_zero(family: MeasureFamily) -> None:
-    assert torch.allclose(integrate(_curved(), family, X).mass, torch.zeros(D).double(), atol=1e-12)
+    assert torch.allclose(integrate(curved(), family, X).mass, torch.zeros(D).double(), atol=1e-12)
 
 
 def test_axis_lebesgue_has_mass_two_and_shapley_a_variation_of_two() -> None:
-    assert torch.allclose(integrate(_curved(), EVERY[6], X).mass, torch.full((D,), 2.0).double())
-    shapley = integrate(_curved(), mask_families.Shapley(budget=1000), X)
+    assert torch.allclose(integrate(curved(), EVERY[6], X).mass, torch.full((D,), 2.0).double())
+    shapley = integrate(curved(), mask_families.Shapley(budget=1000), X)
     assert torch.allclose(shapley.variation, torch.full((D,), 2.0).double(), atol=1e-12)
 
 
 def test_too_few_outputs_are_refused() -> None:
-    points = EVERY[5].points(X, _rng())
+    points = EVERY[5].points(X, rng())
     with pytest.raises(ExplainerRefused, match="there are 1 outputs"):
         combine(EVERY[5], points, torch.zeros(1))
 
@@ -207,7 +188,7 @@ def test_a_third_party_family_needs_points_and_weights_only() -> None:
 )
 def test_what_is_not_a_measure_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ExplainerRefused, match=f"{name} is not a measure: .*(sup norm|not linear)"):
-        integrate(_curved(), families.NotAMeasure(method=name), X)
+        integrate(curved(), families.NotAMeasure(method=name), X)
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "ig"])
@@ -233,32 +214,32 @@ class _Estimator(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Any:
-        return _curved()(torch.as_tensor(X)).numpy()
+        return curved()(torch.as_tensor(X)).numpy()
 
 
 @pytest.mark.parametrize("feature", range(D))
 def test_partial_dependence_is_that_of_scikit_learn(feature: int) -> None:
-    background = _uniform(30, D, seed=9)
+    background = uniform(30, D, seed=9)
     theirs = partial_dependence(
         _Estimator().fit(None), background.numpy(), [feature], method="brute", grid_resolution=4
     )
     for value, expected in zip(theirs["grid_values"][0], theirs["average"][0], strict=True):
         x = torch.full((D,), float(value), dtype=torch.float64)
-        ours = integrate(_curved(), feature_laws.PartialDependence(background=background), x)
+        ours = integrate(curved(), feature_laws.PartialDependence(background=background), x)
         assert float(ours.values[feature]) == pytest.approx(float(expected), abs=1e-10)
         assert ours.exact
 
 
 def test_masks_that_keep_one_feature_are_partial_dependence() -> None:
-    ours = integrate(_curved(), mask_families.KeepOne(background=Z), X)
+    ours = integrate(curved(), mask_families.KeepOne(background=Z), X)
     assert torch.allclose(
-        ours.values, integrate(_curved(), feature_laws.PartialDependence(background=Z), X).values, atol=1e-12
+        ours.values, integrate(curved(), feature_laws.PartialDependence(background=Z), X).values, atol=1e-12
     )
 
 
 def test_all_of_table_1_agree_where_features_are_independent_and_uniform() -> None:
-    background = _uniform(20_000, 3, seed=3)
-    f, x = _curved(d=3), _uniform(3, seed=4)
+    background = uniform(20_000, 3, seed=3)
+    f, x = curved(d=3), uniform(3, seed=4)
     exact = integrate(f, families.LengthWeighted(samples=4096), x).values
     spread = float(f(background).std())
     for family in (
@@ -277,7 +258,7 @@ def test_the_families_of_table_1_differ_for_correlated_gaussians_as_their_closed
     torch.manual_seed(3)
     network = Network.of(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1)), 0)
     f, net = network.f, network.one_hidden
-    draws = mean + torch.randn(40_000, 3, generator=_rng(), dtype=torch.float64) @ root.T
+    draws = mean + torch.randn(40_000, 3, generator=rng(), dtype=torch.float64) @ root.T
     cases = [
         (feature_laws.PartialDependence(background=draws), net.pdp_gaussian(x, mean, covariance)),
         (
@@ -298,7 +279,7 @@ def test_the_families_of_table_1_differ_for_correlated_gaussians_as_their_closed
 
 def test_an_unused_feature_gets_the_mean_and_centred_nothing() -> None:
     def f(y: Tensor) -> Tensor:
-        return _curved()(y * torch.tensor([1.0, 1, 0, 1, 1]))  # the third is not used
+        return curved()(y * torch.tensor([1.0, 1, 0, 1, 1]))  # the third is not used
 
     plain = integrate(f, feature_laws.PartialDependence(background=Z), X)
     centred = integrate(f, feature_laws.PartialDependence(background=Z, centre=True), X)

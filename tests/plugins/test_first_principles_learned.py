@@ -11,30 +11,16 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaihub import Model, ParameterError, Preprocessing
+from tests.plugins.measure_cases import SIDE, peaked
+from xaihub import ParameterError
 from xaihub_first_principles import mask_families
 from xaihub_first_principles.candidates import block_masks, smoothing_weights
 from xaihub_first_principles.learned_measures import KEY, Header, LearnedMeasure, read_measure
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.registry import FamilySettings
-
-SIDE = 12
-
-
-class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the image, with a score that saturates: few visible regions suffice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
-        return torch.stack([torch.zeros_like(evidence), torch.tanh(3 * evidence)], 1)
-
-
-def _model() -> Model:
-    plain = Preprocessing(spatial=(), size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(_Peaked(), name="peaked", preprocessing=plain)
 
 
 def _header(**changes: Any) -> Header:
@@ -185,7 +171,7 @@ def test_other_files_are_refused_and_nothing_is_unpickled(tmp_path: Path) -> Non
 
 def _explain(path: Path, **parameters: Any) -> Any:
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) + 0.5
-    return FirstPrinciples(measure=str(path), **parameters).explain(_model(), image, 1)[0]
+    return FirstPrinciples(measure=str(path), **parameters).explain(peaked(), image, 1)[0]
 
 
 def test_a_mixture_explains_as_its_family_does_with_the_settings_it_brings(tmp_path: Path) -> None:
@@ -194,7 +180,7 @@ def test_a_mixture_explains_as_its_family_does_with_the_settings_it_brings(tmp_p
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) + 0.5
     settings = {"features": "grid:3", "baseline": "black", "output": "logit", "shifts": 1, "smooth": False}
     parts = [
-        FirstPrinciples(family="signed_keep_p", p=p, budget=512, **settings).explain(_model(), image, 1)[0].values
+        FirstPrinciples(family="signed_keep_p", p=p, budget=512, **settings).explain(peaked(), image, 1)[0].values
         for p in (0.3, 0.6)
     ]
     assert torch.allclose(found.values, 0.25 * parts[0] + 0.75 * parts[1], atol=1e-6)

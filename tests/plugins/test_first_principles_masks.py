@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -14,32 +13,12 @@ from captum.attr import FeatureAblation, ShapleyValues
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from tests.plugins.measure_cases import D, Function, X, Z, curved, rng, uniform
 from xaihub import Model, Preprocessing
 from xaihub_first_principles import families, mask_families
 from xaihub_first_principles.measures import Points, combine, integrate
 from xaihub_first_principles.vectors import feature_laws
 from xaihub_rise import method as rise
-
-D = 5
-Function = Callable[[Tensor], Tensor]
-
-
-def _rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _curved(seed: int = 0, d: int = D) -> Function:
-    u = torch.randn(d, 9, generator=_rng(seed), dtype=torch.float64)
-    a = torch.randn(9, generator=_rng(seed + 1), dtype=torch.float64)
-    return lambda y: torch.tanh(y @ u + 0.3) @ a
-
-
-def _uniform(*shape: int, seed: int = 5) -> Tensor:
-    return torch.rand(*shape, generator=_rng(seed), dtype=torch.float64)
-
-
-X, Z = _uniform(D), _uniform(3, D, seed=6)
-
 
 # Families on masks, against enumeration and peers.
 
@@ -64,7 +43,7 @@ def _brute_shapley(f: Function) -> Tensor:
 @pytest.mark.parametrize("adjust", [False, True])
 @pytest.mark.parametrize("law", ["own", "uniform", "shared"])
 def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law: Any) -> None:
-    f = _curved()
+    f = curved()
     ours = integrate(f, mask_families.Shapley(budget=1000, background=Z, adjust=adjust, law=law), X)
     assert ours.exact
     assert torch.allclose(ours.values, _brute_shapley(f), atol=1e-10)
@@ -74,8 +53,8 @@ def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law
 @pytest.mark.parametrize("adjust", [False, True])
 @pytest.mark.parametrize("law", ["own", "uniform", "shared"])
 def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: bool, law: Any) -> None:
-    f = _curved(d=9)
-    x, z = _uniform(9), _uniform(1, 9, seed=6)
+    f = curved(d=9)
+    x, z = uniform(9), uniform(1, 9, seed=6)
     exact = integrate(f, mask_families.Shapley(budget=600, background=z), x).values
     family = mask_families.Shapley(budget=120, background=z, adjust=adjust, law=law)
     runs = [integrate(f, family, x, seed=seed) for seed in range(60)]
@@ -88,15 +67,15 @@ def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: boo
 
 
 def test_adjusted_shapley_is_complete_for_every_draw_and_exact_for_additive_games() -> None:
-    f, w = _curved(d=9), _uniform(9, seed=8)
-    x, z = _uniform(9), _uniform(1, 9, seed=6)
+    f, w = curved(d=9), uniform(9, seed=8)
+    x, z = uniform(9), uniform(1, 9, seed=6)
     family = mask_families.Shapley(budget=60, background=z)
     assert float(integrate(f, family, x).values.sum()) == pytest.approx(float(f(x[None]) - f(z)), abs=1e-10)
     assert torch.allclose(integrate(lambda y: y @ w + 2, family, x).values, w * (x - z[0]), atol=1e-10)
 
 
 def test_shapley_and_occlusion_equal_captum() -> None:
-    f, baseline = _curved(), Z[:1]
+    f, baseline = curved(), Z[:1]
     ours = integrate(f, mask_families.Shapley(budget=1000, background=baseline), X).values
     theirs = ShapleyValues(f).attribute(X[None], baselines=baseline)[0]  # every order of the features
     assert torch.allclose(ours, theirs.double(), atol=1e-6)  # captum sums them in single precision
@@ -115,7 +94,7 @@ def _brute_keep(f: Function, p: float, j: int, kept: bool) -> float:
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
 def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
-    f = _curved()
+    f = curved()
     positive = integrate(f, mask_families.KeepP(p=p, budget=1000, background=Z), X).values
     signed = integrate(f, mask_families.SignedKeepP(p=p, budget=1000, background=Z), X).values
     centred = integrate(f, mask_families.KeepP(p=p, budget=1000, background=Z, centre=True), X).values
@@ -129,7 +108,7 @@ def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
 @pytest.mark.parametrize("p", [0.3, 0.5])
 @pytest.mark.parametrize("centre", [False, True])
 def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p: float, centre: bool) -> None:
-    x, z, w = _uniform(9), _uniform(1, 9, seed=6), _uniform(9, seed=8)
+    x, z, w = uniform(9), uniform(1, 9, seed=6), uniform(9, seed=8)
     family = mask_families.KeepP(p=p, budget=80, background=z, centre=centre, adjust=True)
     every = mask_families.KeepP(p=p, budget=600, background=z, centre=centre)
 
@@ -137,7 +116,7 @@ def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p:
         return y @ w + 2
 
     assert torch.allclose(integrate(additive, family, x).values, integrate(additive, every, x).values, atol=1e-10)
-    f = _curved(d=9)
+    f = curved(d=9)
     exact = integrate(f, every, x).values
     errors = {}
     for adjust in (False, True):
@@ -152,7 +131,7 @@ def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p:
 
 
 def test_adjusted_signed_keep_p_is_exact_over_all_masks() -> None:
-    f = _curved()
+    f = curved()
     plain, adjusted = (
         integrate(f, mask_families.SignedKeepP(p=0.3, budget=1000, background=Z, adjust=adjust), X).values
         for adjust in (False, True)
@@ -161,7 +140,7 @@ def test_adjusted_signed_keep_p_is_exact_over_all_masks() -> None:
 
 
 def test_keep_p_tends_to_partial_dependence_and_to_the_score() -> None:
-    f = _curved()
+    f = curved()
     rare = integrate(f, mask_families.KeepP(p=1e-9, budget=1000, background=Z), X).values
     assert torch.allclose(rare, integrate(f, feature_laws.PartialDependence(background=Z), X).values, atol=1e-6)
     sure = integrate(f, mask_families.KeepP(p=1 - 1e-9, budget=1000, background=Z), X).values
@@ -171,11 +150,11 @@ def test_keep_p_tends_to_partial_dependence_and_to_the_score() -> None:
 @pytest.mark.parametrize("family", [mask_families.KeepP, mask_families.SignedKeepP, mask_families.RISE])
 @pytest.mark.parametrize("p", [0.35, 0.5])
 def test_masks_drawn_once_serve_every_p_and_shapley_values(family: type[mask_families.KeepP], p: float) -> None:
-    f, x, z = _curved(d=9), _uniform(9), _uniform(1, 9, seed=6)
+    f, x, z = curved(d=9), uniform(9), uniform(1, 9, seed=6)
     exact = integrate(f, family(p=p, budget=600, background=z), x).values
     values, shapley = [], []
     for seed in range(80):
-        points = mask_families.KeepP(budget=100, background=z, law="shared").points(x, _rng(seed))
+        points = mask_families.KeepP(budget=100, background=z, law="shared").points(x, rng(seed))
         outputs = f(points.values)
         values.append(family(p=p).weights(points).T @ outputs)
         shapley.append(mask_families.Shapley().weights(points).T @ outputs)
@@ -211,8 +190,8 @@ def test_rise_weights_are_those_of_the_rise_explainer_on_the_same_masks() -> Non
 
 
 def test_lime_is_a_weighted_ridge_regression() -> None:
-    f, family = _curved(), mask_families.LIME(budget=1000, background=Z[:1])
-    points = family.points(X, _rng())
+    f, family = curved(), mask_families.LIME(budget=1000, background=Z[:1])
+    points = family.points(X, rng())
     assert points.masks is not None
     outputs = f(points.values)
     ours = combine(family, points, outputs).values
@@ -235,7 +214,7 @@ def test_stein_smoothgrad_is_the_mean_gradient_under_noise() -> None:
 
 
 def test_finite_difference_ig_tends_to_integrated_gradients() -> None:
-    f, b = _curved(), Z[0]
+    f, b = curved(), Z[0]
     ours = integrate(f, families.FiniteDifferenceIG(baseline=b, h=1e-4, steps=64), X).values
     line = (b + (torch.arange(20_000).double().unsqueeze(1) + 0.5) / 20_000 * (X - b)).requires_grad_()
     gradient = torch.autograd.grad(f(line).sum(), line)[0].mean(0)
@@ -258,9 +237,9 @@ def test_all_agree_on_affine_models() -> None:
 def test_the_curvature_bound_of_theorem_2_1_holds_for_baseline_shapley() -> None:
     # |phi_j - d_j f(xi) (x_j - b_j)| <= L (d / 2) sup |Hess f|, with L = 2 for Shapley; here f = sum_k a_k sin(u_k y).
     for seed in range(20):
-        u = torch.randn(4, 3, generator=_rng(seed), dtype=torch.float64)
-        a = torch.randn(4, generator=_rng(seed + 50), dtype=torch.float64)
-        x, b, xi = _uniform(3, 3, seed=seed)
+        u = torch.randn(4, 3, generator=rng(seed), dtype=torch.float64)
+        a = torch.randn(4, generator=rng(seed + 50), dtype=torch.float64)
+        x, b, xi = uniform(3, 3, seed=seed)
         values = integrate(
             lambda y, u=u, a=a: torch.sin(y @ u.T) @ a, mask_families.Shapley(background=b[None]), x
         ).values

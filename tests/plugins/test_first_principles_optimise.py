@@ -11,29 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from torch import Tensor, nn
 
-from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, Preprocessing, XaihubError
+from tests.plugins.measure_cases import SIDE, peaked
+from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, XaihubError
 from xaihub_first_principles import command, mask_families
 from xaihub_first_principles.candidates import Smoothed, propose
 from xaihub_first_principles.learned_measures import read_measure
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.optimise import Found, Settings, optimise_measure
-
-SIDE = 12
-
-
-class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the image, with a score that saturates: few visible regions suffice."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
-        return torch.stack([torch.zeros_like(evidence), torch.tanh(3 * evidence)], 1)
-
-
-def _model() -> Model:
-    plain = Preprocessing(spatial=(), size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(_Peaked(), name="peaked", preprocessing=plain)
 
 
 class _Centre(Metric):
@@ -89,7 +74,7 @@ def test_candidates_stay_within_their_ranges() -> None:
 def _optimise(folder: Path, choose: Any, count: int = 8, **changes: Any) -> Found:
     values = {"features": "grid:3", "baseline": "black", "output": "logit", "budget": 60, "trials": 8, "seed": 3}
     settings = Settings(choose=choose, **{**values, **changes})
-    return optimise_measure(_model(), _images(folder, count), {"centre": (_Centre(), 1.0)}, settings)
+    return optimise_measure(peaked(), _images(folder, count), {"centre": (_Centre(), 1.0)}, settings)
 
 
 @pytest.mark.parametrize("choose", ["p", "sizes", "weights"])
@@ -110,7 +95,7 @@ def test_the_search_keeps_to_its_images_and_never_ends_below_its_start(tmp_path:
 def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: int) -> None:
     found = _optimise(tmp_path, "weights", block=block)
     file = found.measure.save(tmp_path / "my.safetensors")
-    model = _model()
+    model = peaked()
     image, _ = model.prepare(Image.open(tmp_path / "0.png"))
     first = FirstPrinciples(measure=str(file), budget=60).explain(model, image[None])[0]
     assert float(_Centre().score(Case(scene=None, explanation=first))) > 0  # type: ignore[arg-type]
@@ -120,7 +105,7 @@ def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: i
 def test_a_noisier_estimate_is_given_up_for_a_better_one(tmp_path: Path) -> None:
     # With 24 masks of 9 regions keep-p is noisy, and neighbouring regions of this evidence are not alike.
     found = optimise_measure(
-        _model(),
+        peaked(),
         _images(tmp_path, 24),
         {"centre": (_Centre(), 1.0)},
         Settings(choose="p", features="grid:3", baseline="black", output="logit", budget=24, trials=12),
@@ -145,7 +130,7 @@ def test_images_that_cannot_be_used_are_skipped_by_name(tmp_path: Path) -> None:
     files = [*_images(tmp_path, 7), str(tmp_path / "broken.png")]
     (tmp_path / "broken.png").write_bytes(b"nothing")
     settings = Settings(choose="p", features="grid:3", baseline="black", budget=60, trials=2)
-    found = optimise_measure(_model(), files, {"centre": (_Centre(), 1.0)}, settings)
+    found = optimise_measure(peaked(), files, {"centre": (_Centre(), 1.0)}, settings)
     assert list(found.skipped) == [str(tmp_path / "broken.png")]
     assert sum(found.measure.header.images) == 7
 
@@ -154,7 +139,7 @@ def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path)
     with pytest.raises(ParameterError, match="1 images are too few"):
         _optimise(tmp_path, "p", count=1)
     with pytest.raises(ParameterError, match="the same in every image, not 'superpixels:9'"):
-        optimise_measure(_model(), [], {}, Settings(features="superpixels:9"))
+        optimise_measure(peaked(), [], {}, Settings(features="superpixels:9"))
 
 
 # The command.
@@ -162,7 +147,7 @@ def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path)
 
 class _SmallHub(Hub):
     def load_model(self, name: str = "", /, **options: Any) -> Model:
-        return _model()
+        return peaked()
 
 
 def _run(*arguments: str) -> Any:
