@@ -130,11 +130,13 @@ class GlobalExplainerSpec(Spec):
         needs: What it must be given, in words: "images", "labels", "a trained gate".
         cost: What a ranking costs, as a formula over the parameters.
         limits: What the ranking does not show, or where it refuses.
+        variant: Which published variant is computed, and how far it is a reconstruction.
     """
 
     needs: tuple[str, ...] = ()
     cost: str = ""
     limits: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +179,12 @@ class ObjectiveSpec(Spec):
         cost: Forward and backward passes a training image, as a formula over the parameters.
         limits: Where it refuses, and what it does not promise.
         judged: What a sweep over its parameters reports unless asked otherwise.
+        variant: Which published variant is computed, and how far it is a reconstruction.
     """
 
     cost: str = ""
     limits: str = ""
+    variant: str = ""
     judged: tuple[Judged, ...] = ()
 
 

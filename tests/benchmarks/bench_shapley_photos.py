@@ -37,7 +37,7 @@ from xaihub.masking import coalition_scores, make_features, make_removal
 from xaihub.training.config import checked
 from xaihub.training.run import train
 from xaihub_shapley.network import ShapleyVision
-from xaihub_shapley.own import make_own_masking
+from xaihub_shapley.self_explaining import make_own_masking
 
 TWINS = {"plain": "cross_entropy", "shapley": "shapley"}
 Maps = dict[str, tuple[str, dict[str, Any]]]

@@ -25,8 +25,8 @@ from torch import Tensor
 import xaihub
 from xaihub.masking import coalition_scores, every_coalition, make_features, make_removal
 from xaihub_shapley import estimators as ours
-from xaihub_shapley import smooth
-from xaihub_shapley.posthoc import shapes
+from xaihub_shapley import gaussian_process as gp
+from xaihub_shapley.gaussian_process import shapes
 
 Game = Callable[[Tensor], Tensor]
 Estimator = Callable[["Counted", int, int, int], np.ndarray]
@@ -173,7 +173,7 @@ def _truth(ask: Game, parts: Tensor, rows: int, folds: int) -> tuple[np.ndarray,
 
     A game less a fit to other rows has small Shapley values, which Kernel SHAP estimates with little variance.
     """
-    players, alike = len(parts), smooth.likenesses(parts, len(parts))
+    players, alike = len(parts), gp.correlations(parts, len(parts))
     asked: list[tuple[Tensor, Tensor]] = []
 
     def answer(shown: Tensor) -> Tensor:
@@ -188,10 +188,10 @@ def _truth(ask: Game, parts: Tensor, rows: int, folds: int) -> tuple[np.ndarray,
     for fold, seed in enumerate(seeds):
         signs, odd = (torch.cat(part) for part in zip(*(asked[:fold] + asked[fold + 1 :]), strict=True))
         kept = (signs.sum(1) > -players) | (torch.arange(len(signs)) == 0)  # the ends were asked for in each part
-        prior, _ = smooth.chosen(signs[kept], odd[kept], alike, torch.Generator().manual_seed(0), smooth.Choice())
-        fit = smooth.Posterior(prior, signs[kept], odd[kept])
+        prior, _ = gp.choose_prior(signs[kept], odd[kept], alike, torch.Generator().manual_seed(0), gp.Choice())
+        fit = gp.Posterior(prior, signs[kept], odd[kept])
 
-        def rest(shown: Tensor, fit: smooth.Posterior = fit) -> Tensor:
+        def rest(shown: Tensor, fit: gp.Posterior = fit) -> Tensor:
             return ask(shown) - fit.mean(2 * shown.double() - 1)
 
         found = ours.regressed(rest, players, rows, torch.Generator().manual_seed(seed))

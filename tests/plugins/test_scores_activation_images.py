@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hub, Model, ModelError, Preprocessing, Step
 from xaihub.ranking import agreement, deletion_curve, order_of
-from xaihub_scores_activation.layer import ScoresActivation, gates, param_groups
+from xaihub_scores_activation.gate import ScoresActivation, gates, param_groups
+from xaihub_scores_activation.global_explainers import GlobalSHAP, PermutationImportance, Scores
 from xaihub_scores_activation.objective import GatedClassifier
-from xaihub_scores_activation.rankers import GlobalSHAP, PermutationImportance, Scores
-from xaihub_scores_activation.shapley import shap_importance
-from xaihub_scores_activation.sites import GatedHead
+from xaihub_scores_activation.placement import GatedHead
+from xaihub_scores_activation.shap_importance import shap_importance
 
 FAMILIES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050"]
 STEP = Step(number=0, total=1, generator=torch.Generator())

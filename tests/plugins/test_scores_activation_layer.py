@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import ParameterError
-from xaihub_scores_activation.hosts import Recipe, make_mlp, train, train_alone
-from xaihub_scores_activation.layer import (
+from xaihub_scores_activation.gate import (
     History,
     ScoresActivation,
     batch_norms_after,
@@ -17,7 +16,8 @@ from xaihub_scores_activation.layer import (
     param_groups,
     warn_of_batch_norm,
 )
-from xaihub_scores_activation.tables import make_table
+from xaihub_scores_activation.reproduction.networks import Recipe, make_mlp, train, train_alone
+from xaihub_scores_activation.reproduction.tables import make_table
 
 SHAPES = [((4, 6), -1), ((4, 6), 1), ((4, 6, 3), 1), ((4, 3, 6), -1), ((4, 6, 2, 3), 1), ((4, 2, 3, 6), -1)]
 

@@ -19,11 +19,18 @@ from torch import Tensor
 from xaihub.cli import cli
 from xaihub.errors import OutputError, ParameterError
 from xaihub.ranking import agreement, relevance_auc, stability, top_k_precision
-from xaihub_scores_activation.experiments import cost, probabilities, reading_time, shap_of
-from xaihub_scores_activation.hosts import Recipe, Trained, accuracy, make_transformer, train, train_alone
-from xaihub_scores_activation.reproduce import Plan
-from xaihub_scores_activation.shapley import shap_importance
-from xaihub_scores_activation.tables import Table, make_table
+from xaihub_scores_activation.reproduction.command import Plan
+from xaihub_scores_activation.reproduction.experiments import cost, probabilities, reading_time, shap_of
+from xaihub_scores_activation.reproduction.networks import (
+    Recipe,
+    Trained,
+    accuracy,
+    make_transformer,
+    train,
+    train_alone,
+)
+from xaihub_scores_activation.reproduction.tables import Table, make_table
+from xaihub_scores_activation.shap_importance import shap_importance
 
 SEEDS = (0, 1, 2, 3, 4)
 BARE, LITERAL, TIMES_TEN = Recipe(gated=False), Recipe(), Recipe(score_lr_mult=10)
@@ -201,7 +208,7 @@ def test_a_background_that_does_not_fit_into_memory_is_taken_in_parts(monkeypatc
         return shap_importance(lambda x: (x @ weight).sin(), absent, rows, permutations=3)
 
     whole = ask()
-    monkeypatch.setattr("xaihub_scores_activation.shapley.TABLE_BYTES", 2 * 11 * 5 * 8)  # two rows
+    monkeypatch.setattr("xaihub_scores_activation.shap_importance.TABLE_BYTES", 2 * 11 * 5 * 8)  # two rows
 
     assert torch.allclose(ask(), whole, atol=1e-6)
 
@@ -227,8 +234,8 @@ def test_a_transformer_takes_the_gate_as_well() -> None:
 
 
 def test_the_reproduction_runs_and_says_what_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xaihub_scores_activation.reproduce.QUICK_TABLES", ("wine",))
-    monkeypatch.setattr("xaihub_scores_activation.reproduce.QUICK_EPOCHS", 2)
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("wine",))
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_EPOCHS", 2)
     started = time.process_time()
 
     shown = CliRunner().invoke(cli, ["reproduce", "scores-activation", "--quick"])

@@ -16,10 +16,10 @@ from xaihub import Hub, Losses, ParameterError, Step
 from xaihub.masking import every_coalition, shapley_sizes
 from xaihub.training.config import checked
 from xaihub.training.optimise import weight_groups
-from xaihub_shapley.experiment import small_model
+from xaihub_shapley.losses import sample_coalitions
 from xaihub_shapley.network import ShapleyVision
-from xaihub_shapley.objective import ShapleyObjective, shapley_loss, votes_loss
-from xaihub_shapley.sampling import sample_coalitions
+from xaihub_shapley.objective import ShapleyObjective, patch_score_loss, shapley_loss
+from xaihub_shapley.reproduction.experiment import small_model
 
 
 def _rng(seed: int = 0) -> torch.Generator:
@@ -156,7 +156,7 @@ def test_within_a_size_the_loss_is_least_at_the_shapley_values_but_for_what_all_
         for size in range(1, players):
             rows = (sizes == size).nonzero().flatten()
             pairs = torch.stack([rows, 2**players - 1 - rows], 1).flatten()  # a coalition and its complement
-            spread = votes_loss(votes, worth[pairs].view(1, -1, 1), shown[pairs].unsqueeze(0))
+            spread = patch_score_loss(votes, worth[pairs].view(1, -1, 1), shown[pairs].unsqueeze(0))
             # All of them are one draw each here, so nothing is lost by taking the mean from them.
             parts.append(shapley_sizes(players).exp()[size] * spread * (1 - 1 / len(rows)))
         return torch.stack(parts).sum()
@@ -173,7 +173,7 @@ def test_the_spread_within_a_size_does_not_depend_on_how_many_are_drawn() -> Non
 
     def mean(drawn: int) -> float:
         found = sample_coalitions(20_000, drawn, 6, generator=_rng(), alike=True).double()
-        return float(votes_loss(phi, worth[(found @ 2.0 ** torch.arange(6).double()).long()].unsqueeze(2), found))
+        return float(patch_score_loss(phi, worth[(found @ 2.0 ** torch.arange(6).double()).long()].unsqueeze(2), found))
 
     assert mean(4) == pytest.approx(mean(16), rel=0.03)
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from xaihub import ParameterError
 from xaihub.cli import cli
-from xaihub_shapley.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
-from xaihub_shapley.images import TASKS, LabelledImages, make_images
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
+from xaihub_shapley.reproduction.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
+from xaihub_shapley.reproduction.images import TASKS, LabelledImages, make_images
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from xaihub import Model
-from xaihub_shapley.experiment import accuracy, agreement, curves, exact_shapley, maps_of, pointing, small_model, train
-from xaihub_shapley.images import LabelledImages, Task, make_images
 from xaihub_shapley.objective import ShapleyObjective
+from xaihub_shapley.reproduction.experiment import (
+    accuracy,
+    agreement,
+    curves,
+    exact_shapley,
+    maps_of,
+    pointing,
+    small_model,
+    train,
+)
+from xaihub_shapley.reproduction.images import LabelledImages, Task, make_images
 
 FAST = 3e-3  # learning rate
 SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do

@@ -1,4 +1,4 @@
-"""Small networks behind the layer, and their training: many at a time, since small networks are all overhead."""
+"""Small networks behind the gate, and their training: many at once, since each alone is mostly overhead."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub_scores_activation.layer import ScoresActivation, param_groups
-from xaihub_scores_activation.tables import Table
-
-__all__ = ["Recipe", "Trained", "accuracy", "make_mlp", "make_transformer", "train", "train_alone"]
+from xaihub_scores_activation.gate import ScoresActivation, gates, param_groups
+from xaihub_scores_activation.reproduction.tables import Table
 
 HIDDEN = (64, 32)
 LR = 1e-3
@@ -28,9 +26,9 @@ class Recipe:
     """How a network is made and trained; every value is our choice, since the paper's are unknown.
 
     Attributes:
-        gated: Whether the layer stands before the first linear layer; if not, it is the bare twin.
-        gain: The layer's gain.
-        score_lr_mult: Factor on the learning rate of the scores; 1 is the literal reading.
+        gated: Whether the gate precedes the first linear layer; the baseline network has none.
+        gain: The gate's gain.
+        score_lr_mult: Learning-rate multiplier for the scores; 1 is the literal reading.
         epochs: Passes over the training rows.
     """
 
@@ -40,13 +38,12 @@ class Recipe:
     epochs: int = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(NamedTuple):
     """A trained network.
 
     Attributes:
-        network: It, with a `ScoresActivation` as its first part unless it is a bare twin.
-        history: (epochs, d) weights after each epoch; empty for a bare twin.
+        network: The network; its first part is the gate, except in a baseline network.
+        history: (epochs, d) weights after each epoch; no rows for a baseline network.
     """
 
     network: nn.Sequential
@@ -56,12 +53,12 @@ class Trained:
     def weights(self) -> Tensor:
         """(d,) weights of the gate."""
         gate = self.network[0]
-        assert isinstance(gate, ScoresActivation)  # noqa: S101 - callers ask gated networks only
+        assert isinstance(gate, ScoresActivation)  # noqa: S101 - never read from baseline networks
         return gate.weights()
 
 
 def make_mlp(columns: int, classes: int, recipe: Recipe, seed: int) -> nn.Sequential:
-    """Return [gate,] linear, ReLU, linear, ReLU, linear; the twins of one seed start from the same weights."""
+    """Return [gate,] linear, ReLU, linear, ReLU, linear; with and without gate, a seed gives the same weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         sizes = (columns, *HIDDEN)
@@ -88,89 +85,73 @@ def _gate(columns: int, recipe: Recipe) -> list[nn.Module]:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of rows that a network classifies as labelled."""
+    """Return the fraction of rows that are classified as labelled."""
     network.eval()
     return float((network(x).argmax(1) == y).double().mean())
 
 
 def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[Trained]:
-    """Train one MLP for each (table, recipe, seed), all of one width, side by side.
+    """Train one MLP per (table, recipe, seed), all of one width, side by side.
 
-    The networks share nothing but the loop: each step is one batched product for all of them, and Adam works entry by
-    entry. The result is that of training each alone with Adam, up to rounding (a test compares).
+    The networks share nothing but the loop: each step is one batched product for all networks, and Adam works entry by
+    entry, so each result equals that of training alone, up to rounding (a test compares).
     """
+    columns = tables[0].columns
     networks = [
-        make_mlp(table.columns, table.classes, recipe, seed)
+        make_mlp(columns, table.classes, recipe, seed)
         for table, recipe, seed in zip(tables, recipes, seeds, strict=True)
     ]
     linears = [[part for part in network if isinstance(part, nn.Linear)] for network in networks]
-    depth = len(linears[0])
-    weights = [_stacked([parts[level].weight for parts in linears]) for level in range(depth)]  # (S, out, in)
-    biases = [_stacked([parts[level].bias for parts in linears]) for level in range(depth)]  # (S, out)
-    scores = nn.Parameter(torch.zeros(len(networks), tables[0].columns))  # (S, d)
-    gain = torch.tensor([[_gain(recipe, tables[0].columns)] for recipe in recipes])
+    levels = [
+        tuple(
+            nn.Parameter(torch.stack([getattr(part, kind).detach() for part in parts])) for kind in ("weight", "bias")
+        )
+        for parts in zip(*linears, strict=True)
+    ]  # (S, out, in) weights and (S, out) biases
+    scores = nn.Parameter(torch.zeros(len(networks), columns))  # (S, d)
+    gain = torch.tensor([[float(columns if recipe.gain == "d" else recipe.gain)] for recipe in recipes])
     gated = torch.tensor([[recipe.gated] for recipe in recipes])
+    # Adam's step does not depend on the scale of a gradient, so a learning rate of its own per network is a factor on
+    # what the optimizer moves: s = mult * raw.
     mult = torch.tensor([[recipe.score_lr_mult] for recipe in recipes])
-    # Adam's step does not depend on the scale of a gradient, so a learning rate of its own for each network is a scale
-    # on what the optimiser moves: s = mult * raw, with its gradient.
-    optimiser = torch.optim.Adam([*weights, *biases, scores], lr=LR, eps=1e-8)
+    optimizer = torch.optim.Adam([*(part for level in levels for part in level), scores], lr=LR, eps=1e-8)
     x, y = torch.stack([table.train_x for table in tables]), torch.stack([table.train_y for table in tables])
     orders = [torch.Generator().manual_seed(seed) for seed in seeds]
     rows, history = x.shape[1], []
     for _epoch in range(recipes[0].epochs):
         order = torch.stack([torch.randperm(rows, generator=generator) for generator in orders])  # (S, n)
-        shuffled = x.gather(1, order.unsqueeze(2).expand(-1, -1, x.shape[2]))
+        shuffled = x.gather(1, order.unsqueeze(2).expand(-1, -1, columns))
         labels = y.gather(1, order)
         for start in range(0, rows, BATCH):
             here = slice(start, start + BATCH)
             factor = torch.where(gated, gain * (mult * scores).softmax(1), 1.0)
             out = shuffled[:, here] * factor.unsqueeze(1)
-            for level, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                out = torch.baddbmm(bias.unsqueeze(1), out, weight.transpose(1, 2))
-                out = out.relu() if level < depth - 1 else out  # (S, b, C) in the end
-            batch = labels[:, here]
+            for number, (weight, bias) in enumerate(levels):
+                out = torch.baddbmm(bias.unsqueeze(1), out if number == 0 else out.relu(), weight.transpose(1, 2))
+            batch = labels[:, here]  # out is (S, b, C)
             loss = F.cross_entropy(out.flatten(0, 1), batch.flatten(), reduction="sum") / batch.shape[1]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         history.append((mult * scores).detach().softmax(1))
-    return _unstacked(networks, linears, weights, biases, (mult * scores).detach(), torch.stack(history, 1))
-
-
-def _gain(recipe: Recipe, columns: int) -> float:
-    return float(columns if recipe.gain == "d" else recipe.gain)
-
-
-def _stacked(parts: Sequence[Tensor]) -> nn.Parameter:
-    return nn.Parameter(torch.stack([part.detach() for part in parts]))
-
-
-@torch.no_grad()
-def _unstacked(
-    networks: list[nn.Sequential],
-    linears: list[list[nn.Linear]],
-    weights: list[nn.Parameter],
-    biases: list[nn.Parameter],
-    scores: Tensor,
-    history: Tensor,
-) -> list[Trained]:
-    found = []
-    for number, (network, parts) in enumerate(zip(networks, linears, strict=True)):
-        for part, weight, bias in zip(parts, weights, biases, strict=True):
-            part.weight.copy_(weight[number])
-            part.bias.copy_(bias[number])
-        gate, rows = network[0], history[number, :0]
-        if isinstance(gate, ScoresActivation):
-            gate.scores.copy_(scores[number])
-            rows = history[number]
-        found.append(Trained(network=network, history=rows))
-    return found
+    with torch.no_grad():
+        for number, (network, parts) in enumerate(zip(networks, linears, strict=True)):
+            for part, (weight, bias) in zip(parts, levels, strict=True):
+                part.weight.copy_(weight[number])
+                part.bias.copy_(bias[number])
+            if isinstance(network[0], ScoresActivation):
+                network[0].scores.copy_((mult * scores)[number])
+    kept = torch.stack(history, 1)  # (S, epochs, d)
+    return [
+        Trained(network, rows if recipe.gated else rows[:0])
+        for network, rows, recipe in zip(networks, kept, recipes, strict=True)
+    ]
 
 
 def train_alone(network: nn.Sequential, table: Table, recipe: Recipe, seed: int) -> tuple[Trained, float]:
-    """Train one network in the ordinary way; also return the CPU seconds that it took."""
+    """Train one network in the ordinary way, and also return its CPU seconds."""
     groups = param_groups(network, LR, recipe.score_lr_mult)
-    optimiser = torch.optim.Adam([group for group in groups if group["params"]], lr=LR)
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=LR)
     order, history = torch.Generator().manual_seed(seed), []
     started = time.process_time()
     with torch.random.fork_rng(devices=()):
@@ -179,12 +160,10 @@ def train_alone(network: nn.Sequential, table: Table, recipe: Recipe, seed: int)
         for _epoch in range(recipe.epochs):
             for picks in torch.randperm(len(table.train_y), generator=order).split(BATCH):
                 loss = F.cross_entropy(network(table.train_x[picks]), table.train_y[picks])
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
-            if recipe.gated:
-                history.append(network[0].weights())  # type: ignore[operator]
+                optimizer.step()
+            history += [gate.weights() for _, gate in gates(network)]
     seconds = time.process_time() - started
     network.eval()
-    rows = torch.stack(history) if history else torch.empty(0, table.columns)
-    return Trained(network=network, history=rows), seconds
+    return Trained(network, torch.stack(history) if history else torch.empty(0, table.columns)), seconds
