@@ -165,7 +165,7 @@ def test_two_headed_and_convolutional_classifiers_are_refused_with_a_reason(name
 def test_a_second_gate_and_a_gate_that_cannot_be_folded_are_refused() -> None:
     with pytest.raises(ModelError, match="has a gate already"):
         GatedClassifier().wrap(gated("test_resnet"))
-    with pytest.raises(ModelError, match="a gate on patches cannot be folded away"):
+    with pytest.raises(ModelError, match="a gate on patches cannot be folded"):
         GatedClassifier(site="patches", fold=True).wrap(made("test_resnet"))
 
 
@@ -355,7 +355,7 @@ def test_permutation_importance_is_the_loss_of_likelihood() -> None:
             expected.append(sum(losses) / len(losses))
     assert found.weights[order_of(found.weights)[:3]].tolist() == pytest.approx(expected, rel=0.3)
     assert found.warnings == []
-    assert "own decisions" in PermutationImportance(repeats=1).explain(model, x).warnings[0]
+    assert "own predictions" in PermutationImportance(repeats=1).explain(model, x).warnings[0]
 
 
 @pytest.mark.parametrize("explainer", [GlobalSHAP(), PermutationImportance()])

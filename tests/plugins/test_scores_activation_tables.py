@@ -271,7 +271,7 @@ def test_an_interrupted_reproduction_goes_on(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="measured with other settings"):
         plan(seeds=2).run(keep)
     keep.write_text("[]", encoding="utf-8")
-    with pytest.raises(OutputError, match="holds no parts of this reproduction"):
+    with pytest.raises(OutputError, match="does not hold parts of this reproduction"):
         plan().run(keep)
 
 
