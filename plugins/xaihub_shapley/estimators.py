@@ -30,21 +30,13 @@ MOST_PLAYERS, LARGEST_BUDGET = 512, 16384  # limits of a fit with interactions, 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Shapley values of d players.
+    """Shapley values of d players."""
 
-    Attributes:
-        values: (d,) float64.
-        stderr: (d,) standard errors over the draw of coalitions; zero if all coalitions were evaluated.
-        whole: Score of the full coalition minus that of the empty one.
-        evaluated: Number of evaluated coalitions.
-        kind: Name of the estimator.
-    """
-
-    values: Tensor
-    stderr: Tensor
-    whole: float
-    evaluated: int
-    kind: str
+    values: Tensor  # (d,) float64
+    stderr: Tensor  # (d,) over the draw of coalitions; zero if all coalitions were evaluated
+    whole: float  # score of the full coalition minus that of the empty one
+    evaluated: int  # number of evaluated coalitions
+    kind: str  # name of the estimator
 
 
 def estimate(
@@ -145,15 +137,7 @@ def interacting(
 
     The fit is to the odd part; the marginal likelihood chooses the prior. Pairs are evaluated in rounds: first those
     that are most informative about the values under the current fit, then random ones. Exact in the limit of all
-    coalitions, but not unbiased. Standard errors are the posterior's.
-
-    Args:
-        game: The game.
-        players: d, at least 2.
-        budget: Maximum number of coalitions.
-        generator: The source of all random numbers.
-        shapes: (d, h, w) fraction of each point of a raster that belongs to each player, so that neighbours can
-            correlate; None for players without positions.
+    coalitions, but not unbiased. Standard errors are the posterior's. With `shapes`, neighbours can correlate.
 
     Raises:
         ParameterError: There are too many players or coalitions for a fit.

@@ -65,11 +65,9 @@ def shapes(features: Segments) -> Tensor:
 
 
 def correlations(shapes: Tensor | None, players: int) -> dict[float, Tensor]:
-    """Return, per length, the correlations of players by position: (d, d), 1 on the diagonal.
+    """Return, per length, the (d, d) correlations of players by position, 1 on the diagonal.
 
-    Args:
-        shapes: (d, h, w) fraction of each point of a raster that belongs to each player; None without positions.
-        players: d.
+    `shapes` holds how much of each point of a raster belongs to each player: (d, h, w), None without positions.
     """
     alike = {inf: torch.ones(players, players, dtype=torch.float64)}
     if shapes is None:
@@ -89,19 +87,12 @@ def correlations(shapes: Tensor | None, players: int) -> dict[float, Tensor]:
 
 @dataclass(frozen=True)
 class Prior:
-    """A distribution over the odd parts of games of d players, up to a scale.
+    """A distribution over the odd parts of games of d players, up to a scale."""
 
-    Attributes:
-        decay: (d,) in (0, 1).
-        alone: (d, d) covariance of the players' own weights.
-        reach: Range of sizes over which these stay similar.
-        noise: Variance of the noise in a score; the grand coalition has none.
-    """
-
-    decay: Tensor
-    alone: Tensor
-    reach: float
-    noise: float
+    decay: Tensor  # (d,) in (0, 1)
+    alone: Tensor  # (d, d) covariance of the players' own weights
+    reach: float  # range of sizes over which these stay similar
+    noise: float  # variance of the noise in a score; the grand coalition has none
 
     def between(self, left: Tensor, right: Tensor) -> Tensor:
         """Return the (n, m) covariances of the odd part at (n, d) and (m, d) signs."""
@@ -236,13 +227,9 @@ def make_prior(choice: Choice, own: Tensor, alike: Mapping[float, Tensor]) -> Pr
 
 
 def most_informative(prior: Prior, known: Tensor, pool: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of signs that, picked greedily, most reduce the values' summed variance.
+    """Return up to `count` rows of (n, d) signs that, picked greedily, most reduce the values' summed variance.
 
-    Args:
-        prior: The prior over the game.
-        known: (m, d) signs of evaluated coalitions; neither these rows nor their complements are returned.
-        pool: (n, d) signs to pick from.
-        count: Maximum number of rows.
+    Neither the (m, d) signs of known coalitions nor their complements are returned.
     """
     root = torch.linalg.cholesky(_covariance(prior, known))
     found = torch.linalg.solve_triangular(root, prior.between(known, pool), upper=False)

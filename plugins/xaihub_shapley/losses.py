@@ -45,13 +45,8 @@ def shapley_loss(phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor | Non
     """Return the mean squared error of summed patch scores against values, over classes, coalitions and images.
 
     For coalitions from `sample_coalitions`, the minimiser over free patch scores is the Shapley vector of the game with
-    these values whose grand coalition is worth the sum of the patch scores (derived).
-
-    Args:
-        phi: (B, N, K) patch scores.
-        values: (B, M, K) values v(s).
-        shown: (B, M, N) coalitions s.
-        empty: (K,) value of the empty coalition; 0 if None.
+    these values whose grand coalition is worth the sum of the patch scores (derived). Shapes: (B, N, K) patch scores
+    phi, (B, M, K) values of (B, M, N) coalitions shown, and the (K,) value of the empty coalition, 0 if None.
     """
     worth = values if empty is None else values - empty
     return (worth - shown.to(phi) @ phi).square().mean()
@@ -62,12 +57,7 @@ def patch_score_loss(phi: Tensor, values: Tensor, shown: Tensor) -> Tensor:
 
     For coalitions from `sample_coalitions(alike=True)`, the minimiser over free patch scores is the Shapley vector of
     any game with these values, up to a constant that all patches share (derived): within a size their sum does not
-    matter. That sum causes most of `shapley_loss`, and most of its noise.
-
-    Args:
-        phi: (B, N, K) patch scores.
-        values: (B, M, K) values v(s); v of the empty coalition is not needed.
-        shown: (B, M, N) coalitions s, in pairs of a coalition and its complement, M at least 4.
+    matter. That sum causes most of `shapley_loss`, and most of its noise. Shapes are as there; M is at least 4.
     """
     error: Tensor = (values - shown.to(phi) @ phi).unflatten(1, (-1, 2))  # (B, M / 2, 2, K)
     spread = (error - error.mean(1, keepdim=True)).square().mean()

@@ -20,17 +20,11 @@ EXACT = 1e-5  # largest relative difference of logits that counts as rounding
 
 
 class PatchScores(NamedTuple):
-    """The result of one forward pass over images and their coalitions.
+    """The result of one forward pass over images and their coalitions."""
 
-    Attributes:
-        phi: (B, N, K) patch scores of the unmasked images.
-        values: (B, M, K) values of the coalitions.
-        empty: (K,) value of the empty coalition; zero by construction for value="visible".
-    """
-
-    phi: Tensor
-    values: Tensor
-    empty: Tensor
+    phi: Tensor  # (B, N, K) patch scores of the unmasked images
+    values: Tensor  # (B, M, K) values of the coalitions
+    empty: Tensor  # (K,) value of the empty coalition; zero by construction for value="visible"
 
 
 class PatchHead(nn.Module):
@@ -54,7 +48,6 @@ class ShapleyVision(nn.Module):
         norm: The normalisation between pooling and classifier, now applied to each patch.
         head: The patch head.
         grid: (rows, columns) of patches.
-        num_classes: K.
         warm_start: How the head starts: "exact" (the class scores are those of the given network), "approximate" (its
             classifier's weights, but pooling and normalisation do not commute), or "fresh" (random weights).
     """
@@ -64,7 +57,6 @@ class ShapleyVision(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        num_classes: int | None = None,
         *,
         size: tuple[int, int, int] = (3, 224, 224),
         mask: Literal["pixel", "attention"] = "pixel",
@@ -74,7 +66,6 @@ class ShapleyVision(nn.Module):
 
         Args:
             backbone: A timm network with `forward_features`.
-            num_classes: K; by default the network's own.
             size: (channels, height, width) of one input.
             mask: Masked patches become 0 after normalisation ("pixel") or are kept out of attention ("attention").
             value: The value of a coalition sums all patch scores ("full") or those of visible patches ("visible").
@@ -84,9 +75,6 @@ class ShapleyVision(nn.Module):
             ParameterError: The options contradict each other.
         """
         super().__init__()
-        for name, given, choices in (("mask", mask, ("pixel", "attention")), ("value", value, ("visible", "full"))):
-            if given not in choices:
-                raise ParameterError(f"{name} cannot be {given!r}", hint=f"use {' or '.join(choices)}")
         if mask == "attention" and value == "full":
             raise ParameterError(
                 "mask=attention needs value=visible: a masked token still sees itself, so its score would count",
@@ -96,13 +84,12 @@ class ShapleyVision(nn.Module):
         mode = backbone.training
         backbone.eval()
         noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0)).to(next(backbone.parameters()))
-        features, outputs, called = probe(backbone, noise)
+        features, classes, called = probe(backbone, noise)
         self._patches = find_grid(backbone, features)
         self.grid = self._patches.grid
-        self.num_classes = num_classes or outputs
         if mask == "attention":
             check_attention(backbone, self._patches)
-        self.head = PatchHead(self._patches.width, self.num_classes)
+        self.head = PatchHead(self._patches.width, classes)
         self.norm: nn.Module = nn.Identity()
         self.warm_start = self._compare(backbone, features) if self._copy_classifier(backbone) else "fresh"
         strip(backbone, noise, features, called)
@@ -200,7 +187,7 @@ class ShapleyVision(nn.Module):
         weight = getattr(classifier, "weight", None)
         if not averaged or not isinstance(classifier, (nn.Linear, nn.Conv2d)) or not isinstance(weight, Tensor):
             return False
-        if weight.numel() != self.num_classes * self._patches.width or weight.shape[0] != self.num_classes:
+        if weight.flatten(1).shape != self.head.linear.weight.shape:
             return False
         with torch.no_grad():
             self.head.linear.weight.copy_(weight.flatten(1))

@@ -189,5 +189,3 @@ def test_networks_without_a_grid_are_refused_with_the_reason() -> None:
         _network("test_resnet", mask="attention")
     with pytest.raises(ParameterError, match="still sees itself"):
         _network("test_vit", mask="attention", value="full")
-    with pytest.raises(ParameterError, match="mask cannot be 'blur'"):
-        _network("test_vit", mask="blur")

@@ -299,6 +299,7 @@ def test_some_classes_are_the_label_and_the_best() -> None:
         ({"target_grad": False, "gamma": 0}, "can diverge"),
         ({"coalitions": 3}, "cannot be paired"),
         ({"lambda_": -1}, "lambda cannot be -1"),
+        ({"mask": "blur"}, "'mask' of ShapleyObjective cannot be 'blur'"),
         ({"votes_coalitions": 2}, "'votes_coalitions' of ShapleyObjective cannot be 2"),
         ({"votes_coalitions": 5}, "5 coalitions cannot be paired"),
         ({"votes_lambda": float("inf")}, "votes_lambda cannot be inf"),

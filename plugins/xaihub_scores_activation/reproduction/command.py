@@ -77,8 +77,7 @@ class Plan:
         done = self._kept(keep)
         for name in [name for name in self.parts if name not in done][:at_most]:
             click.echo(f"measuring: {name}", err=True)
-            found = self.parts[name]()
-            done[name] = found if isinstance(found, dict) else [row.to_dict() for row in found]
+            done[name] = self.parts[name]()
             if keep is not None:
                 write_file(keep, json.dumps({"settings": self.settings, "parts": done}))
         return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,24 +41,7 @@ BACKGROUND, ROWS, ORDERS, TOP = 50, 100, 5, 5
 COST_BACKGROUND, COST_ROWS = 50, 100
 
 Figures = dict[str, list[float]]  # by name, one value per seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The figures of one table and recipe."""
-
-    table: str
-    recipe: str
-    figures: Figures
-    host: str = "MLP"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row with means and 95 % t intervals as JSON types."""
-        figures = {}
-        for name, values in self.figures.items():
-            found = seed_interval(values)
-            figures[name] = {"mean": found.mean, "low": found.low, "high": found.high, "values": values}
-        return {"table": self.table, "host": self.host, "recipe": self.recipe, "figures": figures}
+Row = dict[str, Any]
 
 
 def probabilities(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -95,7 +78,7 @@ def table_rows(name: str, seeds: Sequence[int], epochs: int, *, shuffled: bool =
         figures = _figures(baseline, group, tables, seeds)
         if fixed:
             figures["stability"] = [stability(torch.stack([item.weights for item in fixed[number]]))]
-        rows.append(Row(table=tables[0].name, recipe=key, figures=figures))
+        rows.append(_row(tables[0].name, key, figures))
     return rows
 
 
@@ -157,7 +140,7 @@ def parity(seeds: Sequence[int], epochs: int) -> list[Row]:
                 for item, table in zip(group, tables, strict=True)
                 if table.relevant is not None
             ]
-            rows.append(Row(table=name, recipe=key, figures=figures))
+            rows.append(_row(name, key, figures))
     return rows
 
 
@@ -173,8 +156,18 @@ def hosts(seeds: Sequence[int], epochs: int) -> list[Row]:
                 network = make_transformer(table.columns, table.classes, recipe, seed)
                 groups[-1].append(train_alone(network, table, recipe, seed)[0])
         figures = _figures(groups[0], groups[1], tables, seeds)
-        rows.append(Row(table=name, host="transformer", recipe="score rate x10", figures=figures))
+        rows.append(_row(name, "score rate x10", figures, host="transformer"))
     return rows
+
+
+def _row(table: str, recipe: str, figures: Figures, host: str = "MLP") -> Row:
+    """Return the figures of one table and recipe, with means and 95 % t intervals, as JSON types."""
+    found = {name: seed_interval(values) for name, values in figures.items()}
+    shown = {
+        name: {"mean": mean.mean, "low": mean.low, "high": mean.high, "values": figures[name]}
+        for name, mean in found.items()
+    }
+    return {"table": table, "host": host, "recipe": recipe, "figures": shown}
 
 
 def cost(epochs: int, *, rows: int = COST_ROWS, name: str = "classification_16") -> dict[str, float]:

@@ -23,31 +23,19 @@ TOKEN = 32  # width of the transformer
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is made and trained; every value is our choice, since the paper's are unknown.
+    """How a network is made and trained; every value is our choice, since the paper's are unknown."""
 
-    Attributes:
-        gated: Whether the gate precedes the first linear layer; the baseline network has none.
-        gain: The gate's gain.
-        score_lr_mult: Learning-rate multiplier for the scores; 1 is the literal reading.
-        epochs: Passes over the training rows.
-    """
-
-    gated: bool = True
+    gated: bool = True  # whether the gate precedes the first linear layer; the baseline network has none
     gain: float | Literal["d"] = 1.0
-    score_lr_mult: float = 1.0
+    score_lr_mult: float = 1.0  # learning-rate multiplier for the scores; 1 is the literal reading
     epochs: int = 100
 
 
 class Trained(NamedTuple):
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        network: The network; its first part is the gate, except in a baseline network.
-        history: (epochs, d) weights after each epoch; no rows for a baseline network.
-    """
-
-    network: nn.Sequential
-    history: Tensor
+    network: nn.Sequential  # its first part is the gate, except in a baseline network
+    history: Tensor  # (epochs, d) weights after each epoch; no rows for a baseline network
 
     @property
     def weights(self) -> Tensor:

@@ -27,23 +27,14 @@ REAL = ("breast_cancer", "wine", "digits")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One data set, split and scaled with the statistics of the training rows.
-
-    Attributes:
-        name: Its name.
-        train_x: (n, d) float32.
-        train_y: (n,) class indices.
-        test_x: (m, d) float32.
-        test_y: (m,) class indices.
-        relevant: (d,) booleans, or None where unknown.
-    """
+    """One data set, split and scaled with the statistics of the training rows."""
 
     name: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    relevant: Tensor | None = None
+    train_x: Tensor  # (n, d) float32
+    train_y: Tensor  # (n,) class indices
+    test_x: Tensor  # (m, d) float32
+    test_y: Tensor  # (m,) class indices
+    relevant: Tensor | None = None  # (d,) booleans, or None where unknown
 
     @property
     def columns(self) -> int:

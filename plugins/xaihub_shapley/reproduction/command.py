@@ -93,7 +93,7 @@ def reproduce_shapley(
     """  # noqa: D301 - click keeps the layout of a paragraph that begins with a backspace
     import torch
 
-    from xaihub_shapley.reproduction.experiment import Effort, run
+    from xaihub_shapley.reproduction.experiment import run
 
     for name, given in (("lambda", lambdas), ("votes", (votes,))):
         if wrong := [value for value in given if not math.isfinite(value)]:
@@ -112,7 +112,7 @@ def reproduce_shapley(
         for task, kind, weight in product(data, network, weights):
             runs = []
             for seed in range(seeds):
-                runs.append(run(task, kind, weight, Effort(**effort), votes=votes if weight else 0, seed=seed))
+                runs.append(run(task, kind, weight, votes=votes if weight else 0, seed=seed, **effort))
                 if not quiet:
                     accuracy = runs[-1]["shapley"]["accuracy"]
                     click.echo(f"{task}, {kind}, lambda {weight:g}, seed {seed}: accuracy {accuracy:.3f}", err=True)

@@ -163,33 +163,33 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
     return nn.functional.adaptive_avg_pool2d(heat.unsqueeze(1), CELLS).flatten(1)
 
 
-class Effort(NamedTuple):
-    """How long each network is trained, and on how many test images its maps are evaluated."""
-
-    epochs: int
-    lr: float
-    images: int
-    judged: int
-
-
 def run(
-    task: Task, kind: Kind, weight: float, effort: Effort, *, votes: float = 0, seed: int
+    task: Task,
+    kind: Kind,
+    weight: float,
+    *,
+    votes: float = 0,
+    seed: int,
+    epochs: int,
+    lr: float,
+    images: int,
+    judged: int,
 ) -> dict[str, dict[str, float]]:
-    """Train one network and return figures by method; a method that refused has none.
+    """Train one network and return figures by method, over `judged` test images; a method that refused has none.
 
     `weight` is lambda, 0 for the baseline model; `votes` is the weight of the loss that trains patch scores only.
     """
-    images = make_images(task, effort.images, train=True, seed=seed)
+    known = make_images(task, images, train=True, seed=seed)
     unseen = make_images(task, 400, train=False, seed=seed)
     mask: Literal["attention", "pixel"] = "attention" if kind == "vit" else "pixel"
     objective = ShapleyObjective(lambda_=weight, mask=mask, votes_lambda=votes)
-    model = small_model(kind, images.classes, seed=seed)
-    model = train(model, objective, images, epochs=effort.epochs, seed=seed, lr=effort.lr)
+    model = small_model(kind, known.classes, seed=seed)
+    model = train(model, objective, known, epochs=epochs, seed=seed, lr=lr)
     found: dict[str, dict[str, float]] = {method: {} for method in METHODS}
-    found["shapley"] = {"accuracy": accuracy(model, unseen), **agreement(model, unseen, effort.judged)._asdict()}
-    evidence = unseen.evidence[: effort.judged]
+    found["shapley"] = {"accuracy": accuracy(model, unseen), **agreement(model, unseen, judged)._asdict()}
+    evidence = unseen.evidence[:judged]
     for method, figures in found.items():
-        cells = maps_of(method, model, kind, unseen.inputs[: effort.judged], seed=seed)
+        cells = maps_of(method, model, kind, unseen.inputs[:judged], seed=seed)
         if cells is not None:
             figures |= curves(model, unseen, cells)._asdict()
             if not bool(evidence.all()):

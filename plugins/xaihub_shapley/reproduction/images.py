@@ -22,18 +22,11 @@ LEVELS = {"located": (0.30, 0.21), "digits": (0.31, 0.33), "xor": (0.19, 0.20)} 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images for training or testing.
+    """Images for training or testing."""
 
-    Attributes:
-        inputs: (n, 1, 24, 24), standardised; 0 is the mean of the training images.
-        labels: (n,) class indices.
-        evidence: (n, 9) booleans: cells that the label depends on; all of them for `digits`.
-        classes: Number of classes.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    evidence: Tensor
+    inputs: Tensor  # (n, 1, 24, 24), standardised; 0 is the mean of the training images
+    labels: Tensor  # (n,) class indices
+    evidence: Tensor  # (n, 9) booleans: cells that the label depends on; all of them for `digits`
     classes: int
 
     def __len__(self) -> int:
