@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -170,7 +171,7 @@ class PermutationImportance(GlobalExplainer):
             raise ExplainerRefused(f"{len(features)} images have {len(labels)} labels")
         started = time.process_time()
         found = permutation_importance(
-            _Estimator(),
+            SimpleNamespace(fit=lambda: None),  # scikit-learn requires an estimator; the scoring knows the classifier
             features.numpy(),
             labels.numpy(),
             scoring=partial(_quality, head, self.quality),
@@ -191,14 +192,7 @@ class PermutationImportance(GlobalExplainer):
         )
 
 
-class _Estimator:
-    """What scikit-learn requires of an estimator; the scoring function knows the classifier."""
-
-    def fit(self, _x: Any, _y: Any) -> _Estimator:
-        return self
-
-
-def _quality(head: Callable[[Tensor], Tensor], kind: str, _: _Estimator, x: Any, y: Any) -> float:
+def _quality(head: Callable[[Tensor], Tensor], kind: str, _estimator: Any, x: Any, y: Any) -> float:
     labels = torch.from_numpy(y)
     logs = head(torch.from_numpy(np.ascontiguousarray(x))).double().log_softmax(1)
     right = logs[torch.arange(len(y)), labels] if kind == "log_loss" else (logs.argmax(1) == labels).double()
