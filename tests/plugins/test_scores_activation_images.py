@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hub, Model, ModelError, Preprocessing, Step
-from xaihub.ranking import agreement, deletion_curve, order_of
+from xaihub.ranking import agreement, order_of
 from xaihub_scores_activation.gate import ScoresActivation, gates, param_groups
 from xaihub_scores_activation.global_explainers import GlobalSHAP, PermutationImportance, Scores
 from xaihub_scores_activation.objective import GatedClassifier
@@ -63,7 +63,7 @@ class Tiny(nn.Module):
         return out
 
 
-def digits_cnn(seed: int, *, gate: bool, data: list[Tensor], epochs: int = 20) -> Tiny:
+def digits_cnn(seed: int, *, gate: bool, data: list[Tensor], epochs: int = 15) -> Tiny:
     torch.manual_seed(seed)
     network = Tiny()
     heads = {True: GatedHead(ScoresActivation(64, gain="d"), network.head), False: network.head}  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters() -
         x, torch.from_numpy(bunch.target).long(), test_size=0.2, stratify=bunch.target, random_state=0
     )
     bare, with_gate, top, bottom, pearson = [], [], [], [], []
-    for seed in (0, 1, 2):
+    for seed in (0, 1):
         plain, network = (digits_cnn(seed, gate=gate, data=parts) for gate in (False, True))
         with torch.no_grad():
             bare.append(float((plain(parts[1]).argmax(1) == parts[3]).float().mean()))
@@ -98,8 +98,8 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters() -
 
             with_gate.append(right(features))
             order = network.head.gate.ranking()  # type: ignore[union-attr, operator]
-            top.append(deletion_curve(right, features, order, counts=[16], fill=torch.zeros(64))[0])
-            bottom.append(deletion_curve(right, features, order.flip(0), counts=[16], fill=torch.zeros(64))[0])
+            top.append(right(features.index_fill(1, order[:16], 0)))
+            bottom.append(right(features.index_fill(1, order[-16:], 0)))
             shap = shap_importance(
                 lambda z, network=network: network.head(z).softmax(1), features[:30], features[-30:], permutations=2
             )

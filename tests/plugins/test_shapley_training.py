@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import pytest
@@ -22,9 +23,10 @@ from xaihub_shapley.reproduction.experiment import (
 from xaihub_shapley.reproduction.images import LabelledImages, Task, make_images
 
 FAST = 3e-3  # learning rate
-SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do
+SLOW = pytest.mark.timeout(900)  # seconds, several times what an idle core needs
 
 
+@cache
 def _trained(
     task: Task,
     kind: Literal["vit", "resnet"],
@@ -39,8 +41,9 @@ def _trained(
 ) -> Model:
     images = make_images(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
-    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes)
-    return train(small_model(kind, images.classes, seed=seed), objective, images, epochs=epochs, seed=seed, lr=FAST)
+    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes, votes_coalitions=8)
+    model = small_model(kind, images.classes, seed=seed, depth=2)
+    return train(model, objective, images, epochs=epochs, seed=seed, lr=FAST)
 
 
 def _unseen(task: Task, seed: int = 0) -> LabelledImages:
@@ -48,7 +51,7 @@ def _unseen(task: Task, seed: int = 0) -> LabelledImages:
 
 
 def _gap(model: Model, images: LabelledImages) -> float:
-    """The largest difference of the sum of the exact values from the class scores less those of nothing."""
+    """The largest gap between the sum of exact values and the class scores minus those of the empty coalition."""
     network = model.module
     nothing = torch.zeros(1, network.cells)
     with torch.no_grad():
@@ -58,9 +61,9 @@ def _gap(model: Model, images: LabelledImages) -> float:
 
 
 @SLOW
-def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_maps() -> None:
-    model = _trained("located", "vit", weight=10, epochs=14)
-    plain = _trained("located", "vit", weight=0, epochs=14)
+def test_patch_scores_of_a_trained_transformer_are_shapley_values_and_beat_post_hoc_maps() -> None:
+    model = _trained("located", "vit", weight=10, epochs=14, seed=0)
+    plain = _trained("located", "vit", weight=0, epochs=14, seed=0)
     images = _unseen("located")
 
     found, before = agreement(model, images, 20), agreement(plain, images, 20)
@@ -71,14 +74,14 @@ def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_
     assert _gap(plain, images) < 1e-4
     assert accuracy(model, images) > accuracy(plain, images) - 0.01
 
-    votes = maps_of("shapley", model, "vit", images.inputs[:40])
-    hit, energy = pointing(votes, images.evidence[:40])
+    scores = maps_of("shapley", model, "vit", images.inputs[:40])
+    hit, energy = pointing(scores, images.evidence[:40])
     assert hit >= 0.95
     assert energy >= 0.45
 
     maps = {name: maps_of(name, model, "vit", images.inputs[:40])
             for name in ("gradcam", "integrated_gradients", "control_random")}  # fmt: skip
-    own, gradcam, gradients, random = (curves(model, images, cells) for cells in (votes, *maps.values()))
+    own, gradcam, gradients, random = (curves(model, images, cells) for cells in (scores, *maps.values()))
     assert own.insertion > random.insertion
     assert own.insertion > gradcam.insertion
     assert own.insertion > gradients.insertion - 0.02
@@ -89,15 +92,15 @@ def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_
 
 
 @SLOW
-def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None:
+def test_patch_scores_of_a_trained_convolutional_network_are_shapley_values() -> None:
     model = _trained("located", "resnet", weight=10, epochs=16)
     images = _unseen("located")
     found = agreement(model, images, 20)
     assert found.correlation > 0.95
     assert found.r2 > 0.9
     assert accuracy(model, images) > 0.95
-    votes = maps_of("shapley", model, "resnet", images.inputs[:40])
-    hit, energy = pointing(votes, images.evidence[:40])
+    scores = maps_of("shapley", model, "resnet", images.inputs[:40])
+    hit, energy = pointing(scores, images.evidence[:40])
     assert hit >= 0.95
     assert energy >= 0.45
 
@@ -105,15 +108,15 @@ def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None
 @SLOW
 def test_accuracy_is_kept_over_three_seeds() -> None:
     changes = []
-    for seed in (1, 2, 3):
+    for seed in (0, 1, 2):
         images = _unseen("located", seed)
-        twins = [_trained("located", "vit", weight=weight, epochs=8, seed=seed) for weight in (10, 0)]
-        changes.append(accuracy(twins[0], images) - accuracy(twins[1], images))
+        pair = [_trained("located", "vit", weight=weight, epochs=8 if seed else 14, seed=seed) for weight in (10, 0)]
+        changes.append(accuracy(pair[0], images) - accuracy(pair[1], images))
     assert sum(changes) / 3 > -0.01
 
 
 @SLOW
-def test_evidence_that_exists_only_together_survives() -> None:
+def test_evidence_that_exists_only_in_combination_is_kept() -> None:
     model = _trained("xor", "vit", weight=None, epochs=12, count=2000)
     images = _unseen("xor")
     assert accuracy(model, images) >= 0.98
@@ -121,7 +124,7 @@ def test_evidence_that_exists_only_together_survives() -> None:
 
 
 @SLOW
-def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_accuracy() -> None:
+def test_the_second_loss_brings_patch_scores_closer_to_shapley_values_and_costs_no_accuracy() -> None:
     images = _unseen("located")
     before, after = (_trained("located", "vit", weight=1, epochs=14, votes=votes) for votes in (0, 3))
     assert accuracy(after, images) > accuracy(before, images) - 0.01
@@ -131,7 +134,7 @@ def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_ac
 
 
 @SLOW
-def test_the_full_vote_learns_to_be_silent_where_nothing_is_seen() -> None:
+def test_the_full_value_learns_zero_scores_for_the_empty_coalition() -> None:
     model = _trained("located", "vit", weight=10, epochs=4, count=640, mask="pixel", value="full")
     images = _unseen("located")
     with torch.no_grad():

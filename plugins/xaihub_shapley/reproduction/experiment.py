@@ -18,18 +18,16 @@ Kind = Literal["vit", "resnet"]
 METHODS = (
     "shapley", "shapley_values", "gradcam", "integrated_gradients", "rise", "attention_rollout", "control_random",
 )  # fmt: skip
-# Layers before the last: at the head's own layer Grad-CAM is the positive part of the patch scores.
-_EARLIER = {"vit": "blocks.1", "resnet": "layer3"}
 
 
-def small_model(kind: Kind, classes: int, *, seed: int) -> Model:
-    """Return a small network for 24 x 24 grey images in 3 x 3 patches: a ViT of 3 blocks, or timm's test ResNet."""
+def small_model(kind: Kind, classes: int, *, seed: int, depth: int = 3) -> Model:
+    """Return a small network for 24 x 24 grey images in 3 x 3 patches: a ViT of `depth` blocks, or test_resnet."""
     import timm
 
     torch.manual_seed(seed)
     if kind == "vit":
         module = timm.create_model(
-            "vit_tiny_patch16_224", img_size=SIDE, patch_size=SIDE // CELLS, embed_dim=64, depth=3, num_heads=4,
+            "vit_tiny_patch16_224", img_size=SIDE, patch_size=SIDE // CELLS, embed_dim=64, depth=depth, num_heads=4,
             in_chans=1, num_classes=classes,
         )  # fmt: skip
     else:
@@ -148,8 +146,11 @@ def pointing(cells: Tensor, evidence: Tensor) -> tuple[float, float]:
 
 def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 0) -> Tensor | None:
     """Return the (n, N) means over cells of an explainer's maps for the predicted class; None where it refuses."""
+    backbone: Any = _network(model).backbone
+    # The layer before the last: at the head's own layer Grad-CAM is the positive part of the patch scores.
+    earlier = f"blocks.{len(backbone.blocks) - 2}" if kind == "vit" else "layer3"
     chosen: dict[str, dict[str, Any]] = {
-        "gradcam": {"layer": f"backbone.{_EARLIER[kind]}"},
+        "gradcam": {"layer": f"backbone.{earlier}"},
         "integrated_gradients": {"baseline": "zero"},
         "rise": {"masks": 500, "cell": CELLS},
         "shapley": {"every_class": False},
