@@ -138,7 +138,7 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     Raises:
         InputError: The file cannot be read, has no row for an image, or names classes that the model lacks.
     """
-    from xaihub.training.sources import open_images
+    from xaihub.training.data.sources import open_images
 
     table = open_images(file, classes=classes or None)
     found = matched(sources, zip(table.names, table.labels, strict=True), where=repr(file))
