@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, Ranking
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, Ranking, class_scores
 from xaihub_scores_activation.gate import ScoresActivation, gates
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
 from xaihub_scores_activation.shap_importance import Algorithm, shap_importance
@@ -123,14 +123,9 @@ class GlobalSHAP(GlobalExplainer):
         features, head, layer = _classifier_inputs(model, inputs)
         order = torch.randperm(len(features))  # seeded by the base class
         background, rows = features[order[: self.background]], features[order[-self.rows :]]
-
-        def predict(table: Tensor) -> Tensor:
-            logits = head(table)
-            return logits.softmax(1) if self.output == "probability" else logits
-
         started = time.process_time()
         weights = shap_importance(
-            predict,
+            lambda table: class_scores(head(table), self.output),
             background,
             rows,
             algorithm=self.algorithm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -48,9 +49,7 @@ class ShapleyValues(Explainer):
         image = inputs[0]
         players = grouped(make_features(self.features, model, image), self.groups)
         removal = make_removal(self.baseline, model, image)
-
-        def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+        score = partial(target.score, output=self.output)
 
         def game(coalitions: Tensor) -> Tensor:
             return coalition_scores(model, image, players, coalitions, removal=removal, score=score)

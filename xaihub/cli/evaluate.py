@@ -14,11 +14,13 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import SEED, json_option, pairs
 from xaihub.cli._output import progress, put, put_board, put_json, say
-from xaihub.errors import OutputError, ParameterError
+from xaihub.errors import ParameterError
 
 if TYPE_CHECKING:
-    from xaihub.evaluation.plan import Config
+    from xaihub.evaluation.config import Config
+    from xaihub.evaluation.plan import Plan
     from xaihub.evaluation.results import ScoreRow
+    from xaihub.models.model import Model
 
 __all__ = ["evaluate"]
 
@@ -63,7 +65,8 @@ def evaluate(
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.evaluation.plan import check_models, make_plan, read_config
+    from xaihub.evaluation.config import read_config
+    from xaihub.evaluation.plan import load_models, make_plan
 
     if only_missing and not resume:
         raise click.UsageError("--only-missing goes with --resume")
@@ -82,18 +85,18 @@ def evaluate(
     if not dry_run and not resume and not config.output:
         raise click.UsageError("say where the run goes: -o FOLDER")
     plan = make_plan(app.hub, config, file)
-    check_models(app.hub, plan, file)
+    models = load_models(app.hub, plan, file)
     if dry_run:
-        _estimate(app, plan, options)
+        _estimate(app, plan, models, options)
         return
-    from xaihub.evaluation.export import plot
+    from xaihub.evaluation.charts import plot
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.run import evaluate as run
     from xaihub.evaluation.store import RunStore
 
     with RunStore(resume or config.output, create=not resume) as store:
         with progress(quiet=options["quiet"]) as bar:
-            totals = run(app.hub, plan, store, retry=not only_missing, watch=bar.report)
+            totals = run(app.hub, plan, store, models, retry=not only_missing, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
@@ -129,27 +132,21 @@ def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def _blank() -> Config:
-    from xaihub.evaluation.plan import Config
+    from xaihub.evaluation.config import Config
 
     return Config(images=[])
 
 
 def _stored(folder: str) -> Config:
-    import msgspec
-
-    from xaihub.evaluation.plan import Config
     from xaihub.evaluation.store import RunStore
 
     with RunStore(folder) as store:
-        try:
-            return msgspec.convert(store.config, type=Config)
-        except msgspec.ValidationError as error:
-            raise OutputError(f"the plan of the run in {folder!r} is damaged: {error}") from error
+        return store.config
 
 
 def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
     """Lay the command line's options over a plan; with `add` its lists grow instead of being replaced."""
-    from xaihub.evaluation.plan import Choice
+    from xaihub.evaluation.config import Choice
 
     values = pairs(options["values"])
     used: set[str] = set()
@@ -195,15 +192,15 @@ def _rooted(config: Config) -> None:
         setattr(config, name, path and os.path.abspath(path))  # noqa: PTH100
 
 
-def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
+def _estimate(app: App, plan: Plan, models: Sequence[Model], options: dict[str, Any]) -> None:
     from xaihub.cli._output import table
-    from xaihub.evaluation.run import estimate
+    from xaihub.evaluation.estimate import estimate
     from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
-        cost = estimate(app.hub, plan, store)
+        cost = estimate(app.hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
-    rows = [{**dict(zip(names, part, strict=True)), "seconds": f"{part[4]:.2f}"} for part in cost.parts]
+    rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
     if options["as_json"]:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
