@@ -6,132 +6,166 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from xaihub.api.parameters import Setting, assign
 from xaihub.cli._app import App
-from xaihub.cli._options import SEED, json_option, pairs
-from xaihub.cli._output import progress, put, put_board, put_json, say
-from xaihub.errors import OutputError, ParameterError
+from xaihub.cli._options import BATCH_SIZE, DEVICE, JSON, MODEL_HELP, PARAM, QUIET, SEED, Opt, named_option, options
+from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
+from xaihub.errors import OutputError
 
 if TYPE_CHECKING:
-    from xaihub.evaluation.plan import Config
+    from xaihub.evaluation.plan import Choice, Config, Plan
     from xaihub.evaluation.results import ScoreRow
+    from xaihub.hub import Hub
 
 __all__ = ["evaluate"]
 
 
-@click.command()
-@click.argument("images", nargs=-1, metavar="[PICTURE]...")
-@click.option("-m", "--model", "models", multiple=True, help="A model; may be repeated.")
-@click.option("-e", "--explainer", "explainers", multiple=True, help="An explainer; may be repeated.")
-@click.option("-k", "--metric", "metrics", multiple=True, help="A metric of 'xaihub list metrics'; may be repeated.")
-@click.option(
-    "-p", "--param", "values", multiple=True, metavar="OWNER.NAME=VALUE", help="A parameter of one explainer or metric."
-)
-@click.option("-t", "--target", metavar="CLASS", help="What is explained; by default each predicted class.")
-@click.option("--labels", metavar="FILE", help="CSV with file,class_index: explain the labelled class.")
-@click.option("--masks", metavar="FOLDER", help="Mask images (white on black) with the photos' names.")
-@click.option("--boxes", metavar="FILE", help="CSV with file,left,top,right,bottom in pixels.")
-@click.option("--seed", type=SEED, help="Fixes every random choice.  [default: 0]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a forward pass; by default as memory allows.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
-@click.option("--no-controls", is_flag=True, help="Leave out the random map, the edge filter and the centre prior.")
-@click.option("-o", "--output", metavar="FOLDER", help="The run's folder, new.")
-@click.option("--config", "config_file", metavar="FILE", help="A YAML file with all of the above.")
-@click.option("--resume", metavar="FOLDER", help="Continue a run; may add images, models, explainers and metrics.")
-@click.option("--only-missing", is_flag=True, help="With --resume: do not try again what failed.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first image; store nothing."
-)
-@json_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress; only the table and errors.")
-@click.pass_obj
-def evaluate(
-    app: App, /, *, resume: str | None, config_file: str | None, only_missing: bool, dry_run: bool, **options: Any
-) -> None:
-    """Judge explainers by metrics over many images: a leaderboard that survives anything.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to evaluate; an option that is None or empty leaves the plan as it is."""
 
-    Every explanation is made once and every score measured once; an interrupted run continues with --resume.
+    models: Annotated[tuple[str, ...], named_option("-m/--model", "models", MODEL_HELP)]
+    explainers: Annotated[
+        tuple[str, ...],
+        named_option("-e/--explainer", "explainers", "Explainer (see 'xaihub list explainers'); repeatable."),
+    ]
+    metrics: Annotated[
+        tuple[str, ...], named_option("-k/--metric", "metrics", "Metric (see 'xaihub list metrics'); repeatable.")
+    ]
+    settings: Annotated[tuple[Setting, ...], PARAM]
+    target: Annotated[
+        str | None,
+        Opt("-t", "--target", metavar="CLASS", help="Class to explain; default: the predicted class of each image."),
+    ]
+    labels: Annotated[
+        str | None, Opt("--labels", metavar="FILE", help="CSV file with file,class_index: explain the labelled class.")
+    ]
+    masks: Annotated[
+        str | None,
+        Opt("--masks", metavar="FOLDER", help="Mask images (white on black) with the file names of the images."),
+    ]
+    boxes: Annotated[
+        str | None, Opt("--boxes", metavar="FILE", help="CSV file with file,left,top,right,bottom in pixels.")
+    ]
+    seed: Annotated[int | None, SEED.altered(default=None, help="Seed of every random choice; default: 0.")]
+    device: Annotated[str | None, DEVICE.altered(default=None, help="auto (the default), cpu, cuda, cuda:N or mps.")]
+    batch_size: Annotated[int | None, BATCH_SIZE]
+    limit: Annotated[int | None, Opt("--limit", type=click.IntRange(1), help="Use only the first N images.")]
+    no_controls: Annotated[
+        bool, Opt("--no-controls", is_flag=True, help="Skip the controls: random map, edge filter and centre prior.")
+    ]
+    output: Annotated[
+        str | None, Opt("-o", "--output", metavar="FOLDER", help="Output folder of the run; must not exist yet.")
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the plan comes from, and what to do with it."""
+
+    config: Annotated[
+        str | None, Opt("--config", metavar="FILE", help="YAML file with the plan; options override its keys.")
+    ]
+    resume: Annotated[
+        str | None,
+        Opt("--resume", metavar="FOLDER", help="Resume a run; may add images, models, explainers and metrics."),
+    ]
+    only_missing: Annotated[bool, Opt("--only-missing", is_flag=True, help="With --resume: do not retry what failed.")]
+    dry_run: Annotated[
+        bool,
+        Opt("--dry-run", is_flag=True, help="Print the plan and its cost, measured on one image; nothing is stored."),
+    ]
+    as_json: Annotated[bool, JSON]
+    quiet: Annotated[bool, QUIET]
+
+
+@click.command()
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@options(EvaluateOptions, "wanted")
+@options(RunOptions, "run")
+@click.pass_obj
+def evaluate(app: App, /, images: tuple[str, ...], wanted: EvaluateOptions, run: RunOptions) -> None:
+    """Score explainers with metrics over many images and print a leaderboard.
+
+    Each explanation and score is computed once and stored; an interrupted run is resumed with --resume.
 
     \b
     Examples:
       xaihub evaluate photos/ -e gradcam -e rise -k insertion -k deletion -k grid_pointing -o runs/first
+      xaihub evaluate photos/ -e rise -k insertion -p masks=500 -p insertion.steps=20 -o runs/second
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.evaluation.plan import check_models, make_plan, read_config
+    from xaihub.evaluation.plan import Config, check_models, make_plan, read_config
 
-    if only_missing and not resume:
-        raise click.UsageError("--only-missing goes with --resume")
-    if resume and config_file:
-        raise click.UsageError("--resume takes the plan from the run; leave --config out")
+    if run.only_missing and not run.resume:
+        raise click.UsageError("--only-missing requires --resume")
+    if run.resume and run.config:
+        raise click.UsageError("--resume takes its plan from the run; remove --config")
     file = None
-    if resume:
-        config = _stored(resume)
-    elif config_file:
-        config, file = read_config(config_file)
+    if run.resume:
+        config = _stored(run.resume)
+    elif run.config:
+        config, file = read_config(run.config)
+    elif images:
+        config = Config(images=[])
     else:
-        if not options["images"]:
-            raise click.UsageError("give images to evaluate on, --config or --resume")
-        config = _blank()
-    config = _updated(config, options, add=bool(resume))
-    if not dry_run and not resume and not config.output:
-        raise click.UsageError("say where the run goes: -o FOLDER")
+        raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
+    config = _updated(app.hub, config, images, wanted, add=bool(run.resume))
+    if not run.dry_run and not run.resume and not config.output:
+        raise click.UsageError("no output folder for the run; add -o FOLDER")
     plan = make_plan(app.hub, config, file)
     check_models(app.hub, plan, file)
-    if dry_run:
-        _estimate(app, plan, options)
+    if run.dry_run:
+        _estimate(app.hub, plan, as_json=run.as_json)
         return
     from xaihub.evaluation.export import plot
     from xaihub.evaluation.leaderboard import boards
-    from xaihub.evaluation.run import evaluate as run
+    from xaihub.evaluation.run import evaluate as work
     from xaihub.evaluation.store import RunStore
 
-    with RunStore(resume or config.output, create=not resume) as store:
-        with progress(quiet=options["quiet"]) as bar:
-            totals = run(app.hub, plan, store, retry=not only_missing, watch=bar.report)
+    with RunStore(run.resume or config.output, create=not run.resume) as store:
+        with progress(quiet=run.quiet) as bar:
+            totals = work(app.hub, plan, store, retry=not run.only_missing, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
         failures = store.failed_images()
-    if options["as_json"]:
+    if run.as_json:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
         for board in tables:
             put_board(board)
         say(
-            f"{totals.scores} scores and {totals.explanations} explanations made, {totals.kept} scores kept;"
-            f" {totals.forward_passes} forward passes, {totals.backward_passes} backward passes, {totals.seconds:.1f} s"
+            f"{totals.scores} scores and {totals.explanations} explanations computed, {totals.kept} scores reused;"
+            f" {passes(totals.forward_passes, 'forward')}, {passes(totals.backward_passes, 'backward')},"
+            f" {totals.seconds:.1f} s"
         )
         if charts:
             say(f"{len(charts)} charts in {charts[0].parent}")
     for source, reason in failures.items():
-        # An error of reading an image names it already.
+        # An error about reading an image already names it.
         say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
         reasons = _reasons(rows)
         for line in reasons:
             say(f"error: {line}")
-        which = f"; which ones: xaihub export {resume or config.output} --format json" if reasons else ""
+        which = f"; list them: xaihub export {run.resume or config.output} --format json" if reasons else ""
         say(f"{totals.failed} failed{which}")
         raise click.exceptions.Exit(1)
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
-    """Say once why each metric or explainer failed, and how often."""
+    """Return why each metric or explainer failed, and how often."""
     failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
     return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
-
-
-def _blank() -> Config:
-    from xaihub.evaluation.plan import Config
-
-    return Config(images=[])
 
 
 def _stored(folder: str) -> Config:
@@ -147,47 +181,45 @@ def _stored(folder: str) -> Config:
             raise OutputError(f"the plan of the run in {folder!r} is damaged: {error}") from error
 
 
-def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
-    """Lay the command line's options over a plan; with `add` its lists grow instead of being replaced."""
+def _updated(hub: Hub, config: Config, images: Sequence[str], wanted: EvaluateOptions, *, add: bool) -> Config:
+    """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced."""
     from xaihub.evaluation.plan import Choice
 
-    values = pairs(options["values"])
-    used: set[str] = set()
-
-    def choices(names: tuple[str, ...]) -> list[str | Choice]:
-        made: list[str | Choice] = []
-        for name in dict.fromkeys(names):
-            own = {key.partition(".")[2]: value for key, value in values.items() if key.partition(".")[0] == name}
-            used.update(f"{name}.{key}" for key in own)
-            made.append(Choice(name, dict(own)) if own else name)
-        return made
-
-    lists: dict[str, list[Any]] = {
-        "images": [path if path == "-" else os.path.abspath(path) for path in options["images"]],  # noqa: PTH100 - globs stay
-        "models": list(options["models"]),
-        "explainers": choices(options["explainers"]),
-        "metrics": choices(options["metrics"]),
+    listed: dict[str, list[Any]] = {
+        "images": list(images),
+        "models": list(wanted.models),
+        "explainers": [Choice(name) for name in dict.fromkeys(wanted.explainers)],
+        "metrics": [Choice(name) for name in dict.fromkeys(wanted.metrics)],
     }
-    for name, fresh in lists.items():
-        if fresh:
-            old = getattr(config, name) if add else []
-            setattr(config, name, old + [item for item in fresh if item not in old])
-    unused = sorted(set(values) - used)
-    if unused:
-        raise ParameterError(
-            f"-p {unused[0]}: no explainer or metric of that name is asked for", hint="write OWNER.NAME=VALUE"
-        )
+    for kind in ("explainers", "metrics"):
+        if not listed[kind] and not add:
+            listed[kind] = [Choice(item) if isinstance(item, str) else item for item in getattr(config, kind)]
+    _set_parameters(hub, listed["explainers"], listed["metrics"], wanted.settings)
+    for name, fresh in listed.items():
+        old = getattr(config, name) if add or not fresh else []
+        fresh = [item.name if isinstance(item, Choice) and not item.params else item for item in fresh]
+        setattr(config, name, old + [item for item in fresh if item not in old])
     for name in ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
-        if options[name] is not None:
-            setattr(config, name, options[name])
-    if options["no_controls"]:
+        if getattr(wanted, name) is not None:
+            setattr(config, name, getattr(wanted, name))
+    if wanted.no_controls:
         config.controls = False
     _rooted(config)
     return config
 
 
+def _set_parameters(
+    hub: Hub, explainers: Sequence[Choice], metrics: Sequence[Choice], settings: Sequence[Setting]
+) -> None:
+    """Add the settings of `-p` to what is named with it; with --resume that is what is added to the run."""
+    if settings:
+        specs = [*(hub.explainers.get(item.name) for item in explainers), *(hub.metrics.get(m.name) for m in metrics)]
+        for item, own in zip((*explainers, *metrics), assign(settings, specs), strict=True):
+            item.params = {**item.params, **own}
+
+
 def _rooted(config: Config) -> None:
-    """Make paths absolute, so that the run can be resumed from any folder."""
+    """Make paths absolute, so that the run can be resumed from any folder; "-" and globs stay as they are."""
     config.images = [path if path == "-" else os.path.abspath(path) for path in config.images]  # noqa: PTH100 - globs stay
     config.models = [os.path.abspath(m) if m.lower().endswith((".yaml", ".yml")) else m for m in config.models]  # noqa: PTH100
     for name in ("labels", "masks", "boxes"):
@@ -195,16 +227,15 @@ def _rooted(config: Config) -> None:
         setattr(config, name, path and os.path.abspath(path))  # noqa: PTH100
 
 
-def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
-    from xaihub.cli._output import table
+def _estimate(hub: Hub, plan: Plan, *, as_json: bool) -> None:
     from xaihub.evaluation.run import estimate
     from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
-        cost = estimate(app.hub, plan, store)
+        cost = estimate(hub, plan, store)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
     rows = [{**dict(zip(names, part, strict=True)), "seconds": f"{part[4]:.2f}"} for part in cost.parts]
-    if options["as_json"]:
+    if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
@@ -216,4 +247,4 @@ def _estimate(app: App, plan: Any, options: dict[str, Any]) -> None:
         f" {cost.seconds / 60:.1f} minutes (the first image, measured, times {cost.images})"
     )
     for who, reason in cost.unknown.items():
-        say(f"note: {who} is not counted: {reason}")
+        say(f"note: {who} is not included: {reason}")

@@ -84,7 +84,7 @@ def parse(text: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in rest.split(",") if value.strip()]
     if not name.strip() or len(values) < 2 or len(set(values)) < len(values):
         raise ParameterError(
-            f"--sweep {text!r} does not name a parameter and two or more different values", hint="write c=0,0.01,0.1"
+            f"{text!r} does not name a parameter and two or more different values", hint="such as c=0,0.01,0.1"
         )
     return name.strip(), values
 
@@ -144,7 +144,7 @@ def sweep(
         hub.get_objective(config.objective, **own).check_parameters()  # before any work
         plans[value] = msgspec.structs.replace(config, parameters=own)
     chosen = hub.objectives.get(config.objective).judged if judged is None else judged
-    makers = [(_named(hub, item), [hub.get_metric(name) for name in item.metrics]) for item in chosen]
+    makers = [(_explainer(hub, item), _metrics(hub, item)) for item in chosen]
     place, trials, examples = Path(folder), [], {}
     for value, plan in plans.items():
         run = place / _SAFE.sub("_", f"{parameter}={value}")
@@ -171,8 +171,12 @@ def sweep(
     return _written(place, report)
 
 
-def _named(hub: Hub, item: Judged) -> Explainer:
+def _explainer(hub: Hub, item: Judged) -> Explainer:
     return hub.get_explainer(item.explainer, **dict(item.parameters))
+
+
+def _metrics(hub: Hub, item: Judged) -> list[Metric]:
+    return [hub.get_metric(name, **dict(item.metric_parameters.get(name, {}))) for name in item.metrics]
 
 
 def _judge(
