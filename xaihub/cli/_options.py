@@ -1,11 +1,12 @@
-"""Options as typed records: each field of a frozen dataclass declares one option."""
+"""Options as typed records: each field of a dataclass is an option, whose type and default are the field's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,39 +16,54 @@ from xaihub.cli._app import App
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
-__all__ = ["Display", "MethodOptions", "ModelOptions", "Opt", "json_option", "named_option", "options"]
+__all__ = ["Display", "ExplainOptions", "ModelOptions", "Opt", "json_option", "option", "options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+# These come last in every help text, in this order.
+LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
 
 class Opt:
-    """What `click.option` takes, without the argument's name."""
+    """What an option has in addition to a field's name, type and default."""
 
-    def __init__(self, *flags: str, **settings: Any) -> None:
-        """Take the flags, such as "-m" and "--model", and click's keyword arguments."""
-        self.flags, self.settings = flags, settings
-
-    def named(self, name: str) -> Callable[[F], F]:
-        """Return click's decorator for the argument called `name`."""
-        return click.option(*self.flags, name, **self.settings)
-
-    def altered(self, **settings: Any) -> Opt:
-        """Return this option with other settings."""
-        return Opt(*self.flags, **{**self.settings, **settings})
+    def __init__(self, help: str, *flags: str, **settings: Any) -> None:
+        """Take the help text, flags other than --name-of-the-field, and keyword arguments of `click.option`."""
+        self.flags, self.settings = flags, {"help": help, **settings}
 
 
-def options(record: type, name: str) -> Callable[[F], F]:
-    """Add one option per field of the dataclass `record`, and pass them as one argument called `name`."""
+def option(name: str, kind: Any, default: Any, given: Opt) -> Callable[[F], F]:
+    """Return click's decorator for an option called `name` of the type `kind`, such as `int | None`."""
+    flags: Sequence[str] = given.flags or (f"--{name.replace('_', '-')}",)
+    settings = {"show_default": default not in (None, ()) and default is not False, **given.settings}
+    if default is not MISSING:
+        settings["default"] = default
+    inner = next(part for part in get_args(kind) or (kind,) if part is not NoneType)
+    if get_origin(kind) is Literal:
+        settings["type"] = click.Choice(get_args(kind))
+    elif kind is bool:
+        settings["is_flag"] = True
+    elif inner is bool:
+        flags = (f"{flags[0]}/--no-{flags[0][2:]}",)
+    else:
+        settings["multiple"] = get_origin(kind) is tuple
+        settings.setdefault("type", str if inner is Setting else inner)
+    return click.option(*flags, name, **settings)
+
+
+def options(record: type) -> Callable[[F], F]:
+    """Add one option per field of the dataclass `record`; the command receives them as one argument `given`."""
     hints = get_type_hints(record, include_extras=True)
-    declared = {field.name: get_args(hints[field.name])[1] for field in fields(record)}
+    declared = {item.name: (*get_args(hints[item.name]), item.default) for item in fields(record)}
+    names = sorted(declared, key=lambda name: LAST.index(name) if name in LAST else -1)
 
     def wrap(function: F) -> F:
         @wraps(function)
-        def gathered(*args: Any, **given: Any) -> Any:
-            return function(*args, **{name: record(**{key: given.pop(key) for key in declared})}, **given)
+        def gathered(*args: Any, **values: Any) -> Any:
+            return function(*args, given=record(**{name: values.pop(name) for name in names}), **values)
 
-        for key, option in reversed(declared.items()):
-            gathered = option.named(key)(gathered)
+        for name in reversed(names):
+            kind, given, default = declared[name]
+            gathered = option(name, kind, default, given)(gathered)
         return gathered  # type: ignore[return-value]
 
     return wrap
@@ -74,93 +90,68 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     return complete
 
 
-def named_option(flag: str, kind: str, help: str, **settings: Any) -> Opt:
+def named(kind: str, *flags: str, text: str = "") -> Opt:
     """Return a repeatable option whose values are names in the registry `kind` of the hub."""
-    return Opt(*flag.split("/"), multiple=True, shell_complete=_complete(kind), help=help, **settings)
+    text = text or f"{kind[:-1].replace('_', ' ').capitalize()} (see 'xaihub list {kind}')"
+    return Opt(f"{text}; repeatable.", *flags, shell_complete=_complete(kind))
 
 
-MODEL_HELP = (
-    "Zoo model, model card (.yaml), or any timm, hf-hub: or torchvision/ name (see 'xaihub list models'); repeatable."
+EXPLAINER, METRIC = named("explainers", "-e", "--explainer"), named("metrics", "-k", "--metric")
+MODEL = named(
+    "models",
+    "-m",
+    "--model",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
 )
 PARAM = Opt(
-    "-p",
-    "--param",
-    multiple=True,
-    metavar="[WHO.]NAME=VALUE",
-    callback=_settings,
-    help="Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
-)
-SEED = Opt("--seed", type=int, callback=_seed, default=0, show_default=True, help="Seed of every random choice.")
-DEVICE = Opt("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-BATCH_SIZE = Opt(
-    "--batch-size", type=click.IntRange(1), help="Images per forward pass; default: as many as fit in memory."
-)
-JSON = Opt("--json", is_flag=True, help="Print the results as JSON on stdout.")
-QUIET = Opt("-q", "--quiet", is_flag=True, help="Print only results and errors, no progress and no notes.")
+    "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
+    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=_settings,
+)  # fmt: skip
+TARGET = Opt(
+    "Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
+    "-t", "--target", metavar="CLASS",
+)  # fmt: skip
+SEED = Opt("Seed of every random choice.", callback=_seed)
+DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
+BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
+JSON = Opt("Print the results as JSON on stdout.", "--json")
 OUTPUT = Opt(
-    "-o",
-    "--output",
-    metavar="PATH",
-    default="xaihub-out",
-    show_default=True,
-    help="Output folder, or a file name that ends in .png if there is a single result.",
+    "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
+NEW_FOLDER = Opt("Output folder of the run; must not exist yet.", "-o", "--output", metavar="FOLDER")
 
-json_option = JSON.named("as_json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which models to load, and how to run them."""
-
-    models: Annotated[
-        tuple[str, ...], named_option("-m/--model", "models", MODEL_HELP, default=(DEFAULT_MODEL,), show_default=True)
-    ]
-    checkpoint: Annotated[
-        str | None, Opt("--checkpoint", metavar="FILE", help="Load these weights instead (.safetensors, .pt, .pth).")
-    ]
-    classes: Annotated[str | None, Opt("--classes", metavar="FILE", help="Class names for --checkpoint, one per line.")]
-    layer: Annotated[
-        str | None, Opt("--layer", metavar="NAME", help="Layer for activation maps; default: chosen automatically.")
-    ]
-    device: Annotated[str, DEVICE]
-    batch_size: Annotated[int | None, BATCH_SIZE]
-    autocast: Annotated[bool, Opt("--autocast", is_flag=True, help="Run the model in mixed precision.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodOptions:
-    """Which explainers to run, with which parameters, on which class."""
-
-    explainers: Annotated[
-        tuple[str, ...],
-        named_option(
-            "-e/--explainer",
-            "explainers",
-            "Explainer (see 'xaihub list explainers'); repeatable.",
-            default=(DEFAULT_EXPLAINER,),
-            show_default=True,
-        ),
-    ]
-    settings: Annotated[tuple[Setting, ...], PARAM]
-    target: Annotated[
-        str | None,
-        Opt(
-            "-t",
-            "--target",
-            metavar="CLASS",
-            help="Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
-        ),
-    ]
-    seed: Annotated[int, SEED]
+json_option = option("as_json", bool, False, JSON)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Display:
     """What to print."""
 
-    as_json: Annotated[bool, JSON]
-    quiet: Annotated[bool, QUIET]
-    verbose: Annotated[
-        bool, Opt("-v", "--verbose", is_flag=True, help="Report the chosen layer and why, the prediction and the cost.")
-    ]
+    as_json: Annotated[bool, JSON] = False
+    quiet: Annotated[bool, Opt("Print only results and errors, no progress and no notes.", "-q", "--quiet")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Display):
+    """Which models to load, and how to run them."""
+
+    models: Annotated[tuple[str, ...], MODEL] = (DEFAULT_MODEL,)
+    checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
+    classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
+    layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
+    device: Annotated[str, DEVICE] = "auto"
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
+    autocast: Annotated[bool, Opt("Run the model in mixed precision.")] = False
+    settings: Annotated[tuple[Setting, ...], PARAM] = ()
+    seed: Annotated[int, SEED] = 0
+    output: Annotated[str, OUTPUT] = "xaihub-out"
+    verbose: Annotated[bool, Opt("Report the chosen layer, the prediction and the cost.", "-v", "--verbose")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
+    """Which explainers to run, on which class."""
+
+    explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
+    target: Annotated[str | None, TARGET] = None
+    terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

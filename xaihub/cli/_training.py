@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import click
 import msgspec
 
+from xaihub.cli._options import Opt, option
 from xaihub.training.config import Config, checked
 
 __all__ = ["PlanCommand", "plan_options", "read_plan"]
@@ -56,7 +56,7 @@ TOPICS = {
         "logger": "Logger in addition to log.csv ('tensorboard' needs xaihub[tensorboard]).",
     },
 }
-_METAVARS = {"checkpoint": "FILE", "classes": "FILE", "ema": "DECAY", "patience": "N"}
+METAVARS = {"checkpoint": "FILE", "classes": "FILE", "ema": "DECAY", "patience": "N"}
 
 
 class PlanCommand(click.Command):
@@ -76,17 +76,8 @@ def plan_options(function: F) -> F:
     """Add one option per field of `Config` that has a help text in `TOPICS`."""
     hints, defaults = get_type_hints(Config), {item.name: item.default for item in msgspec.structs.fields(Config)}
     for name, text in reversed([pair for names in TOPICS.values() for pair in names.items()]):
-        kind = next(part for part in get_args(hints[name]) or [hints[name]] if part is not NoneType)
-        flags = [f"--{name.replace('_', '-')}", *(["-m"] if name == "model" else [])]
-        more: dict[str, Any] = {}
-        if get_origin(hints[name]) is Literal:
-            more = {"type": click.Choice(get_args(hints[name])), "show_default": True}
-        elif kind is bool:
-            more = {"is_flag": True}
-            flags = flags if defaults[name] is False else [f"{flags[0]}/--no-{name}"]
-        else:
-            more = {"type": kind, "show_default": defaults[name] is not None, "metavar": _METAVARS.get(name)}
-        function = click.option(*flags, name, default=defaults[name], help=text, **more)(function)
+        given = Opt(text, *(("-m", "--model") if name == "model" else ()), metavar=METAVARS.get(name))
+        function = option(name, hints[name], defaults[name], given)(function)
     return function
 
 

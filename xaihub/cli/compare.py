@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import OUTPUT, Display, MethodOptions, ModelOptions, options
+from xaihub.cli._options import ExplainOptions, options
 from xaihub.cli._output import draw, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
 
@@ -14,23 +14,9 @@ __all__ = ["compare"]
 
 @click.command()
 @click.argument("image", required=False)
-@options(ModelOptions, "model")
-@options(MethodOptions, "method")
-@OUTPUT.named("output")
-@click.option("--terminal", is_flag=True, help="Also draw the grid in the terminal.")
-@options(Display, "display")
+@options(ExplainOptions)
 @click.pass_obj
-def compare(
-    app: App,
-    /,
-    image: str | None,
-    model: ModelOptions,
-    method: MethodOptions,
-    output: str,
-    *,
-    terminal: bool,
-    display: Display,
-) -> None:
+def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     """Compare explainers and models on one image, in one labelled figure.
 
     The figure has one row per model and one column per explainer.
@@ -45,27 +31,27 @@ def compare(
     sources = find_images([image or str(sample_photo())])
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
-    place = Destination.parse(output)
+    place = Destination.parse(given.output)
     from xaihub.api.compare import compare as run
     from xaihub.api.explain import image_stem
     from xaihub.api.parameters import make
 
-    explainers = make(app.hub.explainers, app.hub.get_explainer, method.explainers, method.settings)
-    models = load_models(app.hub, model)
-    with progress(quiet=display.quiet) as bar:
+    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
+    models = load_models(app.hub, given)
+    with progress(quiet=given.quiet) as bar:
         for loaded in models:
             loaded.runtime.progress = bar.step
-        found = run(models, explainers, sources[0], target=method.target, seed=method.seed, watch=bar.watch)
+        found = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
     for failure in found.failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(found.rows):
         written = found.save_png(place.path(f"{image_stem(sources[0])}__compare", ".png"))
-        if display.as_json:
+        if given.as_json:
             put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in found.rows]})
         else:
             put(str(written))
-        if terminal:
+        if given.terminal:
             from PIL import Image
 
             with Image.open(written) as grid:

@@ -14,7 +14,20 @@ import click
 
 from xaihub.api.parameters import Setting, assign
 from xaihub.cli._app import App
-from xaihub.cli._options import BATCH_SIZE, DEVICE, JSON, MODEL_HELP, PARAM, QUIET, SEED, Opt, named_option, options
+from xaihub.cli._options import (
+    BATCH_SIZE,
+    DEVICE,
+    EXPLAINER,
+    METRIC,
+    MODEL,
+    NEW_FOLDER,
+    PARAM,
+    SEED,
+    TARGET,
+    Display,
+    Opt,
+    options,
+)
 from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
 from xaihub.errors import OutputError
 
@@ -27,70 +40,40 @@ __all__ = ["evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What to evaluate; an option that is None or empty leaves the plan as it is."""
+class EvaluateOptions(Display):
+    """The plan, of which options that are None or empty change nothing, and what to do with it."""
 
-    models: Annotated[tuple[str, ...], named_option("-m/--model", "models", MODEL_HELP)]
-    explainers: Annotated[
-        tuple[str, ...],
-        named_option("-e/--explainer", "explainers", "Explainer (see 'xaihub list explainers'); repeatable."),
-    ]
-    metrics: Annotated[
-        tuple[str, ...], named_option("-k/--metric", "metrics", "Metric (see 'xaihub list metrics'); repeatable.")
-    ]
-    settings: Annotated[tuple[Setting, ...], PARAM]
-    target: Annotated[
-        str | None,
-        Opt("-t", "--target", metavar="CLASS", help="Class to explain; default: the predicted class of each image."),
-    ]
+    models: Annotated[tuple[str, ...], MODEL] = ()
+    explainers: Annotated[tuple[str, ...], EXPLAINER] = ()
+    metrics: Annotated[tuple[str, ...], METRIC] = ()
+    settings: Annotated[tuple[Setting, ...], PARAM] = ()
+    target: Annotated[str | None, TARGET] = None
     labels: Annotated[
-        str | None, Opt("--labels", metavar="FILE", help="CSV file with file,class_index: explain the labelled class.")
-    ]
+        str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
+    ] = None
     masks: Annotated[
-        str | None,
-        Opt("--masks", metavar="FOLDER", help="Mask images (white on black) with the file names of the images."),
-    ]
-    boxes: Annotated[
-        str | None, Opt("--boxes", metavar="FILE", help="CSV file with file,left,top,right,bottom in pixels.")
-    ]
-    seed: Annotated[int | None, SEED.altered(default=None, help="Seed of every random choice; default: 0.")]
-    device: Annotated[str | None, DEVICE.altered(default=None, help="auto (the default), cpu, cuda, cuda:N or mps.")]
-    batch_size: Annotated[int | None, BATCH_SIZE]
-    limit: Annotated[int | None, Opt("--limit", type=click.IntRange(1), help="Use only the first N images.")]
-    no_controls: Annotated[
-        bool, Opt("--no-controls", is_flag=True, help="Skip the controls: random map, edge filter and centre prior.")
-    ]
-    output: Annotated[
-        str | None, Opt("-o", "--output", metavar="FOLDER", help="Output folder of the run; must not exist yet.")
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where the plan comes from, and what to do with it."""
-
-    config: Annotated[
-        str | None, Opt("--config", metavar="FILE", help="YAML file with the plan; options override its keys.")
-    ]
+        str | None, Opt("Mask images (white on black) with the file names of the images.", metavar="FOLDER")
+    ] = None
+    boxes: Annotated[str | None, Opt("CSV file with file,left,top,right,bottom in pixels.", metavar="FILE")] = None
+    seed: Annotated[int | None, SEED] = None
+    device: Annotated[str | None, DEVICE] = None
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
+    limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
+    output: Annotated[str | None, NEW_FOLDER] = None
+    config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
     resume: Annotated[
-        str | None,
-        Opt("--resume", metavar="FOLDER", help="Resume a run; may add images, models, explainers and metrics."),
-    ]
-    only_missing: Annotated[bool, Opt("--only-missing", is_flag=True, help="With --resume: do not retry what failed.")]
-    dry_run: Annotated[
-        bool,
-        Opt("--dry-run", is_flag=True, help="Print the plan and its cost, measured on one image; nothing is stored."),
-    ]
-    as_json: Annotated[bool, JSON]
-    quiet: Annotated[bool, QUIET]
+        str | None, Opt("Resume a run; may add images, models, explainers and metrics.", metavar="FOLDER")
+    ] = None
+    only_missing: Annotated[bool, Opt("With --resume: do not retry what failed.")] = False
+    dry_run: Annotated[bool, Opt("Print the plan and its cost, measured on one image; nothing is stored.")] = False
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(EvaluateOptions, "wanted")
-@options(RunOptions, "run")
+@options(EvaluateOptions)
 @click.pass_obj
-def evaluate(app: App, /, images: tuple[str, ...], wanted: EvaluateOptions, run: RunOptions) -> None:
+def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> None:
     """Score explainers with metrics over many images and print a leaderboard.
 
     Each explanation and score is computed once and stored; an interrupted run is resumed with --resume.
@@ -104,40 +87,40 @@ def evaluate(app: App, /, images: tuple[str, ...], wanted: EvaluateOptions, run:
     """
     from xaihub.evaluation.plan import Config, check_models, make_plan, read_config
 
-    if run.only_missing and not run.resume:
+    if given.only_missing and not given.resume:
         raise click.UsageError("--only-missing requires --resume")
-    if run.resume and run.config:
+    if given.resume and given.config:
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     file = None
-    if run.resume:
-        config = _stored(run.resume)
-    elif run.config:
-        config, file = read_config(run.config)
+    if given.resume:
+        config = _stored(given.resume)
+    elif given.config:
+        config, file = read_config(given.config)
     elif images:
         config = Config(images=[])
     else:
         raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
-    config = _updated(app.hub, config, images, wanted, add=bool(run.resume))
-    if not run.dry_run and not run.resume and not config.output:
+    config = _updated(app.hub, config, images, given, add=bool(given.resume))
+    if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
     plan = make_plan(app.hub, config, file)
     check_models(app.hub, plan, file)
-    if run.dry_run:
-        _estimate(app.hub, plan, as_json=run.as_json)
+    if given.dry_run:
+        _estimate(app.hub, plan, as_json=given.as_json)
         return
     from xaihub.evaluation.export import plot
     from xaihub.evaluation.leaderboard import boards
-    from xaihub.evaluation.run import evaluate as work
+    from xaihub.evaluation.run import evaluate as run
     from xaihub.evaluation.store import RunStore
 
-    with RunStore(run.resume or config.output, create=not run.resume) as store:
-        with progress(quiet=run.quiet) as bar:
-            totals = work(app.hub, plan, store, retry=not run.only_missing, watch=bar.report)
+    with RunStore(given.resume or config.output, create=not given.resume) as store:
+        with progress(quiet=given.quiet) as bar:
+            totals = run(app.hub, plan, store, retry=not given.only_missing, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
         failures = store.failed_images()
-    if run.as_json:
+    if given.as_json:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
         for board in tables:
@@ -156,7 +139,7 @@ def evaluate(app: App, /, images: tuple[str, ...], wanted: EvaluateOptions, run:
         reasons = _reasons(rows)
         for line in reasons:
             say(f"error: {line}")
-        which = f"; list them: xaihub export {run.resume or config.output} --format json" if reasons else ""
+        which = f"; list them: xaihub export {given.resume or config.output} --format json" if reasons else ""
         say(f"{totals.failed} failed{which}")
         raise click.exceptions.Exit(1)
 
@@ -181,28 +164,28 @@ def _stored(folder: str) -> Config:
             raise OutputError(f"the plan of the run in {folder!r} is damaged: {error}") from error
 
 
-def _updated(hub: Hub, config: Config, images: Sequence[str], wanted: EvaluateOptions, *, add: bool) -> Config:
+def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:
     """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced."""
     from xaihub.evaluation.plan import Choice
 
     listed: dict[str, list[Any]] = {
         "images": list(images),
-        "models": list(wanted.models),
-        "explainers": [Choice(name) for name in dict.fromkeys(wanted.explainers)],
-        "metrics": [Choice(name) for name in dict.fromkeys(wanted.metrics)],
+        "models": list(given.models),
+        "explainers": [Choice(name) for name in dict.fromkeys(given.explainers)],
+        "metrics": [Choice(name) for name in dict.fromkeys(given.metrics)],
     }
     for kind in ("explainers", "metrics"):
         if not listed[kind] and not add:
             listed[kind] = [Choice(item) if isinstance(item, str) else item for item in getattr(config, kind)]
-    _set_parameters(hub, listed["explainers"], listed["metrics"], wanted.settings)
+    _set_parameters(hub, listed["explainers"], listed["metrics"], given.settings)
     for name, fresh in listed.items():
         old = getattr(config, name) if add or not fresh else []
         fresh = [item.name if isinstance(item, Choice) and not item.params else item for item in fresh]
         setattr(config, name, old + [item for item in fresh if item not in old])
     for name in ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
-        if getattr(wanted, name) is not None:
-            setattr(config, name, getattr(wanted, name))
-    if wanted.no_controls:
+        if getattr(given, name) is not None:
+            setattr(config, name, getattr(given, name))
+    if given.no_controls:
         config.controls = False
     _rooted(config)
     return config

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import OUTPUT, Display, MethodOptions, ModelOptions, options
+from xaihub.cli._options import ExplainOptions, options
 from xaihub.cli._output import draw, passes, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
 
@@ -19,23 +19,9 @@ __all__ = ["explain"]
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(ModelOptions, "model")
-@options(MethodOptions, "method")
-@OUTPUT.named("output")
-@click.option("--terminal", is_flag=True, help="Also draw the map in the terminal.")
-@options(Display, "display")
+@options(ExplainOptions)
 @click.pass_obj
-def explain(
-    app: App,
-    /,
-    images: tuple[str, ...],
-    model: ModelOptions,
-    method: MethodOptions,
-    output: str,
-    *,
-    terminal: bool,
-    display: Display,
-) -> None:
+def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None:
     """Explain images: which pixels support the class, and which oppose it?
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
@@ -53,20 +39,18 @@ def explain(
     from xaihub.images import find_images, sample_photo
 
     sources = find_images(images or [sample_photo()])
-    count = len(sources) * len(set(model.models)) * len(set(method.explainers))
-    place = Destination.parse(output, results=count)
+    count = len(sources) * len(set(given.models)) * len(set(given.explainers))
+    place = Destination.parse(given.output, results=count)
     from xaihub.api.explain import explain_many, output_stem
     from xaihub.api.parameters import make
 
-    explainers = make(app.hub.explainers, app.hub.get_explainer, method.explainers, method.settings)
-    models = load_models(app.hub, model)
+    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
+    models = load_models(app.hub, given)
     failed, records = 0, []
-    with progress(quiet=display.quiet) as bar:
+    with progress(quiet=given.quiet) as bar:
         for loaded in models:
             loaded.runtime.progress = bar.step
-        for outcome in explain_many(
-            models, explainers, sources, target=method.target, seed=method.seed, watch=bar.watch
-        ):
+        for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
             if outcome.explanation is None:
                 failed += 1
                 who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
@@ -80,23 +64,23 @@ def explain(
             sets = outcome.explanation.save_sets_png(stem.with_name(f"{stem.name}__sets.png"))
             drawn |= {"sets_png": str(sets)} if sets else {}
             records.append({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
-            if not display.as_json:
-                _show(outcome.explanation, drawn["png"], display, terminal=terminal)
-    if display.as_json:
+            if not given.as_json:
+                _show(outcome.explanation, drawn["png"], given)
+    if given.as_json:
         put_json(records)
     if failed:
         if len(sources) > 1:
-            say(f"{failed} of {len(records)} explanations failed; the other {len(records) - failed} are in {output}")
+            say(f"{failed} of {len(records)} explanations failed; the rest are in {given.output}")
         raise click.exceptions.Exit(1)
 
 
-def _show(explanation: Explanation, png: str, display: Display, *, terminal: bool) -> None:
+def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
     """Print one line per explanation, notes on stderr, and on request the map itself."""
     put(f"{png}  {explanation.explainer}: {explanation.claim}")
-    if not display.quiet:
+    if not given.quiet:
         for warning in explanation.warnings:
             say(f"note: {explanation.explainer}: {warning}")
-    if display.verbose:
+    if given.verbose:
         record = explanation.metadata
         say(f"{explanation.model} predicts {explanation.predicted}; weights {record['weights_sha256'][:12]}")
         if record["layer"]:
@@ -104,7 +88,7 @@ def _show(explanation: Explanation, png: str, display: Display, *, terminal: boo
         gap = record["completeness_gap"]
         cost = f"{passes(record['forward_passes'], 'forward')}, {passes(record['backward_passes'], 'backward')}"
         say(f"{cost}, {record['seconds']:.2f} s" + ("" if gap is None else f", completeness gap {gap:.2g}"))
-    if terminal:
+    if given.terminal:
         from xaihub.explainers.rendering import overlay
 
         draw(overlay(explanation))

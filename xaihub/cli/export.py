@@ -40,7 +40,7 @@ def export(run: str, format_: str, output: str | None) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="FOLDER", help="Output folder of the merged run; must not exist yet.")
+@click.option("-o", "--output", required=True, metavar="FOLDER", help="Output folder; must not exist yet.")
 def merge(runs: tuple[str, ...], output: str) -> None:
     """Merge runs into a new run.
 
@@ -57,7 +57,7 @@ def merge(runs: tuple[str, ...], output: str) -> None:
         say(f"{len(merged.rows())} scores from {len(runs)} runs")
     if aside:
         say(
-            f"note: {aside} conflicting scores are hidden, because the runs differ in images, masks, boxes, seed, target"
-            f" or version; xaihub evaluate --resume {output} measures them again where needed"
+            f"note: {aside} conflicting scores are hidden, because the runs differ in images, masks, boxes, seed,"
+            f" target or version; xaihub evaluate --resume {output} measures them again where needed"
         )
     put(output)

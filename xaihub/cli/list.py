@@ -26,8 +26,8 @@ COLUMNS = {
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
-@click.option("--timm", "timm_pattern", metavar="PATTERN", help="List timm's model names that match a glob.")
-@click.option("--torchvision", "torchvision_pattern", metavar="PATTERN", help="List torchvision's model names that match a glob.")
+@click.option("--timm", "timm_pattern", metavar="PATTERN", help="Matching model names of timm (a glob).")
+@click.option("--torchvision", "torchvision_pattern", metavar="PATTERN", help="Matching model names of torchvision.")
 @json_option
 @click.pass_obj
 def list_(

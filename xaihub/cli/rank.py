@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
-from xaihub.cli._options import OUTPUT, PARAM, SEED, Display, ModelOptions, Opt, named_option, options
+from xaihub.cli._options import ModelOptions, Opt, named, options
 from xaihub.cli._output import passes, progress, put, put_json, say, table
 from xaihub.cli._prepare import Destination, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
@@ -24,44 +23,24 @@ __all__ = ["rank"]
 COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
 
 
+GLOBAL = named("global_explainers", "-e", "--explainer")
+
+
 @dataclass(frozen=True, kw_only=True)
-class RankOptions:
+class RankOptions(ModelOptions):
     """Which global explainers to run, and what to do with their rankings."""
 
-    explainers: Annotated[
-        tuple[str, ...],
-        named_option(
-            "-e/--explainer",
-            "global_explainers",
-            "Global explainer (see 'xaihub list global_explainers'); repeatable.",
-            default=(DEFAULT_GLOBAL_EXPLAINER,),
-            show_default=True,
-        ),
-    ]
-    settings: Annotated[tuple[Setting, ...], PARAM]
-    labels: Annotated[
-        str | None, Opt("--labels", metavar="FILE", help="CSV file with the classes of the images (file, label).")
-    ]
-    combine: Annotated[
-        bool,
-        Opt(
-            "--combine",
-            is_flag=True,
-            help="Treat the models as different seeds of one training and combine their rankings.",
-        ),
-    ]
-    top: Annotated[int, Opt("--top", type=click.IntRange(1), default=10, show_default=True, help="Features to print.")]
-    seed: Annotated[int, SEED]
-    output: Annotated[str, OUTPUT]
+    explainers: Annotated[tuple[str, ...], GLOBAL] = (DEFAULT_GLOBAL_EXPLAINER,)
+    labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
+    combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
+    top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(ModelOptions, "model")
-@options(RankOptions, "how")
-@options(Display, "display")
+@options(RankOptions)
 @click.pass_obj
-def rank(app: App, /, images: tuple[str, ...], model: ModelOptions, how: RankOptions, display: Display) -> None:
+def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     """Rank the features that a model as a whole relies on, such as its channels.
 
     IMAGE is a file, a folder or a glob; global explainers that read the ranking from the weights, such as scores, need
@@ -77,31 +56,31 @@ def rank(app: App, /, images: tuple[str, ...], model: ModelOptions, how: RankOpt
     from xaihub.images import find_images
 
     sources = find_images(images) if images else []
-    place = Destination.parse(how.output, results=len(set(model.models)) * len(set(how.explainers)))
+    place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
     from xaihub.api.parameters import make
     from xaihub.api.rank import combined, record_of
     from xaihub.api.rank import rank as run
 
-    explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, how.explainers, how.settings)
-    models = load_models(app.hub, model)
+    explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
+    models = load_models(app.hub, given)
     records, outcomes = [], []
-    with progress(quiet=display.quiet) as bar:
-        for outcome in run(models, explainers, sources, labels=how.labels, seed=how.seed, watch=bar.watch):
+    with progress(quiet=given.quiet) as bar:
+        for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
             outcomes.append(outcome)
             files: list[Path] = []
             if outcome.explanation is None:
                 say(f"error: {outcome.explainer} on {outcome.model.name}: {outcome.error}")
             else:
-                files = _write(outcome, outcome.explanation, place, how.top)
-                _show(outcome.explanation, files, how.top, display)
+                files = _write(outcome, outcome.explanation, place, given.top)
+                _show(outcome.explanation, files, given)
             records.append(record_of(outcome, files))
     for error in {str(error): error for outcome in outcomes for error in outcome.photos.errors}:
         say(f"note: skipped: {error}")
-    for explanation in combined(outcomes) if how.combine else []:
-        files = _save(explanation, place, f"combined__{explanation.method}", how.top)
+    for explanation in combined(outcomes) if given.combine else []:
+        files = _save(explanation, place, f"combined__{explanation.method}", given.top)
         records.append({"files": list(map(str, files)), **explanation.to_dict()})
-        _show(explanation, files, how.top, display)
-    if display.as_json:
+        _show(explanation, files, given)
+    if given.as_json:
         put_json(records)
     if any(outcome.error for outcome in outcomes):
         raise click.exceptions.Exit(1)
@@ -128,8 +107,8 @@ def _save(explanation: GlobalExplanation, place: Destination, stem: str, top: in
     ]
 
 
-def _show(explanation: GlobalExplanation, files: list[Path], top: int, display: Display) -> None:
-    if display.as_json:
+def _show(explanation: GlobalExplanation, files: list[Path], given: RankOptions) -> None:
+    if given.as_json:
         return
     put(explanation.claim)
     rows = [
@@ -140,14 +119,14 @@ def _show(explanation: GlobalExplanation, files: list[Path], top: int, display: 
             "95 % interval": "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}",
             "times the mean": "" if row["times_uniform"] is None else f"{row['times_uniform']:.2f}",
         }
-        for row in explanation.table(top)
+        for row in explanation.table(given.top)
     ]
     put(table(rows, [name for name in COLUMNS if any(row[name] != "" for row in rows)]))
     put("\n".join(map(str, files)))
-    if not display.quiet:
+    if not given.quiet:
         for warning in explanation.warnings:
             say(f"note: {explanation.method}: {warning}")
     record = explanation.metadata
-    if display.verbose and "cpu_seconds" in record:
+    if given.verbose and "cpu_seconds" in record:
         cost = f"{passes(record['forward_passes'], 'forward')}, {record['cpu_seconds']:.3g} s of CPU time"
         say(f"{cost}; layer {record['layer']!r}")

@@ -9,7 +9,7 @@ import click
 
 from xaihub.api.parameters import Setting, assign
 from xaihub.cli._app import App
-from xaihub.cli._options import DEVICE, JSON, PARAM, QUIET, Opt, options
+from xaihub.cli._options import DEVICE, NEW_FOLDER, PARAM, Display, Opt, options
 from xaihub.cli._output import progress, put, put_json, say
 from xaihub.cli._training import PlanCommand, plan_options, read_plan
 
@@ -21,28 +21,19 @@ __all__ = ["train"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Display):
     """How to run a plan, and where its results go."""
 
-    output: Annotated[
-        str | None, Opt("-o", "--output", metavar="FOLDER", help="Output folder of the run; must not exist yet.")
-    ]
-    settings: Annotated[tuple[Setting, ...], PARAM]
+    output: Annotated[str | None, NEW_FOLDER] = None
+    settings: Annotated[tuple[Setting, ...], PARAM] = ()
     resume: Annotated[
-        str | None,
-        Opt("--resume", metavar="FOLDER", help="Resume an interrupted run; no other option may change its plan."),
-    ]
-    dry_run: Annotated[
-        bool,
-        Opt("--dry-run", is_flag=True, help="Check everything, run three steps and print the cost; nothing is stored."),
-    ]
+        str | None, Opt("Resume an interrupted run; no other option may change its plan.", metavar="FOLDER")
+    ] = None
+    dry_run: Annotated[bool, Opt("Check everything, run three steps and print the cost; nothing is stored.")] = False
     held_out: Annotated[
-        str | None,
-        Opt("--held-out", metavar="FOLDER", help="Copy held-out images and labels.csv there, for 'xaihub evaluate'."),
-    ]
-    device: Annotated[str, DEVICE]
-    as_json: Annotated[bool, JSON]
-    quiet: Annotated[bool, QUIET]
+        str | None, Opt("Copy held-out images and labels.csv there, for 'xaihub evaluate'.", metavar="FOLDER")
+    ] = None
+    device: Annotated[str, DEVICE] = "auto"
 
 
 WITH_RESUME = {"resume", "device", "held_out", "as_json", "quiet"}
@@ -50,10 +41,10 @@ WITH_RESUME = {"resume", "device", "held_out", "as_json", "quiet"}
 
 @click.command(cls=PlanCommand)
 @click.argument("data", required=False, metavar="[DATA]")
-@options(TrainOptions, "how")
+@options(TrainOptions)
 @plan_options
 @click.pass_context
-def train(ctx: click.Context, /, data: str | None, how: TrainOptions, **plan: Any) -> None:
+def train(ctx: click.Context, /, data: str | None, given: TrainOptions, **plan: Any) -> None:
     """Train or fine-tune a model with a training objective; the result is a model card.
 
     DATA is a folder with one sub-folder per class (or train/ and val/ with such sub-folders), a CSV file with the
@@ -72,35 +63,35 @@ def train(ctx: click.Context, /, data: str | None, how: TrainOptions, **plan: An
     from xaihub.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    if how.resume:
-        given = [item for item in ctx.command.params if item.name not in WITH_RESUME and _typed(ctx, item)]
-        if given:
-            raise click.UsageError(f"--resume takes its plan from the run; remove {_shown(given[0])}")
-        config = service.read_config(how.resume)
+    if given.resume:
+        extra = [item for item in ctx.command.params if item.name not in WITH_RESUME and _typed(ctx, item)]
+        if extra:
+            raise click.UsageError(f"--resume takes its plan from the run; remove {_shown(extra[0])}")
+        config = service.read_config(given.resume)
     else:
-        settings = assign(how.settings, [app.hub.objectives.get(plan["objective"])])[0] if how.settings else {}
+        settings = assign(given.settings, [app.hub.objectives.get(plan["objective"])])[0] if given.settings else {}
         config = read_plan(data, plan, settings)
-    if how.held_out and how.dry_run:
+    if given.held_out and given.dry_run:
         raise click.UsageError("--dry-run stores nothing; remove --held-out")
-    if not how.resume and not how.dry_run and not how.output:
+    if not given.resume and not given.dry_run and not given.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
-    report = (lambda _text: None) if how.quiet else say
-    with progress(quiet=how.quiet) as bar:
-        if how.dry_run:
-            found = service.estimate(app.hub, config, device=how.device, watch=bar.report)
-            _show(found, config, as_json=how.as_json)
+    report = (lambda _text: None) if given.quiet else say
+    with progress(quiet=given.quiet) as bar:
+        if given.dry_run:
+            found = service.estimate(app.hub, config, device=given.device, watch=bar.report)
+            _show(found, config, as_json=given.as_json)
             return
         outcome = service.train(
             app.hub,
             config,
-            how.resume or str(how.output),
-            resume=bool(how.resume),
-            device=how.device,
-            held_out=how.held_out,
+            given.resume or str(given.output),
+            resume=bool(given.resume),
+            device=given.device,
+            held_out=given.held_out,
             watch=bar.report,
             tell=report,
         )
-    if how.as_json:
+    if given.as_json:
         put_json({"card": str(outcome.card), "best": outcome.best, "history": outcome.history, "early": outcome.early})
         return
     if outcome.early:
