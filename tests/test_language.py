@@ -18,7 +18,7 @@ INSTEAD = {
     r"\bpictures?\b": "image (the input), map (the result) or figure (the PNG)",
     r"\b(?:forwards|backwards)\b": "forward passes, backward passes",
     r"(?<!\b[Tt]here )\b(?:is|are) no (?!longer\b|other\b|more\b|less\b|better\b|worse\b)[a-z]+": "is not a, are not",
-    r"\bso (?:many|much) [a-z]+(?! that\b)": "N, such as 'every N steps'",
+    r"\bso (?:many|much) (?!that\b)[a-z]+": "N, such as 'every N steps'",
     r"\b(?:rows?|one|bytes|cells|pixels|passes|value) an? (?:side|row|model|image|pass|step|class|line|map)\b": "per",
     r"(?:^|[.(|] )Most (?:[a-z]+ )*[a-z]+s\b(?=\.| that\b| of\b)": "Maximum number of",
     r"\bspeaks? (?:for|against)\b": "supports, opposes",
@@ -32,9 +32,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Yield the lines of pages, outside code, and the help texts of commands, each with where it is."""
     for file in PAGES:
         name = str(file.relative_to(ROOT))
-        prose = re.sub(
-            r"^```.*?^```$", lambda block: "\n" * block.group().count("\n"), file.read_text("utf-8"), flags=re.M | re.S
-        )
+        prose = CODE.sub(lambda block: "\n" * block.group().count("\n"), file.read_text("utf-8"))
         for number, line in enumerate(prose.splitlines(), start=1):
             yield f"{name}:{number}", re.sub(r"`[^`]*`", "``", line)
     for path, command in commands("xaihub", cli):

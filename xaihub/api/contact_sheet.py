@@ -51,10 +51,8 @@ def channel_views(
     Raises:
         OutputError: The features are not channels, or there are no images.
     """
-    if explanation.feature != "channel" or not explanation.metadata.get("layer"):
-        raise OutputError(f"{explanation.feature} features have no most activating images")
-    if not photos.sources:
-        raise OutputError("no images were given that could activate a channel", hint="give a folder of images")
+    if not sheets_possible(explanation, photos.sources):
+        raise OutputError(f"no contact sheet of {explanation.feature} features and {len(photos.sources)} images")
     ranked = explanation.ranking[:top]
     with model.untouched():
         look = _Look(model, str(explanation.metadata["layer"]))

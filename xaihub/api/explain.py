@@ -166,34 +166,27 @@ def explain_many(
     """
     for model in models:
         Target.parse(target, model.classes)
-    return _explain_many(models, explainers, sources, target, seed, watch)
 
+    def outcomes() -> Iterator[Outcome]:
+        for source in sources:
+            try:
+                image = load_image(source)
+            except XaihubError as error:
+                yield Outcome(source=source, model="", explainer="", error=error)
+                continue
+            for model in models:
+                seen = _Input(model, image)
+                for explainer in explainers:
+                    watch(f"{image.name}: {explainer.name} on {model.name}")
+                    outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
+                    try:
+                        yield outcome(explanation=seen.explain(explainer, target, seed))
+                    except ParameterError:
+                        raise  # wrong for the next image as well
+                    except XaihubError as error:
+                        yield outcome(error=error)
 
-def _explain_many(
-    models: Sequence[Model],
-    explainers: Sequence[Explainer],
-    sources: Iterable[str],
-    target: str | None,
-    seed: int,
-    watch: Callable[[str], None],
-) -> Iterator[Outcome]:
-    for source in sources:
-        try:
-            image = load_image(source)
-        except XaihubError as error:
-            yield Outcome(source=source, model="", explainer="", error=error)
-            continue
-        for seen in (_Input(model, image) for model in models):
-            for explainer in explainers:
-                name = seen.model.name
-                watch(f"{image.name}: {explainer.name} on {name}")
-                outcome = partial(Outcome, source=source, model=name, explainer=explainer.name)
-                try:
-                    yield outcome(explanation=seen.explain(explainer, target, seed))
-                except ParameterError:
-                    raise  # wrong for the next image as well
-                except XaihubError as error:
-                    yield outcome(error=error)
+    return outcomes()
 
 
 def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:

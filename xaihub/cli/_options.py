@@ -141,7 +141,7 @@ class ModelOptions(Display):
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None
-    autocast: Annotated[bool, Opt("Run the model in mixed precision.")] = False
+    autocast: Annotated[bool, Opt("Mixed precision on a GPU.")] = False
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     seed: Annotated[int, SEED] = 0
     output: Annotated[str, OUTPUT] = "xaihub-out"

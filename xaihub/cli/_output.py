@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Board, Entry
 
 __all__ = ["clean", "draw", "passes", "progress", "put", "put_board", "put_json", "say", "table"]
 
@@ -72,16 +72,11 @@ def put_board(board: Board) -> None:
     arrows = {True: " ^", False: " v", None: ""}
     most = max((entry.count for entry in board.entries.values()), default=0)
     lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
-    for name in board.explainers:
-        cells = [name]
-        for metric in board.metrics:
-            entry = board.entries.get((name, metric))
-            few = "" if entry is None or entry.count == most else f" (of {entry.count})"
-            cells.append(
-                "-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
-            )
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines += [
+        [name, *(_entry(board.entries.get((name, metric)), most) for metric in board.metrics)]
+        for name in board.explainers
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
@@ -92,6 +87,13 @@ def put_board(board: Board) -> None:
     put("^ higher is better, v lower is better, * best method; 95 % bootstrap intervals; controls are last")
     for note in board.notes:
         put(f"note: {note}")
+
+
+def _entry(entry: Entry | None, most: int) -> str:
+    if entry is None:
+        return "-"
+    few = "" if entry.count == most else f" (of {entry.count})"
+    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
 
 
 def passes(number: float, direction: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Destination", "load_models"]
 
 
-def load_models(hub: Hub, wanted: ModelOptions) -> list[Model]:
-    """Load every model once; models whose cards share a name are named by their cards' paths instead."""
+def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
+    """Load every model once; it reports progress to `step`. Models that share a name are named as they were given."""
     from xaihub.models.model import Runtime
 
     found = {
@@ -31,7 +32,7 @@ def load_models(hub: Hub, wanted: ModelOptions) -> list[Model]:
             checkpoint=wanted.checkpoint,
             classes=wanted.classes,
             layer=wanted.layer,
-            runtime=Runtime(batch_size=wanted.batch_size, autocast=wanted.autocast),
+            runtime=Runtime(batch_size=wanted.batch_size, autocast=wanted.autocast, progress=step),
         )
         for name in dict.fromkeys(wanted.models)
     }

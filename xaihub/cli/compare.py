@@ -37,10 +37,8 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     from xaihub.api.parameters import make
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
-    models = load_models(app.hub, given)
     with progress(quiet=given.quiet) as bar:
-        for loaded in models:
-            loaded.runtime.progress = bar.step
+        models = load_models(app.hub, given, bar.step)
         found = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
     for failure in found.failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""

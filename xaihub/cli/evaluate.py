@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections import Counter
@@ -165,22 +166,25 @@ def _stored(folder: str) -> Config:
 
 
 def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:
-    """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced."""
+    """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced.
+
+    With `add`, `-p` sets parameters of what is added.
+    """
     from xaihub.evaluation.plan import Choice
 
-    listed: dict[str, list[Any]] = {
-        "images": list(images),
-        "models": list(given.models),
-        "explainers": [Choice(name) for name in dict.fromkeys(given.explainers)],
-        "metrics": [Choice(name) for name in dict.fromkeys(given.metrics)],
-    }
+    lists: dict[str, list[Any]] = {"images": list(images), "models": list(given.models)}
+    choices: dict[str, list[Choice]] = {}
     for kind in ("explainers", "metrics"):
-        if not listed[kind] and not add:
-            listed[kind] = [Choice(item) if isinstance(item, str) else item for item in getattr(config, kind)]
-    _set_parameters(hub, listed["explainers"], listed["metrics"], given.settings)
-    for name, fresh in listed.items():
+        named = dict.fromkeys(getattr(given, kind)) or ([] if add else getattr(config, kind))
+        choices[kind] = [Choice(item) if isinstance(item, str) else item for item in named]
+    if given.settings:
+        specs = [getattr(hub, kind).get(choice.name) for kind, chosen in choices.items() for choice in chosen]
+        for choice, own in zip(itertools.chain(*choices.values()), assign(given.settings, specs), strict=True):
+            choice.params = {**choice.params, **own}
+    for kind, chosen in choices.items():
+        lists[kind] = [choice if choice.params else choice.name for choice in chosen]
+    for name, fresh in lists.items():
         old = getattr(config, name) if add or not fresh else []
-        fresh = [item.name if isinstance(item, Choice) and not item.params else item for item in fresh]
         setattr(config, name, old + [item for item in fresh if item not in old])
     for name in ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
         if getattr(given, name) is not None:
@@ -191,23 +195,14 @@ def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOpt
     return config
 
 
-def _set_parameters(
-    hub: Hub, explainers: Sequence[Choice], metrics: Sequence[Choice], settings: Sequence[Setting]
-) -> None:
-    """Add the settings of `-p` to what is named with it; with --resume that is what is added to the run."""
-    if settings:
-        specs = [*(hub.explainers.get(item.name) for item in explainers), *(hub.metrics.get(m.name) for m in metrics)]
-        for item, own in zip((*explainers, *metrics), assign(settings, specs), strict=True):
-            item.params = {**item.params, **own}
-
-
 def _rooted(config: Config) -> None:
-    """Make paths absolute, so that the run can be resumed from any folder; "-" and globs stay as they are."""
-    config.images = [path if path == "-" else os.path.abspath(path) for path in config.images]  # noqa: PTH100 - globs stay
-    config.models = [os.path.abspath(m) if m.lower().endswith((".yaml", ".yml")) else m for m in config.models]  # noqa: PTH100
+    """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
+    rooted = os.path.abspath
+    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
+    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    config.models = list(dict.fromkeys(models))
     for name in ("labels", "masks", "boxes"):
-        path = getattr(config, name)
-        setattr(config, name, path and os.path.abspath(path))  # noqa: PTH100
+        setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
 
 
 def _estimate(hub: Hub, plan: Plan, *, as_json: bool) -> None:
@@ -225,9 +220,9 @@ def _estimate(hub: Hub, plan: Plan, *, as_json: bool) -> None:
     put(table(rows, names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
-        f" {len(plan.config.models)} models: about {cost.forward_passes} forward passes,"
-        f" {cost.backward_passes} backward passes,"
-        f" {cost.seconds / 60:.1f} minutes (the first image, measured, times {cost.images})"
+        f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"
+        f" {passes(cost.backward_passes, 'backward')}, {cost.seconds / 60:.1f} minutes"
+        f" (measured on the first image, times {cost.images})"
     )
     for who, reason in cost.unknown.items():
         say(f"note: {who} is not included: {reason}")

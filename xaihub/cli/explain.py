@@ -45,11 +45,9 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     from xaihub.api.parameters import make
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
-    models = load_models(app.hub, given)
     failed, records = 0, []
     with progress(quiet=given.quiet) as bar:
-        for loaded in models:
-            loaded.runtime.progress = bar.step
+        models = load_models(app.hub, given, bar.step)
         for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
             if outcome.explanation is None:
                 failed += 1

@@ -62,9 +62,9 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     from xaihub.api.rank import rank as run
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
-    models = load_models(app.hub, given)
     records, outcomes = [], []
     with progress(quiet=given.quiet) as bar:
+        models = load_models(app.hub, given, bar.step)
         for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
             outcomes.append(outcome)
             files: list[Path] = []

@@ -100,14 +100,28 @@ class Explainer(Parametrised, ABC):
         """
 
     def explain(
-        self, model: Model, inputs: Tensor, target: Target | str | int | None = None, *, seed: int = 0
+        self,
+        model: Model,
+        inputs: Tensor,
+        target: Target | str | int | None = None,
+        *,
+        seed: int = 0,
+        logits: Tensor | None = None,
     ) -> list[Explanation]:
-        """Explain each row of `inputs` (B, C, H, W) and return one `Explanation` a row.
+        """Explain each row of `inputs` and return one `Explanation` per row.
 
-        The model is left as it was, whatever happens; random state outside is left alone.
+        The model and the caller's random state are left as they were, whatever happens.
+
+        Args:
+            model: The model.
+            inputs: (B, C, H, W) in the model's units.
+            target: The class to explain; the predicted class by default.
+            seed: Fixes every random choice.
+            logits: (B, K) outputs of `model` for `inputs`, if known; then no pass is made to fix the target.
 
         Raises:
-            ParameterError: A parameter is out of range, the target does not exist, or `inputs` is not (B, C, H, W).
+            ParameterError: A parameter is out of range, the target does not exist, or `inputs` or `logits` has the
+                wrong shape.
             ExplainerRefused: The method does not apply to this model, or its result is not finite.
             ModelError: The model's class scores are not finite.
         """
@@ -117,14 +131,16 @@ class Explainer(Parametrised, ABC):
                 f"inputs have the shape {tuple(inputs.shape)}",
                 hint=f"give one or more rows: (B, {', '.join(map(str, model.input_size))})",
             )
+        if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
+            raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
         wanted = Target.parse(target, model.classes)
         with model.untouched():
-            if self.plain_first:
+            if logits is None and self.plain_first:
                 return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
-            logits = model.predict(inputs)
+            logits = model.predict(inputs) if logits is None else model.checked(logits, rows=len(inputs))
             resolved = wanted.resolve(logits)
             explanations: list[Explanation] = []
-            step = 1 if self.stochastic and not self.together else len(inputs)
+            step = 1 if self.stochastic and not (self.together or self.plain_first) else len(inputs)
             for start in range(0, len(inputs), step):
                 rows = slice(start, start + step)
                 explanations += self._explain(model, inputs[rows], resolved[rows], logits[rows], seed, who)
