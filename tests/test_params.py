@@ -8,7 +8,7 @@ import pytest
 
 from xaihub import Meta
 from xaihub.errors import ParameterError
-from xaihub.params import convert, parameters
+from xaihub.params import Parametrised, convert, parameters
 
 
 class Method:
@@ -118,3 +118,15 @@ def test_a_name_that_python_keeps_for_itself_is_typed_without_its_underscore() -
     assert [item.shown for item in parameters(Weighted).values()] == ["lambda", "plain"]
     with pytest.raises(ParameterError, match=r"has no parameter 'lambd' \(did you mean 'lambda'\?\)"):
         convert(Weighted, {"lambd": 1})
+
+
+def test_a_bare_assignment_gives_an_inherited_parameter_another_default() -> None:
+    class Base(Parametrised):
+        steps: Annotated[int, Meta(ge=1, description="Steps.")] = 5
+
+    class Finer(Base):
+        steps = 50
+
+    assert (Base().steps, Finer().steps, Finer(steps=7).steps) == (5, 50, 7)
+    assert parameters(Finer)["steps"].default == 50
+    assert parameters(Finer)["steps"].description == "Steps."

@@ -62,6 +62,11 @@ class Parametrised:
     def __init_subclass__(cls, **options: Any) -> None:
         """Make a dataclass of a subclass that declares parameters; `eq` and `repr` stay those of this class."""
         super().__init_subclass__(**options)
+        # A bare `steps = 10` gives an inherited parameter another default, as it would for any attribute.
+        for name in (
+            getattr(cls, "__dataclass_fields__", {}).keys() & vars(cls).keys() - inspect.get_annotations(cls).keys()
+        ):
+            cls.__annotations__[name] = typing.get_type_hints(cls, include_extras=True)[name]
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
 
