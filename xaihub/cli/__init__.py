@@ -44,7 +44,7 @@ def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[s
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Explain what vision models see.
+    """Explain the predictions of vision models.
 
     \b
     Examples:

@@ -17,9 +17,9 @@ __all__ = ["compare"]
 @options(ExplainOptions)
 @click.pass_obj
 def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
-    """Compare explainers and models on one image, in one labelled figure.
+    """Compare explainers and models on one image.
 
-    The figure has one row per model and one column per explainer.
+    Writes one labelled figure, with one row per model and one column per explainer.
 
     \b
     Examples:

@@ -75,9 +75,9 @@ class EvaluateOptions(Display):
 @options(EvaluateOptions)
 @click.pass_obj
 def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> None:
-    """Score explainers with metrics over many images and print a leaderboard.
+    """Score explainers with metrics over many images.
 
-    Each explanation and score is computed once and stored; an interrupted run is resumed with --resume.
+    Prints a leaderboard. Each explanation and score is computed once and stored; --resume continues an interrupted run.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ __all__ = ["explain"]
 @options(ExplainOptions)
 @click.pass_obj
 def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None:
-    """Explain images: which pixels support the class, and which oppose it?
+    """Explain images: which pixels support a class?
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
     image, model and explainer: the overlay (.png), the values (.safetensors) and a JSON record of how they were made.

@@ -23,7 +23,9 @@ __all__ = ["export", "merge"]
 )
 @click.option("-o", "--output", metavar="FILE", help="Output file; default: stdout, for csv and json.")
 def export(run: str, format_: str, output: str | None) -> None:
-    """Export a run's scores: one row per score, plus one row per failed image.
+    """Export a run's scores.
+
+    The table has one row per score, plus one row per failed image.
 
     \b
     Examples:

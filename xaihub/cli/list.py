@@ -33,7 +33,7 @@ COLUMNS = {
 def list_(
     app: App, /, kind: str | None, timm_pattern: str | None, torchvision_pattern: str | None, *, as_json: bool
 ) -> None:
-    """List everything that is registered: explainers, metrics, objectives, models, plugins and so on.
+    """List explainers, metrics, models and so on.
 
     \b
     Examples:

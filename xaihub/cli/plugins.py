@@ -23,7 +23,7 @@ KINDS = ("explainer", "metric", "adapter", "command")
 
 @click.group(cls=Family)
 def plugins() -> None:
-    """Write, install, check and remove plugins.
+    """Create, install, check and remove plugins.
 
     \b
     Examples:
@@ -42,7 +42,9 @@ def plugins() -> None:
 @click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="Licence of the project.")
 @click.pass_obj
 def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
-    """Create a complete plugin project: a working method, its card, its hooks and tests.
+    """Create a plugin project.
+
+    The project is complete: a working method, its card, its hooks and tests.
 
     \b
     Examples:
@@ -66,10 +68,10 @@ def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Hide the installer's output.")
 @json_option
 def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: bool, as_json: bool) -> None:
-    """Install plugins with pip (or uv), then load them and report what they added.
+    """Install plugins with pip (or uv).
 
-    PACKAGE is anything pip accepts: a name, a folder, a file or a URL. Unlisted options are forwarded to pip; write
-    their values as --option=value.
+    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL.
+    Unlisted options are forwarded to pip; write their values as --option=value.
 
     \b
     Examples:
@@ -125,7 +127,7 @@ def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
 @json_option
 @click.pass_obj
 def list_(app: App, /, *, as_json: bool) -> None:
-    """List plugins with their distribution, what they registered, and their problems.
+    """List plugins, what they registered and their problems.
 
     \b
     Examples:
@@ -155,9 +157,9 @@ def list_(app: App, /, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def info(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show details of a plugin: files, hooks, what it registered, load time, dependencies, card.
+    """Show details of a plugin.
 
-    NAME is a plugin or its distribution.
+    Prints its files, hooks, what it registered, load time, dependencies and card. NAME is a plugin or its distribution.
 
     \b
     Examples:
@@ -197,9 +199,9 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> None:
-    """Run the conformance checks on a plugin; exit with 1 if one fails.
+    """Run the conformance checks on a plugin.
 
-    NAME is a plugin, a distribution, or a single explainer, metric, adapter or model.
+    Exits with 1 if a check fails. NAME is a plugin, a distribution, or a single explainer, metric, adapter or model.
 
     \b
     Examples:

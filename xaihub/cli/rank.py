@@ -41,7 +41,7 @@ class RankOptions(ModelOptions):
 @options(RankOptions)
 @click.pass_obj
 def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
-    """Rank the features that a model as a whole relies on, such as its channels.
+    """Rank the features that a model as a whole relies on.
 
     IMAGE is a file, a folder or a glob; global explainers that read the ranking from the weights, such as scores, need
     none. Two files are written per model and global explainer: the chart (.png) and the ranking (.json); and for

@@ -50,7 +50,9 @@ def _line(spec: ReproductionSpec) -> str:
 
 @click.group(cls=_Reproductions)
 def reproduce() -> None:
-    """Re-run a published experiment and print our results next to the paper's.
+    """Re-run a published experiment.
+
+    Prints our results next to the paper's.
 
     \b
     Examples:

@@ -20,7 +20,9 @@ __all__ = ["show"]
 @json_option
 @click.pass_obj
 def show(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show details of an explainer, metric, objective, model or adapter: paper, parameters, needs, cost, limits.
+    """Show an explainer, metric, model and so on.
+
+    Prints its paper, parameters, needs, cost and limits.
 
     \b
     Examples:

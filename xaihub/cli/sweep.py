@@ -38,7 +38,7 @@ class SweepOptions(Display):
 @plan_options
 @click.pass_obj
 def sweep(app: App, /, data: str, values: str, given: SweepOptions, **plan: Any) -> None:
-    """Train once for each value of a parameter of the objective, and compare the results.
+    """Train with several values of a parameter and compare.
 
     DATA is as for 'xaihub train'. NAME=V1,V2,... names the parameter and its values, weakest first. The report has the
     accuracy, the loss, explanation metrics (by default those the objective names), and images explained before and

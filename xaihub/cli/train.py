@@ -45,10 +45,11 @@ WITH_RESUME = {"resume", "device", "held_out", "as_json", "quiet"}
 @plan_options
 @click.pass_context
 def train(ctx: click.Context, /, data: str | None, given: TrainOptions, **plan: Any) -> None:
-    """Train or fine-tune a model with a training objective; the result is a model card.
+    """Train or fine-tune a model.
 
-    DATA is a folder with one sub-folder per class (or train/ and val/ with such sub-folders), a CSV file with the
-    columns file, label and optionally split, hf:NAME, or a built-in data set: digits, evidence.
+    The result is a model card, which -m of every command accepts. DATA is a folder with one sub-folder per class (or
+    train/ and val/ with such sub-folders), a CSV file with the columns file, label and optionally split, hf:NAME, or a
+    built-in data set: digits, evidence.
 
     \b
     Examples:
