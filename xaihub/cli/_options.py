@@ -34,7 +34,7 @@ class Opt:
 def option(name: str, kind: Any, default: Any, given: Opt) -> Callable[[F], F]:
     """Return click's decorator for an option called `name` of the type `kind`, such as `int | None`."""
     flags: Sequence[str] = given.flags or (f"--{name.replace('_', '-')}",)
-    settings = {"show_default": default not in (None, ()) and default is not False, **given.settings}
+    settings = {"show_default": default not in (None, (), MISSING) and default is not False, **given.settings}
     if default is not MISSING:
         settings["default"] = default
     inner = next(part for part in get_args(kind) or (kind,) if part is not NoneType)
@@ -145,7 +145,7 @@ class ModelOptions(Display):
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     seed: Annotated[int, SEED] = 0
     output: Annotated[str, OUTPUT] = "xaihub-out"
-    verbose: Annotated[bool, Opt("Report the chosen layer, the prediction and the cost.", "-v", "--verbose")] = False
+    verbose: Annotated[bool, Opt("Report details, such as the layer and the cost.", "-v", "--verbose")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,9 @@ __all__ = ["sweep"]
 class SweepOptions(Display):
     """What to report on, and where it goes."""
 
-    output: Annotated[str, Opt("Output folder; an interrupted sweep is resumed.", "-o", "--output", required=True)]
+    output: Annotated[
+        str, Opt("Output folder; resumes if it has a sweep.", "-o", "--output", metavar="FOLDER", required=True)
+    ]
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     explainers: Annotated[tuple[str, ...], EXPLAINER] = ()
     metrics: Annotated[tuple[str, ...], METRIC] = ()
