@@ -24,7 +24,14 @@ class SweepOptions(Display):
     """What to report on, and where it goes."""
 
     output: Annotated[
-        str, Opt("Output folder; resumes if it has a sweep.", "-o", "--output", metavar="FOLDER", required=True)
+        str,
+        Opt(
+            "Output folder; run again to resume an interrupted sweep.",
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            required=True,
+        ),
     ]
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     explainers: Annotated[tuple[str, ...], EXPLAINER] = ()
