@@ -21,7 +21,7 @@ import torch
 
 import xaihub
 from xaihub import Model, Objective, Step
-from xaihub.training.depthwise import quick_depthwise
+from xaihub.training.loop.depthwise import quick_depthwise
 from xaihub.training.memory import keep_freed_memory
 
 

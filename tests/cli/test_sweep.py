@@ -30,7 +30,7 @@ def test_a_sweep_prints_a_table_and_the_value_to_take(run: Run) -> None:
     done = run("sweep", *words, "-e", "saliency", "-k", "saliency_stability", "-q")
     assert done.exit_code == 0, done.stderr
     assert "| saliency saliency_stability | " in done.stdout
-    assert "Take **c=0" in done.stdout
+    assert "Recommended: **c=0" in done.stdout
     assert "found/before-after-1.png" in done.stdout
 
     again = run("sweep", *words, "-e", "saliency", "-q", "--json")

@@ -104,7 +104,7 @@ def test_help_has_examples_and_every_option_is_explained(run: Run) -> None:
         (("digits", "-m", "resnet5", "-o", "run"), 2, "no model is named 'resnet5'"),
         (("digits", "--val", "2", "-o", "run"), 2, "'val' cannot be 2.0"),
         (("digits", "--device", "cuda:9", "-o", "run"), 1, "device 'cuda:9' is not available here"),
-        (("--resume", "nowhere"), 1, "there is no run 'nowhere'"),
+        (("--resume", "nowhere"), 1, "there is no run in 'nowhere'"),
         (("--resume", "run", "--lr", "1"), 2, "remove --lr"),
         (("digits", "--resume", "run"), 2, "remove DATA"),
         (("--resume", "run", "-p", "smoothing=0.1"), 2, "remove --param"),
@@ -133,7 +133,7 @@ def test_bad_images_are_refused_before_anything_is_written(run: Run, photos: Pat
 
     skipped = run("train", "copy", *SMALL, "--skip-unreadable", "-o", "run")
     assert skipped.exit_code == 0, skipped.stderr
-    assert "note: 1 unreadable images left out" in skipped.stderr
+    assert "note: 1 unreadable images skipped" in skipped.stderr
 
     for path in (tmp_path / "copy/blue").iterdir():
         path.unlink()

@@ -15,7 +15,7 @@ from torch import Tensor
 from xaihub import Hub, Losses, ParameterError, Step
 from xaihub.masking import every_coalition, shapley_sizes
 from xaihub.training.config import checked
-from xaihub.training.optimise import weight_groups
+from xaihub.training.loop.optimizer import weight_groups
 from xaihub_shapley.experiment import small_model
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective, shapley_loss, votes_loss

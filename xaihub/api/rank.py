@@ -123,7 +123,7 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     Raises:
         InputError: The file cannot be read, lacks a row for an image, or names a class that the model does not have.
     """
-    from xaihub.training.sources import open_images
+    from xaihub.training.data.sources import open_images
 
     table = open_images(file, classes=classes or None)
     found = matched(sources, zip(table.names, table.labels, strict=True), where=repr(file))

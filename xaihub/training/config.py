@@ -1,4 +1,4 @@
-"""What a run is asked to do, as it stands in its config.yaml."""
+"""The plan of a training run, as stored in its config.yaml."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Config", "checked"]
 
 Positive = Annotated[int, Meta(ge=1)]
 
-# Both take rate times decay off the weights in a step, but SGD needs larger rates, and its momentum adds ten such steps
-# up: with AdamW's decay it forgets what was pretrained.
+# A step reduces the weights by rate times decay for both, but SGD needs larger rates, and its momentum adds up ten
+# such steps: with AdamW's decay it loses the pretrained weights.
 DECAY = {"adamw": 0.05, "sgd": 5e-4}
 
 
@@ -24,38 +24,38 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         data: A folder of class folders, a CSV file, "hf:NAME", "digits" or "evidence".
-        model: What is trained, as `Hub.load_model` takes it.
-        checkpoint: A weights file that replaces the model's own.
+        model: The model to train, as for `Hub.load_model`.
+        checkpoint: A weights file to start from instead of the model's own weights.
         scratch: Start from random weights.
-        size: A side of the input in pixels, instead of the model's own.
-        objective: The registered name of what is minimised.
+        size: Input side length in pixels; None for the model's own.
+        objective: Registered name of the training objective.
         parameters: The objective's parameters.
-        classes: A file of class names, one a line, that gives label indices their names.
-        val: The share of each class that is held out, where the data have no split of their own.
+        classes: A file of class names, one per line, in the order of the label indices.
+        val: Fraction of each class that is held out, if the data have no split of their own.
         epochs: Passes over the training images.
-        batch_size: Rows that go through the network at once, over all processes.
-        accumulate: Batches an optimiser step.
-        lr: The highest learning rate.
-        head_lr_scale: Factor on it for the classifier.
-        weight_decay: Not applied to norms and biases; by default what suits the optimiser.
-        optimizer: An optimiser of timm.
-        schedule: How the learning rate falls.
-        warmup: The share of steps in which it rises first.
-        clip: The largest norm of the gradient; 0 leaves it as it is.
-        ema: The decay of averaged weights, or None.
-        freeze: Train only what the objective calls trainable (the classifier, as a rule).
-        freeze_norm: Keep the statistics of batch norms.
-        augment: Random crops and flips; by default unless the backbone is frozen.
-        min_crop: The smallest share of an image's area that a random crop keeps.
-        monitor: What the best epoch is judged by, on the images held out.
-        patience: Epochs without improvement after which training stops, or None.
-        keep: The epoch whose weights are the result.
-        seed: Fixes every random choice.
-        precision: Of forward passes.
-        workers: Processes that read images.
-        skip_unreadable: Leave out images that cannot be read.
+        batch_size: Images per forward pass, over all processes.
+        accumulate: Batches accumulated per optimizer step.
+        lr: Maximum learning rate.
+        head_lr_scale: Learning-rate multiplier for the classifier head.
+        weight_decay: Weight decay, not applied to norms and biases; None for the optimizer's default.
+        optimizer: Optimizer (timm's implementation).
+        schedule: Learning-rate schedule.
+        warmup: Fraction of steps used for learning-rate warm-up.
+        clip: Maximum gradient norm; 0 disables clipping.
+        ema: Decay of the exponential moving average of the weights, or None.
+        freeze: Train only the part that the objective declares trainable (usually the classifier).
+        freeze_norm: Keep batch-norm statistics fixed.
+        augment: Random crops and flips; None for all runs without `freeze`.
+        min_crop: Minimum fraction of the image area that a random crop keeps.
+        monitor: Validation metric that selects the best epoch.
+        patience: Stop after this many epochs without improvement, or None.
+        keep: The epoch whose weights are saved.
+        seed: Seed of all random choices.
+        precision: Numerical precision of the forward passes.
+        workers: Number of processes that read images.
+        skip_unreadable: Skip images that cannot be read.
         save_every: Seconds between checkpoints within an epoch.
-        logger: Where figures go besides log.csv.
+        logger: Extra logger besides log.csv ("csv" for none).
     """
 
     data: str
@@ -104,18 +104,18 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def checked(values: dict[str, Any]) -> Config:
-    """Return a plan of the given values.
+    """Return the plan of the given values, for instance of command-line options.
 
     Raises:
-        ParameterError: A name is unknown, or a value is of the wrong type or range.
+        ParameterError: A name is unknown, a value has the wrong type or range, or two values exclude each other.
     """
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"{name!r} cannot be {value}: expected a finite number")
     if values.get("scratch") and values.get("checkpoint"):
-        raise ParameterError("scratch and checkpoint exclude each other", hint="drop one of them")
+        raise ParameterError("--scratch cannot be combined with --checkpoint", hint="drop one of them")
     if values.get("patience") and values.get("keep") == "last":
-        raise ParameterError("patience waits for a better epoch, and keep=last keeps none", hint="drop one of them")
+        raise ParameterError("--patience cannot be combined with --keep last", hint="drop one of them")
     try:
         return msgspec.convert(values, type=Config)
     except msgspec.ValidationError as error:

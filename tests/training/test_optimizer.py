@@ -14,11 +14,11 @@ from torch import nn
 
 from tests.training import toys
 from xaihub import Group, Model, ModelError, Preprocessing
-from xaihub.training.augment import Augmentation
 from xaihub.training.config import Config, checked
-from xaihub.training.feed import Order
+from xaihub.training.data.augmentation import Augmentation
+from xaihub.training.data.loaders import Order
 from xaihub.training.head import find_head, with_classes
-from xaihub.training.optimise import make_optimizer, make_schedule, weight_groups
+from xaihub.training.loop.optimizer import make_optimizer, make_schedule, weight_groups
 
 
 def plan(**changes: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, in one file that is never half-written and runs no code."""
+"""Checkpoints: all state that resuming needs, in one file that is never half-written and executes no code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORM = "xaihub training checkpoint 1"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run at one step.
+    """The state of a run after a step.
 
     Attributes:
         tensors: By kind ("model", "optimizer", "ema", "best"), then by name.
@@ -35,32 +35,28 @@ class Checkpoint:
     state: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the file beside its place, then rename it; the former one stays whole if that fails.
-
-        Raises:
-            OutputError: The disk is full, or the file cannot be written.
-        """
+        """Write the checkpoint; see `write_tensors`."""
         flat = {f"{kind}/{name}": tensor for kind, table in self.tensors.items() for name, tensor in table.items()}
         write_tensors(path, flat, {"form": _FORM, "state": json.dumps(self.state)})
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read a checkpoint; nothing in it is executed.
+        """Read a checkpoint without executing anything in it.
 
         Raises:
-            ModelError: It is missing, damaged, or no checkpoint of a run.
+            ModelError: It is missing, damaged, or not a checkpoint.
         """
         if not path.is_file():
             raise ModelError(f"there is no checkpoint {str(path)!r}")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             state = json.loads(metadata.get("state", "null"))
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"checkpoint {str(path)!r} is damaged: {error}") from error
         if metadata.get("form") != _FORM or not isinstance(state, dict):
-            raise ModelError(f"{str(path)!r} is no checkpoint of a training run", hint="-m takes model weights")
+            raise ModelError(f"{str(path)!r} is not a checkpoint of a training run", hint="use -m for model weights")
         tensors: dict[str, dict[str, Tensor]] = {}
         for name, tensor in flat.items():
             kind, _, rest = name.partition("/")
@@ -69,12 +65,12 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors beside their place, then rename them; a former file stays whole if that fails.
+    """Write a safetensors file, then rename it into place; a previous file is kept if that fails.
 
     Raises:
         OutputError: The disk is full, or the file cannot be written.
     """
-    # One copy each: the file's form knows neither shared memory nor strides.
+    # One copy each: safetensors supports neither shared memory nor strides.
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def write(temporary: Path) -> None:
@@ -84,13 +80,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     try:
         write_file(path, write)
-    except SafetensorError as error:  # it wraps the system's error
+    except SafetensorError as error:  # wraps the system's error
         why = "No space left on device" if "os error 28" in str(error) else str(error)
         raise OutputError(f"cannot write {str(path)!r}: {why}") from error
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what an optimiser remembers of each weight, by "index/name"."""
+    """Return the optimizer's state per weight, by "index/name"."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -101,23 +97,22 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
-    """Give an optimiser its memory back; rates and groups are those that it was made with.
+    """Restore the optimizer's state per weight; learning rates and groups stay as they are.
 
     Raises:
-        ModelError: The memory is of other weights.
+        ModelError: The state belongs to other weights.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
-        place, _, name = key.partition("/")
-        state.setdefault(int(place), {})[name] = value
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for index, entries in state.items():
+    for position, entries in state.items():
         for name, value in entries.items():
-            if index >= len(weights) or (value.ndim and value.shape != weights[index].shape):
-                raise ModelError(
-                    f"the checkpoint's optimiser has another weight {index}, of shape {tuple(value.shape)}"
-                )
+            if position >= len(weights) or (value.ndim and value.shape != weights[position].shape):
+                raise ModelError(f"the optimizer's weight {position} in the checkpoint has shape {tuple(value.shape)},"
+                                 " which does not fit the model")  # fmt: skip
             if value.ndim:
-                # In the weight's own memory order, in which an undisturbed run would have it.
-                entries[name] = torch.empty_like(weights[index]).copy_(value)
+                # In the weight's memory layout, as in an uninterrupted run.
+                entries[name] = torch.empty_like(weights[position]).copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,4 +1,4 @@
-"""Random crops and flips, fixed by (seed, epoch, image), in the model's own units."""
+"""Random crops and flips, fixed by (seed, epoch, image), in the model's units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xaihub.models.preprocessing import Preprocessing
-from xaihub.training.draws import number
+from xaihub.training.seeds import seed_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,14 +20,14 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A random resized crop and, where the mirror image is of the same class, a random flip.
+    """A random resized crop and an optional random flip.
 
-    Objectives that hide parts of an image get the crop, so that what they hide is hidden from what is seen.
+    Objectives that mask parts of an image receive the crop, so they mask what the model sees.
 
     Attributes:
-        preprocessing: The model's; gives the size, the interpolation and the normalisation.
-        seed: Of the run.
-        min_crop: The smallest share of the area that is kept.
+        preprocessing: The model's; gives size, interpolation and normalisation.
+        seed: The run's seed.
+        min_crop: Minimum fraction of the image area that is kept.
         flip: Mirror half of the images.
     """
 
@@ -37,15 +37,15 @@ class Augmentation:
     flip: bool
 
     def __call__(self, image: Image, epoch: int, index: int) -> Tensor:
-        """Return the (C, H, W) input of an RGB image, drawn for this epoch."""
+        """Return the (C, H, W) input of an RGB image, as drawn for this epoch."""
         from PIL import Image as PILImage
         from torchvision.transforms import RandomResizedCrop
         from torchvision.transforms.functional import InterpolationMode, resized_crop
 
         channels, height, width = self.preprocessing.size
         with torch.random.fork_rng(devices=[]):
-            # Only the generator of the CPU: `torch.manual_seed` would touch every device.
-            torch.default_generator.manual_seed(number("augmentation", self.seed, epoch, index))
+            # Only the CPU generator: `torch.manual_seed` would seed every device.
+            torch.default_generator.manual_seed(seed_of("augmentation", self.seed, epoch, index))
             ratio = [3 / 4 * width / height, 4 / 3 * width / height]
             box = RandomResizedCrop.get_params(image, scale=[self.min_crop, 1.0], ratio=ratio)
             mirrored = self.flip and bool(torch.rand(()) < 0.5)

@@ -1,18 +1,19 @@
-"""Where labelled images come from."""
+"""Sources of labelled images: folders, CSV files, Hugging Face data sets, and the built-in sets."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.errors import InputError, MissingExtra
 from xaihub.images import SUFFIXES, load_image
-from xaihub.training.builtin import BUILT_IN
-from xaihub.training.data import LabelledImages
+from xaihub.training.data.builtin import BUILT_IN
+from xaihub.training.data.images import LabelledImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,21 +23,21 @@ __all__ = ["open_images"]
 _FILE = ("file", "path", "image", "filename")
 _INDEX = "class_index"
 _LABEL = ("label", "class", _INDEX)
-MOST_CLASSES = 100_000  # that a table may number; a label beyond is no index
-# Images called test choose no epoch where others do: then they are left out.
+MAX_CLASSES = 100_000  # a larger label in a table is not an index
+# Images called test are held out only if there is no validation part.
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def open_images(data: str, *, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Find labelled images: a folder, a CSV file, "hf:NAME", or a built-in set; no image is read yet.
+    """Find labelled images without reading any of them.
 
     Args:
-        data: What the user typed.
-        classes: Class names by index that the user gives, or None to take those of the data.
+        data: A folder, a CSV file, "hf:NAME", or the name of a built-in set.
+        classes: Class names by index, or None to use those of the data.
 
     Raises:
-        InputError: There is nothing there, or no labels can be made of it.
-        MissingExtra: A Hugging Face data set is asked for without the library.
+        InputError: There are no such data, or no labels can be derived from them.
+        MissingExtra: A Hugging Face data set was given, and the library is not installed.
     """
     name = data.partition(":")[0]
     if data.startswith("hf:"):
@@ -49,14 +50,13 @@ def open_images(data: str, *, classes: Sequence[str] | None = None) -> LabelledI
         images = _table(Path(data), classes)
     else:
         raise InputError(
-            f"there are no data {data!r}", hint=f"a folder of class folders, a CSV file, hf:NAME, {', '.join(BUILT_IN)}"
+            f"there are no data {data!r}",
+            hint=f"give a folder of class folders, a CSV file, hf:NAME, {' or '.join(BUILT_IN)}",
         )
     if classes is None or images.classes == tuple(classes):
         return images
     if len(classes) != len(images.classes):
-        raise InputError(f"{len(classes)} classes are named, but {data!r} has {len(images.classes)}")
-    from dataclasses import replace
-
+        raise InputError(f"{len(classes)} class names were given, but {data!r} has {len(images.classes)} classes")
     return replace(images, classes=tuple(classes))
 
 
@@ -65,7 +65,7 @@ def _read(paths: Sequence[str], index: int) -> Image:
 
 
 def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
-    """Take the folders in a folder for classes; folders called train and val (or test) hold such folders each."""
+    """Read one class per subfolder, or per subfolder of the folders train and val (or test)."""
     inner = _folders(folder)
     own = {path.name.lower(): path for path in inner}
     parts = {part: own[name] for name, part in _PARTS.items() if name in own}
@@ -74,10 +74,11 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
         parts = {"": folder}
     elif "val" in parts and not _folders(parts["val"]):
         raise InputError(
-            f"{str(parts['val'])!r} has no class folders", hint=f"one folder a class, as in {str(parts['train'])!r}"
+            f"{str(parts['val'])!r} has no class folders",
+            hint=f"make one folder per class, as in {str(parts['train'])!r}",
         )
     elif test is not None and not _folders(test):
-        notes.append(f"{test.name} is left out: it has no class folders, so nothing says what its images show")
+        notes.append(f"{test.name} is skipped: it has no class folders, so its images have no labels")
     elif test is not None:
         parts.setdefault("val", test)
     found: list[tuple[str, str, str]] = []
@@ -87,11 +88,13 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
             names[path.name] = None
             found += [(str(file), path.name, part) for file in _files(path)]
     if not names:
-        raise InputError(f"the folder {str(folder)!r} has no class folders", hint="one folder a class, or a CSV file")
+        raise InputError(
+            f"the folder {str(folder)!r} has no class folders", hint="make one folder per class, or give a CSV file"
+        )
     known = list(classes) if classes is not None else sorted(names)
-    strange = [name for name in sorted(names) if name not in known]
-    if strange:
-        raise InputError(f"the class folder {strange[0]!r} is not among the {len(known)} named classes")
+    unknown = sorted(names.keys() - {*known})
+    if unknown:
+        raise InputError(f"the class folder {unknown[0]!r} is not among the {len(known)} class names given")
     files = [file for file, _, _ in found]
     return LabelledImages(
         name=str(folder),
@@ -117,7 +120,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
-    """Read a CSV file with a column of paths, one of labels (names or indices), and perhaps one called split."""
+    """Read a CSV file with a column of paths, one of labels (names or indices), and optionally one called split."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -126,8 +129,8 @@ def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{str(file)!r} is no CSV file: {error}") from error
-    # Where names are given, a column of indices says what a name that is a number would leave open.
+        raise InputError(f"{str(file)!r} is not a CSV file: {error}") from error
+    # With class names given, a label that is a number is ambiguous; a column of indices is not.
     labels_in = _LABEL if classes is None else (_INDEX, *_LABEL)
     path_column, label_column = _one_of(file, columns, _FILE), _one_of(file, columns, labels_in)
     paths, texts, parts = [], [], []
@@ -142,16 +145,16 @@ def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
         texts.append(text)
         parts.append(_PARTS[part])
     labels, names = _labels(file, texts, classes, named=label_column != _INDEX)
-    kept = [place for place, part in enumerate(parts) if part != "test" or "val" not in parts]
-    files, left_out = [paths[place] for place in kept], len(paths) - len(kept)
+    kept = [row for row, part in enumerate(parts) if part != "test" or "val" not in parts]
+    files, skipped = [paths[row] for row in kept], len(paths) - len(kept)
     return LabelledImages(
         name=str(file),
         classes=names,
-        labels=[labels[place] for place in kept],
+        labels=[labels[row] for row in kept],
         names=files,
-        parts=["val" if parts[place] == "test" else parts[place] for place in kept] if "split" in columns else (),
+        parts=["val" if parts[row] == "test" else parts[row] for row in kept] if "split" in columns else (),
         read=partial(_read, files),
-        notes=[f"{left_out} rows of the split test are left out"] if left_out else [],
+        notes=[f"{skipped} rows of the split test skipped"] if skipped else [],
     )
 
 
@@ -159,33 +162,36 @@ def _one_of(file: Path, columns: Sequence[str], wanted: Sequence[str]) -> str:
     for name in wanted:
         if name in columns:
             return name
-    raise InputError(f"{str(file)!r} has no column {wanted[0]!r}", hint="columns: file, label and perhaps split")
+    raise InputError(f"{str(file)!r} has no column {wanted[0]!r}", hint="columns: file, label and optionally split")
 
 
 def _labels(
     file: Path, texts: list[str], classes: Sequence[str] | None, *, named: bool
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Take labels for indices if all are whole numbers, else for names; and for names if all are among those given."""
+    """Read labels as indices if all are whole numbers, unless all of them are among the class names given."""
     known = named and classes is not None and {*texts} <= {*classes}
     if known or not all(text.removeprefix("-").isdecimal() for text in texts):
         names = list(classes) if classes is not None else sorted(set(texts))
-        places = {name: index for index, name in enumerate(names)}
+        index_of = {name: index for index, name in enumerate(names)}
         for line, text in enumerate(texts, start=2):
-            if text not in places:
-                raise InputError(f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} named classes")
-        return [places[text] for text in texts], tuple(names)
+            if text not in index_of:
+                raise InputError(
+                    f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} class names given"
+                )
+        return [index_of[text] for text in texts], tuple(names)
     indices = [int(text) for text in texts]
-    count = min(max(indices, default=-1) + 1, MOST_CLASSES) if classes is None else len(classes)
+    count = min(max(indices, default=-1) + 1, MAX_CLASSES) if classes is None else len(classes)
     for line, index in enumerate(indices, start=2):
         if not 0 <= index < count:
             raise InputError(
-                f"{str(file)!r}, line {line}: the label {index} is out of range", hint=f"it goes from 0 to {count - 1}"
+                f"{str(file)!r}, line {line}: the label {index} is out of range",
+                hint=f"labels go from 0 to {count - 1}",
             )
     return indices, tuple(map(str, range(count))) if classes is None else tuple(classes)
 
 
 def _hugging_face(name: str) -> LabelledImages:
-    """Load a data set of the hub, or one saved to a local folder, by its image and class-label columns."""
+    """Load a data set from the Hugging Face hub or a local folder by its image and class-label columns."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -203,7 +209,7 @@ def _hugging_face(name: str) -> LabelledImages:
         part: splits[next(key for key in keys if key in splits)] for part, keys in named.items() if splits.keys() & keys
     }
     if "train" not in used:
-        raise InputError(f"the data set {name!r} has no split 'train'", hint=f"it has {', '.join(splits)}")
+        raise InputError(f"the data set {name!r} has no split 'train'", hint=f"its splits are {', '.join(splits)}")
     features = used["train"].features
     images = [key for key, value in features.items() if isinstance(value, datasets.Image)]
     labels = [key for key, value in features.items() if isinstance(value, datasets.ClassLabel)]
@@ -211,7 +217,6 @@ def _hugging_face(name: str) -> LabelledImages:
         raise InputError(f"the data set {name!r} has no column of {'class labels' if images else 'images'}",
                          hint=f"its columns are {', '.join(features)}")  # fmt: skip
     rows = [(part, index) for part, table in used.items() for index in range(len(table))]
-
     return LabelledImages(
         name=f"hf:{name}",
         classes=tuple(features[labels[0]].names),
@@ -223,8 +228,8 @@ def _hugging_face(name: str) -> LabelledImages:
     )
 
 
-def _row(tables: Mapping[str, Any], rows: Sequence[tuple[str, int]], column: str, name: str, place: int) -> Image:
-    part, index = rows[place]
+def _row(tables: Mapping[str, Any], rows: Sequence[tuple[str, int]], column: str, name: str, position: int) -> Image:
+    part, index = rows[position]
     try:
         image = tables[part][index][column]
     except Exception as error:  # Pillow's errors pass through the library

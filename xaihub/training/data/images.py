@@ -1,4 +1,4 @@
-"""Images with labels: where they come from, how they are split, and what is refused before any work."""
+"""Labelled images: their checks, and the split into training and validation images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from xaihub.errors import InputError
-from xaihub.training.draws import generator
+from xaihub.training.seeds import generator
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,16 +26,16 @@ class LabelledImages:
     """Labelled images, read one at a time.
 
     Attributes:
-        name: What they are called in messages.
+        name: The data's name in messages.
         classes: Class names by index.
-        labels: The class of each image.
-        names: A path or another name of each image, for messages and for the record.
+        labels: The class index of each image.
+        names: A path or another name of each image, for messages and records.
         read: Returns the RGB image at an index; raises `InputError`.
-        parts: "train" or "val" for each image, or nothing where the data have no split of their own.
-        files: Whether names are paths of files.
-        upright: Whether a mirrored image would be another class (digits).
-        notes: What was left out, for the user.
-        mask: Returns the image, white on black, of the pixels that tell the class, where that is known.
+        parts: "train" or "val" for each image; empty if the data have no split of their own.
+        files: Whether `names` are file paths.
+        upright: Whether mirroring may change the class (digits).
+        notes: What was skipped, for the user.
+        mask: Returns the white-on-black image of the pixels that determine the class, where they are known.
     """
 
     name: str
@@ -50,11 +50,11 @@ class LabelledImages:
     mask: Callable[[int], Image] | None = None
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def only(self, kept: Sequence[int], note: str) -> LabelledImages:
-        """Return the images at the given indices."""
+        """Return the images at the given indices, with a note on why the rest was dropped."""
         return replace(
             self,
             labels=[self.labels[index] for index in kept],
@@ -68,13 +68,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Images to learn from and images held out, as indices.
-
-    Attributes:
-        images: All of them.
-        train: Indices to learn from.
-        val: Indices held out.
-    """
+    """Images with the indices of those to train on and of those held out for validation."""
 
     images: LabelledImages
     train: Sequence[int]
@@ -82,7 +76,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """A checksum of names, labels and split; a run goes on with the same data only."""
+        """A checksum of names, labels and split; a run can be resumed with the same data only."""
         lines = [*self.images.classes]
         lines += [f"{part}\t{self.images.names[index]}\t{self.images.labels[index]}"
                   for part, indices in (("train", self.train), ("val", self.val)) for index in indices]  # fmt: skip
@@ -90,9 +84,9 @@ class Split:
 
 
 def ordered(images: LabelledImages, classes: Sequence[str]) -> LabelledImages:
-    """Return the same images with their classes in another order."""
-    places = [classes.index(name) for name in images.classes]
-    return replace(images, classes=tuple(classes), labels=[places[label] for label in images.labels])
+    """Return the same images with their classes in the given order."""
+    positions = [classes.index(name) for name in images.classes]
+    return replace(images, classes=tuple(classes), labels=[positions[label] for label in images.labels])
 
 
 def _at(read: Callable[[int], Image], kept: Sequence[int], index: int) -> Image:
@@ -100,7 +94,7 @@ def _at(read: Callable[[int], Image], kept: Sequence[int], index: int) -> Image:
 
 
 def check_classes(images: LabelledImages) -> None:
-    """Refuse labels that nothing can be learned from.
+    """Check that a classifier can be trained on the labels.
 
     Raises:
         InputError: A label is out of range, a class is empty, or there are fewer than two classes.
@@ -115,12 +109,14 @@ def check_classes(images: LabelledImages) -> None:
     if len(classes) < 2:
         only = f", {classes[0]!r}" if classes else ""
         raise InputError(f"{images.name!r} has {len(classes)} class{'' if len(classes) == 1 else 'es'}{only}",
-                         hint="a classifier needs two classes or more")  # fmt: skip
+                         hint="a classifier needs at least two classes")  # fmt: skip
     counts = Counter(images.labels)
     empty = [classes[index] for index in range(len(classes)) if not counts[index]]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise InputError(f"class {empty[0]!r}{more} of {images.name!r} has no image", hint="fill it or remove it")
+        raise InputError(
+            f"class {empty[0]!r}{more} of {images.name!r} has no image", hint="add images or remove the class"
+        )
 
 
 def readable(images: LabelledImages, *, skip: bool, watch: Callable[[str, int, int], None]) -> LabelledImages:
@@ -138,28 +134,28 @@ def readable(images: LabelledImages, *, skip: bool, watch: Callable[[str, int, i
         return ""
 
     bad: dict[int, str] = {}
-    with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes without holding Python's lock
         for index, why in enumerate(pool.map(reason, range(len(images)))):
             watch("checking images", index + 1, len(images))
             if why and not skip:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(why, hint="--skip-unreadable leaves such images out")
+                raise InputError(why, hint="--skip-unreadable skips such images")
             if why:
                 bad[index] = why
     if not bad:
         return images
     first = next(iter(bad.values()))
     kept = [index for index in range(len(images)) if index not in bad]
-    return images.only(kept, f"{len(bad)} unreadable images left out, first: {first}")
+    return images.only(kept, f"{len(bad)} unreadable images skipped, first: {first}")
 
 
-def split(images: LabelledImages, *, share: float, seed: int) -> Split:
-    """Hold out a share of every class, drawn by `seed`; a split that the data bring is taken as it is.
+def split(images: LabelledImages, *, fraction: float, seed: int) -> Split:
+    """Hold out a fraction of every class, drawn by `seed`, unless the data have a split of their own.
 
-    Each class keeps an image to learn from, and gives one to validation if it has two.
+    Each class keeps at least one image to train on, and holds out at least one if it has two.
 
     Raises:
-        InputError: Nothing is left to learn from, or a class is not in the training part of the data's own split.
+        InputError: No class has two images, or a class is not in the training part of the data's own split.
     """
     if images.parts:
         train = [index for index, part in enumerate(images.parts) if part == "train"]
@@ -172,16 +168,18 @@ def split(images: LabelledImages, *, share: float, seed: int) -> Split:
             return Split(images=images, train=train, val=val)
     else:
         train, val = list(range(len(images))), []
-    if share == 0:
+    if fraction == 0:
         return Split(images=images, train=train, val=[])
     draw = generator("validation split", seed)
     kept: list[int] = []
     for label in range(len(images.classes)):
         own = [index for index in train if images.labels[index] == label]
-        shuffled = [own[place] for place in torch.randperm(len(own), generator=draw).tolist()]
-        held = min(max(round(share * len(own)), 1), len(own) - 1)
+        shuffled = [own[position] for position in torch.randperm(len(own), generator=draw).tolist()]
+        held = min(max(round(fraction * len(own)), 1), len(own) - 1)
         val += shuffled[:held]
         kept += shuffled[held:]
     if not val:
-        raise InputError(f"no class of {images.name!r} has two images, so none can be held out", hint="--val 0")
+        raise InputError(
+            f"no class of {images.name!r} has two images, so none can be held out", hint="--val 0 holds out none"
+        )
     return Split(images=images, train=sorted(kept), val=sorted(val))

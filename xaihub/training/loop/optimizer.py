@@ -1,4 +1,4 @@
-"""Optimisers and schedules of timm, with the groups of weights that they treat differently."""
+"""timm's optimizers and schedules, and the groups of weights with their own learning rate or weight decay."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["make_optimizer", "make_schedule", "weight_groups"]
 def weight_groups(
     network: nn.Module, own: Sequence[Group], head: nn.Module | None, config: Config
 ) -> list[dict[str, Any]]:
-    """Sort every weight that learns into groups of one learning rate and one weight decay.
+    """Sort the trainable weights into groups with one learning rate and one weight decay each.
 
-    Norms, biases and what the network itself exempts are not decayed; the objective's own groups say so themselves.
+    Weight decay is not applied to norms, biases and what the network exempts, unless a group in `own` sets it.
     """
     of_objective = {id(weight): group for group in own for weight in group.weights}
     of_head = {id(weight) for weight in head.parameters()} if head is not None else set()
@@ -48,13 +48,13 @@ def weight_groups(
 
 
 def _own_exemptions(module: nn.Module) -> Iterable[str]:
-    """Return the weights of a network of timm that are not to be decayed, by their names in it."""
+    """Return the names of the weights that a timm network exempts from weight decay."""
     named: Any = getattr(module, "no_weight_decay", None)
     return named() if callable(named) else ()
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
-    """Return timm's optimiser of the plan's name over groups of weights."""
+    """Return the plan's optimizer over groups of weights."""
     more: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
     made: torch.optim.Optimizer = create_optimizer_v2(
         groups, opt=config.optimizer, lr=config.lr, weight_decay=config.decay, **more
@@ -63,11 +63,11 @@ def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: Config, total: int) -> Scheduler:
-    """Return timm's schedule of the plan's name; `step_update(n)` sets the rates of step n, counted from 1."""
+    """Return the plan's schedule; `step_update(n)` sets the learning rates of step n, counted from 1."""
     rising = round(config.warmup * total)
     shared: dict[str, Any] = {"warmup_t": rising, "warmup_lr_init": 0.0, "warmup_prefix": True, "t_in_epochs": False}
     if config.schedule == "cosine":
-        # One more than the steps there are: the rate reaches zero after the last, not in it.
+        # One step more: the rate reaches zero after the last step, not in it.
         return CosineLRScheduler(optimizer, t_initial=max(total + 1 - rising, 1), **shared)
     falls = max((total - rising) // 3, 1) if config.schedule == "step" else total + 1
     return StepLRScheduler(optimizer, decay_t=falls, decay_rate=0.1, **shared)

@@ -1,4 +1,4 @@
-"""Two sets of images that need no download."""
+"""Built-in image sets that need no download."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xaihub.errors import InputError
-from xaihub.training.data import LabelledImages
-from xaihub.training.draws import number
+from xaihub.training.data.images import LabelledImages
+from xaihub.training.seeds import seed_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,9 +22,9 @@ _SIDE = 96
 
 
 def digits(data: str) -> LabelledImages:
-    """scikit-learn's 1797 digits of 8 by 8 pixels, as grey images."""
+    """scikit-learn's 1797 digits of 8 x 8 pixels, as grey images."""
     if data != "digits":
-        raise InputError(f"there are no data {data!r}", hint="digits takes no number")
+        raise InputError(f"there are no data {data!r}", hint="write digits without a number")
     labels = _digits()[1]
     return LabelledImages(
         name=data,
@@ -52,10 +52,10 @@ def _digits() -> tuple[Any, list[int]]:
 
 
 def evidence(data: str) -> LabelledImages:
-    """Noise with one small shape on it, which alone tells the class: "evidence", or "evidence:COUNT" images."""
+    """Noise with one small shape that alone determines the class: "evidence", or "evidence:N" for N images."""
     _, _, text = data.partition(":")
     if text and not (text.isdecimal() and int(text) >= 2 * len(SHAPES)):
-        raise InputError(f"evidence cannot have {text!r} images", hint=f"a number from {2 * len(SHAPES)}")
+        raise InputError(f"evidence cannot have {text!r} images", hint=f"give a number from {2 * len(SHAPES)}")
     count = int(text or 800)
     return LabelledImages(
         name=data,
@@ -79,10 +79,10 @@ def _mask(index: int) -> Image:
 
 
 def evidence_image(index: int) -> tuple[Image, Any]:
-    """Return image `index` of "evidence", and the (96, 96) mask of the pixels that tell its class."""
+    """Return image `index` of "evidence", and the (96, 96) mask of the pixels that determine its class."""
     from PIL import Image
 
-    draw = np.random.default_rng(number("evidence", index))
+    draw = np.random.default_rng(seed_of("evidence", index))
     side = int(draw.integers(20, 32))
     top, left = draw.integers(0, _SIDE - side, 2)
     y, x = np.mgrid[0:side, 0:side] / (side - 1) * 2 - 1
@@ -98,7 +98,7 @@ def evidence_image(index: int) -> tuple[Image, Any]:
     mask[top : top + side, left : left + side] = inside
     coarse = draw.uniform(60, 150, (6, 6, 3)).repeat(_SIDE // 6, axis=0).repeat(_SIDE // 6, axis=1)
     pixels = coarse + draw.normal(0, 20, (_SIDE, _SIDE, 3))
-    pixels[mask] += draw.uniform(70, 110)  # brighter than its surroundings, of no colour of its own
+    pixels[mask] += draw.uniform(70, 110)  # brighter than its surroundings, without a colour
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)), mask
 
 

@@ -1,4 +1,4 @@
-"""Training the last part only: what goes into it is computed once and kept."""
+"""Training the last part only: the features that enter it are computed once and kept in memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaihub.training.feed import Batch, ImageFeed, Order
+from xaihub.training.data.loaders import Batch, ImageLoader, Order
 
-__all__ = ["FeatureFeed", "cache_features"]
+__all__ = ["FeatureLoader", "cache_features"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureFeed:
-    """The inputs of the part that learns, kept in memory, in the order in which images would come.
+class FeatureLoader:
+    """Cached inputs of the trainable part, in the order in which images would come.
 
     Attributes:
-        order: Which rows make a step.
-        train: Features and labels to learn from.
+        order: The rows of each step.
+        train: Features and labels to train on.
         val: Features and labels held out.
     """
 
@@ -30,41 +30,42 @@ class FeatureFeed:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimizer steps per epoch."""
         return self.order.steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """Yield the batches of each optimiser step of an epoch (from 0), from step `start` on."""
+        """Yield the batches of each optimizer step of an epoch (counted from 0), from step `start` on."""
         features, labels = self.train
         for step in self.order.epoch(epoch, start):
-            yield [Batch(inputs=features[rows], labels=labels[rows], share=share) for rows, share in step]
+            yield [Batch(inputs=features[rows], labels=labels[rows], fraction=fraction) for rows, fraction in step]
 
     def validation(self) -> Iterator[Batch]:
-        """Yield the batches held out."""
+        """Yield this process's validation batches."""
         features, labels = self.val
         for rows in self.order.held_out(len(labels)):
-            yield Batch(inputs=features[rows], labels=labels[rows], share=len(rows) / len(labels))
+            yield Batch(inputs=features[rows], labels=labels[rows], fraction=len(rows) / len(labels))
 
 
 def cache_features(
     network: nn.Module,
     part: nn.Module,
-    feed: ImageFeed,
+    loader: ImageLoader,
     *,
     device: torch.device,
     watch: Callable[[str, int, int], None],
-) -> FeatureFeed | None:
-    """Run every image through the frozen network once; return None where that would not be the same.
+) -> FeatureLoader | None:
+    """Run every image through the frozen network once.
 
-    It is not where the part takes anything but one tensor, or does not end at the logits.
+    Returns None if training on features would not be equivalent: if `part` takes more than one tensor, or does not end
+    at the logits.
     """
-    total = len(feed.data.train) + len(feed.data.val)
+    total = len(loader.data.train) + len(loader.data.val)
     tables: list[tuple[Tensor, Tensor]] = []
     done = 0
-    for batches in (feed.plain(), _whole(feed)):
+    for indices in (loader.data.train, loader.data.val):
         kept: list[Tensor] = []
         labels: list[Tensor] = []
-        for batch in batches:
+        for batch in loader.plain(indices):
             features = _inputs_of(network, part, batch.inputs.to(device))
             if features is None:
                 return None
@@ -73,17 +74,11 @@ def cache_features(
             done += len(batch.labels)
             watch("computing features", done, total)
         tables.append((torch.cat(kept), torch.cat(labels)) if kept else (torch.empty(0), torch.empty(0)))
-    return FeatureFeed(order=feed.order, train=tables[0], val=tables[1])
-
-
-def _whole(feed: ImageFeed) -> Iterator[Batch]:
-    """Yield every row held out, on each process: their order in memory is that of the data."""
-    alone = ImageFeed(feed.data, feed.preprocessing, feed.config)
-    yield from alone.validation()
+    return FeatureLoader(order=loader.order, train=tables[0], val=tables[1])
 
 
 def _inputs_of(network: nn.Module, part: nn.Module, inputs: Tensor) -> Tensor | None:
-    """Return the one tensor that goes into `part`, if what comes out of it is what the network returns."""
+    """Return the single tensor that enters `part`, if the output of `part` is the network's output."""
     seen: list[tuple[Any, Any]] = []
     handle = part.register_forward_hook(lambda _module, given, output: seen.append((given, output)))
     try:
