@@ -133,7 +133,7 @@ def test_json_is_the_whole_record_and_nothing_else_on_stdout(run: Run, cat: Path
     result = run("explain", str(cat), *FAST, "--json", "--seed", "3")
     (record,) = json.loads(result.stdout)
     assert record["explainer"] == "rise"
-    assert record["variant"].startswith("Eq. 6")
+    assert record["variant"].startswith("Stated: Eq. 6")
     assert record["parameters"]["masks"] == 4
     assert record["seed"] == 3
     assert record["forward_passes"] == 4
