@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import ClassScore as ClassScore
     from xaihub.explainers.explanation import Explanation as Explanation
+    from xaihub.explainers.pixel_set import PixelSet as PixelSet
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
+    from xaihub.explainers.target import class_scores as class_scores
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
     from xaihub.images import load_image as load_image
@@ -70,6 +72,7 @@ _LAZY = {
     "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
     "explainers.explainer": ("Attribution", "Explainer"),
     "explainers.explanation": ("ClassScore", "Explanation"),
+    "explainers.pixel_set": ("PixelSet",),
     "ranking.explainer": ("GlobalExplainer", "Ranking"),
     "ranking.explanation": ("GlobalExplanation", "RankedFeature"),
     "hub": ("Hub",),
@@ -82,7 +85,7 @@ _LAZY = {
     "randomness": ("generator_for",),
     "api.explain": ("explain", "get_explainer", "load_model"),
     "models.structure": ("Hints", "Layer", "Layout"),
-    "explainers.target": ("ResolvedTarget", "Target"),
+    "explainers.target": ("ResolvedTarget", "Target", "class_scores"),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 

@@ -31,7 +31,7 @@ __all__ = [
 Need = Literal["black-box", "gradients", "activations", "attention"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Paper:
     """Where a method or a model is published."""
 

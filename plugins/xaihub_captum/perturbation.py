@@ -68,7 +68,7 @@ class _Perturbation(Explainer):
             removal = make_removal(self.baseline, model, image)
 
         def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+            return target.score(logits, output=self.output)
 
         def game(coalitions: Tensor) -> Tensor:
             # Random coalitions repeat, above all the small ones of KernelSHAP: evaluate each once.

@@ -43,8 +43,7 @@ class RISE(Explainer):
             expand=lambda part: self._expand(part, (height, width)),
         )
         for batch in batches:
-            outputs = batch.outputs.softmax(1) if self.output == "probability" else batch.outputs
-            scores = target.score(outputs)
+            scores = target.score(batch.outputs, output=self.output)
             saliency += (scores @ batch.masks.flatten(1)).view(height, width)
         return Attribution(
             values=(saliency / (self.masks * self.keep)).view(1, 1, height, width),

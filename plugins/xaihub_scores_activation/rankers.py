@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, Ranking
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, Ranking, class_scores
 from xaihub_scores_activation.layer import ScoresActivation, gates
 from xaihub_scores_activation.shapley import Algorithm, shap_importance
 from xaihub_scores_activation.sites import GatedHead, GatedInput, GatedPatches, GatedPositions
@@ -118,8 +118,7 @@ class GlobalSHAP(GlobalExplainer):
         background, rows = features[order[: self.background]], features[order[-self.rows :]]
 
         def predict(table: Tensor) -> Tensor:
-            logits = head(table)
-            return logits.softmax(1) if self.output == "probability" else logits
+            return class_scores(head(table), self.output)
 
         started = time.process_time()
         weights = shap_importance(

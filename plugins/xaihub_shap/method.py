@@ -122,7 +122,7 @@ class _Game:
         return scores.numpy()
 
     def _score(self, logits: Tensor) -> Tensor:
-        return self.target.score(logits.softmax(1) if self.output == "probability" else logits)
+        return self.target.score(logits, output=self.output)
 
 
 class _Coalitions:

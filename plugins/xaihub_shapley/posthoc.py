@@ -57,7 +57,7 @@ class ShapleyValues(Explainer):
         removal = make_removal(self.baseline, model, image)
 
         def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+            return target.score(logits, output=self.output)
 
         def ask(coalitions: Tensor) -> Tensor:
             return coalition_scores(model, image, players, coalitions, removal=removal, score=score)

@@ -104,7 +104,7 @@ def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
         (("photos", "-m", "efficientnet_lite", "-o", "r"), 2, "no model is named 'efficientnet_lite'"),
         (("photos", "-t", "tabbi", "-e", "gradcam", "-o", "r"), 1, "no class is named 'tabbi'"),
         (("photos", "-p", "rise.baseline=purple", "-e", "rise", "-o", "r"), 2, "no baseline is named 'purple'"),
-        (("photos", "-k", "pointing_game", "-o", "r"), 2, "compares with masks or boxes"),
+        (("photos", "-k", "pointing_game", "-o", "r"), 2, "needs masks or boxes"),
         (
             ("photos", "-p", "rise.masks=3", "-e", "gradcam", "-k", "insertion", "-o", "r"),
             2,

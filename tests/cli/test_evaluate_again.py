@@ -246,7 +246,7 @@ def test_until_it_is_measured_anew_an_outdated_score_is_not_shown(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("xaihub.evaluation.run._Run.work", stop)
+        patch.setattr("xaihub.evaluation.run.Run.work", stop)
         with pytest.raises(AssertionError):
             evaluate("--resume", "r")
     assert {metric for _, _, metric in scores("r")} == {"map_mean"}
@@ -293,9 +293,7 @@ def test_a_metric_that_looks_at_what_it_does_not_declare_is_refused(
     evaluate("photos", *TOY, "-k", metric, "-o", "r", code=1)
     with RunStore("r") as store:
         (reason,) = {row.error for row in store.rows()}
-    assert (
-        reason == f"{metric} looks at scene.{what}, which it does not declare (write needs_{what} = True in its class)"
-    )
+    assert reason == f"{metric} reads scene.{what} without declaring it (write needs_{what} = True in its class)"
 
 
 def test_merged_runs_of_other_photos_are_completed_by_resuming(

@@ -105,7 +105,7 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
     assert record["sets_png"] == str(Path("out") / "cat__efficientnet_lite0__rex__sets.png")
     assert record["forward_passes"] <= 60
     with Image.open(record["sets_png"]) as drawn:
-        assert drawn.width == (1 + len(record["details"]["explanations"])) * 312 + 12
+        assert drawn.width == (1 + len(record["sets"])) * 312 + 12
         assert drawn.height > 200
 
 
@@ -114,7 +114,7 @@ def test_the_confidence_that_a_set_keeps_is_a_parameter(run: Run, cat: Path, tmp
     result = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short)
     (record,) = json.loads(result.stdout)
     assert record["parameters"]["confidence"] == 0.75
-    assert record["details"]["explanations"][0]["confidence"] >= 0.75 * record["details"]["confidence"] - 1e-4
+    assert record["sets"][0]["score"] >= 0.75 * record["details"]["confidence"] - 1e-4
     refused = run("explain", "cat.png", "-e", "gradcam", "-p", "confidence=0.75")
     assert refused.exit_code == 2
     assert "gradcam has no parameter 'confidence'" in refused.stderr

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hub, Model, ModelError, Preprocessing, Step
-from xaihub.ranking import agreement, deletion_curve, order_of
+from xaihub.ranking import agreement, order_of
 from xaihub_scores_activation.layer import ScoresActivation, gates, param_groups
 from xaihub_scores_activation.objective import GatedClassifier
 from xaihub_scores_activation.rankers import GlobalSHAP, PermutationImportance, Scores
@@ -98,8 +98,8 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters() -
 
             with_gate.append(right(features))
             order = network.head.gate.ranking()  # type: ignore[union-attr, operator]
-            top.append(deletion_curve(right, features, order, counts=[16], fill=torch.zeros(64))[0])
-            bottom.append(deletion_curve(right, features, order.flip(0), counts=[16], fill=torch.zeros(64))[0])
+            top.append(right(features.index_fill(1, order[:16], 0.0)))
+            bottom.append(right(features.index_fill(1, order[-16:], 0.0)))
             shap = shap_importance(
                 lambda z, network=network: network.head(z).softmax(1), features[:30], features[-30:], permutations=2
             )

@@ -30,12 +30,13 @@ from xaihub.cli._options import (
     options,
 )
 from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
-from xaihub.errors import OutputError
 
 if TYPE_CHECKING:
-    from xaihub.evaluation.plan import Choice, Config, Plan
+    from xaihub.evaluation.config import Choice, Config
+    from xaihub.evaluation.plan import Plan
     from xaihub.evaluation.results import ScoreRow
     from xaihub.hub import Hub
+    from xaihub.models.model import Model
 
 __all__ = ["evaluate"]
 
@@ -86,7 +87,9 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.evaluation.plan import Config, check_models, make_plan, read_config
+    from xaihub.evaluation.config import Config, read_config
+    from xaihub.evaluation.plan import load_models, make_plan
+    from xaihub.evaluation.store import RunStore
 
     if given.only_missing and not given.resume:
         raise click.UsageError("--only-missing requires --resume")
@@ -94,7 +97,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     file = None
     if given.resume:
-        config = _stored(given.resume)
+        with RunStore(given.resume) as store:
+            config = store.config
     elif given.config:
         config, file = read_config(given.config)
     elif images:
@@ -105,18 +109,17 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
     plan = make_plan(app.hub, config, file)
-    check_models(app.hub, plan, file)
+    models = load_models(app.hub, plan, file)
     if given.dry_run:
-        _estimate(app.hub, plan, as_json=given.as_json)
+        _estimate(app.hub, plan, models, as_json=given.as_json)
         return
-    from xaihub.evaluation.export import plot
+    from xaihub.evaluation.charts import plot
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.run import evaluate as run
-    from xaihub.evaluation.store import RunStore
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
         with progress(quiet=given.quiet) as bar:
-            totals = run(app.hub, plan, store, retry=not given.only_missing, watch=bar.report)
+            totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
@@ -152,25 +155,12 @@ def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
     return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
 
 
-def _stored(folder: str) -> Config:
-    import msgspec
-
-    from xaihub.evaluation.plan import Config
-    from xaihub.evaluation.store import RunStore
-
-    with RunStore(folder) as store:
-        try:
-            return msgspec.convert(store.config, type=Config)
-        except msgspec.ValidationError as error:
-            raise OutputError(f"the plan of the run in {folder!r} is damaged: {error}") from error
-
-
 def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:
     """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced.
 
     With `add`, `-p` sets parameters of what is added.
     """
-    from xaihub.evaluation.plan import Choice
+    from xaihub.evaluation.config import Choice
 
     lists: dict[str, list[Any]] = {"images": list(images), "models": list(given.models)}
     choices: dict[str, list[Choice]] = {}
@@ -205,14 +195,14 @@ def _rooted(config: Config) -> None:
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
 
 
-def _estimate(hub: Hub, plan: Plan, *, as_json: bool) -> None:
-    from xaihub.evaluation.run import estimate
+def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -> None:
+    from xaihub.evaluation.estimate import estimate
     from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
-        cost = estimate(hub, plan, store)
+        cost = estimate(hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
-    rows = [{**dict(zip(names, part, strict=True)), "seconds": f"{part[4]:.2f}"} for part in cost.parts]
+    rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
     if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip

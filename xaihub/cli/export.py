@@ -52,7 +52,7 @@ def merge(runs: tuple[str, ...], output: str) -> None:
     Examples:
       xaihub merge runs/a runs/b -o runs/ab
     """
-    from xaihub.evaluation.export import merge as join
+    from xaihub.evaluation.merge import merge as join
 
     merged, aside = join(runs, output)
     with merged:

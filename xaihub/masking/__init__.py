@@ -18,6 +18,7 @@ from xaihub.masking.coalitions import (
 from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, masked_forward_passes
 from xaihub.masking.features import Features, Segments, Windows, make_features
 from xaihub.masking.removal import BaselineName, Fill, Inpaint, Removal, baseline_image, make_removal
+from xaihub.masking.sizes import SizeSearch
 
 __all__ = [
     "CERTAIN",
@@ -29,6 +30,7 @@ __all__ = [
     "MaskedBatch",
     "Removal",
     "Segments",
+    "SizeSearch",
     "Windows",
     "baseline_image",
     "batch_rows",

@@ -44,12 +44,20 @@ class Runtime:
     progress: Callable[[int, int], None] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Counts:
     """How many rows went forward and backward through the network."""
 
     forward_passes: int = 0
     backward_passes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the sums."""
+        return Counts(self.forward_passes + other.forward_passes, self.backward_passes + other.backward_passes)
+
+    def __sub__(self, other: Counts) -> Counts:
+        """Return the differences."""
+        return Counts(self.forward_passes - other.forward_passes, self.backward_passes - other.backward_passes)
 
 
 class Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,7 +16,9 @@ __all__ = [
     "Agreement",
     "Interval",
     "agreement",
-    "deletion_curve",
+    "average_ranks",
+    "correlation",
+    "is_constant",
     "order_of",
     "relevance_auc",
     "seed_interval",
@@ -77,7 +79,56 @@ def agreement(first: Tensor, second: Tensor, *, k: int = 5) -> Agreement:
     if not 1 <= k <= len(a):
         raise ParameterError(f"k cannot be {k}", hint=f"1 to {len(a)}")
     same = set(order_of(a)[:k].tolist()) & set(order_of(b)[:k].tolist())
-    return Agreement(pearson=_pearson(a, b), spearman=_pearson(_ranks(a), _ranks(b)), top_k=len(same) / k, k=k)
+    return Agreement(pearson=_pearson(a, b), spearman=_pearson(a, b, ranks=True), top_k=len(same) / k, k=k)
+
+
+def correlation(first: Tensor, second: Tensor, *, ranks: bool = False, rounding: float = 0.0) -> Tensor:
+    """Return Pearson's correlation, or with `ranks` Spearman's, of matching rows.
+
+    Args:
+        first: (..., n) values.
+        second: (..., n) values.
+        ranks: Correlate average ranks instead of values.
+        rounding: Values of a row that differ by no more than this fraction of its largest magnitude are equal.
+
+    Returns:
+        (...) float64 in [-1, 1]; NaN where a row is constant.
+    """
+    first, second = first.double(), second.double()
+    constant = is_constant(first, rounding) | is_constant(second, rounding)
+    if ranks:
+        first, second = average_ranks(first, rounding), average_ranks(second, rounding)
+    first, second = _centred(first), _centred(second)
+    lengths = first.norm(dim=-1) * second.norm(dim=-1)
+    found: Tensor = ((first * second).sum(-1) / lengths).clamp(-1, 1)
+    return found.masked_fill(constant | (lengths == 0), torch.nan)
+
+
+def average_ranks(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Rank each row of (..., n) values from 1 as float64; equal values share their mean rank. See `correlation`."""
+    values = values.double()
+    if rounding:
+        values = (values / _magnitude(values) / rounding).round()
+    ranked = []
+    for row in values.flatten(end_dim=-2) if values.ndim > 1 else values.unsqueeze(0):
+        _, place, counts = row.unique(return_inverse=True, return_counts=True)
+        ranked.append((counts.cumsum(0) - (counts - 1) / 2).double()[place])
+    return torch.stack(ranked).view(values.shape)
+
+
+def is_constant(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Whether each row of (..., n) values has equal values only: (...) bool. See `correlation`."""
+    spread: Tensor = values.amax(-1) - values.amin(-1)
+    return spread <= rounding * values.abs().amax(-1)
+
+
+def _magnitude(rows: Tensor) -> Tensor:
+    return rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = rows - rows.mean(-1, keepdim=True)
+    return rows / _magnitude(rows)  # so that squares neither vanish nor overflow
 
 
 def relevance_auc(weights: Tensor, relevant: Tensor) -> float:
@@ -116,42 +167,6 @@ def stability(runs: Sequence[Tensor] | Tensor) -> float:
     return sum(pairs) / len(pairs)
 
 
-def deletion_curve(
-    score: Callable[[Tensor], float],
-    features: Tensor,
-    order: Tensor,
-    *,
-    counts: Sequence[int],
-    fill: Tensor | None = None,
-) -> list[float]:
-    """Return the score of a model after its first `counts` features of an order were deleted.
-
-    Args:
-        score: Maps (N, d) features to one figure, such as the accuracy.
-        features: (N, d) rows.
-        order: (d,) indices; those named first are deleted first.
-        counts: How many to delete.
-        fill: (d,) what a deleted feature becomes; by default its mean over the rows.
-
-    Raises:
-        ParameterError: A count is out of range, or `order` does not name each feature once.
-    """
-    width = features.shape[1]
-    if sorted(order.tolist()) != list(range(width)):
-        raise ParameterError(f"an order of {width} features must name each of them once")
-    bad = [count for count in counts if not 0 <= count <= width]
-    if bad:
-        raise ParameterError(f"{bad[0]} of {width} features cannot be deleted")
-    filling = features.mean(0) if fill is None else fill
-    values = []
-    for count in counts:
-        changed = features.clone()
-        gone = order[:count]
-        changed[:, gone] = filling[gone].to(changed)
-        values.append(float(score(changed)))
-    return values
-
-
 def seed_interval(values: Sequence[float]) -> Interval:
     """Return the mean over runs with its 95 % interval by Student's t.
 
@@ -181,17 +196,8 @@ def _flat(weights: Tensor) -> Tensor:
     return weights.detach().flatten().double().cpu()
 
 
-def _pearson(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    if not size > 0:
+def _pearson(a: Tensor, b: Tensor, *, ranks: bool = False) -> float:
+    found = float(correlation(a, b, ranks=ranks))
+    if math.isnan(found):
         raise MetricRefused("a constant ranking has no correlation with another")
-    return float(a @ b) / size
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return the rank of each value from 1, equal values sharing their mean rank."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks: Tensor = (last - (counts.double() - 1) / 2)[place]
-    return ranks
+    return found

@@ -168,7 +168,7 @@ def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | 
         pool=list(zip(others, model.predict(others).argmax(1).tolist(), strict=True)),
     )
     explainer = explainer or _Gradient()
-    (explanation,) = explainer.explain(model, image[None], Target(index=index))
+    (explanation,) = explainer.explain(model, image[None], Target(index=index), logits=logits[None])
     explanation = replace(explanation, metadata={**explanation.metadata, "completeness_gap": 0.1})
     if of_noise:
         explanation.values.copy_(torch.randn(explanation.values.shape, generator=torch.Generator().manual_seed(number)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, relu
 
 from xaihub.explainers.explainer import Explainer
-from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.explainers.target import ResolvedTarget
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Preprocessing
@@ -131,8 +131,8 @@ def planted_scenes(count: int = 4, *, seed: int = 0) -> list[Scene]:
 def planted_case(scene: Scene, planted: Planted = "oracle", *, seed: int = 0) -> Case:
     """Return the case of a scene whose map is the truth, or the truth at the wrong pixels."""
     explainer = PlantedExplainer(planted=planted)
-    target = Target(index=int(scene.target.index[0]))
-    (explanation,) = explainer.explain(scene.model, scene.image[None], target)
+    logits = scene.logits[None]
+    (explanation,) = explainer.explain(scene.model, scene.image[None], scene.target.fixed(), logits=logits)
     return Case(scene=scene, explanation=explanation, explainer=explainer, seed=seed)
 
 

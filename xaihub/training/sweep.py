@@ -206,7 +206,7 @@ def _judge(
         row: list[Explanation] = []
         for explainer, metrics in judges:
             try:
-                explanation = explainer.explain(model, inputs[None], target, seed=plan.seed)[0]
+                explanation = explainer.explain(model, inputs[None], target, seed=plan.seed, logits=logits)[0]
             except ExplainerRefused as error:
                 reasons |= {f"{explainer.name} {metric.name}": str(error) for metric in metrics}
                 continue

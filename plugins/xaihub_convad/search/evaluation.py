@@ -1,4 +1,4 @@
-"""The question that is asked of every mask: does the model still say the same?"""
+"""Evaluation of masks: does the model keep its decision if it sees only these pixels, and with which confidence?"""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from xaihub import ExplainerRefused, Model, ResolvedTarget
 from xaihub.masking import Fill, Removal, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation
-from xaihub_convad.partition import Mask
+from xaihub_convad.search.partition import Mask, Values
 
-__all__ = ["Question", "Verdicts", "answers"]
+__all__ = ["SLACK", "Evaluator", "Verdicts", "evaluated"]
 
 # Equal rows in batches of different sizes differ by less than this.
 SLACK = 1e-5
@@ -23,15 +23,15 @@ SLACK = 1e-5
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What the model says of n masks.
+    """The model's decisions for n masks.
 
     Attributes:
-        keeps: (n,) the target keeps its rank among the classes, or its lead over the class that it is compared with.
+        keeps: (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class.
         confidence: (n,) its softmax probability, or the difference of two.
     """
 
-    keeps: NDArray[np.bool_]
-    confidence: NDArray[np.float64]
+    keeps: Mask
+    confidence: Values
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -42,48 +42,46 @@ class Verdicts:
         return Verdicts(self.keeps[rows], self.confidence[rows])
 
     def pass_at(self, confidence: float) -> NDArray[np.bool_]:
-        """Tell for each mask whether the target is kept with at least this confidence: (n,)."""
+        """Return for each mask whether the target is kept with at least this confidence: (n,)."""
         kept: NDArray[np.bool_] = self.keeps & (self.confidence >= confidence - SLACK)
         return kept
 
     @staticmethod
     def joined(parts: list[Verdicts]) -> Verdicts:
-        """Put verdicts one after the other."""
-        if len(parts) == 1:
-            return parts[0]
+        """Concatenate verdicts."""
         return Verdicts(
             np.concatenate([part.keeps for part in parts]), np.concatenate([part.confidence for part in parts])
         )
 
 
-class Question:
-    """One image, one target, one way to hide pixels.
+class Evaluator:
+    """Judges masks of one image, for one target and one removal.
 
     Attributes:
         model: The model.
         image: (C, H, W) input.
-        removal: What hidden pixels become.
+        removal: What replaces masked pixels.
         size: (H, W).
-        rank: How many classes score at least as high as the target on the whole image.
+        rank: Number of other classes that score at least as high as the target on the whole image.
         confidence: The target's confidence on the whole image.
-        trivial: The target is kept with everything hidden.
-        asked: Rows sent through the network so far.
+        trivial: The target is kept with everything masked.
+        rows: Rows evaluated so far.
     """
 
     def __init__(self, model: Model, image: Tensor, target: ResolvedTarget, removal: Removal) -> None:
-        """Ask about the whole image, and about none of it.
+        """Evaluate the whole image, and the image with everything masked.
 
         Raises:
-            ExplainerRefused: A contrast that the model does not decide for the target.
+            ExplainerRefused: The target is a contrast whose first class does not lead.
         """
         self.model, self.image, self.removal = model, image, removal
         self._target = target
         self.size = (image.shape[-2], image.shape[-1])
-        self.asked = 0
-        self.rank = 0
-        whole = torch.stack([torch.ones(1, *self.size), torch.zeros(1, *self.size)])
-        outputs = torch.cat([batch.outputs for batch in masked_forward_passes(model, image, whole, removal=removal)])
-        self.rank = int(self._ahead(outputs[:1]))
+        self.rows = 0
+        both = torch.stack([torch.ones(1, *self.size), torch.zeros(1, *self.size)])
+        outputs = torch.cat([batch.outputs for batch in masked_forward_passes(model, image, both, removal=removal)])
+        self._whole = outputs[:1]
+        self.rank = int(target.ahead(self._whole))
         verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
             raise ExplainerRefused(
@@ -94,44 +92,35 @@ class Question:
         self.trivial = bool(verdicts.keeps[1])
 
     def alone(self, mask: Mask) -> Verdicts:
-        """Ask about one mask in a forward pass of its own."""
-        return next(answers([self], [(0, mask[None])]))[0][1]
+        """Evaluate one mask in a separate forward pass."""
+        return next(evaluated([self], [(0, mask[None])]))[0]
 
     def judge(self, outputs: Tensor) -> Verdicts:
         """Return the verdicts on (n, K) logits, and count the rows."""
-        self.asked += len(outputs)
+        self.rows += len(outputs)
         with torch.inference_mode():
-            confidence = self._target.score(outputs.softmax(1)).double().cpu().numpy()
-            keeps = self._ahead(outputs) <= self.rank if self._target.against is None else self._lead(outputs)
-        return Verdicts(keeps.cpu().numpy(), confidence)
-
-    def _ahead(self, outputs: Tensor) -> Tensor:
-        """Count the other classes that score at least as high: (n,)."""
-        own = outputs[:, self._target.index.to(outputs.device)]
-        return (outputs >= own).sum(1) - 1
-
-    def _lead(self, outputs: Tensor) -> Tensor:
-        return self._target.score(outputs) > 0
+            confidence = self._target.score(outputs, output="probability").double().cpu().numpy()
+            keeps = self._target.kept(outputs, self._whole).cpu().numpy()
+        return Verdicts(keeps, confidence)
 
 
-def answers(
-    questions: Sequence[Question], requests: Iterable[tuple[int, Mask]], done: int = 0
-) -> Iterator[list[tuple[int, Verdicts]]]:
-    """Ask (n, H, W) masks of numbered questions in one stream of full batches.
+def evaluated(
+    evaluators: Sequence[Evaluator], requests: Iterable[tuple[int, Mask]], done: int = 0
+) -> Iterator[list[Verdicts]]:
+    """Evaluate (n, H, W) masks, each with the number of its evaluator, in one stream of full batches.
 
-    Yields for each batch, in the order of the requests, runs of rows of one question with their verdicts.
+    Yields for each batch, in the order of the requests, the verdicts on each run of rows of one evaluator.
     """
-    first = questions[0]
-    removal = _Mixed(questions)
+    first = evaluators[0]
 
     def draws() -> Iterator[Tensor]:
         for number, masks in requests:
             flat = torch.from_numpy(masks).flatten(1).to(torch.int16)
             yield torch.cat([torch.full((len(masks), 1), number, dtype=torch.int16), flat], dim=1)
 
-    for batch in masked_forward_passes(first.model, first.image, draws(), removal=removal, done=done):
+    for batch in masked_forward_passes(first.model, first.image, draws(), removal=_Mixed(evaluators), done=done):
         yield [
-            (number, questions[number].judge(batch.outputs[start:end]))
+            evaluators[number].judge(batch.outputs[start:end])
             for number, start, end in _runs(batch.draws[:, 0].tolist())
         ]
 
@@ -146,12 +135,12 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
 
 
 class _Mixed(Removal):
-    """Rows of several images in one forward pass; a row of the "masks" is a question's number and its mask."""
+    """Rows of several images in one forward pass; a row of the "masks" is an evaluator's number and its mask."""
 
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self._questions = questions
-        self._images = torch.stack([question.image for question in questions])
-        removals = [question.removal for question in questions]
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self._evaluators = evaluators
+        self._images = torch.stack([evaluator.image for evaluator in evaluators])
+        removals = [evaluator.removal for evaluator in evaluators]
         self._fills = None
         if all(type(one) is Fill for one in removals):
             self._fills = torch.stack([one.baseline.to(self._images) for one in removals if isinstance(one, Fill)])
@@ -161,17 +150,15 @@ class _Mixed(Removal):
         """Return the (n, K) logits."""
         numbers = masks[:, 0].long()
         kept = masks[:, 1:].view(-1, 1, *image.shape[1:]).float()
-        if len(self._questions) == 1 or bool((numbers == numbers[0]).all()):
-            question = self._questions[int(numbers[0])]
-            return question.removal(model, question.image, kept)
-        if self._fills is not None:
+        runs = list(_runs(numbers.tolist()))
+        if len(runs) > 1 and self._fills is not None:
             images = torch.where(kept > 0, self._images[numbers], self._fills[numbers])
             return model(images.contiguous(memory_format=torch.channels_last))
-        if self._deactivation is not None:
+        if len(runs) > 1 and self._deactivation is not None:
             return self._deactivation.forward(model.module, self._images[numbers], kept, call=model)
-        # Another way to hide pixels knows one image a call.
+        # Any other removal handles one image per call.
         parts = [
-            self._questions[number].removal(model, self._questions[number].image, kept[start:end])
-            for number, start, end in _runs(numbers.tolist())
+            self._evaluators[number].removal(model, self._evaluators[number].image, kept[start:end])
+            for number, start, end in runs
         ]
         return torch.cat(parts)

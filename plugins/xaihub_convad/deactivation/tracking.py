@@ -1,9 +1,9 @@
-"""Following the image's places through a forward pass, whatever the network is made of.
+"""Tracking of the image's positions through the forward pass of any network.
 
-Every torch function that the network calls passes through `Tracker`, be it inside a module or not. It knows for each
-tensor which axes are places of the image, and which of them are on. A function that only works place by place needs
-nothing: what is off stays by itself. A function that mixes places gets its input gated first, so nothing flows from a
-place that is off to any other. A function without a rule is refused by name.
+Every torch function that the network calls, in a module or not, passes through `Tracker`, which knows for each tensor
+which axes are positions of the image, and which positions are active. Functions that work position by position run
+unchanged. A function that mixes positions gets a gated input, so that nothing flows from an inactive position to any
+other. A function without a rule is refused by name.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xaihub import ExplainerRefused
-from xaihub_convad.live import Live, Propagation
+from xaihub_convad.deactivation.live_map import Layerwise, Live
 
-__all__ = ["CONSTANT", "WHOLE", "Places", "Rule", "Tracker", "tensors"]
+__all__ = ["CONSTANT", "WHOLE", "Call", "Places", "Rule", "Tracker", "negative", "tensors"]
 
-# Called as rule(tracker, function, args, kwargs) in the function's place; returns its marked result.
-Rule = Callable[["Tracker", Any, tuple[Any, ...], dict[str, Any]], Any]
+# Takes a call instead of the function; returns its marked result.
+Rule = Callable[["Call"], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which axes of a tensor are places of the image.
+    """Which axes of a tensor are positions of the image.
 
     Attributes:
         dims: Negative axes: (rows, columns), one axis of row-major cells, or none.
-        live: Which places are on; None without places.
-        gated: What the places that are off hold, 0 or minus infinity; None if anything.
-        images: Whether the first axis is the batch of images; False for what does not depend on them.
+        live: Which positions are active; None without positions.
+        gated: The value in inactive positions, 0 or minus infinity; None if unknown.
+        images: Whether the first axis is the batch of images; False for tensors that do not depend on them.
     """
 
     dims: tuple[int, ...] = ()
@@ -45,35 +45,35 @@ class Places:
 
     @property
     def on(self) -> Live:
-        """The live map of a tensor with places."""
+        """The live map of a tensor with positions."""
         assert self.live is not None  # noqa: S101
         return self.live
 
 
-WHOLE = Places()  # one vector an image: nothing is left of its places
+WHOLE = Places()  # one vector per image, without positions
 CONSTANT = Places(images=False)
 
-# What asks about a tensor without reading its values.
-_QUESTIONS = (
+# Methods that do not read a tensor's values.
+_METADATA = (
     "size dim stride numel nelement ndimension is_contiguous is_floating_point is_complex element_size get_device"
     " storage_offset data_ptr is_inference __len__ register_hook retain_grad has_names"
 )
-QUESTIONS = frozenset(_QUESTIONS.split())
+METADATA = frozenset(_METADATA.split())
 
 
 class Tracker(TorchFunctionMode):
-    """Gates every mixing of places while it is active, in this thread only; the network itself is not changed."""
+    """Gates every mixing of positions in its context, in this thread only; the network itself is not modified."""
 
     def __init__(
         self,
         network: nn.Module,
-        propagation: Propagation,
+        propagation: Layerwise,
         rules: Mapping[str, Rule],
         *,
         pooling: Literal["plain", "live"],
         neighbours: bool,
     ) -> None:
-        """Store the options; `propagation` knows the batch's masks, `rules` what to do for each function."""
+        """Store the options; `propagation` holds the batch's masks, `rules` the rule of each function."""
         super().__init__()
         self.rules = rules
         self.network = network
@@ -90,18 +90,18 @@ class Tracker(TorchFunctionMode):
         if name == "__get__":  # an attribute of a tensor, such as its shape
             value = func(*args, **kwargs)
             return self._attribute(func, args[0], value) if isinstance(value, Tensor) else value
-        if name in QUESTIONS:
+        if name in METADATA:
             return func(*args, **kwargs)
         seen = [self.of(tensor) for tensor in tensors((args, kwargs))]
         if not any(places.dims for places in seen):
             return self.mark(func(*args, **kwargs), WHOLE if any(p.images for p in seen) else CONSTANT)
         rule = self.rules.get(name.strip("_"))
         if rule is None or "out" in kwargs:
-            self.refuse(name, "has no rule for places that are off")
-        return rule(self, func, args, kwargs)
+            self.refuse(name, "has no rule for inactive positions")
+        return rule(Call(self, func, args, kwargs))
 
     def start(self, inputs: Tensor) -> Tensor:
-        """Return a copy of (N, C, H, W) inputs with hidden pixels at 0, and follow it from here on."""
+        """Return a copy of (N, C, H, W) inputs with masked pixels at 0, and track it from here on."""
         live = self.propagation.image
         with torch._C.DisableTorchFunction():
             blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
@@ -109,14 +109,16 @@ class Tracker(TorchFunctionMode):
         return self._marked(blanked, Places((-2, -1), live, 0.0))
 
     def finish(self, outputs: Any) -> Any:
-        """Return the network's outputs; refuse if they still have places or their history is unknown."""
+        """Return the network's outputs; refuse if they still have positions or their history is unknown."""
         for tensor in tensors(outputs):
             if self.of(tensor).dims:
-                raise ExplainerRefused("the network's output is a map, so there is no class score to deactivate for")
+                raise ExplainerRefused(
+                    "the network's output is a map, not class scores, so deactivation is not supported"
+                )
         return outputs
 
     def of(self, tensor: Tensor) -> Places:
-        """Return what is known of a tensor."""
+        """Return what is known about a tensor."""
         entry = self._known.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
             return entry[1]
@@ -125,12 +127,12 @@ class Tracker(TorchFunctionMode):
         if self._own is None:
             self._own = {id(own) for own in (*self.network.parameters(), *self.network.buffers())}
         if id(tensor) not in self._own:
-            # Compiled code hides what it does; guessing would let hidden pixels through.
-            self.refuse("a tensor", "comes from code that cannot be followed (torch.jit or a custom function)")
+            # Compiled code cannot be inspected; a guess could let masked pixels through.
+            self.refuse("a tensor", "comes from code that cannot be tracked (torch.jit or a custom function)")
         return CONSTANT
 
     def mark(self, result: Any, places: Places) -> Any:
-        """Note what is known of the tensors in a result, and return the result."""
+        """Record what is known about the tensors in a result, and return the result."""
         for tensor in tensors(result):
             if places.dims:
                 self._check(tensor, places)
@@ -138,11 +140,11 @@ class Tracker(TorchFunctionMode):
         return result
 
     def places(self, result: Tensor, dims: tuple[int, ...], live: Live, gated: float | None = None) -> Tensor:
-        """Mark a result that has places; a grid of one single place is the whole image, and always on."""
+        """Mark a result that has positions; a grid of a single position is the whole image, and always active."""
         return self._marked(result, WHOLE if live.grid == (1, 1) else Places(dims, live, gated))
 
     def gate(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with 0 in every place that is off."""
+        """Return the tensor with 0 in every inactive position."""
         places = self.of(tensor)
         if not places.dims or places.gated == 0:
             return tensor
@@ -151,19 +153,19 @@ class Tracker(TorchFunctionMode):
         elif torch.is_grad_enabled() or _overlaps(tensor):
             gated = tensor * places.on.factor(tensor, places.dims)
         else:
-            # What is off means 0 wherever it is read, so the tensor itself may be changed: no copy, and once only.
+            # Inactive positions are read as 0 everywhere, so the tensor may be changed in place, once, without a copy.
             gated = tensor.mul_(places.on.factor(tensor, places.dims))
         return self._marked(gated, replace(places, gated=0.0))
 
     def walled(self, tensor: Tensor) -> Tensor:
-        """Return a copy with minus infinity in every place that is off, so that no maximum is taken there."""
+        """Return a copy with minus infinity in every inactive position, so that no maximum is taken there."""
         places = self.of(tensor)
         if not places.dims or places.gated == -torch.inf:
             return tensor
         return self._marked(tensor + places.on.barrier(tensor, places.dims), replace(places, gated=-torch.inf))
 
     def refuse(self, function: str, reason: str) -> NoReturn:
-        """Raise ExplainerRefused with the layer that is running."""
+        """Raise ExplainerRefused, naming the layer that is running."""
         raise ExplainerRefused(
             f"activations cannot be switched off in {self._running()}: {function!r} {reason}",
             hint="use another baseline for this model",
@@ -177,7 +179,7 @@ class Tracker(TorchFunctionMode):
         places = self.of(source)
         name = getattr(func.__self__, "__name__", "")
         if places.dims and name not in ("data", "grad"):
-            self.refuse(f"Tensor.{name}", "has no rule for places that are off")
+            self.refuse(f"Tensor.{name}", "has no rule for inactive positions")
         return self._marked(value, replace(places, gated=None))
 
     def _check(self, tensor: Tensor, places: Places) -> None:
@@ -187,7 +189,7 @@ class Tracker(TorchFunctionMode):
             -axis < tensor.ndim and tensor.shape[axis] == side for axis, side in zip(places.dims, sides, strict=True)
         )
         if not known or len(tensor) != self.rows:
-            self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the image's places are lost")
+            self.refuse("a function", f"returned {tuple(tensor.shape)}, in which the image's positions are lost")
 
     def _running(self) -> str:
         names = {id(module): name for name, module in self.network.named_modules() if name}
@@ -198,6 +200,61 @@ class Tracker(TorchFunctionMode):
                 return f"layer {names[id(own)]!r} ({type(own).__name__})"
             frame = frame.f_back  # type: ignore[assignment]
         return f"the network ({type(self.network).__name__})"
+
+
+class Call:
+    """One call of a torch function with at least one tensor that has positions.
+
+    Attributes:
+        t: The tracker.
+        input: The first tensor.
+        places: What is known about it.
+    """
+
+    def __init__(self, tracker: Tracker, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.t, self.func, self.args, self.kwargs = tracker, func, args, kwargs
+        self.input: Tensor = self.argument(0, "input")
+        self.places = next((tracker.of(tensor) for tensor in tensors(self.input)), CONSTANT)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument that may be given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor among the arguments."""
+        return tensors((self.args, self.kwargs))
+
+    def map(self) -> Places:
+        """Return the places of the input, which must be (N, C, h, w)."""
+        if self.places.dims != (-2, -1) or self.input.ndim != 4:
+            self.refuse("does not receive a map with rows and columns last")
+        return self.places
+
+    def gated(self) -> Tensor:
+        """Return the input with 0 in every inactive position."""
+        return self.t.gate(self.input)
+
+    def walled(self) -> Tensor:
+        """Return the input with minus infinity in every inactive position."""
+        return self.t.walled(self.input)
+
+    def on(self, x: Tensor) -> Any:
+        """Call the function with `x` instead of its input."""
+        others = {name: value for name, value in self.kwargs.items() if name != "input"}
+        return self.func(x, *self.args[1:], **others)
+
+    def run(self, places: Places) -> Any:
+        """Call the function unchanged and mark its result."""
+        return self.t.mark(self.func(*self.args, **self.kwargs), places)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise ExplainerRefused, naming the function."""
+        self.t.refuse(self.func.__name__, reason)
+
+
+def negative(axis: int, ndim: int) -> int:
+    """Return an axis counted from the end."""
+    return axis if axis < 0 else axis - ndim
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -1,52 +1,45 @@
-"""From a responsibility map to sets of pixels that keep the model's answer."""
+"""From a responsibility map to sets of pixels that keep the model's decision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from xaihub_convad.partition import Mask
-from xaihub_convad.question import Verdicts
-from xaihub_convad.workqueue import Task
+from xaihub.masking import SizeSearch
+from xaihub_convad.search.evaluation import Verdicts
+from xaihub_convad.search.partition import Mask, Values
+from xaihub_convad.search.scheduling import Task
 
 __all__ = [
+    "SAME_CONFIDENCE",
+    "Budget",
     "Goal",
-    "Room",
-    "Strategy",
-    "Values",
-    "adjusted",
     "cells",
+    "completed",
+    "disc",
     "grown",
     "prefix",
     "ranking",
     "shrunk",
-    "spotlight",
 ]
 
-Strategy = Literal["global", "spatial", "contrastive", "complete", "multiple"]
-Values = NDArray[np.float64]
-
-FIRST_SIZES = 16  # nested masks of the first round, which looks at all sizes
-NEXT_SIZES = 4  # of every later round, which looks between the last size that failed and the first that passed
-SMALLEST_SHARE = 1 / 256  # of the image, where the first round begins
 DISC_GROWTH = 1.2  # as in ReX
 SAME_CONFIDENCE = 0.005  # equal to two decimals
 
 
-class Room:
-    """Rows that may still be asked about; whoever asks takes them first, and does with less if there are fewer."""
+class Budget:
+    """Rows that may still be evaluated; every step reserves its rows first, and gets by with fewer if it must."""
 
     def __init__(self, rows: float = math.inf) -> None:
         self._left = max(0.0, rows)
 
     def take(self, wanted: int, *, each: int = 1, whole: bool = False) -> int:
-        """Take `wanted` questions of `each` rows, or as many as there is room for (`whole`: all of them or none)."""
+        """Reserve `wanted` sets of `each` rows, or as many as fit (`whole`: all or none); return their number."""
         granted = wanted if wanted * each <= self._left else int(self._left // each)
         granted = 0 if whole and granted < wanted else granted
         self._left -= granted * each
@@ -55,7 +48,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a set of pixels must do.
+    """What a set of pixels must achieve.
 
     Attributes:
         confidence: Alone, it keeps the target with at least this confidence.
@@ -67,17 +60,17 @@ class Goal:
 
     @property
     def rows(self) -> int:
-        """Rows that one set takes."""
+        """Rows per set."""
         return 2 if self.necessary else 1
 
     def masks(self, sets: Sequence[Mask]) -> Mask:
-        """Return what has to be asked about n sets: (n, H, W), or (2 n, H, W) with each set before its complement."""
+        """Return the masks to evaluate for n sets: (n, H, W), or (2 n, H, W) with each set before its complement."""
         if not self.necessary:
             return np.stack(sets)
         return np.stack([mask for one in sets for mask in (one, ~one)])
 
     def met(self, verdicts: Verdicts) -> NDArray[np.bool_]:
-        """Tell for each set whether it does it: (n,)."""
+        """Return for each set whether it achieves the goal: (n,)."""
         passed = verdicts.pass_at(self.confidence)
         return passed[::2] & ~verdicts.keeps[1::2] if self.necessary else passed
 
@@ -85,7 +78,7 @@ class Goal:
 def ranking(values: Values, allowed: Mask | None = None) -> NDArray[np.intp]:
     """Return the flat indices of the (allowed) pixels, most responsible first.
 
-    Of equally responsible pixels, those in the more responsible neighbourhood come first, then the upper left ones.
+    Equally responsible pixels are ordered by the responsibility of their neighbourhood, then row by row.
     """
     around = gaussian_filter(values, sigma=max(values.shape) / 16, mode="nearest").ravel()
     # Neighbourhoods that differ by rounding only are equal.
@@ -100,66 +93,55 @@ def prefix(order: NDArray[np.intp], count: int, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def grown(build: Callable[[int], Mask], total: int, goal: Goal, *, step: int, room: Room | None = None) -> Task[int]:
-    """Find a small size at which nested sets reach the goal; `total`, the size of everything, is taken to reach it.
+def grown(
+    build: Callable[[int], Mask], total: int, goal: Goal, *, step: int, budget: Budget | None = None
+) -> Task[int]:
+    """Find a small size at which nested sets achieve the goal, to `step` pixels or until the budget is spent.
 
-    The first round asks about sizes from small to large, each further one between the neighbours of the first hit,
-    until they are at most `step` apart or `room` ends. Confidence need not grow with the set, so a smaller hit
-    between two sizes of the first round can be missed.
+    `total`, the size of everything, is taken to achieve it.
     """
-    room = room or Room()
-    first = np.geomspace(max(step, total * SMALLEST_SHARE, 1), total, FIRST_SIZES + 1)[:-1]
-    low, high = 0, total
-    sizes = np.unique(first.round().astype(int))
-    while len(sizes := sizes[(sizes > low) & (sizes < high)]):
-        granted = room.take(len(sizes), each=goal.rows)
-        if not granted:
-            break
-        sizes = sizes[np.linspace(len(sizes) - 1, 0, granted)[::-1].round().astype(int)]  # the largest in any case
-        verdicts = yield goal.masks([build(int(count)) for count in sizes])
-        hits = np.flatnonzero(goal.met(verdicts))
-        hit = int(hits[0]) if len(hits) else len(sizes)
-        low = int(sizes[hit - 1]) if hit else low
-        high = int(sizes[hit]) if hit < len(sizes) else high
-        if high - low <= step:
-            break
-        sizes = np.unique(np.linspace(low, high, NEXT_SIZES + 2).round().astype(int))
-    return high
+    search, budget = SizeSearch(total, resolution=step), budget or Budget()
+    while granted := budget.take(len(search.sizes), each=goal.rows):
+        # With too small a budget evenly chosen sizes, the largest among them.
+        places = np.linspace(len(search.sizes) - 1, 0, granted)[::-1].round().astype(int)
+        sizes = [search.sizes[place] for place in places]
+        verdicts = yield goal.masks([build(size) for size in sizes])
+        search.narrow(sizes, goal.met(verdicts))
+    return search.smallest
 
 
-def spotlight(values: Values, radius: float, goal: Goal, room: Room | None = None) -> Task[Mask | None]:
-    """Return the smallest disc around the most responsible pixel that reaches the goal, or None.
+def disc(values: Values, radius: float, goal: Goal, budget: Budget | None = None) -> Task[Mask | None]:
+    """Return the smallest disc around the most responsible pixel that achieves the goal; None if none does.
 
-    Radii grow by a fifth from `radius`, as in ReX, but all of them are asked about at once; None as well without room.
+    Radii grow by a fifth from `radius`, as in ReX, but are evaluated together; None as well if the budget is too small.
     """
     height, width = values.shape
     row, column = divmod(int(ranking(values)[0]), width)
     distance = np.hypot(*np.ogrid[-row : height - row, -column : width - column])
     count = 1 + max(0, int(np.ceil(np.log(distance.max() / radius) / np.log(DISC_GROWTH))))
     discs = [distance <= radius * DISC_GROWTH**step for step in range(count)]
-    if not (room or Room()).take(count, each=goal.rows, whole=True):
+    if not (budget or Budget()).take(count, each=goal.rows, whole=True):
         return None
     hits = np.flatnonzero(goal.met((yield goal.masks(discs))))
     return discs[int(hits[0])] if len(hits) else None
 
 
-def adjusted(
-    mask: Mask, order: NDArray[np.intp], confidence: float, *, step: int, room: Room | None = None
+def completed(
+    mask: Mask, order: NDArray[np.intp], confidence: float, *, step: int, budget: Budget | None = None
 ) -> Task[Mask]:
-    """Add the lowest ranked pixels, as few as are found to bring the confidence to the whole image's."""
+    """Add the lowest ranked pixels, as few as possible, until the confidence is the whole image's."""
     rest = order[::-1][~mask.ravel()[order[::-1]]]
 
     def build(count: int) -> Mask:
         return mask | prefix(rest, count, mask.shape)
 
-    room = room or Room()
-    if not room.take(1):
+    budget, goal = budget or Budget(), _Same(confidence)
+    if not budget.take(1):
         return np.ones_like(mask)
     verdicts = yield mask[None]
     if abs(float(verdicts.confidence[0]) - confidence) < SAME_CONFIDENCE:
         return mask
-    count = yield from grown(build, len(rest), _Same(confidence), step=step, room=room)
-    return build(count)
+    return build((yield from grown(build, len(rest), goal, step=step, budget=budget)))
 
 
 class _Same(Goal):
@@ -171,7 +153,7 @@ class _Same(Goal):
 
 
 def cells(mask: Mask, side: int, values: Values) -> list[Mask]:
-    """Cut a mask along a grid of `side` pixels; the pieces that have pixels, least responsible first."""
+    """Cut a mask along a grid of `side` pixels; return the pieces that have pixels, least responsible first."""
     height, width = mask.shape
     columns = -(-width // side)
     label = (np.arange(height) // side)[:, None] * columns + np.arange(width) // side
@@ -182,18 +164,20 @@ def cells(mask: Mask, side: int, values: Values) -> list[Mask]:
     return [mask & (label == cell) for cell in weakest]
 
 
-def shrunk(mask: Mask, values: Values, goal: Goal, *, side: int, room: Room | None = None) -> Task[tuple[Mask, bool]]:
-    """Remove cells until removing any single one more would miss the goal: minimal up to a cell.
+def shrunk(
+    mask: Mask, values: Values, goal: Goal, *, side: int, budget: Budget | None = None
+) -> Task[tuple[Mask, bool]]:
+    """Remove cells until removing any single further one would miss the goal: minimal up to a cell.
 
-    Every round asks about all single removals at once, then how many of the possible ones, weakest first, can go
-    together. The last round is the proof that none can go; without room for it the second result is False.
+    Each round evaluates all single removals, then how many of the possible ones, weakest first, can go together. The
+    last round proves that none can go; if the budget does not cover it, the second result is False.
     """
-    room = room or Room()
+    budget = budget or Budget()
     while True:
         pieces = cells(mask, side, values)
         if not pieces:
             return mask, True
-        if not room.take(len(pieces), each=goal.rows, whole=True):
+        if not budget.take(len(pieces), each=goal.rows, whole=True):
             return mask, False
         verdicts = yield goal.masks([mask & ~piece for piece in pieces])
         loose = [piece for piece, free in zip(pieces, goal.met(verdicts), strict=True) if free]
@@ -201,7 +185,7 @@ def shrunk(mask: Mask, values: Values, goal: Goal, *, side: int, room: Room | No
             return mask, True
         without = mask & ~np.logical_or.accumulate(loose)  # (n, H, W): the weakest gone, the weakest two, ...
         counts = np.unique(np.geomspace(2, len(loose), 8).round().astype(int)) if len(loose) > 1 else np.array([], int)
-        counts = counts[: room.take(len(counts), each=goal.rows)]
+        counts = counts[: budget.take(len(counts), each=goal.rows)]
         together = 1
         if len(counts):
             verdicts = yield goal.masks([without[count - 1] for count in counts])

@@ -1,8 +1,7 @@
-"""Live maps: which places of a feature map are switched on, and how that follows from the image's mask."""
+"""Live maps: which positions of a feature map are active, and how they follow from the image's mask."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -10,20 +9,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
-__all__ = ["Aligned", "Layerwise", "Live", "Propagation", "Window", "window_share"]
+__all__ = ["Aligned", "Layerwise", "Live", "Window", "window_share"]
 
 Pair = tuple[int, int]
-# A share of exactly the threshold counts as live whatever the order in which it was summed.
+# A fraction of exactly the threshold counts as active whatever the order of summation.
 SLACK = 1e-6
 NEIGHBOURS = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
 
 
 class Live:
-    """One live map of a batch: (N, 1, h, w), 1 where a place is on, shared by all channels.
+    """One live map of a batch: (N, 1, h, w), 1 where a position is active, shared by all channels.
 
     Attributes:
         mask: The map, float32.
-        valid: (1, 1, h, w), 0 where padding was added; None if every place is a real one.
+        valid: (1, 1, h, w), 0 where padding was added; None if there is no padding.
     """
 
     def __init__(self, mask: Tensor, valid: Tensor | None = None) -> None:
@@ -31,7 +30,7 @@ class Live:
         self.valid = valid
         self._shaped: dict[object, Tensor] = {}
         self._rings: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._reached = mask[:, 0] > 0  # (N, h, w), what is on or filled after the rings so far
+        self._reached = mask[:, 0] > 0  # (N, h, w), what is active or filled after the rings so far
 
     @property
     def grid(self) -> Pair:
@@ -39,7 +38,7 @@ class Live:
         return (self.mask.shape[2], self.mask.shape[3])
 
     def factor(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """Return 1 and 0 in a shape that broadcasts over `like`, whose axes `dims` are the places."""
+        """Return 1 and 0 in a shape that broadcasts over `like`, whose axes `dims` are the positions."""
         return self._made("factor", like, dims, lambda: self.mask)
 
     def barrier(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -49,18 +48,18 @@ class Live:
         )
 
     def share(self, ndim: int) -> Tensor:
-        """Return the share of live places of each row, (N, 1, ...), at least one place's worth."""
+        """Return the active fraction of each row, (N, 1, ...), at least that of one position."""
         share = self.mask.mean((2, 3)).clamp(min=1 / self.mask[0].numel())
         return share.view(-1, *[1] * (ndim - 1))
 
     def full(self) -> Tensor:
-        """Return (N,), true for rows in which every place is on."""
+        """Return (N,), true for rows in which every position is active."""
         return self.mask.flatten(1).all(1)
 
     def rings(self, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return for each ring of places around those that are on: k places, their 8 neighbours, and weights.
+        """Return per ring around the active positions its k positions, their 8 neighbours, and weights.
 
-        Places are numbered row by row through the whole batch; the weights of a place's known neighbours sum to 1.
+        Positions are numbered row by row through the whole batch; the weights of the known neighbours sum to 1.
         """
         rows, columns = self.grid
         while len(self._rings) < count:
@@ -100,7 +99,7 @@ class Window:
 
     @property
     def is_place(self) -> bool:
-        """Tell whether every output place reads the one input place that it stands for."""
+        """Whether every output position reads only its own input position."""
         return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
 
     def sums(self, values: Tensor, grid: Pair) -> Tensor:
@@ -112,55 +111,54 @@ class Window:
             )
         )
         top, left = self.padding
-        padded = functional.pad(values, (left, columns, top, rows))  # negative: the last places are not read
+        padded = functional.pad(values, (left, columns, top, rows))  # negative: the last positions are not read
         ones = torch.ones(1, 1, *self.kernel, device=values.device)
         return conv2d(padded, ones, stride=self.stride, dilation=self.dilation)
 
 
 def window_share(live: Live, window: Window, grid: Pair) -> Tensor:
-    """Return (N, 1, *grid): live over valid places in each window; 1 where it has padding only."""
+    """Return (N, 1, *grid): active over valid positions in each window; 1 where it has only padding."""
     valid = torch.ones_like(live.mask[:1]) if live.valid is None else live.valid
     count = window.sums(valid, grid)
     return torch.where(count > 0, window.sums(live.mask * valid, grid) / count.clamp(min=1), torch.ones_like(count))
 
 
-class Propagation(ABC):
-    """How the live map of an operation's output follows from its input's."""
+class Layerwise:
+    """How the live map of an output follows from that of its input: by the active fraction of each window."""
 
     def __init__(self, kept: Tensor, threshold: float) -> None:
-        """Store the (N, 1, H, W) mask of kept pixels, and the share from which on a place is live."""
+        """Store the (N, 1, H, W) mask of visible pixels, and the fraction that makes a position active."""
         self.threshold = threshold
         self.image = Live(kept)
         self._both: dict[tuple[int, int], tuple[Live, Live, Live]] = {}
 
-    @abstractmethod
     def window(self, live: Live, window: Window, grid: Pair) -> Live:
-        """Return the live map behind a convolution or pooling."""
+        """Return the live map after a convolution or pooling."""
+        return Live(self.over(window_share(live, window, grid)))
 
-    @abstractmethod
     def resized(self, live: Live, grid: Pair) -> Live:
-        """Return the live map behind a resampling to another grid."""
+        """Return the live map after a resampling to another grid."""
+        return Live(self.over(adaptive_avg_pool2d(live.mask, grid)))
 
     def both(self, one: Live, other: Live) -> Live:
-        """Return the live map where two branches meet: a place is on if it is in both."""
+        """Return the live map where two branches meet: a position is active if it is in both."""
         if one is other:
             return one
         key = (id(one), id(other))
-        if key not in self._both:  # the maps are held as well, so that no id is given away again
+        if key not in self._both:  # the maps are stored as well, so that no id is reused
             valid = one.valid if one.valid is not None else other.valid
             self._both[key] = (one, other, Live(one.mask * other.mask, valid))
         return self._both[key][2]
 
     def over(self, share: Tensor) -> Tensor:
-        """Return 1 where a share reaches the threshold."""
+        """Return 1 where a fraction reaches the threshold."""
         return (share >= self.threshold * (1 - SLACK)).float()
 
 
-class Aligned(Propagation):
-    """The share of kept pixels in each place's cell of the image, for every grid anew."""
+class Aligned(Layerwise):
+    """By the visible fraction of each position's cell of the image, whatever lies between."""
 
     def __init__(self, kept: Tensor, threshold: float) -> None:
-        """Store the mask and the threshold."""
         super().__init__(kept, threshold)
         self._grids = {self.image.grid: self.image}
 
@@ -175,27 +173,15 @@ class Aligned(Propagation):
         return self._grids[grid]
 
 
-class Layerwise(Propagation):
-    """The share of live places in each window, layer by layer."""
-
-    def window(self, live: Live, window: Window, grid: Pair) -> Live:
-        """Return the map from the windows of the input's map."""
-        return Live(self.over(window_share(live, window, grid)))
-
-    def resized(self, live: Live, grid: Pair) -> Live:
-        """Return the map from the cells of the input's map."""
-        return Live(self.over(adaptive_avg_pool2d(live.mask, grid)))
-
-
 def from_neighbours(values: Tensor, live: Live, rings: int) -> Tensor:
-    """Fill the places of (N, C, h, w) that are off, `rings` deep, with the mean of live or filled 3 x 3 neighbours."""
+    """Fill the inactive positions of (N, C, h, w), `rings` deep, with the mean of active or filled 3 x 3 neighbours."""
     channels = values.shape[1]
-    # A copy, in the order in which a place's channels lie side by side: few places are filled, and one by one.
+    # A channels-last copy, since few positions are filled, and individually.
     flat = values.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(-1, channels)
     flat *= live.factor(values, (-2, -1)).reshape(-1, 1)
     for places, near, weights in live.rings(rings):
         means = torch.einsum("kn,knc->kc", weights.to(flat), flat[near])
-        flat[places] = means.to(flat)  # autocast may have made them shorter
+        flat[places] = means.to(flat)  # autocast may have changed the type
     filled = flat.view(*values.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-    # Back to the order of the input: convolutions round differently in another.
+    # Back to the memory layout of the input: convolutions round differently in another.
     return filled if values.is_contiguous(memory_format=torch.channels_last) else filled.contiguous()

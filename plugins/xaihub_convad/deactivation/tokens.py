@@ -1,7 +1,7 @@
-"""Token dropping: deactivation for vision transformers. Hidden patches are not computed at all.
+"""Token dropping: deactivation for vision transformers. Masked patches are not computed at all.
 
-This is our extension; the paper treats convolutional networks. A transformer's blocks take any number of tokens, each
-of which carries its own position, so dropping one leaves no trace of it: neither a value nor a share of attention.
+This is our extension; the paper covers convolutional networks. A transformer's blocks accept any number of tokens, each
+of which carries its own position, so a dropped token has no effect: it contributes neither a value nor attention.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from xaihub import ExplainerRefused
-from xaihub_convad.live import SLACK
+from xaihub_convad.deactivation.live_map import SLACK
 
 __all__ = ["TokenNetwork"]
 
@@ -26,10 +26,10 @@ class TokenNetwork:
 
     Attributes:
         network: The network.
-        entrance: Its module that receives all tokens, with their positions, before the first block.
-        patch: (rows, columns) of pixels a patch.
-        prefix: Tokens before the patches (class, distillation, registers); they always stay.
-        empty: The outputs for one image without any patch token, or None if the network copes by itself.
+        entrance: The module that receives all tokens, with position embeddings, before the first block.
+        patch: (rows, columns) of pixels per patch.
+        prefix: Tokens before the patches (class, distillation, registers), which are always kept.
+        empty: The outputs for one image without any patch token, or None if the network handles this itself.
     """
 
     network: nn.Module
@@ -40,10 +40,10 @@ class TokenNetwork:
 
     @classmethod
     def of(cls, network: nn.Module) -> TokenNetwork | None:
-        """Return how to drop the network's tokens, or None if it is no such transformer.
+        """Return how to drop the network's tokens, or None if it is not a plain vision transformer.
 
         Raises:
-            ExplainerRefused: It is a transformer whose hidden tokens cannot just be dropped.
+            ExplainerRefused: It is a transformer whose tokens cannot be dropped.
         """
         from timm.models.vision_transformer import VisionTransformer
         from torchvision.models import VisionTransformer as TorchvisionTransformer
@@ -67,7 +67,7 @@ class TokenNetwork:
             )
         odd = next((name for name, part in network.named_modules() if _is_relative(part)), None)
         if odd is not None:
-            raise ExplainerRefused(f"tokens cannot be dropped: layer {odd!r} needs every token's place on the grid")
+            raise ExplainerRefused(f"tokens cannot be dropped: layer {odd!r} needs every token's position on the grid")
         pools_patches = network.attn_pool is not None or network.global_pool not in ("token", "")
         prefix = int(network.num_prefix_tokens)
 
@@ -82,8 +82,8 @@ class TokenNetwork:
     def forward(self, call: Callable[[Tensor], Tensor], inputs: Tensor, kept: Tensor, threshold: float) -> Tensor:
         """Return the outputs for (N, C, H, W) inputs under (N, 1, H, W) masks of 0 and 1.
 
-        A patch stays if the share of its kept pixels reaches `threshold`; hidden pixels inside it become 0. Rows with
-        equally many tokens run together, so no row computes a token that it does not have.
+        A patch stays if its visible fraction reaches `threshold`; masked pixels inside it become 0. Rows with equally
+        many tokens run together, so no row computes more tokens than it has.
         """
         inputs = torch.where(kept > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
         live = avg_pool2d(kept, self.patch, ceil_mode=True).flatten(1) >= threshold * (1 - SLACK)
@@ -126,11 +126,11 @@ def _is_relative(module: nn.Module) -> bool:
 
 
 def _refuse_attention(network: nn.Module) -> None:
-    """Refuse transformers by their reason, before a forward pass meets one of their functions."""
+    """Refuse other transformers with the reason, before a forward pass reaches one of their functions."""
     for name, module in network.named_modules():
         if hasattr(module, "fused_attn") or hasattr(module, "window_size"):
             raise ExplainerRefused(
-                f"activations cannot be switched off: layer {name!r} ({type(module).__name__}) attends between places,"
-                " and only plain vision transformers can drop tokens (their grid never changes)",
+                f"activations cannot be switched off: layer {name!r} ({type(module).__name__}) attends between"
+                " positions, and only plain vision transformers can drop tokens (their grid never changes)",
                 hint="use another baseline for this model",
             )
