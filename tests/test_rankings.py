@@ -1,4 +1,4 @@
-"""Judging a ranking of features."""
+"""Statistics of rankings."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ def test_an_interval_is_students() -> None:
     ("ask", "error", "message"),
     [
         (lambda: agreement(torch.ones(3), torch.rand(3)), ParameterError, "k cannot be 5"),
-        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and of 4 features"),
+        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and 4 features"),
         (lambda: agreement(torch.ones(3), torch.rand(3), k=2), MetricRefused, "constant"),
         (lambda: relevance_auc(torch.ones(3), torch.ones(3)), MetricRefused, "both relevant and irrelevant"),
         (lambda: stability([torch.rand(3)]), MetricRefused, "at least two"),
-        (lambda: seed_interval([]), MetricRefused, "nothing to average"),
+        (lambda: seed_interval([]), MetricRefused, "no values to average"),
     ],
 )
-def test_what_has_no_answer_is_refused(ask: object, error: type[Exception], message: str) -> None:
+def test_undefined_statistics_are_refused(ask: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ask()  # type: ignore[operator]

@@ -242,10 +242,10 @@ WRONG = [
     (("-t", "1000"), 2, "class 1000 is out of range"),
     (("-t", "crane"), 1, "2 classes are named 'crane'"),
     (("--device", "cuda:99"), 1, "is not available here"),
-    (("--device", "toaster"), 1, "no device called 'toaster'"),
+    (("--device", "toaster"), 1, "there is no device 'toaster'"),
     (("--layer", "block.4", "-e", "gradcam"), 2, "layer 'block.4'"),
     (("--checkpoint", "nosuch.pth"), 1, "there is no checkpoint 'nosuch.pth'"),
-    (("--checkpoint", "text.png"), 1, "is damaged or no torch file"),
+    (("--checkpoint", "text.png"), 1, "is damaged or not a torch file"),
     (("-o", "text.png/out"), 1, "is not a folder"),
     (("--batch-size", "0"), 2, "--batch-size"),
     (("-m", "tags.yaml"), 1, "model card 'tags.yaml'"),
@@ -296,8 +296,8 @@ def checkpoints(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-m", "test_resnet", "--checkpoint", "other.pth"), "is of another architecture"),
-        (("-m", "test_resnet", "--checkpoint", "pickled.pth"), "holds pickled code, which is never run"),
+        (("-m", "test_resnet", "--checkpoint", "other.pth"), "does not match the architecture"),
+        (("-m", "test_resnet", "--checkpoint", "pickled.pth"), "contains pickled code, which is never executed"),
         (("-m", "test_resnet", "--checkpoint", "nan.safetensors"), "returned NaN or infinite class scores"),
         (("-m", "resnet18"), "cannot be downloaded: no connection to the hub"),
         (("-m", "hf-hub:timm/resnet18.a1_in1k"), "cannot be downloaded: no connection to the hub"),

@@ -32,7 +32,7 @@ from xaihub.hub import Hub
         ("images: [photos]\nseed: 99999999999999999999999\n", 2, "expected `int`"),
         ("images: [photos]\nmodels: []\n", 2, "of length >= 1"),
         ("images: [photos]\nmodels:\n  - toy\n  - tou\n", 4, "no model is named 'tou'"),
-        ("images: [photos]\ndevice: gpu\n", 2, "there is no device called 'gpu'"),
+        ("images: [photos]\ndevice: gpu\n", 2, "there is no device 'gpu'"),
         ("images: [photos]\ntarget: nothing\n", 2, "no class is named 'nothing'"),
         ("images: [photos]\nlabels: far.csv\n", 2, "class 3 of 'photos/0.png' is out of range"),
         ("images: [photos]\nlabels: part.csv\n", 2, "is 1.5, not an index"),

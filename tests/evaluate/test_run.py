@@ -193,8 +193,8 @@ def test_photos_of_one_name_get_the_labels_and_masks_of_their_own_folders(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,class_index\n0.png,1\n./0.png,2\n", "twice, and differently"),
-        ("file,class_index\n0.png,1\n0.png,2\n", "names '0.png' twice, and differently"),
+        ("file,class_index\n0.png,1\n./0.png,2\n", "twice with different values"),
+        ("file,class_index\n0.png,1\n0.png,2\n", "lists '0.png' twice with different values"),
         ("class_index,file\n5\n", "line 2: the file name is missing"),
     ],
 )

@@ -360,7 +360,7 @@ def test_permutation_importance_is_the_loss_of_likelihood() -> None:
 
 @pytest.mark.parametrize("explainer", [GlobalSHAP(), PermutationImportance()])
 def test_estimates_need_images(explainer: Any) -> None:
-    with pytest.raises(ExplainerRefused, match="what it does to images|by what they do to images"):
+    with pytest.raises(ExplainerRefused, match="what it does to images|needs images to rank features"):
         explainer.explain(made("test_resnet"))
     assert explainer.needs_images
 

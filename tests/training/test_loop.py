@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(train: Train, finished:
     kept = Checkpoint.load(file)
     others = {"model": {"fc.weight": torch.zeros(2, 3)}}
     Checkpoint(tensors={**kept.tensors, **others}, state=kept.state).save(file)
-    with pytest.raises(ModelError, match="the checkpoint is of another architecture"):
+    with pytest.raises(ModelError, match="the checkpoint does not match the architecture"):
         train(epochs=1, resume=True)
 
 

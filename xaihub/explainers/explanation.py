@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, stack
 
 from xaihub.errors import OutputError
 from xaihub.explainers.pixel_set import PixelSet
+from xaihub.explainers.result import ClassScore, Result
 from xaihub.explainers.target import ResolvedTarget
 from xaihub.files import temporary_file, write_file
 from xaihub.models.preprocessing import Geometry
@@ -25,29 +26,12 @@ if TYPE_CHECKING:
 
     from xaihub.images import SourceImage
 
-__all__ = ["ClassScore", "Explanation"]
-
 FORMAT = 1
 EXTRAS = "extras."  # prefix of further tensors in a file, so that none can be mistaken for the values or the sets
 SETS = "sets"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """One class as the model scored it: index, name, logit, and softmax probability."""
-
-    index: int
-    name: str
-    logit: float
-    probability: float
-
-    def __str__(self) -> str:
-        """Name and probability in percent."""
-        return f"{self.name} {self.probability:.1%}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
+class Explanation(Result):
     """An attribution map with its record.
 
     Attributes:
@@ -62,16 +46,6 @@ class Explanation:
         extras: Further tensors of the result by name.
         image: The image, or None; it is not saved with the values.
     """
-
-    values: Tensor
-    target: ClassScore
-    against: ClassScore | None = None
-    predicted: ClassScore
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    geometry: Geometry | None = None
-    sets: tuple[PixelSet, ...] = ()
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
-    image: SourceImage | None = None
 
     @classmethod
     def of_row(
@@ -104,43 +78,6 @@ class Explanation:
             sets=sets,
             extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
         )
-
-    @property
-    def explainer(self) -> str:
-        """The explainer's name."""
-        return str(self.metadata.get("explainer", ""))
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return str(self.metadata.get("model", ""))
-
-    @property
-    def claim(self) -> str:
-        """What was explained, as text: the class with its probability, or one class rather than another."""
-        if self.against is None:
-            return str(self.target)
-        return f"{self.target} rather than {self.against}"
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the reader of the map must know."""
-        return list(self.metadata.get("warnings", []))
-
-    def heatmap(self, *, original: bool = False) -> Tensor:
-        """Return the values summed over channels, (H, W), at the size of the input or of the original image.
-
-        In the original's geometry, pixels outside the model's input are NaN.
-
-        Raises:
-            OutputError: `original` is true and the geometry is unknown.
-        """
-        flat = self.values.sum(0)
-        if not original:
-            return flat
-        if self.geometry is None:
-            raise OutputError("the original image's geometry is unknown", hint="explain an image, not a tensor")
-        return self.geometry.to_original(flat)
 
     def with_image(self, image: SourceImage, geometry: Geometry) -> Explanation:
         """Return this explanation with the image it belongs to."""

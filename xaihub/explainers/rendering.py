@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
+from xaihub.explainers.pixel_set import PixelSet
+from xaihub.explainers.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xaihub.explainers.explanation import Explanation
-    from xaihub.explainers.pixel_set import PixelSet
     from xaihub.images import SourceImage
     from xaihub.models.preprocessing import Geometry
 
@@ -64,7 +64,7 @@ class Heat:
         return np.asarray(colormaps[DIVERGING if self.signed else SEQUENTIAL](position)[..., :3], dtype=np.float32)
 
 
-def heat(explanation: Explanation) -> Heat:
+def heat(explanation: Result) -> Heat:
     """Scale a map for drawing, in the original geometry where it is known.
 
     Signed maps are scaled symmetrically around zero, unsigned maps from their smallest value. The scale ends at the
@@ -87,7 +87,7 @@ def _scaled(values: NDArray[np.float32]) -> Heat:
     return Heat(strength=np.clip((values - low) / span, 0, 1), signed=False, low=low, high=low + span)
 
 
-def overlay(explanation: Explanation) -> Image.Image:
+def overlay(explanation: Result) -> Image.Image:
     """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
     Raises:
@@ -104,7 +104,7 @@ def overlay(explanation: Explanation) -> Image.Image:
     return canvas
 
 
-def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
+def grid(rows: Sequence[Sequence[Result]]) -> Image.Image:
     """Draw explanations of one image as a labelled grid: one row per model, one column per explainer.
 
     The first column shows the image.
@@ -120,7 +120,7 @@ def grid(rows: Sequence[Sequence[Explanation]]) -> Image.Image:
     return _tiled(cells, ["image", *(item.explainer for item in rows[0])])
 
 
-def sets_figure(explanation: Explanation) -> Image.Image | None:
+def sets_figure(explanation: Result) -> Image.Image | None:
     """Draw the sets of pixels that an explanation holds, or return None if it holds none.
 
     The image with the outline of each set comes first, then each set's pixels alone, captioned with its area and score.
@@ -195,7 +195,7 @@ def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Ima
     return _framed(_blended(_scaled(geometry.to_original(values).numpy()), image.rgb), geometry)
 
 
-def figure(explanation: Explanation) -> Figure:
+def figure(explanation: Result) -> Figure:
     """Return a matplotlib figure: the image, and the map over it with a colour bar."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -232,13 +232,13 @@ def terminal_lines(
         yield [(tuple(a), tuple(b)) for a, b in zip(upper, lower, strict=True)]
 
 
-def _photo(explanation: Explanation) -> Image.Image:
+def _photo(explanation: Result) -> Image.Image:
     if explanation.image is None:
         raise OutputError("this explanation has no image to draw on", hint="use with_image(image, geometry)")
     return explanation.image.rgb
 
 
-def _painted(explanation: Explanation) -> tuple[Image.Image, Heat]:
+def _painted(explanation: Result) -> tuple[Image.Image, Heat]:
     scale = heat(explanation)
     return _framed(_blended(scale, _photo(explanation)), explanation.geometry), scale
 
@@ -272,7 +272,7 @@ def _framed(image: Image.Image, geometry: Geometry | None) -> Image.Image:
     return image
 
 
-def _legend(explanation: Explanation, scale: Heat, width: int) -> Image.Image:
+def _legend(explanation: Result, scale: Heat, width: int) -> Image.Image:
     size = int(np.clip(width / 34, 11, 40))
     line = round(size * 1.45)
     margin = round(size * 0.7)

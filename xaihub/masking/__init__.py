@@ -1,8 +1,8 @@
-"""The masking engine: every perturbation method and metric stands on it.
+"""The masking engine, which all perturbation methods and metrics use.
 
-`Features` say which pixels belong together, a `Removal` says what hidden pixels become, and
-`masked_forward_passes` evaluates any stream of masks in batches that fit into memory. `Coalitions` are designs of
-random subsets of features, with the weights that make Shapley values of their scores.
+`Features` group pixels, a `Removal` replaces masked pixels, and `masked_forward_passes` evaluates a stream of masks in
+batches that fit into memory. `Coalitions` are random subsets of features, with weights that turn their scores into
+Shapley values.
 """
 
 from xaihub.masking.coalitions import (

@@ -1,4 +1,4 @@
-"""Ranking what a model as a whole relies on: global explainers, their results, and statistics of rankings."""
+"""Rankings of the features that a model as a whole relies on: global explainers, results and statistics."""
 
 from xaihub.ranking.statistics import (
     Agreement,

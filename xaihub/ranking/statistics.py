@@ -1,4 +1,4 @@
-"""How good is a ranking of features? Plain functions on (d,) weights, larger meaning more important."""
+"""Statistics of rankings: functions of (d,) feature weights, where larger means more important."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How much two rankings agree.
+    """The agreement of two rankings.
 
     Attributes:
         pearson: Correlation of the weights.
         spearman: Correlation of the ranks; equal weights share their mean rank.
-        top_k: Share of the first's k most important features that are among the second's.
-        k: That k.
+        top_k: Fraction of the k most important features that the rankings share.
+        k: The k of `top_k`.
     """
 
     pearson: float
@@ -46,7 +46,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over runs with its 95 % interval (Student's t); the ends are None for a single run."""
+    """A mean over runs with its 95 % interval (Student's t); its ends are None for a single run."""
 
     mean: float
     low: float | None
@@ -54,30 +54,30 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        """Mean and interval, three digits."""
+        """Mean and interval with three decimals."""
         return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def order_of(weights: Tensor) -> Tensor:
-    """Return (d,) indices, the largest weight first; of equals the lower index is first."""
+    """Return (d,) indices, the largest weight first; ties are ordered by index."""
     return torch.argsort(weights, descending=True, stable=True)
 
 
 def agreement(first: Tensor, second: Tensor, *, k: int = 5) -> Agreement:
     """Compare two rankings of the same features.
 
-    Agreement with another explainer of the same model shows that both describe that model. It does not show that
-    either is true of the data: a model that was trained on shuffled labels agrees as well.
+    Agreement of two explainers of one model shows that both describe that model, not that either is true of the data:
+    they also agree on a model trained on shuffled labels.
 
     Raises:
-        ParameterError: They do not have the same number of features, or k is out of range.
-        MetricRefused: One of them is constant.
+        ParameterError: The numbers of features differ, or k is out of range.
+        MetricRefused: One of the rankings is constant.
     """
     a, b = _flat(first), _flat(second)
     if len(a) != len(b):
-        raise ParameterError(f"rankings of {len(a)} and of {len(b)} features cannot be compared")
+        raise ParameterError(f"rankings of {len(a)} and {len(b)} features cannot be compared")
     if not 1 <= k <= len(a):
-        raise ParameterError(f"k cannot be {k}", hint=f"1 to {len(a)}")
+        raise ParameterError(f"k cannot be {k}", hint=f"use 1 to {len(a)}")
     same = set(order_of(a)[:k].tolist()) & set(order_of(b)[:k].tolist())
     return Agreement(pearson=_pearson(a, b), spearman=_pearson(a, b, ranks=True), top_k=len(same) / k, k=k)
 
@@ -132,25 +132,25 @@ def _centred(rows: Tensor) -> Tensor:
 
 
 def relevance_auc(weights: Tensor, relevant: Tensor) -> float:
-    """Return the chance that a relevant feature outweighs an irrelevant one: 1 is perfect, 0.5 is chance.
+    """Return the probability that a relevant feature outweighs an irrelevant one: 1 is perfect, 0.5 is chance.
 
     Args:
         weights: (d,) weights.
-        relevant: (d,) truth values, known from how the data were made.
+        relevant: (d,) booleans, known from how the data were generated.
 
     Raises:
-        MetricRefused: All features are relevant, or none.
+        MetricRefused: All features are relevant, or none is.
     """
     flat, known = _flat(weights), relevant.flatten().bool()
     inside, outside = flat[known], flat[~known]
     if not len(inside) or not len(outside):
-        raise MetricRefused("the area needs both relevant and irrelevant features")
+        raise MetricRefused("the AUC needs both relevant and irrelevant features")
     ahead = inside.unsqueeze(1) - outside  # (relevant, irrelevant)
     return float((ahead > 0).double().mean() + 0.5 * (ahead == 0).double().mean())
 
 
 def top_k_precision(weights: Tensor, relevant: Tensor, k: int) -> float:
-    """Return the share of the k most important features that are relevant."""
+    """Return the fraction of the k most important features that are relevant."""
     return float(relevant.flatten().bool()[order_of(_flat(weights))[:k]].double().mean())
 
 
@@ -158,7 +158,7 @@ def stability(runs: Sequence[Tensor] | Tensor) -> float:
     """Return the mean pairwise Pearson correlation of the (d,) weights of several runs.
 
     Raises:
-        MetricRefused: There is one run only, or one is constant.
+        MetricRefused: There is only one run, or a run is constant.
     """
     flat = [_flat(run) for run in runs]
     if len(flat) < 2:
@@ -171,10 +171,10 @@ def seed_interval(values: Sequence[float]) -> Interval:
     """Return the mean over runs with its 95 % interval by Student's t.
 
     Raises:
-        MetricRefused: There is no value.
+        MetricRefused: There are no values.
     """
     if not values:
-        raise MetricRefused("there is nothing to average")
+        raise MetricRefused("there are no values to average")
     sample = torch.tensor(list(values), dtype=torch.float64)
     mean, count = float(sample.mean()), len(sample)
     if count < 2:
@@ -184,7 +184,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def half_width(runs: Tensor) -> Tensor:
-    """Return (d,) half widths of the 95 % t intervals of the means of (S, d) runs, S > 1."""
+    """Return the (d,) half-widths of the 95 % t intervals of the means of (S, d) runs, S > 1."""
     from scipy.stats import t
 
     count = len(runs)
@@ -199,5 +199,5 @@ def _flat(weights: Tensor) -> Tensor:
 def _pearson(a: Tensor, b: Tensor, *, ranks: bool = False) -> float:
     found = float(correlation(a, b, ranks=ranks))
     if math.isnan(found):
-        raise MetricRefused("a constant ranking has no correlation with another")
+        raise MetricRefused("the correlation with a constant ranking is undefined")
     return found
