@@ -69,7 +69,7 @@ def test_without_images_a_gate_is_read_and_estimates_are_refused(run: Run, work:
     scores, shap = json.loads(result.stdout)
     assert [Path(file).name for file in scores["files"]] == ["run0__scores.png", "run0__scores.json"]
     assert len(scores["ranking"]) == 96
-    assert "give a folder of them" in shap["error"]
+    assert "give a folder of images" in shap["error"]
     assert "error: shap_global on run0" in result.stderr
 
 
