@@ -304,7 +304,7 @@ def test_merged_runs_of_other_photos_are_completed_by_resuming(
     evaluate("photos/0.png", "photos/1.png", *TOY, *metrics, "-o", "a")
     evaluate("photos/2.png", "photos/3.png", *TOY, *metrics, "-o", "b")
     merged = run("merge", "a", "b", "-o", "ab")
-    assert "note: 4 scores are set aside" in merged.stderr
+    assert "note: 4 conflicting scores are hidden" in merged.stderr
     assert "xaihub evaluate --resume ab" in merged.stderr
     assert len(scores("ab")) == 4
     assert evaluate("--resume", "ab")["totals"]["explanations"] == 0
@@ -336,7 +336,7 @@ def test_a_dry_run_names_what_it_could_not_count(run: Run, toys: Path, photos: P
     assert result.exit_code == 0, result.stderr
     assert "pool_sum" not in result.stdout
     assert "map_mean of toy_noise" in result.stdout
-    assert "note: pool_sum is not counted: there is no other image" in result.stderr
+    assert "note: pool_sum is not included: there is no other image" in result.stderr
     assert json.loads(run("--plugin", str(toys), "evaluate", *arguments, "--json").stdout)["not_counted"] == {
         "pool_sum": "there is no other image"
     }
