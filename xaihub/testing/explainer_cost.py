@@ -19,7 +19,7 @@ from xaihub.testing.state import hooks_of
 BATCH = 4
 # Times the quick budget: a method may hold a block of up to so many passes at one time, but not all of them.
 LARGE, LARGER = 16, 32
-CALLS = 50
+CALLS = 20
 LEAST_CALLS = 6
 SECONDS = 0.6
 
@@ -80,7 +80,7 @@ def record_is_complete(subject: ExplainerSubject) -> None:
 
 @check("explainer", advice="keep nothing between calls, neither on the instance nor in a module")
 def nothing_is_left_behind(subject: ExplainerSubject) -> None:
-    """After 50 calls (fewer of a slow method) no more tensors, networks and hooks are alive than before."""
+    """After 20 calls (fewer of a slow method) no more tensors, networks and hooks are alive than before."""
     model = subject.model
     explainer = subject.make()
     for seed in range(3):  # what is made once and kept, such as the network's structure, is no leak
@@ -107,8 +107,8 @@ class _Meter:
         self._inside = False
         model = subject.model
         model.runtime = Runtime(batch_size=BATCH)
+        subject.try_on(model, subject.images(1))  # what is found once is found before
         explainer = subject.make(**changed)
-        subject.try_on(model, subject.images(1), explainer=explainer)  # what is found once is found before
         with _newborn() as self._newborn:
             handle = model.module.register_forward_hook(self._look)
             subject.try_on(model, subject.images(1), explainer=explainer, entering=self._enter)
