@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from xaihub_shapley.images import LabelledImages, Task, make_images
 from xaihub_shapley.objective import ShapleyObjective
 
 FAST = 3e-3  # learning rate
-SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do
+SLOW = pytest.mark.slow  # trained to the end; shorter training reaches lower thresholds
 
 
 def _trained(
@@ -24,6 +24,7 @@ def _trained(
     epochs: int,
     count: int = 1400,
     seed: int = 0,
+    lr: float = FAST,
     mask: Literal["pixel", "attention"] | None = None,
     value: Literal["visible", "full"] = "visible",
     votes: float = 0,
@@ -31,7 +32,7 @@ def _trained(
     images = make_images(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
     objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes)
-    return train(small_model(kind, images.classes, seed=seed), objective, images, epochs=epochs, seed=seed, lr=FAST)
+    return train(small_model(kind, images.classes, seed=seed), objective, images, epochs=epochs, seed=seed, lr=lr)
 
 
 def _unseen(task: Task, seed: int = 0) -> LabelledImages:
@@ -48,15 +49,19 @@ def _gap(model: Model, images: LabelledImages) -> float:
     return float((sums - scores).abs().max())
 
 
-@SLOW
-def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_maps() -> None:
-    model = _trained("located", "vit", weight=10, epochs=14)
-    plain = _trained("located", "vit", weight=0, epochs=14)
+@pytest.mark.parametrize(
+    ("epochs", "least_r2", "least_energy"), [(8, 0.75, 0.35), pytest.param(14, 0.9, 0.45, marks=SLOW)]
+)
+def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_maps(
+    epochs: int, least_r2: float, least_energy: float
+) -> None:
+    model = _trained("located", "vit", weight=10, epochs=epochs)
+    plain = _trained("located", "vit", weight=0, epochs=epochs)
     images = _unseen("located")
 
     found, before = agreement(model, images, 20), agreement(plain, images, 20)
     assert found.correlation > 0.95
-    assert found.r2 > 0.9
+    assert found.r2 > least_r2
     assert before.correlation < 0.7
     assert _gap(model, images) < 1e-4
     assert _gap(plain, images) < 1e-4
@@ -65,7 +70,7 @@ def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_
     votes = maps_of("shapley", model, "vit", images.inputs[:40])
     hit, energy = pointing(votes, images.evidence[:40])
     assert hit >= 0.95
-    assert energy >= 0.45
+    assert energy >= least_energy
 
     maps = {name: maps_of(name, model, "vit", images.inputs[:40])
             for name in ("gradcam", "integrated_gradients", "control_random")}  # fmt: skip
@@ -79,21 +84,30 @@ def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_
     assert own.deletion < curves(plain, images, maps_of("gradcam", plain, "vit", images.inputs[:40])).deletion
 
 
-@SLOW
-def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None:
-    model = _trained("located", "resnet", weight=10, epochs=16)
+@pytest.mark.parametrize(
+    ("effort", "correlation", "r2", "least_hit", "least_energy"),
+    [
+        ({"epochs": 10, "count": 1000, "lr": 8e-3}, 0.85, 0.75, 0.9, 0.4),
+        pytest.param({"epochs": 16}, 0.95, 0.9, 0.95, 0.45, marks=SLOW),
+    ],
+    ids=["short", "long"],
+)
+def test_a_trained_convolutional_network_votes_with_its_shapley_values(
+    effort: dict[str, Any], correlation: float, r2: float, least_hit: float, least_energy: float
+) -> None:
+    model = _trained("located", "resnet", weight=10, **effort)
     images = _unseen("located")
     found = agreement(model, images, 20)
-    assert found.correlation > 0.95
-    assert found.r2 > 0.9
+    assert found.correlation > correlation
+    assert found.r2 > r2
     assert accuracy(model, images) > 0.95
     votes = maps_of("shapley", model, "resnet", images.inputs[:40])
     hit, energy = pointing(votes, images.evidence[:40])
-    assert hit >= 0.95
-    assert energy >= 0.45
+    assert hit >= least_hit
+    assert energy >= least_energy
 
 
-@SLOW
+@SLOW  # that of one seed is compared above
 def test_accuracy_is_kept_over_three_seeds() -> None:
     changes = []
     for seed in (1, 2, 3):
@@ -103,9 +117,9 @@ def test_accuracy_is_kept_over_three_seeds() -> None:
     assert sum(changes) / 3 > -0.01
 
 
-@SLOW
-def test_evidence_that_exists_only_together_survives() -> None:
-    model = _trained("xor", "vit", weight=None, epochs=12, count=2000)
+@pytest.mark.parametrize("epochs", [8, pytest.param(12, marks=SLOW)])
+def test_evidence_that_exists_only_together_survives(epochs: int) -> None:
+    model = _trained("xor", "vit", weight=None, epochs=epochs, count=2000)
     images = _unseen("xor")
     assert accuracy(model, images) >= 0.98
     assert agreement(model, images, 20).correlation > 0.95
@@ -121,7 +135,6 @@ def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_ac
     assert taught.r2 > plain.r2 + 0.1
 
 
-@SLOW
 def test_the_full_vote_learns_to_be_silent_where_nothing_is_seen() -> None:
     model = _trained("located", "vit", weight=10, epochs=4, count=640, mask="pixel", value="full")
     images = _unseen("located")
