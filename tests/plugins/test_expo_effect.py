@@ -81,7 +81,6 @@ def papers_network() -> nn.Module:
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(24 * 7 * 7, 200), nn.ReLU(), nn.Linear(200, 10))
 
 
-@pytest.mark.timeout(400)
 def test_stability_makes_saliency_stable_also_relative_to_its_size_and_costs_no_accuracy() -> None:
     train, (inputs, labels) = mnist()
     noise = (torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.05
