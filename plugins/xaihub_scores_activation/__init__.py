@@ -4,9 +4,9 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import GlobalExplainerSpec, ObjectiveSpec, Paper, ReproductionSpec
 
 _PAPER = Paper(
-    title="ScoresActivation: A New Activation Function for Model Agnostic Global Explainability by Design",
-    year=2025,
-    url="https://arxiv.org/abs/2511.13809",
+    "ScoresActivation: A New Activation Function for Model Agnostic Global Explainability by Design",
+    2025,
+    "https://arxiv.org/abs/2511.13809",
 )
 
 
@@ -48,9 +48,7 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             target="xaihub_scores_activation.global_explainers:GlobalSHAP",
             summary="Mean |SHAP value| of the classifier's input channels, over images and classes.",
             paper=Paper(
-                title="A Unified Approach to Interpreting Model Predictions",
-                year=2017,
-                url="https://arxiv.org/abs/1705.07874",
+                "A Unified Approach to Interpreting Model Predictions", 2017, "https://arxiv.org/abs/1705.07874"
             ),
             needs=("images",),
             cost="1 forward pass per image; rows * permutations * (2 d + 1) * background passes of the classifier",
@@ -60,7 +58,7 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             name="permutation_importance",
             target="xaihub_scores_activation.global_explainers:PermutationImportance",
             summary="Drop in the classifier's quality when one of its input channels is shuffled among images.",
-            paper=Paper(title="Random Forests", year=2001, url="https://doi.org/10.1023/A:1010933404324"),
+            paper=Paper("Random Forests", 2001, "https://doi.org/10.1023/A:1010933404324"),
             needs=("images", "labels, or else the model's own predictions"),
             cost="1 forward pass per image; d * repeats passes of the classifier",
             limits="Redundant channels, which can replace each other, all look unimportant.",

@@ -4,9 +4,9 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import BaselineSpec, ExplainerSpec, ObjectiveSpec, Paper, ReproductionSpec
 
 _PAPER = Paper(
-    title="Enhancing Interpretability for Vision Models via Shapley Value Optimization",
-    year=2025,
-    url="https://arxiv.org/abs/2512.14354",
+    "Enhancing Interpretability for Vision Models via Shapley Value Optimization",
+    2025,
+    "https://arxiv.org/abs/2512.14354",
 )
 _STATED = "our reconstruction: patch scores that sum to the class scores, cross-entropy and a Shapley loss are stated"
 
@@ -34,9 +34,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             summary="Shapley values of regions for any model, with standard errors; the most accurate of the post-hoc"
             " estimators we measured.",
             paper=Paper(
-                title="Improving KernelSHAP: Practical Shapley Value Estimation Using Linear Regression",
-                year=2021,
-                url="https://arxiv.org/abs/2012.01536",
+                "Improving KernelSHAP: Practical Shapley Value Estimation Using Linear Regression",
+                2021,
+                "https://arxiv.org/abs/2012.01536",
             ),
             cost="at most budget forward passes; 2^regions if exact",
             limits="The values depend on the regions and on how they are masked; standard errors cover the choice of"
