@@ -20,13 +20,15 @@ __all__ = ["show"]
 @json_option
 @click.pass_obj
 def show(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show the card of an explainer, metric, model or adapter: paper, parameters, needs, cost, limits.
+    """Show an explainer, metric, model and so on.
+
+    Prints its paper, parameters, needs, cost and limits.
 
     \b
     Examples:
       xaihub show rise
       xaihub show efficientnet_lite0 --json
-      xaihub show objective:shapley                    where an explainer has the same name
+      xaihub show objective:shapley                    if an explainer has the same name
     """
     found = card(app.hub, name)
     if as_json:

@@ -85,7 +85,7 @@ def reproduce_expo(
     Examples:
       xaihub reproduce expo --data housing --splits 20
       xaihub reproduce expo --data autompg -p none -p fidelity=0.005 -p fidelity=0.05 --maple
-    """
+    """  # noqa: D301 - click keeps the layout of a paragraph that begins with a backspace
     from xaihub_expo.reproduction.datasets import TABLES
     from xaihub_expo.reproduction.experiment import contenders, run, summary
 

@@ -1,52 +1,33 @@
-"""Small networks, trained and judged against exact Shapley values: what the reproduction and the tests run."""
+"""Small networks, trained and evaluated against exact Shapley values: what the reproduction and the tests run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_explainer
 from xaihub.masking import every_coalition, shapley_weights
-from xaihub_shapley.images import CELLS, SIDE, LabelledImages, Task, make_images
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.own import make_own_masking
-
-__all__ = [
-    "METHODS",
-    "Agreement",
-    "Curves",
-    "Setting",
-    "accuracy",
-    "agreement",
-    "curves",
-    "exact_shapley",
-    "maps_of",
-    "pointing",
-    "run",
-    "small_model",
-    "train",
-]
+from xaihub_shapley.reproduction.images import CELLS, SIDE, LabelledImages, Task, make_images
+from xaihub_shapley.self_explaining import make_own_masking
 
 Kind = Literal["vit", "resnet"]
 METHODS = (
     "shapley", "shapley_values", "gradcam", "integrated_gradients", "rise", "attention_rollout", "control_random",
 )  # fmt: skip
-# Layers before the last: at the head's own layer Grad-CAM is the positive part of the votes.
-_EARLIER = {"vit": "blocks.1", "resnet": "layer3"}
 
 
-def small_model(kind: Kind, classes: int, *, seed: int) -> Model:
-    """Return a small network for 24 by 24 grey images: a ViT of 3 blocks, or timm's test ResNet, on 3 x 3 cells."""
+def small_model(kind: Kind, classes: int, *, seed: int, depth: int = 3) -> Model:
+    """Return a small network for 24 x 24 grey images in 3 x 3 patches: a ViT of `depth` blocks, or test_resnet."""
     import timm
 
     torch.manual_seed(seed)
     if kind == "vit":
         module = timm.create_model(
-            "vit_tiny_patch16_224", img_size=SIDE, patch_size=SIDE // CELLS, embed_dim=64, depth=3, num_heads=4,
+            "vit_tiny_patch16_224", img_size=SIDE, patch_size=SIDE // CELLS, embed_dim=64, depth=depth, num_heads=4,
             in_chans=1, num_classes=classes,
         )  # fmt: skip
     else:
@@ -72,7 +53,7 @@ def train(
     lr: float = 1e-3,
     batch: int = 64,
 ) -> Model:
-    """Train a model in place by AdamW with one cycle, and return it around the network that votes patch by patch."""
+    """Train a model in place by AdamW with a one-cycle schedule, and return it with the network that scores patches."""
     network = objective.wrap(model)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
@@ -96,30 +77,29 @@ def train(
 
 
 def accuracy(model: Model, images: LabelledImages) -> float:
-    """Return the share of right predictions."""
+    """Return the fraction of correct predictions."""
     with torch.inference_mode():
         return float((model.module(images.inputs).argmax(1) == images.labels).float().mean())
 
 
 @torch.inference_mode()
 def exact_shapley(network: ShapleyVision, image: Tensor) -> Tensor:
-    """Return the (N, K) Shapley values of a (C, H, W) image from all 2^N coalitions; N up to about 12."""
+    """Return the (N, K) Shapley values of a (C, H, W) image from all 2^N coalitions; feasible up to N of about 12."""
     found = every_coalition(network.cells)
     rows = image.expand(len(found), -1, -1, -1)
     values = torch.cat([network(x, s) for x, s in zip(rows.split(512), found.shown.split(512), strict=True)])
     return shapley_weights(found.shown, found.log_expected, adjust=False).T @ values.double()
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Votes against exact Shapley values: mean correlation for the predicted class, and R2 over all classes."""
+class Agreement(NamedTuple):
+    """Patch scores against exact Shapley values: mean correlation for the predicted class, and R2 over all classes."""
 
     correlation: float
     r2: float
 
 
 def agreement(model: Model, images: LabelledImages, count: int) -> Agreement:
-    """Compare the votes of the first `count` images with enumeration."""
+    """Compare the patch scores of the first `count` images with enumeration."""
     network = _network(model)
     with torch.inference_mode():
         phi = network.phi(images.inputs[:count]).double()
@@ -134,9 +114,8 @@ def agreement(model: Model, images: LabelledImages, count: int) -> Agreement:
     return Agreement(float(correlation), float(r2))
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Means over images of the area under p when the best cells go first, or come first, and of the drop."""
+class Curves(NamedTuple):
+    """Means over images: areas under the deletion and insertion curves of the probability, and its mean drop."""
 
     deletion: float
     insertion: float
@@ -145,11 +124,11 @@ class Curves:
 
 @torch.inference_mode()
 def curves(model: Model, images: LabelledImages, cells: Tensor) -> Curves:
-    """Judge (n, N) maps by the probability of the predicted class, under the network's own way to hide cells."""
+    """Evaluate (n, N) maps by the probability of the predicted class under the network's own masking."""
     network = _network(model)
     inputs = images.inputs[: len(cells)]
     top = network(inputs).argmax(1)
-    place = cells.argsort(1, descending=True).argsort(1)  # 0 for the best
+    place = cells.argsort(1, descending=True).argsort(1)  # 0 for the highest score
     kept = torch.stack([(place >= step) for step in range(network.cells + 1)], 1).float()  # (n, N + 1, N)
     deletion = _probabilities(network, inputs, kept, top)
     insertion = _probabilities(network, inputs, 1 - kept, top)
@@ -158,7 +137,7 @@ def curves(model: Model, images: LabelledImages, cells: Tensor) -> Curves:
 
 
 def pointing(cells: Tensor, evidence: Tensor) -> tuple[float, float]:
-    """Return the share of (n, N) maps whose best cell is evidence, and evidence's share of all that is positive."""
+    """Return the fraction of (n, N) maps whose maximum is evidence, and evidence's fraction of positive attribution."""
     hit = evidence.gather(1, cells.argmax(1, keepdim=True)).double().mean()
     positive = cells.clamp(min=0).double()
     energy = ((positive * evidence).sum(1) / positive.sum(1).clamp(min=1e-12)).mean()
@@ -166,9 +145,12 @@ def pointing(cells: Tensor, evidence: Tensor) -> tuple[float, float]:
 
 
 def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 0) -> Tensor | None:
-    """Return the (n, N) sums over cells of an explainer's maps for the predicted class; None where it refuses."""
+    """Return the (n, N) means over cells of an explainer's maps for the predicted class; None where it refuses."""
+    backbone: Any = _network(model).backbone
+    # The layer before the last: at the head's own layer Grad-CAM is the positive part of the patch scores.
+    earlier = f"blocks.{len(backbone.blocks) - 2}" if kind == "vit" else "layer3"
     chosen: dict[str, dict[str, Any]] = {
-        "gradcam": {"layer": f"backbone.{_EARLIER[kind]}"},
+        "gradcam": {"layer": f"backbone.{earlier}"},
         "integrated_gradients": {"baseline": "zero"},
         "rise": {"masks": 500, "cell": CELLS},
         "shapley": {"every_class": False},
@@ -182,41 +164,37 @@ def maps_of(name: str, model: Model, kind: Kind, inputs: Tensor, *, seed: int = 
     return nn.functional.adaptive_avg_pool2d(heat.unsqueeze(1), CELLS).flatten(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One row of the reproduction: images, network, weight of the Shapley loss (0 for the plain twin), effort.
+def run(
+    task: Task,
+    kind: Kind,
+    weight: float,
+    *,
+    votes: float = 0,
+    seed: int,
+    epochs: int,
+    lr: float,
+    images: int,
+    judged: int,
+) -> dict[str, dict[str, float]]:
+    """Train one network and return figures by method, over `judged` test images; a method that refused has none.
 
-    `votes` is the weight of the loss that teaches the votes only.
+    `weight` is lambda, 0 for the baseline model; `votes` is the weight of the loss that trains patch scores only.
     """
-
-    task: Task
-    kind: Kind
-    weight: float
-    epochs: int
-    lr: float
-    images: int
-    judged: int
-    votes: float = 0.0
-
-
-def run(setting: Setting, *, seed: int) -> dict[str, dict[str, float]]:
-    """Train one network and return figures by method; a method that refused has none."""
-    images = make_images(setting.task, setting.images, train=True, seed=seed)
-    unseen = make_images(setting.task, 400, train=False, seed=seed)
-    mask: Literal["attention", "pixel"] = "attention" if setting.kind == "vit" else "pixel"
-    objective = ShapleyObjective(lambda_=setting.weight, mask=mask, votes_lambda=setting.votes)
-    model = small_model(setting.kind, images.classes, seed=seed)
-    model = train(model, objective, images, epochs=setting.epochs, seed=seed, lr=setting.lr)
-    own = {"accuracy": accuracy(model, unseen), **asdict(agreement(model, unseen, setting.judged))}
-    found: dict[str, dict[str, float]] = {}
-    evidence = unseen.evidence[: setting.judged]
-    for method in METHODS:
-        cells = maps_of(method, model, setting.kind, unseen.inputs[: setting.judged], seed=seed)
-        found[method] = own if method == "shapley" else {}
+    known = make_images(task, images, train=True, seed=seed)
+    unseen = make_images(task, 400, train=False, seed=seed)
+    mask: Literal["attention", "pixel"] = "attention" if kind == "vit" else "pixel"
+    objective = ShapleyObjective(lambda_=weight, mask=mask, votes_lambda=votes)
+    model = small_model(kind, known.classes, seed=seed)
+    model = train(model, objective, known, epochs=epochs, seed=seed, lr=lr)
+    found: dict[str, dict[str, float]] = {method: {} for method in METHODS}
+    found["shapley"] = {"accuracy": accuracy(model, unseen), **agreement(model, unseen, judged)._asdict()}
+    evidence = unseen.evidence[:judged]
+    for method, figures in found.items():
+        cells = maps_of(method, model, kind, unseen.inputs[:judged], seed=seed)
         if cells is not None:
-            found[method] = {**found[method], **asdict(curves(model, unseen, cells))}
+            figures |= curves(model, unseen, cells)._asdict()
             if not bool(evidence.all()):
-                found[method] |= dict(zip(("hit", "energy"), pointing(cells, evidence), strict=True))
+                figures["hit"], figures["energy"] = pointing(cells, evidence)
     return found
 
 
@@ -233,5 +211,5 @@ def _area(curve: Tensor) -> float:
 
 def _network(model: Model) -> ShapleyVision:
     if not isinstance(model.module, ShapleyVision):
-        raise TypeError("a network that votes patch by patch is expected")
+        raise TypeError("the model's network must be a ShapleyVision")
     return model.module

@@ -1,4 +1,4 @@
-"""SHAP's global importance, by the shap library: the mean size of SHAP values over rows and classes."""
+"""SHAP's global importance, from the shap library: the mean |SHAP value| over rows and classes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from xaihub import ParameterError
 
 with warnings.catch_warnings():
-    # shap sets up its colours with functions that matplotlib is about to retire; nothing is plotted here.
+    # shap defines its colours with functions that matplotlib has deprecated; nothing is plotted here.
     warnings.filterwarnings("ignore", message=r"The set_\w+ function will be deprecated")
     import shap
 
 __all__ = ["Algorithm", "shap_importance"]
 
 Algorithm = Literal["permutation", "kernel"]
-TABLE_BYTES = 256 * 2**20  # shap fills one table with every masked copy of a row
+TABLE_BYTES = 256 * 2**20  # shap holds every masked copy of a row in one table
 
 
 def shap_importance(
@@ -32,18 +32,18 @@ def shap_importance(
     permutations: int = 10,
     seed: int = 0,
 ) -> Tensor:
-    """Return (d,) the mean over rows and outputs of |SHAP value|.
+    """Return the (d,) mean of |SHAP value| over rows and outputs.
 
     Args:
         predict: Maps (n, d) to (n, K) outputs, without a graph.
-        background: (b, d) rows that stand for "absent".
-        rows: (n, d) rows that are explained.
+        background: (b, d) rows whose values replace masked features.
+        rows: (n, d) rows to explain.
         algorithm: shap's PermutationExplainer or KernelExplainer.
-        permutations: Orders of the features a row, each walked in both directions (permutation only).
-        seed: Fixes the sampling.
+        permutations: Orders of the features per row, each walked in both directions (permutation only).
+        seed: Seed of the sampling.
 
     Raises:
-        ParameterError: The kernel explainer would need more memory than is reasonable.
+        ParameterError: The kernel explainer would need more than 4 GiB of memory.
     """
 
     def outputs(table: Any) -> Any:
@@ -57,11 +57,11 @@ def shap_importance(
             raise ParameterError(
                 f"shap's kernel explainer would need {need / 2**30:.0f} GiB for {width} features and {len(absent)}"
                 " background rows",
-                hint="fewer background rows, or algorithm=permutation",
+                hint="use fewer background rows, or algorithm=permutation",
             )
         values = shap.KernelExplainer(outputs, absent, seed=seed).shap_values(explained, silent=True)
         return torch.from_numpy(np.abs(values).mean(axis=(0, 2)))
-    # A SHAP value is a mean over background rows, so they can be taken in parts whose tables fit into memory.
+    # SHAP values average over background rows, which can therefore be split into parts whose tables fit into memory.
     part = max(1, TABLE_BYTES // ((2 * width + 1) * width * 8))
     total = np.zeros((len(explained), width, outputs(explained[:1]).shape[1]))
     for start in range(0, len(absent), part):

@@ -1,4 +1,4 @@
-"""`xaihub explain --global`, from training to an image."""
+"""`xaihub rank`, from training to a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from xaihub import GlobalExplanation, Hub, load_image
 from xaihub.api.contact_sheet import channel_views
-from xaihub.api.rank import Photos, explain_global, labels_of
+from xaihub.api.rank import Photos, labels_of, rank
 from xaihub.cli import cli
 
 Run = Callable[..., Result]
@@ -47,7 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trained_gate_is_printed_and_drawn(run: Run, work: Path, tmp_path: Path) -> None:
-    result = run("explain", "--global", str(work / "photos"), "-m", str(work / "run0" / "card.yaml"), "--top", "4")
+    result = run("rank", str(work / "photos"), "-m", str(work / "run0" / "card.yaml"), "--top", "4")
 
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("scores: channel importance in run0 (96 features)\nrank  name")
@@ -63,20 +63,20 @@ def test_a_trained_gate_is_printed_and_drawn(run: Run, work: Path, tmp_path: Pat
 
 def test_without_images_a_gate_is_read_and_estimates_are_refused(run: Run, work: Path) -> None:
     card = str(work / "run0" / "card.yaml")
-    result = run("explain", "--global", "-m", card, "-e", "scores", "-e", "shap_global", "--json")
+    result = run("rank", "-m", card, "-e", "scores", "-e", "shap_global", "--json")
 
     assert result.exit_code == 1
     scores, shap = json.loads(result.stdout)
     assert [Path(file).name for file in scores["files"]] == ["run0__scores.png", "run0__scores.json"]
     assert len(scores["ranking"]) == 96
-    assert "give a folder of them" in shap["error"]
+    assert "give a folder of images" in shap["error"]
     assert "error: shap_global on run0" in result.stderr
 
 
 def test_three_rankings_come_in_one_form(run: Run, work: Path) -> None:
     names = ["scores", "shap_global", "permutation_importance"]
     result = run(
-        "explain", "--global", str(work / "photos"), "-m", str(work / "run0" / "card.yaml"),
+        "rank", str(work / "photos"), "-m", str(work / "run0" / "card.yaml"),
         *(word for name in names for word in ("-e", name)), "-p", "shap_global.rows=2", "-p", "background=3",
         "-p", "repeats=1", "--labels", str(work / "labels.csv"), "--json",
     )  # fmt: skip
@@ -89,9 +89,19 @@ def test_three_rankings_come_in_one_form(run: Run, work: Path) -> None:
     assert records[1]["metadata"]["parameters"]["rows"] == 2
 
 
+def test_one_ranking_may_be_given_a_file_name(run: Run, work: Path, tmp_path: Path) -> None:
+    card = str(work / "run0" / "card.yaml")
+    result = run("rank", str(work / "photos"), "-m", card, "-o", "charts/gate.png", "--json")
+
+    assert result.exit_code == 0, result.stderr
+    written = ["charts/gate.png", "charts/gate.json", "charts/gate__channels.png"]
+    assert json.loads(result.stdout)[0]["files"] == written
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("gate*")) == sorted(written)
+
+
 def test_models_of_several_seeds_are_joined_with_intervals(run: Run, work: Path, tmp_path: Path) -> None:
     cards = [word for seed in "01" for word in ("-m", str(work / f"run{seed}" / "card.yaml"))]
-    result = run("explain", "--global", *cards, "--combine", "--top", "2")
+    result = run("rank", *cards, "--combine", "--top", "2")
 
     assert result.exit_code == 0, result.stderr
     assert "95 % interval" in result.stdout
@@ -103,26 +113,29 @@ def test_models_of_several_seeds_are_joined_with_intervals(run: Run, work: Path,
 def test_an_image_that_cannot_be_read_costs_only_itself(run: Run, work: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     photos = [str(work / "photos" / "red_0.png"), str(tmp_path / "bad.png"), str(work / "photos" / "blue_1.png")]
-    result = run("explain", "--global", *photos, "-m", str(work / "run0" / "card.yaml"))
+    result = run("rank", *photos, "-m", str(work / "run0" / "card.yaml"))
 
     assert result.exit_code == 0
-    assert "note: left out: " in result.stderr
+    assert "note: skipped: " in result.stderr
     assert "bad.png" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--global", "-e", "gradcam"), 2, "no global explainer is named 'gradcam'"),
-        (("--global", "-p", "rows=3"), 2, "scores has no parameter 'rows'"),
-        (("--global", "-t", "cat"), 2, "-t goes with single images"),
-        (("--global", "nowhere/"), 1, "there is no file or folder 'nowhere/'"),
-        (("--top", "3"), 2, "--top goes with --global"),
-        (("--labels", "a.csv"), 2, "--labels goes with --global"),
+        (("-e", "gradcam"), 2, "no global explainer is named 'gradcam'"),
+        (("-p", "rows=3"), 2, "scores has no parameter 'rows'"),
+        (("-t", "cat"), 2, "No such option"),
+        (("nowhere/",), 1, "there is no file or folder 'nowhere/'"),
+        (
+            ("-e", "scores", "-e", "shap_global", "-o", "one.png"),
+            2,
+            "-o 'one.png' is one file, but there are 2 results",
+        ),
     ],
 )
 def test_a_wrong_question_is_one_line(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
-    result = run("explain", *arguments)
+    result = run("rank", *arguments)
 
     assert result.exit_code == code
     assert result.stderr.startswith(f"error: {message}")
@@ -132,7 +145,7 @@ def test_a_wrong_question_is_one_line(run: Run, arguments: tuple[str, ...], code
 def test_a_model_without_a_gate_says_how_to_get_one(run: Run, tmp_path: Path) -> None:
     card = tmp_path / "plain.yaml"
     card.write_text("name: plain\narchitecture: test_resnet\nweights: {source: none}\n", encoding="utf-8")
-    result = run("explain", "--global", "-m", str(card))
+    result = run("rank", "-m", str(card))
 
     assert result.exit_code == 1
     assert "model 'plain' has no gates" in result.stderr
@@ -143,7 +156,7 @@ def test_a_model_without_a_gate_says_how_to_get_one(run: Run, tmp_path: Path) ->
 def test_labels_must_cover_the_images(run: Run, work: Path, tmp_path: Path) -> None:
     (tmp_path / "few.csv").write_text(f"file,label\n{work / 'photos' / 'red_0.png'},red\n", encoding="utf-8")
     card, photos = str(work / "run0" / "card.yaml"), str(work / "photos")
-    result = run("explain", "--global", photos, "-m", card, "--labels", str(tmp_path / "few.csv"))
+    result = run("rank", photos, "-m", card, "--labels", str(tmp_path / "few.csv"))
 
     assert result.exit_code == 1
     assert "has no label for" in result.stderr
@@ -163,7 +176,7 @@ def test_the_most_activating_images_are_those(work: Path, monkeypatch: pytest.Mo
     hub = Hub()
     model = hub.load_model(str(work / "run0" / "card.yaml"), device="cpu")
     sources = sorted(map(str, (work / "photos").iterdir()))
-    (outcome,) = explain_global([model], [hub.get_global_explainer()], sources)
+    (outcome,) = rank([model], [hub.get_global_explainer()], sources)
     assert outcome.explanation is not None
     rows, how = channel_views(model, outcome.explanation, outcome.photos, top=3, across=2)
 
@@ -173,7 +186,7 @@ def test_the_most_activating_images_are_those(work: Path, monkeypatch: pytest.Mo
         network.forward_features(model.prepare(load_image(source).rgb)[0].unsqueeze(0))[0]  # type: ignore[operator]
         for source in sources
     ]
-    assert "before it is averaged" in how
+    assert "before average pooling" in how
     for item, views in rows:
         values = torch.stack([each[item.index].mean() for each in maps])
         order = values.argsort(descending=True)[:2].tolist()

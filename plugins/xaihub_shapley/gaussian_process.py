@@ -1,14 +1,14 @@
-"""A Gaussian prior over games, its Shapley values given answers, and the pairs of coalitions that tell most about them.
+"""A Gaussian process prior over games: its posterior Shapley values, and the most informative coalitions to evaluate.
 
-With signs z = 2 s - 1 the odd part of a game, half the difference of a coalition and its complement, is a sum of
+With signs z = 2 s - 1, the odd part of a game (half the difference of a coalition and its complement) is a sum of
 products of signs over odd sets of players. The prior has two independent parts:
 
 - Each odd set S has a weight of variance prod(decay_i, i in S): covariance sinh(z B z') / sinh(1 B 1), with
   B = atanh(decay).
-- Each player has a weight that changes smoothly with the coalition's size: sum of z_i C_ij z'_j, times a kernel of the
+- Each player has a weight that varies smoothly with the coalition's size: sum of z_i C_ij z'_j, times a kernel of the
   two sizes. C correlates players, for instance neighbours.
 
-Shapley values are linear in the game, so that their mean and variance have closed forms.
+Shapley values are linear in the game, so their mean and variance have closed forms.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Choice", "Posterior", "Prior", "chosen", "likenesses", "most_telling"]
+from xaihub.masking import Segments
 
-NODES = 32  # of Gauss's rule: exact up to 63 players, and to rounding beyond, where high degrees weigh nothing
-TRACE = 1e-8  # of noise, which keeps roots real
-PAIRS = 256  # the likelihood is found on at most so many pairs: a millisecond a choice
-SWEEPS = 3  # through the choices, one kind at a time
+__all__ = ["Choice", "Posterior", "Prior", "choose_prior", "correlations", "make_prior", "most_informative", "shapes"]
+
+NODES = 32  # of Gauss-Legendre quadrature: exact up to 63 players, and to rounding beyond
+JITTER = 1e-8  # of noise, which keeps the Cholesky factorisation stable
+PAIRS = 256  # maximum number of pairs for the likelihood, which then takes a millisecond per choice
+SWEEPS = 3  # over the kinds of choices
+RASTER = 32  # points per side, on which the players' positions are compared
 
 
 class Choice(NamedTuple):
-    """What the marginal likelihood decides about; the defaults are what too few answers to decide are seen with."""
+    """What the marginal likelihood chooses; the defaults apply when there are too few pairs."""
 
-    decay: float = 0.25  # how much less variance a product has with each member more
-    unequal: float = 0.0  # power of the players' own weights: those that count alone also count together
-    alone: float = 5.0  # variance of single players against that of all products
-    noise: float = 1e-2  # what no smooth game explains
-    alike: float = 0.3  # correlation of players in one place: parts of one thing speak for the same class
-    length: float = inf  # how far it reaches, in widths of a player; everywhere if infinite
-    reach: float = 0.35  # how far in size a player's weight stays the same, as a share of all players
+    decay: float = 0.25  # factor on the variance of a product with each further member
+    unequal: float = 0.0  # power of the players' own weights: players with large weights also interact more
+    alone: float = 5.0  # variance of single players relative to that of all products
+    noise: float = 1e-2  # variance that no smooth game explains
+    alike: float = 0.3  # correlation of players at one position: parts of an object support the same class
+    length: float = inf  # range of that correlation, in widths of a player; unlimited if infinite
+    reach: float = 0.35  # range of sizes over which a player's weight stays similar, as a fraction of all players
 
 
 CHOICES: dict[str, tuple[float, ...]] = {
@@ -54,12 +57,17 @@ CHOICES: dict[str, tuple[float, ...]] = {
 }
 
 
-def likenesses(shapes: Tensor | None, players: int) -> dict[float, Tensor]:
-    """Return, by length, how alike players are for their places: (d, d), 1 on the diagonal.
+def shapes(features: Segments) -> Tensor:
+    """Return (d, 32, 32) counts of each player's pixels around each point of a raster."""
+    rows, columns = (torch.arange(side) * RASTER // side for side in features.size)
+    point = rows.unsqueeze(1) * RASTER + columns + features.labels.cpu() * RASTER**2
+    return torch.bincount(point.flatten(), minlength=features.count * RASTER**2).view(-1, RASTER, RASTER)
 
-    Args:
-        shapes: (d, h, w) share that each player has of each point of a raster; None if players have no places.
-        players: d.
+
+def correlations(shapes: Tensor | None, players: int) -> dict[float, Tensor]:
+    """Return, per length, the (d, d) correlations of players by position, 1 on the diagonal.
+
+    `shapes` holds how much of each point of a raster belongs to each player: (d, h, w), None without positions.
     """
     alike = {inf: torch.ones(players, players, dtype=torch.float64)}
     if shapes is None:
@@ -79,37 +87,30 @@ def likenesses(shapes: Tensor | None, players: int) -> dict[float, Tensor]:
 
 @dataclass(frozen=True)
 class Prior:
-    """A distribution of the odd parts of games of d players, up to its level.
+    """A distribution over the odd parts of games of d players, up to a scale."""
 
-    Attributes:
-        decay: (d,) in (0, 1).
-        alone: (d, d) covariance of the players' own weights.
-        reach: How far in size these stay the same.
-        noise: Variance of what an answer has besides; the value of the whole has none.
-    """
-
-    decay: Tensor
-    alone: Tensor
-    reach: float
-    noise: float
+    decay: Tensor  # (d,) in (0, 1)
+    alone: Tensor  # (d, d) covariance of the players' own weights
+    reach: float  # range of sizes over which these stay similar
+    noise: float  # variance of the noise in a score; the grand coalition has none
 
     def between(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return the (n, m) covariances of the odd part at (n, d) and at (m, d) signs."""
+        """Return the (n, m) covariances of the odd part at (n, d) and (m, d) signs."""
         slopes = self.decay.atanh()
         most, inner = slopes.sum(), (left * slopes) @ right.T
         products = ((inner - most).exp() - (-inner - most).exp()) / (1 - (-2 * most).exp())
         return products + (left @ self.alone) @ right.T * self._sizes[_size(left)][:, _size(right)]
 
     def variance(self, signs: Tensor) -> Tensor:
-        """Return the (n,) variances of the odd part at (n, d) signs, with noise."""
+        """Return the (n,) variances of the odd part at (n, d) signs, including noise."""
         size = _size(signs)
-        noise = self.noise * ((size > 0) & (size < signs.shape[1])).double() + TRACE * (1 + self.alone.trace())
+        noise = self.noise * ((size > 0) & (size < signs.shape[1])).double() + JITTER * (1 + self.alone.trace())
         return 1 + ((signs @ self.alone) * signs).sum(1) * self._sizes.diagonal()[size] + noise
 
     def towards(self, signs: Tensor) -> Tensor:
         """Return the (n, d) covariances of the players' Shapley values with the odd part at each row.
 
-        A product over S gives 2 / |S| to each of its members; a sum with 1 / |S| is an integral of polynomials.
+        A product over S contributes 2 / |S| to each member; a sum with 1 / |S| is an integral of polynomials.
         """
         nodes, weights = np.polynomial.legendre.leggauss(min(NODES, signs.shape[1] // 2 + 1))
         total = torch.zeros_like(signs)
@@ -119,7 +120,7 @@ class Prior:
             total += weight * (plus.prod(1, keepdim=True) / plus + minus.prod(1, keepdim=True) / minus)
         own, others, size = signs @ self.alone, signs.shape[1] - 1, _size(signs)
         inside, whole = self._inside[size].unsqueeze(1), 2 * self._sizes[size, -1:]
-        # A player's term gives it the mean over the sizes, and the others in equal parts what is left of the whole.
+        # A player's term contributes its mean over sizes to the player, and splits the rest among the other players.
         return parts * total / self._norm + inside * own + (whole - inside) * (own.sum(1, keepdim=True) - own) / others
 
     @cached_property
@@ -128,7 +129,7 @@ class Prior:
         nodes, weights = np.polynomial.legendre.leggauss(len(self.decay) // 2 + 32)
         total = torch.zeros_like(self.decay)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-            # 1 / |S|^2 is an integral against -log r; r = node^2 takes the corner off the logarithm.
+            # 1 / |S|^2 is an integral against -log r; r = node^2 smooths the logarithm at 0.
             plus, minus = 1 + node**2 * self.decay, 1 - node**2 * self.decay
             total += -4 * node * np.log(node) * weight * (plus.prod() / plus + minus.prod() / minus)
         players, one = len(self.decay), torch.eye(len(self.decay), dtype=torch.float64)
@@ -147,7 +148,7 @@ class Prior:
 
     @cached_property
     def _sizes(self) -> Tensor:
-        """(d + 1, d + 1) covariances of a player's weight at two sizes; the same at a size and at its complement's."""
+        """(d + 1, d + 1) covariances of a player's weight at two sizes, symmetric under complements."""
         share = torch.arange(len(self.decay) + 1, dtype=torch.float64) / len(self.decay)
         near = (-(share.unsqueeze(1) - share).square() / (2 * self.reach**2)).exp()
         return (near + near.flip(1)) / 2
@@ -159,16 +160,16 @@ class Prior:
 
 
 class Posterior:
-    """What a prior makes of `odd`, half the differences of coalitions with (n, d) signs and their complements."""
+    """The posterior given `odd`: half the differences of coalitions with (n, d) signs and their complements."""
 
     def __init__(self, prior: Prior, signs: Tensor, odd: Tensor) -> None:
-        """Solve the regression: n^3."""
+        """Solve the regression in O(n^3)."""
         self.prior, self.signs, self.root = prior, signs, torch.linalg.cholesky(_covariance(prior, signs))
         self.weights = torch.cholesky_solve(odd.unsqueeze(1), self.root).squeeze(1)
         self.level = float(self.weights @ odd) / len(odd)
 
     def mean(self, signs: Tensor) -> Tensor:
-        """Return the (m,) odd parts to expect at (m, d) signs."""
+        """Return the (m,) expected odd parts at (m, d) signs."""
         return self.prior.between(signs, self.signs) @ self.weights
 
     @cached_property
@@ -187,18 +188,18 @@ class Posterior:
         return (self.level * (self.prior.before - explained).clamp(min=0)).sqrt()
 
 
-def chosen(
+def choose_prior(
     signs: Tensor, odd: Tensor, alike: Mapping[float, Tensor], generator: torch.Generator, start: Choice
 ) -> tuple[Prior, Choice]:
-    """Climb the marginal likelihood from a choice, one kind at a time, on some of the pairs."""
+    """Maximise the marginal likelihood by coordinate ascent from a choice, on at most `PAIRS` of the pairs."""
     players = signs.shape[1]
     odd = odd / odd.square().mean().sqrt().clamp(min=1e-30)
-    # A first, additive fit says how much each player counts alone; a little ridge makes it unique.
+    # An additive fit, made unique by a small ridge, gives each player's own weight.
     ridge = torch.cat([signs, 0.1 * torch.eye(players, dtype=torch.float64)])
     own = torch.linalg.lstsq(ridge, torch.cat([odd, odd.new_zeros(players)]).unsqueeze(1)).solution.abs().squeeze(1)
     some = torch.randperm(len(signs), generator=generator)[:PAIRS]
     signs, odd = signs[some], odd[some]
-    found, best = start, _likelihood(prior_of(start, own, alike), signs, odd)
+    found, best = start, _likelihood(make_prior(start, own, alike), signs, odd)
     for _ in range(SWEEPS):
         before = found
         for kind, values in CHOICES.items():
@@ -206,16 +207,16 @@ def chosen(
                 other = found._replace(**{kind: value})
                 if other == found or other.length not in alike:
                     continue
-                likelihood = _likelihood(prior_of(other, own, alike), signs, odd)
+                likelihood = _likelihood(make_prior(other, own, alike), signs, odd)
                 if likelihood > best:
                     found, best = other, likelihood
         if found == before:
             break
-    return prior_of(found, own, alike), found
+    return make_prior(found, own, alike), found
 
 
-def prior_of(choice: Choice, own: Tensor, alike: Mapping[float, Tensor]) -> Prior:
-    """Return the prior of a choice, for players that count (d,) `own` alone."""
+def make_prior(choice: Choice, own: Tensor, alike: Mapping[float, Tensor]) -> Prior:
+    """Return the prior of a choice for players with (d,) `own` weights."""
     own = (own / own.mean().clamp(min=1e-30)).pow(choice.unequal).clamp(0.2, 3)
     own = own / own.mean()
     share = own / own.norm()
@@ -225,29 +226,25 @@ def prior_of(choice: Choice, own: Tensor, alike: Mapping[float, Tensor]) -> Prio
     )
 
 
-def most_telling(prior: Prior, asked: Tensor, pool: Tensor, count: int) -> Tensor:
-    """Return up to `count` rows of (n, d) signs that, one after the other, take most off the values' summed variance.
+def most_informative(prior: Prior, known: Tensor, pool: Tensor, count: int) -> Tensor:
+    """Return up to `count` rows of (n, d) signs that, picked greedily, most reduce the values' summed variance.
 
-    Args:
-        prior: Of the game.
-        asked: (m, d) signs whose answers are known; these rows are not returned again, nor their complements.
-        pool: (n, d) signs to choose from.
-        count: How many.
+    Neither the (m, d) signs of known coalitions nor their complements are returned.
     """
-    root = torch.linalg.cholesky(_covariance(prior, asked))
-    known = torch.linalg.solve_triangular(root, prior.between(asked, pool), upper=False)
-    towards = prior.towards(pool) - known.T @ torch.linalg.solve_triangular(root, prior.towards(asked), upper=False)
-    variance = prior.variance(pool) - known.square().sum(0)
-    parts = torch.cat([known, known.new_zeros(count, len(pool))])  # rows of the root, as far as they are found
-    free = ((pool @ asked.T).abs() < pool.shape[1]).all(1)
+    root = torch.linalg.cholesky(_covariance(prior, known))
+    found = torch.linalg.solve_triangular(root, prior.between(known, pool), upper=False)
+    towards = prior.towards(pool) - found.T @ torch.linalg.solve_triangular(root, prior.towards(known), upper=False)
+    variance = prior.variance(pool) - found.square().sum(0)
+    parts = torch.cat([found, found.new_zeros(count, len(pool))])  # rows of the Cholesky factor
+    free = ((pool @ known.T).abs() < pool.shape[1]).all(1)
     rows: list[int] = []
-    for row in range(len(asked), len(parts)):
-        gain = torch.where(free, towards.square().sum(1) / variance.clamp(min=TRACE), -1.0)
+    for row in range(len(known), len(parts)):
+        gain = torch.where(free, towards.square().sum(1) / variance.clamp(min=JITTER), -1.0)
         best = int(gain.argmax())
         if not bool(free[best]):
             break
         rows.append(best)
-        deviation = variance[best].clamp(min=TRACE).sqrt()
+        deviation = variance[best].clamp(min=JITTER).sqrt()
         part = (prior.between(pool[best : best + 1], pool)[0] - parts[:row, best] @ parts[:row]) / deviation
         towards = towards - part.unsqueeze(1) * towards[best] / deviation
         variance = variance - part.square()
@@ -261,14 +258,14 @@ def _size(signs: Tensor) -> Tensor:
 
 
 def _covariance(prior: Prior, signs: Tensor) -> Tensor:
-    """Return the (n, n) covariance of the answers."""
+    """Return the (n, n) covariance of the scores."""
     between = prior.between(signs, signs)
     between.diagonal().copy_(prior.variance(signs))
     return between
 
 
 def _likelihood(prior: Prior, signs: Tensor, odd: Tensor) -> float:
-    """Return the log marginal likelihood, but for a constant, with the level of the variance at its best."""
+    """Return the log marginal likelihood up to a constant, maximised over the scale of the variance."""
     root, failed = torch.linalg.cholesky_ex(_covariance(prior, signs))
     if int(failed):
         return -inf

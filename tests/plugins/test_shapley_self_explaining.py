@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused, Hub, Model, ParameterError, Preprocessing
-from xaihub_shapley.experiment import small_model
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.own import SelfExplained, make_own_masking
+from xaihub_shapley.reproduction.experiment import small_model
+from xaihub_shapley.self_explaining import SelfExplained, make_own_masking
 
 
 def _batch(rows: int = 3) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def test_one_pass_explains_every_class() -> None:
     centred = phi - phi.mean(2, keepdim=True)
     for row, explanation in enumerate(found):
         assert explanation.metadata["forward_passes"] == 1
-        assert torch.allclose(explanation.extras["votes"], centred[row].T.reshape(4, 3, 3), atol=1e-6)
+        assert torch.allclose(explanation.extras["patch_scores"], centred[row].T.reshape(4, 3, 3), atol=1e-6)
         assert torch.allclose(explanation.values[0, ::8, ::8] * 64, centred[row, :, 2].view(3, 3), atol=1e-5)
         assert explanation.metadata["completeness_gap"] < 1e-5
     versus = SelfExplained().explain(model, x, "2 vs 0")[0]

@@ -12,7 +12,15 @@ from torch import Tensor
 from xaihub.masking import every_coalition
 from xaihub.masking import shapley_weights as weights_of
 from xaihub_shapley.estimators import interacting
-from xaihub_shapley.smooth import Choice, Posterior, Prior, chosen, likenesses, most_telling, prior_of
+from xaihub_shapley.gaussian_process import (
+    Choice,
+    Posterior,
+    Prior,
+    choose_prior,
+    correlations,
+    make_prior,
+    most_informative,
+)
 
 PLAYERS = 5
 
@@ -82,14 +90,14 @@ def test_renamed_players_have_renamed_values() -> None:
     odd = torch.tanh(signs @ game).sum(1)
     values = []
     for named in (torch.arange(9), order):
-        prior, choice = chosen(signs[:, named], odd, likenesses(places[named], 9), _rng(), Choice())
+        prior, choice = choose_prior(signs[:, named], odd, correlations(places[named], 9), _rng(), Choice())
         values.append(Posterior(prior, signs[:, named], odd).values)
         assert choice.alike in (0, 0.5, 0.9)
     assert torch.allclose(values[1], values[0][order], atol=1e-8)
 
 
 def test_cells_are_alike_by_distance() -> None:
-    alike = likenesses(_places(5), 25)[1.5]
+    alike = correlations(_places(5), 25)[1.5]
     assert torch.allclose(alike.diagonal(), torch.ones(25).double())
     assert alike[12].view(5, 5)[2].tolist() == pytest.approx(alike[12].view(5, 5)[:, 2].tolist())
     assert alike[0, 1] > alike[0, 2] > alike[0, 6 * 3] > 0
@@ -103,7 +111,7 @@ def test_players_without_places_are_as_players_in_one_place() -> None:
         for shapes in (None, torch.ones(8, 4, 4))
     ]
     assert torch.equal(found[0].values, found[1].values)
-    assert list(likenesses(None, 8)) == [inf]
+    assert list(correlations(None, 8)) == [inf]
 
 
 def test_places_help_where_neighbours_act_alike() -> None:
@@ -123,7 +131,7 @@ def test_places_help_where_neighbours_act_alike() -> None:
 def test_the_most_telling_rows_leave_least_variance() -> None:
     prior = _prior()
     asked, pool = _signs(31), _signs(*range(16, 31))
-    found = most_telling(prior, asked, pool, 4)
+    found = most_informative(prior, asked, pool, 4)
     expected = asked
 
     def left(row: Tensor) -> float:
@@ -138,6 +146,6 @@ def test_the_most_telling_rows_leave_least_variance() -> None:
 
 
 def test_nothing_is_asked_twice_not_even_as_a_complement() -> None:
-    prior = prior_of(Choice(), torch.ones(PLAYERS).double(), likenesses(None, PLAYERS))
+    prior = make_prior(Choice(), torch.ones(PLAYERS).double(), correlations(None, PLAYERS))
     pool = _signs(*range(32))
-    assert len(most_telling(prior, _signs(31, 4), pool, 40)) == 14
+    assert len(most_informative(prior, _signs(31, 4), pool, 40)) == 14

@@ -14,13 +14,12 @@ import click
 import torch
 
 from xaihub.errors import OutputError
-from xaihub_scores_activation import experiments
-from xaihub_scores_activation.report import PAPER, UNKNOWN, markdown
-from xaihub_scores_activation.tables import MADE, REAL
+from xaihub.files import write_file
+from xaihub_scores_activation.reproduction import experiments
+from xaihub_scores_activation.reproduction.report import PAPER, UNKNOWN, markdown
+from xaihub_scores_activation.reproduction.tables import REAL, SYNTHETIC
 
-__all__ = ["Plan", "command"]
-
-TABLES = (*(name for name in MADE if not name.startswith("parity")), *REAL)
+TABLES = (*(name for name in SYNTHETIC if not name.startswith("parity")), *REAL)
 QUICK_TABLES = ("classification_16", "wine")
 QUICK_SEEDS, QUICK_EPOCHS = 2, 20
 CONTROL = "classification_16"
@@ -28,16 +27,14 @@ CONTROL = "classification_16"
 
 @click.command("scores-activation")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Seeds of data, split and network.")
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Epochs of each small network.")
-@click.option("--quick", is_flag=True, help="Two tables, two seeds, 20 epochs: does it run? Its figures say little.")
-@click.option(
-    "--keep", metavar="FILE", help="Keep finished parts in this file, and go on from it after an interruption."
-)
+@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Epochs per network.")
+@click.option("--quick", is_flag=True, help="Trial run: two tables, two seeds, 20 epochs.")
+@click.option("--keep", metavar="FILE", help="Save finished parts to this file, and resume from it.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure of every seed as JSON.")
 def command(*, seeds: int, epochs: int, quick: bool, keep: str | None, as_json: bool) -> None:
-    """Rankings of the ScoresActivation gate on tables: accuracy, agreement with SHAP, truth, cost.
+    """Measure rankings of the ScoresActivation gate on tables: accuracy, agreement with SHAP, relevance, cost.
 
-    The paper's data and settings are unknown; this is a reconstruction, with its figures beside ours.
+    The paper's data and settings are unknown, so this is a reconstruction; its figures are printed next to ours.
 
     \b
     Examples:
@@ -50,7 +47,7 @@ def command(*, seeds: int, epochs: int, quick: bool, keep: str | None, as_json: 
 
 
 class Plan:
-    """What is measured, in parts that stand alone."""
+    """The measurements, in parts that stand alone."""
 
     def __init__(self, seeds: list[int], epochs: int, *, quick: bool = False) -> None:
         self.settings = {
@@ -71,19 +68,18 @@ class Plan:
             self.parts["transformer"] = partial(experiments.hosts, seeds, max(1, epochs * 6 // 10))
 
     def run(self, keep: Path | None = None, *, at_most: int | None = None) -> dict[str, Any]:
-        """Measure what is not kept yet and return everything as JSON types; one line a part goes to stderr.
+        """Measure what is missing in `keep`, and return everything as JSON types; stderr reports each part.
 
         Raises:
             OutputError: `keep` cannot be written, or holds parts of another plan.
         """
-        torch.set_num_threads(1)  # more threads only slow such small networks down, and CPU times compare
+        torch.set_num_threads(1)  # more threads slow down such small networks, and CPU times stay comparable
         done = self._kept(keep)
         for name in [name for name in self.parts if name not in done][:at_most]:
             click.echo(f"measuring: {name}", err=True)
-            found = self.parts[name]()
-            done[name] = found if isinstance(found, dict) else [row.to_dict() for row in found]
+            done[name] = self.parts[name]()
             if keep is not None:
-                _write(keep, {"settings": self.settings, "parts": done})
+                write_file(keep, json.dumps({"settings": self.settings, "parts": done}))
         return {
             "settings": self.settings,
             "tables": [row for name, rows in done.items() if name.startswith("table ") for row in rows],
@@ -102,16 +98,9 @@ class Plan:
             record = json.loads(keep.read_text(encoding="utf-8"))
             settings, parts = record["settings"], dict(record["parts"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{str(keep)!r} holds no parts of this reproduction", hint="name another file") from error
+            raise OutputError(
+                f"{str(keep)!r} does not hold parts of this reproduction", hint="name another file"
+            ) from error
         if settings != self.settings:
             raise OutputError(f"{str(keep)!r} holds parts measured with other settings", hint="name another file")
         return parts
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(record), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
