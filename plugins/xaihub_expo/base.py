@@ -16,8 +16,6 @@ from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Ste
 from xaihub.masking import BaselineName, Segments, make_features
 from xaihub_expo.penalties import calibrated
 
-__all__ = ["Expo", "Select", "is_deterministic", "selection"]
-
 MANY = 10  # classes above which only the true one and its best rivals are penalised
 RIVALS = 4
 Select = Callable[[Tensor], Tensor]

@@ -16,16 +16,6 @@ from xaihub.masking import batch_rows
 from xaihub_expo.neighbourhoods import mask_opacities, noisy
 from xaihub_expo.surrogate import Surrogate, outputs, read_surrogate, surrogate_parameters
 
-__all__ = [
-    "NeighbourhoodFidelity",
-    "PointFidelity",
-    "RelativeNeighbourhoodFidelity",
-    "RelativeSaliencyStability",
-    "RelativeSurrogateStability",
-    "SaliencyStability",
-    "SurrogateStability",
-]
-
 Masks = Annotated[
     int, Meta(ge=2, description="Number of fresh masks; one forward pass each, shared by all explainers.")
 ]

@@ -12,8 +12,6 @@ from torch import Tensor
 from xaihub import Model
 from xaihub.masking import Features, baseline_image
 
-__all__ = ["baselines", "cell_opacities", "faded", "line_opacities", "mask_opacities", "noisy"]
-
 
 def noisy(inputs: Tensor, radius: float, std: tuple[float, ...], generator: torch.Generator) -> Tensor:
     """Add uniform noise to (b, C, H, W) inputs, up to `radius` in units of pixels in [0, 1]; nothing is clipped."""

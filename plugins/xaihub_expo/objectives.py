@@ -20,8 +20,6 @@ from xaihub_expo.penalties import (
     unexplained_fraction,
 )
 
-__all__ = ["Fidelity", "LineFidelity", "Stability"]
-
 
 class Stability(Expo):
     """ExpO-Stability: the mean squared change of the logits in a neighbourhood of the image."""

@@ -12,17 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "LocalFit",
-    "calibrated",
-    "line_fit",
-    "local_fit",
-    "neighbour_outputs",
-    "relative_change",
-    "squared_change",
-    "unexplained_fraction",
-]
-
 FLOOR = 1e-4  # added to denominators: the square of 0.01 logits is negligible, and gradients stay finite
 SMALLEST = 1e-12  # the penalty of a linear network starts at zero, which must not give an infinite weight
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from xaihub import Case, Explanation, MetricRefused
 from xaihub.masking import Segments, coalition_scores, make_features, make_removal
 
-__all__ = ["Surrogate", "outputs", "read_surrogate", "surrogate_parameters"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:

@@ -13,8 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from xaihub import ExplainerRefused
 
-__all__ = ["BreakpointTracker"]
-
 NEAREST = 1e-12  # a nearer breakpoint is the one just passed
 NEED = "exact lines need a piecewise-affine network"
 

@@ -14,8 +14,6 @@ from xaihub.masking import Coalitions, binomial_sizes, draw_coalitions
 from xaihub_first_principles.mask_families import Mixture
 from xaihub_first_principles.measures import Points
 
-__all__ = ["PS", "Candidate", "Choice", "Smoothed", "block_masks", "propose", "smoothing_weights"]
-
 Choice = Literal["p", "sizes", "weights"]
 PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from xaihub import Metric
     from xaihub_first_principles.optimise import Found
 
-__all__ = ["optimise_measure"]
-
 
 @click.command("optimise-measure")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")

@@ -12,8 +12,6 @@ from xaihub import ExplainerRefused, Model
 from xaihub.masking import Features, Removal, masked_forward_passes
 from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
 
-__all__ = ["PointOutputs", "evaluate_points"]
-
 CHECKS = 4  # how often the standard errors are checked during a run
 
 

@@ -14,8 +14,6 @@ from xaihub_first_principles.families import AxisLebesgue, FiniteDifferenceIG, s
 from xaihub_first_principles.line_integrals import line_integrals
 from xaihub_first_principles.measures import MeasureFamily, MeasureResult, exact_result
 
-__all__ = ["exact_lines", "exact_lines_on_image"]
-
 LINES_PER_PASS = 8
 MAX_PIECES = 5000  # on one line of an image; one forward pass each
 

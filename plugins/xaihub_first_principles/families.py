@@ -15,17 +15,6 @@ from torch import Tensor
 from xaihub import ExplainerRefused
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
 
-__all__ = [
-    "NOT_MEASURES",
-    "AxisDirac",
-    "AxisLebesgue",
-    "FiniteDifferenceIG",
-    "HeldAtX",
-    "LengthWeighted",
-    "NotAMeasure",
-    "SmoothGradStein",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeldAtX(MeasureFamily):

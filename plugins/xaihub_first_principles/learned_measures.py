@@ -24,8 +24,6 @@ from xaihub_first_principles.mask_families import Mixture, design_points, fixed_
 from xaihub_first_principles.measures import MeasureFamily, Points
 from xaihub_first_principles.registry import FamilySettings
 
-__all__ = ["FixedWeights", "Header", "LearnedMeasure", "read_measure"]
-
 KEY = "xaihub_measure"  # of the header in the file's metadata
 MAX_BYTES = 64 * 2**20
 Count = Annotated[int, Meta(ge=0)]

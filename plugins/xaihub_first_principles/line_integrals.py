@@ -18,8 +18,6 @@ from torch.autograd import forward_ad
 from xaihub import ExplainerRefused
 from xaihub_first_principles.breakpoints import BreakpointTracker
 
-__all__ = ["LineIntegrals", "line_integrals"]
-
 OFFSET = 1e-11  # passes are evaluated just after a breakpoint
 
 

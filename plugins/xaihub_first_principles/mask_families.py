@@ -25,20 +25,6 @@ from xaihub.masking import (
 )
 from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
 
-__all__ = [
-    "LIME",
-    "RISE",
-    "KeepOne",
-    "KeepP",
-    "MaskFamily",
-    "Mixture",
-    "Occlusion",
-    "Shapley",
-    "SignedKeepP",
-    "design_points",
-    "fixed_masks",
-]
-
 Law = Literal["own", "uniform", "shared"]
 ENUMERATE_UP_TO = 16  # features; 65 536 masks
 

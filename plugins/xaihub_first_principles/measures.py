@@ -17,8 +17,6 @@ from torch import Tensor
 from xaihub import ExplainerRefused
 from xaihub.errors import PluginError
 
-__all__ = ["FIXED", "MeasureFamily", "MeasureResult", "Points", "combine", "exact_result", "integrate", "owner_weights"]
-
 FIXED = -1  # the cluster of points that are not random, and the owner of points that serve every feature
 JACKKNIFE_GROUPS = 20
 

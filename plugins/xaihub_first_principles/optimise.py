@@ -24,8 +24,6 @@ from xaihub_first_principles.mask_families import Mixture, design_points
 from xaihub_first_principles.measures import Points
 from xaihub_first_principles.regions import Regions, make_regions
 
-__all__ = ["Found", "Settings", "optimise_measure"]
-
 FINALISTS = 4  # the best candidates on the images for choosing; validation decides between them and the start
 BOOTSTRAPS = 10_000
 Path = str | os.PathLike[str]

@@ -10,8 +10,6 @@ from torch import Tensor
 from xaihub import Model, ParameterError
 from xaihub.masking import Segments, make_features
 
-__all__ = ["Regions", "make_regions"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:

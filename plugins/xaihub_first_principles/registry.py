@@ -14,8 +14,6 @@ from xaihub import ParameterError
 from xaihub_first_principles import families, mask_families
 from xaihub_first_principles.measures import MeasureFamily
 
-__all__ = ["NAMES", "FamilySettings", "make_family"]
-
 GROUP = "xaihub.measure_families"  # entry points of other packages: callables from FamilySettings to MeasureFamily
 MAX_NODES = 64  # of a quadrature
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.leaderboard import Board, Entry
 
-__all__ = ["clean", "draw", "passes", "progress", "put", "put_board", "put_json", "say", "table"]
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
 # and characters that change the direction of writing or are invisible.

@@ -15,7 +15,6 @@ from xaihub.cli._output import progress, put, put_json, say, table
 if TYPE_CHECKING:
     from xaihub.plugin_tools.installing import Installed
 
-__all__ = ["plugins"]
 
 # The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
 KINDS = ("explainer", "metric", "adapter", "command")

@@ -15,7 +15,6 @@ from xaihub.files import write_file
 if TYPE_CHECKING:
     from xaihub_expo.reproduction.experiment import Result
 
-__all__ = ["reproduce_expo"]
 
 _ROWS = {
     "loss": "test loss",

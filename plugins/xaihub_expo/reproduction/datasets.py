@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TABLES", "Split", "Table", "make_split"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

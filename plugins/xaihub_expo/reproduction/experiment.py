@@ -20,8 +20,6 @@ from xaihub_expo.reproduction.explainers import Lime, Maple
 from xaihub_expo.reproduction.quality import Quality, assess
 from xaihub_expo.reproduction.training import PenaltyName, fit
 
-__all__ = ["Contender", "Result", "contenders", "published", "run", "summary"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from xaihub_expo.reproduction.quality import Linear
 
-__all__ = ["Lime", "Maple", "weighted_ridge"]
-
 CHUNK = 64  # points whose samples are in memory at the same time
 
 

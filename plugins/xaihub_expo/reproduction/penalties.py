@@ -9,8 +9,6 @@ from torch import Tensor
 
 from xaihub_expo.penalties import line_fit, local_fit, neighbour_outputs, squared_change
 
-__all__ = ["gaussian_neighbours", "line_neighbours", "penalise_fidelity", "penalise_line", "penalise_stability"]
-
 Network = Callable[[Tensor], Tensor]
 FEW = 20  # the minimum number of neighbours, and the number along a line (stated: the authors' code)
 

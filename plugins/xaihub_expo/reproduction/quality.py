@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Linear", "LocalExplainer", "Quality", "assess"]
-
 
 @dataclass(frozen=True)
 class Linear:

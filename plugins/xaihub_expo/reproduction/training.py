@@ -16,8 +16,6 @@ from xaihub_expo.penalties import calibrated
 from xaihub_expo.reproduction.datasets import Split
 from xaihub_expo.reproduction.penalties import penalise_fidelity, penalise_line, penalise_stability
 
-__all__ = ["PenaltyName", "Trained", "fit"]
-
 PenaltyName = Literal["none", "fidelity", "1d", "stability", "l1", "l2"]
 Penalty = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 

@@ -17,8 +17,6 @@ from xaihub_first_principles.measures import MeasureFamily, MeasureResult, integ
 from xaihub_first_principles.vectors import feature_laws
 from xaihub_first_principles.vectors.exact import Network, exact_integrals, exact_normal
 
-__all__ = ["VECTOR_FAMILIES", "attribute_vector"]
-
 Model = nn.Module | Callable[[Any], Any]
 SAMPLED = (families.LengthWeighted, families.SmoothGradStein, feature_laws.Independent)  # never exact by points
 

@@ -21,8 +21,6 @@ from xaihub_first_principles.measures import MeasureFamily, MeasureResult, exact
 from xaihub_first_principles.vectors.linear_regions import DIMENSIONS, linear_regions
 from xaihub_first_principles.vectors.one_hidden import OneHidden
 
-__all__ = ["Network", "exact_integrals", "exact_normal"]
-
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 

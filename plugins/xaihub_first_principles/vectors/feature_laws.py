@@ -12,8 +12,6 @@ from torch.distributions import MultivariateNormal
 from xaihub_first_principles.families import HeldAtX
 from xaihub_first_principles.measures import FIXED, Points
 
-__all__ = ["Conditional", "GaussianConditional", "Independent", "PartialDependence"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PartialDependence(HeldAtX):

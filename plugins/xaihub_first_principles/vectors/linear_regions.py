@@ -16,8 +16,6 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused
 
-__all__ = ["DIMENSIONS", "LinearRegion", "linear_regions"]
-
 DIMENSIONS = (2, 3, 4)
 SMALLEST = 1e-14  # smaller volumes are rounding errors
 FLAT = 1e-12  # corners nearer than this to a hyperplane lie in it

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused
 
-__all__ = ["OneHidden"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneHidden:
