@@ -100,6 +100,11 @@ def passes(number: float, direction: str) -> str:
     return f"{number:g} {direction} pass{'' if number == 1 else 'es'}"
 
 
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as a list in words, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -57,7 +57,7 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     sources = find_images(images) if images else []
     place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
     from xaihub.api.parameters import make
-    from xaihub.api.rank import combined, record_of
+    from xaihub.api.rank import combined
     from xaihub.api.rank import rank as run
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
@@ -66,13 +66,14 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
         models = load_models(app.hub, given, bar.step)
         for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
             outcomes.append(outcome)
-            files: list[Path] = []
             if outcome.explanation is None:
+                who = {"model": outcome.model.name, "explainer": outcome.explainer}
                 say(f"error: {outcome.explainer} on {outcome.model.name}: {outcome.error}")
+                records.append({**who, "error": str(outcome.error)})
             else:
                 files = _write(outcome, outcome.explanation, place, given.top)
+                records.append({"files": list(map(str, files)), **outcome.explanation.to_dict()})
                 _show(outcome.explanation, files, given)
-            records.append(record_of(outcome, files))
     for error in {str(error): error for outcome in outcomes for error in outcome.photos.errors}:
         say(f"note: skipped: {error}")
     for explanation in combined(outcomes) if given.combine else []:

@@ -65,7 +65,8 @@ def masked_forward_passes(
     while (part := stream.take(rows)) is not None:
         batch = _attempt(model, image, part, removal, expand)
         if batch is None:
-            _release(model.device)
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
             rows = len(part) // 2
             stream.put_back(part)
             continue
@@ -114,7 +115,8 @@ def _attempt(
     try:
         return _evaluate(model, image, draws, removal, expand)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        texts = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in texts):
             raise
         if len(draws) == 1:
             raise ModelError(
@@ -139,18 +141,6 @@ def _evaluate(
         if not bool(outputs.isfinite().all()):
             raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")
     return MaskedBatch(draws, masks, outputs)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 class _Stream:

@@ -59,24 +59,26 @@ class Estimate:
     Attributes:
         classes: Class names.
         train: Number of training images.
-        val: Number of images held out for validation.
+        held_out: Number of images held out for validation.
         steps: Optimizer steps in total.
-        rows: Forward passes per training image, counted in a step of the last epoch.
+        rows_per_image: Forward passes per training image, counted in a step of the last epoch.
         cost: The objective's declared cost.
-        trainable: Number of trainable weights.
-        seconds: Measured duration of that step.
+        trainable_weights: Number of trainable weights.
+        seconds_per_step: Measured duration of that step.
+        minutes: Estimated duration of the training.
         notes: What was skipped.
     """
 
-    classes: tuple[str, ...]
+    classes: list[str]
     train: int
-    val: int
+    held_out: int
     steps: int
-    rows: float
+    rows_per_image: float
     cost: str
-    trainable: int
-    seconds: float
-    notes: tuple[str, ...]
+    trainable_weights: int
+    seconds_per_step: float
+    minutes: float
+    notes: list[str]
 
 
 def read_config(folder: str | Path) -> Config:
@@ -162,15 +164,16 @@ def estimate(
         seconds = time.monotonic() - started
         handle.remove()
         return Estimate(
-            classes=data.images.classes,
+            classes=list(data.images.classes),
             train=len(data.train),
-            val=len(data.val),
+            held_out=len(data.val),
             steps=trainer.total,
-            rows=sum(rows) / min(config.batch_size * config.accumulate, len(data.train)),
+            rows_per_image=sum(rows) / min(config.batch_size * config.accumulate, len(data.train)),
             cost=hub.objectives.get(config.objective).cost,
-            trainable=sum(weight.numel() for weight in trainer.weights),
-            seconds=seconds,
-            notes=tuple(data.images.notes),
+            trainable_weights=sum(weight.numel() for weight in trainer.weights),
+            seconds_per_step=round(seconds, 3),
+            minutes=round(seconds * trainer.total / 60, 1),
+            notes=list(data.images.notes),
         )
 
 
