@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,10 @@ class _Look:
     def run(self, inputs: Tensor, layer: Layer | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return the (b, d) channels, and the outputs of a layer."""
         channels: list[Tensor] = []
+        recording: AbstractContextManager[list[Tensor]] = nullcontext([]) if layer is None else layer.outputs()
         handle = self.target.register_forward_pre_hook(lambda _module, given: channels.append(given[0]))
         try:
-            with layer.outputs() if layer is not None else nullcontext([]) as maps:
+            with recording as maps:
                 self.model(inputs)
         finally:
             handle.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -61,7 +61,8 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     from xaihub.api.rank import rank as run
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
-    records, outcomes = [], []
+    records: list[dict[str, Any]] = []
+    outcomes: list[RankOutcome] = []
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
         for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):

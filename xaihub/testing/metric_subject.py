@@ -69,13 +69,11 @@ class MetricSubject:
         """Return a new instance with the quick parameters, or with some of them changed."""
         if self._quick is None:
             self._quick = {**small_parameters(self.method, SIDE), **self.given}
-        return self._named(self.method(**{**self._quick, **changed}))
+        return self.make_default(**{**self._quick, **changed})
 
-    def make_default(self) -> Metric:
+    def make_default(self, **changed: Any) -> Metric:
         """Return a new instance with its default budget."""
-        return self._named(self.method(**self.given))
-
-    def _named(self, metric: Metric) -> Metric:
+        metric = self.method(**{**self.given, **changed})
         metric.name = self.name
         return metric
 
