@@ -63,7 +63,19 @@ def masked_forward_passes(
     if total is None and isinstance(draws, Tensor):
         total = done + len(draws)
     while (part := stream.take(rows)) is not None:
-        batch = _attempt(model, image, part, removal, expand)
+        batch = None
+        try:
+            batch = _evaluate(model, image, part, removal, expand)
+        except (RuntimeError, MemoryError) as error:
+            texts = ("out of memory", "can't allocate memory", "not enough memory")
+            if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in texts):
+                raise
+            if len(part) == 1:
+                raise ModelError(
+                    f"out of memory on {model.device} with a single row of {model.name!r}",
+                    hint="use a smaller model or --device cpu",
+                ) from error
+        # Only here, after the exception and the tensors of the failed pass are gone, can memory be released.
         if batch is None:
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -106,25 +118,6 @@ def batch_rows(model: Model) -> int:
     if budget is None:
         budget = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else CPU_BUDGET
     return max(1, min(LARGEST_ROWS, budget // model.row_bytes))
-
-
-def _attempt(
-    model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
-) -> MaskedBatch | None:
-    """Evaluate one batch; return None if memory ran out and fewer rows may fit."""
-    try:
-        return _evaluate(model, image, draws, removal, expand)
-    except (RuntimeError, MemoryError) as error:
-        texts = ("out of memory", "can't allocate memory", "not enough memory")
-        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in texts):
-            raise
-        if len(draws) == 1:
-            raise ModelError(
-                f"out of memory on {model.device} with a single row of {model.name!r}",
-                hint="use a smaller model or --device cpu",
-            ) from error
-    # Only here, after the exception and the tensors of the failed pass are gone, can memory be released.
-    return None
 
 
 def _evaluate(

@@ -121,7 +121,7 @@ def train(
     from xaihub.training.setup import accelerating, set_up
 
     folder = Path(folder)
-    if not resume and folder.exists() and (not folder.is_dir() or _visible(folder)):
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
     if config.logger == "tensorboard" and find_spec("tensorboard") is None:
         raise MissingExtra(
@@ -221,10 +221,6 @@ def _line(record: dict[str, Any], epochs: int) -> str:
     if "val_loss" in record:
         parts.append(f"validation loss {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
     return ", ".join([*parts, f"{record['seconds']:.1f} s"])
-
-
-def _visible(folder: Path) -> bool:
-    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def sweep(
     values: Sequence[str],
     folder: str | Path,
     *,
-    judged: Sequence[Judged] | None = None,
+    judged: Sequence[Judged],
     images: int = 8,
     shown: int = 3,
     device: str = "auto",
@@ -127,7 +127,7 @@ def sweep(
         parameter: The objective's parameter.
         values: Its values; the first, usually 0, is the reference.
         folder: Output folder for the trials and the report.
-        judged: Explainers and metrics to report; None for those that the objective's record names.
+        judged: Explainers and metrics to report.
         images: Number of validation images to explain (training images if none are held out).
         shown: How many of them to draw before (first value) and after (recommended value, or the last).
         device: As for `train`.
@@ -145,13 +145,12 @@ def sweep(
         own = {**config.parameters, parameter: value}
         hub.get_objective(config.objective, **own).check_parameters()  # before any work
         plans[value] = msgspec.structs.replace(config, parameters=own)
-    chosen = hub.objectives.get(config.objective).judged if judged is None else judged
     judges = [
         (
             hub.get_explainer(item.explainer, **item.parameters),
             [hub.get_metric(name, **item.metric_parameters.get(name, {})) for name in item.metrics],
         )
-        for item in chosen
+        for item in judged
     ]
     folder, trials, examples, count = Path(folder), [], {}, 0
     for value, plan in plans.items():
