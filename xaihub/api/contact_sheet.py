@@ -93,13 +93,13 @@ class _Look:
         """Return the (H, W) map of where the channel is active in one image."""
         shown = layer or self.model.layer()
         with torch.set_grad_enabled(layer is None):
-            channels, maps = self.run(inputs.clone().requires_grad_(layer is None), shown)
-        coarse = shown.to_grid(maps[-1])
-        if layer is not None:
-            coarse = coarse[:, channel : channel + 1]
-        else:
-            (gradient,) = torch.autograd.grad(channels[0, channel], maps[-1])
-            coarse = (shown.to_grid(gradient).mean((2, 3), keepdim=True) * coarse).sum(1, keepdim=True)
+            channels, (output,) = self.run(inputs.clone().requires_grad_(layer is None), shown)
+            coarse = shown.to_grid(output)
+            if layer is not None:
+                coarse = coarse[:, channel : channel + 1]
+            else:
+                (gradient,) = torch.autograd.grad(channels[0, channel], output)
+                coarse = (shown.to_grid(gradient).mean((2, 3), keepdim=True) * coarse).sum(1, keepdim=True)
         smooth = F.interpolate(coarse.detach().float(), size=inputs.shape[2:], mode="bilinear")
         return smooth[0, 0].clamp(min=0).cpu()  # (H, W)
 

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
 
 
-GLOBAL = named("global_explainers", "-e", "--explainer")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(ModelOptions):
     """Which global explainers to run, and what to do with their rankings."""
 
-    explainers: Annotated[tuple[str, ...], GLOBAL] = (DEFAULT_GLOBAL_EXPLAINER,)
+    explainers: Annotated[tuple[str, ...], named("global_explainers", "-e", "--explainer")] = (
+        DEFAULT_GLOBAL_EXPLAINER,
+    )
     labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10

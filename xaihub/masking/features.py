@@ -77,9 +77,8 @@ class Windows(Features):
         if window > min(size):
             raise ParameterError(f"a window of {window} pixels is larger than the input, {size[0]}x{size[1]}")
         self.size, self.window = size, window
-        rows, columns = (_starts(length, window, stride) for length in size)
-        self.rows, self.columns = rows, columns
-        self.count = len(rows) * len(columns)
+        self.rows, self.columns = (_starts(length, window, stride) for length in size)
+        self.count = len(self.rows) * len(self.columns)
 
     def masks(self, coalitions: Tensor) -> Tensor:
         """Convert (n, d) coalitions to (n, 1, H, W) masks of the union of the absent windows."""

@@ -12,6 +12,7 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.masking import baseline_image
 from xaihub.models.model import Model
 from xaihub.params import parameters
+from xaihub.ranking import correlation
 from xaihub.testing.catalogue import Refused, applies, check, raised, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
 
@@ -166,10 +167,7 @@ def _cascade(model: Model, donor: Model) -> Iterator[None]:
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    """Return the absolute correlation of two maps, averaged over the images."""
-    found = []
-    for pair in zip(first.flatten(1).double(), second.flatten(1).double(), strict=True):
-        rows = torch.stack(pair)
-        constant = bool((rows.std(1) == 0).any())
-        found.append(float(rows[0].equal(rows[1])) if constant else float(torch.corrcoef(rows)[0, 1].abs()))
-    return sum(found) / len(found)
+    """Return the absolute correlation of two maps, averaged over the images; that of a constant map is 1 if equal."""
+    found = correlation(first.flatten(1), second.flatten(1)).abs()
+    equal = (first == second).flatten(1).all(1).double()
+    return float(torch.where(found.isnan(), equal, found).mean())

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,18 +111,16 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         )
 
 
-class Tensorboard:
-    """Writes the metrics of each epoch for TensorBoard."""
+def tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that writes the metrics of one epoch for TensorBoard, to a subfolder of a run."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path) -> None:
-        """Open the subfolder `tensorboard` of a run."""
-        from torch.utils.tensorboard import SummaryWriter
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add the metrics of one epoch."""
+    def write(record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("epoch", "steps"):
-                self._writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-        self._writer.flush()
+                writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
+        writer.flush()
+
+    return write

@@ -182,7 +182,7 @@ def _run(
 ) -> Outcome:
     from xaihub.training.data.held_out import write_held_out
     from xaihub.training.loop.checkpoint import Checkpoint
-    from xaihub.training.result import Tensorboard, write_log, write_result
+    from xaihub.training.result import tensorboard, write_log, write_result
 
     trainer, config, main = setup.trainer, setup.trainer.config, setup.trainer.accelerator.is_main_process
     checkpoint, card = folder / CHECKPOINT, folder / CARD
@@ -192,14 +192,14 @@ def _run(
         trainer.begin(setup.held_out())  # before anything is written: an objective may refuse its parameters here
     if held_out is not None and main:
         write_held_out(setup.data, Path(held_out))
-    logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
+    note = tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
         write_file(folder / CONFIG, yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
 
     def epoch_done(progress: Progress) -> None:
         write_log(folder / LOG, progress.history)
-        if logs is not None:
-            logs.write(progress.history[-1])
+        if note is not None:
+            note(progress.history[-1])
         tell(_line(progress.history[-1], config.epochs))
 
     trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)

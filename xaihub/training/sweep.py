@@ -177,7 +177,13 @@ def sweep(
         write_file(folder / f"before-after-{number}.png", png_bytes(grid(pair))) for number, pair in enumerate(pairs, 1)
     ]
     report = Report(parameter=parameter, trials=trials, chosen=taken.value, images=count, files=figures)
-    return _write(folder, report)
+    record = {**asdict(report), "rule": RULE}
+    del record["files"]
+    files = [
+        write_file(folder / "report.md", markdown(report)),
+        write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
+    ]
+    return replace(report, files=[*files, *figures])
 
 
 def _judge(
@@ -227,17 +233,6 @@ def _judge(
             examples.append(row)
     means = {key: statistics.fmean(values) if values else None for key, values in found.items()}
     return means, reasons, examples, len(some)
-
-
-def _write(folder: Path, report: Report) -> Report:
-    """Write report.md and report.json, and return the report with these files."""
-    record = {**asdict(report), "rule": RULE}
-    del record["files"]
-    files = [
-        write_file(folder / "report.md", markdown(report)),
-        write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
-    ]
-    return replace(report, files=[*files, *report.files])
 
 
 def markdown(report: Report) -> str:
