@@ -110,7 +110,8 @@ class PluginHost:
         for info in self.plugins:
             if info.name in functions:
                 records = self._fence(info, lambda f=functions[info.name]: _as_list(f()), while_=f"calling {hook}")
-                self._trace(f"{hook} -> {info.name}: {records!r}")
+                if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
+                    sys.stderr.write(f"[plugins] {hook} -> {info.name}: {records!r}\n")
                 for record in records or []:
                     yield info, record
 
@@ -194,10 +195,6 @@ class PluginHost:
             what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             self.problem(info, f"skipped, failed while {while_}: {what}")
             return None
-
-    def _trace(self, line: str) -> None:
-        if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
-            sys.stderr.write(f"[plugins] {line}\n")
 
 
 def _info(point: EntryPoint) -> PluginInfo:

@@ -160,16 +160,11 @@ def batch_equals_singles(subject: ExplainerSubject) -> None:
 def first_pass_is_plain(subject: ExplainerSubject) -> None:
     """An explainer that declares `plain_first` begins with a forward pass of all rows of the unchanged inputs."""
     applies(subject.method.plain_first, "it does not declare `plain_first`")
-    model = subject.model
+    model, inputs = subject.model, subject.images(2)
     seen: list[Tensor] = []
-
-    def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0].detach().clone())
-
-    inputs = subject.images(2)
-    with_hook = model.module.register_forward_pre_hook(note)
+    handle = model.module.register_forward_pre_hook(lambda _module, given: seen.append(given[0].detach().clone()))
     subject.try_on(model, inputs)
-    with_hook.remove()
+    handle.remove()
     rows = inputs[: len(seen[0])] if seen and subject.method.stochastic else inputs
     require(bool(seen) and seen[0].equal(rows), "its first forward pass was not of the unchanged inputs")
 
