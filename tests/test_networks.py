@@ -40,7 +40,8 @@ def refusal(error: XaihubError) -> str:
 
 class TestInPlace:
     @pytest.mark.parametrize(
-        "name", [*PARAMETERS, "occlusion", "saliency", "integrated_gradients", "gradcam", "eigencam", "convad", "deeplift"]
+        "name",
+        [*PARAMETERS, "occlusion", "saliency", "integrated_gradients", "gradcam", "eigencam", "convad", "deeplift"],
     )
     def test_a_network_that_overwrites_its_input_gets_a_copy(self, name: str) -> None:
         rows = noise(2)
@@ -251,9 +252,7 @@ class TestCompiled:
         one, rows = model(network), noise(2)
         one.predict(rows)  # compiles it
         for name in ("gradcam", "eigencam", "guided_backprop", "rise", "gradcam"):
-            for found, expected in zip(
-                make(name).explain(one, rows), make(name).explain(model(), rows), strict=True
-            ):
+            for found, expected in zip(make(name).explain(one, rows), make(name).explain(model(), rows), strict=True):
                 assert torch.allclose(found.values, expected.values, atol=1e-6), name
                 assert found.metadata["forward_passes"] == expected.metadata["forward_passes"], name
 
@@ -314,7 +313,7 @@ class _AlwaysDropping(Net):
         super().__init__()
         self.drop = nn.Dropout(0.2)
 
-    def train(self, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002 - as in torch
+    def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
         self.drop.training = True
         return self

@@ -42,7 +42,6 @@ VERSUS = ("Rock", "Rock vs. Paper", "Paper vs Rock, duel", "Paper", "top2", "pre
         ("Rock vs. Paper", 1, None),
         ("rock VS. paper", 1, None),
         ("duel", 2, None),
-        ("Rock vs. Paper vs Rock", 1, 0),
         ("Rock vs Rock vs. Paper", 0, 1),
         ("Rock vs. Paper versus Paper vs Rock", 1, 2),
         ("Rock vs Paper", 0, 3),

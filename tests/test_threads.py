@@ -53,7 +53,7 @@ def in_threads(work: Callable[[int], None]) -> None:
         try:
             start.wait()
             work(number)
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
@@ -75,7 +75,7 @@ def test_four_threads_compute_what_each_computes_alone(count: int, repetitions: 
 
     def work(number: int) -> None:
         names = sorted(EXPLAINERS)
-        random.Random(number).shuffle(names)  # noqa: S311 - an order
+        random.Random(number).shuffle(names)
         for repetition in range(repetitions):
             for name in names:
                 row = (repetition + number) % THREADS
@@ -149,10 +149,10 @@ class _Drawing(Explainer):
 
     stochastic = True
 
-    def attribute(self, model: Model, inputs: Tensor, target: Any) -> Tensor:  # noqa: ARG002
+    def attribute(self, model: Model, inputs: Tensor, target: Any) -> Tensor:
         values = torch.rand(1, 1, *inputs.shape[2:])
         for _ in range(20):
-            values = values + torch.rand(()) + float(np.random.rand()) + random.random()  # noqa: NPY002, S311
+            values = values + torch.rand(()) + float(np.random.rand()) + random.random()
         return values
 
 
@@ -172,7 +172,7 @@ def test_an_explainer_that_draws_from_the_global_generators_runs_alone() -> None
 class _Nested(Explainer):
     parallel = True
 
-    def attribute(self, model: Model, inputs: Tensor, target: Any) -> Tensor:  # noqa: ARG002
+    def attribute(self, model: Model, inputs: Tensor, target: Any) -> Tensor:
         return _Drawing().explain(model, inputs)[0].values[None]
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from xaihub.errors import PluginError
 
-__all__ = ["current_generator", "drawing", "exclusive", "forked", "generator_for", "seeded"]
-
 _PROCESS = threading.RLock()
 _OWN: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 

@@ -13,8 +13,6 @@ from torch.nn.functional import interpolate
 
 from xaihub import Attribution, Explainer, ExplainerRefused, Layer, Meta, Model, ModelError, ResolvedTarget
 
-__all__ = ["CAM", "LayerName", "activations", "activations_and_gradients", "cut", "disconnected", "on_grid"]
-
 EARLY = 0.5  # a default layer before this fraction of the network is worth a warning
 
 LayerName = Annotated[

@@ -139,7 +139,7 @@ class _Sampled(_Perturbation):
         return features
 
 
-class _KernelShap(captum.attr.KernelShap):
+class _KernelShap(captum.attr.KernelShap):  # type: ignore[misc]
     def kernel_shap_perturb_generator(self, original_inp: Tensor, **kwargs: Any) -> Iterator[Tensor]:  # noqa: ARG002
         """Draw coalitions as captum does, but from the explanation's own generator."""
         players, sizes, generator = (

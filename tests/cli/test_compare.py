@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import Result
 from PIL import Image
@@ -29,6 +30,32 @@ def test_models_are_rows_and_explainers_are_columns(run: Run, cat: Path) -> None
     with Image.open("grid.png") as grid:
         assert grid.width > 3 * 300
         assert grid.height > 2 * 200
+
+
+@pytest.mark.parametrize(
+    ("output", "written"),
+    [
+        ((), "xaihub-out/cat__compare.png"),
+        (("-o", "cmp"), "cmp/cat__compare.png"),
+        (("-o", "cmp.v1"), "cmp.v1/cat__compare.png"),
+        (("-o", "figures/cmp.png"), "figures/cmp.png"),
+    ],
+)
+def test_the_output_is_a_folder_or_a_png(run: Run, cat: Path, output: tuple[str, ...], written: str) -> None:
+    result = run("compare", str(cat), "-e", "control_centre", *output)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{written}\n"
+    with Image.open(written) as grid:
+        assert grid.format == "PNG"
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "rank"])
+def test_a_figure_is_a_png(run: Run, cat: Path, command: str) -> None:
+    result = run(command, str(cat), "-o", "figure.jpg")
+
+    assert result.exit_code == 2
+    assert "cannot write 'figure.jpg': figures are PNG files" in result.stderr
 
 
 def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Path) -> None:
@@ -74,7 +101,7 @@ def test_files_whose_names_differ_in_a_sign_do_not_overwrite_each_other(run: Run
 def test_models_of_one_name_have_rows_of_their_own_in_python_as_well() -> None:
     models = [Hub().load_model("test_resnet", scratch=True) for _ in range(2)]
     explainers = [Hub().get_explainer(name) for name in ("saliency", "attention_rollout")]
-    found = compare(models, explainers, sample_photo())
-    assert [[item.explainer for item in row] for row in found.rows] == [["saliency"], ["saliency"]]
-    assert not torch.equal(found.rows[0][0].values, found.rows[1][0].values)
-    assert len(found.failures) == 2
+    rows, failures = compare(models, explainers, sample_photo())
+    assert [[item.explainer for item in row] for row in rows] == [["saliency"], ["saliency"]]
+    assert not torch.equal(rows[0][0].values, rows[1][0].values)
+    assert len(failures) == 2

@@ -1,42 +1,13 @@
-"""Comparing explainers and models on one image."""
+"""Compare explainers and models on one image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from xaihub.api.explain import Outcome, explain_many
-from xaihub.errors import XaihubError
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
-from xaihub.files import write_file
 from xaihub.models.model import Model
-
-__all__ = ["Comparison", "compare"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Explanations of one image: a row a model, a column an explainer; refused ones are in `failures`."""
-
-    rows: list[list[Explanation]]
-    failures: list[Outcome]
-
-    def save_png(self, path: str | Path) -> Path:
-        """Write the labelled grid; return the path.
-
-        Raises:
-            XaihubError: There is nothing to draw.
-            OutputError: The file cannot be written.
-        """
-        from xaihub.explainers.rendering import grid, png_bytes
-
-        rows = [row for row in self.rows if row]
-        if not rows:
-            raise XaihubError("nothing to compare: every explainer failed")
-        data = png_bytes(grid(rows))
-        return write_file(Path(path), data)
 
 
 def compare(
@@ -46,17 +17,16 @@ def compare(
     *,
     target: str | None = None,
     seed: int = 0,
-    watch: Callable[[str], None] | None = None,
-) -> Comparison:
-    """Explain one image with every model and explainer.
+    watch: Callable[[str], None] = lambda _text: None,
+) -> tuple[list[list[Explanation]], list[Outcome]]:
+    """Explain one image with every model and explainer; without a target, each model's own prediction.
 
-    Without a target each model's own prediction is explained.
+    Returns:
+        One row per model with its explanations, and the outcomes that failed.
     """
     outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, watch=watch))
-    made = [item for item in outcomes if item.model]  # in the order of models; names may repeat
+    made = [item for item in outcomes if item.model]  # by model; the names of models may repeat
     width = len(explainers)
     rows = [made[place * width : (place + 1) * width] for place in range(len(models))]
-    return Comparison(
-        rows=[[item.explanation for item in row if item.explanation is not None] for row in rows],
-        failures=[item for item in outcomes if item.error is not None],
-    )
+    explained = [[item.explanation for item in row if item.explanation is not None] for row in rows]
+    return explained, [item for item in outcomes if item.error is not None]

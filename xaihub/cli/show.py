@@ -9,10 +9,8 @@ import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option
-from xaihub.cli._output import put, put_json, table
+from xaihub.cli._output import cell, put, put_json, table
 from xaihub.hub.describe import card
-
-__all__ = ["show"]
 
 
 @click.command()
@@ -20,13 +18,15 @@ __all__ = ["show"]
 @json_option
 @click.pass_obj
 def show(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show the card of an explainer, metric, model or adapter: paper, parameters, needs, cost, limits.
+    """Show an explainer, metric, model and so on.
+
+    Prints its paper, parameters, needs, cost and limits.
 
     \b
     Examples:
       xaihub show rise
       xaihub show efficientnet_lite0 --json
-      xaihub show objective:shapley                    where an explainer has the same name
+      xaihub show objective:shapley                    if an explainer has the same name
     """
     found = card(app.hub, name)
     if as_json:
@@ -49,6 +49,4 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
                 if text not in ("", None, ()):
                     yield f"  {f'{key}.{inner}':<21} {text}"
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-            shown = {True: "yes", False: "no"}.get(shown, shown) if isinstance(shown, bool) else shown
-            yield f"  {key.replace('_', ' '):<15} {shown}"
+            yield f"  {key.replace('_', ' '):<15} {cell(value)}"

@@ -25,8 +25,6 @@ from xaihub.models.model import Model
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
 
-__all__ = ["Attribution", "Explainer"]
-
 PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"

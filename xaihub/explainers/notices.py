@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["caught", "ignored"]
-
 _heard: ContextVar[dict[str, None] | None] = ContextVar("heard", default=None)
 _ignored: ContextVar[tuple[str, ...]] = ContextVar("ignored", default=())
 

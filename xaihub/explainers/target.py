@@ -12,7 +12,6 @@ from xaihub.errors import InputError, ParameterError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LateTarget", "ResolvedTarget", "Target", "class_scores"]
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
@@ -192,7 +191,8 @@ def _sides(text: str, classes: Sequence[str]) -> list[str]:
     if len(splits) > 1:
         splits = [sides for sides in splits if all(not _VERSUS.search(side) or _hits(side, classes) for side in sides)]
         if len(splits) != 1:
-            raise ParameterError(f"target {text!r} compares more than two classes", hint="write 'a vs b'")
+            problem = "can be read as several contrasts" if splits else "compares more than two classes"
+            raise ParameterError(f"target {text!r} {problem}", hint="write 'a vs b', with class indices if need be")
     return splits[0] if splits else [text]
 
 

@@ -14,8 +14,6 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from xaihub.errors import ModelError, XaihubError
 
-__all__ = ["are_probabilities", "check_modules", "check_rows"]
-
 # Largest change of a score, as a fraction of the range of scores, that is rounding: in a repetition, and in a batch,
 # where kernels differ and dynamic quantisation scales activations by the largest value of the batch.
 REPEATED = 1e-3
@@ -83,7 +81,7 @@ def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name
 def _random_states() -> list[Any]:
     """Return the states of all global generators, in a form that can be compared."""
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
-    return [random.getstate(), np.random.get_state()[1].tobytes(), *(state.numpy().tobytes() for state in states)]  # type: ignore[index,union-attr]  # noqa: NPY002
+    return [random.getstate(), np.random.get_state()[1].tobytes(), *(state.numpy().tobytes() for state in states)]  # type: ignore[index]  # noqa: NPY002
 
 
 def _change(one: Tensor, other: Tensor) -> float:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["hash_state", "sha256_of"]
-
 
 def sha256_of(text: str) -> str:
     """Return the sha256 of a text."""

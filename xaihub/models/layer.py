@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Layer", "Layout", "tensors"]
-
 
 class Layout(StrEnum):
     """The order of a feature tensor's axes after the batch."""

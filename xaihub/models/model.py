@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Counts", "Model", "Runtime"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -103,7 +102,7 @@ class Model:
         self.device = torch.device(device)
         # Channels-last is the faster layout for convolutions on a CPU and, with autocast, on a GPU.
         self._order = torch.channels_last
-        self.module = prepared(module, self.device, self._order, name=name)
+        self.module: Any = prepared(module, self.device, self._order, name=name)
         check_modules(self.module, name=name)
         self.name = name
         self.preprocessing = preprocessing

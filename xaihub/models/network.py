@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError
-
-__all__ = ["hookable", "prepared", "to_order"]
 
 
 def prepared(module: nn.Module, device: torch.device, order: torch.memory_format, *, name: str) -> nn.Module:
@@ -69,7 +69,8 @@ def _leave_inference_mode(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, torch.jit.ScriptModule):
             continue
-        for table in (part._parameters, part._buffers, part.__dict__):
+        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, part.__dict__)
+        for table in tables:
             for key, value in list(table.items()):
                 if isinstance(value, Tensor) and value.is_inference():
                     table[key] = normal(value)

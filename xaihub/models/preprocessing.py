@@ -16,8 +16,6 @@ from xaihub.errors import ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Geometry", "Preprocessing"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:

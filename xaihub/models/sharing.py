@@ -11,8 +11,6 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-__all__ = ["eager", "locked", "locks_of"]
-
 # By the id of a module. Two models may share a network, or a part of it; a lock lives as long as a model that uses it.
 _LOCKS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _GUARD = threading.Lock()

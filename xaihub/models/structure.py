@@ -19,8 +19,6 @@ from xaihub.errors import ModelError, ParameterError, did_you_mean
 from xaihub.models.layer import Layer, Layout, tensors
 from xaihub.models.network import hookable
 
-__all__ = ["Hints", "Structure", "trace"]
-
 # A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
 
@@ -73,7 +71,7 @@ class Structure:
             ModelError: The network has no suitable layer.
             ParameterError: The output of `name` is not a grid over the image, or no single one.
         """
-        if name in self.repeated:
+        if name is not None and name in self.repeated:
             raise ParameterError(_called(name, self.repeated[name]), hint=_instead(self.spatial))
         if name is None:
             if self.features is None:
