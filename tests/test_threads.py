@@ -6,6 +6,7 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 import xaihub
 from tests.networks import model, noise
 from xaihub import Explainer, Explanation, Model
-from xaihub.errors import PluginError
+from xaihub.errors import ExplainerRefused, PluginError
 from xaihub.explainers.notices import caught
 from xaihub.randomness import current_generator, drawing, forked, seeded
 
@@ -121,12 +122,20 @@ def test_random_numbers_of_other_threads_do_not_disturb_an_explanation() -> None
     in_threads(work)
 
 
-def test_parallel_explainers_leave_the_global_generators_alone() -> None:
+SMALL = {"budget": 40, "iterations": 2, "samples": 40, "masks": 40, "features": "grid:3", "steps": 4}
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in xaihub.Hub().explainers])
+def test_parallel_explainers_leave_the_global_generators_alone(name: str) -> None:
+    explainer = xaihub.get_explainer(name)
+    small = {key: value for key, value in SMALL.items() if key in explainer.parameters}
+    noisy = {"baseline": "noise"} if explainer.parameters.get("baseline") in ("blur", "grey", "zero") else {}
     one = model()
-    before = torch.get_rng_state()
-    for name in ("rise", "lime", "kernel_shap", "smoothgrad"):
-        make(name).explain(one, noise())
-        assert torch.equal(torch.get_rng_state(), before), name
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    with suppress(ExplainerRefused):
+        xaihub.get_explainer(name, **small, **noisy).explain(one, noise())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]
 
 
 def test_two_models_of_one_network_share_a_lock_and_others_do_not() -> None:

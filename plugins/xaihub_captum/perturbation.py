@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import captum.attr
 import torch
-from captum._utils.models.linear_model import SkLearnRidge
+from captum._utils.models.linear_model import SkLearnLinearRegression, SkLearnRidge
 from captum.attr._core.lime import get_exp_kernel_similarity_function
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName, Features, Windows, coalition_scores, make_features, make_removal
@@ -139,7 +140,25 @@ class _Sampled(_Perturbation):
         return features
 
 
+class _Local:
+    def fit(self, train_data: DataLoader[Any]) -> Any:
+        train_data.generator = torch.Generator()  # else the loader draws a seed from the global one
+        return super().fit(train_data)  # type: ignore[misc]
+
+
+class _Ridge(_Local, SkLearnRidge):  # type: ignore[misc]
+    pass
+
+
+class _Regression(_Local, SkLearnLinearRegression):  # type: ignore[misc]
+    pass
+
+
 class _KernelShap(captum.attr.KernelShap):  # type: ignore[misc]
+    def __init__(self, game: Game) -> None:
+        super().__init__(game)
+        self.interpretable_model = _Regression()
+
     def kernel_shap_perturb_generator(self, original_inp: Tensor, **kwargs: Any) -> Iterator[Tensor]:  # noqa: ARG002
         """Draw coalitions as captum does, but from the explanation's own generator."""
         players, sizes, generator = (
@@ -186,7 +205,7 @@ class Lime(_Sampled):
 
     def values(self, game: Game, players: int) -> tuple[Tensor, float]:
         """Return the coefficients and the intercept of the local linear model."""
-        ridge = SkLearnRidge(alpha=self.ridge)
+        ridge = _Ridge(alpha=self.ridge)
         lime = captum.attr.Lime(
             game,
             interpretable_model=ridge,
