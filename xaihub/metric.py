@@ -284,7 +284,6 @@ class Metric(Parametrised, ABC):
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
         with (
-            torch.inference_mode(mode=False),
             case.model.untouched(),
             case.model.counting() as passes,
             seeded(case.seed),

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import captum.attr
 import torch
-from captum._utils.models.linear_model import SkLearnLinearRegression, SkLearnRidge
 from captum.attr._core.lime import get_exp_kernel_similarity_function
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -140,24 +139,26 @@ class _Sampled(_Perturbation):
         return features
 
 
-class _Local:
-    def fit(self, train_data: DataLoader[Any]) -> Any:
-        train_data.generator = torch.Generator()  # else the loader draws a seed from the global one
-        return super().fit(train_data)  # type: ignore[misc]
+class _Fit:
+    """A linear model of scikit-learn, as captum uses it; captum's own wrapper draws from the global generator."""
 
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
-class _Ridge(_Local, SkLearnRidge):  # type: ignore[misc]
-    pass
+    def fit(self, data: DataLoader[Any]) -> None:
+        coalitions, scores, weights = (part.numpy() for part in data.dataset.tensors)  # type: ignore[attr-defined]
+        self.model.fit(coalitions, scores, sample_weight=weights)
 
-
-class _Regression(_Local, SkLearnLinearRegression):  # type: ignore[misc]
-    pass
+    def representation(self) -> Tensor:
+        return torch.as_tensor(self.model.coef_, dtype=torch.float32).view(1, -1)
 
 
 class _KernelShap(captum.attr.KernelShap):  # type: ignore[misc]
     def __init__(self, game: Game) -> None:
+        from sklearn.linear_model import LinearRegression
+
         super().__init__(game)
-        self.interpretable_model = _Regression()
+        self.interpretable_model = _Fit(LinearRegression())
 
     def kernel_shap_perturb_generator(self, original_inp: Tensor, **kwargs: Any) -> Iterator[Tensor]:  # noqa: ARG002
         """Draw coalitions as captum does, but from the explanation's own generator."""
@@ -205,10 +206,12 @@ class Lime(_Sampled):
 
     def values(self, game: Game, players: int) -> tuple[Tensor, float]:
         """Return the coefficients and the intercept of the local linear model."""
-        ridge = _Ridge(alpha=self.ridge)
+        from sklearn.linear_model import Ridge
+
+        ridge = Ridge(alpha=self.ridge)
         lime = captum.attr.Lime(
             game,
-            interpretable_model=ridge,
+            interpretable_model=_Fit(ridge),
             similarity_func=get_exp_kernel_similarity_function("cosine", kernel_width=self.width),
             perturb_func=_half,
         )
@@ -219,4 +222,4 @@ class Lime(_Sampled):
             perturbations_per_eval=self.samples,
             return_input_shape=False,
         )
-        return values.flatten(), float(ridge.bias())
+        return values.flatten(), float(ridge.intercept_)

@@ -151,8 +151,7 @@ class Explainer(Parametrised, ABC):
         if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
             raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
         wanted = Target.parse(target, model.classes)
-        # A result under inference mode could not be differentiated.
-        with torch.inference_mode(mode=False), model.untouched(parallel=self.parallel):
+        with model.untouched(parallel=self.parallel):
             model.check_rows()
             if logits is None and self.plain_first:
                 return self._explain(model, inputs, LateTarget(wanted), None, seed, who)

@@ -322,10 +322,17 @@ class Model:
     def untouched(self, *, parallel: bool = False) -> Iterator[None]:
         """Restore modes, gradient flags, gradients and hooks of the network on exit, also after an error.
 
-        Inside, the network is in evaluation mode, no weight requires a gradient, and other threads that use the model
-        wait. Unless `parallel`, this thread may also use the state of the whole process, as with `exclusive`.
+        Inside, the network is in evaluation mode, no weight requires a gradient, gradients can be computed also under
+        `torch.inference_mode()`, and other threads that use the model wait. Unless `parallel`, this thread may also use
+        the state of the whole process, as with `exclusive`.
         """
-        with nullcontext() if parallel else exclusive(), locked(self._locks), eager(self.module), self._restored():
+        with (
+            nullcontext() if parallel else exclusive(),
+            locked(self._locks),
+            eager(self.module),
+            torch.inference_mode(mode=False),
+            self._restored(),
+        ):
             yield
 
     @contextmanager

@@ -101,7 +101,6 @@ class GlobalExplainer(Parametrised, ABC):
             raise ExplainerRefused(f"{who} needs images to rank features", hint="give a folder of images")
         wall, cpu = time.perf_counter(), time.process_time()
         with (
-            torch.inference_mode(mode=False),
             model.untouched(),
             model.counting() as counts,
             seeded(seed),
