@@ -227,6 +227,10 @@ class TestCompiled:
             make("saliency").explain(one, noise())
         with pytest.raises(ExplainerRefused, match="no gradient with respect to the image"):
             make("gradcam").explain(one, noise())
+        with pytest.raises(ExplainerRefused, match="'mine' has operations without a gradient"):
+            make("guided_backprop").explain(one, noise())
+        with pytest.raises(ExplainerRefused, match="cannot be differentiated down to the input"):
+            make("deeplift").explain(one, noise())
 
     def test_a_network_without_gradient_path_supports_black_box_methods(self) -> None:
         one = model(Detached)

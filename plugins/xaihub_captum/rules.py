@@ -124,6 +124,8 @@ def _functional_activations(model: Model, inputs: Tensor, target: ResolvedTarget
     unseen = sorted({name for name in steps if _ACTIVATION_STEP.match(name)})
     if steps["Relu"] > len(calls):
         unseen.append("Relu")
+    if any(name.startswith("NotImplemented") for name in steps):
+        return "has operations without a gradient"
     if unseen:
         return f"computes {', '.join(unseen)} outside of modules"
     return "" if calls else "has none"
@@ -199,4 +201,6 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "used more than once" in text:
         return "a module is used more than once, which captum's rules do not support"
+    if "NoneType" in text:
+        return "its class scores cannot be differentiated down to the input"
     return f"captum reports {text[:160]!r}"

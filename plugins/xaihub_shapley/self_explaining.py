@@ -151,7 +151,7 @@ class OwnMasking(Removal):
         flat = network.cell_of_pixel.flatten()
         shown = masks.new_zeros(len(masks), network.cells).index_add_(1, flat, masks.flatten(1))
         present = shown >= 0.5 * torch.bincount(flat, minlength=network.cells)
-        values: Tensor = network(image.to(model.device).expand(len(masks), -1, -1, -1), present.float())
+        values: Tensor = network(image.to(model.device).repeat(len(masks), 1, 1, 1), present.float())
         return values
 
 

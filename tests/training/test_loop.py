@@ -56,6 +56,10 @@ def test_it_learns_and_leaves_a_run_behind(train: Train, tmp_path: Path) -> None
     assert [float(row["val_loss"]) for row in rows] == [record["val/cross_entropy"] for record in outcome.history]
 
 
+def test_a_network_that_writes_to_its_input_leaves_the_inputs_of_the_loss_alone(train: Train) -> None:
+    assert len(train(objective="overwriting", epochs=1).history) == 1
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(train: Train, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(hash(name))

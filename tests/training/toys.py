@@ -100,6 +100,26 @@ class Masked(Objective):
         return {"calls": self.state["calls"]}
 
 
+class Overwriting(Noted):
+    """A network that writes to its input, and a loss that needs the input afterwards."""
+
+    def wrap(self, model: Model) -> nn.Module:
+        network: nn.Module = model.module
+        next(network.children()).register_forward_pre_hook(_halve)
+        return network
+
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        before = inputs.clone()
+        found = super().loss(network, inputs, labels, step)
+        if not torch.equal(inputs, before):
+            raise ParameterError("the network wrote to the inputs of the loss")
+        return found
+
+
+def _halve(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    arguments[0].mul_(0.5)
+
+
 class Unready(Noted):
     """An objective that refuses its parameters only when it has seen the images."""
 
@@ -112,5 +132,5 @@ class Unready(Noted):
 @hookimpl
 def xaihub_register_objectives() -> list[ObjectiveSpec]:
     """Register the objectives."""
-    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked, "unready": Unready}
+    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked, "overwriting": Overwriting, "unready": Unready}
     return [ObjectiveSpec(name=name, target=f"{__name__}:{kind.__name__}") for name, kind in kinds.items()]

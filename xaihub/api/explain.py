@@ -66,7 +66,7 @@ def explain(
     device: str = "auto",
     **values: Any,
 ) -> Explanation:
-    """Explain one image.
+    """Explain one image; safe to call from several threads, with one model or several.
 
     Args:
         source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
