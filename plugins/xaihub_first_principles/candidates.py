@@ -20,15 +20,10 @@ PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """Weights of a regression in which nearby regions have similar effects.
+    """Weights of a regression in which nearby regions have similar effects."""
 
-    Attributes:
-        length: Length scale, in widths of a region.
-        noise: Residual variance as a fraction of the explained variance.
-    """
-
-    length: float
-    noise: float
+    length: float  # length scale, in widths of a region
+    noise: float  # residual variance as a fraction of the explained variance
 
     @property
     def parameters(self) -> dict[str, float]:

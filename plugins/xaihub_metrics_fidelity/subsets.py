@@ -32,19 +32,12 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """The sums of the map and the drops in the score for g groups of n removed subsets.
+    """The sums of the map and the drops in the score for g groups of n removed subsets."""
 
-    Attributes:
-        sizes: Number of features in each subset of a group.
-        count: Number of all features.
-        attributed: (g, n) float64 sums of the map over the removed subsets.
-        drops: (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect.
-    """
-
-    sizes: list[int]
-    count: int
-    attributed: Tensor
-    drops: Tensor
+    sizes: list[int]  # number of features in each subset of a group
+    count: int  # number of all features
+    attributed: Tensor  # (g, n) float64 sums of the map over the removed subsets
+    drops: Tensor  # (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect
 
     def correlations(self, *, ranks: bool = False) -> Tensor:
         """Return the correlation of each group: (g,); 0 where the sums or the drops do not vary."""

@@ -49,17 +49,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class SufficientSet:
-    """One set of pixels.
+    """One set of pixels."""
 
-    Attributes:
-        mask: (H, W) bool.
-        returned: It is a set that the explanation returned, not a prefix of its ranking.
-        verdict: The model's decision for this set alone, under the baseline.
-    """
-
-    mask: Tensor
-    returned: bool
-    verdict: Verdict
+    mask: Tensor  # (H, W) bool
+    returned: bool  # it is a set that the explanation returned, not a prefix of its ranking
+    verdict: Verdict  # the model's decision for this set alone, under the baseline
 
     @property
     def area(self) -> float:

@@ -27,19 +27,12 @@ Rule = Callable[["Call"], Any]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which axes of a tensor are positions of the image.
+    """Which axes of a tensor are positions of the image."""
 
-    Attributes:
-        dims: Negative axes: (rows, columns), one axis of row-major cells, or none.
-        live: Which positions are active; None without positions.
-        gated: The value in inactive positions, 0 or minus infinity; None if unknown.
-        images: Whether the first axis is the batch of images; False for tensors that do not depend on them.
-    """
-
-    dims: tuple[int, ...] = ()
-    live: Live | None = None
-    gated: float | None = None
-    images: bool = True
+    dims: tuple[int, ...] = ()  # negative axes: (rows, columns), one axis of row-major cells, or none
+    live: Live | None = None  # which positions are active; None without positions
+    gated: float | None = None  # the value in inactive positions, 0 or minus infinity; None if unknown
+    images: bool = True  # whether the first axis is the batch of images; False for tensors that do not depend on them
 
     @property
     def on(self) -> Live:

@@ -21,15 +21,10 @@ SLACK = 1e-5
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The model's decisions for n masks.
+    """The model's decisions for n masks."""
 
-    Attributes:
-        keeps: (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class.
-        confidence: (n,) its softmax probability, or the difference of two.
-    """
-
-    keeps: Mask
-    confidence: Values
+    keeps: Mask  # (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class
+    confidence: Values  # (n,) its softmax probability, or the difference of two
 
     def __len__(self) -> int:
         """Return the number of masks."""

@@ -29,19 +29,12 @@ PATIENCE = 50  # epochs without a better validation loss before training stops
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network, in evaluation mode.
+    """A trained network, in evaluation mode."""
 
-    Attributes:
-        network: Maps (n, d) to (n, k).
-        gamma: The penalty's weight.
-        epochs: Epochs of training.
-        rows: Rows that went through the network, over all steps.
-    """
-
-    network: nn.Module
-    gamma: float
-    epochs: int
-    rows: int
+    network: nn.Module  # maps (n, d) to (n, k)
+    gamma: float  # the penalty's weight
+    epochs: int  # epochs of training
+    rows: int  # rows that went through the network, over all steps
 
 
 def fit(

@@ -26,21 +26,13 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRegion:
-    """A convex region on which f(y) = w.y + b.
+    """A convex region on which f(y) = w.y + b."""
 
-    Attributes:
-        corners: (v, d).
-        centroid: (d,) centre of mass.
-        volume: The volume.
-        w: (d,) weights.
-        b: The constant.
-    """
-
-    corners: Tensor
-    centroid: Tensor
-    volume: float
-    w: Tensor
-    b: float
+    corners: Tensor  # (v, d)
+    centroid: Tensor  # (d,) centre of mass
+    volume: float  # the volume
+    w: Tensor  # (d,) weights
+    b: float  # the constant
 
     @property
     def integral(self) -> float:
