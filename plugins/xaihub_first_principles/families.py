@@ -20,9 +20,8 @@ from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner
 class HeldAtX(MeasureFamily):
     """Coordinate j is held at x_j and the other coordinates follow a law.
 
-    Attributes:
-        centre: Subtract the mean of f over the law of X (derived), so that an unused feature gets 0: exactly for
-            partial dependence and independent features, which use the same draws for both.
+    `centre` subtracts the mean of f over the law of X (derived), so that an unused feature gets 0: exactly for partial
+    dependence and independent features, which use the same draws for both.
     """
 
     centre: bool = False
@@ -36,14 +35,9 @@ class HeldAtX(MeasureFamily):
     def held_points(
         self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None, law: Tensor | None = None
     ) -> Points:
-        """Return the points for draws of the other coordinates.
+        """Return the points for (n, d) draws of the other coordinates that serve every feature, or (d, n, d) draws.
 
-        Args:
-            x: (d,) the input.
-            others: (n, d) draws that serve every feature, or (d, n, d).
-            cluster: (n,) clusters.
-            weight: (d, n) raw weights, by default equal.
-            law: (n, d) draws of X itself, if they differ from `others`.
+        `cluster` is (n,) and `weight` (d, n), by default equal; `law` holds (n, d) draws of X, if they differ.
         """
         d, n = len(x), others.shape[-2]
         values = others.expand(d, n, d).clone()

@@ -86,21 +86,14 @@ def run(
     chosen: Sequence[Contender],
     *,
     splits: int,
-    points: int | None = 40,
+    points: int = 40,
     maple: bool = False,
     seed: int = 0,
     report: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
-    """Train and assess every contender on every split.
+    """Train and assess every contender on every split; all share the splits and the initial weights.
 
-    Args:
-        table: The data.
-        chosen: The contenders; all share the splits and the initial weights.
-        splits: Number of splits.
-        points: Maximum number of test points to explain; None for all.
-        maple: Assess MAPLE as well.
-        seed: The first split's seed.
-        report: Called with each result.
+    At most `points` test points are explained. `seed` is that of the first split; `report` is called with each result.
 
     Raises:
         MissingExtra: The data's package is not installed.
@@ -121,7 +114,7 @@ def run(
 
 
 def _run_split(
-    table: Table, split: Split, contender: Contender, number: int, *, points: int | None, maple: bool, seed: int
+    table: Table, split: Split, contender: Contender, number: int, *, points: int, maple: bool, seed: int
 ) -> Result:
     started = time.perf_counter()
     trained = fit(split, depth=table.depth, width=table.width, penalty=contender.penalty, c=contender.c, seed=seed)

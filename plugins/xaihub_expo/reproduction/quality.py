@@ -50,15 +50,8 @@ def assess(
     """Assess an explainer of `f` on (b, d) points, with neighbours from N(x, sigma^2 I).
 
     Returns means over points and outputs; lower is better, except for "variance" and "slopes", which give the scale.
-
-    Args:
-        f: Maps (n, d) to (n, k).
-        explain: The explainer.
-        points: The explained points.
-        sigma: Standard deviation of the neighbourhood.
-        draws: Neighbours per point for the neighbourhood fidelity.
-        stability_draws: Explained neighbours per point.
-        seed: Fixes neighbours and the explainer's random numbers; models assessed with the same seed share them.
+    `draws` neighbours per point are evaluated, and `stability_draws` explained. The seed fixes neighbours and the
+    explainer's random numbers; models assessed with the same seed share them.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(points), max(draws, stability_draws), points.shape[1], generator=generator)

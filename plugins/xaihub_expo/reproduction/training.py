@@ -42,14 +42,7 @@ def fit(
 ) -> Trained:
     """Train as the authors do: Adam at 1e-3, early stopping on validation loss plus penalty, the best state kept.
 
-    Args:
-        split: The data.
-        depth: Number of hidden layers.
-        width: Units per hidden layer.
-        penalty: The term added to the loss.
-        c: The penalty as a fraction of the loss at the start.
-        seed: Fixes initial weights, batches and neighbours.
-        max_epochs: Maximum number of epochs.
+    `c` is the penalty as a fraction of the loss at the start; the seed fixes initial weights, batches and neighbours.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
