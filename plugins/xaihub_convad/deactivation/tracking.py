@@ -194,17 +194,11 @@ class Tracker(TorchFunctionMode):
 
 
 class Call:
-    """One call of a torch function with at least one tensor that has positions.
-
-    Attributes:
-        t: The tracker.
-        input: The first tensor.
-        places: What is known about it.
-    """
+    """One call of a torch function with at least one tensor that has positions; `t` is the tracker."""
 
     def __init__(self, tracker: Tracker, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.t, self.func, self.args, self.kwargs = tracker, func, args, kwargs
-        self.input: Tensor = self.argument(0, "input")
+        self.input: Tensor = self.argument(0, "input")  # the first tensor, and what is known about it
         self.places = next((tracker.of(tensor) for tensor in tensors(self.input)), CONSTANT)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:

@@ -29,10 +29,6 @@ class LabelledImages:
     evidence: Tensor  # (n, 9) booleans: cells that the label depends on; all of them for `digits`
     classes: int
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
 
 def make_images(task: Task, count: int, *, train: bool, seed: int) -> LabelledImages:
     """Draw `count` images.
