@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
-from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
+from xaihub_first_principles.measures import FIXED, MeasureFamily, Points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,9 @@ class HeldAtX(MeasureFamily):
     dependence and independent features, which use the same draws for both.
     """
 
-    centre: bool = False
+    normalise: ClassVar[bool] = True
 
-    def weights(self, points: Points) -> Tensor:
-        """Return weights that sum to 1 for each feature, minus the law of X if centred."""
-        assert points.owner is not None  # noqa: S101 - set by held_points
-        assert points.weight is not None  # noqa: S101
-        return owner_weights(points.owner, points.weight, points.count, normalise=True)
+    centre: bool = False
 
     def held_points(
         self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None, law: Tensor | None = None

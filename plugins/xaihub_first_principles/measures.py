@@ -73,11 +73,13 @@ class MeasureFamily(ABC):
         name: The name users type.
         complete: For any f the values sum to f(x) minus the mean of f over the replacements.
         quadrature: The points approximate a continuous measure, so no design is exact.
+        normalise: The weights of each feature's own points sum to 1, and those of shared points to -1.
     """
 
     name: ClassVar[str] = ""
     complete: ClassVar[bool] = False
     quadrature: ClassVar[bool] = False
+    normalise: ClassVar[bool] = False
 
     @abstractmethod
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
@@ -93,7 +95,7 @@ class MeasureFamily(ABC):
             raise PluginError(
                 f"the measure family {type(self).__name__} gives no weights", hint="points with owners, or weights()"
             )
-        return owner_weights(points.owner, points.weight, points.count)
+        return owner_weights(points.owner, points.weight, points.count, normalise=self.normalise)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,9 +83,8 @@ class Sets:
         """
         if self._mask is not None:
             mask = self._mask
-            verdict = self.case.memory.once(
-                ("sufficiency: returned set", self.baseline, self._seed()), lambda: self.of_masks(mask[None])[0]
-            )
+            key = ("sufficiency: returned set", self.baseline, self._seed())
+            verdict = self.case.memory.once(key, lambda: self._evaluated(mask[None, None].float(), None)[0])
             return [SufficientSet(mask=mask, returned=True, verdict=verdict) for _ in confidences]
         counts = self._smallest([share * self.whole for share in confidences])
         return [SufficientSet(mask=self.prefix(count), returned=False, verdict=self._known[count]) for count in counts]
@@ -101,10 +100,6 @@ class Sets:
         if not scene.target.kept(logits, logits):
             raise MetricRefused("the model does not prefer the first class of the contrast on this image")
         return float(scene.score(logits.double()))
-
-    def of_masks(self, masks: Tensor) -> list[Verdict]:
-        """Evaluate (n, H, W) sets alone, under the baseline."""
-        return self._evaluated(masks.unsqueeze(1).float(), None)
 
     def prefix(self, count: int) -> Tensor:
         """Return the (H, W) set of the first `count` pixels of the ranking."""
@@ -172,11 +167,6 @@ def _ranks(case: Case) -> Tensor:
         return torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).view(case.heat.shape)
 
     return case.memory.once(("sufficiency: ranking",), rank)
-
-
-def prefixes(found: Sets, shares: Sequence[float]) -> Tensor:
-    """Return (n, H, W) prefixes of the ranking that cover these fractions of the image."""
-    return torch.stack([found.prefix(round(share * found.size)) for share in shares])
 
 
 def levels(text: str, name: str) -> list[float]:
