@@ -162,12 +162,8 @@ def selection(labels: Tensor, logits: Tensor, *, centred: bool = False) -> Selec
     """Return a function that selects the penalised logits: all, or with many classes the true one and its best rivals.
 
     In the latter case the mean logit is subtracted first, since the softmax ignores it. Relative penalties always
-    need that: otherwise a term common to all logits would enlarge the denominator at no cost.
-
-    Args:
-        labels: (b,) true classes.
-        logits: (b, K) logits of the unchanged images, which determine the rivals.
-        centred: Subtract the mean logit in any case.
+    need that: otherwise a term common to all logits would enlarge the denominator at no cost. The rivals of (b,) labels
+    follow from the (b, K) logits of the unchanged images.
     """
     many = logits.shape[1] > MANY
     others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))

@@ -231,11 +231,7 @@ def _weights(candidate: Candidate, image: _Prepared) -> Tensor:
 
 
 def _sides(regions: Regions) -> tuple[int, int]:
-    """Return the numbers of rows and columns of a grid.
-
-    Raises:
-        ParameterError: The regions are not a grid of equal cells.
-    """
+    """Return the numbers of rows and columns of a grid; refuse other regions."""
     if regions.centres is None:
         raise ParameterError(
             "masks of blocks need a grid whose cells divide the input", hint="block 1, or another grid"
