@@ -84,7 +84,7 @@ class Sets:
         if self._mask is not None:
             mask = self._mask
             key = ("sufficiency: returned set", self.baseline, self._seed())
-            verdict = self.case.memory.once(key, lambda: self._evaluated(mask[None, None].float(), None)[0])
+            verdict = self.case.memory.once(key, lambda: self.evaluated(mask[None, None].float())[0])
             return [SufficientSet(mask=mask, returned=True, verdict=verdict) for _ in confidences]
         counts = self._smallest([share * self.whole for share in confidences])
         return [SufficientSet(mask=self.prefix(count), returned=False, verdict=self._known[count]) for count in counts]
@@ -122,7 +122,8 @@ class Sets:
 
         return self.case.scene.memory.once(("sufficiency: removal", self.baseline, self._seed()), make)
 
-    def _evaluated(self, draws: Tensor, expand: Callable[[Tensor], Tensor] | None) -> list[Verdict]:
+    def evaluated(self, draws: Tensor, expand: Callable[[Tensor], Tensor] | None = None) -> list[Verdict]:
+        """Evaluate (n, 1, H, W) sets alone, under the baseline; `expand` makes them of draws."""
         case, verdicts = self.case, []
         for batch in masked_forward_passes(case.model, case.scene.image, draws, removal=self._removal(), expand=expand):
             confidences = case.scene.score(batch.outputs.double()).tolist()
@@ -148,7 +149,7 @@ class Sets:
             return (ranks < counts.view(-1, 1, 1)).float().unsqueeze(1)
 
         if sizes:
-            self._known.update(zip(sizes, self._evaluated(torch.tensor(sizes), shown), strict=True))
+            self._known.update(zip(sizes, self.evaluated(torch.tensor(sizes), shown), strict=True))
 
 
 def sets_of(case: Case, pixels: str, baseline: str) -> Sets:
