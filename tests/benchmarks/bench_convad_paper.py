@@ -149,9 +149,7 @@ def one(scene: Scene, explainer: Explainer, count: int) -> dict[str, Any]:
     )
     own = Sets(case, "ranking", found.metadata["details"]["baseline"])
     cuts = own.sets(CONFIDENCES)
-    masks = torch.cat(
-        [torch.stack([cut.mask for cut in cuts]), *(own.prefix(round(size * own.size))[None] for size in SIZES)]
-    )
+    masks = torch.stack([cut.mask for cut in cuts] + [own.prefix(round(size * own.size)) for size in SIZES])
     votes = {
         family: transplanted(case, masks, backgrounds(scene, family, count, 0)).mean(1).tolist()
         for family in ("colours", "photos")
