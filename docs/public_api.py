@@ -1,6 +1,6 @@
-"""Write tests/public_api.txt: every name that plugins may use, with its arguments; `make api` runs it, a test compares.
+"""Writes tests/public_api.txt: all public names with their arguments; `make api` runs it, a test compares.
 
-A line that changes or goes breaks somebody's plugin: it belongs into the changelog, and into a new minor version.
+A changed or removed line breaks plugins: it needs a line in the changelog and a new minor version.
 """
 
 from __future__ import annotations
@@ -14,23 +14,18 @@ from pathlib import Path
 from typing import Any
 
 PIN = Path(__file__).resolve().parents[1] / "tests" / "public_api.txt"
-MODULES = (
-    "xaihub",
-    "xaihub.errors",
-    "xaihub.files",
-    "xaihub.hookspecs",
-    "xaihub.masking",
-    "xaihub.params",
-    "xaihub.ranking",
-    "xaihub.specs",
-    "xaihub.testing",
-)
+
+
+def modules() -> list[str]:
+    """Return the modules with public names: those that plugins may import."""
+    sys.path.append(str(Path(__file__).parent))
+    return ["xaihub", *(f"xaihub.{name}" for name in sorted(import_module("project").PUBLIC))]
 
 
 def public_api() -> str:
-    """Return one line for each public name, each of its members, and each hook."""
+    """Return one line per public name, member of a public class, and hook."""
     lines: list[str] = []
-    for module in map(import_module, MODULES):
+    for module in map(import_module, modules()):
         for name in sorted(module.__all__):
             lines += _lines(f"{module.__name__}.{name}", getattr(module, name))
     hooks = import_module("xaihub.hookspecs")
@@ -41,7 +36,7 @@ def public_api() -> str:
 
 
 def _lines(path: str, thing: Any) -> Iterator[str]:
-    """Describe a name; a class is followed by its public members, those of its own bases included."""
+    """Describe a name; a class is followed by its public members, inherited ones included."""
     if inspect.isfunction(thing):
         yield f"{path}{_shown(inspect.signature(thing))}"
     elif not isinstance(thing, type) or not thing.__module__.startswith("xaihub"):
@@ -68,7 +63,7 @@ def _constructor(kind: type) -> str:
 
 
 def _members(kind: type) -> dict[str, Any]:
-    """Return what a class and its own bases define, fields of records left out."""
+    """Return the public members of a class and its bases in xaihub, without dataclass fields."""
     own = [base for base in reversed(kind.__mro__) if base.__module__.startswith("xaihub")]
     known = {item.name for item in fields(kind)} if is_dataclass(kind) else set()
     return {
@@ -80,7 +75,7 @@ def _members(kind: type) -> dict[str, Any]:
 
 
 def _shown(signature: inspect.Signature) -> str:
-    """Return the arguments with their defaults; types may become wider without harm, so they are left out."""
+    """Return the arguments with their defaults; types are omitted, because widening them is compatible."""
     arguments = [item.replace(annotation=item.empty) for item in signature.parameters.values()]
     return str(signature.replace(parameters=arguments, return_annotation=signature.empty))
 

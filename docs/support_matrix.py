@@ -1,8 +1,8 @@
-"""Try every explainer on every family of models, and write reference/support-matrix.md.
+"""Runs every explainer on every family of models, and writes docs/reference/support-matrix.md.
 
-Run by `make support-matrix`; it takes minutes. Results are kept in build/support-matrix/, a file a family, so that a
-stopped run goes on where it was and several runs can share the families; a change of a plugin, or of what plugins stand
-on, makes the results invalid that depend on it.
+`make support-matrix` runs it, which takes minutes. Results are stored in build/support-matrix/, one file per family, so
+that an interrupted run can be resumed and several runs can share the families. A change of a plugin, or of the core,
+invalidates its results.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from xaihub.testing.budgets import small_budget
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "support-matrix.md"
 KEPT = ROOT / "build" / "support-matrix"
-# Warnings that the budget is too small say nothing about the network.
+# Warnings about small budgets are not about the network.
 ASK_FOR_MORE = ("use more", "raise iterations", "raise the budget", "standard error")
-# What a method's result on a network can depend on, beside the method.
-CORE = ("explainer.py", "masking", "model.py", "preprocessing.py", "structure.py", "target.py")
+# The parts of the library that affect a method's result on a network.
+CORE = ("explainers", "masking", "models")
 
-# One small architecture of timm for each family.
+# One small timm architecture per family.
 FAMILIES = {
     "resnet": "resnet18",
     "resnetv2": "resnetv2_50",
@@ -60,10 +60,10 @@ TINY = small_budget(224)
 
 
 def main() -> int:
-    """Fill what is missing of the matrix, write the page, and return the exit code."""
+    """Compute the missing results, write the page, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", action="append", choices=FAMILIES, help="only this family; may be repeated")
-    parser.add_argument("--explainer", action="append", help="only this explainer; may be repeated")
+    parser.add_argument("--family", action="append", choices=FAMILIES, help="run only this family; may be repeated")
+    parser.add_argument("--explainer", action="append", help="run only this explainer; may be repeated")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     hub = Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load())
@@ -104,7 +104,7 @@ def _keys(sources: dict[str, str]) -> Iterator[str]:
 
 
 def _model(hub: Hub, architecture: str) -> Model:
-    """Build an architecture with random weights under which no part of it is idle."""
+    """Build an architecture with random weights such that every part of it has an effect."""
     torch.manual_seed(0)
     card = ModelCard(name=architecture, architecture=architecture, weights=Weights(source="none"))
     model: Model = (
@@ -114,15 +114,15 @@ def _model(hub: Hub, architecture: str) -> Model:
     for module in model.module.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.1)
-            assert module.running_var is not None  # noqa: S101 - it exists together with the mean
+            assert module.running_var is not None  # noqa: S101 - exists together with the mean
             module.running_var.uniform_(0.5, 1.5)
     with torch.no_grad():
         for name, weight in model.module.named_parameters():
             if name.endswith("bias"):
                 weight.normal_(0, 0.1)
-            elif weight.ndim == 1:  # of norms and layer scales, which begin at 1, 0 or 1e-6
+            elif weight.ndim == 1:  # norms and layer scales, initialised to 1, 0 or 1e-6
                 weight.uniform_(0.5, 1.5)
-            elif not weight.any():  # a head that begins at 0 makes every score constant
+            elif not weight.any():  # a head initialised to 0 makes every score constant
                 weight.normal_(0, 0.02)
     return model
 
@@ -136,7 +136,7 @@ def _layer(model: Model) -> str:
 
 
 def _try(hub: Hub, name: str, model: Model) -> str:
-    """Explain the sample photo once; return "works", "warns: why", "refused: why" or "error: what"."""
+    """Explain the sample photo once; return "works", "warns: REASON", "refused: REASON" or "error: REASON"."""
     try:
         known = parameters(hub.explainers.get(name).load())
         explainer = hub.get_explainer(name, **{key: value for key, value in TINY.items() if key in known})
@@ -144,22 +144,22 @@ def _try(hub: Hub, name: str, model: Model) -> str:
         (explanation,) = explainer.explain(model, inputs.unsqueeze(0))
     except XaihubError as error:
         return f"refused: {_general(error.message, model)}"
-    except Exception as error:  # whatever a method raises is a result here
+    except Exception as error:  # any exception of a method is a result here
         return f"error: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    # A budget that is too small is what was asked for here.
+    # Small budgets are intended here.
     warnings = [text for text in explanation.warnings if not any(word in text for word in ASK_FOR_MORE)]
     return f"warns: {_general('; '.join(warnings), model)}" if warnings else "works"
 
 
 def _general(text: str, model: Model) -> str:
-    """Take out of a reason what differs from machine to machine or from model to model."""
+    """Remove from a reason what differs between machines or models."""
     text = re.sub(f"(model )?{re.escape(repr(model.name))}", "this model", text)
     text = re.sub(r"\d+\.\d+(e[+-]?\d+)?%?|\d+e[+-]?\d+|\d+%", "…", text)
     return re.sub(r"layer '[^']+'", "its layer", re.sub(r" \(\d+\)", "", text))
 
 
 def _checksum(package: str) -> str:
-    """Return a short checksum of one plugin's source and of what it stands on."""
+    """Return a short checksum of a plugin's source and the core that it uses."""
     digest = hashlib.sha256(json.dumps(TINY).encode())
     for place in (*(ROOT / "xaihub" / name for name in CORE), ROOT / "plugins" / package):
         for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
@@ -183,10 +183,10 @@ def _page(kept: dict[str, str], sources: dict[str, str]) -> str:
         [
             "# Support matrix",
             "",
-            "Which explainer works on which family of models. Every cell is one run on the sample photo, with random",
-            "weights, biases and running statistics and the smallest budget; `make support-matrix` makes this page.",
-            "*yes* is a result without remarks, *yes* with a number a result with a warning, *no* a refusal; the",
-            "numbers are those of the reasons below. Where an image would mislead, an explainer refuses to draw it.",
+            "Which explainer works on which family of models. Each cell is one run on the sample photo with random",
+            "weights, biases and running statistics and the smallest budget; `make support-matrix` writes this page.",
+            "*yes* is a result, *yes* with a number a result with a warning, and *no* a refusal; numbers refer to the",
+            "reasons below. An explainer refuses where its map would be misleading.",
             "",
             f"| explainer | {' | '.join(FAMILIES)} |",
             f"|---|{'---|' * len(FAMILIES)}",
@@ -198,7 +198,7 @@ def _page(kept: dict[str, str], sources: dict[str, str]) -> str:
             "",
             "## Layers",
             "",
-            "The layer that activation maps are read from, unless `--layer` names another"
+            "The default layer for activation maps, which `--layer` overrides"
             " ([how it is chosen](../explanation/layer-choice.md)).",
             "",
             "| family | architecture | layer (layout, cells) |",

@@ -1,8 +1,10 @@
-"""What the import contracts (which `make lint` checks) must list, the size of modules, and what counts as public."""
+"""What the import contracts (checked by `make lint`) must list, cycles, the size of modules, and the public names."""
 
 from __future__ import annotations
 
+import ast
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ import xaihub.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(file for root in ("xaihub", "plugins", "zoo") for file in (ROOT / root).rglob("*.py"))
+PACKAGES = [
+    ROOT / "xaihub",
+    *sorted(file.parent for root in ("plugins", "zoo") for file in ROOT.glob(f"{root}/*/__init__.py")),
+]
 # What a plugin may import, in addition to the names of `xaihub` itself.
 PUBLIC = {"masking", "hookspecs", "specs", "params", "errors", "files", "ranking", "testing"}
 COMMAND_LINE = {"cli", "__main__"}
@@ -55,9 +61,62 @@ def test_the_zoo_may_import_models_in_addition() -> None:
     assert "xaihub.models" not in closed
 
 
-@pytest.mark.parametrize(
-    "package", [ROOT / "xaihub", *sorted((ROOT / "plugins").glob("xaihub_*"))], ids=lambda p: p.name
-)
+def imports(package: Path) -> dict[str, set[str]]:
+    """The modules of a package, each with the modules of that package that it imports anywhere in its source."""
+    files = {".".join(file.relative_to(package.parent).with_suffix("").parts): file for file in package.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    graph: dict[str, set[str]] = {}
+    for name, file in files.items():
+        wanted: set[str] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                wanted |= {item.name for item in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                below = {f"{node.module}.{item.name}" for item in node.names}
+                wanted |= below & files.keys() or {str(node.module)}
+        graph[name] = (wanted & files.keys()) - {name}
+    return graph
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_the_search_for_cycles_finds_one() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) != []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_modules_do_not_import_each_other_in_a_cycle(package: Path) -> None:
+    # Unlike the contract "no-cycles", this includes imports inside functions and for type checkers.
+    assert cycle(imports(package)) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_the_top_level_of_a_package_has_no_cycle(package: Path) -> None:
+    rooms: dict[str, set[str]] = {}
+    for name, wanted in imports(package).items():
+        own, *others = (".".join(item.split(".")[:2]) for item in (name, *wanted))
+        rooms[own] = rooms.get(own, set()) | set(others) - {own}
+
+    assert cycle(rooms) == []
+
+
+def test_type_checkers_see_the_names_that_are_resolved_on_access() -> None:
+    tree = ast.parse((ROOT / "xaihub" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+
+    assert {(node.module, item.name, item.asname) for node in lines for item in node.names} == {
+        (f"xaihub.{module}", name, name) for name, module in xaihub._HOME.items()
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_a_package_has_at_most_25_modules_and_packages_at_its_top_level(package: Path) -> None:
     found = {file for file in package.iterdir() if file.suffix == ".py" or (file / "__init__.py").is_file()}
 

@@ -1,4 +1,4 @@
-"""Model cards: what is in a YAML file, and what is refused."""
+"""Model cards: reading YAML files, and refusing invalid ones."""
 
 from __future__ import annotations
 
@@ -269,10 +269,10 @@ class TestWeightsOfACard:
     def test_other_bytes_than_the_cards_are_refused_unread(self, tmp_path: Path) -> None:
         (tmp_path / "w.pth").write_bytes(b"something else")
         file = self.write(tmp_path, f"source: file, path: w.pth, sha256: {'f' * 64}")
-        with pytest.raises(ModelError, match="are not those of the card: sha256"):
+        with pytest.raises(ModelError, match="do not match the card: sha256"):
             zoo().load_model(str(file))
 
     def test_means_that_do_not_suit_the_channels_are_refused(self, tmp_path: Path) -> None:
         file = card(tmp_path, GOOD + "input: {mean: [0.5, 0.5]}\n")
-        with pytest.raises(ModelError, match="input does not suit the architecture"):
+        with pytest.raises(ModelError, match="do not fit the architecture"):
             zoo().load_model(str(file))

@@ -1,4 +1,4 @@
-"""The kit that authors use, on every built-in explainer, metric, adapter and card."""
+"""The conformance kit, on every built-in explainer, metric, adapter and card."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Explainers that are each wrong in one way: the check of that name catches each, and says what to change."""
+"""Explainers with one fault each: the corresponding check fails, and its advice says what to change."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -69,6 +70,41 @@ class KeepsMore(Good):
     def __init__(self, *, samples: Count = 4) -> None:
         self.samples = samples
         self.cache: list[Tensor] = []
+
+
+class KeepsMoreInPublic(Good):
+    samples: Count = 4
+    cache: list[Tensor] = field(default_factory=list, init=False)
+
+
+class KeepsHiddenState(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples
+        self._cache: list[Tensor] = []
+
+
+class DeclaresItsParameters(Good):
+    """Parameters as annotated attributes, with private state."""
+
+    samples: Count = 4
+    _last: Tensor | None = field(default=None, init=False)
+
+
+class InheritsParameters(DeclaresItsParameters):
+    points: Count = 2
+
+
+class WritesItsConstructor(Good):
+    def __init__(self, *, samples: Count = 4) -> None:
+        self.samples = samples
+
+
+class NeedsAParameter(Good):
+    samples: Count
+
+
+class DescribesNothing(Good):
+    samples: int = 4
 
 
 class HalfSize(Good):
@@ -299,14 +335,17 @@ def record(**more: Any) -> ExplainerSpec:
 
 # (explainer, its record, the check that must catch it, what the advice must say)
 BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
-    (Works, None, "constructor_only_stores", "works with its arguments"),
+    (Works, None, "constructor_only_stores", "uses its arguments"),
     (TakesPositions, None, "constructor_only_stores", "put '*' before the first argument"),
     (SaysNothing, None, "constructor_only_stores", 'Meta(description="...")'),
-    (BreaksItsLimits, None, "constructor_only_stores", "change the default or the limits"),
+    (BreaksItsLimits, None, "constructor_only_stores", "change the default or its limits"),
     (KeepsMore, None, "constructor_only_stores", "also stores 'cache'"),
+    (KeepsMoreInPublic, None, "constructor_only_stores", "declare private state as `_name: T = field("),
+    (KeepsHiddenState, None, "constructor_only_stores", "also stores '_cache'"),
+    (DescribesNothing, None, "constructor_only_stores", "the parameter 'samples' has no description"),
     (HalfSize, None, "shape_is_that_of_the_input", "(3, 3, 32, 32) for inputs (3, 3, 64, 64): return"),
-    (NoTensor, None, "shape_is_that_of_the_input", "a ndarray instead of a tensor"),
-    (DividesByNothing, None, "values_are_finite", "divide by nothing that can be 0"),
+    (NoTensor, None, "shape_is_that_of_the_input", "returned ndarray instead of a tensor"),
+    (DividesByNothing, None, "values_are_finite", "avoid divisions by 0"),
     (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
     (CountsBatches, None, "model_is_left_as_found", "was changed: undo every change"),
     (LeavesAHook, None, "model_is_left_as_found", "the number of hooks of 'the network' was changed"),
@@ -314,8 +353,8 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),
     (ClampsInPlace, None, "input_is_left_alone", "work on a copy"),
     (OwnRandomness, None, "same_seed_same_map", "global generator"),
-    (RemembersTheFirst, None, "same_seed_same_map", "keep nothing on the instance"),
-    (LooksAtTheBatch, None, "batch_equals_singles", "treat each row on its own"),
+    (RemembersTheFirst, None, "same_seed_same_map", "keep no state on the instance"),
+    (LooksAtTheBatch, None, "batch_equals_singles", "compute each row independently"),
     (HiddenRandomness, None, "batch_equals_singles", "set `stochastic = True`"),
     (NoisyFirst, None, "first_pass_is_plain", "drop `plain_first`"),
     (TakesTheMaximum, None, "depends_on_the_target", "explain `target.score(logits)`"),
@@ -324,7 +363,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (OnlyScalesTheImage, None, "depends_on_the_weights", "(correlations 1.0000, 1.0000, 1.0000)"),
     (NoConvolutions, None, "works_on_a_cnn", "on a convolutional network it raised KeyError"),
     (NoTokens, None, "works_on_a_vit", "on a vision transformer it raised KeyError"),
-    (RefusesWithoutAWord, None, "works_on_a_vit", "say in the refusal what the network lacks"),
+    (RefusesWithoutAWord, None, "works_on_a_vit", "name in the refusal what the network lacks"),
     (NoChannelsLast, None, "works_with_channels_last", "`Layer.to_grid`"),
     (
         RefusesAll,
@@ -332,15 +371,15 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
         "works_on_a_network",
         "another size), so nothing else was checked: give the class a static method",
     ),
-    (AllAtOnce, None, "memory_is_bounded", "cut the work into batches"),
+    (AllAtOnce, None, "memory_is_bounded", "split the work into batches"),
     (KeepsEverything, None, "memory_is_bounded", "batch by batch"),
-    (OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' announces 40 forward passes, and it took 41"),
+    (OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' declares 40 forward passes, but it used 41"),
     (TwiceTheCost, record(cost="samples forward passes"), "keeps_to_its_budget", "correct the record's `cost`"),
     (Good, record(cost=""), "record_is_complete", "its record has no cost"),
     (Good, record(needs=("black-box",)), "record_is_complete", 'give needs=("gradients",)'),
     (NoGap, None, "values_are_complete", "completeness_gap=..."),
     (WrongSum, None, "values_are_complete", "drop `completeness`"),
-    (Hoards, None, "nothing_is_left_behind", "more tensors are alive: keep nothing between calls"),
+    (Hoards, None, "nothing_is_left_behind", "more tensors: keep nothing between calls"),
 ]
 
 
@@ -352,7 +391,7 @@ def failures(subject: ExplainerSubject) -> list[CheckResult]:
 @pytest.mark.parametrize(
     ("method", "spec", "check", "advice"), BAD, ids=[f"{method.__name__}-{check}" for method, _, check, _ in BAD]
 )
-def test_a_bad_explainer_fails_one_check_and_is_told_what_to_change(
+def test_a_bad_explainer_fails_one_check_with_advice(
     method: type[Explainer], spec: ExplainerSpec | None, check: str, advice: str
 ) -> None:
     (result,) = failures(ExplainerSubject(method, spec=spec))
@@ -362,12 +401,25 @@ def test_a_bad_explainer_fails_one_check_and_is_told_what_to_change(
     assert re.fullmatch(r"[^\n]+[^.\n]", result.advice)
 
 
+@pytest.mark.parametrize("method", [DeclaresItsParameters, InheritsParameters, WritesItsConstructor])
+def test_both_ways_of_declaring_parameters_are_accepted(method: type[Explainer]) -> None:
+    (item,) = checks("explainer", ["constructor_only_stores"])
+
+    assert run(item, ExplainerSubject(method), "it").outcome == "passed"
+
+
+def test_a_parameter_needs_a_default() -> None:
+    (item,) = checks("explainer", ["constructor_only_stores"])
+
+    assert "the parameter 'samples' has no default" in run(item, ExplainerSubject(NeedsAParameter), "it").advice
+
+
 @pytest.mark.parametrize("method", [Good, BringsItsOwn])
 def test_a_good_explainer_fails_none(method: type[Explainer]) -> None:
     assert failures(ExplainerSubject(method)) == []
 
 
-def test_a_network_that_the_class_brings_along_is_checked_instead_of_those_that_it_refuses() -> None:
+def test_the_example_model_replaces_networks_that_the_explainer_refuses() -> None:
     subject = ExplainerSubject(BringsItsOwn)
     outcomes = {item.name: run(item, subject, "own").outcome for item in checks("explainer")}
 

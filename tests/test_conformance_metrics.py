@@ -1,4 +1,4 @@
-"""Metrics that are each wrong in one way: the check of that name catches each, and says what to change."""
+"""Metrics with one fault each: the corresponding check fails, and its advice says what to change."""
 
 from __future__ import annotations
 
@@ -141,13 +141,23 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
     (Ignores, record(), "value_depends_on_the_map", "every map scores 1: compute the value from"),
     (KnowsItsCaseWrongly, record(), "analytic_cases_hold", "instead of 1: correct the formula"),
     (OwnRandomness, record(), "same_seed_same_value", "torch's global generator"),
-    (ForgetsAParameter, record(), "shared_memory_is_keyed", "into the keys of `once`"),
+    (ForgetsAParameter, record(), "shared_memory_is_keyed", "let the keys of `once` include"),
     (ClampsInPlace, record(), "nothing_is_changed", "the map was changed: clone what you change"),
     (FreezesTheNetwork, record(), "nothing_is_changed", "of the network, the weight"),
-    (RefusesAll, record(), "works_on_a_case", "so nothing else was checked: give the class `analytic_cases()`"),
+    (
+        RefusesAll,
+        record(),
+        "works_on_a_case",
+        "so nothing else was checked: give the class a static method `analytic_cases()`",
+    ),
     (RefusesItsCase, record(), "analytic_cases_hold", "it refuses case 0 (the map has zeros)"),
-    (ScansTheRows, record(tags=("order-of-pixels",)), "ties_are_no_scan", "break ties by a fixed pseudo-random order"),
-    (MinusOne, record(tags=("scale-invariant",)), "scale_plays_no_role", "drop the tag `scale-invariant`"),
+    (
+        ScansTheRows,
+        record(tags=("order-of-pixels",)),
+        "ties_ignore_scan_order",
+        "break ties in a fixed pseudo-random order",
+    ),
+    (MinusOne, record(tags=("scale-invariant",)), "scale_has_no_effect", "drop the tag `scale-invariant`"),
 ]
 
 
@@ -158,7 +168,7 @@ def results(subject: MetricSubject) -> list[CheckResult]:
 @pytest.mark.parametrize(
     ("method", "spec", "check", "advice"), BAD, ids=[f"{method.__name__}-{check}" for method, _, check, _ in BAD]
 )
-def test_a_bad_metric_fails_one_check_and_is_told_what_to_change(
+def test_a_bad_metric_fails_one_check_with_advice(
     method: type[Metric], spec: MetricSpec, check: str, advice: str
 ) -> None:
     (result,) = [item for item in results(MetricSubject(method, spec=spec)) if item.outcome == "failed"]
@@ -170,7 +180,7 @@ def test_a_bad_metric_fails_one_check_and_is_told_what_to_change(
 def test_the_good_metric_behind_them_passes_all_but_the_tags_that_it_does_not_have() -> None:
     outcomes = {item.check: item.outcome for item in results(MetricSubject(Good, spec=record()))}
 
-    assert {outcomes.pop("scale_plays_no_role"), outcomes.pop("ties_are_no_scan")} == {"not applicable"}
+    assert {outcomes.pop("scale_has_no_effect"), outcomes.pop("ties_ignore_scan_order")} == {"not applicable"}
     assert set(outcomes.values()) == {"passed"}
 
 

@@ -1,4 +1,4 @@
-"""Adapters and cards that are each wrong in one way: the check of that name catches each, and says what to change."""
+"""Adapters and cards with one fault each: the corresponding check fails, and its advice says what to change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xaihub.hub import Hub
 from xaihub.models.weights import weights_file
 from xaihub.testing.catalogue import run
 from xaihub.testing.kit import checks
-from xaihub.testing.model_subject import AdapterSubject, CardSubject
+from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 
 
 def network() -> nn.Sequential:
@@ -103,13 +103,13 @@ class OtherSize(Good):
 
 
 BAD_ADAPTERS: list[tuple[type[Good], str, str]] = [
-    (KnowsAll, "names_are_its_own", "and of no other"),
-    (LooksUp, "unknown_architecture_is_refused", "it raised KeyError: raise `xaihub.ModelError`"),
+    (KnowsAll, "names_are_its_own", "and for no other"),
+    (LooksUp, "unknown_architecture_is_refused", "an unknown architecture raised KeyError: raise `xaihub.ModelError`"),
     (Broken, "can_be_built", "no toys today"),
-    (NoGrid, "every_role_resolves", "help the search with `Hints`"),
-    (ForgetsStatistics, "logits_are_unchanged_by_loading", "after saving and loading the scores differ"),
+    (NoGrid, "every_role_resolves", "pass `Hints` for the search"),
+    (ForgetsStatistics, "logits_are_unchanged_by_loading", "after saving and loading, the scores differ"),
     (LeavesTraining, "logits_are_unchanged_by_loading", "return it in evaluation mode"),
-    (OtherSize, "preprocessing_is_the_source_s", "becomes (3, 32, 32) instead of (3, 48, 48): take steps, size"),
+    (OtherSize, "preprocessing_matches_the_source", "becomes (3, 32, 32) instead of (3, 48, 48): take steps, size"),
 ]
 CARD = ModelCard(name="toy", summary="A toy.", adapter="toy", architecture="toy/cnn", weights=Weights(source="none"))
 
@@ -122,7 +122,7 @@ def failed(kind: Any, subject: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("adapter", "check", "advice"), BAD_ADAPTERS, ids=[f"{a.__name__}-{c}" for a, c, _ in BAD_ADAPTERS]
 )
-def test_a_bad_adapter_fails_one_check_and_is_told_what_to_change(adapter: type[Good], check: str, advice: str) -> None:
+def test_a_bad_adapter_fails_one_check_with_advice(adapter: type[Good], check: str, advice: str) -> None:
     ((found, text),) = failed("adapter", AdapterSubject(AdapterSpec(name="toy"), adapter()))
 
     assert found == check
@@ -133,16 +133,16 @@ def test_a_bad_adapter_fails_one_check_and_is_told_what_to_change(adapter: type[
     ("card", "adapter", "check", "advice"),
     [
         (replace(CARD, summary=""), Good, "card_is_complete", "the card has no summary: fill in the card"),
-        (CARD, Broken, "can_be_built", "correct the names and weights"),
+        (CARD, Broken, "can_be_built", "correct names and weights"),
         (replace(CARD, layers={"features": "9"}), Good, "every_role_resolves", "correct the card"),
-        (CARD, ForgetsStatistics, "logits_are_unchanged_by_loading", "change neither weights nor precision nor mode"),
-        (CARD, OtherSize, "preprocessing_is_the_source_s", "from the source's own configuration"),
+        (CARD, ForgetsStatistics, "logits_are_unchanged_by_loading", "do not change weights, precision or mode"),
+        (CARD, OtherSize, "preprocessing_matches_the_source", "from the source's own configuration"),
     ],
 )
 def test_a_bad_card_fails_one_check_and_says_what_to_change(
     card: ModelCard, adapter: type[Good], check: str, advice: str
 ) -> None:
-    ((found, text),) = failed("model", CardSubject(card, adapter()))
+    ((found, text),) = failed("model", ModelSubject(card, adapter()))
 
     assert found == check
     assert advice in text
@@ -152,28 +152,28 @@ def test_weights_with_another_checksum_are_not_built(tmp_path: Any) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"something else")
     weights = Weights(source="file", path="weights.safetensors", sha256="0" * 64, licence="MIT")
 
-    ((found, text),) = failed("model", CardSubject(replace(CARD, weights=weights, base=str(tmp_path)), Good()))
+    ((found, text),) = failed("model", ModelSubject(replace(CARD, weights=weights, base=str(tmp_path)), Good()))
 
     assert found == "can_be_built"
-    assert "are not those of the card" in text
+    assert "do not match the card" in text
 
 
 def test_a_card_whose_weights_cannot_be_downloaded_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", "nowhere")
     card = ModelCard(name="far", summary="Far.", architecture="hf-hub:timm/far", weights=Weights(licence="MIT"))
-    subject = CardSubject(card, Hub().adapters.get("timm").load()())
+    subject = ModelSubject(card, Hub().adapters.get("timm").load()())
 
     outcomes = {item.name: run(item, subject, "far") for item in checks("model")}
 
     assert outcomes["card_is_complete"].outcome == "passed"
     assert outcomes["can_be_built"].outcome == "not applicable"
-    assert "its weights are not on this machine" in outcomes["logits_are_unchanged_by_loading"].advice
+    assert "its weights are not available on this machine" in outcomes["logits_are_unchanged_by_loading"].advice
 
 
 def test_the_good_adapter_and_card_pass() -> None:
     assert failed("adapter", AdapterSubject(AdapterSpec(name="toy"), Good())) == []
-    assert failed("model", CardSubject(CARD, Good())) == []
+    assert failed("model", ModelSubject(CARD, Good())) == []
 
 
 def test_every_check_of_adapters_and_cards_catches_something() -> None:

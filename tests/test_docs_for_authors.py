@@ -61,7 +61,8 @@ def test_the_building_blocks_run_in_order() -> None:
     scope: dict[str, Any] = {}
 
     for number, text in enumerate(blocks("reference/building-blocks.md", "python")):
-        exec(compile(text, f"building-blocks.md, example {number}", "exec"), scope)  # noqa: S102
+        # Without this module's `from __future__ import annotations`, which a reader's own file may lack.
+        exec(compile(text, f"building-blocks.md, example {number}", "exec", dont_inherit=True), scope)  # noqa: S102
     assert scope["heat"].shape == (32, 32)
 
 

@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +15,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaihub import Attribution, Explainer, Explanation, Meta, Model, Preprocessing, ResolvedTarget
+from xaihub import (
+    Attribution,
+    Explainer,
+    Explanation,
+    Geometry,
+    Meta,
+    Model,
+    PixelSet,
+    Preprocessing,
+    ResolvedTarget,
+    load_image,
+)
 from xaihub.errors import ExplainerRefused, ModelError, ParameterError
 
 CLASSES = 5
@@ -202,11 +214,11 @@ class TestRefusing:
             (Attribution(values=torch.ones(3, 3, 8, 8), completeness_gap=torch.ones(())), r"gap of shape \(\)"),
             (
                 Attribution(values=torch.ones(3, 3, 8, 8), extras={"mask": torch.ones(2, 1, 8, 8)}),
-                "no tensor of 3 rows",
+                "did not return a tensor of 3 rows",
             ),
             (
                 Attribution(values=torch.ones(3, 3, 8, 8), extras={"mask": torch.ones(())}),
-                "no tensor of 3 rows as 'mask'",
+                "did not return a tensor of 3 rows as 'mask'",
             ),
             (
                 Attribution(values=torch.ones(3, 3, 8, 8), extras={"e": torch.full((3,), torch.nan)}),
@@ -256,6 +268,21 @@ class TestTheRecord:
         assert (found["forward_passes"], found["backward_passes"]) == (1, 1)
         found = self.first(explainer(gradient, stochastic=True), model, inputs).metadata
         assert (found["forward_passes"], found["backward_passes"]) == (1, 1)
+
+    @pytest.mark.parametrize("plain_first", [False, True])
+    def test_known_logits_save_the_pass_that_fixes_the_target_and_change_nothing(
+        self, model: Model, inputs: Tensor, plain_first: bool
+    ) -> None:
+        made, logits = explainer(gradient, plain_first=plain_first), model.predict(inputs)
+        expected = made.explain(model, inputs, "top2")
+        with model.counting() as counts:
+            found = made.explain(model, inputs, "top2", logits=logits)
+        assert counts.forward_passes == len(inputs)  # the gradient's own
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.values, other.values)
+            assert {**one.to_dict(), "seconds": 0} == {**other.to_dict(), "seconds": 0}
+        with pytest.raises(ParameterError, match=r"logits have the shape \(1, 5\)"):
+            made.explain(model, inputs, logits=logits[:1])
 
     def test_calls_of_the_raw_network_count_as_well(self, model: Model, inputs: Tensor) -> None:
         def raw(_self: Explainer, model: Model, inputs: Tensor, _target: ResolvedTarget) -> Tensor:
@@ -342,6 +369,49 @@ def each(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget)
         )
         for number, row in enumerate(inputs)
     ]
+
+
+def brightest(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
+    """A toy method of a third party: the brightest half of each image."""
+    values = target.score(model(inputs))[:, None, None, None] + inputs.mean(1, keepdim=True)
+    halves = [row[0] >= row.median() for row in values]
+    return Attribution(values=values, sets=[[PixelSet(mask=half, score=0.5, holds=True)] for half in halves])
+
+
+class TestSets:
+    def test_each_row_has_its_own_and_every_consumer_understands_them(
+        self, model: Model, inputs: Tensor, tmp_path: Path
+    ) -> None:
+        found = explainer(brightest).explain(model, inputs)
+        for number, one in enumerate(found):
+            (half,) = one.sets
+            assert torch.equal(half.mask, one.values[0] >= one.values.median())
+            assert half.area == pytest.approx(0.5, abs=0.02)
+            assert json.loads(json.dumps(one.to_dict()))["sets"][0]["role"] == "sufficient"
+            one.save(tmp_path / str(number))
+            assert torch.equal(Explanation.load(tmp_path / str(number)).sets[0].mask, half.mask)
+            shown = one.with_image(
+                load_image(np.zeros((8, 8, 3), np.uint8)),
+                Geometry(original=(8, 8), scaled=(8, 8), offset=(0, 0), crop=(8, 8)),
+            )
+            assert shown.save_sets_png(tmp_path / "sets.png") == tmp_path / "sets.png"
+
+    def test_a_method_without_sets_returns_none(self, model: Model, inputs: Tensor) -> None:
+        assert explainer(gradient).explain(model, inputs)[0].sets == ()
+
+    @pytest.mark.parametrize(
+        ("sets", "message"),
+        [
+            ([[]], "one sequence of sets per row"),
+            ([PixelSet(mask=torch.ones(8, 8) > 0)] * 3, "one sequence of sets per row"),
+            ([[torch.ones(8, 8) > 0]] * 3, "a Tensor instead of a PixelSet"),
+            ([[PixelSet(mask=torch.ones(8, 8))]] * 3, r"not a bool tensor of shape \(8, 8\)"),
+            ([[PixelSet(mask=torch.ones(1, 8, 8) > 0)]] * 3, r"not a bool tensor of shape \(8, 8\)"),
+        ],
+    )
+    def test_malformed_sets_are_refused(self, model: Model, inputs: Tensor, sets: Any, message: str) -> None:
+        with pytest.raises(ExplainerRefused, match=f"Made .*{message}"):
+            explainer(lambda *_: Attribution(values=torch.ones(3, 1, 8, 8), sets=sets)).explain(model, inputs)
 
 
 class TestRowsTogether:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from xaihub import ClassScore, Explanation, Geometry, load_image
+from xaihub import ClassScore, Explanation, Geometry, PixelSet, load_image
 from xaihub.errors import OutputError
 from xaihub.files import write_file
 
@@ -105,6 +105,34 @@ class TestSaving:
         assert [loaded.extras[name].dtype for name in extras] == [torch.bool, torch.int64, torch.float32]
         assert torch.equal(loaded.values, explanation.values)
         assert files(tmp_path) == ["x.json", "x.safetensors"]
+
+    def test_sets_of_pixels_come_back_as_they_were(self, explanation: Explanation, tmp_path: Path) -> None:
+        masks = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.3
+        full = PixelSet(mask=masks[0], role="contrastive", holds=False, score=0.25, baseline="blur", details={"k": [1]})
+        whole = replace(explanation, sets=(full, PixelSet(mask=masks[1])))
+        whole.save(tmp_path / "x")
+        loaded = Explanation.load(tmp_path / "x")
+        assert [torch.equal(one.mask, mask) for one, mask in zip(loaded.sets, masks, strict=True)] == [True, True]
+        assert [one.to_dict() for one in loaded.sets] == [one.to_dict() for one in whole.sets]
+        assert loaded.to_dict()["sets"][0] == {
+            "role": "contrastive",
+            "area": float(masks[0].double().mean()),
+            "holds": False,
+            "score": 0.25,
+            "baseline": "blur",
+            "details": {"k": [1]},
+        }
+        assert explanation.to_dict()["sets"] == []
+
+    @pytest.mark.parametrize("sets", [[], [{}, {}], [{"role": "odd", "x": 1}], 7, None], ids=str)
+    def test_a_record_whose_sets_differ_from_the_tensors_is_damaged(
+        self, explanation: Explanation, tmp_path: Path, sets: Any
+    ) -> None:
+        saved = replace(explanation, sets=(PixelSet(mask=torch.ones(6, 6, dtype=torch.bool)),)).save(tmp_path / "x")
+        record = json.loads(saved.with_suffix(".json").read_text())
+        saved.with_suffix(".json").write_text(json.dumps({**record, "sets": sets}))
+        with pytest.raises(OutputError, match="damaged"):
+            Explanation.load(saved)
 
     def test_a_source_whose_name_is_no_unicode_can_be_saved(self, explanation: Explanation, tmp_path: Path) -> None:
         image = replace(load_image(np.zeros((9, 12, 3), np.uint8)), source=os.fsdecode(b"caf\xe9.jpg"))
@@ -199,14 +227,14 @@ class TestReadingBadFiles:
     def test_a_damaged_record_is_one_line(self, explanation: Explanation, tmp_path: Path, data: bytes) -> None:
         explanation.save(tmp_path / "x")
         (tmp_path / "x.json").write_bytes(data)
-        assert "is damaged or no saved explanation" in self.refusal(tmp_path / "x")
+        assert "is damaged or not a saved explanation" in self.refusal(tmp_path / "x")
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
     def test_truncated_values_are_one_line(self, explanation: Explanation, tmp_path: Path, share: float) -> None:
         file = explanation.save(tmp_path / "x")
         data = file.read_bytes()
         file.write_bytes(data[: int(len(data) * share)])
-        assert "is damaged or no saved explanation" in self.refusal(file)
+        assert "is damaged or not a saved explanation" in self.refusal(file)
 
     def test_values_of_another_form_are_one_line(self, explanation: Explanation, tmp_path: Path) -> None:
         from safetensors.torch import save_file
@@ -214,7 +242,7 @@ class TestReadingBadFiles:
         explanation.save(tmp_path / "x")
         for tensors in ({"other": torch.zeros(1, 2, 2)}, {"values": torch.zeros(2, 2)}):
             save_file(tensors, tmp_path / "x.safetensors")
-            assert "is damaged or no saved explanation" in self.refusal(tmp_path / "x")
+            assert "is damaged or not a saved explanation" in self.refusal(tmp_path / "x")
 
     def test_another_format_says_so(self, explanation: Explanation, tmp_path: Path) -> None:
         explanation.save(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""Rankings of a whole model: the result, its files, and the base class of what makes them."""
+"""Global explanations: results, files, and the base class of global explainers."""
 
 from __future__ import annotations
 
@@ -99,19 +99,19 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
     path = explanation().save(tmp_path / f"a{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    with pytest.raises(OutputError, match="is damaged or no saved global explanation"):
+    with pytest.raises(OutputError, match="is damaged or not a saved global explanation"):
         GlobalExplanation.load(path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b"[]", "damaged or no saved"),
-        ("a.json", b'{"format": 1}', "damaged or no saved"),
+        ("a.json", b"[]", "damaged or not a saved"),
+        ("a.json", b'{"format": 1}', "damaged or not a saved"),
         ("a.json", json.dumps({"format": 9, "kind": "global explanation", "runs": [[1]], "history": None}).encode(),
-         "no global explanation of this version"),
-        ("a.safetensors", pickle.dumps({"runs": 1}), "damaged or no saved"),
-        ("a.safetensors", b"", "damaged or no saved"),
+         "not a global explanation of this version"),
+        ("a.safetensors", pickle.dumps({"runs": 1}), "damaged or not a saved"),
+        ("a.safetensors", b"", "damaged or not a saved"),
     ],
 )  # fmt: skip
 def test_a_foreign_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -133,10 +133,10 @@ def test_a_missing_file_and_a_folder_that_takes_none_are_clear_errors(tmp_path: 
     ("changes", "message"),
     [
         ({"names": ("a",)}, "4 features have 1 names"),
-        ({"runs": torch.zeros(2, 0)}, "are no ranking"),
-        ({"runs": torch.full((1, 4), float("nan"))}, "are no ranking"),
-        ({"history": torch.zeros(3, 5)}, "has not 4 columns"),
-        ({"grid": (2, 3)}, "2x3 cells has not 4 features"),
+        ({"runs": torch.zeros(2, 0)}, "are not finite"),
+        ({"runs": torch.full((1, 4), float("nan"))}, "are not finite"),
+        ({"history": torch.zeros(3, 5)}, "does not have 4 columns"),
+        ({"grid": (2, 3)}, "2x3 cells does not have 4 features"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -151,7 +151,7 @@ def test_rankings_of_several_seeds_become_runs_of_one() -> None:
     assert found.runs.shape == (2, 4)
     assert torch.equal(found.runs[1], parts[1].runs[0])
     assert [part["seed"] for part in found.metadata["parts"]] == [0, 1]
-    with pytest.raises(ParameterError, match="rankings of different things"):
+    with pytest.raises(ParameterError, match="rankings of different features or methods"):
         GlobalExplanation.combine([parts[0], explanation(method="shap_global")])
     with pytest.raises(ParameterError, match="no ranking to combine"):
         GlobalExplanation.combine([])
@@ -256,7 +256,7 @@ def test_nonsense_is_refused_and_the_model_restored(kind: str, message: str) -> 
 
 
 def test_missing_images_and_wrong_parameters_are_refused() -> None:
-    with pytest.raises(ExplainerRefused, match="Brightness ranks features by what they do to images"):
+    with pytest.raises(ExplainerRefused, match="Brightness needs images to rank features"):
         Brightness().explain(model())
     with pytest.raises(ParameterError, match="'power' of Brightness cannot be 0"):
         Brightness(power=0).explain(model(), torch.rand(1, 3, 4, 4))

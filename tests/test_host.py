@@ -1,4 +1,4 @@
-"""The plugin host: whatever a plugin does costs only itself."""
+"""The plugin host: a plugin that fails disables only itself."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_one_module_under_two_names_is_registered_once() -> None:
     host = PluginHost(entry_points=[point("one", plugin), point("two", plugin)], environ={}).load()
     assert names(host) == ["good"]
     (line,) = host.warnings
-    assert "its module is registered already, as plugin 'one'" in line
+    assert "its module is already registered as plugin 'one'" in line
 
 
 def test_a_plugin_that_imports_torch_when_loaded_is_named_but_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The hub: one door to explainers and models."""
+"""The hub: construction of explainers and models by name."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class TestNames:
     def test_a_torchvision_card_cannot_change_the_input(self, hub: Hub, tmp_path: Path) -> None:
         text = "name: x\nadapter: torchvision\narchitecture: resnet18\nweights: {source: none}\ninput: {size: 64}\n"
         (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
-        with pytest.raises(ModelError, match="preprocessing cannot be changed by a card"):
+        with pytest.raises(ModelError, match="a card cannot change torchvision's preprocessing"):
             hub.load_model(str(tmp_path / "x.yaml"))
 
     def test_a_card_of_an_unknown_adapter_is_refused(self, hub: Hub, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Designs of coalitions: how often each is drawn, what is certain, and the weights of Shapley values."""
+"""Coalition designs: expected numbers of draws, certain coalitions, and weights of Shapley values."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_size_laws_are_laws() -> None:
 
 
 def test_too_small_a_budget_says_how_much_is_needed() -> None:
-    with pytest.raises(ParameterError, match="a budget of 5 points") as caught:
+    with pytest.raises(ParameterError, match="a budget of 5 masks") as caught:
         draw_coalitions(9, 5, shapley_sizes(9), ends=True, generator=_rng())
     assert "6" in caught.value.hint
     with pytest.raises(ParameterError, match="an order of 9 players") as caught:

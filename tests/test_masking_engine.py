@@ -1,4 +1,4 @@
-"""The masking engine: order, batches, memory, counting, and what it lets through."""
+"""The masking engine: order, batches, memory, counting, and refused outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features: windows and segments against loops, the texts that make them, superpixels."""
+"""Features: windows and segments against loops, their texts, and superpixels."""
 
 from __future__ import annotations
 

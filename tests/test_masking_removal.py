@@ -1,4 +1,4 @@
-"""Removal: every baseline, the fill formula, and in-painting."""
+"""Removal operators: every baseline, the fill formula, and inpainting."""
 
 from __future__ import annotations
 
@@ -184,5 +184,5 @@ def test_an_unknown_baseline_is_refused_with_those_of_plugins_as_well() -> None:
 def test_a_plugins_baseline_of_the_wrong_type_is_refused() -> None:
     loaded = xaihub.load_model()
     loaded.baselines = {"wrong": lambda: lambda model, image: 3}
-    with pytest.raises(PluginError, match="'wrong' returned a int"):
+    with pytest.raises(PluginError, match="'wrong' returned int"):
         make_removal("wrong", loaded, torch.randn(loaded.input_size))

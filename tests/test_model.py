@@ -1,4 +1,4 @@
-"""A model: its hash, its checks, and that it is put back as it was."""
+"""Models: hashes, validation of outputs, and restoring the network."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TestPredicting:
             def forward(self, _inputs: torch.Tensor) -> Any:
                 return output
 
-        with pytest.raises(ModelError, match="model 'toy' does not return one row of class scores an image"):
+        with pytest.raises(ModelError, match="model 'toy' does not return one row of class scores per image"):
             wrapped(Odd()).predict(torch.zeros(2, 3, 8, 8))
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

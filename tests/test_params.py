@@ -1,14 +1,17 @@
-"""Parameters: the constructor's signature is the one source."""
+"""Parameters: declared once, as annotated attributes or in a constructor."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import field
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
 
 from xaihub import Meta
 from xaihub.errors import ParameterError
-from xaihub.params import convert, parameters
+from xaihub.params import Parametrised, convert, parameters
 
 
 class Method:
@@ -92,7 +95,8 @@ def test_a_wrong_value_is_quoted_with_the_reason_and_the_default(name: str, valu
     assert caught.value.message.startswith(f"parameter {name!r} of method cannot be {value!r}: ")
     assert reason in caught.value.message
     assert (
-        caught.value.hint == f"it is {parameters(Method)[name].type}, by default {parameters(Method)[name].default!r}"
+        caught.value.hint
+        == f"it must be {parameters(Method)[name].type}; default: {parameters(Method)[name].default!r}"
     )
     assert caught.value.exit_code == 2
 
@@ -118,3 +122,72 @@ def test_a_name_that_python_keeps_for_itself_is_typed_without_its_underscore() -
     assert [item.shown for item in parameters(Weighted).values()] == ["lambda", "plain"]
     with pytest.raises(ParameterError, match=r"has no parameter 'lambd' \(did you mean 'lambda'\?\)"):
         convert(Weighted, {"lambd": 1})
+
+
+class Declared(Parametrised):
+    steps: Annotated[int, Meta(ge=1, description="Points on the path.")] = 50
+    _seen: list[int] | None = field(default=None, init=False)
+
+
+def test_annotated_attributes_are_parameters_and_private_state_is_not() -> None:
+    method = Declared(steps=3)
+
+    assert method.parameters == {"steps": 3}
+    assert repr(method) == "Declared(steps=3)"
+    assert method._seen is None
+    assert parameters(Declared)["steps"].description == "Points on the path."
+
+
+# A module whose annotations are strings, with names that the module of a subclass does not have.
+ELSEWHERE = """
+from __future__ import annotations
+from typing import Annotated
+from xaihub.params import Meta, Parametrised
+
+Count = Annotated[int, Meta(ge=1, description="Number of masks.")]
+
+class Base(Parametrised):
+    masks: Count = 4
+"""
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> type[Parametrised]:
+    module = ModuleType("params_elsewhere")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(ELSEWHERE, module.__dict__)  # noqa: S102 - the text above
+    found: type[Parametrised] = module.Base
+    return found
+
+
+def test_parameters_are_inherited_from_another_module(base: type[Parametrised]) -> None:
+    class Derived(base):  # type: ignore[valid-type, misc]
+        keep: Annotated[float, Meta(gt=0, description="Fraction to keep.")] = 0.5
+
+    assert [(item.name, item.type, item.description) for item in parameters(Derived).values()] == [
+        ("masks", "int >= 1", "Number of masks."),
+        ("keep", "float > 0", "Fraction to keep."),
+    ]
+    assert Derived(masks=2).parameters == {"masks": 2, "keep": 0.5}
+    with pytest.raises(ParameterError, match=">= 1"):
+        convert(Derived, {"masks": "0"})
+
+
+def test_a_subclass_may_write_its_own_constructor(base: type[Parametrised]) -> None:
+    class Derived(base):  # type: ignore[valid-type, misc]
+        def __init__(self, *, points: int = 2) -> None:
+            self.points = points
+
+    assert Derived(points=3).parameters == {"points": 3}
+
+
+def test_a_bare_assignment_gives_an_inherited_parameter_another_default() -> None:
+    class Base(Parametrised):
+        steps: Annotated[int, Meta(ge=1, description="Steps.")] = 5
+
+    class Finer(Base):
+        steps = 50
+
+    assert (Base().steps, Finer().steps, Finer(steps=7).steps) == (5, 50, 7)
+    assert parameters(Finer)["steps"].default == 50
+    assert parameters(Finer)["steps"].description == "Steps."

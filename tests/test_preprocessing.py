@@ -1,4 +1,4 @@
-"""Preprocessing equals the libraries' own bit for bit, and its geometry can be undone."""
+"""Preprocessing is bit-identical to the libraries' own, and its geometry can be inverted."""
 
 from __future__ import annotations
 
@@ -185,5 +185,5 @@ def test_a_network_of_other_channels_than_an_image_has_is_refused(tmp_path: Path
     card.write_text(
         "name: many\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 5}\n"
     )
-    with pytest.raises(ModelError, match="an image has 1 or 3 channels, and the model takes 5"):
+    with pytest.raises(ModelError, match="images have 1 or 3 channels, but the model takes 5"):
         Hub().load_model(str(card))

@@ -1,4 +1,4 @@
-"""What plugins may rely on: public names, their arguments, and the hooks, as they are pinned in public_api.txt."""
+"""Public names, their arguments and the hooks, as pinned in public_api.txt."""
 
 from __future__ import annotations
 

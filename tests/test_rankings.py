@@ -1,10 +1,10 @@
-"""Judging a ranking of features."""
+"""Statistics of rankings."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from xaihub import MetricRefused, ParameterError
 from xaihub.ranking import (
     agreement,
-    deletion_curve,
+    average_ranks,
+    correlation,
     order_of,
     relevance_auc,
     seed_interval,
@@ -72,18 +73,24 @@ def test_stability_is_the_mean_over_pairs() -> None:
     assert stability([runs[0], runs[0] * 2]) == pytest.approx(1)
 
 
-def test_deleting_ranked_features_takes_their_share_of_a_sum() -> None:
-    features = torch.tensor([[4.0, 3.0, 2.0, 1.0], [8.0, 6.0, 4.0, 2.0]])
+def test_correlations_are_those_of_scipy_row_by_row_at_any_scale() -> None:
+    first = torch.stack([drawn(seed) for seed in range(3)])
+    second = torch.stack([drawn(seed) for seed in range(10, 13)])
+    for ranks, peer in ((False, pearsonr), (True, spearmanr)):
+        expected = [peer(a, b).statistic for a, b in zip(first.double(), second.double(), strict=True)]
+        for scale in (1.0, 1e-170, 1e170):
+            found = correlation(first.double() * scale, second, ranks=ranks)
+            assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
-    def total(table: Tensor) -> float:
-        return float(table.sum())
 
-    zeros = deletion_curve(total, features, torch.tensor([0, 1, 2, 3]), counts=[0, 1, 2, 4], fill=torch.zeros(4))
-    means = deletion_curve(total, features, torch.tensor([3, 2, 1, 0]), counts=[0, 4])
-
-    assert zeros == [30, 18, 9, 0]
-    assert means == [30, 30]  # the mean keeps the sum
-    assert features[0, 0] == 4
+def test_what_differs_by_rounding_alone_is_equal_and_a_constant_row_has_no_correlation() -> None:
+    nearly, varied = torch.tensor([0.3, 0.1 + 0.2, 0.3], dtype=torch.float64), torch.tensor([1.0, 2.0, 4.0])
+    assert not correlation(nearly, varied).isnan()
+    assert correlation(nearly, varied, rounding=1e-9).isnan()
+    assert correlation(torch.zeros(3), varied, ranks=True).isnan()
+    rows = torch.tensor([[3.0, 1.0, 3.0, -2.0, 3.0], [0.1 + 0.2, 0.3, 5.0, 4.0, 4.0]], dtype=torch.float64)
+    assert average_ranks(rows, rounding=1e-9).tolist() == [list(rankdata(rows[0])), list(rankdata([0.3, 0.3, 5, 4, 4]))]
+    assert average_ranks(rows)[1].tolist() == [2, 1, 5, 3.5, 3.5]
 
 
 def test_an_interval_is_students() -> None:
@@ -101,23 +108,13 @@ def test_an_interval_is_students() -> None:
     ("ask", "error", "message"),
     [
         (lambda: agreement(torch.ones(3), torch.rand(3)), ParameterError, "k cannot be 5"),
-        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and of 4 features"),
+        (lambda: agreement(torch.ones(3), torch.rand(4)), ParameterError, "3 and 4 features"),
         (lambda: agreement(torch.ones(3), torch.rand(3), k=2), MetricRefused, "constant"),
         (lambda: relevance_auc(torch.ones(3), torch.ones(3)), MetricRefused, "both relevant and irrelevant"),
         (lambda: stability([torch.rand(3)]), MetricRefused, "at least two"),
-        (lambda: seed_interval([]), MetricRefused, "nothing to average"),
-        (
-            lambda: deletion_curve(lambda _: 0.0, torch.rand(2, 3), torch.tensor([0, 1]), counts=[0]),
-            ParameterError,
-            "name each of them once",
-        ),
-        (
-            lambda: deletion_curve(lambda _: 0.0, torch.rand(2, 3), torch.arange(3), counts=[4]),
-            ParameterError,
-            "4 of 3 features",
-        ),
+        (lambda: seed_interval([]), MetricRefused, "no values to average"),
     ],
 )
-def test_what_has_no_answer_is_refused(ask: object, error: type[Exception], message: str) -> None:
+def test_undefined_statistics_are_refused(ask: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ask()  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Names: who owns one, how the other is reached, what is near."""
+"""Registries: ownership of names, qualified names, and suggestions."""
 
 from __future__ import annotations
 

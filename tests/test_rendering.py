@@ -5,15 +5,26 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from xaihub import ClassScore, Explanation, Geometry, SourceImage
+from xaihub import (
+    Attribution,
+    ClassScore,
+    Explainer,
+    Explanation,
+    Geometry,
+    Model,
+    PixelSet,
+    Preprocessing,
+    SourceImage,
+)
 from xaihub.errors import OutputError
-from xaihub.explainers.rendering import grid, heat, overlay, pixel_sets, terminal_lines
+from xaihub.explainers.rendering import grid, heat, overlay, sets_figure, terminal_lines
 
 SCORE = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
 
@@ -107,20 +118,20 @@ def test_a_terminal_line_is_two_rows_of_pixels() -> None:
     assert lines[0][0] == ((255, 0, 0), (255, 0, 0))
 
 
-def with_sets(*corners: tuple[int, int], **details: object) -> Explanation:
-    """Return an explanation of a red image with square sets of pixels, 2 of 8 a side."""
+def with_sets(*corners: tuple[int, int], **facts: Any) -> Explanation:
+    """Return an explanation of a red image with square sets of pixels, each 2 by 2 of 8 by 8."""
     made = explanation(torch.rand(1, 8, 8), size=(320, 160))
-    extras = {"standard_error": torch.rand(1, 8, 8)}
-    for number, (row, column) in enumerate(corners):
-        mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
-        mask[0, row : row + 2, column : column + 2] = 1
-        extras["mask" if not number else f"mask_{number + 1}"] = mask
+    sets = []
+    for row, column in corners:
+        mask = torch.zeros(8, 8, dtype=torch.bool)
+        mask[row : row + 2, column : column + 2] = True
+        sets.append(PixelSet(mask=mask, **facts))
     red = SourceImage(rgb=Image.new("RGB", (320, 160), (200, 30, 30)), name="red", source="", sha256="")
-    return replace(made, extras=extras, image=red, metadata={**made.metadata, "details": details})
+    return replace(made, sets=tuple(sets), image=red)
 
 
 def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
-    drawn = pixel_sets(with_sets((0, 0), (4, 4), (6, 0)))
+    drawn = sets_figure(with_sets((0, 0), (4, 4), (6, 0)))
     assert drawn is not None
     pixels = np.asarray(drawn).astype(int)
     panels = [pixels[12:162, left : left + 300] for left in (12, 324, 636, 948)]
@@ -135,7 +146,7 @@ def test_sets_are_outlined_on_the_photo_and_shown_alone_side_by_side() -> None:
 
 def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
     made = explanation(torch.rand(1, 8, 8))
-    assert pixel_sets(made) is None
+    assert sets_figure(made) is None
     assert made.save_sets_png(tmp_path / "x.png") is None
     assert not list(tmp_path.iterdir())
     assert with_sets((1, 1)).save_sets_png(tmp_path / "x.png") == tmp_path / "x.png"
@@ -143,8 +154,26 @@ def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
         assert drawn.width == 2 * 312 + 12
 
 
-def test_what_is_known_of_a_set_stands_below_it() -> None:
-    known = {"name": "mask", "area": 0.0625, "confidence": 0.5, "sufficient": True}
-    drawn = [pixel_sets(with_sets((1, 1), explanations=[facts])) for facts in (known, {**known, "sufficient": False})]
-    captions = [np.asarray(one)[170:, 324:] for one in drawn]
-    assert (captions[0] < 200).sum() < (captions[1] < 200).sum()
+def test_the_area_score_and_verdict_of_a_set_stand_below_it() -> None:
+    facts = ({}, {"score": 0.5}, {"score": 0.5, "holds": True}, {"score": 0.5, "holds": False})
+    drawn = [np.asarray(sets_figure(with_sets((1, 1), **one)))[170:, 324:] for one in facts]
+    ink = [int((caption < 200).sum()) for caption in drawn]
+    assert ink[0] < ink[1] == ink[2] < ink[3]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"name": "mask"}, [{"area": "large"}], [3, None], {"mask": 1}, "text", 7, None], ids=repr
+)
+def test_no_details_of_a_method_can_break_a_figure(odd: Any, tmp_path: Path) -> None:
+    class Odd(Explainer):
+        def attribute(self, model: Model, inputs: torch.Tensor, target: Any) -> Attribution:
+            mask = torch.zeros(len(inputs), 1, 8, 8, dtype=torch.uint8)
+            return Attribution(values=inputs, details={"explanations": odd, "sets": odd}, extras={"mask": mask})
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    size = Preprocessing(spatial=(), size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+    found = Odd().explain(Model(module, name="toy", preprocessing=size), torch.rand(1, 1, 8, 8))[0]
+    like = explanation(found.values)
+    drawn = replace(found, image=like.image, geometry=like.geometry)
+    assert drawn.save_sets_png(tmp_path / "x.png") is None
+    assert drawn.save_png(tmp_path / "y.png").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""`xaihub plugins new`: a complete project, written whole or not at all."""
+"""`xaihub plugins new`: a complete project, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -109,17 +109,17 @@ def test_the_command_says_where_the_project_is_and_what_to_do_next(tmp_path: Pat
     [
         (
             "Guided LRP",
-            "'Guided LRP' cannot be a plugin's name: lower-case letters and digits, words joined by hyphens",
+            "'Guided LRP' is not a valid plugin name: use lower-case letters, digits and single hyphens",
         ),
-        ("../up", "'../up' cannot be a plugin's name"),
-        ("", "'' cannot be a plugin's name"),
-        ("9lives", "'9lives' cannot be a plugin's name"),
-        ("a" * 51, "cannot be a plugin's name"),
-        ("my--x", "for instance 'my-x'"),
+        ("../up", "'../up' is not a valid plugin name"),
+        ("", "'' is not a valid plugin name"),
+        ("9lives", "'9lives' is not a valid plugin name"),
+        ("a" * 51, "is not a valid plugin name"),
+        ("my--x", "for example 'my-x'"),
         ("none", "its class would be called None"),
         ("explainer", "its class would be called Explainer"),
-        ("rise", "there is a plugin called 'rise' already"),
-        ("xaihub-rise", "there is a plugin called 'rise' already"),
+        ("rise", "a plugin called 'rise' already exists"),
+        ("xaihub-rise", "a plugin called 'rise' already exists"),
         ("gradcam", "explainer 'gradcam' belongs to plugin 'cam'"),
     ],
 )
@@ -137,11 +137,11 @@ def test_a_command_cannot_be_called_like_a_built_in_one(tmp_path: Path) -> None:
     result = run("explain", "--kind", "command", "-o", str(tmp_path))
 
     assert result.exit_code == 2
-    assert "there is a command called 'explain' already" in result.stderr
+    assert "a command called 'explain' already exists" in result.stderr
 
 
 def test_a_licence_that_is_no_expression_is_refused(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="is no SPDX expression"):
+    with pytest.raises(ParameterError, match="is not an SPDX expression"):
         new_plugin(hub, "mine", "explainer", tmp_path, licence='MIT"\n[project]')
 
 
@@ -149,7 +149,7 @@ def test_what_is_there_is_never_touched(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "xaihub-mine").symlink_to("nowhere")
     (tmp_path / "xaihub-other").mkdir()
     for name in ("mine", "other"):
-        with pytest.raises(OutputError, match=f"'.*xaihub-{name}' exists"):
+        with pytest.raises(OutputError, match=f"'.*xaihub-{name}' already exists"):
             new_plugin(hub, name, "explainer", tmp_path)
 
     assert sorted(item.name for item in tmp_path.iterdir()) == ["xaihub-mine", "xaihub-other"]

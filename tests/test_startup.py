@@ -1,4 +1,4 @@
-"""Listing and helping import nothing heavy, so that every command answers at once."""
+"""Listing and help import nothing heavy, so that every command starts fast."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import torch
 
 from xaihub import ClassScore, Explanation
 from xaihub.errors import OutputError
-from xaihub.evaluation.results import Key
+from xaihub.evaluation.config import Config
+from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
 
 KEY = Key(
@@ -82,11 +83,11 @@ def test_a_models_name_is_not_part_of_the_key() -> None:
 
 
 def test_a_score_is_missing_until_it_is_there_and_again_if_it_failed(store: RunStore) -> None:
-    wanted = [("insertion", "{}", "{}"), ("deletion", "{}", "{}")]
+    wanted = [ScoreKey("insertion", "{}"), ScoreKey("deletion", "{}")]
     store.add_explanation(KEY, "cat.jpg", explanation())
     assert store.missing_scores(KEY, wanted, retry=True) == wanted
-    store.add_score(KEY, "insertion", "{}", value=0.5)
-    store.add_score(KEY, "deletion", "{}", error="refused")
+    store.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.5))
+    store.add_score(KEY, Score(ScoreKey("deletion", "{}"), error="refused"))
     assert store.missing_scores(KEY, wanted, retry=True) == [("deletion", "{}", "{}")]
     assert store.missing_scores(KEY, wanted, retry=False) == []
 
@@ -99,19 +100,19 @@ def test_a_map_whose_file_is_lost_counts_as_missing(store: RunStore) -> None:
 
 def test_a_score_on_another_basis_is_missing_and_replaces_what_was_shown(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
-    store.add_score(KEY, "mass", "{}", basis='{"truth": "a"}', value=0.1)
-    other = ("mass", "{}", '{"truth": "b"}')
+    store.add_score(KEY, Score(ScoreKey("mass", "{}", '{"truth": "a"}'), value=0.1))
+    other = ScoreKey("mass", "{}", '{"truth": "b"}')
     assert store.missing_scores(KEY, [other], retry=False) == [other]
-    store.add_score(KEY, "mass", "{}", basis=other[2], value=0.2)
+    store.add_score(KEY, Score(other, value=0.2))
     assert [row.value for row in store.rows()] == [0.2]
 
 
 def test_only_scores_of_the_wanted_basis_are_shown_and_going_back_loses_nothing(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
     for letter, value in (("a", 0.1), ("b", 0.2)):
-        store.add_score(KEY, "mass", "{}", basis=f'{{"truth": "{letter}"}}', value=value)
+        store.add_score(KEY, Score(ScoreKey("mass", "{}", f'{{"truth": "{letter}"}}'), value=value))
     for letter, shown in (("a", [0.1]), ("b", [0.2]), ("c", []), ("a", [0.1])):
-        store.show_scores({"cat.jpg": {("mass", "{}"): f'{{"truth": "{letter}"}}'}})
+        store.show_scores({"cat.jpg": [ScoreKey("mass", "{}", f'{{"truth": "{letter}"}}')]})
         assert [row.value for row in store.rows()] == shown
 
 
@@ -122,8 +123,8 @@ def test_of_an_image_that_left_the_plan_only_what_depends_on_nothing_else_is_sho
     store: RunStore, basis: str, shown: int
 ) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
-    store.add_score(KEY, "mass", "{}", basis=basis, value=0.5)
-    store.show_scores({"dog.jpg": {}})
+    store.add_score(KEY, Score(ScoreKey("mass", "{}", basis), value=0.5))
+    store.show_scores({"dog.jpg": []})
     assert len(store.rows()) == shown
 
 
@@ -131,7 +132,7 @@ def test_of_each_image_and_method_only_the_wanted_explanation_is_shown(store: Ru
     keys = [replace(KEY, seed=seed) for seed in (0, 1)]
     for key in keys:
         store.add_explanation(key, "cat.jpg", explanation())
-        store.add_score(key, "mass", "{}", value=float(key.seed))
+        store.add_score(key, Score(ScoreKey("mass", "{}"), value=float(key.seed)))
     for seed in (1, 0):
         store.show_explanations("toy", {keys[seed].digest: ("new/cat.jpg", "toy_gradient", '{"steps": 3}')})
         store.show_explanations("toy", {keys[seed].digest: ("cat.jpg", "toy_gradient", '{"steps": 3}')})
@@ -148,7 +149,7 @@ def test_a_run_of_an_older_form_is_refused_with_one_line(store: RunStore) -> Non
 def test_writing_a_score_twice_keeps_one_row(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
     for value in (0.1, 0.2):
-        store.add_score(KEY, "insertion", "{}", value=value)
+        store.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=value))
     (row,) = store.rows()
     assert row.value == 0.2
 
@@ -156,7 +157,7 @@ def test_writing_a_score_twice_keeps_one_row(store: RunStore) -> None:
 def test_readers_see_whole_rows_while_one_process_writes(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
     with store.writing(), RunStore(store.folder) as reader:
-        store.add_score(KEY, "insertion", "{}", value=0.5)
+        store.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.5))
         assert [row.value for row in reader.rows()] == [0.5]
 
 
@@ -176,10 +177,10 @@ def test_a_full_database_is_one_line_and_loses_nothing(store: RunStore) -> None:
     store._db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OutputError, match="full"):  # noqa: PT012 - which write fills it is not ours to know
         for number in range(10_000):
-            store.add_score(KEY, f"metric{number}", "{}", value=1.0, details={"much": "x" * 500})
+            store.add_score(KEY, Score(ScoreKey(f"metric{number}", "{}"), value=1.0, details={"much": "x" * 500}))
     kept = len(store.rows())
     store._db.execute(f"PRAGMA max_page_count = {10 * pages}")
-    store.add_score(KEY, "afterwards", "{}", value=2.0)
+    store.add_score(KEY, Score(ScoreKey("afterwards", "{}"), value=2.0))
     assert len(store.rows()) == kept + 1
 
 
@@ -214,7 +215,7 @@ def test_opening_what_is_no_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_creating_over_a_run_is_refused_with_the_way_on(store: RunStore) -> None:
-    store.set_config({"images": []})
+    store.set_config(Config(images=["cat.jpg"]))
     with pytest.raises(OutputError, match="--resume"):
         RunStore(store.folder, create=True)
 
@@ -231,13 +232,13 @@ def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path
     other_key = replace(KEY, parameters={"steps": 4})
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
         a.add_explanation(KEY, "cat.jpg", explanation())
-        a.add_score(KEY, "insertion", "{}", error="out of luck")
-        a.add_score(KEY, "deletion", "{}", value=0.25)
+        a.add_score(KEY, Score(ScoreKey("insertion", "{}"), error="out of luck"))
+        a.add_score(KEY, Score(ScoreKey("deletion", "{}"), value=0.25))
         b.add_explanation(KEY, "cat.jpg", explanation())
-        b.add_score(KEY, "insertion", "{}", value=0.5)
-        b.add_score(KEY, "deletion", "{}", error="out of luck")
+        b.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.5))
+        b.add_score(KEY, Score(ScoreKey("deletion", "{}"), error="out of luck"))
         b.add_explanation(other_key, "cat.jpg", explanation(2.0))
-        b.add_score(other_key, "insertion", "{}", value=0.75)
+        b.add_score(other_key, Score(ScoreKey("insertion", "{}"), value=0.75))
         assert a.absorb(b) == 0
         assert sorted((row.metric, row.value) for row in a.rows()) == [
             ("deletion", 0.25),
@@ -257,14 +258,14 @@ def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
     for number, run in enumerate(runs):
         run.add_image("cat.jpg", 0, sha256="ab" * 32)
         run.add_explanation(KEY, "cat.jpg", explanation())
-        run.add_score(KEY, "mass", "{}", basis=f'{{"truth": "{number // 2}"}}', value=number / 4)
-        run.add_score(KEY, "grid", "{}", basis='{"pool": "same"}', value=0.5)
-        run.add_score(KEY, "insertion", "{}", value=0.75)
+        run.add_score(KEY, Score(ScoreKey("mass", "{}", f'{{"truth": "{number // 2}"}}'), value=number / 4))
+        run.add_score(KEY, Score(ScoreKey("grid", "{}", '{"pool": "same"}'), value=0.5))
+        run.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.75))
     with RunStore(tmp_path / "merged", create=True) as merged:
         aside = merged.absorb(*(runs[number] for number in order))
         assert [(row.metric, row.value) for row in merged.rows()] == [("grid", 0.5), ("insertion", 0.75)]
         assert aside == 2
-        merged.show_scores({"cat.jpg": {("mass", "{}"): '{"truth": "1"}'}})
+        merged.show_scores({"cat.jpg": [ScoreKey("mass", "{}", '{"truth": "1"}')]})
         assert ("mass", 0.5) in [(row.metric, row.value) for row in merged.rows()]
     for run in runs:
         run.close()
@@ -276,8 +277,8 @@ def test_merged_runs_of_different_photos_set_aside_the_scores_that_look_at_other
             key = replace(KEY, image=image)
             run.add_image(image, 0, sha256=image)
             run.add_explanation(key, image, explanation())
-            run.add_score(key, "grid", "{}", basis=f'{{"pool": "{image}"}}', value=0.5)
-            run.add_score(key, "insertion", "{}", value=0.75)
+            run.add_score(key, Score(ScoreKey("grid", "{}", f'{{"pool": "{image}"}}'), value=0.5))
+            run.add_score(key, Score(ScoreKey("insertion", "{}"), value=0.75))
         assert a.absorb(b) == 2
         assert [row.metric for row in a.rows()] == ["insertion", "insertion"]
 
@@ -287,7 +288,7 @@ def test_runs_that_explained_one_image_with_different_seeds_are_not_mixed(tmp_pa
         for run, seed in ((a, 0), (b, 1)):
             key = replace(KEY, seed=seed)
             run.add_explanation(key, "cat.jpg", explanation())
-            run.add_score(key, "insertion", "{}", value=0.75)
+            run.add_score(key, Score(ScoreKey("insertion", "{}"), value=0.75))
         assert a.absorb(b) == 2
         assert a.rows() == []
 
@@ -295,7 +296,7 @@ def test_runs_that_explained_one_image_with_different_seeds_are_not_mixed(tmp_pa
 def test_the_frame_has_one_row_a_score(store: RunStore) -> None:
     pytest.importorskip("pandas")
     store.add_explanation(KEY, "cat.jpg", explanation())
-    store.add_score(KEY, "insertion", "{}", value=0.5)
+    store.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.5))
     frame = store.frame()
     assert list(frame["value"]) == [0.5]
     assert list(frame["explainer"]) == ["toy_gradient"]
@@ -303,7 +304,7 @@ def test_the_frame_has_one_row_a_score(store: RunStore) -> None:
 
 def test_every_commit_survives_without_closing(store: RunStore) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
-    store.add_score(KEY, "insertion", "{}", value=0.5)
+    store.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.5))
     with closing(sqlite3.connect(store.folder / "run.sqlite")) as second:
         assert second.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert second.execute("SELECT value FROM scores").fetchall() == [(0.5,)]
@@ -320,7 +321,7 @@ def test_a_run_in_a_folder_that_may_only_be_read_is_read_as_it_lies(
         assert read.explanation(KEY) is not None
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before  # no journal beside it
         with pytest.raises(OutputError, match="readonly"):
-            read.set_config({})
+            read.set_config(Config(images=["cat.jpg"]))
     (tmp_path / "run" / "run.sqlite-wal").write_bytes(b"records")
-    with pytest.raises(OutputError, match="may only be read"):
+    with pytest.raises(OutputError, match="unmerged write-ahead log"):
         RunStore(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Where the image's grid is found in 23 families, and what is refused."""
+"""The layer search in 23 families, and its refusals."""
 
 from __future__ import annotations
 
@@ -181,20 +181,20 @@ def test_a_layer_is_overridden_by_name() -> None:
 
 
 def test_an_unknown_layer_is_refused_with_near_names() -> None:
-    with pytest.raises(ParameterError, match="layer 'layer22' has no output that is a grid") as error:
+    with pytest.raises(ParameterError, match="layer 'layer22' does not return a grid") as error:
         structure_of("resnet18").layer("layer22")
     assert "layer2" in error.value.hint
 
 
 def test_a_layer_without_a_grid_is_refused_by_name() -> None:
-    with pytest.raises(ParameterError, match="layer 'fc' has no output that is a grid"):
+    with pytest.raises(ParameterError, match="layer 'fc' does not return a grid"):
         structure_of("resnet18").layer("fc")
 
 
 def test_a_card_fixes_the_layer() -> None:
     fixed = trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "layer3"),)))
     assert (fixed.layer().name, fixed.layer().reason) == ("layer3", "set by the model card")
-    with pytest.raises(ParameterError, match="layer 'fc' has no output that is a grid"):
+    with pytest.raises(ParameterError, match="layer 'fc' does not return a grid"):
         trace(build("resnet18"), torch.randn(1, 3, 224, 224), Hints(layers=(("features", "fc"),)))
 
 

@@ -109,6 +109,22 @@ def test_a_score_is_the_output_of_each_rows_class() -> None:
     assert Target().resolve(LOGITS).score(LOGITS).tolist() == [3.0, 5.0]
 
 
+def test_a_score_is_a_logit_a_probability_or_its_logarithm() -> None:
+    target = Target.parse("2 vs 1").resolve(LOGITS)
+    probability = LOGITS.softmax(1)
+    for output, scores in {"logit": LOGITS, "probability": probability, "log_probability": probability.log()}.items():
+        torch.testing.assert_close(target.score(LOGITS, output=output), scores[:, 2] - scores[:, 1])
+    with pytest.raises(ParameterError, match="output cannot be 'odds'"):
+        target.score(LOGITS, output="odds")
+
+
+def test_a_resolved_target_can_be_asked_for_again() -> None:
+    assert Target.parse("top1 vs top3").resolve(LOGITS).fixed() == Target(
+        index=int(LOGITS[0].argmax()), against=Target(index=int(LOGITS[0].topk(3).indices[2]))
+    )
+    assert Target(index=2).resolve(LOGITS).fixed() == Target(index=2)
+
+
 def test_one_target_scores_any_number_of_rows() -> None:
     outputs = torch.randn(7, 4)
     one = ResolvedTarget(index=torch.tensor([3]), against=torch.tensor([1]))
@@ -135,3 +151,13 @@ def test_a_class_named_by_a_number_is_meant_by_that_name_and_an_index_by_an_int(
     assert Target.parse(2, names).index == 2
     assert Target.parse("0", names).index == 0  # no class has that name
     assert Target.parse("2 vs 10", names).against == Target(index=1)
+
+
+def test_a_masked_image_keeps_a_rank_or_the_lead_of_a_contrast() -> None:
+    whole = torch.tensor([[1.0, 3.0, 2.0]])
+    outputs = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    second = Target(index=2).resolve(whole)
+    assert second.ahead(outputs).tolist() == [0, 0, 2]
+    assert second.kept(outputs, whole).tolist() == [True, True, False]
+    contrast = Target(index=1, against=Target(index=0)).resolve(whole)
+    assert contrast.kept(outputs, whole).tolist() == [True, False, False]

@@ -1,4 +1,4 @@
-"""What authors of plugins get from xaihub.testing: toys, planted evidence, and the decorator."""
+"""xaihub.testing for authors of plugins: toys, planted evidence, and the decorator."""
 
 from __future__ import annotations
 
@@ -163,12 +163,12 @@ def test_the_tests_are_named_after_the_checks() -> None:
 
 
 def test_a_failed_check_says_what_to_change() -> None:
-    with pytest.raises(AssertionError, match="are one and the same: explain `target.score"):
+    with pytest.raises(AssertionError, match="are identical: explain `target.score"):
         cases()["depends_on_the_target"]()
 
 
 def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
-    with pytest.raises(pytest.skip.Exception, match="not applicable: it does not claim `completeness`"):
+    with pytest.raises(pytest.skip.Exception, match="not applicable: it does not declare `completeness`"):
         cases()["values_are_complete"]()
 
 
@@ -177,7 +177,7 @@ def test_an_expected_failure_is_skipped_and_an_unexpected_success_is_an_error() 
 
     with pytest.raises(pytest.skip.Exception, match="expected: it is a constant"):
         found["depends_on_the_target"]()
-    with pytest.raises(AssertionError, match="take 'values_are_finite' off the list: they are not"):
+    with pytest.raises(AssertionError, match="passed: remove 'values_are_finite' from `expected` .they are not"):
         found["values_are_finite"]()
 
 
@@ -186,7 +186,7 @@ def test_an_expected_failure_is_skipped_and_an_unexpected_success_is_an_error() 
     [
         (Gradient, {"expected": {"values_are_finite": ""}}, ParameterError, "has no reason"),
         (Gradient, {"expected": {"values_finite": "so it is"}}, UnknownName, "did you mean 'values_are_finite'"),
-        ("risee", {}, UnknownName, "nothing is called 'risee'"),
+        ("risee", {}, UnknownName, "nothing is named 'risee'"),
         (dict, {}, ParameterError, "cannot be checked"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Weights from files: read without running them, and fitted whole or not at all."""
+"""Weight files: reading without executing code, and loading all entries or none."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TestRefusing:
             "beside weights": lambda: torch.save({"state_dict": STATE, "args": Payload(mark)}, file),
         }
         writers[form]()
-        assert "holds pickled code, which is never run" in refusal(file)
+        assert "contains pickled code, which is never executed" in refusal(file)
         assert not mark.exists()
 
     def test_the_payload_of_these_tests_can_do_harm(self, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ class TestRefusing:
     )
     def test_a_file_without_weights_is_refused(self, content: Any, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "w.pth")
-        assert "holds no state dict" in refusal(tmp_path / "w.pth")
+        assert "contains no state dict" in refusal(tmp_path / "w.pth")
 
 
 class TestFilling:
@@ -162,7 +162,7 @@ class TestFilling:
         before = {name: value.clone() for name, value in target.state_dict().items()}
         other = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Linear(2, 2)).state_dict()
         with pytest.raises(
-            ModelError, match=r"it is of another architecture: 0 entries missing, 0 unknown, 6 of another"
+            ModelError, match=r"it does not match the architecture: 0 entries missing, 0 unknown, 6 with another"
         ):
             fill(target, other, what="it", by_order=by_order)
         assert same(dict(target.state_dict()), before)
@@ -170,11 +170,13 @@ class TestFilling:
     def test_missing_and_unknown_entries_are_counted(self) -> None:
         state = dict(self.network().state_dict())
         state["extra"] = state.pop("0.weight")
-        with pytest.raises(ModelError, match=r"1 entries missing, 1 unknown, 0 of another shape, first '0.weight'"):
+        with pytest.raises(
+            ModelError, match=r"1 entries missing, 1 unknown, 0 with another shape, the first being '0.weight'"
+        ):
             fill(self.network(), state, what="it")
 
     def test_an_order_of_another_length_is_refused(self) -> None:
-        with pytest.raises(ModelError, match="it holds 2 entries where the architecture has 9"):
+        with pytest.raises(ModelError, match="it has 2 entries, but the architecture has 9"):
             fill(self.network(), STATE, what="it", by_order=True)
 
 
@@ -209,7 +211,7 @@ class TestCheckpointsOfUsers:
             hub.load_model("test_resnet", checkpoint=checkpoint, classes=self.names(tmp_path, 6))
 
     def test_another_architectures_checkpoint_is_refused(self, hub: Hub, checkpoint: Path) -> None:
-        with pytest.raises(ModelError, match=r"is of another architecture: .* \(check -m"):
+        with pytest.raises(ModelError, match=r"does not match the architecture: .* \(check -m"):
             hub.load_model("test_convnext", checkpoint=checkpoint)
 
     def test_a_torchvision_classifier_takes_one_too(self, hub: Hub, tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ class TestCheckpointsOfUsers:
             hub.load_model("efficientnet_lite0", classes=tmp_path / "names.txt")
 
     def test_a_missing_file_of_names_is_named(self, hub: Hub, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"cannot read the class names of .*none.txt': No such file"):
+        with pytest.raises(ModelError, match=r"cannot read the class names in .*none.txt': No such file"):
             hub.load_model("efficientnet_lite0", classes=tmp_path / "none.txt")
 
 
@@ -267,6 +269,6 @@ def test_a_network_with_auxiliary_heads_has_one_output_in_training_too(tmp_path:
 
 
 def test_a_size_that_an_architecture_cannot_take_is_refused_when_it_is_loaded() -> None:
-    with pytest.raises(ModelError, match="'efficientformer_l1' does not take images of 192x192"):
+    with pytest.raises(ModelError, match="'efficientformer_l1' cannot process images of 192x192"):
         Hub().load_model("efficientformer_l1", scratch=True, size=192)
     assert Hub().load_model("test_vit", scratch=True, size=96).predict(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)

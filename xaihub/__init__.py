@@ -1,25 +1,12 @@
 """A hub for explaining vision models.
 
-Nothing heavy is imported until it is used: each name below is resolved on first access.
+Importing this package imports nothing heavy: each name below is resolved on first access.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xaihub.errors import XaihubError as XaihubError
-from xaihub.hookspecs import hookimpl as hookimpl
-from xaihub.specs import AdapterSpec as AdapterSpec
-from xaihub.specs import BaselineSpec as BaselineSpec
-from xaihub.specs import ExplainerSpec as ExplainerSpec
-from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
-from xaihub.specs import MetricSpec as MetricSpec
-from xaihub.specs import ModelCard as ModelCard
-from xaihub.specs import ObjectiveSpec as ObjectiveSpec
-from xaihub.specs import Paper as Paper
-from xaihub.specs import ReproductionSpec as ReproductionSpec
-from xaihub.specs import Weights as Weights
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.api.explain import explain as explain
     from xaihub.api.explain import get_explainer as get_explainer
     from xaihub.api.explain import load_model as load_model
@@ -27,12 +14,16 @@ if TYPE_CHECKING:
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
+    from xaihub.errors import XaihubError as XaihubError
     from xaihub.explainers.explainer import Attribution as Attribution
     from xaihub.explainers.explainer import Explainer as Explainer
-    from xaihub.explainers.explanation import ClassScore as ClassScore
     from xaihub.explainers.explanation import Explanation as Explanation
+    from xaihub.explainers.pixel_set import PixelSet as PixelSet
+    from xaihub.explainers.result import ClassScore as ClassScore
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
+    from xaihub.explainers.target import class_scores as class_scores
+    from xaihub.hookspecs import hookimpl as hookimpl
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
     from xaihub.images import load_image as load_image
@@ -62,47 +53,46 @@ if TYPE_CHECKING:
     from xaihub.ranking.explainer import Ranking as Ranking
     from xaihub.ranking.explanation import GlobalExplanation as GlobalExplanation
     from xaihub.ranking.explanation import RankedFeature as RankedFeature
+    from xaihub.specs import AdapterSpec as AdapterSpec
+    from xaihub.specs import BaselineSpec as BaselineSpec
+    from xaihub.specs import ExplainerSpec as ExplainerSpec
+    from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
+    from xaihub.specs import MetricSpec as MetricSpec
+    from xaihub.specs import ModelCard as ModelCard
+    from xaihub.specs import ObjectiveSpec as ObjectiveSpec
+    from xaihub.specs import Paper as Paper
+    from xaihub.specs import ReproductionSpec as ReproductionSpec
+    from xaihub.specs import Weights as Weights
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "models.adapter": ("ModelAdapter", "ModelRequest"),
-    "errors": ("ExplainerRefused", "MetricRefused", "ModelError", "ParameterError"),
-    "explainers.explainer": ("Attribution", "Explainer"),
-    "explainers.explanation": ("ClassScore", "Explanation"),
-    "ranking.explainer": ("GlobalExplainer", "Ranking"),
-    "ranking.explanation": ("GlobalExplanation", "RankedFeature"),
-    "hub": ("Hub",),
-    "images": ("SourceImage", "load_image", "sample_photo"),
-    "metric": ("Case", "Measurement", "Metric", "Scene"),
-    "models.model": ("Model", "Runtime"),
-    "objective": ("Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"),
-    "params": ("Meta",),
-    "models.preprocessing": ("Geometry", "Preprocessing"),
-    "randomness": ("generator_for",),
-    "api.explain": ("explain", "get_explainer", "load_model"),
-    "models.structure": ("Hints", "Layer", "Layout"),
-    "explainers.target": ("ResolvedTarget", "Target"),
+_NAMES = {
+    "api.explain": "explain get_explainer load_model",
+    "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
+    "explainers.explainer": "Attribution Explainer",
+    "explainers.explanation": "Explanation",
+    "explainers.pixel_set": "PixelSet",
+    "explainers.result": "ClassScore",
+    "explainers.target": "ResolvedTarget Target class_scores",
+    "hookspecs": "hookimpl",
+    "hub": "Hub",
+    "images": "SourceImage load_image sample_photo",
+    "metric": "Case Measurement Metric Scene",
+    "models.adapter": "ModelAdapter ModelRequest",
+    "models.model": "Model Runtime",
+    "models.preprocessing": "Geometry Preprocessing",
+    "models.structure": "Hints Layer Layout",
+    "objective": "Finished Group Losses Objective Step evaluation_mode",
+    "params": "Meta",
+    "randomness": "generator_for",
+    "ranking.explainer": "GlobalExplainer Ranking",
+    "ranking.explanation": "GlobalExplanation RankedFeature",
+    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec MetricSpec ModelCard ObjectiveSpec Paper"
+    " ReproductionSpec Weights",
 }
-_HOME = {name: module for module, names in _LAZY.items() for name in names}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(  # noqa: PLE0605
-    [
-        *_HOME,
-        "AdapterSpec",
-        "BaselineSpec",
-        "ExplainerSpec",
-        "GlobalExplainerSpec",
-        "MetricSpec",
-        "ModelCard",
-        "ObjectiveSpec",
-        "Paper",
-        "ReproductionSpec",
-        "Weights",
-        "XaihubError",
-        "hookimpl",
-    ]
-)
+__all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a user sees when something expected goes wrong: one sentence and one hint."""
+"""Errors that users see: one line that says what went wrong, and a hint that says what to do."""
 
 from __future__ import annotations
 
@@ -44,51 +44,51 @@ class XaihubError(Exception):
 
 
 class UnknownName(XaihubError):
-    """A name that nothing is registered under."""
+    """Nothing is registered under this name."""
 
     exit_code = 2
 
 
 class ParameterError(XaihubError):
-    """A parameter that does not exist, or a value of the wrong type or range."""
+    """A parameter does not exist, or its value has the wrong type or is out of range."""
 
     exit_code = 2
 
 
 class InputError(XaihubError):
-    """An image, folder or class name that cannot be used."""
+    """An image, folder or class name cannot be used."""
 
 
 class ModelError(XaihubError):
-    """A model that cannot be built, loaded or trusted."""
+    """A model cannot be built or loaded, or its outputs cannot be used."""
 
 
 class OutputError(XaihubError):
-    """A result that cannot be written or read."""
+    """A result cannot be written or read."""
 
 
 class ExplainerRefused(XaihubError):
-    """A method that would be wrong on this model, with the reason."""
+    """A method is not valid for this model; the message gives the reason."""
 
 
 class MetricRefused(XaihubError):
-    """A score that would have no meaning, with the reason."""
+    """A score would be meaningless here; the message gives the reason."""
 
 
 class TrainingError(XaihubError):
-    """Training that cannot go on, with the reason."""
+    """Training cannot continue; the message gives the reason."""
 
 
 class MissingExtra(XaihubError):
-    """An optional dependency that is not installed."""
+    """An optional dependency is not installed."""
 
 
 class PluginError(XaihubError):
-    """A plugin that cannot be used, or does not keep to what it promised."""
+    """A plugin cannot be used, or breaks its contract."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the `known` names nearest to `name`, or an empty string."""
+    """Return a hint with the `known` names closest to `name`, or an empty string."""
     by_lower = {item.lower(): item for item in known}
     near = get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     if not near:

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic file writing: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["temporary_file", "write_file"]
 
 
 def write_file(path: str | Path, content: str | bytes | Callable[[Path], object]) -> Path:
-    """Write a file under a temporary name, then rename it, so that `path` is never half-written; return the path.
+    """Write a file under a temporary name, rename it, and return its path; `path` is never half-written.
 
     Args:
-        path: The file; missing parent folders are made.
+        path: The file; missing parent folders are created.
         content: UTF-8 text, bytes, or a function that fills the file it is given.
 
     Raises:
@@ -29,11 +29,11 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Path], object]
         if isinstance(content, bytes):
             temporary.write_bytes(content)
         elif isinstance(content, str):
-            # A file name that is not valid Unicode has lone surrogates; write them as the escapes that JSON uses.
+            # A file name that is not valid Unicode has lone surrogates; they become the escapes that JSON uses.
             temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
         else:
             content(temporary)
-        temporary.chmod(mode)  # safetensors replaces the file by a private one
+        temporary.chmod(mode)  # safetensors replaces the file with a private one
         temporary.replace(path)
     return path
 

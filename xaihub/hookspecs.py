@@ -1,4 +1,4 @@
-"""What a plugin can say. Every hook takes nothing and returns records; none may import anything heavy."""
+"""Hook specifications: what a plugin can register. Hooks take no arguments, return records, import nothing heavy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def xaihub_register_global_explainers() -> Iterable[GlobalExplainerSpec]:  # typ
 
 @hookspec
 def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
-    """Return a record for each metric.
+    """Return a record for each metric; `target` names a subclass of `xaihub.Metric`.
 
     Added in 0.1.
     """
@@ -55,7 +55,7 @@ def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-bod
 
 @hookspec
 def xaihub_register_baselines() -> Iterable[BaselineSpec]:  # type: ignore[empty-body]
-    """Return a record for each way to hide pixels, usable as the `baseline` of every method and metric that masks.
+    """Return a record for each removal operator, usable as the `baseline` of every method and metric that masks.
 
     Added in 0.1.
     """
@@ -73,7 +73,7 @@ def xaihub_register_model_adapters() -> Iterable[AdapterSpec]:  # type: ignore[e
 def xaihub_register_models() -> Iterable[ModelCard | XaihubError]:  # type: ignore[empty-body]
     """Return a card for each model of a zoo; the card names the adapter that builds it.
 
-    An error in the place of a card is reported, and costs only that card.
+    An error in place of a card is reported and disables only that card.
 
     Added in 0.1.
     """
@@ -97,7 +97,7 @@ def xaihub_register_reproductions() -> Iterable[ReproductionSpec]:  # type: igno
 
 @hookspec
 def xaihub_register_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
-    """Return click commands to add to `xaihub`; a built-in command's name cannot be taken.
+    """Return click commands to add to `xaihub`; the name of a built-in command cannot be reused.
 
     Added in 0.1.
     """

@@ -1,4 +1,4 @@
-"""Reading images of any kind, and finding them."""
+"""Image input: finding files and decoding images to upright RGB."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["SourceImage", "find_images", "load_image", "sample_photo"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-_STDIN: list[Any] = []  # the stream that was read, and what it held
+_STDIN: list[Any] = []  # the stream that was read, and its content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class SourceImage:
     """A decoded image.
 
     Attributes:
-        rgb: the PIL image in RGB, upright.
+        rgb: The PIL image in RGB, upright.
         name: A short name for output files and labels.
-        source: Where it came from, or "" for an image made in memory.
-        sha256: The checksum of the file, or of the pixels of an image made in memory.
+        source: Its path, "-" for standard input, or "" for an image created in memory.
+        sha256: The checksum of the file, or of the pixels of an image created in memory.
     """
 
     rgb: Image
@@ -50,7 +50,7 @@ def sample_photo() -> Path:
 
 
 def find_images(paths: Sequence[str | Path]) -> list[str]:
-    """Expand files, folders (with their sub-folders), globs and "-" into one list without doubles.
+    """Expand files, folders (with subfolders), globs and "-" (standard input) into one list without duplicates.
 
     Raises:
         InputError: A path does not exist, a folder cannot be read or holds no image, a glob matches nothing.
@@ -76,7 +76,7 @@ def _folder(folder: Path) -> Iterator[str]:
     def unreadable(error: OSError) -> None:
         raise InputError(f"cannot read the folder {str(error.filename)!r}: {error.strerror}") from error
 
-    # os.walk tells of a folder that it cannot read; pathlib's rglob passes over it.
+    # os.walk reports a folder that it cannot read; pathlib's rglob skips it silently.
     files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names]
     hits = sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     if not hits:
@@ -87,8 +87,8 @@ def _folder(folder: Path) -> Iterator[str]:
 def load_image(source: Any) -> SourceImage:
     """Read one image as upright RGB: a path, "-" for standard input, bytes, a PIL image, or an (H, W[, C]) array.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit and float greys are scaled, not clipped;
-    of an animation the first frame is taken.
+    EXIF orientation is applied, transparency is composited over white, 16-bit and float greys are scaled, not clipped,
+    and an animation is reduced to its first frame.
 
     Raises:
         InputError: It is missing, empty, truncated, not an image, too large, or of an unusable shape.
@@ -116,7 +116,7 @@ def load_image(source: Any) -> SourceImage:
 
 
 def _standard_input() -> bytes:
-    """Return what standard input holds; it can be read once, and several models may ask for it."""
+    """Return the content of standard input, which can be read only once but may be needed by several models."""
     stream = sys.stdin.buffer
     if not _STDIN or _STDIN[0] is not stream:
         _STDIN[:] = [stream, stream.read()]
@@ -162,14 +162,14 @@ def _from_array(array: Any) -> Image:
         raise InputError(f"an array of shape {values.shape} is not an image", hint="pass (H, W) or (H, W, 3)")
     if values.dtype.kind == "f":
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise InputError("an image of floats must lie between 0 and 1")
+            raise InputError("the values of a float image must lie between 0 and 1")
         values = np.rint(values * 255).astype(np.uint8)
     elif values.dtype == np.uint16:
         values = (values >> 8).astype(np.uint8)
     elif values.dtype == bool:
         values = values.astype(np.uint8) * 255
     elif values.dtype != np.uint8:
-        raise InputError(f"an image cannot be made of {values.dtype}", hint="use uint8, or floats between 0 and 1")
+        raise InputError(f"an image cannot have the type {values.dtype}", hint="use uint8, or floats between 0 and 1")
     return Image.fromarray(values.squeeze(2) if values.ndim == 3 and values.shape[2] == 1 else values)
 
 
@@ -193,10 +193,10 @@ def _scaled_grey(values: Any) -> Image:
     import numpy as np
     from PIL import Image as PILImage
 
-    # Pillow's own conversion clips these modes at 255. 16-bit files have a known range; scale others by the range
-    # that the values need.
+    # Pillow's own conversion clips these modes at 255. 16-bit files have a known range; others are scaled by the range
+    # of their values.
     if not np.isfinite(values).all():
-        raise InputError("the image has pixels that are not finite")
+        raise InputError("the image has NaN or infinite pixels")
     low, high = min(float(values.min()), 0.0), float(values.max())
     if values.dtype == np.uint16:
         high = 65535.0

@@ -1,4 +1,4 @@
-"""Which entry of a table, or which file of a folder, belongs to which image."""
+"""Matching of table entries, or of files in a folder, to images by path or name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["matched"]
 T = TypeVar("T")
 Key = Callable[[str], tuple[str, ...]]
 
-HINT = "write so many folders before the name as tell images apart"
+HINT = "include enough parent folders to make the name unique"
 
 
 def matched(
@@ -27,50 +27,50 @@ def matched(
 ) -> dict[str, T]:
     """Return the entry of each image that has one, by the image's path.
 
-    An entry that is the path of an image is its own. Otherwise names decide, and where several images or entries
-    share one, so many folders above them as tell which is meant (`cat/001.png` for `photos/cat/001.jpg`).
+    An entry that is the path of an image belongs to it. Otherwise file names are compared; where several images or
+    entries share a name, their parent folders decide (`cat/001.png` belongs to `photos/cat/001.jpg`).
 
     Args:
         images: Paths.
-        entries: What is to be given to images, by path or file name.
-        where: What the entries come from, for messages.
-        by_stem: Names agree without their endings.
-        base: A folder that relative paths of entries may start from, besides the working folder.
+        entries: Pairs of a path or file name and the value to assign.
+        where: The source of the entries, for messages.
+        by_stem: Compare names without their suffixes.
+        base: A folder that relative paths of entries may start from, in addition to the working folder.
 
     Raises:
-        InputError: It cannot be told which entry an image has, or entries contradict each other.
+        InputError: An entry is ambiguous, or entries contradict each other.
     """
-    told: dict[str, T] = {}
+    listed: dict[str, T] = {}
     for entry, value in entries:
-        if told.setdefault(entry, value) != value:
-            raise InputError(f"{where} names {entry!r} twice, and differently")
+        if listed.setdefault(entry, value) != value:
+            raise InputError(f"{where} lists {entry!r} twice with different values")
     found: dict[str, T] = {}
     resolved = {str(Path(image).resolve()): image for image in images}
-    left: dict[str, list[str]] = {}  # entries that are no image's own path, by name
+    left: dict[str, list[str]] = {}  # entries that are not the path of an image, by name
     key = _stem if by_stem else _name
-    for entry, value in told.items():
+    for entry, value in listed.items():
         own = next((resolved[path] for path in _paths(entry, base) if path in resolved), None)
         if own is None:
             left.setdefault(key(entry)[-1], []).append(entry)
         elif found.setdefault(own, value) != value:
-            raise InputError(f"{where} names {own!r} twice, and differently")
+            raise InputError(f"{where} lists {own!r} twice with different values")
     twins: dict[str, set[str]] = {}
     for image in images:
         if image not in found:
             twins.setdefault(key(image)[-1], set()).add(image)
     meant: dict[str, list[str]] = {}
-    for name, listed in left.items():
-        for entry in listed:
+    for name, unmatched in left.items():
+        for entry in unmatched:
             shared, nearest = _most(entry, twins.get(name, ()), key)
             if len(nearest) == 1:
                 meant.setdefault(nearest[0], []).append(entry)
-            elif nearest and shared == len(key(entry)):  # had more been written, another image would be meant
-                raise InputError(f"{where} names {entry!r}, which several images are called", hint=HINT)
+            elif nearest and shared == len(key(entry)):  # longer entries belong to images that are not listed
+                raise InputError(f"{where} lists {entry!r}, which several images are called", hint=HINT)
     for image, several in meant.items():
         _, nearest = _most(image, several, key)
         if len(nearest) > 1:
             raise InputError(f"{where} has several entries for {image!r}: {', '.join(nearest)}", hint=HINT)
-        found[image] = told[nearest[0]]
+        found[image] = listed[nearest[0]]
     return {image: found[image] for image in images if image in found}
 
 
@@ -88,13 +88,13 @@ def _stem(path: str) -> tuple[str, ...]:
 
 
 def _shared(image: str, entry: str, key: Key) -> int:
-    """Return how many parts of two paths agree, from the name upwards."""
+    """Return the number of trailing path components that two paths share."""
     pairs = zip(reversed(key(image)), reversed(key(entry)), strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _most(path: str, others: Iterable[str], key: Key) -> tuple[int, list[str]]:
-    """Return in how many parts a path agrees with the nearest of others, and which those are."""
+    """Return the largest number of components that a path shares with any of the others, and those others."""
     shared = {other: _shared(path, other, key) for other in others}
     most = max(shared.values(), default=0)
     return most, [other for other, count in shared.items() if count == most]

@@ -1,10 +1,12 @@
-"""The base class of metrics, and the case that one is asked to judge."""
+"""The base class of metrics, and the case that a metric scores."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +18,7 @@ from xaihub.errors import MetricRefused
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.masking import Removal, baseline_image, make_removal
 from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
@@ -25,32 +28,86 @@ __all__ = ["Case", "Measurement", "Metric", "Scene"]
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
+class _Result:
+    """A remembered value, the passes spent on it, and the remembered results it rests on (their passes excluded)."""
+
+    value: Any
+    cost: Counts
+    rests_on: set[_Result]
+
+
+class _Meter:
+    """Charges a measurement for its own passes and for all remembered results it uses, whoever computed them.
+
+    So the passes recorded with a score are those of computing it alone, whatever the order of a run's scores and
+    wherever the run was interrupted.
+    """
+
+    def __init__(self, passes: Counts) -> None:
+        self._passes = passes  # grows while the network runs
+        self._remembered = Counts()  # the part of them that results account for
+        self.used: set[_Result] = set()
+
+    @property
+    def own(self) -> Counts:
+        return self._passes - self._remembered
+
+    def computed(self, compute: Callable[[], Any]) -> _Result:
+        before, outer, self.used = self.own, self.used, set()
+        try:
+            result = _Result(compute(), self.own - before, self.used)
+        finally:
+            self.used = outer
+        self._remembered += result.cost
+        return result
+
+    def charged(self) -> Counts:
+        return sum((result.cost for result in self.used), self.own)
+
+
+_METER: ContextVar[_Meter | None] = ContextVar("meter", default=None)
+
+
 class _Memory:
     """Results by key, computed once."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
+        self._known: dict[Hashable, _Result] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` returned for this key, calling it the first time only."""
+        meter = _METER.get() or _Meter(Counts())
         if key not in self._known:
-            self._known[key] = compute()
-        found: T = self._known[key]
+            self._known[key] = meter.computed(compute)
+        result = self._known[key]
+        meter.used |= {result, *result.rests_on}
+        found: T = result.value
         return found
+
+
+@contextmanager
+def _metered(model: Model) -> Iterator[_Meter]:
+    with model.counting() as passes:
+        token = _METER.set(meter := _Meter(passes))
+        try:
+            yield meter
+        finally:
+            _METER.reset(token)
 
 
 @dataclass(kw_only=True)
 class Scene:
-    """One image as one model sees it; shared by every explainer and metric that judges it.
+    """One image as one model sees it, shared by all explainers and metrics.
 
     Attributes:
         model: The model.
         image: (C, H, W) input, on the model's device.
         logits: (K,) class scores of the image.
         target: The class that is explained.
-        truth: (H, W) bool, the pixels where the evidence lies, where that is known.
+        truth: (H, W) bool, the pixels that hold the evidence, if known.
         pool: Other images of the run, as (C, H, W) inputs with their predicted classes.
-        memory: What depends on the image and the model only, such as the logits of random masks.
+        memory: Results that depend only on the image and the model, such as the logits of random masks.
     """
 
     model: Model
@@ -61,20 +118,16 @@ class Scene:
     pool: Sequence[tuple[Tensor, int]] = ()
     memory: _Memory = field(default_factory=_Memory)
 
-    def score(self, outputs: Tensor, *, output: str = "probability") -> Tensor:
+    def score(self, logits: Tensor, *, output: str = "probability") -> Tensor:
         """Score (n, K) logits for the target: (n,), as "probability", "logit" or "log_probability"."""
-        if output == "probability":
-            outputs = outputs.softmax(1)
-        elif output == "log_probability":
-            outputs = outputs.log_softmax(1)
-        return self.target.score(outputs)
+        return self.target.score(logits, output=output)
 
 
 class _Guarded(Scene):
-    """A scene as a metric sees it: looking at what the metric has not declared is an error.
+    """A scene as a metric sees it: reading what the metric has not declared is an error.
 
-    Scores are kept by what their metric declares; one that looks at more would go on being shown after the masks or
-    the photos were changed.
+    Stored scores are keyed by what their metric declares; an undeclared dependence would keep them after the masks or
+    the other images changed.
     """
 
     def __getattribute__(self, name: str) -> Any:
@@ -86,9 +139,7 @@ class _Guarded(Scene):
 
 def _guarded(scene: Scene, metric: Metric, who: str) -> Scene:
     declared = {"truth": metric.needs_truth, "pool": metric.needs_pool}
-    closed = {
-        name: f"{who} looks at scene.{name}, which it does not declare" for name in declared if not declared[name]
-    }
+    closed = {name: f"{who} reads scene.{name} without declaring it" for name in declared if not declared[name]}
     seen = _Guarded(**{item.name: getattr(scene, item.name) for item in fields(Scene)})
     seen.__dict__["_closed"] = closed
     return seen
@@ -96,14 +147,14 @@ def _guarded(scene: Scene, metric: Metric, who: str) -> Scene:
 
 @dataclass(kw_only=True)
 class Case:
-    """One explanation to judge.
+    """One explanation to score.
 
     Attributes:
         scene: The image and the model.
-        explanation: What is judged.
-        explainer: What made it, for metrics that explain again; None for a stored map of unknown origin.
+        explanation: The explanation.
+        explainer: What made it, for metrics that re-run the explainer; None for a stored map of unknown origin.
         seed: Fixes every random choice.
-        memory: What depends on this explanation, such as its deletion curve; shared by metrics.
+        memory: Results that depend on this explanation, such as its deletion curve; shared by metrics.
     """
 
     scene: Scene
@@ -122,6 +173,29 @@ class Case:
         """(H, W) float32 map on the CPU: the values summed over channels."""
         return self.explanation.heatmap()
 
+    def baseline(self, name: str) -> Tensor:
+        """Return the (C, H, W) baseline image called `name`; noise is the same for all metrics.
+
+        Raises:
+            ParameterError: No baseline has that name, or it is not a fixed image.
+        """
+        return self._seeded(baseline_image, name)
+
+    def removal(self, name: str) -> Removal:
+        """Return the removal operator for the baseline called `name`; noise is the same for all metrics.
+
+        Raises:
+            ParameterError: No baseline has that name.
+        """
+        return self._seeded(make_removal, name)
+
+    def _seeded(self, make: Callable[[str, Model, Tensor], T], name: str) -> T:
+        def compute() -> T:
+            with seeded(self.seed):
+                return make(name, self.model, self.scene.image)
+
+        return self.scene.memory.once((make, name, self.seed), compute)
+
     def explain(
         self,
         image: Tensor | None = None,
@@ -130,33 +204,35 @@ class Case:
         target: Target | None = None,
         seed: int | None = None,
     ) -> Explanation:
-        """Explain again, with something changed; by default the same class of the same image.
+        """Re-run the explainer with something changed; by default for the same class of the same image.
 
         Args:
-            image: (C, H, W) or (B, C, H, W) input instead of the scene's; of a batch the first row is returned.
+            image: (C, H, W) input instead of the scene's.
             model: A model instead of the scene's.
             target: A class instead of the scene's.
             seed: A seed instead of the case's.
 
         Raises:
-            MetricRefused: The explanation's origin is unknown.
+            MetricRefused: The explanation's explainer is unknown.
         """
-        return self.explain_batch(
-            (self.scene.image if image is None else image)[None], model=model, target=target, seed=seed
-        )[0]
+        known = self.scene.logits[None] if image is None and model is None else None
+        inputs = (self.scene.image if image is None else image)[None]
+        return self.explain_batch(inputs, model=model, target=target, seed=seed, logits=known)[0]
 
     def explain_batch(
-        self, images: Tensor, *, model: Model | None = None, target: Target | None = None, seed: int | None = None
+        self,
+        images: Tensor,
+        *,
+        model: Model | None = None,
+        target: Target | None = None,
+        seed: int | None = None,
+        logits: Tensor | None = None,
     ) -> list[Explanation]:
-        """Explain (B, C, H, W) inputs in one call; see `explain`."""
+        """Explain (B, C, H, W) inputs, with (B, K) `logits` if known, in one call; see `explain`."""
         if self.explainer is None:
-            raise MetricRefused("this metric explains again, and it is unknown what made this map")
-        against = self.scene.target.against
-        wanted = target or Target(
-            index=int(self.scene.target.index[0]),
-            against=None if against is None else Target(index=int(against[0])),
-        )
-        return self.explainer.explain(model or self.model, images, wanted, seed=self.seed if seed is None else seed)
+            raise MetricRefused("this metric re-runs the explainer, but the map's explainer is unknown")
+        wanted, seed = target or self.scene.target.fixed(), self.seed if seed is None else seed
+        return self.explainer.explain(model or self.model, images, wanted, seed=seed, logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +240,9 @@ class Measurement:
     """What `score` may return instead of a bare number.
 
     Attributes:
-        value: The score; NaN is not allowed.
-        curve: (x, y) points to draw, if the score is an area under a curve.
-        details: Further facts for the record, JSON types only.
+        value: The score; must be finite.
+        curve: (x, y) points to draw, if the score summarises a curve.
+        details: Additional facts for the record, JSON types only.
     """
 
     value: float
@@ -175,19 +251,19 @@ class Measurement:
 
 
 class Metric(Parametrised, ABC):
-    """One way to judge explanations. Parameters are declared as in an `Explainer`.
+    """One way to score explanations. Parameters are declared as in an `Explainer`.
 
     Random numbers come from torch's global generator, which is seeded before each call.
 
     Attributes:
         needs_truth: The metric compares with masks or boxes (`case.scene.truth`), which must be given.
-        needs_pool: The metric looks at other images of the run (`case.scene.pool`).
+        needs_pool: The metric uses other images of the run (`case.scene.pool`).
 
-    Both are declared because stored scores depend on them; a metric that looks without declaring it is refused.
+    Both must be declared because stored scores depend on them; undeclared access is refused.
 
     Example::
 
-        class Share(Metric):
+        class Inside(Metric):
             needs_truth = True
 
             def score(self, case):
@@ -200,25 +276,28 @@ class Metric(Parametrised, ABC):
 
     @abstractmethod
     def score(self, case: Case) -> float | Measurement:
-        """Judge one explanation.
+        """Score one explanation.
 
         Raises:
-            MetricRefused: The score has no meaning here (say why: a constant map, no evidence, ...).
+            MetricRefused: The score has no meaning here (give the reason: a constant map, no evidence, ...).
         """
 
     def measure(self, case: Case) -> tuple[Measurement, Counts]:
-        """Judge one explanation, seeded, with the model left as it was; also return the passes it took.
+        """Score one explanation, seeded, leaving the model as it was; also return the passes of scoring it alone.
+
+        Remembered results (`case.memory`, `case.scene.memory`) are charged in full, whoever computed them; the
+        predictions for `scene.logits` and `scene.pool` are not charged.
 
         Raises:
-            MetricRefused: The score has no meaning here, came out NaN, or took what the metric does not declare.
+            MetricRefused: The score has no meaning here, is not finite, or used what the metric does not declare.
             ParameterError: A parameter is out of range.
         """
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
-        with case.model.untouched(), case.model.counting() as counts, seeded(case.seed), torch.no_grad():
+        with case.model.untouched(), _metered(case.model) as meter, seeded(case.seed), torch.no_grad():
             result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
         measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
         if not math.isfinite(measured.value):
-            raise MetricRefused(f"{who} came out as {measured.value}")
-        return measured, counts
+            raise MetricRefused(f"{who} returned {measured.value}")
+        return measured, meter.charged()

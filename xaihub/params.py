@@ -1,4 +1,4 @@
-"""The parameters of a method: declared once in its class, read, converted and checked here."""
+"""Parameters of methods: declared once in the class; read, converted and validated here."""
 
 from __future__ import annotations
 
@@ -28,51 +28,63 @@ class Parameter:
         name: The keyword argument.
         annotation: Its type, with `msgspec.Meta` constraints where given.
         default: Its default value.
-        type: The type as shown to users.
-        description: What it means.
     """
 
     name: str
     annotation: Any
     default: Any
-    type: str
-    description: str
 
     @property
     def shown(self) -> str:
-        """What users type for it: without the underscore that sets it apart from a word of Python's own."""
+        """The name that users type: without the underscore that distinguishes it from a Python keyword."""
         bare = self.name.removesuffix("_")
         return bare if iskeyword(bare) else self.name
+
+    @property
+    def type(self) -> str:
+        """The type, as shown to users."""
+        return _shown(self.annotation)
+
+    @property
+    def description(self) -> str:
+        """Its meaning."""
+        metas = getattr(self.annotation, "__metadata__", ())
+        return next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
 class Parametrised:
     """A class whose parameters are its annotated attributes, which its constructor takes as keyword arguments.
 
-    A subclass becomes a keyword-only dataclass. One that needs more may write its own constructor, which takes keyword
-    arguments with defaults and stores each under its own name. A parameter named after a Python keyword ends with an
-    underscore, which users omit: `-p lambda=1` sets `lambda_`.
+    A subclass becomes a keyword-only dataclass; `_state: T = field(default=..., init=False)` declares private state.
+    A subclass may instead write its own constructor, which takes keyword arguments with defaults and stores each under
+    its own name. A parameter named after a Python keyword ends with an underscore, which users omit: `-p lambda=1`
+    sets `lambda_`.
 
     Attributes:
-        name: The name under which it is registered; set by the hub.
+        name: The registered name; set by the hub.
     """
 
     name = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make a dataclass of a subclass that declares parameters; `eq` and `repr` stay those of this class."""
+        """Turn a subclass that declares parameters into a dataclass that keeps this class's `eq` and `repr`."""
         super().__init_subclass__(**options)
+        # A bare `steps = 10` changes the default of an inherited parameter, as it would that of any attribute.
+        own, inherited = inspect.get_annotations(cls), getattr(cls, "__dataclass_fields__", {})
+        for name in [name for name, item in inherited.items() if item.init and name in vars(cls) and name not in own]:
+            cls.__annotations__[name] = typing.get_type_hints(cls, include_extras=True)[name]
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The value of each constructor argument."""
+        """The value of each parameter, by name."""
         method: type = type(self)
         return {name: getattr(self, name) for name in parameters(method)}
 
     def check_parameters(self) -> str:
-        """Return the name to use in messages, after checking every parameter.
+        """Validate every parameter and return the name to use in messages.
 
         Raises:
             ParameterError: A parameter is of the wrong type or out of range.
@@ -82,27 +94,22 @@ class Parametrised:
         return who
 
     def __repr__(self) -> str:
-        """The class and its parameters, as one would write them."""
+        """The class and its parameters, as a constructor call."""
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
 
-@cache  # asked for at every explanation
+@cache  # called for every explanation
 def parameters(method: type) -> Mapping[str, Parameter]:
-    """Return the parameters of a class by name, from its constructor's signature."""
-    # A dataclass may inherit fields from another module, whose names its own constructor does not know.
+    """Return the parameters of a class by name, from the signature of its constructor."""
+    # Annotations of a dataclass are resolved class by class, because a field may come from another module.
     constructor = method.__init__  # type: ignore[misc]
     written = getattr(constructor, "__code__", None) and constructor.__code__.co_filename != "<string>"
     hints = typing.get_type_hints(constructor if written else method, include_extras=True)
-    found = {}
-    for name, argument in inspect.signature(method).parameters.items():
-        annotation = hints.get(name, Any)
-        found[name] = Parameter(
-            name=name,
-            annotation=annotation,
-            default=argument.default,
-            type=_shown(annotation),
-            description=_description(annotation),
-        )
+    arguments = inspect.signature(method).parameters.values()
+    found = {
+        item.name: Parameter(name=item.name, annotation=hints.get(item.name, Any), default=item.default)
+        for item in arguments
+    }
     return MappingProxyType(found)
 
 
@@ -110,13 +117,13 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
     """Convert `values` (strings from a command line, or objects) to the types of the method's parameters.
 
     Raises:
-        ParameterError: An unknown parameter, or a value of the wrong type or range.
+        ParameterError: A parameter is unknown, or a value has the wrong type or is out of range.
     """
     known = parameters(method)
     who = who or method.__name__
     converted = {}
     for given, value in values.items():
-        # "lambda" cannot be an argument's name in Python, so a method calls it `lambda_`.
+        # A Python keyword such as "lambda" cannot be an argument's name, so the method calls it `lambda_`.
         name = f"{given}_" if iskeyword(given) else given
         if name not in known:
             names = [item.shown for item in known.values()]
@@ -127,37 +134,20 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
 
 
 def _convert(value: Any, parameter: Parameter, who: str) -> Any:
-    if isinstance(value, str) and value.strip().lower() in ("none", "null") and _accepts_none(parameter.annotation):
+    annotation = parameter.annotation
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if isinstance(value, str) and value.strip().lower() in ("none", "null") and type(None) in get_args(bare):
         return None
     try:
-        return msgspec.convert(value, type=parameter.annotation, strict=not isinstance(value, str))
+        return msgspec.convert(value, type=annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         reason = str(error)
-        if "Invalid enum value" in reason or _choices(parameter.annotation):
-            reason = f"expected one of {', '.join(map(str, _choices(parameter.annotation)))}"
+        if get_origin(bare) is Literal:
+            reason = f"expected one of {', '.join(map(str, get_args(bare)))}"
         raise ParameterError(
             f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
-            hint=f"it is {parameter.type}, by default {parameter.default!r}",
+            hint=f"it must be {parameter.type}; default: {parameter.default!r}",
         ) from error
-
-
-def _accepts_none(annotation: Any) -> bool:
-    return type(None) in get_args(_bare(annotation))
-
-
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    bare = _bare(annotation)
-    return get_args(bare) if get_origin(bare) is Literal else ()
-
-
-def _description(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return next((m.description for m in get_args(annotation)[1:] if isinstance(m, Meta) and m.description), "")
-    return ""
 
 
 def _shown(annotation: Any) -> str:

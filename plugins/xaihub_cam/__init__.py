@@ -1,138 +1,125 @@
-"""Class activation maps: the cells of one layer, weighted by what they mean for the class."""
+"""Class activation maps: the cells of one layer, weighted by their relevance to the class."""
 
 from xaihub.hookspecs import hookimpl
-from xaihub.specs import ExplainerSpec, Paper
+from xaihub.specs import ExplainerSpec, Need, Paper
 
-_COARSE = "As coarse as the layer's grid; refuses models without a layer whose cells map back to the image."
+# name, year, arXiv number, title
+_PAPERS = """
+gradcam 2017 1610.02391 Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization
+gradcam_pp 2018 1710.11063 Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks
+smoothgradcam_pp 2019 1908.01224 Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep\
+ Convolutional Neural Network Models
+scorecam 2020 1910.01279 Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks
+layercam 2021 10.1109/TIP.2021.3089943 LayerCAM: Exploring Hierarchical Class Activation Maps for Localization
+xgradcam 2020 2008.02312 Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs
+eigencam 2020 2008.00299 Eigen-CAM: Class Activation Map using Principal Components
+hirescam 2020 2011.08891 Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks
+"""
+_ONCE = "1 forward pass and 1 backward pass, the latter only down to the layer"
+_COARSE = "As coarse as the layer's grid. Refuses models without a layer whose cells map back to the image."
+
+
+def _paper(name: str) -> Paper:
+    _, year, number, title = next(
+        row for line in _PAPERS.strip().splitlines() if (row := line.split(maxsplit=3))[0] == name
+    )
+    site = "doi.org" if "/" in number else "arxiv.org/abs"
+    return Paper(title=title, year=int(year), url=f"https://{site}/{number}")
+
+
+def _spec(
+    name: str,
+    target: str,
+    summary: str,
+    variant: str,
+    *,
+    cost: str = _ONCE,
+    limits: str = "",
+    needs: tuple[Need, ...] = ("activations", "gradients"),
+    tag: str = "gradient",
+) -> ExplainerSpec:
+    return ExplainerSpec(
+        name=name,
+        target=f"xaihub_cam.{target}",
+        summary=summary,
+        paper=_paper(name),
+        needs=needs,
+        cost=cost,
+        limits=f"{_COARSE} {limits}".rstrip(),
+        variant=variant,
+        tags=("cam", tag),
+    )
 
 
 @hookimpl
 def xaihub_register_explainers() -> list[ExplainerSpec]:
     """Register the CAM family."""
     return [
-        ExplainerSpec(
-            name="gradcam",
-            target="xaihub_cam.through_torchcam:GradCAM",
-            summary="Weight each channel of a layer by its mean gradient.",
-            paper=Paper(
-                title="Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
-                year=2017,
-                url="https://arxiv.org/abs/1610.02391",
-            ),
-            needs=("activations", "gradients"),
-            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
-            limits=_COARSE,
-            variant="Eq. 1 and 2 on the class score before softmax; after ReLU, not rescaled; computed by torchcam.",
-            tags=("cam", "gradient"),
+        _spec(
+            "gradcam",
+            "through_torchcam:GradCAM",
+            "Weight each channel of a layer by its mean gradient.",
+            "Stated: Eq. 1 and 2 on the class score before softmax. Our choice: not rescaled. Computed by torchcam.",
         ),
-        ExplainerSpec(
-            name="gradcam_pp",
-            target="xaihub_cam.plus_plus:GradCAMPlusPlus",
-            summary="Weight each channel by its positive gradients, each with its own coefficient.",
-            paper=Paper(
-                title="Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks",
-                year=2018,
-                url="https://arxiv.org/abs/1710.11063",
-            ),
-            needs=("activations", "gradients"),
-            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
-            limits=f"{_COARSE} Refuses where negative activations make a denominator of Eq. 19 zero or negative.",
-            variant="Eq. 19 with numerator and denominator divided by the squared gradient, so no epsilon is needed;"
-            " the common factor exp(score) is left out.",
-            tags=("cam", "gradient"),
+        _spec(
+            "gradcam_pp",
+            "gradient:GradCAMPlusPlus",
+            "Weight each channel by its positive gradients, with one coefficient per cell.",
+            "Stated: Eq. 19. Derived: numerator and denominator are divided by the squared gradient, so no epsilon is"
+            " needed. Our choice: the common factor exp(score) is omitted.",
+            limits="Refuses if negative activations make a denominator of Eq. 19 zero or negative.",
         ),
-        ExplainerSpec(
-            name="smoothgradcam_pp",
-            target="xaihub_cam.plus_plus:SmoothGradCAMPlusPlus",
-            summary="Grad-CAM++ with gradients averaged over noisy copies of the image.",
-            paper=Paper(
-                title="Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique for Deep Convolutional"
-                " Neural Network Models",
-                year=2019,
-                url="https://arxiv.org/abs/1908.01224",
-            ),
-            needs=("activations", "gradients"),
-            cost="samples + 1 forward pass and samples backward passes",
-            limits=f"{_COARSE} Refuses like gradcam_pp.",
-            variant="The numerator of each coefficient is the mean squared gradient, as Grad-CAM++ derives it (the"
-            " paper prints the mean gradient); activations are those of the image without noise.",
-            tags=("cam", "gradient"),
+        _spec(
+            "smoothgradcam_pp",
+            "gradient:SmoothGradCAMPlusPlus",
+            "Grad-CAM++ with gradients averaged over noisy copies of the image.",
+            "Derived: the numerator of each coefficient is the mean squared gradient, as in Grad-CAM++ (the paper"
+            " prints the mean gradient). Our choice: activations are those of the image without noise.",
+            cost="samples + 1 forward passes and samples backward passes",
+            limits="Refuses like gradcam_pp.",
         ),
-        ExplainerSpec(
-            name="scorecam",
-            target="xaihub_cam.forward_only:ScoreCAM",
-            summary="Weight each channel by the class's score when the image is seen through that channel.",
-            paper=Paper(
-                title="Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
-                year=2020,
-                url="https://arxiv.org/abs/1910.01279",
-            ),
-            needs=("activations",),
+        _spec(
+            "scorecam",
+            "forward_only:ScoreCAM",
+            "Weight each channel by the class score of the image masked with that channel.",
+            "Stated: Algorithm 1, with masks scaled to [0, 1] after bilinear upsampling and the score before softmax;"
+            " zero (the data's mean) where the mask is zero.",
             cost="1 + channels forward passes",
-            limits=f"{_COARSE} The softmax over channels often lets a few of them decide.",
-            variant="Algorithm 1: masks scaled to [0, 1] after bilinear upsampling, score before softmax, zero (the"
-            " data's mean) where the mask is zero.",
-            tags=("cam", "perturbation"),
-        ),
-        ExplainerSpec(
-            name="layercam",
-            target="xaihub_cam.through_torchcam:LayerCAM",
-            summary="Weight each cell of each channel by its own positive gradient.",
-            paper=Paper(
-                title="LayerCAM: Exploring Hierarchical Class Activation Maps for Localization",
-                year=2021,
-                url="https://doi.org/10.1109/TIP.2021.3089943",
-            ),
-            needs=("activations", "gradients"),
-            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
-            limits=f"{_COARSE} Works on early, finer layers, too: name one with 'layer'.",
-            variant="One layer, without the paper's tanh scaling for the fusion of several; computed by torchcam.",
-            tags=("cam", "gradient"),
-        ),
-        ExplainerSpec(
-            name="xgradcam",
-            target="xaihub_cam.through_torchcam:XGradCAM",
-            summary="Grad-CAM with gradients averaged in proportion to the activations.",
-            paper=Paper(
-                title="Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs",
-                year=2020,
-                url="https://arxiv.org/abs/2008.02312",
-            ),
-            needs=("activations", "gradients"),
-            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
-            limits=f"{_COARSE} Divides by each channel's sum, so it is meant for activations after a ReLU.",
-            variant="Eq. 7 with 1e-8 added to each channel's sum; computed by torchcam.",
-            tags=("cam", "gradient"),
-        ),
-        ExplainerSpec(
-            name="eigencam",
-            target="xaihub_cam.forward_only:EigenCAM",
-            summary="Show the first principal component of a layer, whatever the class.",
-            paper=Paper(
-                title="Eigen-CAM: Class Activation Map using Principal Components",
-                year=2020,
-                url="https://arxiv.org/abs/2008.00299",
-            ),
+            limits="The softmax over channels often lets a few channels dominate.",
             needs=("activations",),
-            cost="1 forward pass",
-            limits=f"{_COARSE} The same for every class; a singular vector has no sign of its own.",
-            variant="Not centred, as in the paper (centre=true is what pytorch-grad-cam computes); the sign is chosen"
-            " so that the cell of largest magnitude is positive.",
-            tags=("cam", "class-agnostic"),
+            tag="perturbation",
         ),
-        ExplainerSpec(
-            name="hirescam",
-            target="xaihub_cam.hires:HiResCAM",
-            summary="Sum gradient times activation over the channels of each cell.",
-            paper=Paper(
-                title="Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks",
-                year=2020,
-                url="https://arxiv.org/abs/2011.08891",
-            ),
-            needs=("activations", "gradients"),
-            cost="1 forward pass and 1 backward pass, the latter only down to the layer",
-            limits=f"{_COARSE} Zero, and refused, where each cell is normalised next (most transformers).",
-            variant="Eq. 5 of the paper followed by a ReLU, as the other maps of this family.",
-            tags=("cam", "gradient"),
+        _spec(
+            "layercam",
+            "through_torchcam:LayerCAM",
+            "Weight each cell of each channel by its own positive gradient.",
+            "Stated: the map of one layer. Our choice: without the tanh scaling that the paper uses to fuse several"
+            " layers. Computed by torchcam.",
+            limits="Also works on early, finer layers; name one with 'layer'.",
+        ),
+        _spec(
+            "xgradcam",
+            "through_torchcam:XGradCAM",
+            "Grad-CAM with gradients averaged in proportion to the activations.",
+            "Stated: Eq. 7. Our choice: 1e-8 is added to each channel's sum. Computed by torchcam.",
+            limits="Divides by each channel's sum, so it is meant for activations after a ReLU.",
+        ),
+        _spec(
+            "eigencam",
+            "forward_only:EigenCAM",
+            "First principal component of a layer's activations (class-independent).",
+            "Stated: not centred (centre=true is what pytorch-grad-cam computes). Our choice: the sign that makes the"
+            " cell of largest magnitude positive.",
+            cost="1 forward pass",
+            limits="The same for every class; a singular vector has no sign of its own.",
+            needs=("activations",),
+            tag="class-agnostic",
+        ),
+        _spec(
+            "hirescam",
+            "gradient:HiResCAM",
+            "Sum gradient times activation over the channels of each cell.",
+            "Stated: Eq. 5. Our choice: followed by a ReLU, as in the other maps of this family.",
+            limits="Refuses layers whose cells are normalised next (most transformers), because the map is zero there.",
         ),
     ]

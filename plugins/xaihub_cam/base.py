@@ -1,4 +1,4 @@
-"""What the CAM family shares: the layer, the cut of the graph, and the way back to the image."""
+"""Shared by the CAM family: choice of the layer, truncation of the graph at it, and upsampling to the image."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["CAM", "LayerName", "activations", "activations_and_gradients", "cut"
 
 LayerName = Annotated[
     str | None,
-    Meta(description="The layer, by its dotted name in the network; by default the last one with a usable grid."),
+    Meta(description="Dotted name of the layer in the network; default: the last layer with a usable grid."),
 ]
 
 
 class CAM(Explainer):
-    """One map over the cells of a layer, after ReLU, enlarged to the image and not rescaled."""
+    """One map over the cells of a layer, after ReLU, upsampled to the image and not rescaled."""
 
     layer: LayerName = None
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (B, 1, H, W) maps, zero or positive."""
+        """Return non-negative (B, 1, H, W) maps."""
         layer = self._find(model)
         maps = self.maps(model, layer, inputs, target).float()  # (B, h, w)
         values = interpolate(maps.unsqueeze(1), size=inputs.shape[-2:], mode="bilinear", align_corners=False)
@@ -54,7 +54,7 @@ class CAM(Explainer):
 def cut(layer: Layer) -> Iterator[list[Tensor]]:
     """Start the autograd graph at the layer's output: nothing before it is recorded or differentiated.
 
-    Yields a list that receives the output of each forward pass, as a leaf that asks for a gradient.
+    Yields a list that receives the layer's output in each forward pass, as a leaf that requires a gradient.
     """
     outputs: list[Tensor] = []
 
@@ -74,26 +74,26 @@ def on_grid(layer: Layer, output: Tensor) -> Tensor:
     """Bring the layer's output, or its gradient, to (B, C, h, w).
 
     Raises:
-        ExplainerRefused: The grid is a different one for inputs of this size, or has a single row or column.
+        ExplainerRefused: Inputs of this size have another grid, or the grid has a single row or column.
     """
     try:
         grid = layer.to_grid(output)
     except RuntimeError as error:
         raise ExplainerRefused(
             f"layer {layer.name!r} has no grid of {layer.grid[0]}x{layer.grid[1]} cells for inputs of this size",
-            hint="give inputs of the model's own size",
+            hint="give inputs of the model's input size",
         ) from error
     rows, columns = grid.shape[-2:]
     if min(rows, columns) < 2:
         raise ExplainerRefused(
-            f"layer {layer.name!r} has a grid of {rows}x{columns} cells, which shows no place in the image",
+            f"layer {layer.name!r} has a grid of {rows}x{columns} cells, too few to locate anything in the image",
             hint="name an earlier layer",
         )
     return grid
 
 
 def activations(model: Model, layer: Layer, inputs: Tensor) -> Tensor:
-    """Return the layer's (B, C, h, w) activations of one forward pass without a graph."""
+    """Return the layer's (B, C, h, w) activations from one forward pass without a graph."""
     with torch.no_grad(), cut(layer) as outputs:
         model(inputs)
     return on_grid(layer, outputs[-1].detach())
@@ -114,7 +114,7 @@ def activations_and_gradients(
 
 
 def disconnected(layer: Layer) -> ExplainerRefused:
-    """Return the refusal for a layer that the class scores do not depend on."""
+    """Return the refusal for a layer without influence on the class scores."""
     return ExplainerRefused(
         f"the class scores cannot be differentiated down to layer {layer.name!r}", hint="name another layer"
     )
@@ -124,5 +124,5 @@ def _silent(maps: Tensor) -> list[str]:
     rows = (maps.flatten(1).amax(1) == 0).nonzero().flatten().tolist()
     if not rows:
         return []
-    which = "" if len(maps) == 1 else f" for row {', '.join(map(str, rows))} of the batch"
-    return [f"no cell speaks for the class{which}: the map is zero everywhere"]
+    which = "" if len(maps) == 1 else f" in row {', '.join(map(str, rows))} of the batch"
+    return [f"no cell supports the class{which}: the map is zero everywhere"]

@@ -1,6 +1,6 @@
-"""The maps that need no gradient: Score-CAM (Wang et al. 2020, arXiv 1910.01279), Eigen-CAM (Muhammad and Yeasin 2020).
+"""CAMs without gradients: Score-CAM (Wang et al. 2020, arXiv 1910.01279) and Eigen-CAM (Muhammad and Yeasin 2020).
 
-Score-CAM's notation follows its Algorithm 1: each channel's map, enlarged and scaled to [0, 1], multiplies the image.
+Score-CAM's notation follows its Algorithm 1: each channel's map, upsampled and scaled to [0, 1], masks the image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["EigenCAM", "ScoreCAM"]
 
 
 class ScoreCAM(CAM):
-    """Weight each channel by the class's score when the image is seen through that channel."""
+    """Weight each channel by the class score of the image masked with that channel."""
 
     channels: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Use only this many channels, those that vary most over the image; none for all."),
+        Meta(description="Use only the N channels that vary most over the image; none for all channels."),
     ] = None
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
@@ -34,7 +34,7 @@ class ScoreCAM(CAM):
 
     def _map(self, model: Model, image: Tensor, cells: Tensor, target: ResolvedTarget) -> Tensor:
         if self.channels is not None and self.channels < len(cells):
-            # Sorted, so that a limit of one channel less leaves all others in their order.
+            # Sorted, so that lowering the limit by one keeps the order of the remaining channels.
             cells = cells[cells.flatten(1).std(1).topk(self.channels).indices.sort().values]
         size = (image.shape[1], image.shape[2])
         batches = masked_forward_passes(
@@ -51,14 +51,14 @@ class ScoreCAM(CAM):
 
 
 def _unit_masks(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (n, 1, H, W) masks in [0, 1]; a channel that is the same everywhere hides the whole image."""
+    """Return (n, 1, H, W) masks in [0, 1]; a constant channel masks the whole image."""
     masks = interpolate(cells.unsqueeze(1), size=size, mode="bilinear", align_corners=False)
     lowest, highest = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
     return torch.where(highest > lowest, (masks - lowest) / (highest - lowest), 0)
 
 
 class EigenCAM(CAM):
-    """Project each cell's activations on their first principal component."""
+    """Project each cell's activations onto their first principal component."""
 
     class_agnostic = True
     plain_first = True

@@ -1,7 +1,7 @@
-"""Grad-CAM, Layer-CAM and XGrad-CAM by torchcam, on our layer and with our target.
+"""Grad-CAM, Layer-CAM and XGrad-CAM computed by torchcam, on our layer and with our target.
 
-torchcam 0.5's Grad-CAM++ and Smooth Grad-CAM++ are not used: the former's division by the denominator is lost (it is
-applied to a copy), the latter weights the activations of the last noisy image by that image's gradient alone.
+torchcam 0.5's Grad-CAM++ and Smooth Grad-CAM++ are not used: the former loses the division by the denominator (it
+is applied to a copy), the latter weights the activations of the last noisy image by that image's gradient alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Torchcam(CAM):
     extractor: ClassVar[Callable[..., Any]]
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:
-        """Return the extractor's (B, h, w) maps, not normalised."""
+        """Return the extractor's (B, h, w) maps without rescaling."""
         reshape = partial(on_grid, layer)
         # Hooks run in the order of registration: torchcam sees the leaf at which the graph starts.
         with cut(layer), type(self).extractor(model.module, layer.name, reshape_transform=reshape) as extract:

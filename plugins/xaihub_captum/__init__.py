@@ -1,185 +1,165 @@
 """captum's gradient and perturbation methods."""
 
 from xaihub.hookspecs import hookimpl
-from xaihub.specs import ExplainerSpec, Paper
+from xaihub.specs import ExplainerSpec, Need, Paper
+
+# name, year, arXiv number, title
+_PAPERS = """
+saliency 2013 1312.6034 Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps
+occlusion 2013 1311.2901 Visualizing and Understanding Convolutional Networks
+guided_backprop 2014 1412.6806 Striving for Simplicity: The All Convolutional Net
+input_x_gradient 2016 1605.01713 Not Just a Black Box: Learning Important Features Through Propagating Activation\
+ Differences
+lime 2016 1602.04938 'Why Should I Trust You?': Explaining the Predictions of Any Classifier
+integrated_gradients 2017 1703.01365 Axiomatic Attribution for Deep Networks
+deeplift 2017 1704.02685 Learning Important Features Through Propagating Activation Differences
+shap 2017 1705.07874 A Unified Approach to Interpreting Model Predictions
+smoothgrad 2017 1706.03825 SmoothGrad: removing noise by adding noise
+"""
+_ONCE = "1 forward pass and 1 backward pass"
+
+
+def _paper(name: str) -> Paper:
+    _, year, number, title = next(
+        row for line in _PAPERS.strip().splitlines() if (row := line.split(maxsplit=3))[0] == name
+    )
+    return Paper(title=title, year=int(year), url=f"https://arxiv.org/abs/{number}")
+
+
+def _spec(
+    name: str,
+    target: str,
+    summary: str,
+    tags: tuple[str, ...],
+    *,
+    variant: str,
+    limits: str,
+    cost: str = _ONCE,
+    paper: str = "",
+) -> ExplainerSpec:
+    needs: tuple[Need, ...] = ("gradients",) if "gradient" in tags else ("black-box",)
+    return ExplainerSpec(
+        name=name,
+        target=f"xaihub_captum.{target}",
+        summary=summary,
+        paper=_paper(paper or name),
+        needs=needs,
+        cost=cost,
+        limits=limits,
+        variant=variant,
+        tags=tags,
+    )
 
 
 @hookimpl
 def xaihub_register_explainers() -> list[ExplainerSpec]:
     """Register the methods that captum computes."""
-    return [*_gradients(), *_rules(), *_perturbation()]
-
-
-def _gradients() -> list[ExplainerSpec]:
     return [
-        ExplainerSpec(
-            name="saliency",
-            target="xaihub_captum.gradients:Saliency",
-            summary="The gradient of the score with respect to each pixel.",
-            paper=Paper(
-                title="Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps",
-                year=2013,
-                url="https://arxiv.org/abs/1312.6034",
-            ),
-            needs=("gradients",),
-            cost="1 forward pass and 1 backward pass",
-            limits="What a tiny change would do, not what the score is made of; noisy on deep networks.",
-            variant="The largest absolute value over the channels; absolute=false gives the signed gradient.",
-            tags=("gradient",),
+        _spec(
+            "saliency",
+            "gradients:Saliency",
+            "Gradient of the score with respect to each pixel.",
+            ("gradient",),
+            variant="Stated: the largest absolute value over the channels; absolute=false gives the signed gradient.",
+            limits="Shows the effect of a tiny change, not what the score is made of; noisy on deep networks.",
         ),
-        ExplainerSpec(
-            name="input_x_gradient",
-            target="xaihub_captum.gradients:InputXGradient",
-            summary="The gradient times the input, signed.",
-            paper=Paper(
-                title="Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
-                year=2016,
-                url="https://arxiv.org/abs/1605.01713",
-            ),
-            needs=("gradients",),
-            cost="1 forward pass and 1 backward pass",
-            limits="Depends on what value is called zero: pixels of the data's mean colour get no attribution.",
-            variant="On the normalised input; one value a channel.",
-            tags=("gradient",),
+        _spec(
+            "input_x_gradient",
+            "gradients:InputXGradient",
+            "Gradient times input, signed.",
+            ("gradient",),
+            variant="Our choice: on the normalised input, one value per channel.",
+            limits="Depends on which value is zero: pixels of the data's mean colour get no attribution.",
         ),
-        ExplainerSpec(
-            name="integrated_gradients",
-            target="xaihub_captum.gradients:IntegratedGradients",
-            summary="Gradients summed along the straight path from a baseline to the image.",
-            paper=Paper(
-                title="Axiomatic Attribution for Deep Networks", year=2017, url="https://arxiv.org/abs/1703.01365"
-            ),
-            needs=("gradients",),
+        _spec(
+            "integrated_gradients",
+            "gradients:IntegratedGradients",
+            "Gradients integrated along the straight path from a baseline to the image.",
+            ("gradient", "completeness"),
             cost="steps forward and backward passes, and 2 forward passes for the completeness gap",
+            variant="Our choice: Gauss-Legendre quadrature by default, and a warning if the completeness gap exceeds"
+            " 5 % of the change in score.",
             limits="Depends on the baseline: pixels of the baseline's colour get no attribution.",
-            variant="Gauss-Legendre quadrature by default; warns if the completeness gap is above 5 %.",
-            tags=("gradient", "completeness"),
         ),
-        ExplainerSpec(
-            name="gradient_shap",
-            target="xaihub_captum.gradients:GradientShap",
-            summary="Gradients at random points between the image and several baselines.",
-            paper=Paper(
-                title="A Unified Approach to Interpreting Model Predictions",
-                year=2017,
-                url="https://arxiv.org/abs/1705.07874",
-            ),
-            needs=("gradients",),
+        _spec(
+            "gradient_shap",
+            "gradients:GradientShap",
+            "Gradients at random points between the image and several baselines (expected gradients).",
+            ("gradient", "completeness", "stochastic"),
+            paper="shap",
             cost="samples forward and backward passes, and 1 + baselines forward passes for the completeness gap",
+            variant="Stated: expected gradients (Erion et al. 2019, arXiv 1906.10670), one random baseline and"
+            " one random point of its path per sample. Our choice: named baselines instead of a data set.",
             limits="Shapley values only if the model is linear and features are independent; complete on average only.",
-            variant="Expected gradients: one random baseline and one random point of its path a sample.",
-            tags=("gradient", "completeness", "stochastic"),
         ),
-        ExplainerSpec(
-            name="smoothgrad",
-            target="xaihub_captum.gradients:SmoothGrad",
-            summary="The mean gradient over noisy copies of the image.",
-            paper=Paper(
-                title="SmoothGrad: removing noise by adding noise", year=2017, url="https://arxiv.org/abs/1706.03825"
-            ),
-            needs=("gradients",),
+        _spec(
+            "smoothgrad",
+            "gradients:SmoothGrad",
+            "Mean gradient over noisy copies of the image.",
+            ("gradient", "stochastic"),
             cost="samples forward and backward passes",
+            variant="Our choice: signed gradients are averaged, then the largest absolute value over the channels is"
+            " taken.",
             limits="The noise level is a free choice that changes the map.",
-            variant="Signed gradients are averaged, then the largest absolute value over the channels is taken.",
-            tags=("gradient", "stochastic"),
         ),
-    ]
-
-
-def _rules() -> list[ExplainerSpec]:
-    return [
-        ExplainerSpec(
-            name="guided_backprop",
-            target="xaihub_captum.rules:GuidedBackprop",
-            summary="The gradient with its negative parts cut off at every ReLU.",
-            paper=Paper(
-                title="Striving for Simplicity: The All Convolutional Net",
-                year=2014,
-                url="https://arxiv.org/abs/1412.6806",
-            ),
-            needs=("gradients",),
+        _spec(
+            "guided_backprop",
+            "rules:GuidedBackprop",
+            "Gradient with negative parts removed at every ReLU.",
+            ("gradient",),
             cost="1 forward pass and 1 backward pass, and 1 forward pass for the check",
-            limits="Refuses networks with any activation but nn.ReLU modules; shows edges more than the class.",
-            variant="One value a channel.",
-            tags=("gradient",),
+            variant="Stated: the guided backward pass through ReLU. Our choice: one value per channel.",
+            limits="Refuses networks with activations other than nn.ReLU modules; shows edges more than the class.",
         ),
-        ExplainerSpec(
-            name="deeplift",
-            target="xaihub_captum.rules:DeepLift",
-            summary="The difference from a baseline, passed back layer by layer.",
-            paper=Paper(
-                title="Learning Important Features Through Propagating Activation Differences",
-                year=2017,
-                url="https://arxiv.org/abs/1704.02685",
-            ),
-            needs=("gradients",),
+        _spec(
+            "deeplift",
+            "rules:DeepLift",
+            "Difference from a baseline, propagated back layer by layer.",
+            ("gradient", "completeness"),
             cost="2 forward passes and 2 backward passes, and 2 forward passes for the completeness gap",
-            limits="Refuses where its values miss the score's change by more than 10 % (GELU, SiLU, ReLU6, attention,"
-            " layer norm), or where a module is used twice; warns from 1 % on.",
-            variant="Rescale rule.",
-            tags=("gradient", "completeness"),
+            variant="Stated: rescale rule. Derived: captum's rule for max pooling is corrected to lose no score.",
+            limits="Refuses if its values miss the change in score by more than 10 % (GELU, SiLU, ReLU6, attention,"
+            " layer norm) or if a module is used twice; warns above 1 %.",
         ),
-    ]
-
-
-def _perturbation() -> list[ExplainerSpec]:
-    return [
-        ExplainerSpec(
-            name="occlusion",
-            target="xaihub_captum.perturbation:Occlusion",
-            summary="The score's loss under a sliding window.",
-            paper=Paper(
-                title="Visualizing and Understanding Convolutional Networks",
-                year=2013,
-                url="https://arxiv.org/abs/1311.2901",
-            ),
+        _spec(
+            "occlusion",
+            "perturbation:Occlusion",
+            "Drop in the class score when a sliding window is masked.",
+            ("perturbation",),
             cost="1 forward pass, and 1 for each of about (side / stride)^2 windows",
-            limits="Blind to evidence that is there twice; the window's size sets what can be seen.",
-            variant="All channels at once; a pixel's value is the mean over the windows that cover it.",
-            tags=("perturbation",),
+            variant="Our choice: all channels at once; a pixel's value is the mean over the windows that cover it.",
+            limits="Misses redundant evidence: masking one of two copies changes nothing. The window's size limits what"
+            " can be seen.",
         ),
-        ExplainerSpec(
-            name="feature_ablation",
-            target="xaihub_captum.perturbation:FeatureAblation",
-            summary="The score's loss when one cell, patch or superpixel is hidden.",
-            paper=Paper(
-                title="Visualizing and Understanding Convolutional Networks",
-                year=2013,
-                url="https://arxiv.org/abs/1311.2901",
-            ),
-            cost="1 forward pass, and 1 for each feature",
-            limits="Blind to evidence that is there twice.",
-            variant="Every pixel carries its feature's value.",
-            tags=("perturbation",),
+        _spec(
+            "feature_ablation",
+            "perturbation:FeatureAblation",
+            "Drop in the class score when one cell, patch or superpixel is masked.",
+            ("perturbation",),
+            paper="occlusion",
+            cost="1 forward pass, and 1 per feature",
+            variant="Our choice: each pixel carries its feature's value.",
+            limits="Misses redundant evidence: masking one of two copies changes nothing.",
         ),
-        ExplainerSpec(
-            name="kernel_shap",
-            target="xaihub_captum.perturbation:KernelShap",
-            summary="Shapley values of superpixels, estimated by a weighted regression.",
-            paper=Paper(
-                title="A Unified Approach to Interpreting Model Predictions",
-                year=2017,
-                url="https://arxiv.org/abs/1705.07874",
-            ),
-            cost="at most samples + 2 forward passes; a coalition that is drawn again costs nothing",
-            limits="An estimate: coalitions are drawn at random; a hidden superpixel is an image the model never saw.",
-            variant="Coalitions drawn by the Shapley kernel; every pixel carries its feature's value, and the values"
-            " sum over features, not pixels, to the score minus the score of the hidden image.",
-            tags=("perturbation", "completeness", "stochastic"),
+        _spec(
+            "kernel_shap",
+            "perturbation:KernelShap",
+            "Shapley values of superpixels, estimated by weighted regression.",
+            ("perturbation", "completeness", "stochastic"),
+            paper="shap",
+            cost="at most samples + 2 forward passes; a coalition drawn again costs nothing",
+            variant="Derived: coalitions drawn in proportion to the Shapley kernel. Our choice: each pixel carries its"
+            " feature's value; values sum over features, not pixels, to the score minus the masked image's score.",
+            limits="An estimate: coalitions are random. Masked images are unlike the training images.",
         ),
-        ExplainerSpec(
-            name="lime",
-            target="xaihub_captum.perturbation:Lime",
-            summary="A linear model of the score over superpixels, fitted near the image.",
-            paper=Paper(
-                title="'Why Should I Trust You?': Explaining the Predictions of Any Classifier",
-                year=2016,
-                url="https://arxiv.org/abs/1602.04938",
-            ),
-            cost="at most samples forward passes; a coalition that is drawn again costs nothing",
-            limits="Depends on the superpixels and on the kernel's width; a linear fit may be poor.",
-            variant="Cosine kernel and ridge regression without feature selection; every pixel carries its feature's"
-            " coefficient.",
-            tags=("perturbation", "stochastic"),
+        _spec(
+            "lime",
+            "perturbation:Lime",
+            "Linear model of the score over superpixels, fitted near the image.",
+            ("perturbation", "stochastic"),
+            cost="at most samples forward passes; a coalition drawn again costs nothing",
+            variant="Our choice: exponential kernel on the cosine distance, and ridge regression without feature"
+            " selection; each pixel carries its feature's coefficient.",
+            limits="Depends on the superpixels and on the kernel width; the linear fit may be poor.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Methods on the gradient of the score, computed by captum."""
+"""Methods based on the gradient of the score, computed by captum."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from xaihub import Attribution, Explainer, Meta, Model, ParameterError, Resolved
 from xaihub.masking import BaselineName
 from xaihub_captum.scores import Scores, baselines, classes, completeness, gradient_rows
 
-# Random rows that exist at one time. Fixed, so that neither memory nor the random numbers depend on batch sizes.
+# Random rows held at one time. Fixed, so that neither memory nor the random numbers depend on the batch size.
 BLOCK = 64
 
 Absolute = Annotated[
-    bool, Meta(description="Largest absolute value over the channels; otherwise signed, one value a channel.")
+    bool, Meta(description="Largest absolute value over the channels; otherwise signed, one value per channel.")
 ]
 
 
@@ -49,15 +49,15 @@ class IntegratedGradients(Explainer):
 
     completeness = True
 
-    steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and backward.")] = 50
+    steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and a backward pass.")] = 50
     rule: Annotated[
         Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"],
-        Meta(description="How the integral is approximated."),
+        Meta(description="Rule that approximates the integral."),
     ] = "gausslegendre"
     baseline: BaselineName = "black"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (B, C, H, W) values that sum to the score minus the baseline's."""
+        """Return (B, C, H, W) values that sum to the score minus the baseline's score."""
         scores, where = Scores(model), classes(target)
         start = baselines(self.baseline, model, inputs)
         values: Tensor = captum.attr.IntegratedGradients(scores).attribute(
@@ -80,24 +80,27 @@ class GradientShap(Explainer):
     stochastic = True
     completeness = True
 
-    samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and backward.")] = 50
+    samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and a backward pass.")] = 50
     noise: Annotated[
-        float, Meta(ge=0, description="Standard deviation of the noise, as a share of the image's value range.")
+        float, Meta(ge=0, description="Standard deviation of the noise, as a fraction of the image's value range.")
     ] = 0.0
-    baselines: Annotated[
-        str, Meta(description="Names of baselines, joined by commas; each random point draws one of them.")
-    ] = "black,white"
+    baselines: Annotated[str, Meta(description="Comma-separated baselines; each random point draws one of them.")] = (
+        "black,white"
+    )
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (1, C, H, W) values that sum to the score minus the baselines' mean score, in expectation."""
         names = [name.strip() for name in self.baselines.split(",")]
         if not all(names):
-            raise ParameterError(f"baselines cannot be {self.baselines!r}", hint="write names joined by commas")
+            raise ParameterError(
+                f"baselines cannot be {self.baselines!r}", hint="write comma-separated names: black,white"
+            )
         starts = torch.cat([baselines(name, model, inputs) for name in names])
         scores, where = Scores(model), classes(target)
         values = torch.zeros_like(inputs)
-        # captum holds all samples at once, so they are asked for in blocks.
-        for block in _blocks(self.samples):
+        # captum holds all samples at once, so they are computed in blocks.
+        for done in range(0, self.samples, BLOCK):
+            block = min(BLOCK, self.samples - done)
             part = captum.attr.GradientShap(scores).attribute(
                 inputs,
                 starts,
@@ -118,9 +121,11 @@ class SmoothGrad(Explainer):
 
     stochastic = True
 
-    samples: Annotated[int, Meta(ge=1, description="Noisy copies (n); each costs a forward and backward.")] = 50
+    samples: Annotated[
+        int, Meta(ge=1, description="Noisy copies (n in the paper); each costs a forward and a backward pass.")
+    ] = 50
     noise: Annotated[
-        float, Meta(gt=0, description="Standard deviation of the noise, as a share of the image's value range.")
+        float, Meta(gt=0, description="Standard deviation of the noise, as a fraction of the image's value range.")
     ] = 0.15
     absolute: Absolute = True
 
@@ -142,7 +147,3 @@ class SmoothGrad(Explainer):
 def value_range(inputs: Tensor) -> float:
     """Return the largest minus the smallest value, in the model's units."""
     return float(inputs.max() - inputs.min())
-
-
-def _blocks(samples: int) -> list[int]:
-    return [min(BLOCK, samples - done) for done in range(0, samples, BLOCK)]

@@ -1,4 +1,4 @@
-"""Methods that hide parts of the image: captum chooses the coalitions and fits, the masking engine asks the model."""
+"""Perturbation methods: captum chooses the coalitions and fits, the masking engine evaluates the model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget
 from xaihub.masking import BaselineName, Features, Windows, coalition_scores, make_features, make_removal
 
-# Coalitions that captum builds at one time; (rows, players) floats, so it is bounded for many players.
+# Maximum number of coalitions that captum builds at one time, each with one float per player.
 ABLATIONS = 1024
 
 FeatureName = Annotated[
     str,
-    Meta(description="Pixels that are hidden together: grid:N (N x N cells), patches:N, superpixels:N, or pixels."),
+    Meta(description="Pixels masked together: grid:N (N x N cells), patches:N, superpixels:N, or pixels."),
 ]
-Output = Annotated[Literal["logit", "probability"], Meta(description="The score that is watched.")]
+Output = Annotated[Literal["logit", "probability"], Meta(description="The class score that is explained.")]
 Game = Callable[[Tensor], Tensor]
 
 
 class _Perturbation(Explainer):
-    """Values of features, painted onto their pixels."""
+    """Values of features, assigned to their pixels."""
 
-    baseline: str
-    output: str
+    baseline: BaselineName = "grey"
+    output: Output = "logit"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, 1, H, W): each pixel carries its feature's value."""
@@ -56,22 +56,22 @@ class _Perturbation(Explainer):
 
     @abstractmethod
     def players(self, model: Model, image: Tensor) -> Features:
-        """Return what is hidden together."""
+        """Return the features that are masked together."""
 
     @abstractmethod
     def values(self, game: Game, players: int) -> tuple[Tensor, float | None]:
-        """Return one value a player, (d,), and the score of the hidden image by the method's own model, if any."""
+        """Return (d,) values per player, and the fitted score of the fully masked image if the method fits one."""
 
     def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
-        # Each image of a batch gets the noise that it would get alone.
+        # Each image of a batch gets the noise it would get alone.
         with torch.random.fork_rng(devices=[]):
             removal = make_removal(self.baseline, model, image)
 
         def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+            return target.score(logits, output=self.output)
 
         def game(coalitions: Tensor) -> Tensor:
-            # Random coalitions repeat, above all the small ones of KernelSHAP: ask once.
+            # Random coalitions repeat, above all the small ones of KernelSHAP: evaluate each once.
             distinct, where = coalitions.float().unique(dim=0, return_inverse=True)
             return coalition_scores(model, image, features, distinct, removal=removal, score=score)[where]
 
@@ -80,7 +80,7 @@ class _Perturbation(Explainer):
 
 class _Ablation(_Perturbation):
     def values(self, game: Game, players: int) -> tuple[Tensor, None]:
-        """Return the score's loss when one player is hidden."""
+        """Return the drop in score when one player is masked."""
         values: Tensor = captum.attr.FeatureAblation(game).attribute(
             torch.ones(1, players), torch.zeros(1, players), perturbations_per_eval=ABLATIONS
         )
@@ -88,53 +88,60 @@ class _Ablation(_Perturbation):
 
 
 class FeatureAblation(_Ablation):
-    """The score's loss when one feature is hidden."""
+    """Drop in the class score when one feature is masked."""
 
     features: FeatureName = "grid:7"
-    baseline: BaselineName = "grey"
-    output: Output = "logit"
 
     def players(self, model: Model, image: Tensor) -> Features:
-        """Return the features that were asked for."""
+        """Return the features named by the parameter."""
         return make_features(self.features, model, image)
 
 
 class Occlusion(_Ablation):
-    """The score's loss under a sliding window (Zeiler and Fergus 2014, arXiv 1311.2901, Sec. 4.2)."""
+    """Drop in the class score under a sliding window (Zeiler and Fergus 2014, arXiv 1311.2901, Sec. 4.2)."""
 
-    window: Annotated[int, Meta(ge=1, description="Side of the hidden square, in pixels.")] = 32
-    stride: Annotated[int, Meta(ge=1, description="Pixels between neighbouring positions.")] = 16
-    baseline: BaselineName = "grey"
-    output: Output = "logit"
+    window: Annotated[int, Meta(ge=1, description="Side of the masked square, in pixels.")] = 32
+    stride: Annotated[int, Meta(ge=1, description="Pixels between neighbouring windows.")] = 16
 
     def players(self, model: Model, image: Tensor) -> Features:  # noqa: ARG002 - as in the base class
         """Return the windows; a pixel's value is the mean over those that cover it."""
         if self.stride > self.window:
             raise ParameterError(
                 f"a stride of {self.stride} pixels leaves gaps between windows of {self.window}",
-                hint="the stride is at most the window",
+                hint="use a stride of at most the window",
             )
         height, width = image.shape[-2:]
         return Windows((height, width), window=self.window, stride=self.stride)
 
 
-class KernelShap(_Perturbation):
-    """Shapley values of features by weighted regression (Lundberg and Lee 2017, arXiv 1705.07874, Sec. 4.1)."""
-
+class _Sampled(_Perturbation):
     stochastic = True
-    completeness = True
 
-    samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000
+    samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs at most one forward pass.")] = 1000
     features: FeatureName = "superpixels:50"
-    baseline: BaselineName = "grey"
-    output: Output = "logit"
 
     def players(self, model: Model, image: Tensor) -> Features:
-        """Return the features that were asked for, at least two."""
-        return _some(make_features(self.features, model, image), self.features, self.samples)
+        """Return the features named by the parameter, at least two and few enough for the samples."""
+        features = make_features(self.features, model, image)
+        if features.count < 2:
+            raise ParameterError(
+                f"features {self.features!r} gives only {features.count} region", hint="use a finer grid"
+            )
+        if self.samples < features.count + 2:
+            raise ParameterError(
+                f"{self.samples} samples cannot determine the values of {features.count} features",
+                hint=f"use samples={2 * features.count + 2} or more",
+            )
+        return features
+
+
+class KernelShap(_Sampled):
+    """Shapley values of features by weighted regression (Lundberg and Lee 2017, arXiv 1705.07874, Sec. 4.1)."""
+
+    completeness = True
 
     def values(self, game: Game, players: int) -> tuple[Tensor, None]:
-        """Return the coefficients of the regression with Shapley weights; it meets the hidden image's score."""
+        """Return the coefficients of the regression with Shapley weights; it fits the masked image's score exactly."""
         values: Tensor = captum.attr.KernelShap(game).attribute(
             torch.ones(1, players),
             torch.zeros(1, players),
@@ -145,21 +152,12 @@ class KernelShap(_Perturbation):
         return values.flatten(), None
 
 
-class Lime(_Perturbation):
+class Lime(_Sampled):
     """A local linear model of the score over features (Ribeiro, Singh, Guestrin 2016, arXiv 1602.04938, Sec. 3)."""
 
-    stochastic = True
-
-    samples: Annotated[int, Meta(ge=4, description="Random coalitions; each costs up to one forward.")] = 1000
-    features: FeatureName = "superpixels:50"
-    baseline: BaselineName = "grey"
     output: Output = "probability"
     width: Annotated[float, Meta(gt=0, description="Width of the similarity kernel on cosine distance.")] = 0.25
     ridge: Annotated[float, Meta(ge=0, description="Strength of the ridge penalty.")] = 1.0
-
-    def players(self, model: Model, image: Tensor) -> Features:
-        """Return the features that were asked for, at least two."""
-        return _some(make_features(self.features, model, image), self.features, self.samples)
 
     def values(self, game: Game, players: int) -> tuple[Tensor, float]:
         """Return the coefficients and the intercept of the local linear model."""
@@ -177,14 +175,3 @@ class Lime(_Perturbation):
             return_input_shape=False,
         )
         return values.flatten(), float(ridge.bias())
-
-
-def _some(features: Features, kind: str, samples: int) -> Features:
-    if features.count < 2:
-        raise ParameterError(f"features {kind!r} make {features.count} part of this image", hint="ask for more")
-    if samples < features.count + 2:
-        raise ParameterError(
-            f"{samples} samples cannot determine the values of {features.count} features",
-            hint=f"use samples={2 * features.count + 2} or more",
-        )
-    return features

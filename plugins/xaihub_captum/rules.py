@@ -1,10 +1,11 @@
-"""Methods that change how a backward pass goes through activations, computed by captum.
+"""Methods with a modified backward pass through activations, computed by captum.
 
-Both hold only for networks whose activations captum can hook, so both check that first or afterwards.
+Both are valid only for networks whose activations captum can hook, and both check that.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,38 +20,18 @@ from xaihub import Attribution, Explainer, ExplainerRefused, Model, ResolvedTarg
 from xaihub.masking import BaselineName
 from xaihub_captum.scores import Scores, baselines, classes, completeness, hooked
 
-# Steps of the autograd graph that are activations; relu itself is counted.
-_ACTIVATION_STEPS = (
-    "Celu",
-    "Clamp",
-    "Elu",
-    "Gelu",
-    "Glu",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "LeakyRelu",
-    "LogSigmoid",
-    "Mish",
-    "Prelu",
-    "Rrelu",
-    "ScaledDotProduct",
-    "Sigmoid",
-    "Silu",
-    "Softmax",
-    "Softplus",
-    "Softshrink",
-    "Tanh",
-    "Threshold",
+# Activations in an autograd graph, by name; ReLU itself is counted.
+_ACTIVATION_STEP = re.compile(
+    "Celu|Clamp|Elu|Gelu|Glu|Hardshrink|Hardsigmoid|Hardswish|Hardtanh|LeakyRelu|LogSigmoid|Mish|Prelu|Rrelu"
+    "|ScaledDotProduct|Sigmoid|Silu|Softmax|Softplus|Softshrink|Tanh|Threshold"
 )
 
 
 class GuidedBackprop(Explainer):
-    """The gradient with negative parts cut at every ReLU (Springenberg et al. 2014, arXiv 1412.6806, Sec. 3.4)."""
+    """The gradient with negative parts removed at every ReLU (Springenberg et al. 2014, arXiv 1412.6806, Sec. 3.4)."""
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
-        """Return the altered gradient, (B, C, H, W).
+        """Return the modified gradient, (B, C, H, W).
 
         Raises:
             ExplainerRefused: An activation of the network is not an `nn.ReLU` module.
@@ -64,14 +45,14 @@ class GuidedBackprop(Explainer):
 
 
 class DeepLift(Explainer):
-    """Differences to a baseline by the rescale rule (Shrikumar et al. 2017, arXiv 1704.02685, Sec. 3.5)."""
+    """Difference from a baseline by the rescale rule (Shrikumar et al. 2017, arXiv 1704.02685, Sec. 3.5)."""
 
     completeness = True
 
     baseline: BaselineName = "black"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (B, C, H, W) values that sum to the score minus the baseline's.
+        """Return (B, C, H, W) values that sum to the score minus the baseline's score.
 
         Raises:
             ExplainerRefused: captum cannot hook the network, or the values miss the score by more than 10 %.
@@ -86,19 +67,17 @@ class DeepLift(Explainer):
             difference = torch.cat(
                 [scores(inputs[r], *classes(target[r])) - scores(start[r], *classes(target[r])) for r in rows]
             )
-            gap, share, warnings = completeness(values, difference, tolerance=0.01, remedy="read it with care")
-        if not float(share.max()) <= 0.1:
+            gap, relative, warnings = completeness(
+                values, difference, tolerance=0.01, remedy="interpret the map with care"
+            )
+        unruled = _activations(model.module, known=tuple(SUPPORTED_NON_LINEAR))
+        if not float(relative.max()) <= 0.1:
             raise ExplainerRefused(
-                f"deeplift does not hold on {model.name!r}: its values miss the change of the score from the baseline"
-                f" by {float(share.max()):.0%}, and captum has no rule for {self._without_rule(model)}",
+                f"deeplift is not valid for {model.name!r}: its values miss the change in score from the baseline"
+                f" by {float(relative.max()):.0%}, and captum has no rule for {unruled or 'some operation of it'}",
                 hint="use integrated_gradients",
             )
         return Attribution(values=values, completeness_gap=gap, warnings=warnings)
-
-    @staticmethod
-    def _without_rule(model: Model) -> str:
-        found = _activations(model.module, known=tuple(SUPPORTED_NON_LINEAR))
-        return found or "some operation of this network"
 
     def _one(self, scores: Scores, image: Tensor, start: Tensor, target: ResolvedTarget) -> Tensor:
         try:
@@ -109,7 +88,7 @@ class DeepLift(Explainer):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ExplainerRefused(
-                f"deeplift does not apply to {scores.model.name!r}: {_reason(error)}", hint="use integrated_gradients"
+                f"deeplift is not valid for {scores.model.name!r}: {_reason(error)}", hint="use integrated_gradients"
             ) from error
         return values.detach()
 
@@ -118,15 +97,21 @@ def refuse_unless_relu(model: Model, inputs: Tensor, target: ResolvedTarget) -> 
     """Check that the network's only activations are `nn.ReLU` modules, by its modules and by its autograd graph.
 
     Raises:
-        ExplainerRefused: They are not; the sentence names those that were found.
+        ExplainerRefused: There are others; the message names them.
     """
-    needs = f"guided_backprop needs a network whose only activations are nn.ReLU modules, and {model.name!r}"
-    modules = list(model.module.modules())
     found = _activations(model.module, known=(nn.ReLU,))
-    if found:
-        raise ExplainerRefused(f"{needs} has {found}", hint="use saliency")
+    obstacle = f"has {found}" if found else _functional_activations(model, inputs, target)
+    if obstacle:
+        raise ExplainerRefused(
+            f"guided_backprop needs a network with no activations but nn.ReLU modules, and {model.name!r} {obstacle}",
+            hint="use saliency",
+        )
+
+
+def _functional_activations(model: Model, inputs: Tensor, target: ResolvedTarget) -> str:
+    """Describe activations that the network computes outside of modules, or that it has none; else return ""."""
     calls: list[nn.Module] = []
-    relus = [module for module in modules if type(module) is nn.ReLU]
+    relus = [module for module in model.module.modules() if type(module) is nn.ReLU]
     handles = [relu.register_forward_hook(lambda module, _inputs, _output: calls.append(module)) for relu in relus]
     try:
         score = target.score(model(inputs.detach().requires_grad_()))
@@ -134,32 +119,30 @@ def refuse_unless_relu(model: Model, inputs: Tensor, target: ResolvedTarget) -> 
         for handle in handles:
             handle.remove()
     steps = _graph(score)
-    unseen = sorted({name for name in steps if name.startswith(_ACTIVATION_STEPS)})
+    unseen = sorted({name for name in steps if _ACTIVATION_STEP.match(name)})
+    if steps["Relu"] > len(calls):
+        unseen.append("Relu")
     if unseen:
-        raise ExplainerRefused(f"{needs} computes {', '.join(unseen)} outside of modules", hint="use saliency")
-    functional = steps["Relu"] - len(calls)
-    if functional > 0:
-        raise ExplainerRefused(f"{needs} computes {functional} relus outside of modules", hint="use saliency")
-    if not calls:
-        raise ExplainerRefused(f"{needs} has none", hint="use saliency")
+        return f"computes {', '.join(unseen)} outside of modules"
+    return "" if calls else "has none"
 
 
 @contextmanager
 def repaired(model: Model) -> Iterator[None]:
-    """Mend what makes captum's DeepLift lose part of the score at max pooling.
+    """Correct captum's DeepLift, which loses part of the score at max pooling.
 
-    A layer whose input is directly another hooked layer's output gets a copy of it: hooks on one tensor run in the
-    order of the forward pass, so the earlier layer would see the gradient before the later layer's rule. And the rule
-    for max pooling keeps one of several windows that share their largest pixel, so it is replaced.
+    A layer whose input is the output of another hooked layer gets a copy of it: hooks on one tensor run in the order of
+    the forward pass, so the earlier layer would see the gradient before the later layer's rule. The rule for max
+    pooling keeps only one of several windows that share their largest pixel, so it is replaced.
     """
     layers = [module for module in model.module.modules() if type(module) in SUPPORTED_NON_LINEAR]
     handles = [layer.register_forward_pre_hook(lambda _layer, inputs: (inputs[0].clone(),)) for layer in layers]
-    captums_own = SUPPORTED_NON_LINEAR[nn.MaxPool2d]
+    original = SUPPORTED_NON_LINEAR[nn.MaxPool2d]
     SUPPORTED_NON_LINEAR[nn.MaxPool2d] = _max_pool
     try:
         yield
     finally:
-        SUPPORTED_NON_LINEAR[nn.MaxPool2d] = captums_own
+        SUPPORTED_NON_LINEAR[nn.MaxPool2d] = original
         for handle in handles:
             handle.remove()
 
@@ -167,9 +150,9 @@ def repaired(model: Model) -> Iterator[None]:
 def _max_pool(
     layer: nn.MaxPool2d, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, eps: float = 1e-10
 ) -> Tensor:
-    """Give each output's change to the pixel that is largest in the image, or in the baseline if that is larger.
+    """Attribute each output's change to the largest pixel in the image, or in the baseline if that is larger.
 
-    All tensors hold the image's row and the baseline's; `inputs` (2, C, H, W), `outputs` (2, C, h, w).
+    All tensors hold one row for the image and one for the baseline: `inputs` (2, C, H, W), `outputs` (2, C, h, w).
     """
     image, start = inputs.chunk(2)
     high, low = outputs.chunk(2)
@@ -182,13 +165,13 @@ def _max_pool(
             pooled = max_pool2d(at, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
             return torch.autograd.grad(pooled, at, change)[0]
 
-    moved = route(image, slope * (top - low)) + route(start, slope * (high - top))
+    routed = route(image, slope * (top - low)) + route(start, slope * (high - top))
     delta = image - start
-    return torch.where(delta.abs() < eps, grad_input[:1], moved / delta).repeat(2, 1, 1, 1)
+    return torch.where(delta.abs() < eps, grad_input[:1], routed / delta).repeat(2, 1, 1, 1)
 
 
 def _activations(network: nn.Module, *, known: tuple[type[nn.Module], ...]) -> str:
-    """Name and count the activation modules of other types than the `known`; empty if there are none."""
+    """Name and count the activation modules of types other than `known`; empty if there are none."""
     kinds = [type(module) for module in network.modules()]
     found = Counter(
         kind.__name__
@@ -199,7 +182,7 @@ def _activations(network: nn.Module, *, known: tuple[type[nn.Module], ...]) -> s
 
 
 def _graph(output: Tensor) -> Counter[str]:
-    """Count the operations that `output` was computed by, by name."""
+    """Count the operations that computed `output`, by name."""
     todo = [output.grad_fn]
     seen = set()
     while todo:
@@ -213,5 +196,5 @@ def _graph(output: Tensor) -> Counter[str]:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "used more than once" in text:
-        return "a module is used more than once, and captum's rules need one module a use"
-    return f"captum says {text[:160]!r}"
+        return "a module is used more than once, which captum's rules do not support"
+    return f"captum reports {text[:160]!r}"

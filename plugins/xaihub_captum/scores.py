@@ -1,4 +1,4 @@
-"""What captum is handed: the target's score as a function of the input, in batches that fit into memory."""
+"""The target's score as a differentiable function of the input for captum, in batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from xaihub import Model, ResolvedTarget
 from xaihub.masking import baseline_image, batch_rows
 
-# A backward pass keeps every layer's output, about 0.1 GB an image for ResNet-50; batch_rows counts on none.
+# A backward pass keeps every layer's output, about 0.1 GB per image for ResNet-50; batch_rows assumes none.
 GRADIENT_ROWS = 32
 
 
 class Scores(nn.Module):
     """The score of each row: (n, C, H, W) inputs and (n,) class indices become (n,) scores.
 
-    Bounded, rows go through the network in batches and their gradients are taken at once, so that captum may ask
-    for any number of rows, and the result does not depend on the batch size. Unbounded, all rows go together.
+    If bounded, rows pass through the network in batches, each with its gradient, so that captum may request any number
+    of rows and the result does not depend on the batch size. Otherwise all rows pass together.
     """
 
     def __init__(self, model: Model, *, bounded: bool = True) -> None:
@@ -29,7 +29,7 @@ class Scores(nn.Module):
         super().__init__()
         self.module = model.module
         self.model = model
-        # Asked for now: the answer may take a pass of its own, which captum's hooks must not see.
+        # Determined now, since it may take a forward pass, which captum's hooks must not see.
         self.rows = gradient_rows(model) if bounded else None
 
     def forward(self, inputs: Tensor, index: Tensor, against: Tensor | None = None) -> Tensor:
@@ -46,7 +46,7 @@ class Scores(nn.Module):
 
 
 class _RowGradients(torch.autograd.Function):
-    """Scores whose gradient is computed with them; rows do not interact, so batches may be split anywhere."""
+    """Scores computed together with their gradient; rows do not interact, so batches may be split anywhere."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, model: Model, target: ResolvedTarget, rows: int) -> Tensor:
@@ -69,20 +69,20 @@ class _RowGradients(torch.autograd.Function):
 
 
 def gradient_rows(model: Model) -> int:
-    """Return how many rows go forward and backward together: as asked for, or as memory allows."""
+    """Return the rows per forward and backward pass: the model's batch size, or as many as fit in memory."""
     return model.runtime.batch_size or min(batch_rows(model), GRADIENT_ROWS)
 
 
 def classes(target: ResolvedTarget) -> tuple[Tensor, ...]:
-    """Return the class indices as the extra arguments of `Scores`; captum repeats them along with the rows."""
+    """Return the class indices as extra arguments of `Scores`; captum repeats them along with the rows."""
     return (target.index,) if target.against is None else (target.index, target.against)
 
 
 def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
-    """Return the baseline called `name` of each image: (B, C, H, W)."""
+    """Return each image's baseline: (B, C, H, W)."""
     rows = []
     for image in inputs:
-        # Each image of a batch gets the noise that it would get alone.
+        # Each image of a batch gets the noise it would get alone.
         with torch.random.fork_rng(devices=[]):
             rows.append(baseline_image(name, model, image))
     return torch.stack(rows)
@@ -91,27 +91,27 @@ def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
 def completeness(
     values: Tensor, difference: Tensor, *, tolerance: float, remedy: str
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Compare the sum of the values with the score's difference to the baseline.
+    """Compare the sum of the values with the change in score from the baseline.
 
     Args:
-        values: (B, ...).
+        values: (B, ...) attributions.
         difference: (B,) score minus baseline score.
-        tolerance: The share of the difference above which a warning is due.
-        remedy: What to do about it.
+        tolerance: Largest relative gap without a warning.
+        remedy: Advice for the warning.
 
     Returns:
-        (B,) gaps, (B,) gaps as shares of the difference, and the warnings.
+        (B,) gaps, (B,) gaps relative to the difference, and the warnings.
     """
     gap = (values.flatten(1).sum(1) - difference).abs()
-    share = gap / difference.abs().clamp(min=1e-9)
-    worst = float(share.max())
-    text = f"the values miss the change of the score from the baseline by {worst:.1%} of it; {remedy}"
-    return gap, share, [text] if worst > tolerance else []
+    relative = gap / difference.abs().clamp(min=1e-9)
+    worst = float(relative.max())
+    text = f"the values miss the change in score from the baseline by {worst:.1%} of it; {remedy}"
+    return gap, relative, [text] if worst > tolerance else []
 
 
 @contextmanager
 def hooked(model: Model) -> Iterator[None]:
-    """Let captum hook the network's modules: its notices are not for users, and nothing of it stays behind."""
+    """Let captum hook the network's modules, without its notices to users and without leftovers on the modules."""
     before = {module: set(vars(module)) for module in model.module.modules()}
     try:
         with warnings.catch_warnings():
@@ -119,6 +119,6 @@ def hooked(model: Model) -> Iterator[None]:
             yield
     finally:
         for module, names in before.items():
-            # captum removes its hooks, but after an error not the activations that it stored on modules.
+            # captum removes its hooks, but after an error it leaves the activations stored on modules.
             for name in set(vars(module)) - names:
                 delattr(module, name)

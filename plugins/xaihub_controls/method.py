@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: noise, edges, the centre. A metric that prefers one has a flaw to be named."""
+"""Maps that are independent of the model: noise, edges, a centred Gaussian. A metric that prefers one is flawed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xaihub import Explainer, Meta, Model, ResolvedTarget, generator_for
 
 
 class RandomControl(Explainer):
-    """Uniform noise in [0, 1), one value a pixel."""
+    """Uniform noise in [0, 1), one value per pixel."""
 
     stochastic = True
     class_agnostic = True
@@ -39,11 +39,11 @@ class CentreControl(Explainer):
 
     class_agnostic = True
 
-    spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a share of each side.")] = 0.25
+    spread: Annotated[float, Meta(gt=0, description="Standard deviation, as a fraction of each side.")] = 0.25
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:  # noqa: ARG002
         """Return (B, 1, H, W): 1 at the centre of the image."""
-        # From the middle outwards, so that both halves are equal to the last bit.
+        # Measured from the middle, so that both halves are equal to the last bit.
         y, x = ((torch.arange(side) - (side - 1) / 2) / (side * self.spread) for side in inputs.shape[2:])
         prior = torch.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2)
         return prior.expand(len(inputs), 1, *prior.shape)

@@ -169,7 +169,7 @@ class FirstPrinciples(Explainer):
             )
 
         def score(logits: Tensor) -> Tensor:
-            return target.score(logits.softmax(1) if self.output == "probability" else logits)
+            return target.score(logits, output=self.output)
 
         def enough(answers: Answers) -> bool:
             return _noise(answers.measure(family, score)) < self.tolerance

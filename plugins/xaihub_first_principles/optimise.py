@@ -241,9 +241,9 @@ class _Work:
             MetricRefused: A metric has no meaning for it.
         """
         target, answers, logits = seen.scene.target, seen.answers, seen.scene.logits[None]
-        scored = answers.logits.softmax(1) if self.settings.output == "probability" else answers.logits
+        scores = target.score(answers.logits, output=self.settings.output)
         weights = candidate.weights(answers.points, _places(seen.regions))
-        heat = seen.regions.paint(weights.T @ target.score(scored).double(), smooth=True)
+        heat = seen.regions.paint(weights.T @ scores.double(), smooth=True)
         explanation = Explanation.of_row(
             0, values=heat[None, None].float(), logits=logits, target=target, classes=self.model.classes, metadata={}
         )

@@ -2,92 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused
-from xaihub.masking import BaselineName
-from xaihub_metrics_curves.curves import Output, Steps, curves
-from xaihub_metrics_curves.order import Direction, Patch, Unit
+from xaihub import Case, Measurement, Meta, MetricRefused
+from xaihub_metrics_curves.curves import CurveMetric, Output
+from xaihub_metrics_curves.order import Direction
 
 __all__ = ["Deletion", "Insertion"]
 
-Normalised = Annotated[
-    bool,
-    Meta(description="Rescale the score so that the baseline alone counts 0 and the whole image 1."),
-]
 
-
-class _Area(Metric):
+class _Area(CurveMetric):
     """The area under one curve by the trapezoid rule."""
 
-    steps: int
-    unit: str
-    patch: int
-    baseline: str
-    output: str
-    normalised: bool
+    output: Output = "probability"
+    normalised: Annotated[
+        bool, Meta(description="Rescale the score to 0 for the baseline alone and 1 for the whole image.")
+    ] = False
 
-    def _area(self, case: Case, direction: Direction) -> Measurement:
-        found = curves(case, steps=self.steps, unit=self.unit, patch=self.patch, baseline=self.baseline)
-        scores = found.scores(direction, self.output)
-        ends = (float(scores[-1]), float(scores[0])) if direction == "hide" else (float(scores[0]), float(scores[-1]))
-        nothing, whole = ends
+    direction: ClassVar[Direction]
+
+    def score(self, case: Case) -> Measurement:
+        """Return the area with its curve.
+
+        Raises:
+            MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
+        """
+        found = self.curves(case)
+        scores = found.scores(self.direction, self.output)
+        ends = float(scores[0]), float(scores[-1])
+        empty, whole = ends if self.direction == "show" else ends[::-1]
         if self.normalised:
-            if whole <= nothing:
+            if whole <= empty:
                 raise MetricRefused(
-                    f"the {self.output} of the whole image, {whole:.3g}, is no higher than that of the baseline"
-                    f" {self.baseline!r}, {nothing:.3g}",
+                    f"the {self.output} of the whole image, {whole:.3g}, does not exceed that of the baseline"
+                    f" {self.baseline!r}, {empty:.3g}",
                     hint="use another baseline, or normalised=false",
                 )
-            scores = (scores - nothing) / (whole - nothing)
+            scores = (scores - empty) / (whole - empty)
         return Measurement(
-            value=float(torch.trapezoid(scores, found.shares)),
-            curve=(found.shares.tolist(), scores.tolist()),
-            details={"whole": whole, "hidden": nothing},
+            value=float(torch.trapezoid(scores, found.fractions)),
+            curve=(found.fractions.tolist(), scores.tolist()),
+            details={"whole": whole, "empty": empty},
         )
 
 
 class Insertion(_Area):
-    """Show the image on a baseline, highest values of the map first: the area under the score.
+    """The area under the score while the image is revealed on a baseline, highest values of the map first.
 
-    1 is reached by a map whose first step brings back all of a probability of 1.
+    It reaches 1 if the first step restores a probability of 1.
     """
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "blur"
-    output: Output = "probability"
-    normalised: Normalised = False
-
-    def score(self, case: Case) -> Measurement:
-        """Return the area with its curve.
-
-        Raises:
-            MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
-        """
-        return self._area(case, "show")
+    direction = "show"
+    baseline = "blur"
 
 
 class Deletion(_Area):
-    """Hide the image with a baseline, highest values of the map first: the area under the score.
+    """The area under the score while the image is masked with a baseline, highest values of the map first.
 
-    0 is approached by a map whose first step takes all of the probability away.
+    It approaches 0 if the first step removes all of the probability.
     """
 
-    steps: Steps = 28
-    unit: Unit = "pixels"
-    patch: Patch = 16
-    baseline: BaselineName = "zero"
-    output: Output = "probability"
-    normalised: Normalised = False
-
-    def score(self, case: Case) -> Measurement:
-        """Return the area with its curve.
-
-        Raises:
-            MetricRefused: `normalised`, and the whole image scores no higher than the baseline.
-        """
-        return self._area(case, "hide")
+    direction = "hide"

@@ -1,7 +1,7 @@
-"""Noisy linear imputation: hidden pixels become the mean of their neighbours (Rong et al. 2022, arXiv 2202.00449).
+"""Noisy linear imputation: masked pixels become the mean of their neighbours (Rong et al. 2022, arXiv 2202.00449).
 
-Every hidden pixel is the weighted mean of its eight neighbours, hidden ones included: a sparse linear system with
-one unknown a hidden pixel. Its matrix is symmetric and, as long as one pixel is visible, positive definite.
+Each masked pixel is the weighted mean of its eight neighbours, masked or not: a sparse linear system with one unknown
+per masked pixel. Its matrix is symmetric and, as long as one pixel is visible, positive definite.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from xaihub.masking import Removal
 __all__ = ["NoisyLinear", "impute"]
 
 DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of the four nearest and of the four diagonal neighbours
-SMALLEST = 16  # pixels of a block that is not cut any further; below that fill-in does not depend on the order
+SMALLEST = 16  # pixels of a block that is not split further; smaller blocks have the same fill-in in any order
 
 
 class NoisyLinear(Removal):
-    """Hidden pixels are imputed from the visible ones around them, plus noise.
+    """Masked pixels are imputed from the visible pixels around them, plus noise.
 
-    The same (C, H, W) noise serves every mask, so that results do not depend on how masks share batches.
+    All masks share the same (C, H, W) noise, so that results do not depend on the batch size.
     """
 
     def __init__(self, noise: Tensor) -> None:
@@ -44,7 +44,7 @@ class NoisyLinear(Removal):
 
 
 def impute(image: Tensor, shown: Tensor) -> Tensor:
-    """Fill the hidden pixels of a (C, H, W) image; `shown` is (H, W) bool and true somewhere."""
+    """Fill the masked pixels of a (C, H, W) image; `shown` is (H, W) bool with at least one true."""
     height, width = shown.shape
     laplacian, order = _system(height, width)
     visible = shown.flatten().numpy()
@@ -53,7 +53,7 @@ def impute(image: Tensor, shown: Tensor) -> Tensor:
         return image.clone()
     flat = image.flatten(1).double().numpy().T  # (H * W, C)
     rows = laplacian[unknown]
-    # No pivoting: the matrix is positive definite, and the given order keeps the factors sparse.
+    # No pivoting: the matrix is positive definite, and the elimination order keeps the factors sparse.
     factors = splu(rows[:, unknown].tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0, options={"SymmetricMode": True})
     solution = factors.solve(-(rows[:, known] @ flat[known]))  # (unknowns, C)
     filled = image.flatten(1).clone()
@@ -76,14 +76,14 @@ def _system(height: int, width: int) -> tuple[csr_array, NDArray[np.int64]]:
     weight = np.concatenate([np.full(a.size, w) for a, _, w in pairs])
     both = np.concatenate([first, second]), np.concatenate([second, first])
     weights = csr_array((np.concatenate([weight, weight]), both), shape=(index.size, index.size))
-    # At the border fewer neighbours share the whole weight.
+    # At the border, fewer neighbours share the total weight.
     return (diags_array(weights.sum(axis=1)) - weights).tocsr(), np.array(_dissect(index), dtype=np.int64)
 
 
 def _dissect(block: NDArray[np.int64]) -> list[int]:
-    """Order the pixels of a block: its halves first, the line that parts them last (George 1973).
+    """Order the pixels of a block by nested dissection: its halves first, the separating line last (George 1973).
 
-    With this order a factorisation has O(n log n) entries; the general orders of SuperLU take 2 to 3 times as long.
+    A factorisation then has O(n log n) entries; SuperLU's general orders take 2 to 3 times as long.
     """
     if block.size <= SMALLEST:
         return [int(pixel) for pixel in block.ravel()]

@@ -1,4 +1,4 @@
-"""The order in which a map's pixels or patches are hidden, and the masks that follow from it."""
+"""The order in which a map's pixels or patches are masked, and the masks that follow from it."""
 
 from __future__ import annotations
 
@@ -16,63 +16,59 @@ __all__ = ["Direction", "Patch", "Ranking", "Unit", "ranking"]
 Direction = Literal["hide", "show"]
 Unit = Annotated[
     Literal["pixels", "patches"],
-    Meta(description="What is hidden as one piece; a patch counts by the mean of its values."),
+    Meta(description="What is masked as one piece; patches are ordered by their mean value."),
 ]
-Patch = Annotated[int, Meta(ge=1, description="Pixels a side of a patch, for unit=patches.")]
+Patch = Annotated[int, Meta(ge=1, description="Side length of a patch in pixels, for unit=patches.")]
 
-TIES = 0  # the seed of the order within ties; one for all, so that equal maps get equal scores
+TIES = 0  # seed of the order within ties; fixed, so that equal maps get equal scores
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Who comes first.
+    """The order of a map's pieces.
 
     Attributes:
         ranks: (H, W) position of each pixel's piece in the order; 0 is the highest value of the map.
         count: Number of pieces.
+        key: The unit and the patch size.
     """
 
     ranks: Tensor
     count: int
+    key: tuple[str, int | None]
 
-    def draws(self, counts: Tensor, direction: Direction) -> Tensor:
-        """Return (n, 2) draws for `masks`: the `counts` first pieces hidden, or alone shown."""
-        return torch.stack([counts, torch.full_like(counts, int(direction == "show"))], dim=1)
-
-    def masks(self, draws: Tensor) -> Tensor:
-        """Turn (n, 2) draws into (n, 1, H, W) masks of 0 and 1."""
-        counts, shown = draws.view(-1, 2, 1, 1).unbind(1)
-        later = self.ranks.to(draws.device) >= counts  # (n, H, W)
-        return (later ^ shown.bool()).float().unsqueeze(1)
+    def masks(self, counts: Tensor, direction: Direction) -> Tensor:
+        """Return (n, 1, H, W) masks of 0 and 1: the first `counts` (n,) pieces masked, or only these visible."""
+        later = self.ranks.to(counts.device) >= counts.view(-1, 1, 1)  # (n, H, W)
+        return (later ^ (direction == "show")).float().unsqueeze(1)
 
 
-def ranking(case: Case, *, unit: str = "pixels", patch: int = 16) -> Ranking:
+def ranking(case: Case, unit: str = "pixels", patch: int = 16) -> Ranking:
     """Rank the case's map, once for all metrics.
 
-    Equal values stand in a fixed pseudo-random order, so that a constant region is neither scanned in raster order
-    nor dealt with differently by two metrics.
+    Equal values are in a fixed pseudo-random order, so that constant regions are not scanned in raster order, and all
+    metrics order them alike.
 
     Raises:
         ParameterError: A patch is larger than the input.
     """
-    key = ("curves: ranking", unit, patch if unit == "patches" else None)
-    return case.memory.once(key, lambda: _rank(case, unit, patch))
+    key = (unit, patch if unit == "patches" else None)
+    return case.memory.once(("curves: ranking", *key), lambda: Ranking(*_rank(case, unit, patch), key))
 
 
-def _rank(case: Case, unit: str, patch: int) -> Ranking:
+def _rank(case: Case, unit: str, patch: int) -> tuple[Tensor, int]:
     if unit == "pixels":
-        order = _descending(case.heat.flatten())
-        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-        return Ranking(ranks.view(case.heat.shape).to(case.model.device), len(order))
+        ranks = _descending(case.heat.flatten())
+        return ranks.view(case.heat.shape).to(case.model.device), len(ranks)
     features = make_features(f"patches:{patch}", case.model, case.scene.image)
     labels = features.spread(torch.arange(features.count)).flatten()  # (H * W,) patch of each pixel
     sums = torch.zeros(features.count, dtype=torch.float64).index_add_(0, labels, case.heat.flatten().double())
-    # The mean, not the sum: patches cut off by the far edges are smaller.
-    order = _descending(sums / torch.bincount(labels))
-    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    return Ranking(features.spread(ranks).to(case.model.device), features.count)
+    # The mean, not the sum: patches cut off at the borders are smaller.
+    return features.spread(_descending(sums / torch.bincount(labels))).to(case.model.device), features.count
 
 
 def _descending(values: Tensor) -> Tensor:
+    """Return the position of each of (n,) values in descending order."""
     shuffled = torch.randperm(len(values), generator=torch.Generator().manual_seed(TIES))
-    return shuffled[values[shuffled].argsort(descending=True, stable=True)]
+    order = shuffled[values[shuffled].argsort(descending=True, stable=True)]
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))

@@ -15,18 +15,20 @@ from xaihub_metrics_curves.order import Direction, ranking
 
 __all__ = ["ROAD"]
 
+_SIDES: dict[str, Direction] = {"morf": "hide", "lerf": "show"}
+
 
 class ROAD(Metric):
-    """How far the score falls when the most relevant pixels are imputed, against the least relevant ones.
+    """Drop in the score when the most relevant pixels are imputed, compared with the least relevant pixels.
 
     morf is the mean of p(x) - p(x without the most relevant), lerf the mean of p(x without the least relevant) - p(x),
-    combined the mean of the two, in which p(x) cancels. More is better for each.
+    combined the mean of the two, in which p(x) cancels. Higher is better for each.
     """
 
     order: Annotated[
         Literal["combined", "morf", "lerf"], Meta(description="Both sides, most or least relevant first.")
     ] = "combined"
-    percentiles: Annotated[str, Meta(description="Percent of the pixels that are imputed, joined by commas.")] = (
+    percentiles: Annotated[str, Meta(description="Percentages of pixels to impute, separated by commas.")] = (
         "10,20,30,40,50,60,70,80,90"
     )
     noise: Annotated[
@@ -35,48 +37,43 @@ class ROAD(Metric):
     output: Output = "probability"
 
     def score(self, case: Case) -> Measurement:
-        """Return the mean over the percentiles, with the falls as a curve.
+        """Return the mean over the percentiles, with the drops as a curve.
 
         Raises:
             ParameterError: A percentile is not a number between 0 and 100.
         """
         percents = _numbers(self.percentiles)
-        wanted: list[Direction] = {"combined": ["hide", "show"], "morf": ["hide"], "lerf": ["show"]}[self.order]  # type: ignore[assignment]
-        found = self._imputed(case, percents, wanted)
         whole = case.scene.score(case.scene.logits[None].double().cpu(), output=self.output)
-        score = {side: case.scene.score(logits.double(), output=self.output) for side, logits in found.items()}
-        sides = [whole - score["hide"]] if "hide" in score else []
-        sides += [score["show"] - whole] if "show" in score else []
-        falls = torch.stack(sides).mean(0)
+        scores = {
+            side: case.scene.score(self._imputed(case, percents, direction).double(), output=self.output)
+            for side, direction in _SIDES.items()
+            if self.order in (side, "combined")
+        }
+        drops = torch.stack([whole - s if side == "morf" else s - whole for side, s in scores.items()]).mean(0)
         return Measurement(
-            value=float(falls.mean()),
-            curve=(percents, falls.tolist()),
-            details={"whole": float(whole), **{_SIDES[side]: values.tolist() for side, values in score.items()}},
+            value=float(drops.mean()),
+            curve=(percents, drops.tolist()),
+            details={"whole": float(whole), **{side: values.tolist() for side, values in scores.items()}},
         )
 
-    def _imputed(self, case: Case, percents: list[float], sides: list[Direction]) -> dict[Direction, Tensor]:
-        """Return (n, K) logits a side; both sides that are not known yet share one stream of batches."""
-        key = ("curves: imputed", tuple(percents), self.noise, case.seed)
-        known: dict[Direction, Tensor] = case.memory.once(key, dict)
-        missing = [side for side in sides if side not in known]
-        if missing:
+    def _imputed(self, case: Case, percents: list[float], direction: Direction) -> Tensor:
+        """Return the (n, K) logits with each percentage of pixels imputed, evaluated once for all settings."""
+
+        def evaluate() -> Tensor:
             order = ranking(case)
             counts = (torch.tensor(percents, dtype=torch.float64) / 100 * order.count).round().long()
-            # The k least relevant pixels are hidden where the others alone are shown.
-            draws = [order.draws(counts if side == "hide" else order.count - counts, side) for side in missing]
+            # The k least relevant pixels are masked where only the others are shown.
+            counts = counts if direction == "hide" else order.count - counts
+            generator = torch.Generator().manual_seed(case.seed)
+            removal = NoisyLinear(self.noise * torch.randn(case.scene.image.shape, generator=generator))
             batches = masked_forward_passes(
-                case.model, case.scene.image, torch.cat(draws), removal=self._removal(case), expand=order.masks
+                *(case.model, case.scene.image, counts),
+                removal=removal,
+                expand=lambda part: order.masks(part, direction),
             )
-            answers = torch.cat([batch.outputs.cpu() for batch in batches])
-            known.update(zip(missing, answers.split(len(percents)), strict=True))
-        return {side: known[side] for side in sides}
+            return torch.cat([batch.outputs.cpu() for batch in batches])
 
-    def _removal(self, case: Case) -> NoisyLinear:
-        generator = torch.Generator().manual_seed(case.seed)
-        return NoisyLinear(self.noise * torch.randn(case.scene.image.shape, generator=generator))
-
-
-_SIDES: dict[Direction, str] = {"hide": "morf", "show": "lerf"}
+        return case.memory.once(("curves: imputed", direction, tuple(percents), self.noise, case.seed), evaluate)
 
 
 def _numbers(text: str) -> list[float]:
@@ -86,6 +83,6 @@ def _numbers(text: str) -> list[float]:
         numbers = [-1.0]
     if not all(0 < number < 100 for number in numbers):
         raise ParameterError(
-            f"percentiles cannot be {text!r}", hint="give numbers between 0 and 100, joined by commas: 10,30,50"
+            f"percentiles cannot be {text!r}", hint="give numbers between 0 and 100, separated by commas: 10,30,50"
         )
     return numbers

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import torch
 from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, MetricRefused
-from xaihub.masking import BaselineName, baseline_image
+from xaihub.masking import BaselineName
 
-# A difference of scores below this share of the scores is rounding, and no gap can be measured against it.
+# A difference of scores below this fraction of the scores is a rounding error; no gap is relative to it.
 LEAST = 1e-6
 
 
@@ -20,23 +19,23 @@ class CompletenessGap(Metric):
 
     baseline: Annotated[
         BaselineName | None,
-        Meta(description="What the score is compared with; none takes the explainer's own, else zero."),
+        Meta(description="Baseline of the comparison (default: the explainer's own, else zero)."),
     ] = None
     output: Annotated[
         Literal["logit", "probability", "log_probability"] | None,
-        Meta(description="The score f; none takes the explainer's own, else the logit."),
+        Meta(description="The score f (default: the explainer's own, else the logit)."),
     ] = None
     claim: Annotated[
         Literal["required", "ignored"],
-        Meta(description="Refuse maps that are not meant to sum to the score, or measure every map alike."),
+        Meta(description="Refuse methods that do not claim completeness, or measure every map."),
     ] = "required"
 
     def score(self, case: Case) -> Measurement:
-        """Return the gap that the explainer reported against its own baseline, or measure it.
+        """Return the gap that the explainer reported for its own baseline, or else measure it.
 
         Raises:
-            MetricRefused: The method does not claim completeness, or claims it for another baseline or output than is
-                asked for, or the score does not differ from the baseline's.
+            MetricRefused: The method does not claim completeness, or reported its gap for another baseline or output,
+                or the score equals the baseline's.
         """
         record = case.explanation.metadata
         reported = None if self.claim == "ignored" else record.get("completeness_gap")
@@ -53,12 +52,12 @@ class CompletenessGap(Metric):
         baseline, output = self.baseline or own["baseline"], self.output or own["output"]
         if reported is not None and (baseline, output) != tuple(own.values()):
             raise MetricRefused(
-                f"{case.explanation.explainer} tells its gap for {own['baseline']} and the {own['output']},"
-                f" which says nothing of {baseline} and the {output}",
+                f"{case.explanation.explainer} reports its gap for {own['baseline']} and the {own['output']},"
+                f" not for {baseline} and the {output}",
                 hint="use claim=ignored to measure it",
             )
         difference = self._difference(case, baseline, output)
-        # A reported gap comes first: a map of features paints each one's value onto many pixels, whose sum is another.
+        # A reported gap takes precedence: a map that paints a feature's value onto many pixels has another sum.
         total = float(case.explanation.values.double().sum())
         gap = abs(total - difference) if reported is None else abs(float(reported))
         details = {
@@ -73,24 +72,21 @@ class CompletenessGap(Metric):
     def _difference(self, case: Case, baseline: str, output: str) -> float:
         scene = case.scene
 
-        def ask() -> Tensor:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(case.seed)
-                start = baseline_image(baseline, case.model, scene.image)
-            return case.model.predict(start[None]).cpu()
+        def evaluate() -> Tensor:
+            return case.model.predict(case.baseline(baseline)[None]).cpu()
 
-        logits = scene.memory.once(("logits of the baseline", baseline, case.seed), ask)
+        logits = scene.memory.once(("logits of the baseline", baseline, case.seed), evaluate)
         full = float(scene.score(scene.logits.cpu()[None], output=output))
         empty = float(scene.score(logits, output=output))
         if abs(full - empty) <= LEAST * max(abs(full), abs(empty)):
             raise MetricRefused(
-                f"the score of the baseline {baseline!r} is that of the image", hint="use another baseline"
+                f"the baseline {baseline!r} has the same score as the image", hint="use another baseline"
             )
         return full - empty
 
 
 def _own(record: Mapping[str, Any], name: str, *, otherwise: str) -> str:
-    """Return what the explainer was told to use."""
+    """Return a parameter of the explainer."""
     value = record.get("parameters", {}).get(name)
-    # Where all is hidden and nothing is left to fill in from, "inpaint" is zero.
+    # With all pixels masked there is nothing to inpaint from, and "inpaint" is zero.
     return value if isinstance(value, str) and value != "inpaint" else otherwise

@@ -1,21 +1,21 @@
-"""Correlation between what the map claims for random subsets of features and what their removal does to the score.
+"""Correlation of a map's sums over random subsets of features with the drops in the score when they are removed.
 
-For a subset S: A(S), the sum of the map over S, and D(S) = f(x) - f(x without S), the drop of the score.
+For a subset S: A(S), the sum of the map over S, and D(S) = f(x) - f(x without S), the drop in the score.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from torch import Tensor
+from typing import Annotated, ClassVar, Literal
 
 from xaihub import Case, Measurement, Meta, Metric
 from xaihub.masking import BaselineName
-from xaihub_metrics_fidelity.subsets import Removed, correlations, ranks, remove_subsets, varies
+from xaihub.ranking import is_constant
+from xaihub_metrics_fidelity.subsets import SUMS, remove_subsets
 
 Features = Annotated[
-    str, Meta(description="What is removed together: grid:N, patches:PIXELS, superpixels:N or pixels.")
+    str, Meta(description="What is removed as one piece: grid:N, patches:PIXELS, superpixels:N or pixels.")
 ]
+Samples = Annotated[int, Meta(ge=3, description="Random subsets per size; each costs one forward pass.")]
 Output = Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")]
 
 
@@ -23,36 +23,28 @@ class SensitivityN(Metric):
     """Pearson's correlation of A(S) and D(S) at several sizes n of S, averaged (Ancona et al. 2018)."""
 
     features: Features = "grid:14"
-    sizes: Annotated[int, Meta(ge=1, le=100, description="Numbers of features n, spaced logarithmically from one.")] = 6
-    largest: Annotated[float, Meta(gt=0, lt=1, description="The largest n, as a share of all features.")] = 0.8
-    samples: Annotated[int, Meta(ge=3, description="Random subsets of each size; each costs a forward.")] = 50
+    sizes: Annotated[int, Meta(ge=1, le=100, description="Number of sizes n, spaced logarithmically from 1.")] = 6
+    largest: Annotated[float, Meta(gt=0, lt=1, description="Largest n, as a fraction of all features.")] = 0.8
+    samples: Samples = 50
     baseline: BaselineName = "zero"
     output: Output = "logit"
 
     def score(self, case: Case) -> Measurement:
-        """Return the mean over n, and the correlation at each n as a curve over the share n / d.
+        """Return the mean over n, and the correlation at each n as a curve over the fraction n / d.
 
-        Sizes at which the score does not react are left out: they are the same for every map of the scene.
+        Sizes at which the score does not react are skipped: they are the same for every map of the image.
         """
-        removed = remove_subsets(
-            case,
-            features=self.features,
-            baseline=self.baseline,
-            sizes=self._sizes,
-            samples=self.samples,
-            output=self.output,
-        )
-        found = correlations(removed.attributed, removed.drops)
-        judged = varies(removed.drops)
-        shares = [size / removed.count for size, is_judged in zip(removed.sizes, judged, strict=True) if is_judged]
+        removed = remove_subsets(case, self, self._sizes)
+        found, used = removed.correlations(), ~is_constant(removed.drops, SUMS)
+        fractions = [size / removed.count for size, kept in zip(removed.sizes, used, strict=True) if kept]
         return Measurement(
-            value=float(found[judged].mean()),
-            curve=(shares, found[judged].tolist()),
-            details={"sizes": removed.sizes, "judged": judged.tolist()},
+            value=float(found[used].mean()),
+            curve=(fractions, found[used].tolist()),
+            details={"sizes": removed.sizes, "used": used.tolist()},
         )
 
     def _sizes(self, count: int) -> list[float]:
-        """Space the sizes from 1 to the largest in equal ratios; if there is one only, it is the largest."""
+        """Space the sizes from 1 to the largest in equal ratios; a single size is the largest."""
         largest = max(1.0, self.largest * count)
         steps = self.sizes - 1
         return [largest ** (step / steps) for step in range(steps)] + [largest]
@@ -62,43 +54,27 @@ class FaithfulnessCorrelation(Metric):
     """Pearson's correlation of A(S) and D(S) over random subsets of one size (Bhatt et al. 2020, Def. 3)."""
 
     features: Features = "pixels"
-    subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.05
-    samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 100
+    subset: Annotated[float, Meta(gt=0, lt=1, description="Size of each subset S, as a fraction of all features.")] = (
+        0.05
+    )
+    samples: Samples = 100
     baseline: BaselineName = "zero"
     output: Output = "logit"
 
+    ranks: ClassVar[bool] = False
+
     def score(self, case: Case) -> Measurement:
-        """Return the correlation."""
-        removed = _one_size(self, case)
-        return _report(correlations(removed.attributed, removed.drops)[0], removed)
+        """Return the correlation; a map whose sums do not vary scores 0."""
+        removed = remove_subsets(case, self, lambda count: [self.subset * count])
+        flat = bool(is_constant(removed.attributed, SUMS)[0])
+        return Measurement(
+            value=float(removed.correlations(ranks=self.ranks)[0]),
+            details={"subset": removed.sizes[0], "map_is_flat": flat},
+        )
 
 
-class MuFidelity(Metric):
+class MuFidelity(FaithfulnessCorrelation):
     """Spearman's rank correlation of A(S) and D(S) over random subsets of a grid's cells (Fel et al. 2021)."""
 
-    features: Features = "grid:9"
-    subset: Annotated[float, Meta(gt=0, lt=1, description="Share of all features in each subset S.")] = 0.2
-    samples: Annotated[int, Meta(ge=3, description="Random subsets; each costs one forward pass.")] = 200
-    baseline: BaselineName = "zero"
-    output: Output = "logit"
-
-    def score(self, case: Case) -> Measurement:
-        """Return the rank correlation; equal sums share their mean rank."""
-        removed = _one_size(self, case)
-        return _report(correlations(ranks(removed.attributed), ranks(removed.drops))[0], removed)
-
-
-def _one_size(metric: FaithfulnessCorrelation | MuFidelity, case: Case) -> Removed:
-    return remove_subsets(
-        case,
-        features=metric.features,
-        baseline=metric.baseline,
-        sizes=lambda count: [metric.subset * count],
-        samples=metric.samples,
-        output=metric.output,
-    )
-
-
-def _report(found: Tensor, removed: Removed) -> Measurement:
-    flat = not bool(varies(removed.attributed)[0])
-    return Measurement(value=float(found), details={"subset": removed.sizes[0], "map_is_flat": flat})
+    ranks = True
+    features, subset, samples = "grid:9", 0.2, 200

@@ -1,4 +1,4 @@
-"""What an explanation cost to make, as its record says."""
+"""The cost of an explanation, as recorded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from xaihub import Case, Measurement, Metric, MetricRefused
 
 
 class CostForwards(Metric):
-    """Rows that went forward through the network, plus rows that went backward, for one image."""
+    """Forward passes plus backward passes, in rows per image."""
 
     def score(self, case: Case) -> Measurement:
         """Return the sum.
@@ -22,7 +22,7 @@ class CostForwards(Metric):
 
 
 class CostSeconds(Metric):
-    """Wall-clock seconds for one image, on the machine and in the batch in which the map was made."""
+    """Wall-clock seconds per image, on the machine and in the batch that made the map."""
 
     def score(self, case: Case) -> Measurement:
         """Return the seconds.
@@ -37,5 +37,5 @@ class CostSeconds(Metric):
 def _recorded(case: Case, key: str) -> float:
     value = case.explanation.metadata.get(key)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise MetricRefused(f"the explanation's record does not say how many {key} it took")
+        raise MetricRefused(f"the explanation's record lacks {key}")
     return float(value)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, Model, ParameterError
-from xaihub.masking import BaselineName, Removal, baseline_image, masked_forward_passes
-from xaihub_metrics_fidelity.subsets import seeded_removal
+from xaihub.masking import BaselineName, Removal, masked_forward_passes
 
 
 class Infidelity(Metric):
-    """Mean squared error of the drops of the score that the map foretells for random perturbations."""
+    """Mean squared error of the drops in the score that the map predicts for random perturbations."""
 
     perturbation: Annotated[
         Literal["squares", "noise"],
@@ -26,24 +25,24 @@ class Infidelity(Metric):
     ] = "squares"
     units: Annotated[
         Literal["attribution", "gradient"],
-        Meta(description="What the values are: parts of the score, or its change by one unit of the input."),
+        Meta(description="Units of the map: parts of the score, or its change per unit of the input."),
     ] = "attribution"
     scaling: Annotated[
-        Literal["optimal", "none"], Meta(description="Multiply the map by the best number >= 0 first, or not.")
+        Literal["optimal", "none"], Meta(description="Scale the map by the best factor >= 0 first, or not.")
     ] = "optimal"
-    samples: Annotated[int, Meta(ge=1, description="Perturbations; each costs one forward pass.")] = 200
+    samples: Annotated[int, Meta(ge=1, description="Number of perturbations; each costs one forward pass.")] = 200
     largest: Annotated[
-        float, Meta(gt=0, le=1, description="Longest side of a square, as a share of the input's shorter side.")
+        float, Meta(gt=0, le=1, description="Maximum side of a square, as a fraction of the input's shorter side.")
     ] = 0.5
     sigma: Annotated[float, Meta(gt=0, description="Standard deviation of the noise, for pixels in [0, 1].")] = 0.1
     baseline: BaselineName = "zero"
     output: Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")] = "logit"
 
     def score(self, case: Case) -> Measurement:
-        """Return the error, in squared units of the score; the details hold what an all-zero map would get.
+        """Return the error, in squared units of the score; the details hold that of an all-zero map.
 
         Raises:
-            ParameterError: Noise has no meaning for values in units of the score, nor gradients without a baseline.
+            ParameterError: The perturbation is noise, but the map is not a gradient.
         """
         squares = self.perturbation == "squares"
         if not squares and self.units == "attribution":
@@ -51,39 +50,34 @@ class Infidelity(Metric):
                 "perturbation 'noise' cannot be used with units 'attribution'",
                 hint="use squares, or units=gradient for maps that are gradients",
             )
-        foretold = self._by_squares(case) if squares else self._by_noise(case)
+        predicted = self._by_squares(case) if squares else self._by_noise(case)
         logits = case.scene.memory.once(self._key(case), lambda: self._logits(case))
         drops = case.scene.score(case.scene.logits.cpu()[None], output=self.output) - case.scene.score(
             logits, output=self.output
         )
         drops = drops.double()
-        scale = _best_scale(foretold, drops) if self.scaling == "optimal" else 1.0
+        scale = _best_scale(predicted, drops) if self.scaling == "optimal" else 1.0
         return Measurement(
-            value=float((scale * foretold - drops).square().mean()),
+            value=float((scale * predicted - drops).square().mean()),
             details={"scale": scale, "zero_map": float(drops.square().mean())},
         )
 
     def _by_squares(self, case: Case) -> Tensor:
-        """Sum over each square what the map foretells of its removal: (samples,) float64."""
-        foretold = case.heat.double()
+        """Return the drop that the map predicts for the removal of each square: (samples,) float64."""
+        parts = case.heat.double()
         if self.units == "gradient":
-            removed = case.scene.image - self._baseline(case)
-            foretold = (removed.cpu().double() * case.explanation.values.double()).sum(0)
-        table = torch.nn.functional.pad(foretold.cumsum(0).cumsum(1), (1, 0, 1, 0))  # summed areas
+            removed = case.scene.image - case.baseline(self.baseline)
+            parts = (removed.cpu().double() * case.explanation.values.double()).sum(0)
+        table = torch.nn.functional.pad(parts.cumsum(0).cumsum(1), (1, 0, 1, 0))  # summed areas
         top, left, side = draw_squares(self.samples, self.largest, case.heat.shape, case.seed).unbind(1)
         bottom, right = top + side, left + side
         return table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
 
     def _by_noise(self, case: Case) -> Tensor:
-        """Multiply each perturbation with the map: (samples,) float64."""
+        """Return the drop that the map predicts for each perturbation: (samples,) float64."""
         values = case.explanation.values.double()
         noise = draw_noise(self.samples, self.sigma, case.model, case.seed)
         return torch.stack([(values * row.double()).sum() for row in noise])
-
-    def _baseline(self, case: Case) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(case.seed)  # the same noise as in `seeded_removal`
-            return baseline_image(self.baseline, case.model, case.scene.image)
 
     def _key(self, case: Case) -> tuple[object, ...]:
         how = (self.largest, self.baseline) if self.perturbation == "squares" else (self.sigma,)
@@ -100,14 +94,14 @@ class Infidelity(Metric):
                 model,
                 image,
                 draw_squares(self.samples, self.largest, size, case.seed),
-                removal=seeded_removal(case, self.baseline),
+                removal=case.removal(self.baseline),
                 expand=lambda squares: without_squares(squares, size),
             )
         return torch.cat([batch.outputs.cpu() for batch in batches])
 
 
 class _Subtract(Removal):
-    """Rows are not masks but perturbations, which are subtracted from the image."""
+    """Subtracts each "mask", here a perturbation, from the image."""
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         """Return the (n, K) logits of the image minus each of (n, C, H, W) perturbations."""
@@ -115,17 +109,17 @@ class _Subtract(Removal):
 
 
 def draw_squares(samples: int, largest: float, size: tuple[int, ...], seed: int) -> Tensor:
-    """Draw (samples, 3) top, left, side: the side uniform from one pixel up, the place uniform inside the input."""
+    """Draw (samples, 3) top, left, side: side lengths uniform from 1 pixel, positions uniform inside the input."""
     generator = torch.Generator().manual_seed(crc32(f"squares {seed}".encode()))
-    shares = torch.rand(3, samples, generator=generator, dtype=torch.float64)
+    fractions = torch.rand(3, samples, generator=generator, dtype=torch.float64)
     height, width = size
-    side = 1 + (shares[2] * max(1, round(largest * min(height, width)))).long()
-    top, left = ((share * (length - side + 1)).long() for share, length in zip(shares, (height, width), strict=False))
+    side = 1 + (fractions[2] * max(1, round(largest * min(height, width)))).long()
+    top, left = ((one * (length - side + 1)).long() for one, length in zip(fractions, (height, width), strict=False))
     return torch.stack([top, left, side], dim=1)
 
 
 def without_squares(squares: Tensor, size: tuple[int, int]) -> Tensor:
-    """Turn (n, 3) squares into (n, 1, H, W) masks that are False inside."""
+    """Return (n, 1, H, W) masks that are False inside (n, 3) squares."""
     top, left, side = squares.unsqueeze(2).unbind(1)  # (n, 1) each
     rows, columns = (torch.arange(length, device=squares.device) for length in size)
     inside_rows = (rows >= top) & (rows < top + side)  # (n, H)
@@ -134,14 +128,14 @@ def without_squares(squares: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def draw_noise(samples: int, sigma: float, model: Model, seed: int) -> Iterator[Tensor]:
-    """Draw (1, C, H, W) perturbations in the model's units, one by one: the same whatever the batch size."""
+    """Draw (1, C, H, W) perturbations in the model's units one by one, so that batch sizes do not matter."""
     generator = torch.Generator().manual_seed(crc32(f"noise {seed}".encode()))
     spread = torch.tensor(model.preprocessing.std).view(-1, 1, 1)
     for _ in range(samples):
         yield torch.randn(1, *model.input_size, generator=generator) * (sigma / spread)
 
 
-def _best_scale(foretold: Tensor, drops: Tensor) -> float:
-    """Return the number >= 0 that minimises the error; a negative one would turn the map into its opposite."""
-    power = float(foretold.square().sum())
-    return max(0.0, float((foretold * drops).sum()) / power) if power > 0 else 0.0
+def _best_scale(predicted: Tensor, drops: Tensor) -> float:
+    """Return the factor >= 0 that minimises the error; a negative one would invert the map."""
+    power = float(predicted.square().sum())
+    return max(0.0, float((predicted * drops).sum()) / power) if power > 0 else 0.0

@@ -1,31 +1,44 @@
-"""Random subsets of features, and what the model says when they are removed: shared by every explainer of a scene."""
+"""Random subsets of features and the logits without them, shared by all explanations of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from xaihub import Case, MetricRefused, ParameterError
-from xaihub.masking import Removal, Segments, coalition_scores, make_features, make_removal
+from xaihub.masking import Segments, coalition_scores, make_features
+from xaihub.ranking import correlation
 
-__all__ = ["Removed", "correlations", "random_subsets", "ranks", "remove_subsets", "seeded_removal", "varies"]
+__all__ = ["SUMS", "Removed", "random_subsets", "remove_subsets"]
 
-# Relative differences below these come from rounding: sums of the map in float64, scores of the model in float32.
+# Relative differences below these are rounding errors: of sums of the map in float64, of scores in float32.
 SUMS, SCORES = 1e-9, 1e-6
-TINY = 1e-300
+
+
+class Settings(Protocol):
+    """How subsets are drawn and removed, and what is scored."""
+
+    features: str
+    samples: int
+    baseline: str
+
+    @property
+    def output(self) -> str:
+        """The score, see `Scene.score`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What the map says about g groups of n removed subsets, and what happens to the score.
+    """The sums of the map and the drops in the score for g groups of n removed subsets.
 
     Attributes:
-        sizes: Features in each subset of a group.
-        count: Features in all.
+        sizes: Number of features in each subset of a group.
+        count: Number of all features.
         attributed: (g, n) float64 sums of the map over the removed subsets.
         drops: (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect.
     """
@@ -35,45 +48,44 @@ class Removed:
     attributed: Tensor
     drops: Tensor
 
+    def correlations(self, *, ranks: bool = False) -> Tensor:
+        """Return the correlation of each group: (g,); 0 where the sums or the drops do not vary."""
+        return correlation(self.attributed, self.drops, ranks=ranks, rounding=SUMS).nan_to_num(0)
 
-def remove_subsets(
-    case: Case, *, features: str, baseline: str, sizes: Callable[[int], list[float]], samples: int, output: str
-) -> Removed:
-    """Remove random subsets of the given sizes, and sum the map over them.
 
-    The subsets and their logits depend on the image, the model, the seed and these parameters only, so they are
-    computed for the first explainer of a scene and kept.
+def remove_subsets(case: Case, settings: Settings, sizes: Callable[[int], list[float]]) -> Removed:
+    """Remove random subsets of features, and sum the map over them.
+
+    The subsets and their logits depend only on the image, the model, the seed and these parameters, so they are
+    computed once per image.
 
     Args:
-        case: The map to judge.
-        features: What is removed together.
-        baseline: What it becomes.
+        case: The map to score.
+        settings: The features, the number of subsets of each size, the baseline and the score.
         sizes: The numbers of features to remove, given how many there are; rounded to at least one and not all.
-        samples: Subsets of each size.
-        output: The score.
 
     Raises:
         ParameterError: The features or the baseline cannot be made, or there is only one feature.
         MetricRefused: The score does not depend on what is removed.
     """
-    scene = case.scene
+    scene, features, samples = case.scene, settings.features, settings.samples
     players = scene.memory.once(("make_features", features), lambda: make_features(features, case.model, scene.image))
     if players.count < 2:
-        raise ParameterError(f"features {features!r} are one single feature", hint="take a finer grid")
+        raise ParameterError(f"features {features!r} gives only 1 region", hint="use a finer grid")
     # Never all of them: there is only one subset of that size.
     groups = sorted({min(max(1, round(size)), players.count - 1) for size in sizes(players.count)})
 
-    def ask() -> tuple[Tensor, Tensor]:
+    def evaluate() -> tuple[Tensor, Tensor]:
         chosen = random_subsets(players.count, groups, samples, case.seed)
-        removal = seeded_removal(case, baseline)
+        removal = case.removal(settings.baseline)
         logits = coalition_scores(case.model, scene.image, players, ~chosen, removal=removal, score=lambda rows: rows)
         return chosen, logits
 
-    key = ("logits without random subsets", features, baseline, tuple(groups), samples, case.seed)
-    chosen, logits = scene.memory.once(key, ask)
-    full = scene.score(scene.logits.cpu()[None], output=output).double()
-    left = scene.score(logits, output=output).double().view(len(groups), samples)
-    # A group without effect must not be judged by the noise of the arithmetic.
+    key = ("logits without random subsets", features, settings.baseline, tuple(groups), samples, case.seed)
+    chosen, logits = scene.memory.once(key, evaluate)
+    full = scene.score(scene.logits.cpu()[None], output=settings.output).double()
+    left = scene.score(logits, output=settings.output).double().view(len(groups), samples)
+    # Rounding errors of the score must not count as an effect.
     effect = left.amax(1) - left.amin(1) > SCORES * torch.maximum(left.abs().amax(1), full.abs())
     if not bool(effect.any()):
         raise MetricRefused("the score is the same whichever features are removed", hint="use another baseline")
@@ -88,50 +100,13 @@ def remove_subsets(
 
 def random_subsets(count: int, sizes: Sequence[int], samples: int, seed: int) -> Tensor:
     """Draw `samples` subsets of each size, each uniformly among all of that size: (sizes * samples, count) bool."""
-    # Numbers of their own: a random control map drawn from the same seed must not be made of the subsets' numbers.
+    # A stream of its own: a random control map drawn from the same seed must not correlate with the subsets.
     generator = torch.Generator().manual_seed(crc32(f"random subsets {seed}".encode()))
     chosen = torch.zeros(len(sizes) * samples, count, dtype=torch.bool)
     for group, size in enumerate(sizes):
         rows = chosen[group * samples : (group + 1) * samples]
         rows.scatter_(1, torch.rand(samples, count, generator=generator).topk(size, dim=1).indices, value=True)
     return chosen
-
-
-def seeded_removal(case: Case, baseline: str) -> Removal:
-    """Make the removal; a baseline of noise then depends on the seed only, not on which metric ran first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(case.seed)
-        return make_removal(baseline, case.model, case.scene.image)
-
-
-def varies(rows: Tensor) -> Tensor:
-    """Tell for each row of (g, n) sums whether they differ by more than rounding: (g,) bool."""
-    differ: Tensor = rows.amax(1) - rows.amin(1) > SUMS * rows.abs().amax(1)
-    return differ
-
-
-def correlations(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of each row of two (g, n) float64 tensors: (g,); 0 where one of them does not vary."""
-    defined = varies(first) & varies(second)
-    first, second = (_centred(part) for part in (first, second))
-    lengths = (first.norm(dim=1) * second.norm(dim=1)).clamp(min=TINY)
-    found: Tensor = ((first * second).sum(1) / lengths).clamp(-1, 1)
-    return found * defined
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Rank each row of (g, n) float64 values from 1; values that are equal up to rounding share their mean rank."""
-    steps = (values / values.abs().amax(1, keepdim=True).clamp(min=TINY) / SUMS).round()
-    ranked = []
-    for row in steps:
-        _, place, ties = row.unique(return_inverse=True, return_counts=True)
-        ranked.append((ties.cumsum(0) - (ties - 1) / 2)[place])
-    return torch.stack(ranked).double()
-
-
-def _centred(rows: Tensor) -> Tensor:
-    rows = rows - rows.mean(1, keepdim=True)
-    return rows / rows.abs().amax(1, keepdim=True).clamp(min=TINY)  # so that squares neither vanish nor overflow
 
 
 def _sums(features: Segments, heat: Tensor) -> Tensor:

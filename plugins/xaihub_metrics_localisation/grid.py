@@ -14,28 +14,28 @@ from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, genera
 
 
 class GridPointing(Metric):
-    """Explain a mosaic of images of different classes, and see how much attribution the right cell gets."""
+    """Fraction of the positive attribution that falls into the right cell of a mosaic of images."""
 
     needs_pool = True
 
     cells: Annotated[
-        int, Meta(ge=2, le=8, description="Images a side of the mosaic; cells^2 - 1 other classes are needed.")
+        int, Meta(ge=2, le=8, description="Images per side of the mosaic; needs images of cells^2 - 1 other classes.")
     ] = 2
 
     def score(self, case: Case) -> Measurement:
-        """Return the right cell's share of the positive attribution, in [0, 1].
+        """Return the fraction, in [0, 1].
 
         Raises:
             MetricRefused: The run has too few other classes, or no pixel of the mosaic's map is positive.
         """
-        # The mosaic belongs to the image: every explainer meets the same one.
+        # The mosaic belongs to the image, so that all explainers see the same one.
         key = ("grid_pointing: mosaic", self.cells, case.seed)
         mosaic = case.scene.memory.once(key, lambda: make_mosaic(case.scene, self.cells, case.seed))
         explanation = case.explain(mosaic.image)
         positive = explanation.heatmap().double().clamp(min=0)
         total = positive.sum()
         if not total > 0:
-            raise MetricRefused("no pixel of the mosaic's map is positive, so it points nowhere")
+            raise MetricRefused("no pixel of the mosaic's map is positive, so it has no location")
         rows, columns = mosaic.rows, mosaic.columns
         return Measurement(
             value=float(positive[rows, columns].sum() / total),
@@ -50,13 +50,13 @@ class GridPointing(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic:
-    """An image among others.
+    """Several images in one.
 
     Attributes:
         image: (C, H, W), of the size of the model's input.
-        cell: Where the image of the target is, counted row by row.
-        rows: Its pixels' rows.
-        columns: Its pixels' columns.
+        cell: The cell of the target's image, counted row by row.
+        rows: The rows of its pixels.
+        columns: The columns of its pixels.
         classes: The class of each cell, row by row.
     """
 
@@ -68,18 +68,18 @@ class Mosaic:
 
 
 def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
-    """Put the scene's image and cells^2 - 1 of other, pairwise different classes into a mosaic.
+    """Combine the scene's image with cells^2 - 1 images of other, pairwise different classes.
 
     Raises:
-        MetricRefused: The pool has too few other classes, or a cell would have no pixel.
+        MetricRefused: The pool has too few other classes, or a cell would be empty.
     """
     height, width = scene.image.shape[1:]
     if min(height, width) < cells:
         raise MetricRefused(f"an input of {width}x{height} pixels cannot hold {cells}x{cells} images")
-    # By the image as well, or every image of a run would sit in the same cell, which a prior could know.
+    # Seeded by the image as well; otherwise all images of a run were in the same cell, which a prior could know.
     generator = generator_for(f"mosaic {seed}", scene.image)
     target = int(scene.target.index[0])
-    # The predicted class as well: where another class is explained, its images may be this very image.
+    # The predicted class is excluded as well, since the pool may contain this very image.
     known = {target, int(scene.logits.argmax())}
     others: list[tuple[Tensor, int]] = []
     for position in torch.randperm(len(scene.pool), generator=generator).tolist():
@@ -90,8 +90,8 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
     needed = cells**2 - 1
     if len(others) < needed:
         raise MetricRefused(
-            f"a mosaic of {cells}x{cells} needs images of {needed} other predicted classes, the run has {len(others)}",
-            hint="evaluate more images, or give fewer cells",
+            f"a {cells}x{cells} mosaic needs images of {needed} other predicted classes; the run has {len(others)}",
+            hint="evaluate more images, or use fewer cells",
         )
     cell = int(torch.randint(cells**2, (), generator=generator))
     tiles = others[:needed]
@@ -100,7 +100,7 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
     spans = [(rows, columns) for rows in _spans(height, cells) for columns in _spans(width, cells)]
     for (tile, _), (rows, columns) in zip(tiles, spans, strict=True):
         size = (rows.stop - rows.start, columns.stop - columns.start)
-        # Scaling is linear and its weights sum to one, so it may follow normalisation.
+        # Scaling is linear with weights that sum to one, so it commutes with normalisation.
         image[:, rows, columns] = interpolate(
             tile[None].to(image), size=size, mode="bilinear", align_corners=False, antialias=True
         )[0]
@@ -110,6 +110,6 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
 
 
 def _spans(side: int, cells: int) -> list[slice]:
-    """Cut `side` pixels into `cells` spans whose lengths differ by one at most."""
+    """Split `side` pixels into `cells` spans whose lengths differ by at most one."""
     edges = [round(index * side / cells) for index in range(cells + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]

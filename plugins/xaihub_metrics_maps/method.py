@@ -1,4 +1,4 @@
-"""Concentration of a map; nothing is asked of the model.
+"""Concentration of a map; the model is not run.
 
 Sparseness: Chalasani et al. 2020 (arXiv 1810.06583). Complexity: Bhatt, Weller, Moura 2020 (arXiv 2005.00631).
 Effective complexity: Nguyen, Martinez 2020 (arXiv 2007.07584). None depends on the scale or the sign of the map.
@@ -31,41 +31,39 @@ class Sparseness(Metric):
 
 
 class Complexity(Metric):
-    """Entropy of the pixels' shares: 0 if one pixel holds everything, log n if all n are equal."""
+    """Entropy of the pixels' relative magnitudes: 0 for a single pixel, log n if all n are equal."""
 
     def score(self, case: Case) -> Measurement:
-        """Return the entropy in nats; the details name its largest possible value.
+        """Return the entropy in nats; the details hold its maximum.
 
         Raises:
             MetricRefused: The map is zero everywhere.
         """
         values = _magnitudes(case)
-        shares = values / values.sum()
-        return Measurement(
-            value=float(torch.special.entr(shares).sum()), details={"largest_possible": math.log(len(shares))}
-        )
+        fractions = values / values.sum()
+        return Measurement(value=float(torch.special.entr(fractions).sum()), details={"maximum": math.log(len(values))})
 
 
 class EffectiveComplexity(Metric):
-    """Count the pixels above a share of the peak, in place of those that the model needs (see the card)."""
+    """Number of pixels above a fraction of the peak (our choice; the paper counts features the model needs)."""
 
     threshold: Annotated[
-        float, Meta(ge=0, lt=1, description="A pixel counts above this share of the largest absolute value.")
+        float, Meta(ge=0, lt=1, description="A pixel counts if it exceeds this fraction of the largest absolute value.")
     ] = 0.01
 
     def score(self, case: Case) -> Measurement:
-        """Return the count, from 1 to the number of pixels; the details give it as a share.
+        """Return the count, from 1 to the number of pixels; the details hold it as a fraction.
 
         Raises:
             MetricRefused: The map is zero everywhere.
         """
         values = _magnitudes(case)
         count = int((values > self.threshold * values.max()).sum())
-        return Measurement(value=float(count), details={"share": count / len(values)})
+        return Measurement(value=float(count), details={"fraction": count / len(values)})
 
 
 def _magnitudes(case: Case) -> Tensor:
-    """Return the absolute values of the map as one (n,) float64 row, scaled to a peak of 1 against overflow."""
+    """Return the absolute values of the map as (n,) float64, scaled to a peak of 1 to avoid overflow."""
     values = case.heat.double().abs().flatten()
     peak = values.max()
     if not peak > 0:

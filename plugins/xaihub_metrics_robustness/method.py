@@ -15,45 +15,39 @@ from torch import Tensor
 from xaihub import Case, Measurement, Meta, Metric, MetricRefused
 from xaihub.masking import batch_rows
 
-Samples = Annotated[int, Meta(ge=1, description="Noisy copies; each is explained.")]
-Radius = Annotated[
-    float, Meta(gt=0, le=1, description="Largest change of a pixel's channel, where pixels are in [0, 1].")
-]
-Relative = Annotated[bool, Meta(description="Divide by the norm of the map, so that its scale does not matter.")]
-
 
 class MaxSensitivity(Metric):
     """The largest change of the explanation in a ball around the image (Yeh et al. 2019, Def. 3.1)."""
 
-    samples: Samples = 10
-    radius: Radius = 0.02
-    relative: Relative = True
+    samples: Annotated[int, Meta(ge=1, description="Number of noisy copies; each is explained.")] = 10
+    radius: Annotated[
+        float, Meta(gt=0, le=1, description="Maximum change per pixel and channel, for pixels in [0, 1].")
+    ] = 0.02
+    relative: Annotated[bool, Meta(description="Divide by the norm of the map, so that its scale does not matter.")] = (
+        True
+    )
 
     def score(self, case: Case) -> Measurement:
-        """Return the largest ||Phi(y) - Phi(x)||, divided by ||Phi(x)|| if relative.
+        """Return the largest change, divided by ||Phi(x)|| if relative; the details hold the mean.
 
         Raises:
-            MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
+            MetricRefused: The map's explainer is unknown, or the map is zero and a relative change has no meaning.
         """
-        changes = _changes(case, self.samples, self.radius)
-        return _largest(changes.maps / _norm(case, relative=self.relative))
+        norm = float(case.explanation.values.double().norm()) if self.relative else 1.0
+        if norm == 0:
+            raise MetricRefused("the map is zero, so its relative change has no meaning", hint="use relative=false")
+        changes = self._of(_changes(case, self.samples, self.radius)) / norm
+        return Measurement(value=float(changes.max()), details={"mean": float(changes.mean())})
+
+    def _of(self, changes: _Changes) -> Tensor:
+        return changes.maps
 
 
-class LocalLipschitz(Metric):
-    """The largest change of the explanation per change of the image (Alvarez-Melis and Jaakkola 2018)."""
+class LocalLipschitz(MaxSensitivity):
+    """The largest change of the explanation relative to that of the image (Alvarez-Melis and Jaakkola 2018)."""
 
-    samples: Samples = 10
-    radius: Radius = 0.02
-    relative: Relative = True
-
-    def score(self, case: Case) -> Measurement:
-        """Return the largest ||Phi(y) - Phi(x)|| / ||y - x||, divided by ||Phi(x)|| if relative.
-
-        Raises:
-            MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
-        """
-        changes = _changes(case, self.samples, self.radius)
-        return _largest(changes.maps / changes.images / _norm(case, relative=self.relative))
+    def _of(self, changes: _Changes) -> Tensor:
+        return changes.maps / changes.images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +60,20 @@ class _Changes:
 
 def draw_noise(samples: int, radius: float, size: tuple[int, ...], seed: int) -> Tensor:
     """Draw (samples, C, H, W) noise, uniform within `radius` of 0 (an L-infinity ball), for pixels in [0, 1]."""
-    # Numbers of their own, not those that the explainer draws from the same seed.
+    # A stream of its own, independent of what the explainer draws from the same seed.
     generator = torch.Generator().manual_seed(crc32(f"noisy copies {seed}".encode()))
-    # One by one, so that fewer samples are the first of more.
+    # One by one, so that a smaller number of samples is a prefix of a larger one.
     return torch.stack([(torch.rand(size, generator=generator) * 2 - 1) * radius for _ in range(samples)])
 
 
 def _changes(case: Case, samples: int, radius: float) -> _Changes:
-    """Explain the noisy copies for the same class, once for all metrics that ask for the same ones."""
+    """Explain the noisy copies for the same class, once for all metrics with the same parameters."""
 
     def explain() -> _Changes:
         image = case.scene.image
         spread = torch.tensor(case.model.preprocessing.std).view(-1, 1, 1)  # pixels to the model's units
         noise = draw_noise(samples, radius, tuple(image.shape), case.seed)
-        # Random choices of the explainer are those of the map, so that only the image differs.
+        # The explainer draws the same random numbers as for the map, so that only the image differs.
         seed = int(case.explanation.metadata.get("seed", case.seed))
         distances = []
         for part in noise.split(batch_rows(case.model)):
@@ -88,16 +82,3 @@ def _changes(case: Case, samples: int, radius: float) -> _Changes:
         return _Changes(maps=torch.stack(distances), images=noise.double().flatten(1).norm(dim=1))
 
     return case.memory.once(("explanations of noisy copies", samples, radius, case.seed), explain)
-
-
-def _norm(case: Case, *, relative: bool) -> float:
-    if not relative:
-        return 1.0
-    norm = float(case.explanation.values.double().norm())
-    if norm == 0:
-        raise MetricRefused("the map is zero, so its relative change has no meaning", hint="use relative=false")
-    return norm
-
-
-def _largest(changes: Tensor) -> Measurement:
-    return Measurement(value=float(changes.max()), details={"mean": float(changes.mean())})

@@ -11,16 +11,16 @@ from xaihub_metrics_sanity.similarity import Similarity, similarity
 
 
 class MPRT(Metric):
-    """Compare the map with those of copies of the network whose weights were randomised; lower is better."""
+    """Similarity of the map to those of copies of the network with randomised weights; lower is better."""
 
-    similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman"
-    order: Annotated[Order, Meta(description="Randomise from the output down and keep it, or one stage at a time.")] = (
-        "cascading"
-    )
-    layers: Annotated[int, Meta(ge=1, le=200, description="Stages through the depth; each costs one explanation.")] = 5
-    absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = True
+    similarity: Annotated[Similarity, Meta(description="Similarity of two maps.")] = "spearman"
+    order: Annotated[
+        Order, Meta(description="Randomise stages from the output down, cumulatively or one at a time.")
+    ] = "cascading"
+    layers: Annotated[int, Meta(ge=1, le=200, description="Number of stages; each costs one explanation.")] = 5
+    absolute: Annotated[bool, Meta(description="Compare absolute values.")] = True
     weights: Annotated[
-        Weights, Meta(description="Draw by each module's own initialisation, or shuffle what it has learned.")
+        Weights, Meta(description="Redraw with each module's own initialisation, or shuffle the trained values.")
     ] = "initial"
 
     def score(self, case: Case) -> Measurement:
@@ -31,8 +31,8 @@ class MPRT(Metric):
         """
         alike: list[float] = []
         names: list[str] = []
-        # Weights are drawn from the case's seed alone, and explaining leaves the generator as it was: every
-        # explainer and every image meets the same copies.
+        # Weights depend only on the case's seed, and explaining does not advance the generator, so that all
+        # explainers and images use the same copies.
         for name, model in randomised(case.model, order=self.order, layers=self.layers, weights=self.weights):
             names.append(name or "(root)")
             try:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 
-from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, Target, generator_for
+from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Scene, generator_for
 from xaihub_metrics_sanity.similarity import Similarity, similarity
 
 
 class RandomLogit(Metric):
-    """Compare the map with the one for a random other class; lower is better, a class-agnostic map scores 1."""
+    """Similarity of the map to that for a random other class; lower is better, a class-agnostic map scores 1."""
 
-    similarity: Annotated[Similarity, Meta(description="How two maps are compared.")] = "spearman"
-    absolute: Annotated[bool, Meta(description="Compare absolute values, in which signs do not matter.")] = False
+    similarity: Annotated[Similarity, Meta(description="Similarity of two maps.")] = "spearman"
+    absolute: Annotated[bool, Meta(description="Compare absolute values.")] = False
 
     def score(self, case: Case) -> Measurement:
         """Return the similarity, in [-1, 1], and the other class.
@@ -24,22 +25,20 @@ class RandomLogit(Metric):
         """
         key = ("random_logit: class", case.seed)
         other = case.scene.memory.once(key, lambda: other_class(case.scene, case.seed))
-        against = case.scene.target.against
-        target = Target(index=other, against=None if against is None else Target(index=int(against[0])))
-        heat = case.explain(target=target).heatmap()
+        heat = case.explain(target=replace(case.scene.target.fixed(), index=other)).heatmap()
         return Measurement(
             value=similarity(case.heat, heat, self.similarity, absolute=self.absolute), details={"class": other}
         )
 
 
 def other_class(scene: Scene, seed: int) -> int:
-    """Draw a class that is neither explained nor contrasted with, from the seed and the image.
+    """Draw a class that is not part of the target, from the seed and the image.
 
     Raises:
         MetricRefused: There is none.
     """
-    against = scene.target.against
-    taken = {int(scene.target.index[0])} | (set() if against is None else {int(against[0])})
+    target = scene.target.fixed()
+    taken = {target.index, target.against and target.against.index}
     free = [index for index in range(scene.logits.numel()) if index not in taken]
     if not free:
         raise MetricRefused(f"model {scene.model.name!r} has no other class to explain")

@@ -1,4 +1,4 @@
-"""Copies of a model with weights drawn anew, from the output down. The model itself is never written to."""
+"""Copies of a model with randomised weights, from the output down. The model itself is never modified."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Weights = Literal["initial", "shuffled"]
 def randomised(model: Model, *, order: Order, layers: int, weights: Weights) -> Iterator[tuple[str, Model]]:
     """Yield (name of the lowest module of the stage, copy of the model) for each stage, from the output down.
 
-    "cascading" randomises a stage and every one above it, "independent" that stage alone. It is one copy, changed in
-    place between two steps. Numbers come from torch's global generator.
+    "cascading" randomises a stage and all stages above it, "independent" only that stage. The same copy is changed in
+    place at each step. Random numbers come from torch's global generator.
     """
     changed = copy_of(model)
     for names in stages(model.module, layers):
@@ -34,10 +34,9 @@ def randomised(model: Model, *, order: Order, layers: int, weights: Weights) -> 
 
 
 def stages(module: nn.Module, layers: int) -> list[list[str]]:
-    """Group the modules that hold parameters of their own into `layers` stages, from the output to the input.
+    """Group the modules with parameters of their own into `layers` stages, from the output to the input.
 
-    The order is the reverse of that of definition, which is the order of execution in a network that reads from top to
-    bottom.
+    Modules are taken in the reverse order of their definition, which usually is that of their execution.
     """
     names = [name for name, inner in module.named_modules() if next(inner.parameters(recurse=False), None) is not None]
     names.reverse()
@@ -47,19 +46,19 @@ def stages(module: nn.Module, layers: int) -> list[list[str]]:
 
 
 def copy_of(model: Model) -> Model:
-    """Copy the network with what is known of its layers; preprocessing, classes and runtime are shared.
+    """Copy the network and its structure; preprocessing, classes and runtime are shared.
 
-    Layers found in the trained network stay the ones that are read: a search in a randomised one might choose others.
-    Hooks are copied as well, so passes through the copy count among the measurement's.
+    Explainers use the layers found in the trained network, since a search in a randomised one might choose others.
+    Hooks are copied as well, so that passes through the copy are counted.
     """
-    _ = model.structure  # found before copying; copied below together with the modules it names
+    _ = model.structure  # found before it is copied
     shared = (model.preprocessing, model.classes, model.card, model.runtime)
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 
 @torch.no_grad()
 def _draw_anew(module: nn.Module, weights: Weights) -> None:
-    """Replace the module's own parameters: by its own initialisation, or by a random order of their values."""
+    """Randomise the module's own parameters: by its own initialisation, or by shuffling their values."""
     own = list(module.parameters(recurse=False))
     reset = getattr(module, "reset_parameters", None)
     if weights == "shuffled":
@@ -67,7 +66,7 @@ def _draw_anew(module: nn.Module, weights: Weights) -> None:
             _fill(parameter, parameter.flatten()[torch.randperm(parameter.numel(), device=parameter.device)])
     elif callable(reset) and next(module.children(), None) is None:
         reset()
-    else:  # tokens, embeddings, scales: modules that do not say how they begin, or would begin with all their children
+    else:  # tokens, embeddings, scales: without an initialisation of their own, or with one that resets the children
         for parameter in own:
             deviation, mean = torch.std_mean(parameter, correction=0)
             _fill(parameter, torch.randn_like(parameter) * deviation + mean)

@@ -1,28 +1,29 @@
-"""How alike two maps are: 1 if equal, 0 if unrelated, whatever their scales."""
+"""Similarity of two maps: 1 if equal, 0 if unrelated, independent of their scales."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from xaihub import MetricRefused
+from xaihub.ranking import correlation, is_constant
 
 __all__ = ["Similarity", "similarity"]
 
 Similarity = Literal["ssim", "spearman", "cosine"]
 
-_WINDOW = 11  # pixels a side of the Gaussian window of Wang et al. 2004
+_WINDOW = 11  # side of the Gaussian window of Wang et al. 2004, in pixels
 
 
 def similarity(reference: Tensor, other: Tensor, kind: Similarity, *, absolute: bool) -> float:
     """Compare two (H, W) maps; absolute values first if `absolute`. In [-1, 1].
 
     "ssim" is the structural similarity of Wang et al. 2004 with their Gaussian window and constants, after each map
-    has been divided by its largest absolute value; "spearman" is the correlation of average ranks, "cosine" the cosine
-    of the angle between the values. An `other` map that says nothing (constant for "spearman", zero for "cosine") is
-    unrelated: 0.
+    is divided by its largest absolute value; "spearman" is the correlation of average ranks, "cosine" the cosine
+    similarity of the values. An uninformative `other` map (constant for "spearman", zero for "cosine") scores 0.
 
     Raises:
         MetricRefused: The reference is zero or constant, or too small for the window.
@@ -32,12 +33,11 @@ def similarity(reference: Tensor, other: Tensor, kind: Similarity, *, absolute: 
         raise MetricRefused("the map is zero everywhere, so nothing is similar to it")
     if kind == "ssim":
         return _ssim(a, b, data_range=1.0 if absolute else 2.0)
-    if kind == "spearman":
-        a, b = (_centred_ranks(values) for values in (a, b))
-        if not a.any():
-            raise MetricRefused("the map is constant, so it has no ranks to correlate", hint="use similarity=ssim")
-    norms = a.norm() * b.norm()
-    return float(((a * b).sum() / norms).clamp(-1, 1)) if norms > 0 else 0.0
+    if kind == "cosine":
+        return float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0, eps=0).nan_to_num(0).clamp(-1, 1))
+    if is_constant(a.flatten()):
+        raise MetricRefused("the map is constant, so it has no ranks to correlate", hint="use similarity=ssim")
+    return float(correlation(a.flatten(), b.flatten(), ranks=True).nan_to_num(0))
 
 
 def _prepared(values: Tensor, *, absolute: bool) -> Tensor:
@@ -49,7 +49,7 @@ def _prepared(values: Tensor, *, absolute: bool) -> Tensor:
 def _ssim(a: Tensor, b: Tensor, data_range: float) -> float:
     if min(a.shape) < _WINDOW:
         raise MetricRefused(
-            f"structural similarity needs maps of at least {_WINDOW} pixels a side, not {tuple(a.shape)}",
+            f"structural similarity needs maps of at least {_WINDOW}x{_WINDOW} pixels, not {tuple(a.shape)}",
             hint="use similarity=spearman",
         )
     return float(
@@ -57,11 +57,3 @@ def _ssim(a: Tensor, b: Tensor, data_range: float) -> float:
             a.numpy(), b.numpy(), data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
     )
-
-
-def _centred_ranks(values: Tensor) -> Tensor:
-    """Replace each value by its rank less the mean rank; equal values share the mean of their ranks."""
-    _, index, counts = values.flatten().unique(return_inverse=True, return_counts=True)
-    counts = counts.double()
-    ranks: Tensor = counts.cumsum(0) - (counts - 1) / 2  # from 1
-    return ranks[index] - (values.numel() + 1) / 2

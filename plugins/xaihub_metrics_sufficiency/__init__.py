@@ -1,91 +1,89 @@
-"""Metrics of minimal sufficient pixels: how many they are, what confidence they lose, where they are recognised."""
+"""Metrics of sufficient sets of pixels: size, drop in confidence, and whether they are recognised elsewhere."""
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
 _AD = Paper(
-    title="Activation-Deactivation: A General Framework for Robust Post-hoc Explainable AI",
-    year=2025,
-    url="https://arxiv.org/abs/2510.01038",
+    "Activation-Deactivation: A General Framework for Robust Post-hoc Explainable AI",
+    2025,
+    "https://arxiv.org/abs/2510.01038",
 )
-_REX = Paper(title="Explanations for Occluded Images", year=2021, url="https://arxiv.org/abs/2103.03622")
-_SETS = (
-    "1 forward pass for a returned set, else 16 and about 8 a confidence, shared with the other metrics of this plugin"
-)
-_VARIANT = "The explanation's own set where it returned one, else the smallest prefix of its ranking."
-_ROBUST = "Large sets are recognised anywhere: read it with sufficient_area, or transplant_curve instead."
+_REX = Paper("Explanations for Occluded Images", 2021, "https://arxiv.org/abs/2103.03622")
+_SETS = "1 forward pass for a returned set, else 16 and about 8 per confidence, shared with the plugin's other metrics"
+_SET = "The returned set, if any (stated), else the smallest sufficient prefix of the ranking (our choice)."
 
 
 @hookimpl
 def xaihub_register_metrics() -> list[MetricSpec]:
-    """Register area, drop of confidence, and transplants at the set's own size and at given sizes."""
+    """Register area, drop in confidence, and transplants at the set's own size and at given sizes."""
     return [
         MetricSpec(
             name="sufficient_area",
             target="xaihub_metrics_sufficiency.area:SufficientArea",
-            summary="Share of the image that the explanation needs to keep the answer.",
+            summary="Fraction of the image that the explanation needs to keep the class.",
             paper=_REX,
             higher_is_better=False,
             bounds=(0.0, 1.0),
             formula="|E| / |x|; E as returned, or the first k pixels with argmax f(x_E) = c and f_c(x_E) >= d f_c(x)",
-            variant=_VARIANT,
+            variant=_SET,
             cost=_SETS,
-            limits="Depends on how the others are hidden; a set that keeps the class may keep little confidence.",
+            limits="Depends on the baseline; a set that keeps the class may keep little confidence.",
             tags=("sufficiency",),
         ),
         MetricSpec(
             name="sufficient_drop",
             target="xaihub_metrics_sufficiency.area:SufficientDrop",
-            summary="Confidence that is lost when the model sees the explanation's pixels alone.",
+            summary="Drop in confidence when the model sees the explanation's set alone.",
             paper=_AD,
             higher_is_better=False,
             bounds=(-1.0, 1.0),
-            formula="f_c(x) - f_c(x_E); x_E hides all but the explanation's set E",
-            variant=f"{_VARIANT} The paper's exact formula is unknown to us.",
+            formula="f_c(x) - f_c(x_E); in x_E all pixels but those of the set E are replaced",
+            variant=f"Our reconstruction: the paper's formula is unknown to us. {_SET}",
             cost=_SETS,
-            limits="For a prefix it follows from the confidence that is asked for; it tells returned sets apart.",
+            limits="For a prefix it follows from the required confidence; it distinguishes returned sets.",
             tags=("sufficiency",),
         ),
-        MetricSpec(
-            name="transplant_colours",
-            target="xaihub_metrics_sufficiency.transplant:TransplantColours",
-            summary="Share of solid colours on which the explanation's pixels keep the answer.",
-            paper=_AD,
-            higher_is_better=True,
-            bounds=(0.0, 1.0),
-            formula="mean over d, b of [argmax f(E x + (1 - E) b) = c]; b a colour, E the set at confidence d",
-            variant=f"{_VARIANT} Five confidences; 16 uniform colours; plain forward passes.",
-            cost=f"{_SETS}; count forward passes for each confidence",
-            limits=_ROBUST,
-            tags=("sufficiency", "robustness"),
-            axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
+        _transplant(
+            "colours",
+            "solid colours",
+            "Five confidences; 16 uniform colours; plain forward passes (our choice).",
+            "",
         ),
-        MetricSpec(
-            name="transplant_photos",
-            target="xaihub_metrics_sufficiency.transplant:TransplantPhotos",
-            summary="Share of photos of other classes on which the explanation's pixels keep the answer.",
-            paper=_AD,
-            higher_is_better=True,
-            bounds=(0.0, 1.0),
-            formula="mean over d, b of [argmax f(E x + (1 - E) b) = c]; b another photo, E the set at confidence d",
-            variant=f"{_VARIANT} Five confidences; photos of the run of other predicted classes; plain forward passes.",
-            cost=f"{_SETS}; count forward passes for each confidence",
-            limits=f"{_ROBUST} A background has an object of its own, which may rightly win.",
-            tags=("sufficiency", "robustness"),
-            axes=("confidence that the set of pixels keeps", "share of backgrounds with the same answer"),
+        _transplant(
+            "photos",
+            "photos of other classes",
+            "Five confidences; images of the run with other predicted classes; plain forward passes (our choice).",
+            " A background has an object of its own, which may rightly win.",
         ),
         MetricSpec(
             name="transplant_curve",
             target="xaihub_metrics_sufficiency.transplant:TransplantCurve",
-            summary="Share of backgrounds on which equally many best pixels of every map keep the answer.",
+            summary="Fraction of backgrounds on which the same number of top pixels of every map keeps the class.",
             paper=_AD,
             higher_is_better=True,
             bounds=(0.0, 1.0),
             formula="mean over s, b of [argmax f(E_s x + (1 - E_s) b) = c]; E_s the first s of the image's pixels",
-            variant="Sizes from 5 to 50 %, the same for every map; 16 colours, or photos; plain forward passes.",
-            cost="sizes times count forward passes",
-            limits="Scattered pixels are recognised less often than compact ones of equal worth.",
+            variant="Our choice: sizes from 5 to 50 %, the same for every map; 16 colours, or photos.",
+            cost="sizes x count forward passes",
+            limits="Scattered pixels are recognised less often than compact pixels of equal relevance.",
             tags=("sufficiency", "robustness"),
-            axes=("share of the image transplanted", "share of backgrounds with the same answer"),
+            axes=("fraction of the image transplanted", "fraction of backgrounds that keep the class"),
         ),
     ]
+
+
+def _transplant(family: str, backgrounds: str, settings: str, limits: str) -> MetricSpec:
+    return MetricSpec(
+        name=f"transplant_{family}",
+        target=f"xaihub_metrics_sufficiency.transplant:Transplant{family.capitalize()}",
+        summary=f"Fraction of {backgrounds} on which the explanation's pixels keep the class.",
+        paper=_AD,
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        formula=f"mean over d, b of [argmax f(E x + (1 - E) b) = c]; b from {backgrounds}, E the set at confidence d",
+        variant=f"Our reconstruction. {_SET} {settings}",
+        cost=f"{_SETS}; count forward passes per confidence",
+        limits=f"Large sets are recognised anywhere: read it with sufficient_area, or use transplant_curve.{limits}",
+        tags=("sufficiency", "robustness"),
+        axes=("confidence that the set keeps", "fraction of backgrounds that keep the class"),
+    )

@@ -1,46 +1,44 @@
-"""How many pixels an explanation says are enough, and how much confidence they lose."""
+"""Size of the sufficient set of pixels, and the drop in confidence with this set alone."""
 
 from __future__ import annotations
 
 from xaihub import Case, Measurement, Metric, MetricRefused
-from xaihub_metrics_sufficiency.sets import Baseline, Confidence, Pixels, SufficientSet, answers
+from xaihub_metrics_sufficiency.sets import Baseline, Confidence, Pixels, SufficientSet, sets_of
 
 __all__ = ["SufficientArea", "SufficientDrop"]
 
 
-class SufficientArea(Metric):
-    """The share of the image that the explanation needs to keep the answer."""
-
+class _OfOneSet(Metric):
     confidence: Confidence = 0.0
     baseline: Baseline = "auto"
     pixels: Pixels = "returned"
+
+
+class SufficientArea(_OfOneSet):
+    """The fraction of the image that the explanation needs to keep the target."""
 
     def score(self, case: Case) -> Measurement:
         """Return the area of the set.
 
         Raises:
-            MetricRefused: The explanation returned a set that does not keep the answer.
+            MetricRefused: The explanation returned a set that does not keep the target.
         """
-        found = answers(case, self.pixels, self.baseline)
+        found = sets_of(case, self.pixels, self.baseline)
         one = found.sets([self.confidence])[0]
-        if not one.verdict.keeps or one.verdict.confidence < self.confidence * found.whole - 1e-5:
+        if not one.verdict.pass_at(self.confidence * found.whole):
             raise MetricRefused(
-                f"the explanation's own pixels do not keep the answer where others are hidden by {found.baseline!r}",
-                hint="use pixels=ranking, or the baseline that they were found with",
+                f"the returned set does not keep the target when the other pixels are replaced by {found.baseline!r}",
+                hint="use pixels=ranking, or the baseline that the set was found with",
             )
         return Measurement(value=one.area, details=_details(one, found.baseline))
 
 
-class SufficientDrop(Metric):
-    """The confidence that is lost when the model sees the explanation's pixels alone."""
-
-    confidence: Confidence = 0.0
-    baseline: Baseline = "auto"
-    pixels: Pixels = "returned"
+class SufficientDrop(_OfOneSet):
+    """The drop in confidence when the model sees the explanation's set alone."""
 
     def score(self, case: Case) -> Measurement:
-        """Return p(x) - p(x_E); negative if the pixels alone are more convincing than the image."""
-        found = answers(case, self.pixels, self.baseline)
+        """Return p(x) - p(x_E); negative if the set alone gives a higher confidence than the image."""
+        found = sets_of(case, self.pixels, self.baseline)
         one = found.sets([self.confidence])[0]
         return Measurement(value=found.whole - one.verdict.confidence, details=_details(one, found.baseline))
 

@@ -1,4 +1,4 @@
-"""Robustness by transplant: are the pixels still recognised on another background, in a plain forward pass?"""
+"""Robustness by transplant: is the target kept when the pixels are pasted onto other backgrounds?"""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Model, Scene, generator_for
 from xaihub.masking import Removal, masked_forward_passes
-from xaihub_metrics_sufficiency.sets import Baseline, Pixels, answers, kept, levels, prefixes
+from xaihub_metrics_sufficiency.sets import Baseline, Pixels, levels, prefixes, sets_of
 
 __all__ = ["TransplantColours", "TransplantCurve", "TransplantPhotos", "backgrounds", "transplanted"]
 
 Family = Literal["colours", "photos"]
 Confidences = Annotated[
     str,
-    Meta(description="Shares of the whole image's confidence that the pixels must keep, joined by commas."),
+    Meta(description="Minimum fractions of the original confidence that the pixels must keep, comma-separated."),
 ]
-Count = Annotated[int, Meta(ge=1, description="Backgrounds; of photos, at most as many as the run offers.")]
+Count = Annotated[int, Meta(ge=1, description="Number of backgrounds; photos are limited to those of the run.")]
 
 
 class _Transplant(Metric):
-    """The share of backgrounds on which the explanation's pixels keep the answer."""
+    """The fraction of backgrounds on which the explanation's pixels keep the target."""
 
     family: ClassVar[Family]
 
@@ -32,16 +32,16 @@ class _Transplant(Metric):
     pixels: Pixels = "returned"
 
     def score(self, case: Case) -> Measurement:
-        """Return the mean over backgrounds and confidences, with one point a confidence as a curve.
+        """Return the mean over backgrounds and confidences; the curve has one point per confidence.
 
         Raises:
             ParameterError: A confidence is not a number between 0 and 1.
-            MetricRefused: The run has no photo of another predicted class.
+            MetricRefused: The run has no image of another predicted class.
         """
         shares = levels(self.confidences, "confidences")
-        found = answers(case, self.pixels, self.baseline)
+        found = sets_of(case, self.pixels, self.baseline)
         sets = found.sets(shares)
-        wanted = sets[:1] if sets[0].returned else sets  # its own set is the same for every confidence
+        wanted = sets[:1] if sets[0].returned else sets  # a returned set is the same for every confidence
         onto = backgrounds(case.scene, self.family, self.count, case.seed)
         kept_share = transplanted(case, torch.stack([one.mask for one in wanted]), onto).mean(1).tolist()
         return Measurement(
@@ -58,41 +58,41 @@ class _Transplant(Metric):
 
 
 class TransplantColours(_Transplant):
-    """The share of solid colours on which the explanation's pixels keep the answer."""
+    """The fraction of solid colours on which the explanation's pixels keep the target."""
 
     family = "colours"
 
 
 class TransplantPhotos(_Transplant):
-    """The share of photos of other classes on which the explanation's pixels keep the answer."""
+    """The fraction of photos of other classes on which the explanation's pixels keep the target."""
 
     family = "photos"
     needs_pool = True
 
 
 class TransplantCurve(Metric):
-    """Robustness against size: the same shares of the image for every map, so that no map wins by its size."""
+    """Robustness by size: the same fractions of the image for every map, so that no map wins by its size."""
 
-    shares: Annotated[str, Meta(description="Shares of the image that are transplanted, joined by commas.")] = (
+    shares: Annotated[str, Meta(description="Fractions of the image to transplant, comma-separated.")] = (
         "0.05,0.1,0.2,0.3,0.4,0.5"
     )
-    family: Annotated[Family, Meta(description="Onto solid colours, or photos of other classes.")] = "colours"
+    family: Annotated[Family, Meta(description="Backgrounds: solid colours, or photos of other classes.")] = "colours"
     count: Count = 16
 
     @property
     def needs_pool(self) -> bool:  # type: ignore[override]
-        """Only photos come from the run."""
+        """Only photos are taken from the run."""
         return self.family == "photos"
 
     def score(self, case: Case) -> Measurement:
-        """Return the mean over sizes and backgrounds, with robustness against size as a curve.
+        """Return the mean over sizes and backgrounds, with robustness by size as a curve.
 
         Raises:
-            ParameterError: A share is not a number between 0 and 1.
-            MetricRefused: The run has no photo of another predicted class.
+            ParameterError: A fraction is not a number between 0 and 1.
+            MetricRefused: The run has no image of another predicted class.
         """
         shares = levels(self.shares, "shares")
-        sets = prefixes(answers(case, "ranking", "zero"), shares)
+        sets = prefixes(sets_of(case, "ranking", "zero"), shares)
         onto = backgrounds(case.scene, self.family, self.count, case.seed)
         kept_share = transplanted(case, sets, onto).mean(1).tolist()
         return Measurement(
@@ -101,13 +101,13 @@ class TransplantCurve(Metric):
 
 
 def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
-    """Return (n, C, H, W) backgrounds in the model's units, the same for everything that is judged on this image.
+    """Return (n, C, H, W) backgrounds in the model's units, the same for every explanation of this image.
 
-    Colours are uniform in [0, 1] for each channel; photos are images of the run whose predicted class is neither
-    the target nor the image's own.
+    Colours are uniform in [0, 1] per channel; photos are images of the run whose predicted class is neither the target
+    nor the image's own.
 
     Raises:
-        MetricRefused: There is no such photo.
+        MetricRefused: There is no such image.
     """
 
     def make() -> Tensor:
@@ -121,26 +121,27 @@ def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
         pool = [scene.pool[position] for position in order]
         others = [image for image, predicted in pool if predicted not in own]
         if not others:
-            raise MetricRefused("the run has no photo of another predicted class", hint="evaluate more images")
+            raise MetricRefused("the run has no image of another predicted class", hint="evaluate more images")
         return torch.stack(others[:count])
 
     return scene.memory.once(("transplant: backgrounds", family, count, seed), make)
 
 
 def transplanted(case: Case, sets: Tensor, onto: Tensor) -> Tensor:
-    """Tell whether (n, H, W) sets keep the answer on (m, C, H, W) backgrounds: (n, m), 1 or 0.
+    """Return whether (n, H, W) sets keep the target on (m, C, H, W) backgrounds: (n, m), 1 or 0.
 
-    Every pair is one row of the same stream of full batches, and a plain forward pass.
+    Each pair is one row of a stream of full batches, in plain forward passes.
     """
     pairs = torch.cartesian_prod(torch.arange(len(sets)), torch.arange(len(onto)))
     removal = _Onto(sets, onto)
     batches = masked_forward_passes(case.model, case.scene.image, pairs, removal=removal)
-    results = torch.cat([kept(case, batch.outputs).cpu() for batch in batches])
+    whole = case.scene.logits[None]
+    results = torch.cat([case.scene.target.kept(batch.outputs, whole).cpu() for batch in batches])
     return results.view(len(sets), len(onto)).double()
 
 
 class _Onto(Removal):
-    """Pixels outside a set show a background; a row of the "masks" is a pair, number of set and of background."""
+    """Pixels outside a set show a background; a row of the "masks" is a pair of indices, of a set and a background."""
 
     def __init__(self, sets: Tensor, onto: Tensor) -> None:
         self._sets, self._onto = sets, onto

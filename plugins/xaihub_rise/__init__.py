@@ -11,16 +11,16 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="rise",
             target="xaihub_rise.method:RISE",
-            summary="Average random masks, weighted by the class's probability under each.",
+            summary="Average of random masks, weighted by the class probability of the masked images.",
             paper=Paper(
-                title="RISE: Randomized Input Sampling for Explanation of Black-box Models",
-                year=2018,
-                url="https://arxiv.org/abs/1806.07421",
+                "RISE: Randomized Input Sampling for Explanation of Black-box Models",
+                2018,
+                "https://arxiv.org/abs/1806.07421",
             ),
             needs=("black-box",),
             cost="masks forward passes",
-            limits="Noisy below about 1000 masks; a map of the image's importance, not a sum over pixels.",
-            variant="Eq. 6: the weighted sum of masks, divided by the number of masks and the keep probability.",
+            limits="Noisy below about 1000 masks. Values rank pixels; they do not sum to the score.",
+            variant="Stated: Eq. 6, the weighted sum of masks divided by the number of masks and the keep probability.",
             tags=("perturbation",),
         )
     ]

@@ -16,16 +16,17 @@ from xaihub.masking import BaselineName, make_removal, masked_forward_passes
 
 
 class RISE(Explainer):
-    """Average random masks, weighted by the target's score under each."""
+    """Average of random masks, weighted by the target's score on the masked image."""
 
     stochastic = True
 
     masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000
-    cell: Annotated[int, Meta(ge=1, description="Cells a side of the coarse grid (s in the paper).")] = 7
-    keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is shown (p).")] = 0.5
+    cell: Annotated[int, Meta(ge=1, description="Cells per side of the coarse grid (s in the paper).")] = 7
+    keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is visible (p in the paper).")] = 0.5
     baseline: BaselineName = "zero"
     output: Annotated[
-        Literal["probability", "logit"], Meta(description="What weights a mask; the paper uses the probability.")
+        Literal["probability", "logit"],
+        Meta(description="The class score that weights a mask; the paper uses the probability."),
     ] = "probability"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
@@ -42,8 +43,7 @@ class RISE(Explainer):
             expand=lambda part: self._expand(part, (height, width)),
         )
         for batch in batches:
-            outputs = batch.outputs.softmax(1) if self.output == "probability" else batch.outputs
-            scores = target.score(outputs)
+            scores = target.score(batch.outputs, output=self.output)
             saliency += (scores @ batch.masks.flatten(1)).view(height, width)
         return Attribution(
             values=(saliency / (self.masks * self.keep)).view(1, 1, height, width),
@@ -60,7 +60,7 @@ class RISE(Explainer):
         """Upsample each grid bilinearly to (s + 1) cells' pixels and crop (H, W) at its shift (Sec. 3.2)."""
         grids = draws[:, 2:].view(-1, 1, self.cell, self.cell)
         height, width = size
-        # Reading the enlarged grid at shifted pixel centres is the same as enlarging and cropping, without the copy.
+        # Sampling the enlarged grid at shifted pixel centres equals enlarging and cropping, without the copy.
         enlarged = [(self.cell + 1) * _cell_pixels(side, self.cell) for side in size]
         rows = _centres(draws[:, 0], height, enlarged[0])
         columns = _centres(draws[:, 1], width, enlarged[1])

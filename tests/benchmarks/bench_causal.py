@@ -15,7 +15,7 @@ import torch
 
 import xaihub
 from xaihub.masking import batch_rows
-from xaihub_convad.causal import ConvAD, Rex
+from xaihub_convad.explainers import ConvAD, Rex
 
 
 def main() -> None:

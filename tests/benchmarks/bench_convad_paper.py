@@ -27,8 +27,8 @@ from torch import Tensor
 import xaihub
 from xaihub import Case, Explainer, Model, Runtime, Scene
 from xaihub_convad.deactivation import Deactivation
-from xaihub_convad.extraction import ranking
-from xaihub_metrics_sufficiency.sets import Answers, prefixes
+from xaihub_convad.search.extraction import ranking
+from xaihub_metrics_sufficiency.sets import Sets, prefixes
 from xaihub_metrics_sufficiency.transplant import backgrounds, transplanted
 
 CONFIDENCES = [0.0, 0.25, 0.5, 0.75, 0.9]
@@ -147,14 +147,14 @@ def one(scene: Scene, explainer: Explainer, count: int) -> dict[str, Any]:
     case = Case(
         scene=scene, explanation=xaihub.Explanation(values=values, target=found.target, predicted=found.predicted)
     )
-    own = Answers(case, "ranking", found.metadata["details"]["baseline"])
+    own = Sets(case, "ranking", found.metadata["details"]["baseline"])
     cuts = own.sets(CONFIDENCES)
     masks = torch.cat([torch.stack([cut.mask for cut in cuts]), prefixes(own, SIZES)])
     votes = {
         family: transplanted(case, masks, backgrounds(scene, family, count, 0)).mean(1).tolist()
         for family in ("colours", "photos")
     }
-    plain = Answers(case, "ranking", "zero").of_masks(masks)
+    plain = Sets(case, "ranking", "zero").of_masks(masks)
     return {
         "confidence": own.whole,
         "agreement": found.metadata["details"]["expected_agreement"],

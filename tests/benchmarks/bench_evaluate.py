@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 import xaihub
-from xaihub.evaluation.plan import Choice, Config, make_plan
+from xaihub.evaluation.config import Choice, Config
+from xaihub.evaluation.plan import make_plan
 from xaihub.evaluation.run import evaluate
 from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub

@@ -28,7 +28,7 @@ from xaihub import Case, Model, Runtime, Scene, Target
 from xaihub.hub import Hub
 from xaihub.masking import coalition_scores, make_features, make_removal
 from xaihub.training.config import checked
-from xaihub.training.data import Split
+from xaihub.training.data.images import Split
 from xaihub.training.memory import keep_freed_memory
 from xaihub.training.run import train
 from xaihub_expo.images import mask_opacities

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import xaihub
 from xaihub.masking import batch_rows
-from xaihub_convad.causal import ConvAD, Rex
 from xaihub_convad.deactivation import MaskedNetwork
+from xaihub_convad.explainers import ConvAD, Rex
 
 
 def main() -> None:
@@ -107,16 +107,13 @@ def _theirs(model: xaihub.Model, image: Tensor, options: argparse.Namespace, see
 
 
 def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Search and extract by the same rules: cuts, boxes, credit, product; about as many splits an iteration."""
+    """Search and extract with ReX's cuts and boxes, and about as many splits per search."""
     explainer: Callable[..., Any] = ConvAD if options.deactivate else Rex
     made = explainer(
         iterations=options.iterations,
         agreement=1.0,
         confidence=options.confidence,
-        confidence_filter=0.0,
         refinements=6,
-        credit="share",
-        combine="product",
         step=options.step,
         cell=options.cell,
         shrink=options.shrink,
@@ -124,12 +121,12 @@ def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed:
     started = time.process_time()
     found = made.explain(model, image[None], seed=seed)[0]
     seconds = time.process_time() - started
-    record = found.metadata["details"]["explanations"][0]
+    (one,) = found.sets
     return {
         "seconds": seconds,
         "rows": round(found.metadata["forward_passes"]),
-        "area": record["area"],
-        "confidence": record["confidence"],
+        "area": one.area,
+        "confidence": one.score,
         "whole": found.metadata["details"]["confidence"],
     }
 

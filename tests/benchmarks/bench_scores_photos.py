@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 import xaihub
-from xaihub.ranking import agreement, deletion_curve, seed_interval, stability
-from xaihub_scores_activation.experiments import reading_time
-from xaihub_scores_activation.layer import ScoresActivation, param_groups
-from xaihub_scores_activation.shapley import shap_importance
-from xaihub_scores_activation.sites import GatedHead
+from xaihub.ranking import agreement, seed_interval, stability
+from xaihub_scores_activation.gate import ScoresActivation, param_groups
+from xaihub_scores_activation.placement import GatedHead
+from xaihub_scores_activation.reproduction.experiments import reading_time
+from xaihub_scores_activation.shap_importance import shap_importance
 
 BATCH, FOLDS = 16, 5
 
@@ -153,7 +153,9 @@ def cross_validated(task: Task, seeds: range, options: Any) -> dict[str, Any]:
             order = gate_of(nets[True]).ranking()
             any_order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
             for name, way in (("top", order), ("random", any_order), ("bottom", order.flip(0))):
-                right[f"{name} quarter"] += deletion_curve(hits(nets[True]), seen, way, counts=[quarter], fill=fill)[0]
+                deleted = seen.clone()
+                deleted[:, way[:quarter]] = fill[way[:quarter]]
+                right[f"{name} quarter"] += hits(nets[True])(deleted)
             found.append(gate_of(nets[True]).weights())
         mixed = task.labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
         for number in range(FOLDS):

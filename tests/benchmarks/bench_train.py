@@ -20,11 +20,11 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub.hub import Hub
 from xaihub.training.config import Config, checked
-from xaihub.training.feed import Batch
+from xaihub.training.data.loaders import Batch
 from xaihub.training.head import find_head, with_classes
-from xaihub.training.loop import Trainer
-from xaihub.training.optimise import weight_groups
-from xaihub.training.setting import accelerating
+from xaihub.training.loop.optimizer import weight_groups
+from xaihub.training.loop.trainer import Trainer
+from xaihub.training.setup import accelerating
 
 
 class Memory:
@@ -36,7 +36,7 @@ class Memory:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """Yield the same batch again and again."""
         for _ in range(start, self.steps):
-            yield [Batch(inputs=self.inputs, labels=self.labels, share=1.0)]
+            yield [Batch(inputs=self.inputs, labels=self.labels, fraction=1.0)]
 
     def validation(self) -> Iterator[Batch]:
         """Yield nothing."""
@@ -92,7 +92,7 @@ def ours(config: Config, accelerator: Any, name: str, inputs: Tensor, labels: Te
     trainer = Trainer(
         objective,
         network,
-        feed=Memory(inputs, labels, 1000),
+        loader=Memory(inputs, labels, 1000),
         config=config,
         accelerator=accelerator,
         head=head,

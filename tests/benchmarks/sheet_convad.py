@@ -17,7 +17,7 @@ from PIL import Image
 
 import xaihub
 from xaihub import Explanation, Runtime
-from xaihub.explainers.rendering import pixel_sets
+from xaihub.explainers.rendering import sets_figure
 
 # Name, image, and the crop as shares of it: left, top, right, bottom.
 CROPS: dict[str, tuple[str, tuple[float, float, float, float]]] = {
@@ -69,7 +69,7 @@ def main() -> None:
         first = found[0].with_image(image, geometry)
         cells.append(_cell(first))
         record = first.metadata["details"]
-        text = f"{name}: {first.claim}, {record['explanations'][0]['area']:.3f} of it,"
+        text = f"{name}: {first.claim}, {first.sets[0].area:.3f} of it,"
         text += f" {first.metadata['forward_passes']:g} rows"
         text += f", expected agreement {record['expected_agreement']:.2f}"
         if len(found) > 1:
@@ -104,7 +104,7 @@ def _images(photos: list[str] | None) -> Iterator[tuple[str, str | bytes]]:
 
 
 def _cell(found: Explanation) -> Image.Image:
-    drawn = pixel_sets(found)
+    drawn = sets_figure(found)
     assert drawn is not None
     return drawn
 

@@ -22,10 +22,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 import xaihub
-from xaihub.training.data import Split, split
+from xaihub.training.data.images import Split, split
+from xaihub.training.data.sources import open_images
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.result import write_card, write_weights
-from xaihub.training.sources import open_images
 
 FOLDS = 5
 SAME = 0.97  # photos whose small grey copies correlate by more are taken for one; the nearest that are not, by 0.94
@@ -156,7 +156,7 @@ def _look(photo: Photo) -> np.ndarray:
 
 def held_out(file: str | Path, *, share: float = 0.2, seed: int = 0) -> Split:
     """Return the split of `xaihub train FILE --val SHARE --seed SEED`; its `val` are indices of its images."""
-    return split(open_images(str(file)), share=share, seed=seed)
+    return split(open_images(str(file)), fraction=share, seed=seed)
 
 
 def tensors(data: Split, model: Any, part: str = "val") -> tuple[Tensor, Tensor]:

@@ -248,7 +248,7 @@ def test_until_it_is_measured_anew_an_outdated_score_is_not_shown(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("xaihub.evaluation.run._Run.work", stop)
+        patch.setattr("xaihub.evaluation.run.Run.work", stop)
         with pytest.raises(AssertionError):
             evaluate("--resume", "r")
     assert {metric for _, _, metric in scores("r")} == {"map_mean"}
@@ -295,9 +295,7 @@ def test_a_metric_that_looks_at_what_it_does_not_declare_is_refused(
     evaluate("photos", *TOY, "-k", metric, "-o", "r", code=1)
     with RunStore("r") as store:
         (reason,) = {row.error for row in store.rows()}
-    assert (
-        reason == f"{metric} looks at scene.{what}, which it does not declare (write needs_{what} = True in its class)"
-    )
+    assert reason == f"{metric} reads scene.{what} without declaring it (write needs_{what} = True in its class)"
 
 
 def test_merged_runs_of_other_photos_are_completed_by_resuming(
@@ -308,7 +306,7 @@ def test_merged_runs_of_other_photos_are_completed_by_resuming(
     evaluate("photos/0.png", "photos/1.png", *TOY, *metrics, "-o", "a")
     evaluate("photos/2.png", "photos/3.png", *TOY, *metrics, "-o", "b")
     merged = run("merge", "a", "b", "-o", "ab")
-    assert "note: 4 scores are set aside" in merged.stderr
+    assert "note: 4 conflicting scores are hidden" in merged.stderr
     assert "xaihub evaluate --resume ab" in merged.stderr
     assert len(scores("ab")) == 4
     assert evaluate("--resume", "ab")["totals"]["explanations"] == 0
@@ -340,7 +338,7 @@ def test_a_dry_run_names_what_it_could_not_count(run: Run, toys: Path, photos: P
     assert result.exit_code == 0, result.stderr
     assert "pool_sum" not in result.stdout
     assert "map_mean of toy_noise" in result.stdout
-    assert "note: pool_sum is not counted: there is no other image" in result.stderr
+    assert "note: pool_sum is not included: there is no other image" in result.stderr
     assert json.loads(run("--plugin", str(toys), "evaluate", *arguments, "--json").stdout)["not_counted"] == {
         "pool_sum": "there is no other image"
     }

@@ -9,9 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from xaihub import ExplainerSpec, hookimpl
+from xaihub import ExplainerSpec, MetricSpec, hookimpl
 from xaihub.cli import cli
 from xaihub.cli._app import App
+from xaihub.cli.show import _lines
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
 
@@ -63,6 +64,26 @@ def test_a_card_tells_paper_parameters_needs_cost_and_limits(run: Run, name: str
     assert all(item["description"] for item in record["parameters"])
     text = run("show", name).stdout
     assert record["paper"]["title"] in text
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "shown"),
+    [(True, "higher is better"), (False, "lower is better"), (None, "neither end is better")],
+)
+def test_the_card_of_a_metric_states_its_direction(higher_is_better: bool | None, shown: str) -> None:
+    class Plugin:
+        @hookimpl
+        def xaihub_register_metrics(self) -> list[MetricSpec]:
+            target = "xaihub_metrics_curves.areas:Deletion"
+            return [MetricSpec(name="mine", target=target, higher_is_better=higher_is_better)]
+
+    lines = run_with(Plugin(), "show", "mine").stdout.splitlines()
+
+    assert f"  {'direction':<15} {shown}" in lines
+
+
+def test_a_long_key_of_a_card_is_separated_from_its_value() -> None:
+    assert list(_lines({"a_key_of_sixteen": False})) == ["  a key of sixteen no"]
 
 
 def test_a_model_card_tells_weights_and_licence(run: Run) -> None:

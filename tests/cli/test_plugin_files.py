@@ -168,8 +168,8 @@ def test_a_built_in_keeps_its_name(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("def f(:", "plugin file 'bad.py' is no valid Python: line 1: invalid syntax"),
-        ("a = 1\x00", "plugin file 'bad.py' is no valid Python: source code string cannot contain null bytes"),
+        ("def f(:", "plugin file 'bad.py' is not valid Python: line 1: invalid syntax"),
+        ("a = 1\x00", "plugin file 'bad.py' is not valid Python: source code string cannot contain null bytes"),
         ("x = 1", "plugin file 'bad.py' registers nothing (derive a class from xaihub.Explainer or"),
         ("def xaihub_register_explainers(): 1", "xaihub_register_explainers is not marked with @hookimpl"),
         (

@@ -140,7 +140,7 @@ def test_without_pip_and_uv_there_is_one_clear_line(run: Run, monkeypatch: pytes
 
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: plugins cannot be installed here: this environment has no pip, and there is no uv on the PATH"
+        "error: plugins cannot be installed: this environment has no pip, and uv is not on the PATH"
         f" (run {sys.executable} -m ensurepip, or install uv)\n"
     )
 
@@ -152,7 +152,7 @@ def test_a_plugin_that_never_comes_back_is_broken(monkeypatch: pytest.MonkeyPatc
 
     assert all(plugin.broken for plugin in found)
     assert {problem for plugin in found for problem in plugin.problems} == {
-        "listing the plugins took more than 0.001 s"
+        "loading the plugins took more than 0.001 s"
     }
 
 
@@ -160,7 +160,7 @@ def test_a_plugin_that_never_comes_back_is_broken(monkeypatch: pytest.MonkeyPatc
     ("arguments", "reason"),
     [
         (["./no-such-folder"], "there is no file or folder './no-such-folder'"),
-        (["--pre"], "name what to install"),
+        (["--pre"], "no package to install"),
         ([], "Missing argument 'PACKAGE... [PIP OPTION]...'"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from xaihub.errors import OutputError, ParameterError, UnknownName
-from xaihub.evaluation.plan import check_models, make_plan, read_config
+from xaihub.evaluation.config import read_config
+from xaihub.evaluation.plan import load_models, make_plan
 from xaihub.hub import Hub
 
 
@@ -19,7 +20,7 @@ from xaihub.hub import Hub
         ("images: [photos]\nseed: many\n", 2, "expected `int`"),
         ("images:\n  - photos\nmetrics:\n  - toy_mean\n  - toy_meen\n", 5, "did you mean 'toy_mean'"),
         ("images: [photos]\nexplainers:\n  - name: toy_noise\n    params: {widht: 2}\n", 3, "did you mean 'width'"),
-        ("images: [photos]\nmetrics: [toy_truth]\n", 2, "none are given"),
+        ("images: [photos]\nmetrics: [toy_truth]\n", 2, "needs masks or boxes"),
         ("models: [toy]\nimages: [nowhere]\n", 2, "there is no file or folder 'nowhere'"),
         ("images: [photos]\nmasks: nowhere\n", 2, "there is no file or folder 'nowhere'"),
         ("images: [photos]\nlabels: nowhere.csv\n", 2, "cannot read 'nowhere.csv'"),
@@ -31,13 +32,13 @@ from xaihub.hub import Hub
         ("images: [photos]\nseed: 99999999999999999999999\n", 2, "expected `int`"),
         ("images: [photos]\nmodels: []\n", 2, "of length >= 1"),
         ("images: [photos]\nmodels:\n  - toy\n  - tou\n", 4, "no model is named 'tou'"),
-        ("images: [photos]\ndevice: gpu\n", 2, "there is no device called 'gpu'"),
+        ("images: [photos]\ndevice: gpu\n", 2, "there is no device 'gpu'"),
         ("images: [photos]\ntarget: nothing\n", 2, "no class is named 'nothing'"),
         ("images: [photos]\nlabels: far.csv\n", 2, "class 3 of 'photos/0.png' is out of range"),
-        ("images: [photos]\nlabels: part.csv\n", 2, "is '1.5', not an index"),
+        ("images: [photos]\nlabels: part.csv\n", 2, "is 1.5, not an index"),
         ("images: [photos]\nlabels: nan.csv\n", 2, "is 'nan', not a number"),
-        ("images: [photos]\nboxes: other.csv\n", 2, "no image is named in 'other.csv'"),
-        ("images: [photos]\nmasks: other\n", 2, "no mask in 'other' has an image's name"),
+        ("images: [photos]\nboxes: other.csv\n", 2, "'other.csv' lists none of the images"),
+        ("images: [photos]\nmasks: other\n", 2, "no mask in 'other' has the name of an image"),
         ("images: [photos]\nexplainers: []\ncontrols: false\n", 2, "no explainer"),
         ("images: [photos]\nexplainers:\n  - {name: toy_filled, params: {baseline: purple}}\n", 3, "'purple'"),
     ],
@@ -59,7 +60,7 @@ def test_a_wrong_config_is_refused_naming_line_and_key(
 
     def checked() -> None:
         chosen, file = read_config("bench.yaml")
-        check_models(hub, make_plan(hub, chosen, file), file)
+        load_models(hub, make_plan(hub, chosen, file), file)
 
     with pytest.raises((ParameterError, UnknownName, OutputError)) as caught:
         checked()

@@ -44,9 +44,12 @@ def test_paths_may_start_from_the_tables_own_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"001.jpg": 3}, "names '001.jpg', which several images are called"),
+        ({"001.jpg": 3}, "lists '001.jpg', which several images are called"),
         ({"a/002.jpg": 3, "b/002.jpg": 4}, "several entries for 'photos/dog/002.jpg': a/002.jpg, b/002.jpg"),
-        ({"photos/dog/002.jpg": 3, "./photos/dog/002.jpg": 4}, "names 'photos/dog/002.jpg' twice, and differently"),
+        (
+            {"photos/dog/002.jpg": 3, "./photos/dog/002.jpg": 4},
+            "lists 'photos/dog/002.jpg' twice with different values",
+        ),
     ],
 )
 def test_what_cannot_be_told_is_refused(entries: dict[str, int], message: str) -> None:
@@ -56,5 +59,5 @@ def test_what_cannot_be_told_is_refused(entries: dict[str, int], message: str) -
 
 def test_an_entry_that_is_there_twice_must_say_the_same() -> None:
     assert matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 1)], where="table") == {"x.jpg": 1}
-    with pytest.raises(InputError, match="names 'x.jpg' twice, and differently"):
+    with pytest.raises(InputError, match="lists 'x.jpg' twice with different values"):
         matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 2)], where="table")

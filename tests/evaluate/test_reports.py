@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.toys import config, values
-from xaihub.evaluation.charts import curve_chart
-from xaihub.evaluation.export import export, merge, plot
+from xaihub.evaluation.charts import curve_chart, plot
+from xaihub.evaluation.config import Choice
+from xaihub.evaluation.export import export
 from xaihub.evaluation.leaderboard import boards, interval
-from xaihub.evaluation.plan import Choice, make_plan
+from xaihub.evaluation.merge import merge
+from xaihub.evaluation.plan import make_plan
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.run import evaluate
 from xaihub.evaluation.store import RunStore
@@ -26,13 +28,12 @@ def test_merging_two_halves_equals_the_whole(hub: Hub, photos: Path, store: RunS
     for name, explainers in (("a", ["toy_gradient"]), ("b", ["toy_noise"])):
         with RunStore(tmp_path / name, create=True) as half:
             chosen = config(photos, metrics=["toy_mean"], explainers=explainers, controls=False)
-            half.set_config({"explainers": explainers})
             evaluate(hub, make_plan(hub, chosen), half)
     made, aside = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
     with made as merged:
         assert aside == 0
         assert [row[4] for row in values(merged)] == [row[4] for row in values(store)]
-        assert merged.config["explainers"] == ["toy_gradient", "toy_noise"]
+        assert merged.config.explainers == ["toy_gradient", "toy_noise"]
 
 
 def test_export_writes_one_line_a_score(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_method_that_refuses_most_images_is_not_called_best_for_the_rest(hub: 
     assert board.entries["b", "toy_mean"].best
     assert not board.entries["a", "toy_mean"].best
     assert board.entries["a", "toy_mean"].count == 1
-    assert any("the 1 that all have decide" in note for note in board.notes)
+    assert any('different images for toy_mean; "best" uses the 1 images they share' in note for note in board.notes)
 
 
 def test_the_axes_of_a_chart_are_the_metrics_own(hub: Hub, photos: Path, store: RunStore) -> None:

@@ -11,9 +11,11 @@ from PIL import Image, ImageOps
 
 from tests.evaluate.toys import CALLS, config, values
 from xaihub.errors import InputError, OutputError, ParameterError
-from xaihub.evaluation.dependence import Dependence
-from xaihub.evaluation.plan import Choice, check_models, make_plan
-from xaihub.evaluation.run import Totals, _Run, estimate, evaluate
+from xaihub.evaluation.annotations import truth
+from xaihub.evaluation.config import Choice
+from xaihub.evaluation.estimate import estimate
+from xaihub.evaluation.plan import load_models, make_plan
+from xaihub.evaluation.run import evaluate
 from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
 from xaihub.images import load_image
@@ -123,21 +125,37 @@ def test_masks_and_boxes_go_through_the_models_own_geometry(
     assert [row.value for row in store.rows()] == [0.5] * 4
 
 
-def test_an_estimate_counts_the_first_image_and_multiplies(
-    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+@pytest.mark.parametrize("metrics", [["toy_mean", "toy_drawn"], ["toy_drawn", "toy_pool"]])
+def test_a_run_makes_the_passes_that_were_estimated_and_loads_its_models_once(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metrics: list[str]
 ) -> None:
-    plan = make_plan(hub, config(photos, metrics=["toy_mean", "toy_drawn"]))
+    monkeypatch.setattr("xaihub.evaluation.inputs.KEPT", 2)  # so that the pool's images are loaded again
+    plan = make_plan(hub, config(photos, metrics=metrics))
+    models = load_models(hub, plan)
+    monkeypatch.setattr(hub, "load_model", None)
     with RunStore(tmp_path / "trial", create=True) as trial:
-        cost = estimate(hub, plan, trial)
-    real = evaluate(hub, plan, store)
-    assert cost.forward_passes == real.forward_passes
-    assert cost.backward_passes == real.backward_passes
+        cost = estimate(hub, plan, trial, models)
+    rows: list[int] = []
+    models[0].module.register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
+    totals = evaluate(hub, plan, store, models)
+    # Per image: the prediction, the gradient, and the masked image of toy_drawn, which both explainers share.
+    assert sum(rows) == totals.forward_passes == cost.forward_passes == 4 * 3
+    assert totals.backward_passes == cost.backward_passes == 4
+    assert totals.predicted == 4
 
 
-def test_counted_passes_are_those_that_were_made(hub: Hub, photos: Path, store: RunStore) -> None:
-    totals = evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"], controls=False)), store)
-    assert totals.forward_passes == 4 + 4  # one to fix the class, one of the gradient
-    assert totals.backward_passes == 4
+def test_a_score_is_charged_for_the_passes_it_needs_whoever_made_them_first(
+    hub: Hub, photos: Path, store: RunStore
+) -> None:
+    for explainers in (["toy_noise"], ["toy_noise", "toy_gradient"]):
+        chosen = config(photos, explainers=explainers, metrics=["toy_drawn", "toy_pool"], controls=False)
+        evaluate(hub, make_plan(hub, chosen), store)
+    passes = {(row.explainer, row.metric): row.forward_passes for row in store.rows()}
+    assert passes == {
+        (explainer, metric): count
+        for explainer in ("toy_gradient", "toy_noise")
+        for metric, count in (("toy_drawn", 1), ("toy_pool", 0))
+    }
 
 
 def test_a_result_is_keyed_by_what_is_in_the_files_that_its_parameters_name(
@@ -175,9 +193,9 @@ def test_photos_of_one_name_get_the_labels_and_masks_of_their_own_folders(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,class_index\n0.png,1\n./0.png,2\n", "twice, and differently"),
-        ("file,class_index\n0.png,1\n0.png,2\n", "names '0.png' twice, and differently"),
-        ("class_index,file\n5\n", "line 2: no file is named"),
+        ("file,class_index\n0.png,1\n./0.png,2\n", "twice with different values"),
+        ("file,class_index\n0.png,1\n0.png,2\n", "lists '0.png' twice with different values"),
+        ("class_index,file\n5\n", "line 2: the file name is missing"),
     ],
 )
 def test_tables_that_contradict_themselves_or_name_nothing_are_refused(
@@ -201,18 +219,18 @@ def test_models_that_cannot_be_told_apart_are_refused(hub: Hub, photos: Path, tm
         card.parent.mkdir()
         card.write_text("name: net\nadapter: toys\narchitecture: toy\n")
     with pytest.raises(ParameterError, match="are both named 'net'"):
-        check_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
+        load_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
     cards[1].write_text("name: ten\nadapter: toys\narchitecture: toy\n")
     with pytest.raises(ParameterError, match="are the same network"):
-        check_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
+        load_models(hub, make_plan(hub, config(photos, models=[str(card) for card in cards])))
 
 
 def test_a_refused_process_does_not_change_the_plan_of_another(hub: Hub, photos: Path, store: RunStore) -> None:
     evaluate(hub, make_plan(hub, config(photos, metrics=["toy_mean"])), store)
     with store.writing(), RunStore(store.folder) as second, pytest.raises(OutputError, match="another process"):
         evaluate(hub, make_plan(hub, config(photos, metrics=["toy_pool"], seed=7)), second)
-    assert store.config["metrics"] == ["toy_mean"]
-    assert store.config["seed"] == 0
+    assert store.config.metrics == ["toy_mean"]
+    assert store.config.seed == 0
 
 
 def test_what_a_crop_pads_an_image_with_is_no_evidence(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
@@ -221,7 +239,6 @@ def test_what_a_crop_pads_an_image_with_is_no_evidence(hub: Hub, photos: Path, s
     plan = make_plan(hub, config(photos, masks=str(tmp_path / "masks")))
     model = hub.load_model("toy")
     model.preprocessing = replace(model.preprocessing, spatial=[lambda image: ImageOps.expand(image, 4, (128,) * 3)])
-    run = _Run(hub, plan, Dependence(hub, plan), store, model, Totals(), True, None, 0)
-    truth = run._truth(load_image(plan.images[0]))
-    assert truth is not None
-    assert not bool(truth.any())
+    found = truth(model, load_image(plan.images[0]).rgb, plan.masks[plan.images[0]], None)
+    assert found is not None
+    assert not bool(found.any())

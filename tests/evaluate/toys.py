@@ -23,7 +23,7 @@ from xaihub import (
     hookimpl,
 )
 from xaihub.errors import ExplainerRefused, MetricRefused
-from xaihub.evaluation.plan import Config
+from xaihub.evaluation.config import Config
 from xaihub.evaluation.store import RunStore
 from xaihub.masking import BaselineName, baseline_image
 
@@ -155,5 +155,5 @@ def config(photos: Path, **changes: object) -> Config:
     return Config(**settings)  # type: ignore[arg-type]
 
 
-def values(store: RunStore) -> list[tuple[str, str, str, str, float | None, str | None]]:
-    return [(r.image, r.model, r.explainer, r.metric, r.value, r.error) for r in store.rows()]
+def values(store: RunStore) -> list[tuple[str, str, str, str, float | None, int, str | None]]:
+    return [(r.image, r.model, r.explainer, r.metric, r.value, r.forward_passes, r.error) for r in store.rows()]

@@ -16,8 +16,7 @@ from xaihub import (
     Preprocessing,
 )
 from xaihub_cam.forward_only import EigenCAM, ScoreCAM
-from xaihub_cam.hires import HiResCAM
-from xaihub_cam.plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
+from xaihub_cam.gradient import GradCAMPlusPlus, HiResCAM, SmoothGradCAMPlusPlus
 from xaihub_cam.through_torchcam import GradCAM, LayerCAM, XGradCAM
 
 ALL = [EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, SmoothGradCAMPlusPlus, XGradCAM]

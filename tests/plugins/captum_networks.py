@@ -31,10 +31,11 @@ CHEAP = {
     "kernel_shap": {"samples": 12, "features": "grid:2"},
     "lime": {"samples": 12, "features": "grid:2"},
     "feature_ablation": {"features": "grid:3"},
-    "occlusion": {"window": 80, "stride": 40},
+    "occlusion": {"window": 48, "stride": 24},
 }
 
 
+SIDE = 96  # of the networks from timm, in pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -61,10 +62,11 @@ def wrapped(network: nn.Module, size: tuple[int, int, int], name: str = "toy", *
 
 def from_timm(name: str, **runtime: int) -> Model:
     torch.manual_seed(0)
-    return wrapped(randomised(timm.create_model(name)), (3, 160, 160), name, **runtime)
+    options = {"img_size": SIDE} if "vit" in name else {}
+    return wrapped(randomised(timm.create_model(name, **options)), (3, SIDE, SIDE), name, **runtime)
 
 
-def images(count: int, size: tuple[int, ...] = (3, 160, 160)) -> Tensor:
+def images(count: int, size: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     return torch.randn(count, *size, generator=torch.Generator().manual_seed(2))
 
 

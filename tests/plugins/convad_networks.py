@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import xaihub
 from xaihub import Model, Preprocessing, Runtime
-from xaihub_convad.deactivation import make_deactivation
+from xaihub_convad.baselines import make_deactivation
 
 
 def randomised(network: nn.Module) -> nn.Module:

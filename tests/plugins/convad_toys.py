@@ -15,10 +15,10 @@ from xaihub import (
     Preprocessing,
     Runtime,
 )
-from xaihub_convad.causal import Rex
+from xaihub_convad.explainers import Rex
 
 SIDE = 32
-SMALL = {"cell": 4, "step": 1, "agreement": 1.0, "credit": "share", "confidence_filter": 0.0, "refinements": 4}
+SMALL = {"cell": 4, "step": 1, "agreement": 1.0, "confidence_filter": 0.0, "refinements": 4}
 
 
 class Spots(nn.Module):
@@ -49,8 +49,9 @@ def explained(
     return Rex(**{**SMALL, **values}).explain(model_of(module, rows), bright()[None], target, seed=seed)[0]
 
 
-def mask_of(explanation: Explanation, name: str = "mask") -> NDArray[np.bool_]:
-    return explanation.extras[name][0].bool().numpy()
+def mask_of(explanation: Explanation, role: str | None = None) -> NDArray[np.bool_]:
+    """Return the mask of the main set, or of the first with this role."""
+    return next(one for one in explanation.sets if role in (None, one.role)).mask.numpy()
 
 
 def passes(module: nn.Module, mask: NDArray[np.bool_]) -> bool:

@@ -13,8 +13,7 @@ from torch.nn.functional import interpolate
 
 from xaihub import Explainer, ExplainerRefused, Hints, Model, Preprocessing
 from xaihub_attention import xaihub_register_explainers
-from xaihub_attention.gradient import AttentionGradient
-from xaihub_attention.rollout import AttentionRollout
+from xaihub_attention.methods import AttentionGradient, AttentionRollout
 
 BOTH = [AttentionRollout, AttentionGradient]
 # Small transformers: a class token; two class tokens; average pooling with a register token; a convolutional stem.
@@ -218,7 +217,7 @@ def test_one_block_has_the_values_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["max", "min"])
-def test_heads_are_fused_as_asked(fusion: str) -> None:
+def test_heads_are_fused_as_chosen(fusion: str) -> None:
     model = build("vit_tiny_patch16_224")
     inputs = images(model, 1)
     maps, _ = attention(model, inputs, 0)
@@ -316,7 +315,7 @@ def test_other_attention_is_refused_with_what_was_found(
             kind().explain(model, images(model, 1), 0)
 
 
-def test_attention_that_is_no_probability_is_refused() -> None:
+def test_attention_that_is_not_a_probability_is_refused() -> None:
     model, image = one_block()
     with torch.no_grad():
         model.module.attn.probabilities[0, 0, 0, 1] = 0.9

@@ -19,8 +19,7 @@ from xaihub import (
     Target,
 )
 from xaihub_cam.forward_only import EigenCAM, ScoreCAM
-from xaihub_cam.hires import HiResCAM
-from xaihub_cam.plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
+from xaihub_cam.gradient import GradCAMPlusPlus, HiResCAM, SmoothGradCAMPlusPlus
 from xaihub_cam.through_torchcam import GradCAM, LayerCAM, XGradCAM
 
 
@@ -72,7 +71,7 @@ def test_maps_are_finite_and_not_negative_on_tokens_and_channels_last(kind: type
 
 def test_hirescam_refuses_a_layer_whose_cells_are_normalised_next() -> None:
     model = build("vit_tiny_patch16_224", 128)
-    with pytest.raises(ExplainerRefused, match="normalisation of each cell"):
+    with pytest.raises(ExplainerRefused, match="each cell is normalised next"):
         HiResCAM().explain(model, images(model, 1))
     model = build("convnext_atto", 128)  # it averages before it normalises
     assert values(HiResCAM(), model, images(model, 1)).max() > 0
@@ -84,7 +83,7 @@ def test_grad_cam_pp_refuses_a_denominator_that_is_not_positive() -> None:
         module[0].bias.fill_(-50.0)
         module[3].weight.fill_(1.0)
     model = wrap(module, (1, 8, 8))
-    with pytest.raises(ExplainerRefused, match=r"Grad-CAM\+\+ is not defined on layer '0'"):
+    with pytest.raises(ExplainerRefused, match=r"Grad-CAM\+\+ is undefined on layer '0'"):
         GradCAMPlusPlus(layer="0").explain(model, torch.rand(1, 1, 8, 8), 0)
 
 
@@ -112,7 +111,7 @@ def test_an_empty_map_is_reported() -> None:
     image = torch.rand(1, 1, 8, 8)
     assert GradCAM().explain(model, image, 0)[0].metadata["warnings"] == []
     silent = GradCAM().explain(model, image, 1)[0]
-    assert silent.metadata["warnings"] == ["no cell speaks for the class: the map is zero everywhere"]
+    assert silent.metadata["warnings"] == ["no cell supports the class: the map is zero everywhere"]
     assert float(torch.as_tensor(silent.values).abs().max()) == 0
 
 

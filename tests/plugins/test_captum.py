@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tests.plugins.captum_networks import (
     CHEAP,
     NAMES,
+    SIDE,
     ToyConv,
     from_timm,
     images,
@@ -24,7 +25,9 @@ from tests.plugins.captum_networks import (
     wrapped,
 )
 from xaihub import Model, get_explainer
-from xaihub.masking import coalition_scores, make_features, make_removal
+from xaihub.masking import baseline_image, coalition_scores, make_features, make_removal
+from xaihub.randomness import seeded
+from xaihub_shap.method import shap  # imported there without the warnings of its import
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ TOY_INPUT = torch.arange(16.0).view(1, 1, 4, 4)
 def test_every_explainer_is_registered_and_gives_one_finite_map(resnet: Model, image: Tensor) -> None:
     for name in NAMES:
         found = get_explainer(name, **CHEAP.get(name, {})).explain(resnet, image)[0]
-        assert found.values.shape[1:] == (160, 160), name
+        assert found.values.shape[1:] == (SIDE, SIDE), name
         assert float(found.values.abs().sum()) > 0, name
         assert not any("hook" in warning or "require" in warning for warning in found.warnings), name
 
@@ -73,7 +76,7 @@ def test_integrated_gradients_equal_captums_same_rule(resnet: Model, rule: str) 
     torch.testing.assert_close(values(explainer, resnet, inputs, 5), expected.float(), rtol=0, atol=1e-6)
 
 
-def test_smoothgrad_and_gradient_shap_equal_captum_with_the_same_seed(resnet: Model, image: Tensor) -> None:
+def test_smoothgrad_equals_captum_with_the_same_seed(resnet: Model, image: Tensor) -> None:
     span = float(image.max() - image.min())
     torch.manual_seed(3)
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(resnet))
@@ -81,19 +84,55 @@ def test_smoothgrad_and_gradient_shap_equal_captum_with_the_same_seed(resnet: Mo
     explainer = get_explainer("smoothgrad", samples=5, noise=0.1, absolute=False)
     torch.testing.assert_close(values(explainer, resnet, image, 5, seed=3), smooth, rtol=1e-4, atol=1e-7)
 
-    shap = get_explainer("gradient_shap", samples=400, baselines="zero")
-    found = shap.explain(resnet, image, 5)[0]
-    path = captum.attr.IntegratedGradients(resnet).attribute(image, target=5, n_steps=100)
-    # With one baseline and no noise the expectation is the integral; 400 points leave a few percent.
-    cosine = torch.nn.functional.cosine_similarity(found.values.flatten(), path.float().flatten(), dim=0)
-    assert float(cosine) > 0.97
+
+def flat(*layers: nn.Module) -> Model:
+    """A network on 3 x 8 x 8 pixels."""
+    return wrapped(nn.Sequential(nn.Flatten(), *layers), (3, 8, 8))
+
+
+def test_gradient_shap_of_a_linear_model_is_weight_times_difference() -> None:
+    torch.manual_seed(1)
+    linear = nn.Linear(192, 3)
+    model, image = flat(linear), images(1, (3, 8, 8))
+    white = baseline_image("white", model, image[0])
+    expected = linear.weight[2].view(3, 8, 8) * (image[0] - white)
+    for samples in (1, 70):
+        found = get_explainer("gradient_shap", samples=samples, baselines="white").explain(model, image, 2)[0]
+        torch.testing.assert_close(found.values, expected.detach(), rtol=0, atol=1e-5)
+        assert found.metadata["completeness_gap"] < 1e-4
+        assert found.metadata["backward_passes"] == samples
+        assert found.metadata["forward_passes"] == samples + 2  # the image and the baseline, for the gap
+
+
+def test_gradient_shap_agrees_with_the_shap_library_and_closes_its_gap() -> None:
+    torch.manual_seed(2)
+    model, image = flat(nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 3)), images(1, (3, 8, 8))
+    few, many, contrast = (
+        get_explainer("gradient_shap", samples=samples, baselines="zero,white").explain(model, image, target)[0]
+        for samples, target in [(4, 1), (4000, 1), (4000, "1 vs 2")]
+    )
+    background = torch.stack([baseline_image(name, model, image[0]) for name in ("zero", "white")])
+    with seeded(0):  # shap leaves NumPy's generator seeded
+        peer = shap.GradientExplainer(model.module, background).shap_values(image, nsamples=4000, rseed=4)
+    expected = torch.from_numpy(peer[0]).float()  # (3, 8, 8, 3)
+    error = 0.05 * float(expected.abs().max())
+    torch.testing.assert_close(many.values, expected[..., 1], rtol=0, atol=error)
+    torch.testing.assert_close(contrast.values, expected[..., 1] - expected[..., 2], rtol=0, atol=2 * error)
+    assert many.metadata["completeness_gap"] < few.metadata["completeness_gap"]
+
+
+def test_gradient_shap_is_seeded(resnet: Model, image: Tensor) -> None:
+    explainer = get_explainer("gradient_shap", samples=3, noise=0.1)
+    first, again, other = (values(explainer, resnet, image, 5, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-4)
 
 
 def test_occlusion_equals_captum(resnet: Model, image: Tensor) -> None:
     expected = captum.attr.Occlusion(resnet).attribute(
-        image, (3, 40, 40), strides=(3, 20, 20), baselines=0, target=5, perturbations_per_eval=8
+        image, (3, 32, 32), strides=(3, 16, 16), baselines=0, target=5, perturbations_per_eval=8
     )
-    explainer = get_explainer("occlusion", window=40, stride=20, baseline="zero")
+    explainer = get_explainer("occlusion", window=32, stride=16, baseline="zero")
     torch.testing.assert_close(values(explainer, resnet, image, 5), expected[:, :1], rtol=0, atol=1e-5)
 
 
@@ -188,10 +227,15 @@ def test_deeplift_is_complete_on_relu_networks_with_max_pooling(name: str, image
 def test_deeplift_equals_captum_where_there_is_no_pooling(image: Tensor) -> None:
     network = randomised(
         nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 156**2, 3)
+            nn.Conv2d(3, 4, 3),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * (SIDE - 4) ** 2, 3),
         )
     )
-    model = wrapped(network, (3, 160, 160))
+    model = wrapped(network, (3, SIDE, SIDE))
     expected = captum.attr.DeepLift(model.module).attribute(
         image.clone().requires_grad_(), torch.zeros_like(image), target=1
     )
@@ -208,9 +252,11 @@ def test_deeplift_keeps_every_window_that_shares_its_largest_pixel() -> None:
     assert found.tolist() == [[0, 0, 0], [0, 90, 0], [0, 0, 0]]
 
 
-def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap(resnet: Model, image: Tensor) -> None:
-    coarse = get_explainer("integrated_gradients", steps=2, rule="riemann_left").explain(resnet, image, 5)[0]
-    fine = get_explainer("integrated_gradients", steps=300).explain(resnet, image, 5)[0]
+def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap() -> None:
+    torch.manual_seed(2)
+    model, image = flat(nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 3)), images(1, (3, 8, 8))
+    coarse = get_explainer("integrated_gradients", steps=2, rule="riemann_left").explain(model, image, 1)[0]
+    fine = get_explainer("integrated_gradients", steps=300).explain(model, image, 1)[0]
     assert any("use more steps" in warning for warning in coarse.warnings)
     assert fine.warnings == []
     assert fine.metadata["completeness_gap"] < coarse.metadata["completeness_gap"]

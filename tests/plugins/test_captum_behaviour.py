@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tests.plugins.captum_networks import (
     CHEAP,
     NAMES,
+    SIDE,
     ToyConv,
     from_timm,
     images,
@@ -62,17 +63,17 @@ class Functional(nn.Module):
 @pytest.mark.parametrize(
     ("function", "module", "reason"),
     [
-        (torch.relu, True, "computes 1 relus outside of modules"),
+        (torch.relu, True, "computes Relu outside of modules"),
         (torch.nn.functional.gelu, True, "computes Gelu outside of modules"),
-        (torch.relu, False, "computes 1 relus outside of modules"),
+        (torch.relu, False, "computes Relu outside of modules"),
         (torch.square, False, "has none"),
     ],
 )
-def test_guided_backprop_refuses_activations_that_are_no_modules(
+def test_guided_backprop_refuses_activations_outside_of_modules(
     function: Callable[[Tensor], Tensor], module: bool, reason: str, image: Tensor
 ) -> None:
     with pytest.raises(ExplainerRefused, match=reason):
-        get_explainer("guided_backprop").explain(wrapped(Functional(function, module=module), (3, 160, 160)), image)
+        get_explainer("guided_backprop").explain(wrapped(Functional(function, module=module), (3, SIDE, SIDE)), image)
 
 
 @pytest.mark.parametrize(("name", "found"), [("test_vit", "GELU"), ("test_efficientnet", "SiLU")])
@@ -115,8 +116,8 @@ def test_nothing_stays_behind_on_the_network_whether_explained_or_refused(
     network: str, name: str, outcome: AbstractContextManager[object]
 ) -> None:
     relu = nn.ReLU()
-    twice = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu, nn.Flatten(), nn.Linear(3 * 160**2, 2))
-    made = {"test_resnet": from_timm, "test_vit": from_timm, "twice": lambda _: wrapped(twice, (3, 160, 160))}
+    twice = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu, nn.Flatten(), nn.Linear(3 * SIDE**2, 2))
+    made = {"test_resnet": from_timm, "test_vit": from_timm, "twice": lambda _: wrapped(twice, (3, SIDE, SIDE))}
     model = made[network](network)
     before = state(model)
     refused = False
@@ -144,10 +145,14 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known(name: str, resnet:
         ("integrated_gradients", {"rule": "simpson"}, "expected one of gausslegendre"),
         ("integrated_gradients", {"baseline": "inpaint"}, "'inpaint' cannot be used here"),
         ("gradient_shap", {"baselines": "black,"}, "baselines cannot be 'black,'"),
+        ("gradient_shap", {"baselines": ""}, "baselines cannot be ''"),
+        ("gradient_shap", {"baselines": "black,,white"}, "baselines cannot be 'black,,white'"),
+        ("gradient_shap", {"baselines": "inpaint"}, "'inpaint' cannot be used here"),
+        ("gradient_shap", {"baselines": "purple"}, "no baseline is named 'purple'"),
         ("occlusion", {"window": 8, "stride": 9}, "leaves gaps between windows of 8"),
         ("occlusion", {"window": 200}, "larger than the input"),
         ("kernel_shap", {"samples": 10, "features": "grid:4"}, "10 samples cannot determine the values of 16 features"),
-        ("lime", {"features": "grid:1"}, "make 1 part"),
+        ("lime", {"features": "grid:1"}, "gives only 1 region"),
     ],
 )
 def test_parameters_that_cannot_work_are_refused_in_one_sentence(

@@ -31,7 +31,7 @@ def heat(explainer: Explainer, image: Tensor, *, model: Model | None = None, tar
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=repr)
-def test_a_control_never_asks_the_model_and_ignores_the_class(control: Explainer) -> None:
+def test_a_control_never_runs_the_model_and_ignores_the_class(control: Explainer) -> None:
     model = the_model()
     first, second = (control.explain(model, images(), target)[0] for target in (0, 1))
     assert torch.equal(first.values, second.values)
@@ -100,9 +100,9 @@ def test_a_spread_of_nothing_is_refused() -> None:
         heat(CentreControl(spread=0.0), images())
 
 
-def test_every_record_loads_and_says_that_it_is_no_method() -> None:
+def test_every_record_loads_and_states_that_it_is_not_a_method() -> None:
     specs = xaihub_register_explainers()
     assert [spec.name for spec in specs] == ["control_random", "control_edges", "control_centre"]
     assert all(spec.tags == ("control",) for spec in specs)
-    assert all(spec.limits.startswith("A control, no method") for spec in specs)
+    assert all(spec.limits.startswith("A control, not a method") for spec in specs)
     assert [spec.load() for spec in specs] == [type(control) for control in CONTROLS]

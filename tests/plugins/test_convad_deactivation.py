@@ -13,8 +13,8 @@ from torch.nn import functional
 import xaihub
 from tests.plugins.convad_networks import close_to, five_masks, lite0, randomised, small_network
 from xaihub_convad.deactivation import Deactivation, MaskedNetwork
-from xaihub_convad.live import Aligned, Layerwise
-from xaihub_convad.tracking import Tracker
+from xaihub_convad.deactivation.live_map import Aligned, Layerwise
+from xaihub_convad.deactivation.tracking import Tracker
 
 # Every family of convolutional networks that is promised, at the smallest size that its strides allow.
 FAMILIES = {
@@ -233,7 +233,7 @@ def test_a_larger_mask_never_switches_a_place_off(rule: Any) -> None:
 
 
 def _rules() -> Any:
-    from xaihub_convad.rules import RULES
+    from xaihub_convad.deactivation.rules import RULES
 
     return RULES
 

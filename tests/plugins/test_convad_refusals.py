@@ -50,7 +50,7 @@ def test_a_layer_that_mixes_places_in_an_unknown_way_is_named(layer: Any) -> Non
 
 def test_code_that_cannot_be_followed_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), _Opaque(), nn.Conv2d(4, 2, 3), nn.Flatten()).eval()
-    with torch.inference_mode(), pytest.raises(ExplainerRefused, match="cannot be followed"):
+    with torch.inference_mode(), pytest.raises(ExplainerRefused, match="cannot be tracked"):
         Deactivation().forward(network, torch.randn(2, 3, 8, 8), torch.ones(2, 1, 8, 8))
 
 

@@ -20,42 +20,35 @@ from xaihub import (
     load_model,
 )
 from xaihub.masking import make_removal
-from xaihub_convad.causal import Rex
-from xaihub_convad.partition import SUBSETS, Box, Cuts, mutants, painted, split
-from xaihub_convad.question import Question
-from xaihub_convad.responsibility import Responsibility, Search, credits, search
-from xaihub_convad.workqueue import Task, run, run_together, together
+from xaihub_convad.explainers import Rex
+from xaihub_convad.search.evaluation import Evaluator
+from xaihub_convad.search.partition import SUBSETS, Box, Cuts, mutants, painted, split
+from xaihub_convad.search.responsibility import responsibilities, search
+from xaihub_convad.search.scheduling import Task, combined, run, run_all
 
 
 class TestPartitions:
-    @pytest.mark.parametrize("distribution", ["uniform", "beta"])
-    def test_four_boxes_cover_a_box_once(self, distribution: Any) -> None:
+    def test_four_boxes_cover_a_box_once(self) -> None:
         rng = np.random.default_rng(0)
         for shape in [(2, 2), (3, 9), (31, 2), (20, 30)] * 20:
-            box = Box(4, 5, 4 + shape[0], 5 + shape[1], depth=2)
-            parts = split(box, rng, distribution)
+            box = Box(4, 5, 4 + shape[0], 5 + shape[1])
+            parts = split(box, rng)
             count = sum(painted((40, 40), [part]).astype(int) for part in parts)
             assert np.array_equal(count, painted((40, 40), [box]).astype(int))
-            assert {part.depth for part in parts} == {3}
             assert min(part.area for part in parts) > 0
 
-    def test_cuts_are_uniform_or_rather_in_the_middle(self) -> None:
+    def test_cuts_are_uniform(self) -> None:
         rng = np.random.default_rng(0)
-        box = Box(0, 0, 11, 11)
-        uniform = np.bincount([split(box, rng, "uniform")[0].bottom for _ in range(5000)], minlength=12)
-        central = np.bincount([split(box, rng, "beta")[0].bottom for _ in range(5000)], minlength=12)
-        assert uniform[[0, 11]].tolist() == central[[0, 11]].tolist() == [0, 0]
-        assert np.abs(uniform[1:11] - 500).max() < 100
-        assert central[5:7].min() > 2 * central[[1, 10]].max()
+        cuts = np.bincount([split(Box(0, 0, 11, 11), rng)[0].bottom for _ in range(5000)], minlength=12)
+        assert cuts[[0, 11]].tolist() == [0, 0]
+        assert np.abs(cuts[1:11] - 500).max() < 100
 
-    @pytest.mark.parametrize("distribution", ["uniform", "beta"])
-    def test_cuts_of_many_searches_are_spread_more_evenly_than_independent_ones(self, distribution: Any) -> None:
+    def test_cuts_of_many_searches_are_spread_more_evenly_than_independent_ones(self) -> None:
         box = Box(0, 0, 1001, 1001)
 
         def unevenness(draws: list[Any]) -> float:
-            """The largest gap between a corner's share of 60 cuts, in rank, and its area."""
-            points = np.array([[(part := split(box, rng, distribution)[0]).bottom, part.right] for rng in draws]) / 1001
-            points = {"uniform": points, "beta": points**2 * (3 - 2 * points)}[distribution]  # beta (2, 2) made uniform
+            """The largest gap between a corner's fraction of 60 cuts and its area."""
+            points = np.array([[(part := split(box, rng)[0]).bottom, part.right] for rng in draws]) / 1001
             corners = np.linspace(0.1, 1, 10)
             shares = [[np.mean((points[:, 0] <= y) & (points[:, 1] <= x)) - y * x for x in corners] for y in corners]
             return float(np.abs(shares).max())
@@ -71,7 +64,6 @@ class TestPartitions:
         rng = Cuts(0, 0)
         later = np.array([rng.integers(0, 10) for _ in range(4000)])[4:]
         assert np.abs(np.bincount(later, minlength=10) - 400).max() < 80
-        assert sorted(Cuts(0, 0).permutation(5).tolist()) == list(range(5))
 
     def test_there_are_fourteen_mutants_and_they_are_all_different(self) -> None:
         background = painted((12, 12), [Box(0, 0, 2, 12)])
@@ -86,6 +78,12 @@ class TestPartitions:
         assert {mask.tobytes() for mask in found} == expected
 
 
+def table_of(passed: NDArray[np.bool_]) -> dict[frozenset[int], bool]:
+    """Return whether each set of visible parts passes, given the 14 mutants."""
+    sets = [frozenset(np.flatnonzero(row).tolist()) for row in SUBSETS]
+    return dict(zip(sets, map(bool, passed), strict=True)) | {frozenset(): False, frozenset(range(4)): True}
+
+
 def literal_responsibility(passed: dict[frozenset[int], bool], part: int) -> float:
     """Definition: 1 / (1 + k), k the fewest others hidden in a mutant that passes and fails without `part`."""
     everything = frozenset(range(4))
@@ -98,52 +96,38 @@ def literal_responsibility(passed: dict[frozenset[int], bool], part: int) -> flo
     return 1 / (1 + min(depths)) if depths else 0.0
 
 
-class TestCredit:
+class TestResponsibilityOfParts:
     @pytest.mark.parametrize("seed", range(12))
-    def test_credit_equals_its_definition_taken_literally(self, seed: int) -> None:
+    def test_it_equals_its_definition_taken_literally(self, seed: int) -> None:
         passed = np.random.default_rng(seed).random(14) < 0.5
-        confidence = np.random.default_rng(seed + 100).random(14)
-        sets = [frozenset(np.flatnonzero(row).tolist()) for row in SUBSETS]
-        table = dict(zip(sets, map(bool, passed), strict=True)) | {frozenset(): False, frozenset(range(4)): True}
-        definition = [literal_responsibility(table, part) for part in range(4)]
-        share = [0.0] * 4
-        weighted = [0.0] * 4
-        for shown, row in zip(sets, range(14), strict=True):
-            for part in shown:
-                share[part] += table[shown] / len(shown)
-                weighted[part] += table[shown] / len(shown) * confidence[row]
-
-        assert credits(passed, None, "definition").tolist() == definition
-        assert credits(passed, None, "share") == pytest.approx(share)
-        assert credits(passed, confidence, "share") == pytest.approx(weighted)
+        assert responsibilities(passed).tolist() == [
+            literal_responsibility(table_of(passed), part) for part in range(4)
+        ]
 
     def test_a_part_that_alone_decides_is_fully_responsible(self) -> None:
-        alone = SUBSETS[:, 2]
-        assert credits(alone, None, "definition").tolist() == [0, 0, 1, 0]
-        assert credits(alone, None, "share").argmax() == 2
+        assert responsibilities(SUBSETS[:, 2]).tolist() == [0, 0, 1, 0]
 
     def test_parts_that_stand_in_for_each_other_share_responsibility(self) -> None:
-        either = SUBSETS[:, 0] | SUBSETS[:, 1]
-        assert credits(either, None, "definition").tolist() == [0.5, 0.5, 0, 0]
+        assert responsibilities(SUBSETS[:, 0] | SUBSETS[:, 1]).tolist() == [0.5, 0.5, 0, 0]
 
     def test_where_nothing_is_needed_nothing_is_responsible(self) -> None:
-        assert credits(np.ones(14, bool), None, "definition", nothing=True).tolist() == [0, 0, 0, 0]
+        assert responsibilities(np.ones(14, bool), nothing=True).tolist() == [0, 0, 0, 0]
 
 
-def literal_search(module: nn.Module, how: Search, rng: Cuts) -> NDArray[np.float64]:
-    """One iteration by the rules, one forward pass and one pixel at a time."""
+def literal_search(module: nn.Module, splits: int, rng: Cuts) -> NDArray[np.float64]:
+    """One search by the rules, one forward pass and one pixel at a time."""
     values = np.zeros((SIDE, SIDE))
     shown, refused = [Box(0, 0, SIDE, SIDE)], set()
-    for _ in range(how.refinements):
-        able = [box for box in shown if box not in refused and box.depth < how.depth]
+    for _ in range(splits):
+        able = [box for box in shown if box not in refused]
         able = [box for box in able if box.bottom - box.top > 1 and box.right - box.left > 1]
-        able = [box for box in able if box.area >= how.smallest]
+        able = [box for box in able if box.area >= 10]
         if not able:
             break
         largest = max(able, key=lambda box: box.area)
         others = [box for box in shown if box is not largest]
         kids = split(largest, rng)
-        passing = []
+        passing, passed = [], np.zeros(14, bool)
         for code in range(1, 15):
             subset = [kid for bit, kid in enumerate(kids) if code & (1 << bit)]
             mask = np.zeros((SIDE, SIDE), bool)
@@ -152,8 +136,9 @@ def literal_search(module: nn.Module, how: Search, rng: Cuts) -> NDArray[np.floa
                     mask[row, box.left : box.right] = True
             if passes(module, mask):
                 passing.append(subset)
-                for kid in subset:
-                    values[kid.top : kid.bottom, kid.left : kid.right] += 1 / len(subset)
+                passed[code - 1] = True
+        for part, kid in enumerate(kids):
+            values[kid.top : kid.bottom, kid.left : kid.right] += literal_responsibility(table_of(passed), part)
         if passing:
             best = min(passing, key=lambda subset: sum(box.area for box in subset))
             shown = [box for box in others if box not in refused] + best + [b for b in others if b in refused]
@@ -170,59 +155,46 @@ class TestSearch:
         found = explained(module, seed=seed, iterations=3, refinements=6)
         torch.manual_seed(seed)
         base = int(torch.randint(2**62, ()))
-        maps = [literal_search(module, Search(refinements=6), Cuts(base, number)) for number in range(3)]
+        maps = [literal_search(module, 6, Cuts(base, number)) for number in range(3)]
         assert np.mean(maps, axis=0).max() > 0
         assert np.abs(found.values[0].numpy() - np.mean(maps, axis=0)).max() < 1e-6
         assert found.extras["standard_error"][0].numpy() == pytest.approx(np.std(maps, axis=0, ddof=1) / 3**0.5)
 
-    @pytest.mark.parametrize(
-        "values", [{}, {"combine": "product"}, {"credit": "definition"}, {"carry": False}], ids=str
-    )
-    def test_planted_evidence_is_found(self, values: Any) -> None:
-        heat = explained(Spots(ONE), iterations=12, **values).values[0]
+    def test_planted_evidence_is_found(self) -> None:
+        heat = explained(Spots(ONE), iterations=12).values[0]
         assert heat[8:14, 20:26].mean() > 2 * heat.mean()
         row, column = divmod(int(heat.argmax()), SIDE)
         assert (8 <= row <= 13, 20 <= column <= 25) == (True, True)
 
-    @pytest.mark.parametrize("order", ["area", "confidence", "random"])
-    @pytest.mark.parametrize("keep", [1, 3])
-    def test_every_queue_finds_it(self, order: str, keep: int) -> None:
-        found = explained(Spots(ONE), order=order, keep=keep, iterations=6, refinements=12)
-        assert mask_of(found)[8:14, 20:26].mean() >= 0.7
-        assert found.metadata["details"]["explanations"][0]["sufficient"]
-
-    def test_the_map_is_zero_where_nothing_passed(self) -> None:
+    def test_where_every_part_is_needed_all_are_fully_responsible(self) -> None:
         whole = Spots((0, 0, SIDE), need=0.9995)
         found = explained(whole, iterations=3, shrink=False)
-        assert float(found.values.abs().max()) == 0
+        assert found.values.unique().tolist() == [1]
         assert mask_of(found).all()
 
-    def test_carried_boxes_stay_shown(self) -> None:
+    def test_boxes_beside_the_split_one_stay_visible(self) -> None:
         class Both(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
                 lowest = torch.minimum(x[:, 0, 2:6, 2:6].mean((1, 2)), x[:, 0, 26:30, 26:30].mean((1, 2)))
                 return torch.stack([lowest, torch.full_like(lowest, 0.95)], 1)
 
-        how = Search(refinements=40, smallest=4)
         model, image = model_of(Both(), 16), bright()
-        question = Question(model, image, target_of(0), make_removal("zero", model, image))
-        ended = run(question, search((SIDE, SIDE), how, np.random.default_rng(0)))
+        evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
+        ended = run(evaluator, search((SIDE, SIDE), np.random.default_rng(0), refinements=40))
         shown = painted((SIDE, SIDE), ended.boxes)
         assert shown[2:6, 2:6].all()
         assert shown[26:30, 26:30].all()
         assert shown.mean() < 0.5
-        assert question.alone(shown).keeps[0]
+        assert evaluator.alone(shown).keeps[0]
 
-    def test_the_depth_the_smallest_box_and_the_budget_end_a_search(self) -> None:
+    def test_the_number_of_splits_and_the_budget_end_a_search(self) -> None:
         def refinements(**values: Any) -> int:
             return int(explained(Spots(ONE), iterations=2, shrink=False, **values).metadata["details"]["refinements"])
 
-        assert refinements(depth=1, refinements=50) == 2
-        assert refinements(smallest=SIDE * SIDE, refinements=50) == 2
         assert refinements(refinements=3) == 6
         assert refinements(refinements=50, budget=80) == 4
         assert refinements(refinements=50, budget=22) == 1
-        with pytest.raises(ParameterError, match="budget of 21 does not pay for a split and a set"):
+        with pytest.raises(ParameterError, match="budget=21 does not cover one split and one set"):
             refinements(budget=21)
 
     @pytest.mark.parametrize("strategy", ["global", "spatial", "contrastive", "complete", "multiple"])
@@ -232,9 +204,7 @@ class TestSearch:
         values = {"strategy": strategy, "alternatives": {22: 1, 47: 2}.get(budget, 3), "radius": 2.0}
         found = explained(module, budget=budget, shrink=True, **values)
         assert found.metadata["forward_passes"] <= budget
-        records = found.metadata["details"]["explanations"]
-        assert [record["sufficient"] for record in records] == [True] * len(records)
-        assert all(record["area"] > 0 for record in records)
+        assert [(one.holds, one.area > 0) for one in found.sets] == [(True, True)] * len(found.sets)
 
     def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
         found = explained(Spots(ONE), iterations=5)
@@ -255,15 +225,16 @@ class TestReproducibility:
             one, three, many = (explained(Spots(ONE, (20, 2, 8)), rows=rows, **values) for rows in (1, 3, 500))
             for other in (three, many):
                 assert float((one.values - other.values).abs().max()) <= 1e-6
-                assert {name: one.extras[name].equal(other.extras[name]) for name in one.extras} == dict.fromkeys(
-                    other.extras, True
-                )
-                assert one.metadata["details"]["explanations"] == other.metadata["details"]["explanations"]
+                assert torch.equal(one.extras["standard_error"], other.extras["standard_error"])
+                assert [mine.mask.equal(theirs.mask) for mine, theirs in zip(one.sets, other.sets, strict=True)] == [
+                    True
+                ] * len(one.sets)
+                assert one.to_dict()["sets"] == other.to_dict()["sets"]
 
     def test_the_same_seed_gives_the_same_mask_and_another_seed_another_map(self) -> None:
         first, again, other = (explained(Spots(ONE), seed=seed) for seed in (3, 3, 4))
         assert torch.equal(first.values, again.values)
-        assert torch.equal(first.extras["mask"], again.extras["mask"])
+        assert torch.equal(first.sets[0].mask, again.sets[0].mask)
         assert not torch.equal(first.values, other.values)
 
     # Inpainting knows one image at a time, so the network's batches are smaller where images meet.
@@ -289,8 +260,8 @@ class TestReproducibility:
         for row in range(3):
             alone = explainer.explain(model_of(network, 16), images[row : row + 1], "top2", seed=2)[0]
             assert torch.allclose(together[row].values, alone.values, atol=1e-6)
-            assert together[row].extras.keys() == alone.extras.keys()
-            assert torch.equal(together[row].extras["mask"], alone.extras["mask"])
+            assert [one.role for one in together[row].sets] == [one.role for one in alone.sets]
+            assert torch.equal(together[row].sets[0].mask, alone.sets[0].mask)
             assert together[row].metadata["details"]["iterations"] == alone.metadata["details"]["iterations"]
             assert together[row].metadata["forward_passes"] == alone.metadata["forward_passes"]
         assert torch.equal(together[1].values, together[2].values)
@@ -310,7 +281,7 @@ class TestReproducibility:
 
     def test_a_map_that_has_not_settled_is_reported(self) -> None:
         found = explained(Spots(ONE), iterations=2, refinements=1)
-        assert any("has not settled" in warning for warning in found.warnings)
+        assert any("is not stable" in warning for warning in found.warnings)
 
 
 class TestQueue:
@@ -323,7 +294,7 @@ class TestQueue:
                 return super().forward(x)
 
         model, image = model_of(Counting(ONE), 10), bright()
-        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
 
         def task(number: int) -> Task[tuple[int, list[bool]]]:
             heard = []
@@ -335,7 +306,7 @@ class TestQueue:
             return number, heard
 
         seen.clear()
-        results = run_together([(question, task(number)) for number in range(30)])
+        results = run_all([(evaluator, task(number)) for number in range(30)])
         assert [number for number, _ in results] == list(range(30))
         # Rows 0 to `number` are shown; the spot's mean passes 0.7 with 5 of its 6 rows, 8 to 12.
         assert [heard for _, heard in results] == [[number >= 12] * 6 for number in range(30)]
@@ -344,29 +315,22 @@ class TestQueue:
 
     def test_a_task_that_asks_nothing_is_done(self) -> None:
         model, image = model_of(Spots(ONE), 4), bright()
-        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
 
         def silent() -> Task[str]:
             return "done"
             yield np.zeros((0, SIDE, SIDE), bool)
 
-        assert run_together([(question, silent()), (question, silent())]) == ["done", "done"]
-        assert run(question, together([silent(), silent()])) == ["done", "done"]
+        assert run_all([(evaluator, silent()), (evaluator, silent())]) == ["done", "done"]
+        assert run(evaluator, combined([silent(), silent()])) == ["done", "done"]
 
 
-def test_the_product_ranks_as_the_product_of_raised_maps() -> None:
-    maps = np.random.default_rng(0).random((5, 6, 6)) * 3
-    merged = Responsibility((6, 6), "product")
-    for one in maps:
-        merged.add(one)
-    assert np.prod(1 + maps, axis=0) ** (1 / 5) - 1 == pytest.approx(merged.values)
-
-
-def test_masks_are_saved_with_the_map(tmp_path: Any) -> None:
-    found = explained(Spots(ONE), iterations=2)
+def test_sets_are_saved_with_the_map(tmp_path: Any) -> None:
+    found = explained(Spots(ONE), iterations=2, strategy="contrastive")
     found.save(tmp_path / "x")
-    assert torch.equal(Explanation.load(tmp_path / "x").extras["mask"], found.extras["mask"])
-    assert found.extras["mask"].dtype == torch.uint8
+    loaded = Explanation.load(tmp_path / "x").sets
+    assert [torch.equal(one.mask, two.mask) for one, two in zip(loaded, found.sets, strict=True)] == [True, True]
+    assert [one.to_dict() for one in loaded] == [one.to_dict() for one in found.sets]
 
 
 @pytest.mark.parametrize(("name", "baseline"), [("rex", "zero"), ("convad", "deactivate_whole")])
@@ -375,10 +339,10 @@ def test_each_explainer_is_registered_and_hides_pixels_its_own_way(name: str, ba
     explainer = get_explainer(name, iterations=1, refinements=1, shrink=False, step=5000)
     image = torch.randn(model.input_size, generator=torch.Generator().manual_seed(0))
     found = explainer.explain(model, image[None])[0]
-    mask, record = torch.from_numpy(mask_of(found)), found.metadata["details"]["explanations"][0]
+    (one,) = found.sets
     with torch.inference_mode():
-        logits = make_removal(baseline, model, image)(model, image, mask[None, None].float())
-    assert found.metadata["details"]["baseline"] == baseline
-    assert float(logits.softmax(1)[0, found.target.index]) == pytest.approx(record["confidence"], abs=1e-5)
+        logits = make_removal(baseline, model, image)(model, image, one.mask[None, None].float())
+    assert found.metadata["details"]["baseline"] == one.baseline == baseline
+    assert float(logits.softmax(1)[0, found.target.index]) == pytest.approx(one.score, abs=1e-5)
     assert int(logits.argmax()) == found.target.index
-    assert record["sufficient"]
+    assert one.holds

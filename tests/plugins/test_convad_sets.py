@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import xaihub_convad.causal as causal
 from tests.plugins.convad_toys import ONE, SIDE, SMALL, Spots, bright, explained, mask_of, model_of, passes
 from xaihub import (
     ExplainerRefused,
     ResolvedTarget,
 )
 from xaihub.masking import Fill, make_removal
-from xaihub_convad.causal import Rex
-from xaihub_convad.extraction import Goal, cells, grown, prefix, ranking, shrunk
-from xaihub_convad.question import Question, Verdicts
-from xaihub_convad.workqueue import run
+from xaihub_convad.baselines import named_removal
+from xaihub_convad.explainers import Rex
+from xaihub_convad.search.evaluation import Evaluator, Verdicts
+from xaihub_convad.search.extraction import Goal, cells, grown, prefix, ranking, shrunk
+from xaihub_convad.search.scheduling import run
 
 
 def target_of(index: int) -> ResolvedTarget:
@@ -30,14 +30,15 @@ class TestExtraction:
     def test_the_set_is_sufficient_in_a_pass_of_its_own(self, confidence: float, shrink: bool) -> None:
         module = Spots(ONE)
         found = explained(module, confidence=confidence, shrink=shrink)
-        mask, record = mask_of(found), found.metadata["details"]["explanations"][0]
+        mask, (one,) = mask_of(found), found.sets
         with torch.inference_mode():
             whole, part = (module(bright()[None] * m).softmax(1)[0, 0] for m in (1.0, torch.from_numpy(mask)))
         assert passes(module, mask)
         assert float(part) >= confidence * float(whole) - 1e-5
-        assert record["confidence"] == pytest.approx(float(part))
-        assert record["area"] == pytest.approx(mask.mean())
-        assert (record["sufficient"], record["minimal_to_a_cell"]) == (True, shrink)
+        assert one.score == pytest.approx(float(part))
+        assert one.area == pytest.approx(mask.mean())
+        assert (one.role, one.holds, one.baseline) == ("sufficient", True, "zero")
+        assert one.details == {"minimal_to_a_cell": shrink}
 
     @pytest.mark.parametrize("seed", range(4))
     def test_no_cell_of_a_shrunk_set_can_be_spared(self, seed: int) -> None:
@@ -51,21 +52,21 @@ class TestExtraction:
     def test_shrinking_only_removes_and_also_from_the_whole_image(self) -> None:
         module = Spots(ONE)
         model, image = model_of(module, 16), bright()
-        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
         whole = np.ones((SIDE, SIDE), bool)
-        small, minimal = run(question, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
+        small, minimal = run(evaluator, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
         assert minimal
         # 26 of 36 pixels reach 0.7; cells hold 4 of them.
         assert small.sum() == small[8:14, 20:26].sum() == 28
 
     def test_the_size_is_found_to_a_pixel_where_more_is_better(self) -> None:
         model, image = model_of(Spots((0, 0, SIDE), need=0.3), 16), bright()
-        question = Question(model, image, target_of(0), make_removal("zero", model, image))
+        evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
         order = np.random.default_rng(0).permutation(SIDE * SIDE)
-        before = question.asked
-        count = run(question, grown(lambda n: prefix(order, n, (SIDE, SIDE)), SIDE * SIDE, Goal(), step=1))
+        before = evaluator.rows
+        count = run(evaluator, grown(lambda n: prefix(order, n, (SIDE, SIDE)), SIDE * SIDE, Goal(), step=1))
         assert count == next(n for n in range(SIDE * SIDE) if n / SIDE**2 > 0.3)
-        assert question.asked - before <= 16 + 4 * 5
+        assert evaluator.rows - before <= 16 + 4 * 5
 
     def test_a_spatial_set_lies_in_a_disc_around_the_peak(self) -> None:
         found = explained(Spots(ONE, (20, 2, 8)), strategy="spatial", radius=2.0)
@@ -77,15 +78,14 @@ class TestExtraction:
     def test_a_contrastive_set_is_sufficient_and_necessary(self) -> None:
         module = Spots(ONE, (20, 2, 8))
         found = explained(module, strategy="contrastive")
-        both, enough = mask_of(found), mask_of(found, "mask_sufficient")
+        both, enough = mask_of(found), mask_of(found, "sufficient")
         assert (passes(module, both), passes(module, ~both)) == (True, False)
         assert (passes(module, enough), passes(module, ~enough)) == (True, True)
         assert both.sum() > enough.sum()
         for piece in cells(both, 4, np.ones((SIDE, SIDE))):
             assert not passes(module, both & ~piece) or passes(module, ~both | piece)
-        records = {one["name"]: one for one in found.metadata["details"]["explanations"]}
-        assert records["mask"]["necessary"] is True
-        assert records["mask_sufficient"]["necessary"] is None
+        assert [(one.role, one.holds) for one in found.sets] == [("contrastive", True), ("sufficient", True)]
+        assert found.sets[0].details["necessary"] is True
 
     def test_a_complete_set_has_the_whole_images_confidence(self) -> None:
         class Against(Spots):
@@ -94,22 +94,24 @@ class TestExtraction:
                 return logits - torch.stack([x[:, 0, 28:, :8].mean((1, 2)), *[torch.zeros(len(x))] * 2], 1)
 
         found = explained(Against(ONE), strategy="complete")
-        records = {one["name"]: one for one in found.metadata["details"]["explanations"]}
+        scores = {one.role: one.score for one in found.sets}
         whole = found.metadata["details"]["confidence"]
-        assert abs(records["mask"]["confidence"] - whole) < 0.005
-        assert abs(records["mask_sufficient"]["confidence"] - whole) > 0.005
-        assert not (mask_of(found, "mask_contrastive") & ~mask_of(found)).any()
+        assert abs(scores["complete"] - whole) < 0.005
+        assert abs(scores["sufficient"] - whole) > 0.005
+        assert list(scores) == ["complete", "contrastive", "sufficient"]
+        assert all(one.holds for one in found.sets)
+        assert not (mask_of(found, "contrastive") & ~mask_of(found)).any()
 
     def test_several_sets_share_no_pixel_and_each_is_enough(self) -> None:
         module = Spots(ONE, (20, 2, 8), (2, 2, 7))
         found = explained(module, strategy="multiple", alternatives=5)
-        names = [name for name in found.extras if name.startswith("mask")]
-        assert names == ["mask", "mask_2", "mask_3"]
-        assert np.sum([mask_of(found, name) for name in names], axis=0).max() == 1
-        assert [passes(module, mask_of(found, name)) for name in names] == [True] * 3
-        assert found.metadata["details"]["stopped"] == "the pixels that are left are not enough"
-        assert "no more sets than 3: the pixels that are left are not enough" in found.warnings
-        assert len(explained(module, strategy="multiple", alternatives=2).extras) == 3  # two, and the standard error
+        masks = [one.mask.numpy() for one in found.sets]
+        assert len(masks) == 3
+        assert np.sum(masks, axis=0).max() == 1
+        assert [passes(module, mask) for mask in masks] == [True] * 3
+        assert found.metadata["details"]["stopped"] == "the remaining pixels are not sufficient"
+        assert "only 3 sets were found: the remaining pixels are not sufficient" in found.warnings
+        assert len(explained(module, strategy="multiple", alternatives=2).sets) == 2
 
     def test_equal_pixels_are_ranked_by_their_neighbourhood(self) -> None:
         values = np.zeros((20, 20))
@@ -127,7 +129,7 @@ class TestQuestions:
     def test_a_set_for_another_class_keeps_its_rank(self) -> None:
         found = explained(Spots(ONE), target=1)
         assert any("1 classes score above the target" in warning for warning in found.warnings)
-        assert found.metadata["details"]["explanations"][0]["sufficient"]
+        assert found.sets[0].holds
 
     def test_a_contrast_is_about_its_two_classes(self) -> None:
         found = explained(Spots(ONE, need=0.7), target="0 vs 2")
@@ -138,14 +140,14 @@ class TestQuestions:
 
     def test_an_answer_that_needs_no_pixel_says_so(self) -> None:
         found = explained(Spots(ONE, need=-1.0), strategy="multiple")
-        assert any("the same with everything hidden" in warning for warning in found.warnings)
+        assert any("kept even with everything masked" in warning for warning in found.warnings)
         assert mask_of(found).sum() == 0
         assert found.metadata["details"]["stopped"] == "no pixel is needed"
 
     def test_a_set_cannot_be_necessary_where_nothing_is(self) -> None:
         found = explained(Spots(ONE, need=-1.0), strategy="contrastive")
-        assert found.metadata["details"]["explanations"][0]["necessary"] is False
-        assert "without mask the answer stays" in found.warnings
+        assert (found.sets[0].holds, found.sets[0].details["necessary"]) == (False, False)
+        assert any("not contrastive" in text and "kept without it" in text for text in found.warnings)
 
     @pytest.mark.parametrize("baseline", ["min", "max", "mean", "zero", "blur", "noise", "inpaint", "constant:0.2"])
     def test_every_baseline_works(self, baseline: str) -> None:
@@ -153,12 +155,12 @@ class TestQuestions:
         image[0, 0, 8:14, 20:26] = 1
         found = Rex(**SMALL, iterations=3, baseline=baseline).explain(model_of(Spots(ONE), 64), image, 0)[0]
         assert found.metadata["details"]["baseline"] == baseline
-        assert found.metadata["details"]["explanations"][0]["sufficient"]
+        assert found.sets[0].holds
 
     def test_min_and_max_are_the_extreme_numbers_of_the_input(self) -> None:
         image = torch.randn(1, SIDE, SIDE)
         for name, value in (("min", image.min()), ("max", image.max())):
-            made = causal._removal(name, model_of(Spots(ONE)), image)
+            made = named_removal(name, model_of(Spots(ONE)), image)
             assert isinstance(made, Fill)
             assert torch.equal(made.baseline, value.expand_as(image))
 

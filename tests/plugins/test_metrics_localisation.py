@@ -187,7 +187,7 @@ def test_a_mask_that_says_nothing_is_refused(metric: Metric) -> None:
     heat = torch.rand(SIDE, SIDE)
     with pytest.raises(MetricRefused, match="empty"):
         measured(metric, heat, torch.zeros(SIDE, SIDE, dtype=torch.bool))
-    with pytest.raises(MetricRefused, match="covers all"):
+    with pytest.raises(MetricRefused, match="covers the model's whole input"):
         measured(metric, heat, torch.ones(SIDE, SIDE, dtype=torch.bool))
     with pytest.raises(MetricRefused, match="shape"):
         measured(metric, heat, torch.ones(SIDE, 3, dtype=torch.bool))
@@ -321,7 +321,7 @@ def test_images_of_one_run_take_different_cells() -> None:
 
 def test_too_few_other_classes_are_refused_however_many_images_there_are() -> None:
     pool = [(class_image(label), label) for label in (1, 1, 1, 0, 0, 2, 2)]
-    with pytest.raises(MetricRefused, match="images of 3 other predicted classes, the run has 2"):
+    with pytest.raises(MetricRefused, match="images of 3 other predicted classes; the run has 2"):
         GridPointing().measure(case_of(ORACLE, pool=pool))
 
 
@@ -339,7 +339,7 @@ def test_an_input_smaller_than_the_mosaic_is_refused() -> None:
 def test_a_map_of_unknown_origin_is_refused() -> None:
     case = case_of(ORACLE, pool=POOL)
     stored = Case(scene=case.scene, explanation=case.explanation)
-    with pytest.raises(MetricRefused, match="unknown what made this map"):
+    with pytest.raises(MetricRefused, match="the map's explainer is unknown"):
         GridPointing().measure(stored)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from itertools import chain
 
@@ -238,8 +237,8 @@ def test_the_model_is_left_bit_for_bit_as_it_was(order: str) -> None:
 class Fails(Explainer):
     """Draw noise for the first network, and fail on any other."""
 
-    error: Callable[[], Exception] = staticmethod(lambda: ExplainerRefused("it has no taste"))
-    known: str = ""
+    error = staticmethod(lambda: ExplainerRefused("it has no taste"))
+    known = ""
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         self.known = self.known or model.weights_hash

@@ -81,5 +81,5 @@ def test_nothing_is_compared_with_an_empty_map(kind: str) -> None:
 def test_ranks_of_a_constant_map_and_windows_on_a_tiny_one_are_refused() -> None:
     with pytest.raises(MetricRefused, match="constant"):
         similarity(torch.ones(SIDE, SIDE), torch.rand(SIDE, SIDE), "spearman", absolute=True)
-    with pytest.raises(MetricRefused, match="at least 11 pixels"):
+    with pytest.raises(MetricRefused, match="at least 11x11 pixels"):
         similarity(torch.rand(10, 20), torch.rand(10, 20), "ssim", absolute=True)

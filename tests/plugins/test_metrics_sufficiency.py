@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from xaihub import (
     MetricRefused,
     Model,
     ParameterError,
+    PixelSet,
     Preprocessing,
     ResolvedTarget,
     Runtime,
@@ -25,7 +27,7 @@ from xaihub import (
 )
 from xaihub_metrics_sufficiency import xaihub_register_metrics
 from xaihub_metrics_sufficiency.area import SufficientArea, SufficientDrop
-from xaihub_metrics_sufficiency.sets import answers
+from xaihub_metrics_sufficiency.sets import sets_of
 from xaihub_metrics_sufficiency.transplant import TransplantColours, TransplantCurve, TransplantPhotos, backgrounds
 
 SIDE = 32
@@ -63,14 +65,8 @@ def scene_of(formula: Callable[[Tensor], Tensor], *, rows: int = 8, pool: Any = 
 
 def case_of(scene: Scene, heat: Tensor, mask: Tensor | None = None, baseline: str = "zero", seed: int = 0) -> Case:
     score = ClassScore(index=0, name="0", logit=0.0, probability=0.0)
-    extras = {"mask": mask[None].byte()} if mask is not None else {}
-    made = Explanation(
-        values=heat[None],
-        target=score,
-        predicted=score,
-        extras=extras,
-        metadata={"details": {"baseline": baseline}} if extras else {},
-    )
+    sets = () if mask is None else (PixelSet(mask=mask.bool(), baseline=baseline),)
+    made = Explanation(values=heat[None], target=score, predicted=score, sets=sets)
     return Case(scene=scene, explanation=made, seed=seed)
 
 
@@ -165,7 +161,7 @@ def test_a_prefix_is_the_smallest_where_more_is_better(confidence: float) -> Non
     scene = scene_of(lambda x: 6 * x.mean((1, 2, 3)) - 2)
     heat = distinct(3)
     count = literal_prefix(scene, heat, confidence)
-    found = answers(case_of(scene, heat), "ranking", "zero").sets([confidence])[0]
+    found = sets_of(case_of(scene, heat), "ranking", "zero").sets([confidence])[0]
     assert count <= int(found.mask.sum()) <= count + SIDE * SIDE // 512
     assert found.verdict.keeps
 
@@ -251,19 +247,32 @@ def test_a_constant_map_is_a_random_one_and_no_raster_scan() -> None:
 # Sets
 
 
-def test_a_returned_set_is_asked_about_the_way_it_was_found() -> None:
+def test_a_returned_set_is_evaluated_with_the_baseline_it_was_found_with() -> None:
     scene = scene_of(lambda x: 2 - 4 * (x[:, 0] < 0.1).float().mean((1, 2)))  # black spoils it
     mask = torch.zeros(SIDE, SIDE)
     mask[:4] = 1
     case = case_of(scene, distinct(), mask, baseline="white")
     assert measured(SufficientArea(), case) == 0.125
     assert measured(SufficientDrop(), case) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(MetricRefused, match="do not keep the answer where others are hidden by 'zero'"):
+    with pytest.raises(MetricRefused, match="does not keep the target when the other pixels are replaced by 'zero'"):
         SufficientArea(baseline="zero").measure(case)
     assert 0.45 < measured(SufficientArea(pixels="ranking"), case) < 0.55
 
 
-def test_all_questions_of_a_round_share_batches_and_metrics_share_answers() -> None:
+def test_the_first_set_that_claims_to_keep_the_target_is_evaluated() -> None:
+    sides = [torch.zeros(SIDE, SIDE, dtype=torch.bool) for _ in range(3)]
+    for number, mask in enumerate(sides):
+        mask[: 8 * (number + 1)] = True
+    roles = ("background", "complete", "sufficient")
+    case = case_of(scene_of(lambda x: 1 + x.mean((1, 2, 3))), distinct())
+    sets = tuple(PixelSet(mask=mask, role=role) for mask, role in zip(sides, roles, strict=True))
+    returned = Case(scene=case.scene, explanation=replace(case.explanation, sets=sets))
+    assert measured(SufficientArea(), returned) == 0.5
+    only = Case(scene=case.scene, explanation=replace(case.explanation, sets=sets[:1]))
+    assert measured(SufficientArea(), only) == 0  # no claim: the smallest prefix, which is empty here
+
+
+def test_masks_of_a_round_share_batches_and_metrics_share_verdicts() -> None:
     scene = scene_of(lambda x: 6 * x.mean((1, 2, 3)) - 2, rows=64)
     case = case_of(scene, distinct())
     module: Any = scene.model.module
@@ -319,7 +328,7 @@ def test_wrong_inputs_are_named() -> None:
         TransplantCurve(shares="half").measure(case)
     with pytest.raises(ParameterError, match="no baseline is named 'zeros'"):
         SufficientArea(baseline="zeros").measure(case)
-    with pytest.raises(MetricRefused, match="no photo of another predicted class"):
+    with pytest.raises(MetricRefused, match="no image of another predicted class"):
         TransplantPhotos().measure(case)
 
 

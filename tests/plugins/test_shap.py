@@ -1,4 +1,4 @@
-"""Partition SHAP and expected gradients: against shap itself, a literal Owen value, and analytic cases."""
+"""Partition SHAP: against shap itself, a literal Owen value, and analytic cases."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaihub import Model, ParameterError, Preprocessing, Runtime
-from xaihub.randomness import seeded
+from xaihub import Model, Preprocessing, Runtime
 from xaihub_shap import method
-from xaihub_shap.method import GradientSHAP, PartitionSHAP
+from xaihub_shap.method import PartitionSHAP
 
 shap = method.shap  # imported there, where the warnings of its import are dealt with
 SIDE = 8
@@ -27,19 +26,18 @@ def _model(module: nn.Module, *, side: int = SIDE, channels: int = 1, runtime: R
     return Model(module, name="small", preprocessing=plain, runtime=runtime)
 
 
-def _linear(channels: int = 1) -> nn.Module:
+def _linear() -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * SIDE * SIDE, 3))
+    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 3))
 
 
-def _curved(channels: int = 1) -> nn.Module:
+def _curved() -> nn.Module:
     torch.manual_seed(2)
-    width = channels * SIDE * SIDE
-    return nn.Sequential(nn.Flatten(), nn.Linear(width, 16), nn.Tanh(), nn.Linear(16, 3))
+    return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.Tanh(), nn.Linear(16, 3))
 
 
-def _image(channels: int = 1) -> Tensor:
-    return torch.randn(1, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+def _image() -> Tensor:
+    return torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
 
 
 def _cells(values: Tensor, cells: int) -> Tensor:
@@ -210,64 +208,10 @@ def test_planted_evidence_gets_the_highest_value() -> None:
     assert _cells(ours.values.squeeze(), 4).argmax() == 2 * 4 + 1
 
 
-@pytest.mark.parametrize("samples", [1, 50])
-def test_expected_gradients_of_a_linear_model_are_weight_times_difference(samples: int) -> None:
-    module = _linear(3)
-    model, image = _model(module, channels=3), _image(3)
-    ours = GradientSHAP(samples=samples, baselines="white").explain(model, image, 2)[0]
-    white = (1 - 0.5) / 0.25
-    expected = module[1].weight[2].view(1, 3, SIDE, SIDE) * (image - white)
-    assert torch.allclose(ours.values, expected[0].detach(), atol=1e-6)
-    assert ours.metadata["completeness_gap"] < 1e-5
-    assert ours.metadata["backward_passes"] == samples
-    assert ours.metadata["forward_passes"] == samples + 3  # the image, and the baseline twice
-
-
-def test_expected_gradients_equal_shap_used_directly() -> None:
-    module, image = _curved(3), _image(3)
-    model = _model(module, channels=3)
-    ours = GradientSHAP(samples=20, baselines="zero,white", batch=7).explain(model, image, 1, seed=4)[0]
-    torch.manual_seed(4)
-    seed = int(torch.randint(0, 2**31, (1,)))
-    background = torch.stack([torch.zeros(3, SIDE, SIDE), torch.full((3, SIDE, SIDE), 2.0)])
-    with seeded(0):  # shap leaves NumPy's generator seeded
-        theirs = shap.GradientExplainer(module, background).shap_values(image, nsamples=20, rseed=seed)
-    assert np.allclose(ours.values.numpy(), theirs[0, ..., 1], atol=1e-6)
-
-
-def test_expected_gradients_explain_a_contrast_and_close_the_gap_with_more_samples() -> None:
-    model, image = _model(_curved(3), channels=3), _image(3)
-    few, many = (GradientSHAP(samples=n, baselines="zero").explain(model, image, "0 vs 2")[0] for n in (4, 400))
-    with torch.no_grad():
-        logits = model(torch.cat([image, torch.zeros_like(image)]))
-    difference = float(logits[0, 0] - logits[0, 2] - logits[1, 0] + logits[1, 2])
-    assert float(many.values.sum()) == pytest.approx(difference, abs=0.1 * abs(difference) + 0.02)
-    assert many.metadata["completeness_gap"] < few.metadata["completeness_gap"]
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_expected_gradients_do_not_depend_on_the_batch_and_are_seeded(smoothing: float) -> None:
-    model, image = _model(_curved(3), channels=3), _image(3)
-    first, second, again, other = (
-        GradientSHAP(samples=70, smoothing=smoothing, batch=batch).explain(model, image, 1, seed=seed)[0].values
-        for batch, seed in [(5, 0), (32, 0), (32, 0), (32, 1)]
-    )
-    assert torch.equal(second, again)
-    assert torch.allclose(first, second, atol=1e-6)
-    assert not torch.allclose(second, other, atol=1e-4)
-
-
-@pytest.mark.parametrize("baselines", ["", "black,,white", "inpaint", "purple"])
-def test_expected_gradients_refuse_baselines_that_do_not_exist(baselines: str) -> None:
-    with pytest.raises(ParameterError):
-        GradientSHAP(baselines=baselines).explain(_model(_curved(3), channels=3), _image(3), 0)
-
-
-@pytest.mark.parametrize("explainer", [PartitionSHAP(evaluations=20), GradientSHAP(samples=4)])
-def test_nothing_is_printed(explainer: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     model = _model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)), side=32, channels=3)
-    explanation = explainer.explain(model, torch.rand(1, 3, 32, 32), 0)[0]
+    explanation = PartitionSHAP(evaluations=20).explain(model, torch.rand(1, 3, 32, 32), 0)[0]
     assert capfd.readouterr() == ("", "")
     assert explanation.metadata["warnings"] == []
 

@@ -45,7 +45,7 @@ def test_one_that_ends_the_interpreter_is_reported_and_can_be_removed(fresh: Any
     done = fresh.xaihub("plugins", "install", folder, "-q")
 
     assert done.returncode == 1
-    assert "with it, listing the plugins ends with status 7" in done.stderr
+    assert "loading the plugins together with it fails with status 7" in done.stderr
     assert "(remove it: xaihub plugins uninstall xaihub-killer)" in done.stderr
     # Removing reads metadata only, so that it works where listing does not.
     assert fresh.xaihub("list").returncode == 7
@@ -78,7 +78,7 @@ def test_interrupting_the_build_leaves_nothing_and_the_next_install_works(fresh:
     _, said = process.communicate(timeout=600)
 
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "error: stopped before anything was written (the environment is as it was)"
+    assert said.splitlines()[-1] == "error: interrupted before anything was written (nothing has changed)"
     assert fresh.installed() == before
     assert fresh.xaihub("list").stderr == ""
     shutil.rmtree(folder)
@@ -121,7 +121,7 @@ def test_interrupting_the_writing_waits_for_its_end_and_says_how_to_undo_it(fres
     _, said = process.communicate(timeout=600)
 
     assert process.returncode == 130
-    undo = "error: stopped when everything was written (undo it: xaihub plugins uninstall xaihub-large)"
+    undo = "error: interrupted after the installation had completed (undo it: xaihub plugins uninstall xaihub-large)"
     assert said.splitlines()[-1] == undo
     assert "large" in fresh.xaihub("list", "explainers").stdout
     assert fresh.xaihub("plugins", "uninstall", "xaihub-large", "-y").returncode == 0
@@ -175,10 +175,10 @@ def test_a_distribution_whose_list_of_files_was_never_written_is_removed_all_the
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("xaihub", "error: xaihub itself is no plugin (remove it: pip uninstall xaihub)"),
-        ("rise", "error: plugin 'rise' comes with xaihub and cannot be removed alone"),
-        ("pluggy", "error: 'pluggy' is no plugin of xaihub, so it is not removed here (pip uninstall pluggy)"),
-        ("no-such", "error: no plugin is named 'no-such' (xaihub plugins list shows them all)"),
+        ("xaihub", "error: xaihub itself is not a plugin (remove it: pip uninstall xaihub)"),
+        ("rise", "error: plugin 'rise' is part of xaihub and cannot be removed alone"),
+        ("pluggy", "error: 'pluggy' is not a plugin of xaihub and is not removed (use pip uninstall pluggy)"),
+        ("no-such", "error: no plugin is named 'no-such' (xaihub plugins list shows every plugin)"),
     ],
 )
 def test_what_is_no_plugin_is_not_removed(fresh: Any, name: str, reason: str) -> None:
@@ -200,5 +200,5 @@ def test_what_is_installed_but_no_plugin_is_said_with_the_command_that_removes_i
     done = fresh.xaihub("plugins", "install", folder, "-q")
 
     assert done.returncode == 1
-    assert "which is no plugin: it has no entry point in the group 'xaihub'" in done.stderr
+    assert "which is not a plugin: it has no entry point in the group 'xaihub'" in done.stderr
     assert "(remove it: pip uninstall xaihub-plain)" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from xaihub.training.config import checked
 Train = Callable[..., service.Outcome]
 
 
-@pytest.fixture
-def hub() -> Hub:
-    """The built-in plugins, and the objectives of `toys`."""
+def _hub() -> Hub:
     host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
     host.register(toys, name="toys")
     return Hub(host)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """The built-in plugins, and the objectives of `toys`."""
+    return _hub()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +44,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., channel] += 100
             Image.fromarray(pixels).save(folder / name / f"{index:02}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _trained_once(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    service.train(_hub(), checked(toys.plan(images, epochs=1)), folder, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def finished(_trained_once: Path, tmp_path: Path) -> Path:
+    """A copy, as `run`, of what `train(epochs=1)` leaves."""
+    return Path(shutil.copytree(_trained_once, tmp_path / "run"))
 
 
 @pytest.fixture

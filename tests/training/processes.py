@@ -23,9 +23,9 @@ import torch
 from tests.training import toys
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
-from xaihub.training import features, loop, result  # noqa: F401
-from xaihub.training.checkpoint import Checkpoint
+from xaihub.training import result, setup  # noqa: F401
 from xaihub.training.config import checked
+from xaihub.training.loop.checkpoint import Checkpoint
 from xaihub.training.run import train
 
 
@@ -58,12 +58,12 @@ def waited(child: int) -> int:
 def place(folder: Path) -> int:
     """Return the number of steps that a run's checkpoint has done."""
     file = folder / "checkpoint.safetensors"
-    return int(Checkpoint.load(file).state["place"]["number"]) if file.exists() else 0
+    return int(Checkpoint.load(file).state["progress"]["step"]) if file.exists() else 0
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run's epochs."""
-    found: list[dict[str, Any]] = Checkpoint.load(folder / "checkpoint.safetensors").state["place"]["history"]
+    found: list[dict[str, Any]] = Checkpoint.load(folder / "checkpoint.safetensors").state["progress"]["history"]
     return found
 
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from xaihub.errors import InputError, MissingExtra, OutputError
-from xaihub.training.builtin import SHAPES, evidence_image
-from xaihub.training.data import LabelledImages, check_classes, readable, split
-from xaihub.training.held_out import write_held_out
-from xaihub.training.sources import open_images
+from xaihub.training.data.builtin import SHAPES, evidence_image
+from xaihub.training.data.held_out import write_held_out
+from xaihub.training.data.images import LabelledImages, check_classes, readable, split
+from xaihub.training.data.sources import open_images
 
 
 def quiet(_text: str, _done: int, _total: int) -> None:
@@ -60,7 +60,7 @@ def test_a_folder_with_a_split_of_its_own(tmp_path: Path, held: str) -> None:
             save(tmp_path / part / name / "1.png")
 
     found = open_images(str(tmp_path))
-    made = split(found, share=0.2, seed=0)
+    made = split(found, fraction=0.2, seed=0)
 
     assert found.classes == ("cat", "dog")
     assert {Path(found.names[index]).parts[-3] for index in made.train} == {"train"}
@@ -93,7 +93,7 @@ def test_rows_called_test_are_held_out_only_where_no_others_are(tmp_path: Path) 
 
     assert [Path(name).name for name in both.names] == ["a.png", "c.png"]
     assert (both.labels, both.parts, list(both.notes)) == (
-        [0, 1], ["train", "val"], ["1 rows of the split test are left out"]
+        [0, 1], ["train", "val"], ["1 rows of the split test skipped"]
     )  # fmt: skip
     assert (alone.parts, list(alone.notes)) == (["train", "val"], [])
 
@@ -110,7 +110,7 @@ def test_a_table_of_indices_takes_its_names_from_a_file(tmp_path: Path) -> None:
     [
         ("file,label\na.png,3\nb.png,0\n", ("x", "y"), "line 2: the label 3 is out of range"),
         ("file,label\na.png,0\nb.png,-1\n", None, "line 3: the label -1 is out of range"),
-        ("file,label\na.png,ox\n", ("x", "y"), "line 2: 'ox' is not among the 2 named classes"),
+        ("file,label\na.png,ox\n", ("x", "y"), "line 2: 'ox' is not among the 2 class names given"),
         ("name,label\na.png,ox\n", None, "has no column 'file'"),
         ("file,kind\na.png,ox\n", None, "has no column 'label'"),
         ("file,label\na.png,\n", None, "line 2: 'label' is empty"),
@@ -174,28 +174,28 @@ def test_labels_that_nothing_can_be_learned_from_are_refused(labels: list[int], 
 
 def test_the_split_is_stratified_and_fixed_by_the_seed() -> None:
     labels = [0] * 50 + [1] * 20 + [2] * 3
-    made = split(labelled(labels, 3), share=0.2, seed=1)
+    made = split(labelled(labels, 3), fraction=0.2, seed=1)
 
     assert Counter(labels[index] for index in made.val) == {0: 10, 1: 4, 2: 1}
     assert sorted([*made.train, *made.val]) == list(range(73))
-    assert made.val == split(labelled(labels, 3), share=0.2, seed=1).val
-    assert made.val != split(labelled(labels, 3), share=0.2, seed=2).val
+    assert made.val == split(labelled(labels, 3), fraction=0.2, seed=1).val
+    assert made.val != split(labelled(labels, 3), fraction=0.2, seed=2).val
 
 
 def test_nothing_is_held_out_if_nothing_is_asked_for() -> None:
-    assert split(labelled([0, 1, 1], 2), share=0, seed=0).val == []
+    assert split(labelled([0, 1, 1], 2), fraction=0, seed=0).val == []
 
 
 def test_a_class_of_one_image_stays_to_be_learned() -> None:
-    made = split(labelled([0, 1, 1, 1], 2), share=0.5, seed=0)
+    made = split(labelled([0, 1, 1, 1], 2), fraction=0.5, seed=0)
     assert 0 in made.train
     with pytest.raises(InputError, match="no class of 'toy' has two images"):
-        split(labelled([0, 1], 2), share=0.5, seed=0)
+        split(labelled([0, 1], 2), fraction=0.5, seed=0)
 
 
 def test_a_class_that_is_only_held_out_is_refused() -> None:
     with pytest.raises(InputError, match="class 'b' of 'toy' has no image in its training part"):
-        split(labelled([0, 1], 2, ["train", "val"]), share=0.2, seed=0)
+        split(labelled([0, 1], 2, ["train", "val"]), fraction=0.2, seed=0)
 
 
 @pytest.fixture
@@ -213,11 +213,11 @@ def test_an_unreadable_image_is_refused_by_name(damaged: Path) -> None:
         readable(open_images(str(damaged)), skip=False, watch=quiet)
 
 
-def test_unreadable_images_can_be_left_out(damaged: Path) -> None:
+def test_unreadable_images_can_be_skipped(damaged: Path) -> None:
     found = readable(open_images(str(damaged)), skip=True, watch=quiet)
     assert found.labels == [0, 0, 0, 1, 1]
     assert [found.read(index).getpixel((0, 0))[0] for index in range(5)] == [0, 1, 2, 0, 2]  # type: ignore[index]
-    assert "1 unreadable images left out" in found.notes[0]
+    assert "1 unreadable images skipped" in found.notes[0]
     assert "dog/1.png" in found.notes[0]
 
 
@@ -292,7 +292,7 @@ def test_real_hugging_face_data_saved_to_disk(tmp_path: Path) -> None:
 
 
 def test_images_held_out_are_written_for_evaluation(tmp_path: Path) -> None:
-    data = split(open_images("evidence:40"), share=0.2, seed=0)
+    data = split(open_images("evidence:40"), fraction=0.2, seed=0)
     write_held_out(data, tmp_path / "out")
 
     with (tmp_path / "out/labels.csv").open(newline="") as file:
@@ -304,7 +304,7 @@ def test_images_held_out_are_written_for_evaluation(tmp_path: Path) -> None:
             assert written.tobytes() == image.tobytes()
         with Image.open(tmp_path / "out/masks" / row["file"]) as written:
             assert np.array_equal(np.asarray(written) > 127, mask)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_held_out(data, tmp_path / "out")
 
 
@@ -312,7 +312,7 @@ def test_files_held_out_are_copied_as_they_are(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         for index in range(2):
             save(tmp_path / "in" / name / f"{index}.bmp", index)
-    data = split(open_images(str(tmp_path / "in")), share=0.5, seed=0)
+    data = split(open_images(str(tmp_path / "in")), fraction=0.5, seed=0)
     write_held_out(data, tmp_path / "out")
 
     copies = sorted((tmp_path / "out/images").iterdir())
@@ -320,7 +320,7 @@ def test_files_held_out_are_copied_as_they_are(tmp_path: Path) -> None:
     assert not (tmp_path / "out/masks").exists()
 
 
-def test_a_flat_folder_of_test_images_is_left_out_and_one_to_hold_out_is_refused(tmp_path: Path) -> None:
+def test_a_flat_folder_of_test_images_is_skipped_and_one_to_hold_out_is_refused(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         save(tmp_path / "train" / name / "1.png")
     save(tmp_path / "test/1.png")
@@ -329,7 +329,7 @@ def test_a_flat_folder_of_test_images_is_left_out_and_one_to_hold_out_is_refused
 
     assert found.classes == ("cat", "dog")
     assert {*found.parts} == {"train"}
-    assert "test is left out" in found.notes[0]
+    assert "test is skipped" in found.notes[0]
     save(tmp_path / "val/1.png")
     with pytest.raises(InputError, match="val' has no class folders"):
         open_images(str(tmp_path))
@@ -369,7 +369,9 @@ def test_images_can_be_sent_to_processes_that_are_not_forked(tmp_path: Path) -> 
 def test_what_is_held_out_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     names = [str(save(tmp_path / name)) for name in ("a.png", "b.png", "c.png", "gone.png")]
     Path(names[3]).unlink()
-    made = split(replace(labelled([0, 1, 0, 1], 2, ["train", "train", "val", "val"]), names=names), share=0.2, seed=0)
+    made = split(
+        replace(labelled([0, 1, 0, 1], 2, ["train", "train", "val", "val"]), names=names), fraction=0.2, seed=0
+    )
     with pytest.raises((InputError, OutputError, FileNotFoundError)):
         write_held_out(made, tmp_path / "held")
     assert not (tmp_path / "held").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaihub.training.depthwise import quick_depthwise
+from xaihub.training.loop.depthwise import quick_depthwise
 
 CPU = torch.device("cpu")
 

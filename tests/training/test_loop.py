@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from tests.training import toys
 from xaihub.errors import InputError, MissingExtra, ModelError, OutputError, ParameterError, TrainingError
 from xaihub.hub import Hub
-from xaihub.training import checkpoint as checkpoints
-from xaihub.training import loop, setting
 from xaihub.training import run as service
-from xaihub.training.checkpoint import Checkpoint
+from xaihub.training import setup
 from xaihub.training.config import checked
-from xaihub.training.data import readable, split
-from xaihub.training.sources import open_images
+from xaihub.training.data.images import readable, split
+from xaihub.training.data.sources import open_images
+from xaihub.training.loop import checkpoint as checkpoints
+from xaihub.training.loop import trainer
+from xaihub.training.loop.checkpoint import Checkpoint
 
 Train = Callable[..., service.Outcome]
 
@@ -94,7 +95,7 @@ def test_frozen_training_with_kept_features_is_training_with_a_frozen_backbone(
     assert {inputs.ndim for inputs, _ in toys.SEEN} == {2}
 
     asked: list[object] = []
-    monkeypatch.setattr(setting, "cache_features", lambda *arguments, **_options: asked.append(arguments))
+    monkeypatch.setattr(setup, "cache_features", lambda *arguments, **_options: asked.append(arguments))
     read = train("read", freeze=True, epochs=3)
     assert len(asked) == 1
     start = train("start", epochs=1, lr=1e-12, freeze=True)
@@ -128,12 +129,12 @@ def test_batch_norm_statistics_can_be_kept(train: Train, tmp_path: Path) -> None
 def test_averaged_weights_are_the_result(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[Tensor] = []
 
-    class Spy(loop.ModelEmaV3):
+    class Spy(trainer.ModelEmaV3):
         def update(self, model: nn.Module, step: int) -> None:
             passed.append(model.state_dict()["fc.weight"].double().clone())
             super().update(model, step=step)
 
-    monkeypatch.setattr(loop, "ModelEmaV3", Spy)
+    monkeypatch.setattr(trainer, "ModelEmaV3", Spy)
     train(keep="last", epochs=4, ema=0.6)
 
     average = passed[0]
@@ -162,7 +163,7 @@ def test_the_best_epoch_is_kept_and_training_stops_early(train: Train, tmp_path:
 def test_the_accuracy_on_the_card_is_that_of_the_weights_beside_it(hub: Hub, train: Train, images: Path) -> None:
     outcome = train(epochs=3)
     model = hub.load_model(str(outcome.card), device="cpu")
-    held = split(open_images(str(images)), share=0.25, seed=0)
+    held = split(open_images(str(images)), fraction=0.25, seed=0)
     inputs = torch.stack([model.prepare(held.images.read(index))[0] for index in held.val])
     labels = torch.tensor([held.images.labels[index] for index in held.val])
 
@@ -220,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_kept(
         train(**plan)
 
     kept = Checkpoint.load(tmp_path / "run/checkpoint.safetensors")
-    assert kept.state["place"]["number"] == 4
+    assert kept.state["progress"]["step"] == 4
     assert all(bool(torch.isfinite(value.double()).all()) for value in kept.tensors["model"].values())
     assert not (tmp_path / "run/card.yaml").exists()
     with pytest.raises(TrainingError, match=message):
@@ -246,47 +247,44 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(
         train("run", save_every=0)
     monkeypatch.undo()
 
-    assert Checkpoint.load(tmp_path / "run/checkpoint.safetensors").state["place"]["number"] == 2
+    assert Checkpoint.load(tmp_path / "run/checkpoint.safetensors").state["progress"]["step"] == 2
     assert {path.suffix for path in (tmp_path / "run").iterdir() if path.name != ".lock"} == {".safetensors", ".yaml"}
     train("run", resume=True, save_every=0)
     assert equal(weights(tmp_path / "run"), weights(undisturbed.card.parent))
 
 
-def test_a_checkpoint_of_another_run_is_refused(train: Train, tmp_path: Path) -> None:
-    train("resnet", epochs=1)
-    with pytest.raises(ModelError, match="the checkpoint is of another run: its plan or its data have changed"):
-        train("resnet", epochs=2, resume=True)
+@pytest.mark.usefixtures("finished")
+def test_a_checkpoint_of_another_run_is_refused(train: Train) -> None:
+    with pytest.raises(ModelError, match="the checkpoint belongs to another run: its plan or data differ"):
+        train(epochs=2, resume=True)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(train: Train, tmp_path: Path) -> None:
-    train("resnet", epochs=1)
-    train("vit", epochs=1, model="test_vit", size=None)
-    mine, theirs = (tmp_path / name / "checkpoint.safetensors" for name in ("resnet", "vit"))
-    swapped = Checkpoint(tensors=Checkpoint.load(theirs).tensors, state=Checkpoint.load(mine).state)
-    swapped.save(mine)
-    with pytest.raises(ModelError, match="the checkpoint is of another architecture"):
-        train("resnet", epochs=1, resume=True)
+def test_a_checkpoint_of_another_architecture_is_refused(train: Train, finished: Path) -> None:
+    file = finished / "checkpoint.safetensors"
+    kept = Checkpoint.load(file)
+    others = {"model": {"fc.weight": torch.zeros(2, 3)}}
+    Checkpoint(tensors={**kept.tensors, **others}, state=kept.state).save(file)
+    with pytest.raises(ModelError, match="the checkpoint does not match the architecture"):
+        train(epochs=1, resume=True)
 
 
 @pytest.mark.parametrize("text", [b"", b"no checkpoint at all", b"\x80\x04pickle"])
-def test_a_damaged_checkpoint_is_refused(train: Train, tmp_path: Path, text: bytes) -> None:
-    train(epochs=1)
-    (tmp_path / "run/checkpoint.safetensors").write_bytes(text)
+def test_a_damaged_checkpoint_is_refused(train: Train, finished: Path, text: bytes) -> None:
+    (finished / "checkpoint.safetensors").write_bytes(text)
     with pytest.raises(ModelError, match="is damaged"):
         train(epochs=1, resume=True)
 
 
-def test_weights_are_no_checkpoint(train: Train, tmp_path: Path) -> None:
-    train(epochs=1)
-    (tmp_path / "run/weights.safetensors").replace(tmp_path / "run/checkpoint.safetensors")
-    with pytest.raises(ModelError, match="is no checkpoint of a training run"):
+def test_weights_are_not_a_checkpoint(train: Train, finished: Path) -> None:
+    (finished / "weights.safetensors").replace(finished / "checkpoint.safetensors")
+    with pytest.raises(ModelError, match="is not a checkpoint of a training run"):
         train(epochs=1, resume=True)
 
 
-def test_a_folder_that_is_there_already_is_refused(train: Train, tmp_path: Path) -> None:
+def test_a_folder_that_already_exists_is_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine.txt").write_text("precious")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         train()
 
 
@@ -308,7 +306,7 @@ def test_an_image_that_breaks_during_training_stops_with_its_name(
             path.write_bytes(b"")
         return found
 
-    monkeypatch.setattr(setting, "readable", then_break)
+    monkeypatch.setattr(setup, "readable", then_break)
     with pytest.raises(InputError, match=r"\.png' is empty"):
         service.train(hub, checked(toys.plan(copy)), tmp_path / "run", device="cpu")
 
@@ -338,8 +336,8 @@ def test_a_precision_that_the_device_lacks_is_refused(train: Train, monkeypatch:
     def lacking(**_options: Any) -> None:
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr(setting, "Accelerator", lacking)
-    with pytest.raises(ParameterError, match="--precision fp16 does not work on cpu: fp16 mixed precision requires"):
+    monkeypatch.setattr(setup, "Accelerator", lacking)
+    with pytest.raises(ParameterError, match="--precision fp16 is not supported on cpu: fp16 mixed precision requires"):
         train(precision="fp16")
 
 
@@ -355,7 +353,7 @@ def test_images_may_be_read_in_other_processes(train: Train, tmp_path: Path) -> 
     assert equal(weights(tmp_path / "here"), weights(tmp_path / "there"))
 
 
-def test_tensorboard_is_asked_for_before_any_work(
+def test_missing_tensorboard_is_reported_before_any_work(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "find_spec", lambda _name: None)
@@ -375,9 +373,8 @@ def test_tensorboard_gets_the_figures_of_each_epoch(train: Train, tmp_path: Path
     assert written == pytest.approx([record["train_loss"] for record in outcome.history])
 
 
-def test_what_a_run_leaves_may_be_read_by_whoever_may_read_the_folder(train: Train, tmp_path: Path) -> None:
-    train(epochs=1)
+def test_what_a_run_leaves_may_be_read_by_whoever_may_read_the_folder(finished: Path) -> None:
     umask = os.umask(0o022)
     os.umask(umask)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir() if path.name != ".lock"}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in finished.iterdir() if path.name != ".lock"}
     assert set(modes.values()) == {0o666 & ~umask}

@@ -12,9 +12,9 @@ import torch
 from tests.training import toys
 from xaihub.errors import ModelError, ParameterError
 from xaihub.hub import Hub
-from xaihub.training import loop
 from xaihub.training import run as service
 from xaihub.training.config import checked
+from xaihub.training.loop import trainer
 
 Train = Callable[..., service.Outcome]
 
@@ -25,8 +25,8 @@ def test_epochs_before_the_loss_is_whole_are_not_the_best(
 ) -> None:
     monkeypatch.setattr(toys.Noted, "comparable", lambda _self, epoch: epoch >= warmup)
     losses = iter([1.0, 0.5, 2.0, 3.0])
-    validate = loop.Trainer.validate
-    monkeypatch.setattr(loop.Trainer, "validate", lambda *given: {**validate(*given), "val_loss": next(losses)})
+    validate = trainer.Trainer.validate
+    monkeypatch.setattr(trainer.Trainer, "validate", lambda *given: {**validate(*given), "val_loss": next(losses)})
     best = train(objective="noted", epochs=4).best["epoch"]
     assert best == (2 if chosen == 1 else chosen)
 
@@ -43,9 +43,9 @@ def test_images_that_are_held_out_are_copied_after_the_objective_agrees(hub: Hub
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patience": 1, "keep": "last"}, "keep=last"),
-        ({"scratch": True, "checkpoint": "w.safetensors"}, "scratch and checkpoint exclude each other"),
-        ({"patience": 1, "val": 0.0}, "patience needs images held out"),
+        ({"patience": 1, "keep": "last"}, "--patience cannot be combined with --keep last"),
+        ({"scratch": True, "checkpoint": "w.safetensors"}, "--scratch cannot be combined with --checkpoint"),
+        ({"patience": 1, "val": 0.0}, "patience needs validation images"),
     ],
 )
 def test_settings_that_would_be_without_effect_are_refused(train: Train, changes: dict[str, Any], message: str) -> None:
@@ -74,11 +74,9 @@ def test_a_network_that_an_objective_changed_is_trained_on(hub: Hub, train: Trai
 
     third = train("third", objective="masked", parameters={"lambda": "0.5"}, **again)
     assert hub.load_model(str(third.card), device="cpu").card.objective_options == {"lambda_": 0.5}
-    with pytest.raises(
-        ModelError, match=r"changed by the objective 'masked' already \(train it on by --objective masked"
-    ):
+    with pytest.raises(ModelError, match=r"already changed by the objective 'masked' \(use --objective masked"):
         train("other", **again)
-    with pytest.raises(ModelError, match=r"changed for its own classes: blue, red \(train it on with the same"):
+    with pytest.raises(ModelError, match=r"changed for its own classes: blue, red \(give data with the same"):
         service.train(
             hub, checked(toys.plan("evidence:60", objective="masked", **again)), tmp_path / "other", device="cpu"
         )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xaihub.training.checkpoint import Checkpoint
+from xaihub.training.loop.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,10 @@ def test_a_run_killed_several_times_ends_like_an_undisturbed_one_bit_for_bit(run
         assert tables[0].keys() == tables[1].keys()
         assert [name for name in tables[0] if not torch.equal(tables[0][name], tables[1][name])] == []
     records = [
-        [{key: value for key, value in record.items() if key != "seconds"} for record in end.state["place"]["history"]]
+        [
+            {key: value for key, value in record.items() if key != "seconds"}
+            for record in end.state["progress"]["history"]
+        ]
         for end in ends
     ]
     assert records[0] == records[1]
@@ -60,7 +63,7 @@ def test_two_processes_learn_what_one_learns(runs: Path) -> None:
     # Batches of seven rows: one process has four of them, the other three.
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-6
     histories = [
-        Checkpoint.load(runs / name / "checkpoint.safetensors").state["place"]["history"] for name in ("one", "two")
+        Checkpoint.load(runs / name / "checkpoint.safetensors").state["progress"]["history"] for name in ("one", "two")
     ]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert abs(histories[0][0][name] - histories[1][0][name]) < 1e-5

@@ -1,4 +1,4 @@
-"""A sweep over a parameter of an objective: one run a value, a rule, a report."""
+"""A sweep over a parameter of an objective: one run per value, a rule, a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xaihub.hub import Hub
 from xaihub.specs import Judged
 from xaihub.training import run as service
 from xaihub.training.config import Config, checked
-from xaihub.training.sweep import Report, Trial, _data, choose, markdown, parse, sweep
+from xaihub.training.sweep import Report, Trial, choose, markdown, parse, sweep
 
 JUDGED = [
     Judged(explainer="saliency", parameters={"absolute": False}, metrics=("saliency_stability", "point_fidelity")),
@@ -28,7 +28,7 @@ def plan(images: Path, **values: Any) -> Config:
 
 
 def trial(value: str, loss: float, accuracy: float) -> Trial:
-    return Trial(value=value, card="", loss=loss, accuracy=accuracy, figures={}, reasons={})
+    return Trial(value=value, card="", loss=loss, accuracy=accuracy, scores={}, reasons={})
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_every_value_is_trained_and_judged_on_the_same_images(hub: Hub, images: 
     assert [Path(found.card).parent.name for found in report.trials] == ["c=0", "c=0.3"]
     assert all(Path(found.card).is_file() for found in report.trials)
     first = report.trials[0]
-    assert first.figures["saliency saliency_stability"] > 0
-    assert first.figures["lime point_fidelity"] is not None
-    assert first.figures["saliency point_fidelity"] is None
+    assert first.scores["saliency saliency_stability"] > 0
+    assert first.scores["lime point_fidelity"] is not None
+    assert first.scores["saliency point_fidelity"] is None
     assert "no local linear model" in first.reasons["saliency point_fidelity"]
     record = json.loads((folder / "report.json").read_text())
     assert record["chosen"] == report.chosen
     assert [found["value"] for found in record["trials"]] == ["0", "0.3"]
     page = (folder / "report.md").read_text()
     assert "| | c=0 | c=0.3 |" in page
-    assert f"Take **c={report.chosen}**" in page
+    assert f"Recommended: **c={report.chosen}**" in page
     assert [file.name for file in report.files[2:]] == ["before-after-1.png", "before-after-2.png"]
     with Image.open(folder / "before-after-1.png") as drawn:
         assert drawn.height > 600  # two rows
@@ -117,7 +117,7 @@ def test_objectives_name_explainers_and_metrics_that_exist(hub: Hub) -> None:
 def test_images_that_are_explained_are_those_held_out_with_their_own_classes(
     hub: Hub, images: Path, tmp_path: Path
 ) -> None:
-    from xaihub.training.setting import accelerating, set_up
+    from xaihub.training.setup import accelerating, labelled_images, prepared, set_up
 
     classes = tmp_path / "classes.txt"
     classes.write_text("red\nblue\n")  # not in the order of the alphabet
@@ -127,7 +127,8 @@ def test_images_that_are_explained_are_those_held_out_with_their_own_classes(
     config = plan(images, model=str(start.card), scratch=False)
     with accelerating(config, "cpu") as accelerator:
         trained = set_up(hub, config, accelerator, lambda *_: None).data
-    again = _data(config, hub.load_model(str(start.card), device="cpu"), lambda *_: None)
+    model = hub.load_model(str(start.card), device="cpu")
+    again = prepared(labelled_images(config), model, config, lambda *_: None, checked=True)
     assert again.images.classes == trained.images.classes == ("red", "blue")
     assert again.val == trained.val
     assert again.images.labels == trained.images.labels

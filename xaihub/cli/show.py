@@ -20,13 +20,15 @@ __all__ = ["show"]
 @json_option
 @click.pass_obj
 def show(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show the card of an explainer, metric, model or adapter: paper, parameters, needs, cost, limits.
+    """Show an explainer, metric, model and so on.
+
+    Prints its paper, parameters, needs, cost and limits.
 
     \b
     Examples:
       xaihub show rise
       xaihub show efficientnet_lite0 --json
-      xaihub show objective:shapley                    where an explainer has the same name
+      xaihub show objective:shapley                    if an explainer has the same name
     """
     found = card(app.hub, name)
     if as_json:
@@ -43,12 +45,12 @@ def show(app: App, /, name: str, *, as_json: bool) -> None:
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for key, value in facts.items():
         if key == "paper":
-            yield f"  {'paper':<16}{value['title']} ({value['year']}), {value['url']}"
+            yield f"  {'paper':<15} {value['title']} ({value['year']}), {value['url']}"
         elif isinstance(value, Mapping):
             for inner, text in value.items():
                 if text not in ("", None, ()):
-                    yield f"  {f'{key}.{inner}':<22}{text}"
+                    yield f"  {f'{key}.{inner}':<21} {text}"
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
             shown = {True: "yes", False: "no"}.get(shown, shown) if isinstance(shown, bool) else shown
-            yield f"  {key.replace('_', ' '):<16}{shown}"
+            yield f"  {key.replace('_', ' '):<15} {shown}"

@@ -1,26 +1,38 @@
-"""Charts of a run: mean curves, and quality against cost."""
+"""Charts of a run: mean curves, and scores against cost."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from xaihub.evaluation.leaderboard import Board, labels
+from xaihub.evaluation.leaderboard import Board, labelled
 from xaihub.evaluation.results import ScoreRow
-from xaihub.records import canonical
+from xaihub.files import write_file
 
-__all__ = ["cost_chart", "curve_chart"]
+__all__ = ["cost_chart", "curve_chart", "plot"]
+
+
+def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
+    """Write PNG charts of mean curves and of score against cost; return their paths."""
+    written = []
+    for board in boards:
+        for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
+            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
+            written.append(write_file(file, partial(figure.savefig, format="png", dpi=120)))
+    return written
 
 
 def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
-    """Yield one chart a curve metric: the mean curve of each explainer, controls dashed."""
+    """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
     curves: dict[str, dict[str, list[Any]]] = {}
-    for row, explainer, metric in _named(board, rows):
-        if row.curve:
+    for row, explainer, metric in labelled(rows):
+        if row.model == board.model and row.curve:
             curves.setdefault(metric, {}).setdefault(explainer, []).append(row.curve)
     for metric, found in curves.items():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -38,10 +50,10 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
 
 
 def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
-    """Yield one chart a metric: each method's mean with its interval, over forward and backward passes a map."""
+    """Yield one chart per metric: each explainer's mean with its interval, over passes per map."""
     spent: dict[str, list[float]] = {}
-    for row, explainer, _ in _named(board, rows):
-        if row.record:
+    for row, explainer, _ in labelled(rows):
+        if row.model == board.model and row.record:
             spent.setdefault(explainer, []).append(row.record["forward_passes"] + row.record["backward_passes"])
     for metric in board.metrics:
         if board.directions[metric] is None or metric.startswith("cost_"):
@@ -58,23 +70,14 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
             axes.annotate(name, (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
         better = "higher" if board.directions[metric] else "lower"
         axes.set(
-            xscale="log", xlabel="passes a map (forward + backward rows)", ylabel=f"{metric} ({better} is better)",
-            title=f"quality against cost on {board.model}",
+            xscale="log", xlabel="forward + backward passes per map", ylabel=f"{metric} ({better} is better)",
+            title=f"{metric} against cost on {board.model}",
         )  # fmt: skip
         axes.margins(x=0.18)  # room for the names on the right
         axes.grid(alpha=0.3)
         yield f"cost_{_fit(metric)}", figure
 
 
-def _named(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[ScoreRow, str, str]]:
-    """Yield the board's rows with the names that its table gives to their explainer and metric."""
-    names, columns = labels(rows)
-    for row in rows:
-        if row.model == board.model:
-            explainer = names[canonical([row.explainer, row.explainer_parameters])]
-            yield row, explainer, columns[canonical([row.metric, row.metric_parameters])]
-
-
 def _fit(name: str) -> str:
-    """Return a name as part of a file's: parameters may hold paths."""
+    """Make a name safe for file names; parameters may contain paths."""
     return re.sub(r"[^\w.=-]+", "_", name)

@@ -1,4 +1,4 @@
-"""What results depend on: the contents of files, versions of code, and for scores what their metric looks at."""
+"""What results depend on: contents of files, versions of code, and for scores what else the metric reads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 
 from xaihub import __version__
 from xaihub.evaluation.plan import Plan
+from xaihub.evaluation.results import ScoreKey
 from xaihub.explainers.explainer import Explainer
 from xaihub.hub import Hub
 from xaihub.metric import Metric
@@ -22,44 +23,44 @@ from xaihub.records import canonical
 
 __all__ = ["Dependence", "code", "neighbours", "with_files"]
 
-POOL = 16  # images after this one that a metric may combine it with
+POOL = 16  # images that a metric may combine an image with
 
 
 class Dependence:
-    """What each score of a plan depends on beside its map and its parameters: its basis.
+    """The basis of each score of a plan: what it depends on in addition to its map and the metric's parameters.
 
-    A basis names the code of a metric that does not come with xaihub, the truth (mask or boxes) of the image if the
-    metric declares `needs_truth`, and the images it may be combined with if it declares `needs_pool`. The rest
-    (model, preprocessing, seed, versions of xaihub and torch) is part of the explanation's own key.
+    A basis names the code of a metric that is not shipped with xaihub, the mask or boxes of the image if the metric
+    declares `needs_truth`, and the images it may be combined with if the metric declares `needs_pool`. The rest
+    (model, preprocessing, seed, versions of xaihub and torch) is part of the explanation's key.
     """
 
     def __init__(self, hub: Hub, plan: Plan) -> None:
         """Compute nothing yet."""
         self._plan = plan
         self._metrics = [
-            (metric, (metric.name, canonical(with_files(metric.parameters))), _plugin_code(hub.metrics, hub, metric))
+            (metric, canonical(with_files(metric.parameters)), _plugin_code(hub.metrics, hub, metric))
             for metric in plan.metrics
         ]
         self._positions = {source: position for position, source in enumerate(plan.images)}
         self._checksums: dict[str, str] = {}
-        self._bases: dict[str, dict[tuple[str, str], str]] = {}
+        self._scores: dict[str, list[ScoreKey]] = {}
 
-    def bases(self) -> dict[str, dict[tuple[str, str], str]]:
-        """Return the basis of each (metric, parameters), for every image of the plan."""
-        return {source: self.basis(source) for source in self._plan.images}
+    def all_scores(self) -> dict[str, list[ScoreKey]]:
+        """Return the scores that the plan wants of each explanation, by image."""
+        return {source: self.scores(source) for source in self._plan.images}
 
-    def basis(self, source: str) -> dict[tuple[str, str], str]:
-        """Return the basis of each (metric, parameters) for one image."""
-        if source in self._bases:
-            return self._bases[source]
-        found = self._bases[source] = {}
-        for metric, score, version in self._metrics:
+    def scores(self, source: str) -> list[ScoreKey]:
+        """Return the scores that the plan wants of each explanation of one image."""
+        if source in self._scores:
+            return self._scores[source]
+        found = self._scores[source] = []
+        for metric, parameters, version in self._metrics:
             parts: dict[str, Any] = {"code": version} if version else {}
             if metric.needs_truth:
                 parts["truth"] = self._truth(source)
             if metric.needs_pool:
                 parts["pool"] = self._pool(source)
-            found[score] = canonical(parts)
+            found.append(ScoreKey(metric.name, parameters, canonical(parts)))
         return found
 
     def checksum(self, path: str) -> str:
@@ -82,13 +83,13 @@ class Dependence:
 
 
 def neighbours(images: Sequence[str], position: int) -> list[str]:
-    """Return the images that the one at a position may be combined with: those after it, in a circle."""
+    """Return the images that the one at a position may be combined with: the next ones, wrapping around."""
     count = len(images)
     return [images[(position + step) % count] for step in range(1, min(POOL, count - 1) + 1)]
 
 
 def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters, and beside each that names a file that file's sha256: results depend on what is in it."""
+    """Return parameters, plus the sha256 of each file they name: results depend on its contents."""
     found = dict(parameters)
     for name, value in parameters.items():
         file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
@@ -98,7 +99,7 @@ def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def code(hub: Hub, explainer: Explainer) -> str:
-    """Return the versions that an explanation's values depend on."""
+    """Return the software versions that an explanation's values depend on."""
     versions = [
         f"xaihub {__version__}",
         f"torch {torch.__version__.partition('+')[0]}",
@@ -109,7 +110,7 @@ def code(hub: Hub, explainer: Explainer) -> str:
 
 
 def _plugin_code(registry: Any, hub: Hub, item: Explainer | Metric) -> str:
-    """Return version and source file of what a plugin brought; "" for what comes with xaihub, whose version says it."""
+    """Return version and source of an item of a third-party plugin; "" for built-in plugins, versioned with xaihub."""
     plugin = registry.get(item.name).plugin
     info = next((info for info in hub.host.plugins if info.name == plugin), None)
     if info is None or info.builtin:
@@ -119,7 +120,7 @@ def _plugin_code(registry: Any, hub: Hub, item: Explainer | Metric) -> str:
 
 @cache
 def _source(kind: type) -> str:
-    """Return a short checksum of the file that a class is written in: a single file has no version."""
+    """Return a short checksum of the file that defines a class: a single-file plugin has no version."""
     with suppress(OSError, TypeError):
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
     return ""

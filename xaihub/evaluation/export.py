@@ -1,36 +1,34 @@
-"""Taking a run's scores elsewhere."""
+"""Exporting a run's scores as a table."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xaihub.errors import MissingExtra
-from xaihub.evaluation.leaderboard import Board
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.store import RunStore
 from xaihub.files import write_file
 from xaihub.records import canonical
 
-__all__ = ["FORMATS", "export", "merge", "plot"]
+__all__ = ["FORMATS", "export"]
 
 FORMATS = ("csv", "parquet", "json")
 _COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
 
 
 def export(store: RunStore, format_: str, path: Path | None) -> str | None:
-    """Write a run's scores, one row a score, to a file; without a path return the text (csv and json).
+    """Write a run's scores to a file, one row per score; without a path return the text (csv and json).
 
-    An image that failed before anything was explained has a row of its own: its path and the reason, all else empty.
+    An image that failed has a row of its own, with only its path and the error.
 
     Raises:
-        MissingExtra: Parquet needs a library that is not installed.
+        MissingExtra: The format is parquet, and pandas or pyarrow is not installed.
         OutputError: The file cannot be written.
     """
     rows = [_flat(row) for row in store.rows()]
@@ -55,48 +53,10 @@ def export(store: RunStore, format_: str, path: Path | None) -> str | None:
     return None
 
 
-def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, int]:
-    """Merge runs into a new one; a record that several hold is kept once, what they disagree on is set aside.
-
-    Returns:
-        The merged run, and the number of scores that are set aside: they are shown, or measured anew, when the merged
-        run is resumed.
-
-    Raises:
-        OutputError: A run is missing or damaged, or the output exists or cannot be written.
-    """
-    sources = [RunStore(folder) for folder in folders]
-    merged = RunStore(output, create=True)
-    with merged.writing():
-        aside = merged.absorb(*sources)
-        merged.set_config(_joined([source.config for source in sources]))
-    for source in sources:
-        source.close()
-    return merged, aside
-
-
-def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
-    """Draw the mean curves of curve metrics, and quality against cost, as PNG files; return their paths."""
-    from xaihub.evaluation.charts import cost_chart, curve_chart
-
-    written = []
-    for board in boards:
-        for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
-            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=120)
-            written.append(write_file(file, partial(_fill, buffer.getvalue())))
-    return written
-
-
-def _fill(data: bytes, file: Path) -> None:
-    file.write_bytes(data)
-
-
 def _flat(row: ScoreRow) -> dict[str, Any]:
     record = row.record
     return {
-        **{name: value for name, value in row.__dict__.items() if name not in ("record", "curve", "details")},
+        **row.flat(),
         "target": record.get("target", {}).get("index"),
         "predicted": record.get("predicted", {}).get("index"),
         "details": row.details,
@@ -104,7 +64,7 @@ def _flat(row: ScoreRow) -> dict[str, Any]:
 
 
 def _failed(source: str, reason: str) -> dict[str, Any]:
-    """Return the row of an image that nothing was measured on, with the columns of all rows."""
+    """Return the row of a failed image, with the columns of all rows."""
     names = [field.name for field in fields(ScoreRow) if field.name not in ("record", "curve", "details")]
     empty = dict.fromkeys([*names, "target", "predicted", "details"])
     return {**empty, "image": source, "error": reason}
@@ -120,16 +80,3 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(_packed(row) for row in rows)
     return buffer.getvalue()
-
-
-def _joined(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Unite the lists of several plans, so that the merged run can be resumed."""
-    joined: dict[str, Any] = {}
-    for config in configs:
-        for name, value in config.items():
-            if isinstance(value, list):
-                have = joined.setdefault(name, [])
-                have += [item for item in value if item not in have]
-            else:
-                joined.setdefault(name, value)
-    return joined

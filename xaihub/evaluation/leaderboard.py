@@ -1,4 +1,4 @@
-"""From scores to a table that can be trusted: means with intervals, controls beside, contradictions named."""
+"""Leaderboards: mean scores with intervals, compared with controls, with notes on contradictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xaihub.hub import Hub
 from xaihub.records import canonical
 from xaihub.specs import MetricSpec
 
-__all__ = ["Board", "Entry", "boards", "interval", "labels"]
+__all__ = ["Board", "Entry", "boards", "interval", "labelled"]
 
 RESAMPLES = 2000
 
@@ -25,10 +25,10 @@ class Entry:
     Attributes:
         mean: The mean over images.
         low: The lower end of the 95 % bootstrap interval of the mean.
-        high: Its upper end.
+        high: The upper end.
         count: Number of images with a score.
-        failed: Number of images without one.
-        best: The best of all methods that are no controls, on the images that all of them have a score of.
+        failed: Number of images without a score.
+        best: Best of all methods except controls, on the images for which all of them have a score.
     """
 
     mean: float
@@ -41,18 +41,18 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """One model's table.
+    """The leaderboard of one model.
 
     Attributes:
         model: The model.
-        metrics: Column names, with parameters where one metric occurs twice.
-        directions: True where higher is better, False where lower is, None where neither.
-        axes: What the two axes of a metric's curve are.
-        explainers: Row names, methods first, controls last.
+        metrics: Column names, with parameters where a metric occurs more than once.
+        directions: True if higher is better, False if lower is better, None if neither.
+        axes: The axis labels of a metric's curve.
+        explainers: Row names, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
-        notes: Where methods have scores on different images, where a control beats every method, and where metrics
-            contradict each other.
+        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
+            metrics that contradict each other.
     """
 
     model: str
@@ -84,23 +84,25 @@ class Board:
 
 
 def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
-    """Make one table a model."""
-    names, columns = labels(rows)
-    found = []
-    for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model]
-        found.append(_board(model, own, names, columns, hub))
-    return found
+    """Return one leaderboard per model."""
+    models: dict[str, list[tuple[ScoreRow, str, str]]] = {}
+    for one in labelled(rows):
+        models.setdefault(one[0].model, []).append(one)
+    return [_board(found, hub) for found in models.values()]
 
 
-def labels(rows: Sequence[ScoreRow]) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return the tables' row names by explainer and parameters, and their column names by metric and parameters."""
+def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
+    """Return each score with the labels of its explainer and its metric."""
     names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    return names, _names((row.metric, row.metric_parameters) for row in rows)
+    columns = _names((row.metric, row.metric_parameters) for row in rows)
+    return [
+        (row, names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
+        for row in rows
+    ]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean, and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
+    """Return the mean and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
     sample = np.asarray(values, dtype=float)
     picks = np.random.default_rng(0).integers(0, len(sample), size=(RESAMPLES, len(sample)))
     means = sample[picks].mean(axis=1)
@@ -108,33 +110,30 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(sample.mean()), float(low), float(high)
 
 
-def _board(
-    model: str, rows: Sequence[ScoreRow], names: Mapping[str, str], columns: Mapping[str, str], hub: Hub
-) -> Board:
+def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub) -> Board:
     values: dict[tuple[str, str], list[ScoreRow]] = {}
-    for row in rows:
-        pair = (names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
-        values.setdefault(pair, []).append(row)
-    controls = frozenset(names[_id(row.explainer, row.explainer_parameters)] for row in rows if row.control)
-    metrics = list(dict.fromkeys(pair[1] for pair in values))
-    directions = {columns[_id(row.metric, row.metric_parameters)]: _direction(hub, row.metric) for row in rows}
+    for row, explainer, metric in rows:
+        values.setdefault((explainer, metric), []).append(row)
+    controls = frozenset(explainer for row, explainer, _ in rows if row.control)
+    explainers = sorted({explainer for explainer, _ in values}, key=lambda name: (name in controls, name))
+    specs = {metric: _spec(hub, row.metric) for row, _, metric in rows}
+    directions = {metric: spec.higher_is_better for metric, spec in specs.items()}
     entries: dict[tuple[str, str], Entry] = {}
     for pair, scored in values.items():
         known = [row.value for row in scored if row.value is not None]
         if known:
             mean, low, high = interval(known)
             entries[pair] = Entry(mean=mean, low=low, high=high, count=len(known), failed=len(scored) - len(known))
-    explainers = sorted(dict.fromkeys(pair[0] for pair in values), key=lambda name: (name in controls, name))
-    table = _Table(values, metrics, [name for name in explainers if name not in controls], directions)
-    for metric in metrics:
+    table = _Table(values, [name for name in explainers if name not in controls], directions)
+    for metric in directions:
         best = table.best(metric)
         if best is not None:
             entries[best, metric] = replace(entries[best, metric], best=True)
     return Board(
-        model=model,
-        metrics=metrics,
+        model=rows[0][0].model,
+        metrics=list(directions),
         directions=directions,
-        axes={columns[_id(row.metric, row.metric_parameters)]: _axes(hub, row.metric) for row in rows},
+        axes={metric: spec.axes for metric, spec in specs.items()},
         explainers=explainers,
         controls=controls,
         entries=entries,
@@ -143,22 +142,21 @@ def _board(
 
 
 class _Table:
-    """Comparisons of methods, each on the images that all compared have a score of: a refusal is no good score."""
+    """Comparisons of methods, each on the images for which all compared methods have a score."""
 
     def __init__(
         self,
         rows: Mapping[tuple[str, str], Sequence[ScoreRow]],
-        metrics: Sequence[str],
         methods: Sequence[str],
         directions: Mapping[str, bool | None],
     ) -> None:
         self._scores = {
             pair: {row.image: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
         }
-        self._metrics, self._methods, self._directions = metrics, methods, directions
+        self._methods, self._directions = methods, directions
 
     def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
-        """Return the means over common images. Those without any score are left out."""
+        """Return the means over common images, of the methods that have any score."""
         found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
         common = set.intersection(*map(set, found.values())) if found else set()
         return {
@@ -175,17 +173,17 @@ class _Table:
         return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
 
     def uneven(self) -> Iterator[str]:
-        """Name the metrics of which methods have scores on different images."""
-        for metric in self._metrics:
+        """Report metrics for which methods were scored on different images."""
+        for metric in self._directions:
             sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
             if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
                 common = len(set.intersection(*sets))
-                compared = f"the {common} that all have decide" if common else "none has all, so none is called best"
-                yield f"not every method has {metric} of the same images: {compared}"
+                best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
+                yield f"methods were scored on different images for {metric}; {best}"
 
     def beaten(self, controls: Sequence[str]) -> Iterator[str]:
-        """Name the metrics on which a control, which knows nothing of the model, beats every method."""
-        for metric in self._metrics:
+        """Report metrics on which a control, which does not look at the model, beats every method."""
+        for metric in self._directions:
             if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
                 continue
             for control in controls:
@@ -196,19 +194,19 @@ class _Table:
                 best = max(means, key=lambda name: sign * means[name])
                 if sign * mean > sign * means[best]:
                     yield (
-                        f"{control} beats every method on {metric} ({mean:.3g} against {means[best]:.3g} of {best}):"
-                        " this metric alone proves nothing here"
+                        f"{control} beats every method on {metric} ({mean:.3g}, best method {best} {means[best]:.3g});"
+                        " this metric alone demonstrates nothing here"
                     )
 
     def contradictions(self) -> Iterator[str]:
-        """Name the pairs of metrics that rank the methods the opposite way, by Kendall's tau."""
+        """Report pairs of metrics that rank the methods in opposite orders, by Kendall's tau."""
         from scipy.stats import kendalltau
 
         if len(self._methods) < 3:
             return
         ranked = [
             (metric, [self._sign(metric) * mean for mean in means.values()])
-            for metric in self._metrics
+            for metric in self._directions
             if self._directions[metric] is not None and not metric.startswith("cost_")
             if len(means := self._means(metric, self._methods)) == len(self._methods)
         ]
@@ -216,17 +214,12 @@ class _Table:
             for second, theirs in ranked[number + 1 :]:
                 tau = kendalltau(ours, theirs).statistic
                 if tau < -0.3:
-                    yield f"{first} and {second} rank the methods the opposite way (Kendall's tau {tau:.2f})"
+                    yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
 
 
-def _axes(hub: Hub, metric: str) -> tuple[str, str]:
-    spec = hub.metrics.find(metric)
-    return MetricSpec.axes if spec is None else spec.axes
-
-
-def _direction(hub: Hub, metric: str) -> bool | None:
-    spec = hub.metrics.find(metric)
-    return None if spec is None else spec.higher_is_better
+def _spec(hub: Hub, metric: str) -> MetricSpec:
+    """Return a metric's record; that of a plugin that is not installed has no direction."""
+    return hub.metrics.find(metric) or MetricSpec(name=metric, target="")
 
 
 def _id(name: str, parameters: Mapping[str, Any]) -> str:
@@ -234,7 +227,7 @@ def _id(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Name things shortly: by name alone, or with the parameters in which namesakes differ."""
+    """Return short names: the name alone, or with the parameters in which items of that name differ."""
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, parameters in things:
         groups.setdefault(name, {})[_id(name, parameters)] = parameters

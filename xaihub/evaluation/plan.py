@@ -1,81 +1,30 @@
-"""What an evaluation run is to do: read, checked as a whole before any work starts."""
+"""The plan of a run: its configuration with every name, parameter, path and model checked before any work."""
 
 from __future__ import annotations
 
-import csv
-import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from xaihub.errors import ExplainerRefused, InputError, ParameterError, XaihubError
+from xaihub.evaluation.annotations import Box, read_boxes, read_labels, read_masks
+from xaihub.evaluation.config import Choice, Config
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import Target
-from xaihub.hub import DEFAULT_MODEL, Hub, pick_device
+from xaihub.hub import Hub, pick_device
 from xaihub.images import find_images
 from xaihub.masking import BaselineName, make_removal
-from xaihub.matching import matched
 from xaihub.metric import Metric
-from xaihub.models.model import Model
+from xaihub.models.model import Model, Runtime
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 
-__all__ = ["Choice", "Config", "Plan", "check_models", "make_plan", "read_config"]
-
-T = TypeVar("T")
-
-DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
-DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
-
-
-class Choice(msgspec.Struct, forbid_unknown_fields=True):
-    """An explainer or a metric by name, with parameters that differ from the defaults."""
-
-    name: str
-    params: dict[str, Any] = {}
-
-
-class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An evaluation run as it is written in a file.
-
-    Attributes:
-        images: Files, folders and globs.
-        output: The folder of the run.
-        models: Model names or card files.
-        explainers: Names, or name and params.
-        metrics: Names, or name and params.
-        controls: Add the control explainers, which see nothing of the model.
-        target: What is explained: see `Target.parse`; None is the predicted class.
-        labels: A CSV with the columns file and class_index; the labelled class is explained then.
-        masks: A folder with one mask image (white on black) a photo, of the same name.
-        boxes: A CSV with the columns file, left, top, right, bottom, in pixels of the photo.
-        seed: Fixes every random choice.
-        device: Where the models run.
-        batch_size: Rows a forward pass.
-        limit: Take only the first so many images.
-    """
-
-    images: Annotated[list[str], msgspec.Meta(min_length=1)]
-    output: str = ""
-    models: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_MODEL])
-    explainers: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPLAINERS))
-    metrics: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
-    controls: bool = True
-    target: str | int | None = None
-    labels: str | None = None
-    masks: str | None = None
-    boxes: str | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
-    device: str = "auto"
-    batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+__all__ = ["Plan", "load_models", "make_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +32,14 @@ class Plan:
     """A checked run: every name resolved, every parameter converted, every path found.
 
     Attributes:
-        config: What it was made from.
+        config: The configuration.
         images: The images' paths.
         explainers: The explainers, controls last.
-        controls: Which of them are controls, by name.
+        controls: The names of those that are controls.
         metrics: The metrics.
-        labels: The class of each image that has one, by its path.
-        masks: The mask image of each image that has one, by its path.
-        boxes: (left, top, right, bottom) of each image that has any, by its path.
+        labels: The class of each labelled image, by its path.
+        masks: The mask file of each image that has one, by its path.
+        boxes: The boxes of each image that has any, by its path.
     """
 
     config: Config
@@ -100,21 +49,11 @@ class Plan:
     metrics: Sequence[Metric]
     labels: Mapping[str, int]
     masks: Mapping[str, Path]
-    boxes: Mapping[str, Sequence[tuple[float, float, float, float]]]
-
-
-def read_config(path: str | Path) -> tuple[Config, YamlFile]:
-    """Read a run's YAML file; also return the file, which knows the lines.
-
-    Raises:
-        ParameterError: A key is unknown or missing, or a value has the wrong type; names line and key.
-    """
-    file = YamlFile(path, what="config", error=ParameterError)
-    return file.convert(Config, hint="docs/how-to/evaluate.md lists the keys"), file
+    boxes: Mapping[str, Sequence[Box]]
 
 
 def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
-    """Check everything that can be checked without running a model.
+    """Check everything that can be checked without a model.
 
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
@@ -125,22 +64,24 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     if config.controls:
         named = {explainer.name for explainer in explainers}
         explainers += [hub.get_explainer(name) for name in sorted(controls - named)]
-    with _blaming(file, "images"):
+    with _at(file, "images"):
         images = find_images(config.images)[: config.limit]
         _check_names(images)
-    with _blaming(file, "labels"):
-        labels = _labels(config.labels, images)
-    with _blaming(file, "masks"):
-        masks = _masks(config.masks, images)
-    with _blaming(file, "boxes"):
-        boxes = _boxes(config.boxes, images)
+    with _at(file, "labels"):
+        labels = read_labels(config.labels, images)
+    with _at(file, "masks"):
+        masks = read_masks(config.masks, images)
+    with _at(file, "boxes"):
+        boxes = read_boxes(config.boxes, images)
     for number, metric in enumerate(metrics):
         if metric.needs_truth and not masks and not boxes:
-            message = f"metric {metric.name!r} compares with masks or boxes, and none are given"
-            hint = "give --masks FOLDER or --boxes FILE"
-            raise _complaint(ParameterError(message, hint=hint), file, "metrics", number)
+            with _at(file, "metrics", number):
+                raise ParameterError(
+                    f"metric {metric.name!r} needs masks or boxes", hint="give --masks FOLDER or --boxes FILE"
+                )
     if not explainers:
-        raise _complaint(ParameterError("there is no explainer to judge"), file, "explainers")
+        with _at(file, "explainers"):
+            raise ParameterError("there is no explainer to evaluate", hint="name one, or leave controls on")
     return Plan(
         config=config,
         images=images,
@@ -153,41 +94,46 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     )
 
 
-def check_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> None:
-    """Load each model, and check what cannot be checked without: device, target, labels and ways to hide pixels.
+def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Model]:
+    """Load a plan's models, and check against each the device, target, labels and baselines.
 
     Raises:
         XaihubError: One of them is wrong; names line and key if `file` is given.
     """
-    named: dict[str, str] = {}
+    config = plan.config
+    with _at(file, "device"):
+        pick_device(config.device)
+    models: dict[str, Model] = {}
     networks: dict[str, str] = {}
-    for number, name in enumerate(plan.config.models):
-        with _blaming(file, "device"):
-            pick_device(plan.config.device)
-        with _blaming(file, "models", number):
-            model = hub.load_model(name, device=plan.config.device)
-            if model.name in named:
-                message = f"{named[model.name]!r} and {name!r} are both named {model.name!r}"
-                raise ParameterError(message, hint="give one of the cards another name, or each its own run")
-            named[model.name] = name
-            if len(plan.config.models) > 1:  # a hash of all weights takes a while
+    for number, name in enumerate(config.models):
+        with _at(file, "models", number):
+            model = hub.load_model(name, device=config.device, runtime=Runtime(batch_size=config.batch_size))
+            if model.name in models:
+                first = config.models[list(models).index(model.name)]
+                message = f"{first!r} and {name!r} are both named {model.name!r}"
+                raise ParameterError(message, hint="rename one of the cards, or evaluate each in its own run")
+            models[model.name] = model
+            if len(config.models) > 1:  # hashing all weights takes a while
                 network = canonical([model.weights_hash, model.structure_hash, model.preprocessing.description])
-                if network in networks:
-                    raise ParameterError(f"{networks[network]!r} and {name!r} are the same network", hint="drop one")
-                networks[network] = name
-        with _blaming(file, "target"):
-            Target.parse(plan.config.target, model.classes)
-        with _blaming(file, "labels"):
+                first = networks.setdefault(network, name)
+                if first != name:
+                    raise ParameterError(f"{first!r} and {name!r} are the same network", hint="drop one")
+        with _at(file, "target"):
+            Target.parse(config.target, model.classes)
+        with _at(file, "labels"):
             for image, label in plan.labels.items():
                 if model.classes and label >= len(model.classes):
                     message = f"class {label} of {image!r} is out of range"
                     raise InputError(message, hint=f"{model.name} has {len(model.classes)} classes")
         blank = torch.zeros(model.input_size)
-        for key, names in (("explainers", plan.config.explainers), ("metrics", plan.config.metrics)):
-            make = hub.get_explainer if key == "explainers" else hub.get_metric
-            for place, choice in enumerate(names):
-                with _blaming(file, key, place):
+        for key, make, choices in (
+            ("explainers", hub.get_explainer, config.explainers),
+            ("metrics", hub.get_metric, config.metrics),
+        ):
+            for place, choice in enumerate(choices):
+                with _at(file, key, place):
                     _check_baselines(model, blank, _made(make, choice, file, key, place))
+    return list(models.values())
 
 
 def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
@@ -195,66 +141,29 @@ def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
     for name, parameter in parameters(kind).items():
         value = getattr(item, name)
         if parameter.annotation == BaselineName and isinstance(value, str):
-            with suppress(ExplainerRefused):  # a refusal is a result, and recorded with each image
+            with suppress(ExplainerRefused):  # a refusal is a result, recorded with each image
                 make_removal(value, model, blank)
 
 
 def _made(make: Any, choice: str | Choice, file: YamlFile | None, key: str, number: int) -> Any:
     choice = Choice(choice) if isinstance(choice, str) else choice
-    try:
+    with _at(file, key, number):
         return make(choice.name, **choice.params)
-    except XaihubError as error:
-        raise _complaint(error, file, key, number) from error
 
 
 def _distinct(items: Iterable[Any]) -> list[Any]:
     return list({repr((item.name, item.parameters)): item for item in items}.values())
 
 
-class _blaming:  # noqa: N801 - reads as a statement
-    """Turn an error inside into a complaint about a key of the file."""
-
-    def __init__(self, file: YamlFile | None, *keys: str | int) -> None:
-        self._file, self._keys = file, keys
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, XaihubError):
-            raise _complaint(error, self._file, *self._keys) from error
-
-
-def _complaint(error: XaihubError, file: YamlFile | None, *keys: str | int) -> XaihubError:
-    return error if file is None else file.complaint(error.message, *keys, hint=error.hint)
-
-
-def _table(path: str | None, columns: Sequence[str]) -> list[tuple[str, Mapping[str, str]]]:
-    """Read (file name, row) of a CSV that must have the given columns."""
-    if path is None:
-        return []
+@contextmanager
+def _at(file: YamlFile | None, *keys: str | int) -> Iterator[None]:
+    """Report an error inside as one about the value at `keys` of the file."""
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark at the beginning
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(columns)}")
-            rows: list[tuple[str, Mapping[str, str]]] = [(row["file"] or "", row) for row in reader]
-    except OSError as error:
-        raise InputError(f"cannot read {path!r}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path!r} is no CSV file: {error}") from error
-    for number, (name, row) in enumerate(rows, start=2):
-        if not name:
-            raise InputError(f"{path!r}, line {number}: no file is named")
-        for column in columns[1:]:
-            try:
-                known = math.isfinite(float(row[column]))
-            except (TypeError, ValueError):
-                known = False
-            if not known:
-                raise InputError(f"{path!r}, line {number}: {column} is {row[column]!r}, not a number")
-    return rows
+        yield
+    except XaihubError as error:
+        if file is None:
+            raise
+        raise file.complaint(error.message, *keys, hint=error.hint) from error
 
 
 def _check_names(images: Sequence[str]) -> None:
@@ -262,45 +171,5 @@ def _check_names(images: Sequence[str]) -> None:
         try:
             image.encode()
         except UnicodeEncodeError as error:
-            raise InputError(
-                f"the file name {image!r} is not UTF-8, so no record can name it", hint="rename it"
-            ) from error
-
-
-def _labels(path: str | None, images: Sequence[str]) -> dict[str, int]:
-    found: list[tuple[str, int]] = []
-    for name, row in _table(path, ("file", "class_index")):
-        value = float(row["class_index"])
-        if value < 0 or value != int(value):
-            raise InputError(f"{path!r}: the class of {name!r} is {row['class_index']!r}, not an index")
-        found.append((name, int(value)))
-    return _of_images(images, found, path)
-
-
-def _masks(folder: str | None, images: Sequence[str]) -> dict[str, Path]:
-    if folder is None:
-        return {}
-    files = [(os.path.relpath(path, folder), Path(path)) for path in find_images([folder])]
-    found = matched(images, files, where=repr(folder), by_stem=True)
-    if not found:
-        raise InputError(f"no mask in {folder!r} has an image's name")
-    return found
-
-
-def _boxes(path: str | None, images: Sequence[str]) -> dict[str, list[tuple[float, float, float, float]]]:
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
-    for name, row in _table(path, ("file", "left", "top", "right", "bottom")):
-        box = (float(row["left"]), float(row["top"]), float(row["right"]), float(row["bottom"]))
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise InputError(f"{path!r}: the box of {name!r} is empty")
-        found.setdefault(name, []).append(box)
-    return _of_images(images, list(found.items()), path)
-
-
-def _of_images(images: Sequence[str], listed: Sequence[tuple[str, T]], path: str | None) -> dict[str, T]:
-    if path is None:
-        return {}
-    found = matched(images, listed, where=repr(path), base=Path(path).parent)
-    if listed and not found:
-        raise InputError(f"no image is named in {path!r}")
-    return found
+            message = f"the file name {image!r} is not UTF-8, so it cannot be recorded"
+            raise InputError(message, hint="rename the file") from error

@@ -1,30 +1,30 @@
-"""What a run's records are addressed by, and how a score reads with all that it belongs to."""
+"""The records of a run: what identifies an explanation or a score, and a score with everything it belongs to."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from xaihub.records import canonical
 
-__all__ = ["Key", "ScoreRow"]
+__all__ = ["Key", "Score", "ScoreKey", "ScoreRow"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What an explanation depends on; equal keys mean equal values.
+    """Everything an explanation depends on; equal keys mean equal values.
 
     Attributes:
-        image: The sha256 of the image's file.
+        image: The sha256 of the image file.
         model: The model's name, for reading only.
         weights: The hash of the weights.
-        structure: The hash of what the network does with them, and of the layers that were chosen for maps.
+        structure: The hash of the architecture, and of the layers chosen for activation maps.
         preprocessing: The model's preprocessing settings.
         explainer: The explainer's name.
         parameters: Its parameters.
-        target: The target as asked for.
+        target: The target as requested.
         seed: The seed.
         code: The versions of xaihub and of the plugin that made it.
         control: The explainer is a control, not a method.
@@ -44,14 +44,43 @@ class Key:
 
     @property
     def digest(self) -> str:
-        """The sha256 over all but the model's name."""
+        """The sha256 of all fields except the model's name and `control`."""
         parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
 
+class ScoreKey(NamedTuple):
+    """What a score of a given explanation depends on: the metric, its parameters (JSON), and its basis (JSON).
+
+    The basis names what else the metric reads; see `Dependence`.
+    """
+
+    metric: str
+    parameters: str
+    basis: str = "{}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's result for one explanation, or the error in its place."""
+
+    key: ScoreKey
+    value: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    curve: Any = None
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """One score of one explanation."""
+    """One score with the explanation it belongs to.
+
+    The passes are those of computing this score alone, passes shared with other scores included; `seconds` is the
+    time it took in the run.
+    """
 
     image: str
     model: str
@@ -69,3 +98,7 @@ class ScoreRow:
     error: str | None
     key: str
     record: Mapping[str, Any]
+
+    def flat(self) -> dict[str, Any]:
+        """Return the columns of a table: everything except the record, curve and details."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("record", "curve", "details")}

@@ -1,9 +1,9 @@
-"""The store of an evaluation run: one SQLite file for records, one safetensors file a map.
+"""The store of a run: one SQLite file for records, one safetensors file per map.
 
-Everything is addressed by what it depends on, so an explanation is made once and a score measured once, whatever
-interrupts the run. A record is committed wholly or not at all; a map's file is renamed into place before the record
-that names it is committed. Results of earlier settings stay in the file, and are shown again when the run goes back to
-them; `current` marks what the present plan asks for, and nothing else is shown.
+Everything is keyed by what it depends on, so each explanation and each score is computed once, whatever interrupts the
+run. A record is committed as a whole or not at all; a map's file is renamed into place before the record that names it
+is committed. Results of earlier settings stay in the file and reappear when the run returns to those settings;
+`current` marks what the present plan asks for, and only that is shown.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from xaihub.errors import OutputError
-from xaihub.evaluation.results import Key, ScoreRow
+from xaihub.evaluation.config import Config
+from xaihub.evaluation.results import Key, Score, ScoreKey, ScoreRow
 from xaihub.records import canonical
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from xaihub.explainers.explanation import Explanation
 
-__all__ = ["Key", "RunStore", "ScoreRow"]
+__all__ = ["RunStore"]
 
 FORMAT = 2
 DATABASE = "run.sqlite"
@@ -51,23 +53,25 @@ CREATE TABLE IF NOT EXISTS scores (
 """
 
 _ROWS = """
-SELECT e.image, e.model, e.explainer, e.parameters AS explainer_parameters, e.control, s.metric,
+SELECT e.image, e.model, e.explainer, e.parameters AS explainer_parameters, e.control = 1 AS control, s.metric,
        s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forward_passes, s.backward_passes, s.seconds,
-       coalesce(e.error, s.error) AS error, e.key, e.record
+       coalesce(e.error, s.error) AS error, e.key, coalesce(e.record, '{}') AS record
 FROM scores s JOIN explanations e ON e.key = s.key
 WHERE s.current AND e.current
 ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.image
 """
 
-# What at most one record that is shown may hold, in each table.
+_JSON = ("explainer_parameters", "metric_parameters", "curve", "details", "record")
+
+# At most one record per combination of these columns is shown.
 _SLOTS = {"explanations": "image, model, explainer, parameters", "scores": "key, metric, parameters"}
 
 
 class RunStore:
-    """An evaluation run on disk; any number of readers may look while one process writes."""
+    """A run on disk; any number of processes may read it while one writes."""
 
     def __init__(self, folder: str | Path, *, create: bool = False) -> None:
-        """Open the run in `folder`, or make a new one.
+        """Open the run in `folder`, or create one.
 
         Raises:
             OutputError: There is no run (or, with `create`, there is one), it is damaged, or cannot be written.
@@ -94,20 +98,20 @@ class RunStore:
             self._db.execute("PRAGMA synchronous = NORMAL")
             known = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not create and not known:
-            raise OutputError(f"there is no run in {str(self.folder)!r}", hint="it was stopped before it began")
+            raise OutputError(f"there is no run in {str(self.folder)!r}", hint="it was interrupted before it began")
         if create:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
+                self._insert("meta", mode="IGNORE", name="format", value=str(FORMAT))
         with self._guard():
             if self._meta("format") != str(FORMAT):
                 message = f"the run in {str(self.folder)!r} was written by another version of xaihub"
                 raise OutputError(message, hint="read it with that version, or start a new run")
-            # A run without a plan was killed while it was made; it may be made again.
+            # A run without a configuration was killed while it was created, and may be created again.
             if create and self._meta("config") is not None:
                 raise OutputError(
-                    f"there is a run in {str(self.folder)!r} already", hint=f"continue it: --resume {self.folder}"
+                    f"there is already a run in {str(self.folder)!r}", hint=f"continue it: --resume {self.folder}"
                 )
 
     def close(self) -> None:
@@ -124,7 +128,7 @@ class RunStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run for one writer, and clear what a killed one left behind.
+        """Lock the run for one writer, and delete what a killed one left behind.
 
         Raises:
             OutputError: Another process is writing to it.
@@ -144,50 +148,55 @@ class RunStore:
             lock.release()
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The run's plan, as it was last started with."""
-        found: dict[str, Any] = json.loads(self._meta("config") or "{}")
-        return found
+    def config(self) -> Config:
+        """The configuration that the run was last started with.
 
-    def set_config(self, config: Mapping[str, Any]) -> None:
-        """Remember the run's plan."""
+        Raises:
+            OutputError: It is missing or damaged.
+        """
+        try:
+            return msgspec.json.decode(self._meta("config") or "{}", type=Config)
+        except msgspec.DecodeError as error:
+            raise OutputError(f"the configuration of the run in {str(self.folder)!r} is damaged: {error}") from error
+
+    def set_config(self, config: Config) -> None:
+        """Store the run's configuration."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('config', ?)", (canonical(config),))
+            self._insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
 
     def add_image(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
-        """Note an image of the run, or why it cannot be read."""
+        """Store an image of the run, or the reason why it cannot be evaluated."""
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (source, sha256, position, error))
+            self._insert("images", source=source, sha256=sha256, position=position, error=error)
 
     def failed_images(self) -> dict[str, str]:
-        """Return the images that cannot be read, with the reasons."""
+        """Return the images that cannot be evaluated, with the reasons."""
         rows = self._db.execute("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
 
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
-        """Tell whether an explanation is stored; with `retry` a failed one counts as missing."""
+        """Whether an explanation is stored; with `retry` a failed one counts as missing."""
         row = self._db.execute("SELECT error FROM explanations WHERE key = ?", (key.digest,)).fetchone()
         return row is not None and not (retry and row["error"])
 
-    def missing_scores(
-        self, key: Key, wanted: Iterable[tuple[str, str, str]], *, retry: bool
-    ) -> list[tuple[str, str, str]]:
-        """Return which (metric, parameters, basis) have no score yet; with `retry` failed ones as well."""
+    def missing_scores(self, key: Key, wanted: Sequence[ScoreKey], *, retry: bool) -> list[ScoreKey]:
+        """Return the scores of an explanation that are not stored; with `retry` also those that failed."""
         rows = self._db.execute("SELECT metric, parameters, basis, error FROM scores WHERE key = ?", (key.digest,))
         done = {tuple(row)[:3] for row in rows if not (retry and row["error"])}
         return [score for score in wanted if score not in done]
 
-    def show_scores(self, wanted: Mapping[str, Mapping[tuple[str, str], str]]) -> None:
-        """Show only scores of the given basis, by image and by (metric, parameters).
+    def show_scores(self, wanted: Mapping[str, Sequence[ScoreKey]]) -> None:
+        """Of each image and (metric, parameters) show only the score with the wanted basis.
 
-        Of images that are not named, scores that look at other photos or at masks are not shown.
+        Of images that are not named, scores that depend on other images or on masks are not shown.
         """
+        bases = {source: {(one.metric, one.parameters): one.basis for one in keys} for source, keys in wanted.items()}
         changes = []
         for row in self._db.execute(
             "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.image"
             " FROM scores s JOIN explanations e ON e.key = s.key"
         ):
-            named = wanted.get(row["image"])
+            named = bases.get(row["image"])
             if named is None:
                 current = bool(row["current"]) and not {"truth", "pool"} & json.loads(row["basis"]).keys()
             else:
@@ -201,14 +210,17 @@ class RunStore:
             )
 
     def show_explanations(self, model: str, wanted: Mapping[str, tuple[str, str, str]]) -> None:
-        """Of each (image, explainer, parameters) of a model show only the explanation of the given digest.
+        """Of each (image, explainer, parameters) of a model show only the explanation with the wanted digest.
 
-        Another explanation was made with another seed, target or version; one that is wanted belongs to the image's
-        present path from now on.
+        The others were made with another seed, target or version. A wanted explanation is moved to the image's present
+        path.
         """
         slots = set(wanted.values())
         changes = []
-        for row in self._db.execute("SELECT * FROM explanations WHERE model = ?", (model,)):
+        rows = self._db.execute(
+            "SELECT key, image, explainer, parameters, current FROM explanations WHERE model = ?", (model,)
+        )
+        for row in rows:
             slot = (row["image"], row["explainer"], row["parameters"])
             source = wanted[row["key"]][0] if row["key"] in wanted else row["image"]
             current = row["key"] in wanted or (slot not in slots and bool(row["current"]))
@@ -218,7 +230,7 @@ class RunStore:
             self._db.executemany("UPDATE explanations SET image = ?, current = ? WHERE key = ?", changes)
 
     def add_explanation(self, key: Key, source: str, explanation: Explanation | None, error: str | None = None) -> None:
-        """Store an explanation, or why there is none.
+        """Store an explanation, or the reason why there is none.
 
         Raises:
             OutputError: The disk is full or cannot be written.
@@ -233,13 +245,21 @@ class RunStore:
             write_file(self._map_file(key.digest), packed)
             record = canonical(explanation.to_dict())
         with self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO explanations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)",
-                (key.digest, source, key.model, key.explainer, canonical(key.parameters), key.control, record, error),
+            self._insert(
+                "explanations",
+                key=key.digest,
+                image=source,
+                model=key.model,
+                explainer=key.explainer,
+                parameters=canonical(key.parameters),
+                control=key.control,
+                record=record,
+                error=error,
+                current=1,
             )
 
     def explanation(self, key: Key) -> Explanation | None:
-        """Return a stored explanation, or None if it is missing, failed, or its map's file is lost."""
+        """Return a stored explanation; None if it is missing or failed, or if its map's file is lost."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -253,74 +273,45 @@ class RunStore:
         except (OSError, SafetensorError, KeyError):
             return None
 
-    def add_score(
-        self,
-        key: Key,
-        metric: str,
-        parameters: str,
-        *,
-        basis: str = "{}",
-        value: float | None = None,
-        details: Mapping[str, Any] | None = None,
-        curve: Any = None,
-        forward_passes: int = 0,
-        backward_passes: int = 0,
-        seconds: float = 0.0,
-        error: str | None = None,
-    ) -> None:
-        """Store one score, or why there is none; `basis` says what it depends on beside map and parameters."""
-        packed = None if curve is None else canonical([[float(v) for v in axis] for axis in curve])
+    def add_score(self, key: Key, score: Score) -> None:
+        """Store a score of an explanation; one with another basis is no longer shown."""
+        curve = None if score.curve is None else canonical([[float(v) for v in axis] for axis in score.curve])
+        packed = {"key": key.digest, "details": canonical(score.details), "curve": curve, "current": 1}
         with self._transaction():
-            slot = (key.digest, metric, parameters)
-            self._db.execute("UPDATE scores SET current = 0 WHERE key = ? AND metric = ? AND parameters = ?", slot)
-            row = (*slot, basis, value, canonical(details or {}), packed)
             self._db.execute(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
-                (*row, forward_passes, backward_passes, seconds, error),
+                "UPDATE scores SET current = 0 WHERE key = ? AND metric = ? AND parameters = ?",
+                (key.digest, score.key.metric, score.key.parameters),
             )
+            self._insert("scores", **{**vars(score), **score.key._asdict(), **packed})
 
     def rows(self) -> list[ScoreRow]:
-        """Return every score with what it belongs to, in a fixed order."""
+        """Return every shown score with the explanation it belongs to, in a fixed order."""
         with self._guard():
-            found = self._db.execute(_ROWS).fetchall()
-        return [
-            ScoreRow(
-                **{
-                    **dict(row),
-                    "control": bool(row["control"]),
-                    "explainer_parameters": json.loads(row["explainer_parameters"]),
-                    "metric_parameters": json.loads(row["metric_parameters"]),
-                    "curve": json.loads(row["curve"]) if row["curve"] else None,
-                    "details": json.loads(row["details"] or "{}"),
-                    "record": json.loads(row["record"] or "{}"),
-                }
-            )
-            for row in found
-        ]
+            found = [dict(row) for row in self._db.execute(_ROWS)]
+        return [ScoreRow(**{**row, **{name: json.loads(row[name] or "null") for name in _JSON}}) for row in found]
 
     def frame(self) -> pd.DataFrame:
-        """Return the scores as a pandas data frame, one row a score."""
+        """Return the scores as a pandas data frame, one row per score."""
         import pandas as pd
 
-        left_out = ("record", "curve", "details")
-        return pd.DataFrame([{k: v for k, v in row.__dict__.items() if k not in left_out} for row in self.rows()])
+        return pd.DataFrame([row.flat() for row in self.rows()])
 
     def absorb(self, *others: RunStore) -> int:
-        """Copy every record and map of other runs into this one, and set aside what they disagree on.
+        """Copy every record and map of other runs into this one, and hide conflicting results.
 
-        A result is better than a failure, whichever run it came from. Set aside, and shown when a plan asks for them,
-        are scores of one map on a different basis, explanations of one image with a different seed, target or
-        version, and, where the runs have different photos, scores that look at the other photos.
+        A result takes precedence over a failure, whichever run it came from. Hidden until a plan asks for them are
+        scores of one map with different bases, explanations of one image with different seeds, targets or versions,
+        and, if the runs have different images, scores that depend on the other images.
 
         Returns:
-            The number of scores that are set aside.
+            The number of hidden scores.
 
         Raises:
             OutputError: The disk is full or cannot be written.
         """
         from xaihub.files import write_file
 
-        photos = {tuple(run._photos()) for run in (self, *others)} - {()}
+        images = {tuple(run._images()) for run in (self, *others)} - {()}
         for other in others:
             for row in other._db.execute("SELECT key FROM explanations WHERE record IS NOT NULL"):
                 theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
@@ -337,20 +328,21 @@ class RunStore:
                 ).fetchall()
                 same = " AND ".join(f"{column} = ?" for column in slot.split(", "))
                 self._db.executemany(f"UPDATE {table} SET current = 0 WHERE {same}", map(tuple, several))  # noqa: S608
-            if len(photos) > 1:
+            if len(images) > 1:
                 self._db.execute("""UPDATE scores SET current = 0 WHERE basis LIKE '%"pool":%'""")
             after = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608
         return int(before - after)
 
     def _copy(self, other: RunStore, table: str) -> None:
-        rows = other._db.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
-        marks = ", ".join("?" * len(rows[0])) if rows else ""
-        for mode, chosen in (("IGNORE", rows), ("REPLACE", [row for row in rows if row["error"] is None])):
-            statement = f"INSERT OR {mode} INTO {table} VALUES ({marks})"  # noqa: S608
-            if chosen:
-                self._db.executemany(statement, map(tuple, chosen))
+        """Copy a table's rows: a failure never replaces a row of ours, a result always does."""
+        for row in other._db.execute(f"SELECT * FROM {table}").fetchall():  # noqa: S608 - our own names
+            self._insert(table, mode="IGNORE" if row["error"] else "REPLACE", **dict(row))
 
-    def _photos(self) -> list[str | None]:
+    def _insert(self, table: str, *, mode: str = "REPLACE", **row: Any) -> None:
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        self._db.execute(f"INSERT OR {mode} INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+
+    def _images(self) -> list[str | None]:
         return [row["sha256"] for row in self._db.execute("SELECT sha256 FROM images ORDER BY position, source")]
 
     def _map_file(self, digest: str) -> Path:
@@ -386,14 +378,14 @@ class RunStore:
 
 
 def _connected(file: Path, *, readable: bool) -> sqlite3.Connection:
-    """Open a run's file; one that is `readable` only, as it lies: its folder has no room for a journal of our own."""
+    """Open a run's file; one in a read-only folder as immutable, since no journal can be written there."""
     if not readable:
         return sqlite3.connect(file, isolation_level=None, timeout=30)
     unsaved = file.with_name(f"{file.name}-wal")
     if unsaved.is_file() and unsaved.stat().st_size:
         raise OutputError(
-            f"{str(file.parent)!r} may only be read, and its last records were not put in order",
-            hint="copy the folder to where you may write",
+            f"the run in {str(file.parent)!r} is read-only and has an unmerged write-ahead log",
+            hint="copy it to a writable folder",
         )
     address = f"file:{quote(str(file.resolve()))}?immutable=1"
     return sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)

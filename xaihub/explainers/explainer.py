@@ -1,14 +1,14 @@
-"""The base class of explainers: authors write `attribute`, everything around it is done here."""
+"""The base class of explainers: authors write `attribute`; checks, seeding, counting and the record are done here."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
-from xaihub.models.model import Counts, Model
+from xaihub.models.model import Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 
@@ -33,16 +34,18 @@ class Attribution:
         values: (B, C, H, W) or (B, 1, H, W), at the size of the inputs.
         completeness_gap: (B,) |sum of values - (score - baseline score)|, where the method claims them equal.
         layer: The layer that was used, with the reason.
-        extras: Further tensors of the result by name, such as the mask of a minimal set of pixels: (B, ...) each.
+        sets: For each of the B rows its sets of pixels, the main one first; empty if the method returns none.
+        extras: Further tensors of the result by name: (B, ...) each.
         details: Further facts for the record, JSON types only.
-        warnings: What the reader of the image must know.
-        forward_passes: Rows evaluated for this image, where several images shared batches (default: the total, divided
+        warnings: What the reader of the map must know.
+        forward_passes: Rows evaluated per image, where several images shared batches (default: the total, divided
             equally).
     """
 
     values: Tensor
     completeness_gap: Tensor | None = None
     layer: str | None = None
+    sets: Sequence[Sequence[PixelSet]] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -50,20 +53,20 @@ class Attribution:
 
 
 class Explainer(Parametrised, ABC):
-    """One way to attribute a model's output to the pixels of its input.
+    """A method that attributes a model's output to the pixels of its input.
 
     Declare each parameter once, in the class body: `steps: Annotated[int, Meta(ge=1, description="...")] = 50`. The
     constructor, the command line, `xaihub show`, the checks and the record of every result follow from it.
 
     Attributes:
-        stochastic: Random numbers are drawn; each image is then explained on its own, from the same seed, so
-            that a result does not depend on which images share a batch.
-        together: Although stochastic, `attribute` takes all rows at once, to share batches, and draws for each what it
-            would draw for it alone.
+        stochastic: The method draws random numbers. Each image is then explained separately from the same seed, so that
+            its result does not depend on the rest of the batch.
+        together: A stochastic `attribute` receives all rows at once for batching, but must reproduce each row's
+            single-image random draws.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
-        plain_first: The first forward pass of `attribute` is over all rows of the unchanged inputs, so it can fix the
-            target; for other explainers the base class makes such a pass before.
+        plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
+            determine the target; for other explainers the base class runs this pass before.
 
     Example::
 
@@ -92,23 +95,37 @@ class Explainer(Parametrised, ABC):
             target: `target.score(logits)` is (B,).
 
         Returns:
-            (B, C, H, W) or (B, 1, H, W) values; positive speaks for the target. Or one `Attribution` a row, where rows
-            have records of their own.
+            (B, C, H, W) or (B, 1, H, W) values; positive values support the target. Or an `Attribution`, or one
+            `Attribution` per row where each row has its own record.
 
         Raises:
-            ExplainerRefused: The method would be wrong on this model.
+            ExplainerRefused: The method is not valid for this model.
         """
 
     def explain(
-        self, model: Model, inputs: Tensor, target: Target | str | int | None = None, *, seed: int = 0
+        self,
+        model: Model,
+        inputs: Tensor,
+        target: Target | str | int | None = None,
+        *,
+        seed: int = 0,
+        logits: Tensor | None = None,
     ) -> list[Explanation]:
-        """Explain each row of `inputs` (B, C, H, W) and return one `Explanation` a row.
+        """Explain each row of `inputs` and return one `Explanation` per row.
 
-        The model is left as it was, whatever happens; random state outside is left alone.
+        The model and the global random state are restored in any case.
+
+        Args:
+            model: The model.
+            inputs: (B, C, H, W) in the model's units.
+            target: The class to explain; the predicted class by default.
+            seed: Fixes every random choice.
+            logits: (B, K) outputs of `model` for `inputs`, if known; then no pass is made to fix the target.
 
         Raises:
-            ParameterError: A parameter is out of range, the target does not exist, or `inputs` is not (B, C, H, W).
-            ExplainerRefused: The method does not apply to this model, or its result is not finite.
+            ParameterError: A parameter is out of range, the target does not exist, or `inputs` or `logits` has the
+                wrong shape.
+            ExplainerRefused: The method is not valid for this model, or its result is malformed or not finite.
             ModelError: The model's class scores are not finite.
         """
         who = self.check_parameters()
@@ -117,14 +134,16 @@ class Explainer(Parametrised, ABC):
                 f"inputs have the shape {tuple(inputs.shape)}",
                 hint=f"give one or more rows: (B, {', '.join(map(str, model.input_size))})",
             )
+        if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
+            raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
         wanted = Target.parse(target, model.classes)
         with model.untouched():
-            if self.plain_first:
+            if logits is None and self.plain_first:
                 return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
-            logits = model.predict(inputs)
+            logits = model.predict(inputs) if logits is None else model.checked(logits, rows=len(inputs))
             resolved = wanted.resolve(logits)
             explanations: list[Explanation] = []
-            step = 1 if self.stochastic and not self.together else len(inputs)
+            step = 1 if self.stochastic and not (self.together or self.plain_first) else len(inputs)
             for start in range(0, len(inputs), step):
                 rows = slice(start, start + step)
                 explanations += self._explain(model, inputs[rows], resolved[rows], logits[rows], seed, who)
@@ -133,7 +152,7 @@ class Explainer(Parametrised, ABC):
     def _explain(
         self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor | None, seed: int, who: str
     ) -> list[Explanation]:
-        """Run `attribute` once and put the results together; without `logits` its first pass gives them."""
+        """Run `attribute` once and build the explanations; without `logits` its first forward pass provides them."""
         started = time.perf_counter()
         private = inputs.detach().clone()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
@@ -149,71 +168,27 @@ class Explainer(Parametrised, ABC):
         if isinstance(target, LateTarget):
             logits = target.logits
         if logits is None:
-            raise ExplainerRefused(f"{who} never asked the model about the image")
+            raise ExplainerRefused(f"{who} declares plain_first but never ran the model on the unmodified image")
         rows = len(inputs)
-        seconds = round((time.perf_counter() - started) / rows, 6)
-        record = partial(
-            self._record, model, counts=counts, rows=rows, seed=seed, who=who, heard=heard, seconds=seconds
-        )
-        if not isinstance(result, list):
-            return self._packed(model, result, inputs, target, logits, who, record)
-        if len(result) != rows:
+        parts = result if isinstance(result, list) else [result]
+        if isinstance(result, list) and len(result) != rows:
             raise ExplainerRefused(f"{who} returned {len(result)} results for {rows} rows")
-        return [
-            self._packed(model, part, inputs[one], target[one], logits[one], who, record)[0]
-            for part, one in ((part, slice(row, row + 1)) for row, part in enumerate(result))
-        ]
+        record = {
+            **self._record(model, who, seed),
+            "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
+            "backward_passes": counts.backward_passes / rows,
+            "seconds": round((time.perf_counter() - started) / rows, 6),
+            "warnings": heard,
+        }
+        step = rows // len(parts)
+        found: list[Explanation] = []
+        for number, part in enumerate(parts):
+            own = slice(number * step, (number + 1) * step)
+            found += _explanations(model, part, inputs[own], target[own], logits[own], record)
+        return found
 
-    def _packed(
-        self,
-        model: Model,
-        result: Tensor | Attribution,
-        inputs: Tensor,
-        target: ResolvedTarget,
-        logits: Tensor,
-        who: str,
-        record: Callable[[Attribution], dict[str, Any]],
-    ) -> list[Explanation]:
-        """Check what `attribute` returned for these rows and put each row's explanation together."""
-        if not isinstance(result, Attribution):
-            result = Attribution(values=result)
-        if not isinstance(result.values, Tensor):
-            raise ExplainerRefused(f"{who} returned a {type(result.values).__name__} instead of a tensor")
-        values = result.values.detach().float().cpu()
-        rows, _, height, width = inputs.shape
-        if values.shape not in {(rows, channels, height, width) for channels in (1, inputs.shape[1])}:
-            raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
-        if not bool(torch.isfinite(values).all()):
-            raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
-        extras, facts = _extras(result.extras, rows, who), record(result)
-        gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
-        if gaps is not None and gaps.shape != (rows,):
-            raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
-        return [
-            Explanation.of_row(
-                row,
-                values=values,
-                logits=logits,
-                target=target,
-                classes=model.classes,
-                metadata={**facts, "completeness_gap": None if gaps is None else float(gaps[row])},
-                extras=extras,
-            )
-            for row in range(rows)
-        ]
-
-    def _record(
-        self,
-        model: Model,
-        result: Attribution,
-        *,
-        counts: Counts,
-        rows: int,
-        seed: int,
-        who: str,
-        heard: list[str],
-        seconds: float,
-    ) -> dict[str, Any]:
+    def _record(self, model: Model, who: str, seed: int) -> dict[str, Any]:
+        """Return what is needed to reproduce a result."""
         return {
             "model": model.name,
             "weights_sha256": model.weights_hash,
@@ -224,31 +199,85 @@ class Explainer(Parametrised, ABC):
             "seed": seed,
             "device": str(model.device),
             "autocast": model.runtime.autocast,
-            "layer": result.layer,
-            "details": dict(result.details),
-            # Rows an image; a forward pass that only fixed the target is not among them.
-            "forward_passes": counts.forward_passes / rows if result.forward_passes is None else result.forward_passes,
-            "backward_passes": counts.backward_passes / rows,
-            "seconds": seconds,
-            "warnings": list(dict.fromkeys([*result.warnings, *heard])),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 
 
+def _explanations(
+    model: Model,
+    result: Tensor | Attribution,
+    inputs: Tensor,
+    target: ResolvedTarget,
+    logits: Tensor,
+    record: dict[str, Any],
+) -> list[Explanation]:
+    """Check what `attribute` returned for these rows and build each row's explanation."""
+    who = record["explainer"]
+    if not isinstance(result, Attribution):
+        result = Attribution(values=result)
+    if not isinstance(result.values, Tensor):
+        raise ExplainerRefused(f"{who} returned a {type(result.values).__name__} instead of a tensor")
+    values = result.values.detach().float().cpu()
+    rows, _, height, width = inputs.shape
+    if values.shape not in {(rows, channels, height, width) for channels in (1, inputs.shape[1])}:
+        raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
+    gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
+    if gaps is not None and gaps.shape != (rows,):
+        raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
+    extras, sets = _extras(result.extras, rows, who), _sets(result.sets, rows, (height, width), who)
+    record = {
+        **record,
+        "layer": result.layer,
+        "details": dict(result.details),
+        "warnings": list(dict.fromkeys([*result.warnings, *record["warnings"]])),
+    }
+    if result.forward_passes is not None:
+        record["forward_passes"] = result.forward_passes
+    return [
+        Explanation.of_row(
+            row,
+            values=values,
+            logits=logits,
+            target=target,
+            classes=model.classes,
+            metadata={**record, "completeness_gap": None if gaps is None else float(gaps[row])},
+            extras=extras,
+            sets=sets[row],
+        )
+        for row in range(rows)
+    ]
+
+
 def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tensor]:
-    """Return the further tensors on the CPU; truth values become bytes, 0 or 1."""
+    """Check the further tensors and return them on the CPU; bool becomes uint8."""
     for name, tensor in extras.items():
         if not isinstance(tensor, Tensor) or tensor.ndim < 1 or len(tensor) != rows:
-            raise ExplainerRefused(f"{who} returned no tensor of {rows} rows as {name!r}")
+            raise ExplainerRefused(f"{who} did not return a tensor of {rows} rows as {name!r}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ExplainerRefused(f"{who} returned NaN or infinite values as {name!r}")
     kept = {name: tensor.detach().cpu() for name, tensor in extras.items()}
     return {name: tensor.byte() if tensor.dtype is torch.bool else tensor for name, tensor in kept.items()}
 
 
+def _sets(sets: Sequence[Sequence[PixelSet]], rows: int, size: tuple[int, int], who: str) -> list[tuple[PixelSet, ...]]:
+    """Check each row's sets of pixels and return them with their masks on the CPU."""
+    if not sets:
+        return [()] * rows
+    if len(sets) != rows or not all(isinstance(one, Sequence) for one in sets):
+        raise ExplainerRefused(f"{who} did not return one sequence of sets per row ({rows})")
+    for one in (one for row in sets for one in row):
+        if not isinstance(one, PixelSet):
+            raise ExplainerRefused(f"{who} returned a {type(one).__name__} instead of a PixelSet")
+        if not isinstance(one.mask, Tensor) or one.mask.dtype is not torch.bool or one.mask.shape != size:
+            raise ExplainerRefused(f"{who} returned a set whose mask is not a bool tensor of shape {size}")
+    return [tuple(replace(one, mask=one.mask.detach().cpu()) for one in row) for row in sets]
+
+
 @contextmanager
 def _first_pass(model: Model, target: ResolvedTarget, rows: int) -> Iterator[None]:
-    """Let the network's first outputs fix a late target."""
+    """Let the network's first outputs determine a late target."""
     if not isinstance(target, LateTarget):
         yield
         return
@@ -271,7 +300,7 @@ def _version(name: str) -> str:
 
 @contextmanager
 def caught() -> Iterator[list[str]]:
-    """Collect the Python warnings of other libraries as sentences, so that they end up in the record."""
+    """Collect the messages of Python warnings, so that they end up in the record."""
     heard: list[str] = []
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")

@@ -1,19 +1,21 @@
-"""The result: values, what they explain, and everything needed to make them again."""
+"""The result: an attribution map, what it explains, and everything needed to reproduce it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as pack_tensors
-from torch import Tensor
+from torch import Tensor, stack
 
 from xaihub.errors import OutputError
+from xaihub.explainers.pixel_set import PixelSet
+from xaihub.explainers.result import ClassScore, Result
 from xaihub.explainers.target import ResolvedTarget
 from xaihub.files import temporary_file, write_file
 from xaihub.models.preprocessing import Geometry
@@ -24,51 +26,26 @@ if TYPE_CHECKING:
 
     from xaihub.images import SourceImage
 
-__all__ = ["ClassScore", "Explanation"]
-
 FORMAT = 1
-EXTRAS = "extras."  # before the names of further tensors in a file, so that none can be mistaken for the values
+EXTRAS = "extras."  # prefix of further tensors in a file, so that none can be mistaken for the values or the sets
+SETS = "sets"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """One class as the model scored it: index, name, logit, and softmax probability."""
-
-    index: int
-    name: str
-    logit: float
-    probability: float
-
-    def __str__(self) -> str:
-        """Name and probability in percent."""
-        return f"{self.name} {self.probability:.1%}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
+class Explanation(Result):
     """An attribution map with its record.
 
     Attributes:
-        values: (C, H, W) or (1, H, W) float32 on the CPU, in the geometry of the model's input; positive speaks for
+        values: (C, H, W) or (1, H, W) float32 on the CPU, in the geometry of the model's input; positive values support
             the target.
         target: The class that was explained.
         against: The class it was contrasted with, or None.
         predicted: The model's best class.
         metadata: Model, weights, preprocessing, explainer, parameters, seed, layer, cost, warnings, versions.
         geometry: How the image became the input, or None if unknown.
-        extras: Further tensors of the result by name, such as the (1, H, W) mask of a minimal set of pixels, in
-            bytes: 1 for its pixels, 0 for others.
+        sets: Sets of pixels that the method returned, the main one first.
+        extras: Further tensors of the result by name.
         image: The image, or None; it is not saved with the values.
     """
-
-    values: Tensor
-    target: ClassScore
-    against: ClassScore | None = None
-    predicted: ClassScore
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    geometry: Geometry | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
-    image: SourceImage | None = None
 
     @classmethod
     def of_row(
@@ -81,8 +58,9 @@ class Explanation:
         classes: Sequence[str],
         metadata: Mapping[str, Any],
         extras: Mapping[str, Tensor] | None = None,
+        sets: tuple[PixelSet, ...] = (),
     ) -> Explanation:
-        """Make the explanation of one row of a batch."""
+        """Build the explanation of one row of a batch; `sets` are that row's own."""
         probabilities = logits[row].softmax(0)
 
         def score(index: int) -> ClassScore:
@@ -97,45 +75,9 @@ class Explanation:
             against=None if target.against is None else score(int(target.against[row])),
             predicted=score(int(logits[row].argmax())),
             metadata=metadata,
+            sets=sets,
             extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
         )
-
-    @property
-    def explainer(self) -> str:
-        """The explainer's name."""
-        return str(self.metadata.get("explainer", ""))
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return str(self.metadata.get("model", ""))
-
-    @property
-    def claim(self) -> str:
-        """What was explained, for people: the class with its probability, or one class rather than another."""
-        if self.against is None:
-            return str(self.target)
-        return f"{self.target} rather than {self.against}"
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the reader of the image must know."""
-        return list(self.metadata.get("warnings", []))
-
-    def heatmap(self, *, original: bool = False) -> Tensor:
-        """Return the values summed over channels: (H, W) of the input, or of the original image.
-
-        In the original's geometry, pixels that the model never saw are NaN.
-
-        Raises:
-            OutputError: `original` is asked for and the geometry is unknown.
-        """
-        flat = self.values.sum(0)
-        if not original:
-            return flat
-        if self.geometry is None:
-            raise OutputError("the original image's geometry is unknown", hint="explain an image, not a tensor")
-        return self.geometry.to_original(flat)
 
     def with_image(self, image: SourceImage, geometry: Geometry) -> Explanation:
         """Return this explanation with the image it belongs to."""
@@ -143,35 +85,39 @@ class Explanation:
         return replace(self, image=image, geometry=geometry, metadata=record)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but tensors and the image, as JSON types; numbers that are not finite become None."""
+        """Return everything but tensors and the image, as JSON types; NaN and infinity become None."""
         record = {
             "format": FORMAT,
             "target": asdict(self.target),
             "against": None if self.against is None else asdict(self.against),
             "predicted": asdict(self.predicted),
             "geometry": None if self.geometry is None else asdict(self.geometry),
+            "sets": [one.to_dict() for one in self.sets],
             **self.metadata,
         }
         return {key: plain(value) for key, value in record.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the values and the extras under the names that they are saved by."""
+        """Return all tensors under the names by which they are saved; the masks of n sets as one (n, H, W) tensor."""
         extras = {f"{EXTRAS}{name}": tensor.contiguous() for name, tensor in self.extras.items()}
-        return {"values": self.values.contiguous(), **extras}
+        masks = {SETS: stack([one.mask for one in self.sets])} if self.sets else {}
+        return {"values": self.values.contiguous(), **masks, **extras}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Explanation:
-        """Put together what `to_dict` and `tensors` took apart.
+        """Rebuild an explanation from the results of `to_dict` and `tensors`.
 
         Raises:
             KeyError: The record or the tensors are incomplete.
+            ValueError: The record and the tensors disagree on the number of sets.
         """
         rest = dict(record)
         rest.pop("format", None)
         target, against = rest.pop("target"), rest.pop("against")
-        predicted, geometry = rest.pop("predicted"), rest.pop("geometry")
+        predicted, geometry, sets = rest.pop("predicted"), rest.pop("geometry"), rest.pop("sets")
         return cls(
             values=tensors["values"],
+            sets=tuple(PixelSet.from_dict(one, mask) for one, mask in zip(sets, tensors.get(SETS, ()), strict=True)),
             extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
             target=ClassScore(**target),
             against=ClassScore(**against) if against else None,
@@ -181,9 +127,9 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write `path`.safetensors (values and extras) and `path`.json (the record); return the former.
+        """Write `path`.safetensors (all tensors) and `path`.json (the record); return the path of the former.
 
-        Both files are written under temporary names first and then renamed, the values last.
+        Both files are written under temporary names and then renamed, the tensors last.
 
         Raises:
             OutputError: The files cannot be written.
@@ -200,10 +146,10 @@ class Explanation:
 
     @classmethod
     def load(cls, path: str | Path) -> Explanation:
-        """Read what `save` wrote; the image is not part of it.
+        """Read what `save` wrote; the image is not included.
 
         Raises:
-            OutputError: A file is missing, damaged, or of another format.
+            OutputError: A file is missing, damaged, or written in another format.
         """
         record_file, values_file = _files(path)
         try:
@@ -219,7 +165,7 @@ class Explanation:
         except OSError as error:
             raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            raise OutputError(f"{str(path)!r} is damaged or no saved explanation") from error
+            raise OutputError(f"{str(path)!r} is damaged or not a saved explanation") from error
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: the image, and the map over it with a colour bar."""
@@ -239,21 +185,20 @@ class Explanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        data = self.png()
-        return write_file(path, data)
+        return write_file(path, self.png())
 
     def save_sets_png(self, path: str | Path) -> Path | None:
-        """Draw the sets of pixels that a method such as `convad` found: outlined on the photo, then each alone.
+        """Draw the sets of pixels: outlined on the image, then each alone.
 
         Returns:
-            The path, or None if the explanation has no such set; then nothing is written.
+            The path, or None (and no file) if the explanation has no set.
 
         Raises:
             OutputError: The file cannot be written, or the image is missing.
         """
-        from xaihub.explainers.rendering import pixel_sets, png_bytes
+        from xaihub.explainers.rendering import png_bytes, sets_figure
 
-        drawn = pixel_sets(self)
+        drawn = sets_figure(self)
         return None if drawn is None else write_file(path, png_bytes(drawn))
 
     def _repr_png_(self) -> bytes:

@@ -1,11 +1,11 @@
-"""Images of explanations: overlays at the photo's own geometry, comparison grids, terminal output."""
+"""Figures of explanations: overlays in the original image's geometry, comparison grids, terminal output."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
+from xaihub.explainers.pixel_set import PixelSet
+from xaihub.explainers.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,58 +23,32 @@ if TYPE_CHECKING:
     from xaihub.images import SourceImage
     from xaihub.models.preprocessing import Geometry
 
-__all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "pixel_sets", "png_bytes", "terminal_lines"]
+__all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "png_bytes", "sets_figure", "terminal_lines"]
 
 # Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
-# made so for diverging data; its red speaks for the target, its blue against.
+# designed for diverging data; its red supports the target, its blue opposes it.
 SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
-NARROWEST = 360  # pixels; smaller images are enlarged by a whole factor so that the legend can be read
-CELL = 300  # pixels a side of one image in a comparison
+NARROWEST = 360  # pixels; narrower images are enlarged by an integer factor so that the legend is legible
+CELL = 300  # pixels per side of one image in a comparison
 MARGIN = 12
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
-HIDDEN = (226, 226, 230)
-# Told apart by people with any colour vision (Okabe and Ito 2008).
+MASKED = (226, 226, 230)
+# Distinguishable with any colour vision (Okabe and Ito 2008).
 OUTLINES = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (213, 94, 0), (240, 228, 66)]
 
-
-class Drawable(Protocol):
-    """What drawing needs of an explanation; see `xaihub.Explanation`."""
-
-    @property
-    def values(self) -> torch.Tensor: ...
-    @property
-    def image(self) -> SourceImage | None: ...
-    @property
-    def geometry(self) -> Geometry | None: ...
-    @property
-    def extras(self) -> Mapping[str, torch.Tensor]: ...
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
-    @property
-    def explainer(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def claim(self) -> str: ...
-    @property
-    def target(self) -> Any: ...
-    @property
-    def predicted(self) -> Any: ...
-    @property
-    def warnings(self) -> list[str]: ...
-
-    def heatmap(self, *, original: bool = False) -> torch.Tensor: ...
+# An image, a title and a line of text below it, and the colour of a marker before the title.
+Cell = tuple[Image.Image, str, str, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """A map made ready for colours.
+    """A map scaled for drawing.
 
     Attributes:
-        strength: (H, W) in [0, 1] for a sequential map, in [-1, 1] for a signed one; NaN where nothing is known.
-        signed: Some values speak against the target.
-        low: The value at the colour scale's start.
+        strength: (H, W) in [0, 1] for a sequential map, in [-1, 1] for a signed one; NaN outside the model's input.
+        signed: Some values oppose the target.
+        low: The value at the start of the colour scale.
         high: The value at its end.
     """
 
@@ -88,11 +64,11 @@ class Heat:
         return np.asarray(colormaps[DIVERGING if self.signed else SEQUENTIAL](position)[..., :3], dtype=np.float32)
 
 
-def heat(explanation: Drawable) -> Heat:
+def heat(explanation: Result) -> Heat:
     """Scale a map for drawing, in the original geometry where it is known.
 
-    Signed maps are scaled symmetrically around zero, others from their smallest value. The scale ends at the
-    99th percentile of magnitude (signed) or the 99.8th (others), so that single pixels do not hide the rest.
+    Signed maps are scaled symmetrically around zero, unsigned maps from their smallest value. The scale ends at the
+    99th percentile of magnitude (signed) or the 99.8th (unsigned), so that single pixels do not wash out the rest.
     """
     return _scaled(explanation.heatmap(original=explanation.geometry is not None).numpy())
 
@@ -111,8 +87,8 @@ def _scaled(values: NDArray[np.float32]) -> Heat:
     return Heat(strength=np.clip((values - low) / span, 0, 1), signed=False, low=low, high=low + span)
 
 
-def overlay(explanation: Drawable) -> Image.Image:
-    """Lay the map over the image, with a legend below: method, class, probability, colour scale.
+def overlay(explanation: Result) -> Image.Image:
+    """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
     Raises:
         OutputError: The explanation has no image.
@@ -128,92 +104,76 @@ def overlay(explanation: Drawable) -> Image.Image:
     return canvas
 
 
-def grid(rows: Sequence[Sequence[Drawable]]) -> Image.Image:
-    """Draw explanations of one image as one labelled grid: a row a model, a column an explainer.
+def grid(rows: Sequence[Sequence[Result]]) -> Image.Image:
+    """Draw explanations of one image as a labelled grid: one row per model, one column per explainer.
 
-    The image itself stands in the first column.
+    The first column shows the image.
     """
-    line = round(_font(15).getbbox("Ag")[3]) + 5
-    label = 2 * line + MARGIN
-    columns = max(map(len, rows)) + 1
-    head = line + 2 * MARGIN
-    tall = _fitted(_photo(rows[0][0])).height
-    width, height = columns * (CELL + MARGIN) + MARGIN, head + len(rows) * (tall + label) + MARGIN
-    canvas = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(["image", *(item.explainer for item in rows[0])]):
-        draw.text((MARGIN + column * (CELL + MARGIN), MARGIN), title, fill=INK, font=_font(16))
-    for row, explanations in enumerate(rows):
-        top = head + row * (tall + label)
+    cells: list[list[Cell]] = []
+    for explanations in rows:
         first = explanations[0]
-        seen = _photo(first)
-        cells = [(_framed(seen, first.geometry), first.model, f"sees {_short(str(first.predicted), 34)}")]
+        seen = _framed(_photo(first), first.geometry)
+        cells.append([(seen, first.model, f"predicts {first.predicted}", None)])
         for item in explanations:
-            note = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
-            cells.append((_painted(item)[0], _short(item.claim, 34), note))
-        for column, (image, bold, faint) in enumerate(cells):
-            left = MARGIN + column * (CELL + MARGIN)
-            small = _fitted(image)
-            canvas.paste(small, (left, top))
-            draw.text((left, top + tall + 4), bold, fill=INK, font=_font(15))
-            draw.text((left, top + tall + 4 + line), faint, fill=FAINT, font=_font(13))
-    return canvas
+            cost = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
+            cells[-1].append((_painted(item)[0], item.claim, cost, None))
+    return _tiled(cells, ["image", *(item.explainer for item in rows[0])])
 
 
-def pixel_sets(explanation: Drawable) -> Image.Image | None:
-    """Draw the sets of pixels that an explanation returned, or None if it returned none.
+def sets_figure(explanation: Result) -> Image.Image | None:
+    """Draw the sets of pixels that an explanation holds, or return None if it holds none.
 
-    The photo with the outline of every set stands first, then each set's pixels alone, with what is known of it.
+    The image with the outline of each set comes first, then each set's pixels alone, captioned with its area and score.
 
     Raises:
         OutputError: The explanation has no image.
     """
-    photo = _photo(explanation)
-    masks = {name: _mask(explanation, name) for name in explanation.extras if _is_set(explanation, name)}
-    if not masks:
+    if not explanation.sets:
         return None
-    facts = {one["name"]: one for one in explanation.metadata.get("details", {}).get("explanations", [])}
+    photo = _photo(explanation)
     outlined, pixels = np.asarray(photo).copy(), np.asarray(photo)
-    panels = []
-    for number, (name, mask) in enumerate(masks.items()):
-        colour = OUTLINES[number % len(OUTLINES)]
-        width = max(1, round(max(photo.size) / 150))
+    width = max(1, round(max(photo.size) / 150))
+    roles = [one.role for one in explanation.sets]
+    panels: list[Cell] = []
+    for number, one in enumerate(explanation.sets):
+        colour, mask = OUTLINES[number % len(OUTLINES)], _in_original(one, explanation.geometry)
         outlined[_ring(mask, 2 * width)] = PAPER
         outlined[_ring(mask, width)] = colour
-        alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(HIDDEN)).astype(np.uint8))
-        panels.append((alone, colour, name.replace("_", " "), _said(mask, facts.get(name))))
-    first = (_framed(Image.fromarray(outlined), explanation.geometry), INK, explanation.explainer, explanation.claim)
-    return _in_a_row([first, *panels])
+        alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
+        nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
+        panels.append((alone, one.role + nth, _caption(one), colour))
+    first = (_framed(Image.fromarray(outlined), explanation.geometry), explanation.explainer, explanation.claim, INK)
+    return _tiled([[first, *panels]])
 
 
-def _in_a_row(panels: Sequence[tuple[Image.Image, tuple[int, int, int], str, str]]) -> Image.Image:
-    """Put images beside each other, each with a title in a colour and a line of text below."""
+def _tiled(rows: Sequence[Sequence[Cell]], titles: Sequence[str] = ()) -> Image.Image:
+    """Arrange cells in rows, with a title above each column."""
     line = round(_font(15).getbbox("Ag")[3]) + 5
-    small = [_fitted(image) for image, *_ in panels]
-    size = (len(panels) * (CELL + MARGIN) + MARGIN, small[0].height + 2 * line + 2 * MARGIN)
-    canvas = Image.new("RGB", size, PAPER)
+    head = line + 2 * MARGIN if titles else MARGIN
+    tall = _fitted(rows[0][0][0]).height
+    step = tall + 2 * line + MARGIN
+    canvas = Image.new("RGB", (max(map(len, rows)) * (CELL + MARGIN) + MARGIN, head + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for column, ((_, colour, title, text), image) in enumerate(zip(panels, small, strict=True)):
-        left, below = MARGIN + column * (CELL + MARGIN), MARGIN + image.height + 4
-        canvas.paste(image, (left, MARGIN))
-        draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
-        draw.text((left + 15, below), title, fill=INK, font=_font(15))
-        draw.text((left, below + line), _fit(draw, text, _font(13), CELL), fill=FAINT, font=_font(13))
+    for column, title in enumerate(titles):
+        draw.text((MARGIN + column * (CELL + MARGIN), MARGIN), title, fill=INK, font=_font(16))
+    for number, cells in enumerate(rows):
+        for column, (image, title, text, colour) in enumerate(cells):
+            left, top = MARGIN + column * (CELL + MARGIN), head + number * step
+            below, indent = top + tall + 4, 15 if colour else 0
+            canvas.paste(_fitted(image), (left, top))
+            if colour:
+                draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
+            title, text = _fit(draw, title, _font(15), CELL - indent), _fit(draw, text, _font(13), CELL)
+            draw.text((left + indent, below), title, fill=INK, font=_font(15))
+            draw.text((left, below + line), text, fill=FAINT, font=_font(13))
     return canvas
 
 
-def _is_set(explanation: Drawable, name: str) -> bool:
-    values = explanation.extras[name]
-    return (
-        name.startswith("mask") and values.dtype == torch.uint8 and values.shape[-2:] == explanation.values.shape[-2:]
-    )
-
-
-def _mask(explanation: Drawable, name: str) -> NDArray[np.bool_]:
-    """Return a set in the original image's geometry where that is known: (H, W)."""
-    values = explanation.extras[name][0].float()
-    if explanation.geometry is not None:
-        values = explanation.geometry.to_original(values)
+def _in_original(one: PixelSet, geometry: Geometry | None) -> NDArray[np.bool_]:
+    """Return a set's (H, W) mask in the original image's geometry, where that is known."""
+    values = one.mask.float()
+    if geometry is not None:
+        values = geometry.to_original(values)
     inside: NDArray[np.bool_] = np.nan_to_num(values.numpy()) >= 0.5
     return inside
 
@@ -225,20 +185,17 @@ def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return ring
 
 
-def _said(mask: NDArray[np.bool_], facts: Mapping[str, Any] | None) -> str:
-    """Say how large a set is, and what the model makes of it."""
-    if facts is None:
-        return f"{mask.mean():.1%} of the image"
-    text = f"{facts['area']:.1%} of the input, confidence {facts['confidence']:.1%}"
-    return text if facts["sufficient"] else f"{text}, not enough"
+def _caption(one: PixelSet) -> str:
+    confidence = "" if one.score is None else f", confidence {one.score:.1%}"
+    return f"{one.area:.1%} of the input{confidence}" + (f", not {one.role}" if one.holds is False else "")
 
 
 def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
-    """Lay any (H, W) map of a model's input over its image, in the image's geometry."""
+    """Overlay any (H, W) map of a model's input on its image, in the image's geometry."""
     return _framed(_blended(_scaled(geometry.to_original(values).numpy()), image.rgb), geometry)
 
 
-def figure(explanation: Drawable) -> Figure:
+def figure(explanation: Result) -> Figure:
     """Return a matplotlib figure: the image, and the map over it with a colour bar."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -248,7 +205,7 @@ def figure(explanation: Drawable) -> Figure:
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
     left.imshow(_photo(explanation))
-    left.set_title(f"{explanation.model} sees {explanation.predicted}", fontsize=9)
+    left.set_title(f"{explanation.model} predicts {explanation.predicted}", fontsize=9)
     right.imshow(painted)
     right.set_title(f"{explanation.explainer}: {_short(explanation.claim, 60)}", fontsize=9)
     for axes in (left, right):
@@ -268,32 +225,32 @@ def png_bytes(image: Image.Image) -> bytes:
 def terminal_lines(
     image: Image.Image, columns: int
 ) -> Iterator[list[tuple[tuple[int, int, int], tuple[int, int, int]]]]:
-    """Scale an image to `columns` characters and yield its lines as (upper, lower) colours of half blocks."""
+    """Scale an image to `columns` characters and yield its lines as (upper, lower) colours of half-block characters."""
     rows = max(2, round(columns * image.height / image.width) // 2 * 2)
     pixels = np.asarray(image.resize((columns, rows), Image.Resampling.LANCZOS)).tolist()
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         yield [(tuple(a), tuple(b)) for a, b in zip(upper, lower, strict=True)]
 
 
-def _photo(explanation: Drawable) -> Image.Image:
+def _photo(explanation: Result) -> Image.Image:
     if explanation.image is None:
         raise OutputError("this explanation has no image to draw on", hint="use with_image(image, geometry)")
     return explanation.image.rgb
 
 
-def _painted(explanation: Drawable) -> tuple[Image.Image, Heat]:
+def _painted(explanation: Result) -> tuple[Image.Image, Heat]:
     scale = heat(explanation)
     return _framed(_blended(scale, _photo(explanation)), explanation.geometry), scale
 
 
 def _blended(scale: Heat, image: Image.Image) -> Image.Image:
-    """Lay a map's colours over an image of the same size."""
+    """Blend a map's colours with an image of the same size."""
     photo = np.asarray(image, dtype=np.float32) / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    # A pale grey photo underneath lets colour mean the map alone.
+    # On a pale grey image, colour can only come from the map.
     ground = np.repeat((0.25 + 0.7 * grey)[..., None], 3, axis=2)
     strength = np.abs(np.nan_to_num(scale.strength))[..., None]
-    # The photo stays visible under the strongest colours, and nearly bare where the map says nothing.
+    # The image stays visible under the strongest colours, and nearly unchanged where the map is near zero.
     opacity = 0.75 * np.sqrt(strength) if scale.signed else 0.25 + 0.5 * strength
     mixed = (1 - opacity) * ground + opacity * scale.colours()
     unseen = np.isnan(scale.strength)[..., None]
@@ -302,7 +259,7 @@ def _blended(scale: Heat, image: Image.Image) -> Image.Image:
 
 
 def _framed(image: Image.Image, geometry: Geometry | None) -> Image.Image:
-    """Outline what the model sees, where that is less than the image."""
+    """Outline the model's input, where it is smaller than the image."""
     if geometry is None:
         return image
     left, top, right, bottom = geometry.box()
@@ -315,14 +272,14 @@ def _framed(image: Image.Image, geometry: Geometry | None) -> Image.Image:
     return image
 
 
-def _legend(explanation: Drawable, scale: Heat, width: int) -> Image.Image:
+def _legend(explanation: Result, scale: Heat, width: int) -> Image.Image:
     size = int(np.clip(width / 34, 11, 40))
     line = round(size * 1.45)
     margin = round(size * 0.7)
     room = width - 2 * margin
     lines = [f"{explanation.explainer}: {explanation.claim}", f"{explanation.model}"]
     if explanation.target.index != explanation.predicted.index:
-        lines[1] += f", which sees {explanation.predicted}"
+        lines[1] += f", which predicts {explanation.predicted}"
     lines += [f"note: {text}" for text in explanation.warnings[:2]]
     strip = Image.new("RGB", (width, margin * 2 + line * (len(lines) + 2)), PAPER)
     draw = ImageDraw.Draw(strip)
@@ -335,7 +292,7 @@ def _legend(explanation: Drawable, scale: Heat, width: int) -> Image.Image:
     bar = Heat(strength=ramp, signed=scale.signed, low=scale.low, high=scale.high)
     strip.paste(Image.fromarray(np.rint(bar.colours() * 255).astype(np.uint8)), (margin, top))
     below = top + size // 2 + 4
-    words = ("against", "for") if scale.signed else ("least", "most")
+    words = ("opposes", "supports") if scale.signed else ("least", "most")
     start, end = f"{words[0]} {scale.low:.3g}", f"{words[1]} {scale.high:.3g}"
     small = _font(max(10, round(size * 0.8)))
     draw.text((margin, below), start, fill=FAINT, font=small)

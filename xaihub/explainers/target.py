@@ -1,4 +1,4 @@
-"""What is explained: a class, the n-th best class, or one class against another."""
+"""Targets of explanations: a class, the n-th best class, or one class against another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xaihub.errors import InputError, ParameterError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LateTarget", "ResolvedTarget", "Target"]
+__all__ = ["LateTarget", "ResolvedTarget", "Target", "class_scores"]
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
@@ -20,7 +20,7 @@ _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is explained, before the model has been asked.
+    """What is explained, before the model has been run.
 
     Attributes:
         index: The class, or None for the class of rank `rank` in each sample.
@@ -37,7 +37,7 @@ class Target:
         """Read a target from an index, a class name, a rank such as "top2", or a contrast "a vs b".
 
         Raises:
-            InputError: No class has that name, or several have; the hint lists indices or near names.
+            InputError: No class has that name, or several have; the hint lists indices or similar names.
             ParameterError: The index or the rank is out of range.
         """
         if text is None:
@@ -47,7 +47,7 @@ class Target:
         parts = _VERSUS.split(str(text).strip())
         if len(parts) > 2:
             raise ParameterError(f"target {text!r} compares more than two classes", hint="write 'a vs b'")
-        # A class may be named by a number that is another one's index. Whoever types it means the name they see.
+        # A class name may be a number that is another class's index; the name takes precedence.
         names = [] if isinstance(text, int) else [name.strip() for name in classes]
         first = cls._parse_one(parts[0], classes, names)
         if len(parts) == 1:
@@ -71,10 +71,10 @@ class Target:
         return cls(index=_find_class(text, classes))
 
     def resolve(self, logits: Tensor) -> ResolvedTarget:
-        """Fix the class of each sample from its (B, K) logits.
+        """Determine the class of each sample from its (B, K) logits.
 
         Raises:
-            ParameterError: A class or a rank is not among the K outputs, or a contrast is of one class with itself.
+            ParameterError: A class or a rank is not among the K outputs, or a contrast compares a class with itself.
         """
         index = self._indices(logits)
         if self.against is None:
@@ -98,7 +98,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTarget:
-    """The class of each sample, and how to score outputs for it.
+    """The class of each sample, and the score of outputs for it.
 
     Attributes:
         index: (B,) class indices.
@@ -116,17 +116,37 @@ class ResolvedTarget:
         """Return the targets of some samples."""
         return ResolvedTarget(index=self.index[rows], against=None if self.against is None else self.against[rows])
 
-    def score(self, outputs: Tensor) -> Tensor:
-        """Pick each sample's score from its (B, K) outputs: (B,). A contrast is the difference of two outputs.
+    def fixed(self) -> Target:
+        """Return the classes of the first sample as a target that no longer depends on the outputs."""
+        against = None if self.against is None else Target(index=int(self.against[0]))
+        return Target(index=int(self.index[0]), against=against)
 
-        One target also scores any number of rows, as a perturbation method needs: (N, K) -> (N,).
+    def score(self, logits: Tensor, *, output: str = "logit") -> Tensor:
+        """Pick each sample's score from its (B, K) logits: (B,). A contrast is the difference of two scores.
+
+        A single target scores any number of rows, as a perturbation method needs: (N, K) -> (N,). See `class_scores`
+        for `output`.
         """
-        picked = _pick(outputs, self.index)
-        return picked if self.against is None else picked - _pick(outputs, self.against)
+        scores = class_scores(logits, output)
+        picked = _pick(scores, self.index)
+        return picked if self.against is None else picked - _pick(scores, self.against)
+
+    def ahead(self, outputs: Tensor) -> Tensor:
+        """Return for (N, K) outputs the number of other classes that score at least as high as the target's: (N,)."""
+        return (outputs >= _pick(outputs, self.index).unsqueeze(1)).sum(1) - 1
+
+    def kept(self, outputs: Tensor, whole: Tensor) -> Tensor:
+        """Return whether (N, K) outputs for masked images keep the decision of the (1, K) outputs for the whole: (N,).
+
+        A class is kept if no more classes are ahead of it, a contrast if its first class leads.
+        """
+        if self.against is not None:
+            return self.score(outputs) > 0
+        return self.ahead(outputs) <= self.ahead(whole.to(outputs))
 
 
 class LateTarget(ResolvedTarget):
-    """A target that the first pass over the unchanged inputs fixes, so that no pass is spent on finding the class.
+    """A target determined by the first forward pass over the unmodified inputs, so that no extra pass is needed for it.
 
     Attributes:
         logits: (B, K) class scores of that pass; None before it.
@@ -138,11 +158,26 @@ class LateTarget(ResolvedTarget):
         object.__setattr__(self, "_wanted", wanted)  # the base class is frozen
 
     def see(self, logits: Tensor) -> None:
-        """Fix the class of each row from (B, K) logits; only the first call counts."""
+        """Determine the class of each row from (B, K) logits; only the first call has an effect."""
         if self.logits is None:
             found = self._wanted.resolve(logits)  # type: ignore[attr-defined]
             for name, value in (("logits", logits), ("index", found.index), ("against", found.against)):
                 object.__setattr__(self, name, value)
+
+
+def class_scores(logits: Tensor, output: str) -> Tensor:
+    """Return the (N, K) scores of all classes from (N, K) logits: "logit", "probability" or "log_probability".
+
+    Raises:
+        ParameterError: `output` is none of these.
+    """
+    if output == "logit":
+        return logits
+    if output == "probability":
+        return logits.softmax(1)
+    if output == "log_probability":
+        return logits.log_softmax(1)
+    raise ParameterError(f"output cannot be {output!r}", hint="use logit, probability or log_probability")
 
 
 def _pick(outputs: Tensor, index: Tensor) -> Tensor:
@@ -162,7 +197,7 @@ def _find_class(text: str, classes: Sequence[str]) -> int:
         return hits[0]
     if hits:
         listed = ", ".join(f"{i} ({classes[i]})" for i in hits[:6])
-        raise InputError(f"{len(hits)} classes are named {text!r}", hint=f"give the index: {listed}")
+        raise InputError(f"{len(hits)} classes are named {text!r}", hint=f"give an index: {listed}")
     if not classes:
         raise InputError(f"the model has no class names, so {text!r} cannot be found", hint="give the class index")
     every = {part.strip() for name in classes for part in name.split(",")}

@@ -1,4 +1,4 @@
-"""The hub: every registered thing by name. The plugin host loads plugins, registries hold their records."""
+"""The hub: everything that plugins register, by name. The host loads plugins, registries hold their records."""
 
 from xaihub.hub.hub import DEFAULT_EXPLAINER, DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL, Hub, pick_device
 

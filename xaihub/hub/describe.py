@@ -1,45 +1,26 @@
-"""What is known of registered things, as plain records for tables, cards and JSON."""
+"""Descriptions of registered objects as plain records, for tables, cards and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
-from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
+from xaihub.hub.hub import REGISTRIES
+from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MethodSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
 __all__ = ["KINDS", "architectures", "card", "listing"]
 
-KINDS = (
-    "explainers",
-    "global_explainers",
-    "metrics",
-    "objectives",
-    "baselines",
-    "models",
-    "adapters",
-    "reproductions",
-    "plugins",
-)
+KINDS = (*REGISTRIES, "plugins")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Return one record for each registered thing of a kind; imports nothing that is registered."""
+    """Return one record per registered object of a kind, without importing the objects."""
     if kind == "plugins":
-        return [
-            {
-                "name": info.name,
-                "distribution": info.distribution,
-                "version": info.version,
-                "builtin": info.builtin,
-                "hooks": info.hooks,
-                "problems": info.problems,
-            }
-            for info in hub.host.plugins
-        ]
-    return [_row(spec) for spec in getattr(hub, kind)]
+        keys = ("name", "distribution", "version", "builtin", "hooks", "problems")
+        return [{key: getattr(info, key) for key in keys} for info in hub.host.plugins]
+    return [_row(spec) for spec in hub.registries[kind]]
 
 
 def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
@@ -49,24 +30,15 @@ def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
 
 
 def card(hub: Hub, name: str) -> dict[str, Any]:
-    """Return everything known of the explainer, metric, objective, model, adapter or whatever else is called `name`.
+    """Return the card of the explainer, metric, objective, model, adapter or other object called `name`.
 
-    Where things of several kinds have one name, the first is shown; "objective:NAME" asks for the other.
+    If several kinds use the name, the first is shown; "objective:NAME" selects another one.
 
     Raises:
-        UnknownName: Nothing has that name.
+        UnknownName: No object has that name.
         XaihubError: Its plugin cannot be loaded.
     """
-    registries: Mapping[str, Any] = {
-        "explainer": hub.explainers,
-        "global explainer": hub.global_explainers,
-        "metric": hub.metrics,
-        "objective": hub.objectives,
-        "baseline": hub.baselines,
-        "model": hub.models,
-        "adapter": hub.adapters,
-        "reproduction": hub.reproductions,
-    }
+    registries = {registry.noun: registry for registry in hub.registries.values()}
     wanted, _, rest = name.partition(":")
     if rest and wanted in registries:
         name, registries = rest, {wanted: registries[wanted]}
@@ -75,7 +47,7 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
         also = [f"xaihub show '{other}:{name}'" for other in found if other != kind]
         return {"kind": kind, **_facts(spec), **({"see_also": also} if also else {}), **_parameters(spec)}
     every = [known for registry in registries.values() for known in registry.names()]
-    raise UnknownName(f"nothing is named {name!r}", hint=did_you_mean(name, every) or "xaihub list shows everything")
+    raise UnknownName(f"nothing is named {name!r}", hint=did_you_mean(name, every) or "xaihub list shows every name")
 
 
 def _row(spec: Spec) -> dict[str, Any]:
@@ -92,17 +64,18 @@ def _row(spec: Spec) -> dict[str, Any]:
 
 
 def _facts(spec: Spec) -> dict[str, Any]:
-    hidden = {"target", "base"} if isinstance(spec, ModelCard) else {"base", "judged"}
-    return {key: value for key, value in asdict(spec).items() if key not in hidden and value not in ("", (), {}, None)}
+    omitted = {"base", "judged", "higher_is_better"} | ({"target"} if isinstance(spec, ModelCard) else set())
+    every = asdict(spec).items()
+    facts = {key: value for key, value in every if key not in omitted and value not in ("", (), {}, None)}
+    return facts | ({"direction": spec.direction} if isinstance(spec, MetricSpec) else {})
 
 
 def _parameters(spec: Spec) -> dict[str, Any]:
-    if not isinstance(spec, (ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec)):
+    if not isinstance(spec, MethodSpec):
         return {}
     from xaihub.params import parameters
 
     method = spec.load()
-    known = parameters(method)
     claims = {
         key: getattr(method, key) for key in ("stochastic", "class_agnostic", "completeness") if hasattr(method, key)
     }
@@ -110,6 +83,6 @@ def _parameters(spec: Spec) -> dict[str, Any]:
         **claims,
         "parameters": [
             {"name": item.shown, "type": item.type, "default": item.default, "description": item.description}
-            for item in known.values()
+            for item in parameters(method).values()
         ],
     }

@@ -1,4 +1,4 @@
-"""Which plugins are there, do they work, and what did each of them say?"""
+"""Plugin host: discovers, loads, validates and calls plugins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Protocol
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import pluggy
 
@@ -19,35 +20,26 @@ from xaihub.errors import PluginError, did_you_mean
 
 __all__ = ["HEAVY", "PluginHost", "PluginInfo"]
 
-# A plugin that imports one of these while it is being listed makes every command wait.
+# A plugin that imports one of these when it is loaded delays every command.
 HEAVY = ("torch", "timm", "shap", "numpy", "captum", "matplotlib", "jax", "tensorflow")
+DELAY = "when loaded, which delays every command"
 OWN_DISTRIBUTION = "xaihub"
-
-
-class _EntryPoint(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> str: ...
-    @property
-    def dist(self) -> Any: ...
-    def load(self) -> Any: ...
 
 
 @dataclass(kw_only=True)
 class PluginInfo:
-    """One plugin as the host sees it.
+    """One plugin and its state in this process.
 
     Attributes:
         name: The name of its entry point.
-        distribution: What was installed; empty for a plugin that was registered by hand.
+        distribution: The installed distribution; empty for a plugin that was registered by hand.
         version: The distribution's version.
-        builtin: It comes with xaihub.
-        module: Where its hooks are.
-        seconds: How long loading it took, in this process.
-        heavy: The heavy libraries that loading it imported, in this process.
+        builtin: Whether it is part of xaihub.
+        module: The module or file with its hooks.
+        seconds: Loading time.
+        heavy: The heavy libraries that loading it imported.
         hooks: The hooks that it implements.
-        problems: What it did wrong.
+        problems: Its errors.
     """
 
     name: str
@@ -62,13 +54,13 @@ class PluginInfo:
 
     @property
     def label(self) -> str:
-        """The plugin with its distribution and version, as named in messages."""
+        """The name with distribution and version, for messages."""
         origin = " ".join(part for part in (self.distribution, self.version) if part)
         return f"{self.name!r} ({origin})" if origin else repr(self.name)
 
 
 class PluginHost:
-    """Finds, loads, checks and calls plugins; whatever one of them does costs only itself.
+    """Finds, loads, validates and calls plugins; a plugin that fails disables only itself.
 
     Three environment variables control it: `XAIHUB_LOAD_PLUGINS` (an allow-list of third-party plugins,
     comma-separated; empty for none), `XAIHUB_STRICT_PLUGINS=1` (raise instead of warn) and
@@ -76,9 +68,9 @@ class PluginHost:
     """
 
     def __init__(
-        self, *, entry_points: Iterable[_EntryPoint] | None = None, environ: Mapping[str, str] | None = None
+        self, *, entry_points: Iterable[EntryPoint] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
-        """Make a host without plugins; `load` fills it, `register` adds one by hand."""
+        """Create a host without plugins; `load` adds the installed ones, `register` adds one by hand."""
         self._environ = os.environ if environ is None else environ
         self._entry_points = entry_points
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -88,11 +80,11 @@ class PluginHost:
 
     @property
     def plugins(self) -> list[PluginInfo]:
-        """Every plugin seen, built-in first, then by name; broken ones included."""
+        """Every plugin, broken ones included; built-in plugins first, then by name."""
         return sorted(self._infos.values(), key=lambda info: (not info.builtin, info.name))
 
     def plugin(self, name: str) -> PluginInfo:
-        """Return the plugin called `name`, which was seen before."""
+        """Return the known plugin called `name`."""
         return self._infos[name]
 
     def load(self) -> PluginHost:
@@ -116,16 +108,16 @@ class PluginHost:
     def collect(self, hook: str) -> Iterator[tuple[PluginInfo, Any]]:
         """Yield (plugin, record) for every record that plugins return from `hook`, built-ins first."""
         caller = getattr(self._manager.hook, hook)
-        said = {impl.plugin_name: impl.function for impl in caller.get_hookimpls()}
+        functions = {impl.plugin_name: impl.function for impl in caller.get_hookimpls()}
         for info in self.plugins:
-            if info.name in said:
-                records = self._fence(info, lambda f=said[info.name]: _as_list(f()), while_=f"calling {hook}")
+            if info.name in functions:
+                records = self._fence(info, lambda f=functions[info.name]: _as_list(f()), while_=f"calling {hook}")
                 self._trace(f"{hook} -> {info.name}: {records!r}")
                 for record in records or []:
                     yield info, record
 
     def problem(self, info: PluginInfo, text: str) -> None:
-        """Note that a plugin did something wrong: one warning, or `PluginError` in strict mode."""
+        """Record an error of a plugin: one warning, or `PluginError` in strict mode."""
         text = " ".join(text.split())
         removable = info.distribution and not info.builtin
         remedy = f"remove it: xaihub plugins uninstall {info.distribution}" if removable else ""
@@ -134,7 +126,7 @@ class PluginHost:
         info.problems.append(text)
         self.warnings.append(f"plugin {info.label}: {text}" + (f" ({remedy})" if remedy else ""))
 
-    def _load(self, point: _EntryPoint) -> None:
+    def _load(self, point: EntryPoint) -> None:
         distribution, version = _origin(point)
         info = PluginInfo(
             name=point.name,
@@ -153,17 +145,17 @@ class PluginHost:
             self._fence(info, lambda: self._accept(plugin, info), while_="registering")
         info.heavy = [name for name in HEAVY if name in sys.modules and name not in before]
         if info.heavy:
-            self.problem(info, f"imports {info.heavy[0]} when loaded, so every command waits for it; import it later")
+            self.problem(info, f"imports {info.heavy[0]} {DELAY}; import it where it is used")
 
-    def _installed(self) -> Iterable[_EntryPoint]:
-        """Return the entry points of the group; a distribution whose list of them cannot be read is named."""
-        with suppress(Exception):  # one malformed file, of whatever distribution, breaks the whole listing
+    def _installed(self) -> Iterable[EntryPoint]:
+        """Return the entry points of the group; a distribution with unreadable metadata is reported and skipped."""
+        with suppress(Exception):  # one malformed file of any distribution breaks the whole listing
             return metadata.entry_points(group=hookspecs.PROJECT)
-        found: list[_EntryPoint] = []
+        found: list[EntryPoint] = []
         seen: set[str] = set()
         for dist in metadata.distributions():
             name = _name_of(dist)
-            if name and name in seen:  # the first on the path is the one that is imported
+            if name and name in seen:  # the first on the path is imported
                 continue
             seen.add(name)
             try:
@@ -181,7 +173,7 @@ class PluginHost:
             self._infos[info.name] = info
             return True
         holder = self._infos[info.name]
-        self.problem(info, f"skipped, because plugin {holder.label} has that name already")
+        self.problem(info, f"skipped, because plugin {holder.label} already has that name")
         return False
 
     def _accept(self, plugin: object, info: PluginInfo) -> None:
@@ -194,21 +186,21 @@ class PluginHost:
             if marker and name not in known and not marker.get("optionalhook"):
                 raise PluginError(f"there is no hook {name!r}", hint=did_you_mean(name, known))
         if self._manager.is_registered(plugin):
-            raise PluginError(f"its module is registered already, as plugin {self._manager.get_name(plugin)!r}")
+            raise PluginError(f"its module is already registered as plugin {self._manager.get_name(plugin)!r}")
         try:
             self._manager.register(plugin, name=info.name)
         except BaseException:
-            # pluggy keeps a plugin half registered after a validation error.
+            # pluggy leaves a plugin half registered after a validation error.
             self._manager.unregister(name=info.name)
             raise
         info.hooks = sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or [])
 
     def _fence(self, info: PluginInfo, action: Any, *, while_: str) -> Any:
         try:
-            with redirect_stdout(sys.stderr):  # what a plugin prints must not mix with a command's results
+            with redirect_stdout(sys.stderr):  # keep what a plugin prints out of a command's results
                 return action()
         except (Exception, SystemExit) as error:
-            # The one broad except: a plugin may fail in any way, and must cost only itself.
+            # The plugin fence: a plugin may fail in any way, and must disable only itself.
             what = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             self.problem(info, f"skipped, failed while {while_}: {what}")
             return None
@@ -218,27 +210,28 @@ class PluginHost:
             sys.stderr.write(f"[plugins] {line}\n")
 
 
-def _is_own(point: _EntryPoint) -> bool:
+def _is_own(point: EntryPoint) -> bool:
     return _origin(point)[0] == OWN_DISTRIBUTION
 
 
-def _origin(point: _EntryPoint) -> tuple[str, str]:
-    """Return the name and version of a plugin's distribution, empty where its metadata is missing or broken."""
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    """Return the name and version of a plugin's distribution; empty if its metadata is missing or broken."""
     try:
-        return point.dist.name or "", point.dist.version or ""
+        dist: Any = point.dist
+        return dist.name or "", dist.version or ""
     except (AttributeError, OSError, KeyError, TypeError, ValueError):
         return "", ""
 
 
 def _name_of(dist: metadata.Distribution) -> str:
-    """Return a distribution's name as it is compared, or an empty string."""
+    """Return a distribution's normalised name, or an empty string."""
     with suppress(Exception):  # broken metadata can fail in any way
         return (dist.name or "").replace("_", "-").lower()
     return ""
 
 
 def _as_list(records: Any) -> list[Any]:
-    # Generators run here, inside the fence: one that fails half-way registers nothing.
+    # Generators run here, inside the fence: one that fails halfway registers nothing.
     if records is None or isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         raise PluginError(f"returned {type(records).__name__}, not a list of records")
     return list(records)

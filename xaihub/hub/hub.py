@@ -1,13 +1,13 @@
-"""Everything that is registered, by kind: the one door to explainers, metrics, adapters and models."""
+"""The hub: registries of everything that plugins register, and construction of explainers, metrics and models."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.registry import Registry
 from xaihub.specs import (
@@ -31,114 +31,85 @@ if TYPE_CHECKING:
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 
-__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "Hub"]
+__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "REGISTRIES", "Hub"]
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+S = TypeVar("S", bound=Spec)
+
+
+def _registry(kind: str, record: type[S], *, hook: str = "") -> cached_property[Registry[S]]:
+    """Return an attribute that is the registry of one kind, filled on first access."""
+    noun = kind.removesuffix("s").replace("_", " ")
+    return cached_property(lambda hub: Registry(hub.host, f"xaihub_register_{hook or kind}", record, noun))
 
 
 class Hub:
-    """The registered things of one plugin host; each registry is filled when it is first asked for."""
+    """Everything that the plugins of one host registered; each registry is filled on first access.
+
+    The `get_...` methods raise `UnknownName`, `ParameterError` (a parameter is unknown, or its value has the wrong type
+    or is out of range), `MissingExtra` (a library is not installed) and `PluginError` (the plugin's module is broken).
+    They convert parameters given as strings to their types.
+
+    Attributes:
+        host: The plugin host.
+        explainers: The registry of explainers.
+        global_explainers: The registry of global explainers.
+        metrics: The registry of metrics.
+        objectives: The registry of training objectives.
+        baselines: The registry of the removal operators that plugins add to the built-in ones.
+        models: The registry of model cards.
+        adapters: The registry of sources of models.
+        reproductions: The registry of published experiments that can be re-run.
+    """
 
     def __init__(self, host: PluginHost | None = None) -> None:
-        """Use `host`, or make one and load every installed plugin."""
+        """Use `host`, or create one and load every installed plugin."""
         self.host = PluginHost().load() if host is None else host
 
-    @cached_property
-    def explainers(self) -> Registry[ExplainerSpec]:
-        """The explainers."""
-        return Registry(self.host, "xaihub_register_explainers", ExplainerSpec, "explainer")
+    explainers = _registry("explainers", ExplainerSpec)
+    global_explainers = _registry("global_explainers", GlobalExplainerSpec)
+    metrics = _registry("metrics", MetricSpec)
+    objectives = _registry("objectives", ObjectiveSpec)
+    baselines = _registry("baselines", BaselineSpec)
+    models = _registry("models", ModelCard)
+    adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
+    reproductions = _registry("reproductions", ReproductionSpec)
 
-    @cached_property
-    def global_explainers(self) -> Registry[GlobalExplainerSpec]:
-        """The global explainers."""
-        return Registry(self.host, "xaihub_register_global_explainers", GlobalExplainerSpec, "global explainer")
-
-    @cached_property
-    def metrics(self) -> Registry[MetricSpec]:
-        """The metrics."""
-        return Registry(self.host, "xaihub_register_metrics", MetricSpec, "metric")
-
-    @cached_property
-    def baselines(self) -> Registry[BaselineSpec]:
-        """The ways to hide pixels that plugins add to the engine's own."""
-        return Registry(self.host, "xaihub_register_baselines", BaselineSpec, "baseline")
-
-    @cached_property
-    def objectives(self) -> Registry[ObjectiveSpec]:
-        """The training objectives."""
-        return Registry(self.host, "xaihub_register_objectives", ObjectiveSpec, "objective")
-
-    @cached_property
-    def reproductions(self) -> Registry[ReproductionSpec]:
-        """The published experiments that can be run again."""
-        return Registry(self.host, "xaihub_register_reproductions", ReproductionSpec, "reproduction")
-
-    @cached_property
-    def adapters(self) -> Registry[AdapterSpec]:
-        """The sources of models."""
-        return Registry(self.host, "xaihub_register_model_adapters", AdapterSpec, "adapter")
-
-    @cached_property
-    def models(self) -> Registry[ModelCard]:
-        """The cards of the zoo."""
-        return Registry(self.host, "xaihub_register_models", ModelCard, "model")
+    @property
+    def registries(self) -> dict[str, Registry[Any]]:
+        """Every registry by its attribute's name, in the order in which they are listed and searched."""
+        return {kind: getattr(self, kind) for kind in REGISTRIES}
 
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
-        """Make the explainer called `name` with the given parameters (strings are converted to their types).
-
-        Raises:
-            UnknownName: No explainer has that name.
-            ParameterError: A parameter is unknown, or of the wrong type or range.
-            MissingExtra: A library that it needs is not installed.
-            PluginError: The plugin's module is broken.
-        """
+        """Create the explainer called `name` with the given parameters."""
         from xaihub.explainers.explainer import Explainer
 
         spec = self.explainers.get(name)
-        explainer: Explainer = _made(spec, Explainer, values)
+        explainer: Explainer = _create(spec, Explainer, values)
         explainer.variant = spec.variant
         return explainer
 
     def get_global_explainer(self, name: str = DEFAULT_GLOBAL_EXPLAINER, /, **values: Any) -> GlobalExplainer:
-        """Make the global explainer called `name` with the given parameters (strings are converted to their types).
-
-        Raises:
-            UnknownName: No global explainer has that name.
-            ParameterError: A parameter is unknown, or of the wrong type or range.
-            MissingExtra: A library that it needs is not installed.
-            PluginError: The plugin's module is broken.
-        """
+        """Create the global explainer called `name` with the given parameters."""
         from xaihub.ranking.explainer import GlobalExplainer
 
-        explainer: GlobalExplainer = _made(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer: GlobalExplainer = _create(self.global_explainers.get(name), GlobalExplainer, values)
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
-        """Make the metric called `name` with the given parameters (strings are converted to their types).
-
-        Raises:
-            UnknownName: No metric has that name.
-            ParameterError: A parameter is unknown, or of the wrong type or range.
-            PluginError: The plugin's module is broken.
-        """
+        """Create the metric called `name` with the given parameters."""
         from xaihub.metric import Metric
 
-        metric: Metric = _made(self.metrics.get(name), Metric, values)
+        metric: Metric = _create(self.metrics.get(name), Metric, values)
         return metric
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
-        """Make the training objective called `name` with the given parameters (strings are converted).
-
-        Raises:
-            UnknownName: No objective has that name.
-            ParameterError: A parameter is unknown, or of the wrong type or range.
-            PluginError: The plugin's module is broken.
-        """
+        """Create the training objective called `name` with the given parameters."""
         from xaihub.objective import Objective
 
-        objective: Objective = _made(self.objectives.get(name), Objective, values)
+        objective: Objective = _create(self.objectives.get(name), Objective, values)
         return objective
 
     def load_model(
@@ -155,22 +126,22 @@ class Hub:
         scratch: bool = False,
         size: int | None = None,
     ) -> Model:
-        """Load a model: a card of the zoo, a path to a card, or any architecture that an adapter knows.
+        """Load a model: a card of the zoo, the path of a card, or any architecture that an adapter knows.
 
         Args:
-            name: For instance "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18",
+            name: For example "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18" or
                 "my_card.yaml".
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
-            classes: A text file with one class name a line, which replaces the model's class names.
-            layer: The layer for activation maps, instead of the one found.
+            classes: A text file with one class name per line, which replaces the model's class names.
+            layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
-            runtime: How forward passes are run.
-            scratch: Take random weights, which torch's global generator fixes.
-            size: A side of the input in pixels, instead of the model's own.
+            runtime: Settings of the forward passes.
+            scratch: Use random weights, drawn from torch's global generator.
+            size: Input side length in pixels, instead of the model's own.
 
         Raises:
-            UnknownName: Nothing is called `name`; the hint lists near names.
+            UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
         """
         from dataclasses import replace
@@ -192,17 +163,17 @@ class Hub:
             options=options or {},
         )
         if card.objective:
-            model = self._build_changed(request, adapter, pick_device(device))
+            model = self._build_wrapped(request, adapter, pick_device(device))
         else:
             model = adapter.build(request, pick_device(device))
         model.baselines = {spec.name: spec.load for spec in self.baselines}
-        model.module.requires_grad_(False)  # explaining needs no gradients of weights; whoever trains asks for them
+        model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if runtime is not None:
             model.runtime = runtime
         return model
 
-    def _build_changed(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
-        """Build a model whose architecture a training objective has changed: the plain one, the change, the weights."""
+    def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
+        """Build the plain model, let the card's training objective modify the architecture, and load the weights."""
         from dataclasses import replace
 
         from xaihub.models.weights import fill, read_weights, weights_file
@@ -224,20 +195,19 @@ class Hub:
             card = read_card(name)
         if card is not None:
             return card, self._adapter(card.adapter)
-        for spec in sorted(self.adapters, key=lambda spec: not name.startswith(spec.prefixes or "\0")):
-            if (spec.prefixes and name.startswith(spec.prefixes)) or not self._claimed(name):
-                adapter = self._asked(spec, name)
-                if adapter is not None:
-                    return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
+        for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
+            adapter = self._try_adapter(spec, name)
+            if adapter is not None:
+                return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
         raise UnknownName(f"no model is named {name!r}", hint=self._near_models(name))
 
-    def _asked(self, spec: AdapterSpec, name: str) -> ModelAdapter | None:
-        """Return the adapter if it knows `name`; a broken one is passed over unless the name is its own."""
+    def _try_adapter(self, spec: AdapterSpec, name: str) -> ModelAdapter | None:
+        """Return the adapter if it knows `name`; a broken one is skipped unless the name has its prefix."""
         try:
             adapter = self._adapter(spec.name)
             return adapter if adapter.knows(name) else None
-        except (Exception, SystemExit) as error:  # the plugin fence: it must not hide the models of other adapters
-            if isinstance(error, XaihubError) and name.startswith(spec.prefixes or "\0"):
+        except (Exception, SystemExit) as error:  # the plugin fence: the models of other adapters must stay available
+            if isinstance(error, XaihubError) and name.startswith(spec.prefixes):
                 raise
             self._blame(spec, error)
             return None
@@ -246,17 +216,11 @@ class Hub:
         what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
-    def _claimed(self, name: str) -> bool:
-        return any(spec.prefixes and name.startswith(spec.prefixes) for spec in self.adapters)
-
     def _adapter(self, name: str) -> ModelAdapter:
         from xaihub.models.adapter import ModelAdapter
 
-        spec = self.adapters.get(name)
-        adapter = spec.load()
-        if not (isinstance(adapter, type) and issubclass(adapter, ModelAdapter)):
-            raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.ModelAdapter")
-        return adapter()
+        adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
+        return adapter
 
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
@@ -265,26 +229,27 @@ class Hub:
                 known += self._adapter(spec.name).names()
             except (Exception, SystemExit) as error:  # the plugin fence, as above
                 self._blame(spec, error)
-        return did_you_mean(name, known) or "xaihub list models --timm '*' shows every architecture"
+        return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
-def _made(spec: Spec, kind: Any, values: Mapping[str, Any]) -> Any:
-    """Make the thing that a record names, of the given base class, with parameters converted to their types."""
+REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
+
+
+def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
+    """Create an instance of the class that a record names, which must derive from `kind`."""
     from xaihub.params import convert
 
-    method = spec.load()
-    if not (isinstance(method, type) and issubclass(method, kind)):
-        raise PluginError(f"plugin {spec.plugin!r}: {spec.target!r} is not a subclass of xaihub.{kind.__name__}")
-    made = method(**convert(method, values, who=spec.name))
-    made.name = spec.name
-    return made
+    method = spec.load_class(kind)
+    created = method(**convert(method, values, who=spec.name))
+    created.name = spec.name
+    return created
 
 
 def pick_device(name: str) -> Any:
     """Return the torch device called `name`; "auto" prefers CUDA.
 
     Raises:
-        ModelError: There is no such device here.
+        ModelError: The device does not exist on this machine.
     """
     import torch
 
@@ -293,7 +258,7 @@ def pick_device(name: str) -> Any:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ModelError(f"there is no device called {name!r}", hint="auto, cpu, cuda, cuda:1 or mps") from error
+        raise ModelError(f"there is no device {name!r}", hint="use auto, cpu, cuda, cuda:1 or mps") from error
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )

@@ -1,4 +1,4 @@
-"""Which record has this name; and if none, which name is near?"""
+"""Registries: records of one kind by name, with suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xaihub.specs import Spec
 __all__ = ["Registry"]
 
 S = TypeVar("S", bound=Spec)
-# "/" separates a plugin's name, "=" and "," separate parameters and lists; control characters, quotes and the signs of
-# HTML have no place in what is printed, typed and put into file names.
+# "/" separates a plugin's name, "=" and "," separate parameters and lists; control characters, quotes and HTML must not
+# appear in output, commands and file names.
 _NAME = re.compile(r"[\w.:+@-]+")
 
 
 class Registry(Generic[S]):
-    """The records of one kind. A built-in keeps its name; a later claimant answers to `plugin/name`."""
+    """The records of one kind. The first to register a name keeps it; a later one is called `plugin/name`."""
 
     def __init__(self, host: PluginHost, hook: str, record_type: type[S], noun: str) -> None:
         """Collect the records of `hook`, which must be of `record_type`; `noun` is used in messages."""
@@ -46,11 +46,11 @@ class Registry(Generic[S]):
             self._by_name.setdefault(spec.name, spec)
 
     def __iter__(self) -> Iterator[S]:
-        """Yield the records in the order of their names."""
+        """Yield the records, sorted by name."""
         return iter(sorted(self._by_name.values(), key=lambda spec: spec.name))
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether a record has this name (also as `plugin/name`)."""
+        """Whether a record has this name (also as `plugin/name`)."""
         return isinstance(name, str) and self.find(name) is not None
 
     def names(self) -> list[str]:
@@ -69,10 +69,10 @@ class Registry(Generic[S]):
         """Return the record called `name` or `plugin/name`.
 
         Raises:
-            UnknownName: No record has that name; the hint lists near ones.
+            UnknownName: No record has that name; the hint lists similar names.
         """
         spec = self.find(name)
         if spec is None:
-            hint = did_you_mean(name, self._by_name) or f"xaihub list {self.noun.replace(' ', '_')}s shows them all"
+            hint = did_you_mean(name, self._by_name) or f"xaihub list {self.noun.replace(' ', '_')}s shows every name"
             raise UnknownName(f"no {self.noun} is named {name!r}", hint=hint)
         return spec

@@ -1,8 +1,8 @@
-"""The masking engine: every perturbation method and metric stands on it.
+"""The masking engine, which all perturbation methods and metrics use.
 
-`Features` say which pixels belong together, a `Removal` says what hidden pixels become, and
-`masked_forward_passes` evaluates any stream of masks in batches that fit into memory. `Coalitions` are designs of
-random subsets of features, with the weights that make Shapley values of their scores.
+`Features` group pixels, a `Removal` replaces masked pixels, and `masked_forward_passes` evaluates a stream of masks in
+batches that fit into memory. `Coalitions` are random subsets of features, with weights that turn their scores into
+Shapley values.
 """
 
 from xaihub.masking.coalitions import (
@@ -18,6 +18,7 @@ from xaihub.masking.coalitions import (
 from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, masked_forward_passes
 from xaihub.masking.features import Features, Segments, Windows, make_features
 from xaihub.masking.removal import BaselineName, Fill, Inpaint, Removal, baseline_image, make_removal
+from xaihub.masking.sizes import SizeSearch
 
 __all__ = [
     "CERTAIN",
@@ -29,6 +30,7 @@ __all__ = [
     "MaskedBatch",
     "Removal",
     "Segments",
+    "SizeSearch",
     "Windows",
     "baseline_image",
     "batch_rows",

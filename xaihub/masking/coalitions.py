@@ -1,12 +1,12 @@
-"""Which coalitions to ask about: designs of random subsets of players, and the weights that make Shapley values.
+"""Coalition designs: random subsets of players, and the weights that turn their scores into Shapley values.
 
-A design draws a size from a law, then a uniform subset of that size. It says how often it expects to draw each
-coalition, which is all that an estimator needs: every estimate here is linear, `values = weights.T @ scores`.
+A design draws a size from a distribution, then a uniform subset of that size. It records how often it expects to draw
+each coalition, which is all that an estimator needs: every estimate is linear, `values = weights.T @ scores`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import comb, lgamma, log
 
 import torch
@@ -26,8 +26,8 @@ __all__ = [
     "shapley_weights",
 ]
 
-CERTAIN = -1  # the draw of what is not random
-LISTED = 2**20  # a size with no more coalitions than this has each drawn at most once
+CERTAIN = -1  # the draw number of coalitions that are not random
+LISTED = 2**20  # sizes with at most this many coalitions are sampled without replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class Coalitions:
 
     Attributes:
         shown: (n, d) floats, 1 for the players that take part.
-        draw: (n,) number of the draw: a coalition and its complement, or all of an order and its reverse, are one
-            draw. Draws are alike and nearly independent. `CERTAIN` for coalitions that are there for sure.
-        copy: (n,) which of several replacements hides the others, taken in turns.
-        log_expected: (n,) float64, log of how many rows of the coalition are expected, over all copies.
+        draw: (n,) number of the draw; a coalition and its complement, or all coalitions of an order and its reverse,
+            are one draw. Draws are identically distributed and nearly independent. `CERTAIN` if not random.
+        copy: (n,) index of the replacement for the absent players, where there are several; they alternate.
+        log_expected: (n,) float64, log of the expected number of rows with this coalition, over all copies.
     """
 
     shown: Tensor
@@ -53,7 +53,7 @@ class Coalitions:
 
 
 def every_coalition(players: int, *, copies: int = 1) -> Coalitions:
-    """Return all 2^d coalitions, once for each copy."""
+    """Return all 2^d coalitions, once per copy."""
     shown = ((torch.arange(2**players).unsqueeze(1) >> torch.arange(players)) & 1).float()
     return _certain(shown, copies)
 
@@ -61,19 +61,19 @@ def every_coalition(players: int, *, copies: int = 1) -> Coalitions:
 def draw_coalitions(
     players: int, count: int, sizes: Tensor, *, ends: bool, copies: int = 1, generator: torch.Generator
 ) -> Coalitions:
-    """Draw about `count` coalitions, those that are certain first.
+    """Draw about `count` coalitions, certain ones first.
 
-    Sizes are stratified by systematic sampling, and no coalition of a size is drawn again before all of them were.
-    Sizes that are due as a whole are taken as a whole, without chance. If the law of sizes is symmetric, coalitions
-    come in pairs with their complements.
+    Sizes are stratified by systematic sampling, and coalitions of a size are drawn without replacement until all have
+    been drawn. Coalition sizes that the budget covers completely are enumerated, not sampled. If the distribution of
+    sizes is symmetric, coalitions come in pairs with their complements.
 
     Args:
         players: d.
-        count: Rows; one less where pairs leave one over, and no more than there are coalitions and copies.
+        count: Number of rows; one fewer if pairs leave a remainder, and at most one row per coalition and copy.
         sizes: (d + 1,) log-probabilities of the sizes 0..d.
-        ends: Ask the empty and the full coalition for sure, once for each copy, and never at random.
-        copies: Number of replacements that hidden players may get.
-        generator: Every random number comes from it.
+        ends: Include the empty and the full coalition once per copy, and never draw them at random.
+        copies: Number of replacements for absent players.
+        generator: The source of all random numbers.
 
     Raises:
         ParameterError: `count` is too small.
@@ -85,7 +85,7 @@ def draw_coalitions(
         parts = [_certain(torch.stack([torch.zeros(players), torch.ones(players)]), copies)]
     left = count - sum(map(len, parts))
     if left < 4 or players < 1:
-        raise ParameterError(f"a budget of {count} points is too small for masks", hint=f"at least {count - left + 4}")
+        raise ParameterError(f"a budget of {count} masks is too small", hint=f"use at least {count - left + 4}")
     if not bool(sizes.isfinite().any()):
         return parts[0]
     sizes = sizes - sizes.logsumexp(0)
@@ -108,22 +108,18 @@ def draw_coalitions(
             break
     if strata and draws > 0:
         parts.append(_random(strata, law / law.sum(), draws, copies, generator))
-    return Coalitions(
-        shown=torch.cat([part.shown for part in parts]),
-        draw=torch.cat([part.draw for part in parts]),
-        copy=torch.cat([part.copy for part in parts]),
-        log_expected=torch.cat([part.log_expected for part in parts]),
-    )
+    names = [item.name for item in fields(Coalitions)]
+    return Coalitions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tuple[Coalitions, Tensor]:
     """Draw about `count` coalitions along random orders of the players: permutation sampling.
 
-    Orders come in pairs with their reverses (antithetic; Mitchell et al. 2022); an order adds d - 1 coalitions to the
-    empty and the full one, which are asked once.
+    Orders come in pairs with their reverses (antithetic; Mitchell et al. 2022). An order adds d - 1 coalitions to the
+    empty and the full coalition, which occur once.
 
     Returns:
-        The coalitions, and the (n, d) weights of the players' Shapley values.
+        The coalitions, and the (n, d) weights that turn their scores into Shapley values.
 
     Raises:
         ParameterError: `count` is too small for an order and its reverse.
@@ -131,8 +127,8 @@ def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tupl
     orders = (count - 2) // (2 * max(players - 1, 1))
     if orders < 1:
         raise ParameterError(
-            f"a budget of {count} points is too small for an order of {players} players and its reverse",
-            hint=f"at least {2 * players}",
+            f"a budget of {count} masks is too small for an order of {players} players and its reverse",
+            hint=f"use at least {2 * players}",
         )
     forward = torch.rand(orders, players, generator=generator).argsort(1)
     order = torch.stack([forward, forward.flip(1)], 1).flatten(0, 1)  # (2 orders, d)
@@ -161,21 +157,21 @@ def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tupl
 
 
 def shapley_weights(shown: Tensor, log_expected: Tensor, *, adjust: bool = True) -> Tensor:
-    """Return (n, d) float64 weights that make scores of coalitions Shapley values.
+    """Return (n, d) float64 weights that turn scores of coalitions into Shapley values.
 
-    Each coalition has its Shapley weight over how often it is expected, which has no bias. `adjust` estimates on the
-    residuals of the least-squares fit of an additive game (that of Kernel SHAP; Covert and Lee 2021) and adds the
-    fit's own Shapley values: that stays linear in the scores, takes away the variance of all that is additive, and
-    makes the values sum to the difference of the full and the empty coalition. As fit and residuals share the draws
-    it has a bias, which falls faster with the number of rows than the spread does. It needs both of them, two
-    players, and 2 d + 2 rows.
+    The weight of a coalition is its Shapley weight divided by its expected number of rows, which is unbiased. `adjust`
+    applies this estimate to the residuals of the least-squares fit of an additive game (as in Kernel SHAP; Covert and
+    Lee 2021) and adds the fit's Shapley values. The result stays linear in the scores, removes the variance of the
+    additive part, and sums to the difference between the full and the empty coalition. Fit and residuals share the
+    draws, which causes a bias that falls faster with the number of rows than the standard deviation does. `adjust`
+    needs the empty and the full coalition, two players, and 2 d + 2 rows.
 
     Args:
         shown: (n, d) coalitions.
         log_expected: (n,), as in `Coalitions`.
-        adjust: Regress as well; done only where there are rows enough.
+        adjust: Whether to regress; ignored if its requirements are not met.
     """
-    M = shown.double()  # noqa: N806 - the papers' sign
+    M = shown.double()  # noqa: N806 - the papers' notation
     s, d = M.sum(1), M.shape[1]
     kept = (log_gamma(s.clamp(min=1)) + log_gamma(d - s + 1) - lgamma(d + 1) - log_expected).exp()
     dropped = (log_gamma(s + 1) + log_gamma((d - s).clamp(min=1)) - lgamma(d + 1) - log_expected).exp()
@@ -187,7 +183,7 @@ def shapley_weights(shown: Tensor, log_expected: Tensor, *, adjust: bool = True)
     fit = _additive_fit(M, s, log_expected, start, end)
     # Applied to the residuals F - F(empty) - M fit F, as one linear map of F.
     rest = plain.T - plain.sum(0).unsqueeze(1) * start - (plain.T @ M) @ fit
-    # Zero at both ends, the residual's Shapley values sum to 0; so must their estimate.
+    # The residual is 0 at both ends, so its Shapley values sum to 0; their estimate must as well.
     return (fit + rest - rest.mean(0)).T
 
 
@@ -198,7 +194,7 @@ def binomial_sizes(players: int, p: float) -> Tensor:
 
 
 def shapley_sizes(players: int) -> Tensor:
-    """Return (d + 1,) log-probabilities in proportion to 1 / (s (d - s)) for sizes 0 < s < d."""
+    """Return (d + 1,) log-probabilities proportional to 1 / (s (d - s)) for sizes 0 < s < d."""
     s = torch.arange(players + 1, dtype=torch.float64)
     logs = -(s * (players - s)).log()
     logs[[0, players]] = -torch.inf
@@ -211,11 +207,11 @@ def log_gamma(value: Tensor) -> Tensor:
 
 
 class _Stratum:
-    """All coalitions of one size, or all pairs of one of that size and its complement, by number."""
+    """All coalitions of one size, or all pairs of such a coalition and its complement, by number."""
 
     def __init__(self, players: int, size: int, paired: bool) -> None:
         self.players, self.size, self.paired = players, size, paired
-        self.halved = paired and 2 * size == players  # its complements have the same size; player 0 tells them apart
+        self.halved = paired and 2 * size == players  # complements have the same size; player 0 distinguishes them
         self.count = comb(players - 1, size - 1) if self.halved else comb(players, size)
 
     def rows(self, numbers: Tensor) -> Tensor:
@@ -235,12 +231,12 @@ class _Stratum:
     def drawn(self, count: int, copies: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return (count, 1 or 2, d) random coalitions and their (count,) copies."""
         turn = torch.randint(0, copies, (), generator=generator)
-        if self.count > LISTED:  # too many to list, and too many to meet one twice
+        if self.count > LISTED:  # too many to enumerate, and a repetition is unlikely
             rank = torch.rand(count, self.players, generator=generator).argsort(1).argsort(1)
             return self._with_complements((rank < self.size).float()), (turn + torch.arange(count)) % copies
         rounds = -(-count // self.count)
         order = torch.randperm(self.count, generator=generator)
-        # Each round goes through all coalitions in the same random order, one copy further on.
+        # Each round uses all coalitions in the same random order, with the next copy.
         copy = (torch.arange(self.count) + turn + torch.arange(rounds).unsqueeze(1)).flatten()[:count] % copies
         return self.rows(order.repeat(rounds)[:count]), copy
 
@@ -280,15 +276,15 @@ def _certain(shown: Tensor, copies: int) -> Coalitions:
 
 
 def _additive_fit(M: Tensor, s: Tensor, log_expected: Tensor, start: Tensor, end: Tensor) -> Tensor:  # noqa: N803
-    """Return the (d, n) linear map from scores to Kernel SHAP's solution, which meets both ends exactly."""
+    """Return the (d, n) linear map from scores to the solution of Kernel SHAP, which is exact at both ends."""
     d = M.shape[1]
     inner = (s > 0) & (s < d)
     logs = torch.full_like(s, -torch.inf)
     logs[inner] = (log_gamma(s[inner]) + log_gamma(d - s[inner])) - log_expected[inner]
-    kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over how often it is expected, up to a factor
+    kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over the expected number of rows, up to a factor
     weighted = M * kernel.unsqueeze(1)
     inverse: Tensor = torch.linalg.pinv(M.T @ weighted, hermitian=True)
-    free = inverse @ (weighted.T - weighted.sum(0).unsqueeze(1) * start)  # scores minus the empty one's
+    free = inverse @ (weighted.T - weighted.sum(0).unsqueeze(1) * start)  # scores minus that of the empty coalition
     direction = inverse.sum(1, keepdim=True) / inverse.sum()
     return free - direction * (free.sum(0) - (end - start))
 

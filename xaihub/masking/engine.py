@@ -1,4 +1,4 @@
-"""Evaluating a stream of masks in batches that fit: nothing twice, nothing in a Python loop over samples."""
+"""Evaluation of streams of masks in batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from xaihub.models.model import Model
 
 __all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forward_passes"]
 
-# Bytes a forward pass on a CPU, unless asked otherwise: above it the C library returns freed activations to the system
-# and every pass faults its pages in anew. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread:
-# 13.6 ms a row for 2 to 4 rows (80 MiB), 23.6 ms for 8.
+# Default bytes per forward pass on a CPU. Above it the C library returns freed activations to the system, and every
+# pass causes new page faults. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread: 13.6 ms per
+# row for 2 to 4 rows (80 MiB), 23.6 ms for 8.
 CPU_BUDGET = 80 * 2**20
 LARGEST_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """One evaluated batch: (n, ...) draws, the (n, 1, H, W) masks they became, and (n, K) logits."""
+    """One evaluated batch: (n, ...) draws, their (n, 1, H, W) masks, and (n, K) logits."""
 
     draws: Tensor
     masks: Tensor
@@ -41,23 +41,23 @@ def masked_forward_passes(
     done: int = 0,
     total: int | None = None,
 ) -> Iterator[MaskedBatch]:
-    """Ask the model about one image under many masks, and yield the answers batch by batch.
+    """Evaluate the model on one image under many masks, and yield the outputs batch by batch.
 
-    All targets share these passes: the caller scores `outputs` as often as it likes. Batches are as large as
-    `model.runtime` allows; when memory runs out the batch is halved and the work goes on. A batch that ran out is
-    counted among the model's forward passes only if the network itself had finished.
+    Several targets can share these passes, because `outputs` holds all logits. Batches are as large as `model.runtime`
+    allows; if memory runs out, the batch is halved and evaluated again. A failed batch is counted among the model's
+    forward passes only if the network itself had finished.
 
     Args:
         model: The model.
         image: (C, H, W), in the model's units.
         draws: Masks, or a compact form of them, as one tensor with n rows or as an iterable of such tensors.
-        removal: What hidden pixels become.
-        expand: Turns a batch of draws into (n, 1, H, W) masks with 1 for kept pixels; without it draws are masks.
-        done: Rows of earlier calls, for the progress bar of a method that asks in several calls.
-        total: Rows of all calls, for the progress bar; known without it if `draws` is one tensor.
+        removal: The removal operator for masked pixels.
+        expand: Converts a batch of draws to (n, 1, H, W) masks with 1 for kept pixels; by default, draws are masks.
+        done: Rows of earlier calls, for the progress bar of a method that makes several calls.
+        total: Rows of all calls, for the progress bar; not needed if `draws` is one tensor.
 
     Raises:
-        ModelError: One single row does not fit into memory, or a logit is not finite.
+        ModelError: A single row does not fit into memory, or a logit is NaN or infinite.
     """
     image = image.to(model.device)
     rows = batch_rows(model)
@@ -99,7 +99,7 @@ def coalition_scores(
 
 
 def batch_rows(model: Model) -> int:
-    """Return how many rows a forward pass takes: as asked for, or as memory and device allow."""
+    """Return the number of rows per forward pass: the requested batch size, or what memory and device allow."""
     runtime = model.runtime
     if runtime.batch_size is not None:
         return runtime.batch_size
@@ -112,7 +112,7 @@ def batch_rows(model: Model) -> int:
 def _attempt(
     model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
 ) -> MaskedBatch | None:
-    """Evaluate one batch; None if memory ran out and fewer rows may fit."""
+    """Evaluate one batch; return None if memory ran out and fewer rows may fit."""
     try:
         return _evaluate(model, image, draws, removal, expand)
     except (RuntimeError, MemoryError) as error:
@@ -123,7 +123,7 @@ def _attempt(
                 f"out of memory on {model.device} with a single row of {model.name!r}",
                 hint="use a smaller model or --device cpu",
             ) from error
-    # Only here, when the exception and with it the failed pass's tensors are gone, can memory be given back.
+    # Only here, after the exception and the tensors of the failed pass are gone, can memory be released.
     return None
 
 
@@ -134,7 +134,7 @@ def _evaluate(
     with torch.inference_mode():
         masks = draws.to(model.device, non_blocking=True)
         if expand is not None:
-            with torch.autocast(model.device.type, enabled=False):  # half precision is for the network only
+            with torch.autocast(model.device.type, enabled=False):  # mixed precision is only for the network
                 masks = expand(masks)
         with model.autocast():
             outputs = removal(model, image, masks).float()
@@ -156,7 +156,7 @@ def _release(device: torch.device) -> None:
 
 
 class _Stream:
-    """Rows on demand, from one tensor or from an iterable of tensors of any lengths."""
+    """Rows on demand, from one tensor or an iterable of tensors of any length."""
 
     def __init__(self, draws: Tensor | Iterable[Tensor]) -> None:
         self._source = iter([draws] if isinstance(draws, Tensor) else draws)

@@ -1,4 +1,4 @@
-"""Removal: what hidden pixels become, and how the model is asked."""
+"""Removal operators: how masked pixels are replaced before the model is run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")
 BaselineName = Annotated[
     str,
     Meta(
-        description="What hidden pixels become: blur, mean (of the image), zero (the data's mean), black, white,"
-        " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or one of 'xaihub list baselines'."
+        description="Fill for masked pixels: blur, mean (of the image), zero (the data's mean), black, white,"
+        " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or a name from 'xaihub list baselines'."
     ),
 ]
 
 
 class Removal(ABC):
-    """One way to ask a model about a partly hidden input.
+    """One way to run a model on a partly masked input.
 
-    A fill value is the common way; a subclass may instead pass the mask on to the network itself.
+    Most subclasses fill masked pixels; others pass the mask to the network itself.
     """
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Removal(ABC):
 
 
 class Fill(Removal):
-    """Hidden pixels take the value of a baseline image: `mask * image + (1 - mask) * baseline`."""
+    """Masked pixels take the value of a baseline image: `mask * image + (1 - mask) * baseline`."""
 
     def __init__(self, baseline: Tensor) -> None:
         """Store the (C, H, W) baseline, in the model's units."""
@@ -48,19 +48,19 @@ class Fill(Removal):
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         """Return the (n, K) logits."""
-        # In the order that convolutions want, (n, H, W, C). With the mask repeated for each channel all three are
-        # contiguous, which is worth twice the speed of a broadcast.
+        # Channels-last, as convolutions need it. Repeating the mask for each channel makes all three contiguous, which
+        # is twice as fast as broadcasting.
         weights = masks.to(image).permute(0, 2, 3, 1).expand(-1, -1, -1, len(image)).contiguous()
         hidden, shown = (part.to(image).permute(1, 2, 0).contiguous() for part in (self.baseline, image))
         return model(torch.lerp(hidden, shown, weights).permute(0, 3, 1, 2))
 
 
 class Inpaint(Removal):
-    """Hidden pixels are filled smoothly from the visible ones around them, anew for every mask.
+    """Masked pixels are interpolated smoothly from the visible pixels around them, for each mask separately.
 
     Pull-push interpolation (Gortler et al. 1996, "The Lumigraph", Sec. 3.4.2): visible pixels are averaged down a
-    pyramid until no hole is left, then carried up into the holes. Where nothing at all is visible, everything
-    becomes 0, the mean of the data that the model was trained on.
+    pyramid until no hole is left, then interpolated back into the holes. If no pixel is visible, the whole input is 0,
+    the mean of the training data.
     """
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Inpaint(Removal):
 
 
 def _pull_push(sums: Tensor, weights: Tensor) -> Tensor:
-    """Fill (n, C, H, W) `sums` of visible pixels, image times (n, 1, H, W) weights, from below where weights lack."""
+    """Fill holes of (n, C, H, W) `sums`, image times (n, 1, H, W) weights, from coarser levels of the pyramid."""
     if max(sums.shape[-2:]) <= 1:
         return sums / weights.clamp(min=1e-12)  # 0 where nothing is visible
     coarse = _pull_push(
@@ -78,17 +78,17 @@ def _pull_push(sums: Tensor, weights: Tensor) -> Tensor:
         avg_pool2d(weights, 2, ceil_mode=True, count_include_pad=False),
     )
     carried = interpolate(coarse, size=sums.shape[-2:], mode="bilinear", align_corners=False)
-    # Where some weight is visible the local mean counts by that weight, the rest comes from below.
+    # A partly visible pixel keeps the local mean in proportion to its weight; the rest comes from the coarser level.
     return sums + (1 - weights) * carried
 
 
 def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     """Return the (C, H, W) baseline called `name` (see `BaselineName`), in the model's units.
 
-    Noise is uniform in [0, 1] and comes from torch's global generator, so the seed of `explain` fixes it.
+    Noise is uniform in [0, 1] and comes from torch's global generator, which the seed of `explain` sets.
 
     Raises:
-        ParameterError: No baseline has that name, or it is no image ("inpaint", and those of plugins).
+        ParameterError: No baseline has that name, or it is not an image ("inpaint" and those of plugins).
         InputError: The image of "image:PATH" cannot be read.
     """
     kind, _, value = name.partition(":")
@@ -100,7 +100,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     if kind == "constant" and value:
         return model.preprocessing.normalise(torch.full_like(pixels, _unit(value, name)))
     if value or kind == "inpaint" or kind in model.baselines:
-        raise ParameterError(f"baseline {name!r} cannot be used here", hint="see the parameter's description")
+        raise ParameterError(f"baseline {name!r} cannot be used here", hint="use an image, such as blur or mean")
     if kind == "zero":
         return torch.zeros_like(image)
     if kind in ("black", "grey", "white"):
@@ -114,7 +114,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
         from torchvision.transforms.functional import gaussian_blur
 
         sigma = BLUR_SIGMA * image.shape[-1] / 224
-        side = min(int(3 * sigma) * 2 + 1, 2 * min(image.shape[-2:]) - 1)  # reflection needs less than the image
+        side = min(int(3 * sigma) * 2 + 1, 2 * min(image.shape[-2:]) - 1)  # reflection must be smaller than the image
         blurred: Tensor = gaussian_blur(image, [side, side], [sigma, sigma])
         return blurred
     raise ParameterError(
@@ -124,18 +124,18 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
 
 
 def make_removal(name: str, model: Model, image: Tensor) -> Removal:
-    """Return the removal called `name` (see `BaselineName`) for one (C, H, W) image.
+    """Return the removal operator called `name` (see `BaselineName`) for one (C, H, W) image.
 
     Raises:
         ParameterError: No baseline has that name.
-        ExplainerRefused: A plugin's way to hide pixels does not apply to this model.
+        ExplainerRefused: A plugin's removal operator is not valid for this model.
     """
     if name == "inpaint":
         return Inpaint()
     if name in model.baselines:
         found = model.baselines[name]()(model, image)
         if not isinstance(found, Removal):
-            raise PluginError(f"baseline {name!r} returned a {type(found).__name__}, not a xaihub.masking.Removal")
+            raise PluginError(f"baseline {name!r} returned {type(found).__name__}, not a xaihub.masking.Removal")
         return found
     return Fill(baseline_image(name, model, image))
 

@@ -1,1 +1,1 @@
-"""Models: building, preprocessing, structure, weights and cards."""
+"""Models: adapters, preprocessing, layer structure, weights and cards."""

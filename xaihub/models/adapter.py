@@ -1,4 +1,4 @@
-"""What makes a model: requests, and the adapters that know a source of architectures."""
+"""Model adapters: the base class of a source of architectures, and the requests that it builds models from."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["ModelAdapter", "ModelRequest", "read_classes"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """What a user asked for, resolved as far as names go.
+    """A request for a model, with its name resolved to a card.
 
     Attributes:
         name: The name as typed.
-        card: The zoo's card, or one made from the name.
+        card: The card of the zoo, or one created from the name.
         checkpoint: A local weights file that replaces the card's weights.
         classes: Class names that replace the card's.
         options: Extra keyword arguments for the architecture's constructor.
@@ -39,7 +39,7 @@ class ModelRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the class names that the user or the card gives; None means the model's own.
+        """Return the class names given by the user or the card, or None for the model's own.
 
         Raises:
             ModelError: The card's file of class names cannot be read.
@@ -52,7 +52,7 @@ class ModelRequest:
         return None if given == "imagenet-1k" else read_classes(Path(self.card.base) / given)
 
     def num_classes(self) -> int | None:
-        """Return the number of outputs that the user or the card asks for, or None.
+        """Return the number of outputs requested by the user or the card, or None.
 
         Raises:
             ModelError: The card's file of class names cannot be read.
@@ -62,25 +62,25 @@ class ModelRequest:
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read class names from a text file, one a line.
+    """Read class names from a text file, one per line.
 
     Raises:
-        ModelError: The file cannot be read, or has no names.
+        ModelError: The file cannot be read, or contains no names.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ModelError(f"cannot read the class names of {os.fspath(path)!r}: {error.strerror}") from error
+        raise ModelError(f"cannot read the class names in {os.fspath(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"cannot read the class names of {os.fspath(path)!r}: it is not UTF-8 text") from error
+        raise ModelError(f"cannot read the class names in {os.fspath(path)!r}: it is not UTF-8 text") from error
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
-        raise ModelError(f"there are no class names in {os.fspath(path)!r}", hint="write one a line")
+        raise ModelError(f"there are no class names in {os.fspath(path)!r}", hint="write one name per line")
     return names
 
 
 class ModelAdapter(ABC):
-    """One source of architectures: knows which names are its own, and builds a `Model` from a card.
+    """One source of architectures: recognises its own names and builds a `Model` from a card.
 
     Attributes:
         examples: Small architectures that `xaihub plugins check` may build with random weights.
@@ -99,14 +99,14 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def knows(self, name: str) -> bool:
-        """Tell whether `name` is an architecture of this source; cheap, without network access."""
+        """Whether `name` is an architecture of this source; must be fast and need no network access."""
 
     @abstractmethod
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes.
 
         Raises:
-            ModelError: It cannot be built; one sentence says why and what to do.
+            ModelError: It cannot be built; the message gives the reason and what to do.
         """
 
     def names(self, pattern: str = "*") -> list[str]:  # noqa: ARG002 - the argument of its overrides

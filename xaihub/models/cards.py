@@ -1,4 +1,4 @@
-"""Model cards: reading and checking YAML."""
+"""Model cards: reading and validating YAML files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Paper(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Card(msgspec.Struct, forbid_unknown_fields=True):
-    """The file's form; `ModelCard` is the meaning."""
+    """The schema of the file; `ModelCard` is the record made from it."""
 
     name: str
     architecture: str
@@ -64,15 +64,15 @@ def read_card(path: str | Path) -> ModelCard:
     """Read one model card.
 
     Raises:
-        ModelError: The file cannot be read, is no YAML, holds a tag, an unknown key or a wrong value; the message
-            names the file, the key and what was expected.
+        ModelError: The file cannot be read, is not valid YAML, or contains a tag, an unknown key or a wrong value; the
+            message names the file, the line and what was expected.
     """
     file = YamlFile(path, what="model card", error=ModelError)
     hint = "docs/how-to/add-a-model.md lists the keys"
     card = file.convert(_Card, hint=hint)
     size, weights = card.input.size, card.weights
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-        raise file.complaint(f"{size!r} is not one or two numbers of pixels", "input", "size", hint=hint)
+        raise file.complaint(f"{size!r} is not one or two positive numbers of pixels", "input", "size", hint=hint)
     if weights.source in ("package", "file") and not weights.path:
         raise file.complaint(f"'path' is missing for the source {weights.source!r}", "weights", hint=hint)
     if weights.source == "package" and not weights.package.isidentifier():
@@ -80,29 +80,12 @@ def read_card(path: str | Path) -> ModelCard:
             f"{weights.package!r} is not the import name of a package", "weights", "package", hint=hint
         )
     if card.objective and weights.source not in ("package", "file"):
-        raise file.complaint("a changed architecture needs its own weights: the source 'file'", "weights", hint=hint)
-    return _to_card(card, Path(path))
-
-
-def _to_card(card: _Card, file: Path) -> ModelCard:
-    weights = msgspec.structs.asdict(card.weights)
-    weights["sha256"] = weights["sha256"].lower()
-    return ModelCard(
-        name=card.name,
-        summary=card.summary,
-        adapter=card.adapter,
-        architecture=card.architecture,
-        weights=Weights(**weights),
-        classes=card.classes if isinstance(card.classes, str) else tuple(card.classes),
-        num_classes=card.num_classes,
-        input={key: value for key, value in msgspec.structs.asdict(card.input).items() if value is not None},
-        layers=card.layers,
-        options=card.options,
-        accuracy=card.accuracy,
-        objective=card.objective,
-        objective_options=card.objective_options,
-        extra=card.extra,
-        paper=Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
-        tags=card.tags,
-        base=str(file.resolve().parent),
-    )
+        raise file.complaint("an objective needs its own weights: use the source 'file'", "weights", hint=hint)
+    facts = {
+        **msgspec.structs.asdict(card),
+        "weights": Weights(**{**msgspec.structs.asdict(weights), "sha256": weights.sha256.lower()}),
+        "classes": card.classes if isinstance(card.classes, str) else tuple(card.classes),
+        "input": {key: value for key, value in msgspec.structs.asdict(card.input).items() if value is not None},
+        "paper": Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
+    }
+    return ModelCard(**facts, base=str(Path(path).resolve().parent))

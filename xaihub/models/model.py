@@ -1,4 +1,4 @@
-"""A model ready to be explained."""
+"""Models: a network with its preprocessing and class names, forward passes, counting and safe modification."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ T = TypeVar("T")
 
 __all__ = ["Counts", "Model", "Runtime"]
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 @dataclass(kw_only=True)
 class Runtime:
-    """How forward passes are run; what is computed does not depend on it.
+    """Settings of forward passes that do not change their results.
 
     Attributes:
-        batch_size: Rows a forward pass, or None to choose by device and memory.
-        memory_budget: Bytes that one forward pass may take, or None to choose by device.
+        batch_size: Rows per forward pass, or None to choose by device and memory.
+        memory_budget: Memory limit of one forward pass in bytes, or None to choose by device.
         autocast: Run in mixed precision on a GPU.
         progress: Called as `progress(done, total)` while masks are evaluated.
     """
@@ -44,12 +46,20 @@ class Runtime:
     progress: Callable[[int, int], None] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Counts:
-    """How many rows went forward and backward through the network."""
+    """The numbers of forward and backward passes through the network; each row of a batch is one pass."""
 
     forward_passes: int = 0
     backward_passes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the sums."""
+        return Counts(self.forward_passes + other.forward_passes, self.backward_passes + other.backward_passes)
+
+    def __sub__(self, other: Counts) -> Counts:
+        """Return the differences."""
+        return Counts(self.forward_passes - other.forward_passes, self.backward_passes - other.backward_passes)
 
 
 class Model:
@@ -57,11 +67,11 @@ class Model:
 
     Attributes:
         module: The network, in evaluation mode, on `device`.
-        name: The name it was asked for by.
+        name: The name under which it was requested.
         preprocessing: Its own scaling, cropping and normalisation.
         classes: Class names by index; empty if unknown.
-        card: What it was built from.
-        runtime: How forward passes are run.
+        card: The card from which it was built.
+        runtime: Settings of the forward passes.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Model:
     ) -> None:
         """Move `module` to `device`, in evaluation mode and channels-last memory order."""
         self.device = torch.device(device)
-        # Channels-last is the faster order for convolutions on a CPU and, with autocast, on a GPU.
+        # Channels-last is the faster layout for convolutions on a CPU and, with autocast, on a GPU.
         self._order = torch.channels_last
         self.module = module.eval().to(device=self.device, memory_format=self._order)  # type: ignore[call-overload]
         self.name = name
@@ -86,7 +96,7 @@ class Model:
         self.classes = tuple(classes)
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
-        # Ways to hide pixels that plugins offer, by name; each is imported when it is called. The hub fills it.
+        # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
@@ -103,7 +113,7 @@ class Model:
         except RuntimeError as error:
             if self._order is torch.contiguous_format or "view size is not compatible" not in str(error):
                 raise
-            # A network that flattens feature maps with `view` takes the plain order only; the numbers are the same.
+            # `view` fails on channels-last tensors; the contiguous layout gives identical results.
             self._order = torch.contiguous_format
             self.module.to(memory_format=self._order)
         return run()
@@ -113,7 +123,7 @@ class Model:
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
     def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
-        """Return a model of another network that takes the same inputs, for the same classes."""
+        """Return a model of another network with the same inputs and classes."""
         names = {name for name, _ in module.named_modules()}
         hints = replace(
             self._hints,
@@ -144,7 +154,7 @@ class Model:
 
         It is computed again after a weight has been replaced or changed in place (not through `.data`).
         """
-        # Walking the tables is many times faster than a state dict, and this is asked for at every explanation.
+        # Much faster than building a state dict, and needed for every explanation.
         tensors = [
             tensor
             for module in self.module.modules()
@@ -159,8 +169,8 @@ class Model:
 
     @property
     def structure_hash(self) -> str:
-        """The sha256 of what tells two networks with the same weights apart, and of their layers for maps."""
-        drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are shown with their addresses
+        """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
+        drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are printed with their addresses
         card = self.card
         options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
         made = canonical([drawn, card.architecture, card.objective, *options])
@@ -177,9 +187,9 @@ class Model:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes that one row takes in a forward pass without a graph, estimated once.
+        """Memory of one row in a forward pass without a graph, in bytes, estimated once.
 
-        The input, and the four largest outputs of layers, as if they were alive at one time.
+        The sum of the input and the four largest layer outputs, as if they were alive at the same time.
         """
         sizes: list[int] = []
 
@@ -190,7 +200,7 @@ class Model:
         inputs = torch.zeros(1, *self.input_size, device=self.device)
         handles = [module.register_forward_hook(note) for module in self.module.modules() if module is not self.module]
         try:
-            # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.
+            # `.forward` bypasses the root module's hooks, so that this pass is not counted as an explainer's.
             with torch.inference_mode():
                 note(self.module, None, self.module.forward(inputs))
         finally:
@@ -199,16 +209,12 @@ class Model:
         return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
 
     def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB image on the model's device, and how it was scaled and cropped."""
+        """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """Return the (B, K) logits without a graph, checked.
-
-        Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
-        """
+        """Return the (B, K) logits without a graph, validated by `checked`."""
         with torch.inference_mode(), self.autocast():
             logits = self(inputs)
         return self.checked(logits, rows=len(inputs))
@@ -217,43 +223,42 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores an image.
+            ModelError: A logit is NaN or infinite, or the output is not one row of scores per image.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
-            raise ModelError(f"model {self.name!r} does not return one row of class scores an image")
+            raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
             )
-        # A clone made outside inference mode may take part in autograd.
+        # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
 
     @cached_property
     def structure(self) -> Structure:
-        """The layers by role, found by tracing one forward pass on noise (first use only)."""
+        """The layers by role, found by tracing one forward pass on noise on first access."""
         noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
         return self._ordered(lambda: trace(self.module, noise.to(self.device), self._hints))
 
     def layer(self, name: str | None = None) -> Layer:
-        """Return the layer called `name`, or the one chosen for activation maps; its `reason` says why."""
+        """Return the layer called `name`, or the default layer for activation maps, which has a `reason`."""
         return self.structure.layer(name)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run in mixed precision if the runtime asks for it."""
+        """Run in mixed precision if the runtime enables it."""
         with torch.autocast(self.device.type, enabled=self.runtime.autocast):
             yield
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
-        """Count rows that pass forward and backward through the network, whoever calls it."""
+        """Count the forward and backward passes of the network, whatever calls it."""
         counts = Counts()
 
         def backward(gradient: Tensor) -> None:
             counts.backward_passes += len(gradient)
 
         def forward(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            # The one pass that finds the layers belongs to the model, not to whichever explainer comes first.
             if isinstance(output, Tensor):
                 counts.forward_passes += len(output)
                 if output.requires_grad:
@@ -267,9 +272,9 @@ class Model:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Restore modes, gradient flags, gradients and hooks of the network on leaving, whatever happened inside.
+        """Restore modes, gradient flags, gradients and hooks of the network on exit, also after an error.
 
-        Inside, the network is in evaluation mode and no weight asks for a gradient, so none is computed.
+        Inside, the network is in evaluation mode and no weight requires a gradient.
         """
         modules = list(self.module.modules())
         modes = [module.training for module in modules]
@@ -279,8 +284,9 @@ class Model:
             for weight in module._parameters.values()
             if weight is not None
         ]
-        hooks = [(table, set(table)) for module in modules for table in _hook_tables(module)]
-        # Setting an attribute of a module is slow, so it is done only where something changes.
+        tables = [getattr(module, name) for module in modules for name in _HOOKS]
+        hooks = [(table, set(table)) for table in tables]
+        # Setting an attribute of a module is slow, so only changes are written.
         if any(modes):
             self.module.eval()
         for weight, requires_grad, _ in weights:
@@ -303,29 +309,29 @@ class Model:
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:
-        """Record the attention probabilities of a token transformer, one (B, heads, T, T) tensor a block.
+        """Record the attention probabilities of a token transformer, one (B, heads, T, T) tensor per block.
 
-        Fused attention, which never forms them, is switched off inside and back on afterwards.
+        Fused attention, which does not compute them, is disabled inside and restored on exit.
 
         Raises:
             ExplainerRefused: The model has no attention over all tokens of the image.
         """
-        blocks = [
-            (name, module)
-            for name, module in self.module.named_modules()
+        blocks: list[Any] = [
+            module
+            for module in self.module.modules()
             if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
         ]
         if not blocks:
-            raise ExplainerRefused(f"model {self.name!r} has no attention whose probabilities can be read")
+            raise ExplainerRefused(f"model {self.name!r} has no attention layers whose probabilities can be recorded")
         maps: list[Tensor] = []
 
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             maps.append(output)
 
-        fused = [(module, module.fused_attn) for _, module in blocks]
+        fused = [(module, module.fused_attn) for module in blocks]
         handles = []
         try:
-            for _, module in blocks:
+            for module in blocks:
                 module.fused_attn = False
                 handles.append(module.attn_drop.register_forward_hook(record))
             yield maps
@@ -334,12 +340,3 @@ class Model:
                 handle.remove()
             for module, flag in fused:
                 module.fused_attn = flag
-
-
-def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
-    return [
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    ]

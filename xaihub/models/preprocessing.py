@@ -1,4 +1,4 @@
-"""From an image to a model's input, and from the input's geometry back to the image's."""
+"""Preprocessing: from an image to a model's input, and from the input's geometry back to the image's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Geometry", "Preprocessing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How an image became an input: scaled as a whole, then cropped (or padded, with negative offsets).
+    """The geometry of an input: the image is scaled as a whole, then cropped (or padded, with negative offsets).
 
     All sizes are (width, height) in pixels, offsets are (left, top) in pixels of the scaled image.
     """
@@ -30,7 +30,7 @@ class Geometry:
     crop: tuple[int, int]
 
     def box(self) -> tuple[float, float, float, float]:
-        """Return (left, top, right, bottom) of what the model sees, in pixels of the original image."""
+        """Return (left, top, right, bottom) of the visible region, in pixels of the original image."""
         fx, fy = self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]
         left, top = self.offset[0] * fx, self.offset[1] * fy
         return (left, top, left + self.crop[0] * fx, top + self.crop[1] * fy)
@@ -38,7 +38,7 @@ class Geometry:
     def to_original(self, heatmap: Tensor) -> Tensor:
         """Undo crop and scaling of an (h, w) map bilinearly: (H, W) of the original image.
 
-        Pixels that the model never saw are NaN.
+        Pixels outside the crop are NaN.
         """
         width, height = self.original
         x = self._coordinates(width, self.scaled[0], self.offset[0], self.crop[0])
@@ -65,7 +65,7 @@ class Preprocessing:
         size: (channels, height, width) of the input.
         mean: Subtracted from each channel, in units of [0, 1].
         std: Divides each channel, in units of [0, 1].
-        description: The settings that made it, for the record.
+        description: Its settings, for the record.
     """
 
     spatial: Sequence[Callable[[Image], Image]]
@@ -102,5 +102,5 @@ class Preprocessing:
 
 
 def _centre(scaled: int, crop: int) -> int:
-    # A centre crop rounds its offset half to even; padding puts the smaller half first.
+    # A centre crop rounds half to even; padding puts the smaller half first.
     return round((scaled - crop) / 2) if scaled >= crop else -((crop - scaled) // 2)

@@ -1,7 +1,6 @@
-"""Where in a network the image's grid still exists: found by tracing one forward pass, for any family.
+"""Layer search: finds the layers whose outputs are grids over the image, in networks of any family.
 
-No table of architectures: a layer is chosen by what it does. The facts used are the shapes of all module
-outputs and the autograd graph of one forward pass.
+It uses no table of architectures, only the shapes of all module outputs and the autograd graph of one forward pass.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -20,7 +19,7 @@ from xaihub.errors import ModelError, ParameterError, did_you_mean
 
 __all__ = ["Hints", "Layer", "Layout", "Structure", "trace"]
 
-# A map of fewer cells a side says next to nothing about where; method authors may ask for less.
+# A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
 
 
@@ -34,13 +33,13 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """What an adapter knows of a network that tracing cannot tell.
+    """Facts about a network that an adapter knows and tracing cannot find.
 
     Attributes:
         prefix_tokens: Tokens before the patches (class, distillation, registers).
         channels_last: Feature maps are (B, h, w, C).
         heads: Names of the classifier modules.
-        layers: Layers fixed by hand, by role ("features", "norm", "head").
+        layers: Manually chosen layers, by role ("features", "norm", "head").
     """
 
     prefix_tokens: int = 0
@@ -51,16 +50,16 @@ class Hints:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A module whose output still has the image's grid.
+    """A module whose output is a grid over the image.
 
     Attributes:
         name: Its dotted name in the network.
         module: The module itself.
-        layout: How its output's axes are ordered.
+        layout: The order of its output's axes.
         grid: (rows, columns) of cells.
         channels: Features per cell.
         prefix: Tokens before the cells (NTC only).
-        reason: Why this layer was chosen, as one sentence.
+        reason: The reason for choosing it, as one sentence.
     """
 
     name: str
@@ -72,7 +71,7 @@ class Layer:
     reason: str = ""
 
     def to_grid(self, activations: Tensor) -> Tensor:
-        """Bring this layer's output, or its gradient, to (B, C, h, w); prefix tokens are dropped."""
+        """Convert this layer's output, or its gradient, to (B, C, h, w); prefix tokens are dropped."""
         if self.layout is Layout.NCHW:
             return activations
         if self.layout is Layout.NHWC:
@@ -82,10 +81,7 @@ class Layer:
 
     @contextmanager
     def outputs(self) -> Iterator[list[Tensor]]:
-        """Record what this layer returns, one tensor a forward pass; the hook is gone afterwards, whatever happened.
-
-        `to_grid` brings a recorded tensor, or its gradient, to (B, C, h, w).
-        """
+        """Record this layer's outputs, one tensor per forward pass; the hook is always removed on exit."""
         seen: list[Tensor] = []
 
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -107,12 +103,12 @@ class Structure:
     """The layers of a network by role.
 
     Attributes:
-        features: The default layer for activation maps, or None with `refusal` saying why.
+        features: The default layer for activation maps, or None; `refusal` gives the reason.
         spatial: Every layer with a grid, by name.
-        blocks: The layers that all information flows through, in the order of execution.
+        blocks: The layers through which all information flows, in execution order.
         norm: The name of the last normalisation, or None.
         head: The name of the classifier, or None.
-        refusal: Why there is no `features` layer.
+        refusal: The reason why there is no `features` layer.
     """
 
     features: Layer | None
@@ -126,12 +122,12 @@ class Structure:
         """Return the layer called `name`, or the default one.
 
         Raises:
-            ModelError: The network has no layer that can serve.
-            ParameterError: `name` is no layer with a grid.
+            ModelError: The network has no suitable layer.
+            ParameterError: The output of `name` is not a grid over the image.
         """
         if name is None:
             if self.features is None:
-                raise ModelError(f"no layer of this model can be mapped back to the image: {self.refusal}")
+                raise ModelError(f"no layer of this model maps back to the image: {self.refusal}")
             return self.features
         if name not in self.spatial:
             raise _no_grid(name, self.spatial)
@@ -139,8 +135,8 @@ class Structure:
 
 
 def _no_grid(name: str, known: Mapping[str, Layer]) -> ParameterError:
-    hint = did_you_mean(name, known) or f"for instance {', '.join(list(known)[-5:])}"
-    return ParameterError(f"layer {name!r} has no output that is a grid over the image", hint=hint)
+    hint = did_you_mean(name, known) or f"for example {', '.join(list(known)[-5:])}"
+    return ParameterError(f"layer {name!r} does not return a grid over the image", hint=hint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,16 +150,16 @@ class _Seen:
 def trace(module: nn.Module, example: Tensor, hints: Hints | None = None) -> Structure:
     """Run one forward pass on `example` (1, C, H, W) and find the layers by role.
 
-    The default feature layer is the last one that (1) has at least 4 x 4 cells, (2) every path from the pixels to the
-    logits goes through, (3) at least half of whose cells reach the logits, and (4) that no pooling and no
-    per-position normalisation made. For a class-token transformer this is the block before the last, because
-    the patch tokens that the last block returns reach nothing.
+    The default feature layer is the last one for which (1) there are at least 4 x 4 cells, (2) every path from the
+    pixels to the logits passes through it, (3) at least half of its cells affect the logits, and (4) it is neither a
+    pooling nor a per-position normalisation. In a class-token transformer this is the last block but one, because the
+    patch tokens that the last block returns do not affect the logits.
     """
     hints = hints or Hints()
     seen, logits, pixels = _run(module, example)
     size = (example.shape[2], example.shape[3])
     maps = {item.name: layer for item in seen if (layer := _as_layer(item, size, hints)) is not None}
-    # The outermost module stands for every module that returned the very same tensor.
+    # The outermost module represents all modules that returned the same tensor.
     groups = _same_output([item for item in seen if item.name in maps])
     passages = [group for group in groups if _is_passage(logits, group[0].output, pixels)]
     blocks = tuple(maps[_outermost(group).name] for group in passages)
@@ -200,16 +196,16 @@ def _run(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, Tenso
     try:
         with torch.enable_grad():
             pixels = example.detach().clone().requires_grad_()
-            # Past the hooks of the network as a whole: this pass is none of a method's own, and is not counted.
+            # `.forward` bypasses the root module's hooks, so that this pass is not counted as an explainer's.
             logits = module.forward(pixels)
     finally:
         for handle in handles:
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError("the model does not return one row of class scores an image")
+        raise ModelError("the model does not return one row of class scores per image")
     if not bool(logits.isfinite().all()):
         raise ModelError("the model returned NaN or infinite class scores", hint="check its weights and precision")
-    # An output that a later module overwrote in place no longer holds what its module returned.
+    # An output that a later module overwrote in place is not what its own module returned.
     return [item for item in seen if item.output._version == item.version], logits, pixels
 
 
@@ -219,8 +215,8 @@ def _choose(
     if fixed is not None:
         if fixed not in maps:
             raise _no_grid(fixed, maps)
-        return _with_reason(maps[fixed], "set by the model card"), ""
-    refusal = "no module returns a grid over the image that everything flows through"
+        return replace(maps[fixed], reason="set by the model card"), ""
+    refusal = "no module returns a grid over the image through which all information flows"
     if passages and not _reach(logits, passages[0][0].output, maps[_outermost(passages[0]).name]):
         return None, "its class scores do not depend on the image (is the classifier initialised?)"
     for group in reversed(passages):
@@ -234,16 +230,12 @@ def _choose(
         if reach < 0.5:
             continue
         rows, columns = layer.grid
-        return _with_reason(
-            layer,
-            f"the last layer that everything flows through, with {rows}x{columns} cells of which {reach:.0%} reach the"
-            " class scores",
-        ), ""
+        reason = (
+            f"the last layer through which all information flows, with {rows}x{columns} cells of which {reach:.0%}"
+            " affect the class scores"
+        )
+        return replace(layer, reason=reason), ""
     return None, refusal
-
-
-def _with_reason(layer: Layer, reason: str) -> Layer:
-    return Layer(**{**layer.__dict__, "reason": reason})
 
 
 def _same_output(seen: list[_Seen]) -> list[list[_Seen]]:
@@ -259,31 +251,24 @@ def _outermost(group: list[_Seen]) -> _Seen:
 
 def _as_layer(item: _Seen, size: tuple[int, int], hints: Hints) -> Layer | None:
     shape = tuple(item.output.shape)
-    if shape[0] != 1:  # windows or heads folded into the batch
+    if shape[0] != 1:  # windows or heads are folded into the batch
         return None
-    found = _grid_of_map(shape, size, hints) if len(shape) == 4 else None
-    if len(shape) == 3:
-        found = _grid_of_tokens(shape, size, hints)
-    if found is None:
-        return None
-    layout, grid, channels, prefix = found
-    return Layer(name=item.name, module=item.module, layout=layout, grid=grid, channels=channels, prefix=prefix)
+    find = {3: _grid_of_tokens, 4: _grid_of_map}.get(len(shape))
+    found = find(shape, size, hints) if find is not None else None
+    return None if found is None else Layer(name=item.name, module=item.module, **found)
 
 
-_Found = tuple[Layout, tuple[int, int], int, int]
-
-
-def _grid_of_map(shape: tuple[int, ...], size: tuple[int, int], hints: Hints) -> _Found | None:
+def _grid_of_map(shape: tuple[int, ...], size: tuple[int, int], hints: Hints) -> dict[str, Any] | None:
     _, a, b, c = shape
     first, last = _is_grid((b, c), size), _is_grid((a, b), size)
-    if first and last:  # all three alike: only the adapter can tell
+    if first and last:  # all three are equal, so only the adapter knows
         first = not hints.channels_last
     if first:
-        return Layout.NCHW, (b, c), a, 0
-    return (Layout.NHWC, (a, b), c, 0) if last else None
+        return {"layout": Layout.NCHW, "grid": (b, c), "channels": a}
+    return {"layout": Layout.NHWC, "grid": (a, b), "channels": c} if last else None
 
 
-def _grid_of_tokens(shape: tuple[int, ...], size: tuple[int, int], hints: Hints) -> _Found | None:
+def _grid_of_tokens(shape: tuple[int, ...], size: tuple[int, int], hints: Hints) -> dict[str, Any] | None:
     _, tokens, channels = shape
     for prefix in dict.fromkeys((hints.prefix_tokens, 0, 1, 2)):
         cells = tokens - prefix
@@ -291,7 +276,7 @@ def _grid_of_tokens(shape: tuple[int, ...], size: tuple[int, int], hints: Hints)
             continue
         rows = round(math.sqrt(cells * size[0] / size[1]))
         if rows and cells % rows == 0 and _is_grid((rows, cells // rows), size):
-            return Layout.NTC, (rows, cells // rows), channels, prefix
+            return {"layout": Layout.NTC, "grid": (rows, cells // rows), "channels": channels, "prefix": prefix}
     return None
 
 
@@ -299,12 +284,12 @@ def _is_grid(grid: tuple[int, int], size: tuple[int, int]) -> bool:
     (rows, columns), (height, width) = grid, size
     if rows < 2 or columns < 2 or rows > height or columns > width:
         return False
-    # The same stride both ways, but for rounding: one cell more or less.
+    # Equal strides in both directions, up to rounding by one cell.
     return abs(rows - columns * height / width) < 1
 
 
 def _is_passage(logits: Tensor, output: Tensor, pixels: Tensor) -> bool:
-    """Tell whether every path of the autograd graph from `logits` to `pixels` goes through `output`."""
+    """Whether every path of the autograd graph from `logits` to `pixels` passes through `output`."""
     if output.grad_fn is None:
         return False
     todo, done = [logits.grad_fn], {output.grad_fn}
@@ -324,9 +309,9 @@ def _is_passage(logits: Tensor, output: Tensor, pixels: Tensor) -> bool:
     return met
 
 
-@torch.enable_grad()  # a metric may be the first to ask, without gradients
+@torch.enable_grad()  # the structure may first be needed where gradients are off
 def _reach(logits: Tensor, output: Tensor, layer: Layer) -> float:
-    """Return the share of the layer's cells that a fixed random combination of the logits depends on."""
+    """Return the fraction of the layer's cells that affect a fixed random combination of the logits."""
     direction = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(0)).to(logits)
     (gradient,) = torch.autograd.grad((logits[0] * direction).sum(), output, retain_graph=True, allow_unused=True)
     if gradient is None:
@@ -347,7 +332,7 @@ def _is_head(item: _Seen, logits: Tensor, pixels: Tensor) -> bool:
 
 
 def _is_position_norm(module: nn.Module) -> bool:
-    # These remove each cell's magnitude, which activation maps read; batch normalisation does not.
+    # These remove each cell's magnitude, which activation maps need; batch normalisation does not.
     kind = type(module).__name__
     return isinstance(module, nn.LayerNorm) or kind.startswith(("LayerNorm", "RmsNorm", "RMSNorm", "SimpleNorm"))
 

@@ -1,1 +1,1 @@
-"""Tools for plugins: installing, single files, scaffolding, overview, conformance."""
+"""Plugin management: installation, single-file plugins, project templates, overview and conformance checks."""

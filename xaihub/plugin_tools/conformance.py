@@ -1,4 +1,4 @@
-"""What `xaihub plugins check` does: put everything that a plugin registered through the conformance kit."""
+"""Conformance checks of plugins: run the kit on everything that a plugin registered."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable
 from xaihub.errors import MissingExtra, UnknownName, XaihubError, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginInfo
-from xaihub.plugin_tools.overview import KINDS
 from xaihub.plugin_tools.overview import find as find_plugins
 from xaihub.specs import Spec
 from xaihub.testing.catalogue import CheckResult
-from xaihub.testing.kit import LOADS, check_names, checks, find, kind_of, results, unknown_check
+from xaihub.testing.kit import LOADS, check_names, checks, find, kind_of, registries, results, unknown_check
 
 __all__ = ["CheckResult", "check_plugin"]
 
@@ -20,14 +19,13 @@ __all__ = ["CheckResult", "check_plugin"]
 def check_plugin(
     name: str, hub: Hub, *, only: Iterable[str] = (), each: Callable[[CheckResult], None] | None = None
 ) -> list[CheckResult]:
-    """Check what `name` stands for: a plugin, a distribution, or one explainer, metric, adapter or model.
+    """Check a plugin, all plugins of a distribution, or one explainer, metric, adapter or model.
 
     Args:
-        name: The name; a plugin's or a distribution's stands for everything that it registered. Where a plugin and
-            one of its methods share a name, it is the plugin's.
-        hub: Where the things are registered.
-        only: Names of checks, if not all of them are wanted.
-        each: Called with every result as soon as it is known.
+        name: The name; if a plugin and one of its methods share it, the whole plugin is checked.
+        hub: The hub.
+        only: The checks to run; by default all.
+        each: Called with every result as soon as it is available.
 
     Raises:
         UnknownName: Nothing is called `name`, or a check in `only` does not exist.
@@ -55,32 +53,30 @@ def check_plugin(
 
 
 def _named(name: str, hub: Hub) -> tuple[list[PluginInfo], list[Spec]]:
-    """Return the plugins called `name` with all that they registered, or the things called so."""
-    registries = (hub.explainers, hub.metrics, hub.adapters, hub.models)
+    """Return the plugins called `name` with everything that they registered, or the records called `name`."""
     try:
         infos = find_plugins(hub.host, name)
     except UnknownName as error:
-        things = find(name, hub)
-        if not things:
-            known = [spec.name for registry in registries for spec in registry] + [
-                word for info in hub.host.plugins for word in (info.name, info.distribution) if word
-            ]
-            hint = did_you_mean(name, known) or "xaihub list shows every name"
-            raise UnknownName(f"no plugin, explainer, metric or model is named {name!r}", hint=hint) from error
-        return [], things
+        if found := find(name, hub):
+            return [], found
+        known = [spec.name for registry in registries(hub) for spec in registry]
+        known += [word for info in hub.host.plugins for word in (info.name, info.distribution) if word]
+        hint = did_you_mean(name, known) or "xaihub list shows every name"
+        raise UnknownName(f"no plugin, explainer, metric or model is named {name!r}", hint=hint) from error
     names = {info.name for info in infos}
-    return infos, [spec for registry in registries for spec in registry if spec.plugin in names]
+    return infos, [spec for registry in registries(hub) for spec in registry if spec.plugin in names]
 
 
 def _loads(info: PluginInfo, hub: Hub) -> CheckResult:
-    """Say whether the host had something to complain of, and whether every record leads to something."""
+    """Check that the host reported no problem, and that the target of every record can be loaded."""
     started = time.perf_counter()
     broken = []
-    for spec in (spec for kind in KINDS for spec in getattr(hub, kind) if spec.plugin == info.name and spec.target):
+    every = (spec for registry in hub.registries.values() for spec in registry)
+    for spec in (spec for spec in every if spec.plugin == info.name and spec.target):
         try:
             spec.load()
         except MissingExtra:
-            continue  # of this environment, not of the plugin
+            continue  # a problem of this environment, not of the plugin
         except XaihubError as error:
             broken.append(f"{error}: correct its target")
     problems = [*info.problems, *broken]

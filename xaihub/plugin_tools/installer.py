@@ -1,4 +1,4 @@
-"""The installer of this environment, pip or uv, run in a process of its own that Ctrl-C cannot tear apart."""
+"""The installer, pip or uv, as a subprocess that Ctrl-C does not interrupt while it writes files."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from importlib import util
 
 from xaihub.errors import PluginError
 
-__all__ = ["Stopped", "WrittenAndStopped", "command", "last_words", "run", "shown"]
+__all__ = ["Stopped", "command", "last_words", "run", "shown"]
 
-# From these words on the installer writes into the environment, which takes a moment and must not be cut short.
+# Once the installer prints one of these, it writes into the environment and must not be interrupted.
 WRITING = ("Installing collected packages", "Attempting uninstall", "Uninstalling ", "Prepared ", "Uninstalled ")
 
 
 class Stopped(PluginError):
-    """The user stopped an install; the hint says what it left."""
+    """The user interrupted an installation; the hint describes the state of the environment."""
 
     exit_code = 130
 
 
 def _program() -> list[str]:
-    """Return the command of the installer for this environment: pip, or uv where the environment has no pip.
+    """Return the installer's command: pip, or uv if the environment has no pip.
 
     Raises:
         PluginError: There is neither.
     """
     if util.find_spec("pip") is not None:
-        return [sys.executable, "-P", "-m", "pip"]  # -P: a folder called pip in the working directory is not it
+        return [sys.executable, "-P", "-m", "pip"]  # -P: ignore a folder called pip in the working directory
     uv = shutil.which("uv")
     if uv is not None:
         return [uv, "pip"]
     raise PluginError(
-        "plugins cannot be installed here: this environment has no pip, and there is no uv on the PATH",
+        "plugins cannot be installed: this environment has no pip, and uv is not on the PATH",
         hint=f"run {shlex.quote(sys.executable)} -m ensurepip, or install uv",
     )
 
 
 def command(verb: str, *arguments: str) -> list[str]:
-    """Return the whole command that installs or uninstalls, without questions.
+    """Return the complete, non-interactive command for `verb`, "install" or "uninstall".
 
     Raises:
         PluginError: There is no installer.
@@ -57,22 +57,22 @@ def command(verb: str, *arguments: str) -> list[str]:
 
 
 def shown() -> str:
-    """Return the start of the command that removes a distribution which is no plugin, as a user would type it."""
+    """Return the command that a user types to remove a distribution that is not a plugin, without its name."""
     return "pip uninstall" if util.find_spec("pip") is not None else "uv pip uninstall"
 
 
-class WrittenAndStopped(Exception):
-    """The user asked to stop while the installer was writing, so it was let to its end."""
+def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str], bool]:
+    """Run an installer, pass its output lines to `tell`, and return its exit status, the lines, and an interruption.
 
+    It runs in its own session, so that only this function receives Ctrl-C: before the installer writes into the
+    environment it is stopped at once, having used only temporary folders; afterwards it is allowed to finish, and the
+    interruption is reported.
 
-def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list[str]]:
-    """Run an installer, and stop it when the user asks, but not in the middle of writing.
-
-    It gets a session of its own, so that Ctrl-C reaches it through here only: before it writes into the environment it
-    is stopped at once, and everything it did lies in temporary folders; afterwards it is let to its end.
+    Raises:
+        Stopped: The user interrupted it before it wrote anything.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(  # noqa: S603 - what is run is the installer that was found, with the user's own words
+    process = subprocess.Popen(  # noqa: S603 - the installer that was found, with the user's own arguments
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -83,7 +83,7 @@ def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list
         start_new_session=True,
     )
     lines: list[str] = []
-    asked = False
+    interrupted = False
     with process:
         while True:
             try:
@@ -95,19 +95,17 @@ def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list
                 if tell is not None and line.strip():
                     tell(line)
             except KeyboardInterrupt:
-                asked = True
-                if not any(said.strip().startswith(WRITING) for said in lines):
+                interrupted = True
+                if not any(line.strip().startswith(WRITING) for line in lines):
                     _stop(process)
-                    raise Stopped("stopped before anything was written", hint="the environment is as it was") from None
+                    raise Stopped("interrupted before anything was written", hint="nothing has changed") from None
                 if tell is not None:
-                    tell("almost done: the last step is not interrupted")
-    if asked:
-        raise WrittenAndStopped
-    return code, lines
+                    tell("the last step cannot be interrupted and will finish shortly")
+    return code, lines, interrupted
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """End an installer and whatever it started, gently first."""
+    """Stop an installer and its children, gently first."""
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         try:
             if hasattr(os, "killpg"):
@@ -124,10 +122,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def last_words(lines: list[str], otherwise: str) -> str:
-    """Return the error that the installer or the plugin's build named last, after what is known otherwise."""
+    """Return `otherwise` followed by the last error that the installer or the plugin's build printed, if any."""
     errors = [line.strip() for line in lines if line.startswith("no such option")]
     errors += [line.partition(":")[2].strip() for line in lines if line.lstrip().lower().startswith("error:")]
     raised = [line.strip() for line in lines if re.match(r"\s*[\w.]*(?:Error|Exception|NotFound|Exists): ", line)]
-    # pip sums a failed build up in one word; the exception before it says more.
+    # pip summarises a failed build in one word; the exception before it is more informative.
     found = raised[-1:] or errors[-1:]
     return f"{otherwise}: {found[0]}" if found else otherwise

@@ -1,4 +1,4 @@
-"""Installing and removing plugins: pip or uv in a process of its own, and a look at what came of it."""
+"""Installation and removal of plugins with pip or uv, followed by a report on what they registered."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 from xaihub.errors import PluginError, UnknownName, did_you_mean
 from xaihub.hookspecs import PROJECT
-from xaihub.hub.host import OWN_DISTRIBUTION
+from xaihub.hub.host import DELAY, OWN_DISTRIBUTION
 from xaihub.plugin_tools import installer
 from xaihub.plugin_tools.overview import canonical
 
 __all__ = ["Installed", "inspect_installed", "install", "removable", "uninstall"]
 
-# A plugin that takes longer than this to be listed is as good as one that never comes back.
+# Longer listings are treated as hanging.
 LISTING_SECONDS = 60
 
 
@@ -30,14 +30,14 @@ class Installed:
     """One plugin after an install.
 
     Attributes:
-        name: The plugin; empty if the distribution could not even be asked.
-        distribution: The distribution that it came with.
+        name: The name of the plugin.
+        distribution: Its distribution.
         version: The distribution's version.
-        registered: Names by kind.
-        seconds: How long loading it took in a fresh process.
+        registered: The names that it registered, by kind.
+        seconds: Loading time in a fresh process.
         heavy: The heavy libraries that loading it imports.
-        problems: What is wrong with it: failures, names that are taken.
-        broken: It registers nothing that can be used.
+        problems: Its errors, such as names that are taken.
+        broken: Whether nothing that it registers can be used.
     """
 
     name: str
@@ -58,18 +58,18 @@ def install(
     options: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
 ) -> list[Installed]:
-    """Install distributions into the running interpreter's environment, and report what each added.
+    """Install distributions into the running interpreter's environment, and describe their plugins.
 
     Args:
-        wanted: What pip understands: names, folders, files, addresses.
-        editable: Install folders so that their files are used where they are.
-        upgrade: Take newer versions of what is installed already.
-        options: Further options of pip.
-        tell: Is given each line that the installer says.
+        wanted: Anything that pip accepts: names, folders, files, URLs.
+        editable: Use the files of folders in place.
+        upgrade: Replace installed versions with newer ones.
+        options: Further options for pip.
+        tell: Called with each line of the installer's output.
 
     Raises:
-        PluginError: There is no installer, it failed, or what it installed is no plugin.
-        Stopped: The user stopped it.
+        PluginError: There is no installer, it failed, or it installed no plugin.
+        Stopped: The user interrupted it.
     """
     for item in wanted:
         if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
@@ -81,48 +81,43 @@ def install(
     named = {canonical(_requirement_name(item)) for item in wanted}
     for name in named & set(_distributions()) - {OWN_DISTRIBUTION}:
         if name.startswith(PROJECT) or _is_plugin(name):
-            _remove_remains(name)  # else the installer takes what a killed one left for the whole
+            _remove_remains(name)  # the installer would take them for a complete installation
     before = _distributions()
-    stopped = False
-    try:
-        code, lines = installer.run(words, tell)
-    except installer.WrittenAndStopped:
-        code, lines, stopped = 0, [], True
-    if code:
+    code, lines, interrupted = installer.run(words, tell)
+    if code and not interrupted:
         raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     after = _distributions()
     fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
     named &= set(after)
     plugins = {name for name in fresh | named if _is_plugin(name)}
-    if stopped:
+    if interrupted:
         listed = " ".join(sorted(plugins or fresh))
         raise installer.Stopped(
-            "stopped when everything was written", hint=f"undo it: xaihub plugins uninstall {listed}"
+            "interrupted after the installation had completed", hint=f"undo it: xaihub plugins uninstall {listed}"
         )
     if not plugins:
         strangers = " ".join(sorted(named or fresh))
         hint = f"remove it: {installer.shown()} {strangers}" if strangers else "xaihub plugins list"
         what = ", ".join(map(repr, wanted))
         raise PluginError(
-            f"installed {what}, which is no plugin: it has no entry point in the group {PROJECT!r}", hint=hint
+            f"installed {what}, which is not a plugin: it has no entry point in the group {PROJECT!r}", hint=hint
         )
     return inspect_installed(plugins)
 
 
 def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
-    """Load the plugins of some distributions in fresh processes, and report on each.
+    """Load the plugins of some distributions in fresh processes, and describe each.
 
-    Every plugin is listed together with all others, which shows whose names clash, and then alone, which shows what
-    loading it costs.
+    Every plugin is loaded with all others, to find name clashes, and then alone, to measure its loading time.
     """
     wanted = {canonical(name) for name in distributions}
-    rows, words = _listed()
+    rows, failure = _listed()
     found = []
     for name in sorted(wanted):
         version = metadata.version(name)
         mine = [row for row in rows if canonical(row["distribution"]) == name]
         if not mine:
-            reason = words or "skipped, because another plugin has its name"
+            reason = failure or "skipped, because another plugin has its name"
             found += [
                 Installed(name=point, distribution=name, version=version, problems=[reason], broken=True)
                 for point in _points(name)
@@ -138,8 +133,8 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
                     registered=row["registered"],
                     seconds=costs["seconds"],
                     heavy=costs["heavy"],
-                    # What an import costs is told apart, and depends on who came first.
-                    problems=[text for text in row["problems"] if "when loaded, so every command" not in text],
+                    # Heavy imports are reported by `heavy`; in the full list they depend on the order of loading.
+                    problems=[text for text in row["problems"] if DELAY not in text],
                     broken=not row["registered"],
                 )
             )
@@ -147,13 +142,13 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
 
 
 def removable(names: Iterable[str]) -> list[str]:
-    """Return the distributions that hold some plugins, given by the name of a plugin or of a distribution.
+    """Return the distributions of some plugins, each given by the name of the plugin or of the distribution.
 
-    Only metadata is read: a plugin that ends the interpreter when it is loaded can be removed like any other.
+    Only metadata is read, so that a plugin that terminates the interpreter when loaded can be removed as well.
 
     Raises:
         UnknownName: There is no such plugin.
-        PluginError: It comes with xaihub, or is none.
+        PluginError: It is part of xaihub, or not a plugin.
     """
     plugins: dict[str, list[str]] = {}
     for distribution in _distributions():
@@ -165,52 +160,48 @@ def removable(names: Iterable[str]) -> list[str]:
 
 def _holders(name: str, plugins: dict[str, list[str]], every: set[str]) -> list[str]:
     if canonical(name) == OWN_DISTRIBUTION:
-        raise PluginError("xaihub itself is no plugin", hint=f"remove it: {installer.shown()} xaihub")
+        raise PluginError("xaihub itself is not a plugin", hint=f"remove it: {installer.shown()} xaihub")
     if OWN_DISTRIBUTION in plugins.get(name, ()):
         others = [item for item in plugins[name] if item != OWN_DISTRIBUTION]
-        hint = f"{', '.join(others)} has one of that name" if others else ""
-        raise PluginError(f"plugin {name!r} comes with xaihub and cannot be removed alone", hint=hint)
+        hint = f"to remove the other plugin of that name, use {' or '.join(others)}" if others else ""
+        raise PluginError(f"plugin {name!r} is part of xaihub and cannot be removed alone", hint=hint)
     if name in plugins:
         return plugins[name]
     if canonical(name) in every:
         return [canonical(name)]
     if canonical(name) in _distributions():
         command = f"{installer.shown()} {canonical(name)}"
-        raise PluginError(f"{name!r} is no plugin of xaihub, so it is not removed here", hint=command)
+        raise PluginError(f"{name!r} is not a plugin of xaihub and is not removed", hint=f"use {command}")
     near = did_you_mean(name, [*plugins, *every])
-    raise UnknownName(f"no plugin is named {name!r}", hint=near or "xaihub plugins list shows them all")
+    raise UnknownName(f"no plugin is named {name!r}", hint=near or "xaihub plugins list shows every plugin")
 
 
 def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | None = None) -> list[str]:
-    """Remove distributions; return what they needed and nothing else needs now.
+    """Remove distributions; return those of their requirements that no other distribution needs.
 
     Raises:
         PluginError: There is no installer, or it failed.
     """
     needed = {canonical(_requirement_name(line)) for name in distributions for line in _requires(name)}
     words = installer.command("uninstall", *distributions)
-    try:
-        code, lines = installer.run(words, tell)
-    except installer.WrittenAndStopped:
-        code, lines = 0, []
-    left = [name for name in distributions if name in _distributions()]
-    for name in left:
+    code, lines, _ = installer.run(words, tell)
+    for name in set(distributions) & set(_distributions()):
         _remove_remains(name)
-    left = [name for name in distributions if name in _distributions()]
-    if left:
+    if set(distributions) & set(_distributions()):
         raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
-    still = {canonical(_requirement_name(line)) for name in _distributions() for line in _requires(name)}
-    return sorted(name for name in needed - still - {OWN_DISTRIBUTION} if name in _distributions())
+    installed = _distributions()
+    still = {canonical(_requirement_name(line)) for name in installed for line in _requires(name)}
+    return sorted((needed - still - {OWN_DISTRIBUTION}) & set(installed))
 
 
 def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
-    """List the plugins in a fresh process: records, or none and the reason; `only` keeps other third parties out."""
+    """List the plugins in a fresh process; return records, or none and the reason. `only` loads one third party."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("XAIHUB_")}
     if only is not None:
         kept["XAIHUB_LOAD_PLUGINS"] = only
     command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--json"]
     try:
-        done = subprocess.run(  # noqa: S603 - the running interpreter and our own words
+        done = subprocess.run(  # noqa: S603 - the running interpreter with fixed arguments
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -222,15 +213,15 @@ def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
         )
         rows: list[dict[str, Any]] = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        return [], f"listing the plugins took more than {LISTING_SECONDS} s"
+        return [], f"loading the plugins took more than {LISTING_SECONDS} s"
     except json.JSONDecodeError:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return [], f"with it, listing the plugins ends with status {done.returncode}: {last}"
+        return [], f"loading the plugins together with it fails with status {done.returncode}: {last}"
     return rows, ""
 
 
 def _distributions() -> dict[str, tuple[str, int]]:
-    """Return every installed distribution with its version and the time at which it was written."""
+    """Return every installed distribution with its version and modification time."""
     invalidate_caches()
     folders = [folder for entry in sys.path for folder in Path(entry or ".").glob("*.dist-info")]
     stamps = {canonical(folder.name.rpartition("-")[0]): folder.stat().st_mtime_ns for folder in reversed(folders)}
@@ -238,7 +229,7 @@ def _distributions() -> dict[str, tuple[str, int]]:
     for dist in metadata.distributions():
         try:
             name, version = canonical(dist.name), dist.version
-        except Exception:  # noqa: S112 - broken metadata of a stranger can fail in any way
+        except Exception:  # noqa: S112 - broken metadata of any distribution can fail in any way
             continue
         found.setdefault(name, (version, stamps.get(name, 0)))
     return found
@@ -264,7 +255,7 @@ def _requires(name: str) -> list[str]:
 
 
 def _requirement_name(text: str) -> str:
-    """Return the distribution's name of a requirement, of a wheel, or of a folder that is named after it."""
+    """Return the distribution's name in a requirement, a wheel's file name, or a folder named after it."""
     bare = text.strip().rstrip("/\\")
     last = Path(bare).name if os.sep in bare or "/" in bare else bare
     if last.endswith(".whl"):
@@ -275,7 +266,7 @@ def _requirement_name(text: str) -> str:
 
 
 def _remove_remains(name: str) -> None:
-    """Remove by hand what an installer does not: a distribution whose list of files was never written."""
+    """Remove a distribution that installers cannot remove, because its list of files was never written."""
     dist = metadata.distribution(name)
     if dist.files is not None:
         return

@@ -1,4 +1,4 @@
-"""A plugin that is a single file: what `--plugin FILE` registers."""
+"""Single-file plugins: registration of the classes or hooks in one Python file (`--plugin FILE`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, Metric
 
 __all__ = ["register_file"]
 
-# The base class that makes a class of a file a registered thing, its record, and the hook that returns the record.
+# By base class: the record of a derived class, and the hook that returns the record.
 _KINDS: dict[str, tuple[type[Spec], str]] = {
     "Explainer": (ExplainerSpec, "xaihub_register_explainers"),
     "GlobalExplainer": (GlobalExplainerSpec, "xaihub_register_global_explainers"),
@@ -29,16 +29,15 @@ _KINDS: dict[str, tuple[type[Spec], str]] = {
 
 
 def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
-    """Register a Python file as a plugin that is named after the file.
+    """Register a Python file as a plugin named after the file.
 
-    A file with hooks says itself what it registers, and is imported. In any other file each class that is derived from
-    `Explainer`, `GlobalExplainer`, `Metric`, `Objective` or `ModelAdapter` is registered under its name in snake case,
-    or under the text of its class attribute `name`; such a file is read, and imported only when a class is used. The
-    first line of a class's docstring is its summary; class attributes called like fields of its record, such as
-    `limits` or `higher_is_better`, fill the record.
+    A file with hooks is imported. In any other file, each class derived from `Explainer`, `GlobalExplainer`, `Metric`,
+    `Objective` or `ModelAdapter` is registered under its name in snake case, or under its class attribute `name`; such
+    a file is parsed, and imported only when a class is used. The first line of the class docstring is the summary;
+    class attributes named after fields of the record, such as `limits` or `higher_is_better`, fill the record.
 
     Raises:
-        PluginError: The file is missing or broken, or has nothing to register.
+        PluginError: The file is missing or broken, or registers nothing.
     """
     shown = os.fspath(path)
     file = Path(path).expanduser().resolve()
@@ -57,13 +56,13 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
                 hint=f"derive a class from xaihub.{' or xaihub.'.join(_KINDS)}, or define a function with @hookimpl",
             )
         plugin = _Classes(specs)
-    told = len(host.warnings)
+    count = len(host.warnings)
     info = host.register(plugin, name=re.sub(r"[^\w.+-]", "_", file.stem))
     if info.problems:
-        del host.warnings[told:]  # said by the error
+        del host.warnings[count:]  # the error reports them
         raise PluginError(
             f"plugin file {shown!r}: {info.problems[-1].removeprefix('skipped, ')}",
-            hint="repair it, or rename the file",
+            hint="correct the file, or rename it",
         )
     info.module = str(file)
     return info
@@ -74,14 +73,13 @@ class _Classes:
 
     def __init__(self, specs: list[tuple[str, Spec]]) -> None:
         for hook in {hook for hook, _ in specs}:
-            setattr(self, hook, hookimpl(_returning([spec for owner, spec in specs if owner == hook])))
+            self._add(hook, [spec for owner, spec in specs if owner == hook])
 
+    def _add(self, hook: str, specs: list[Spec]) -> None:
+        def implementation() -> list[Spec]:
+            return specs
 
-def _returning(specs: list[Spec]) -> Any:
-    def say() -> list[Spec]:
-        return specs
-
-    return say
+        setattr(self, hook, hookimpl(implementation))
 
 
 def _parsed(file: Path, shown: str) -> ast.Module:
@@ -93,7 +91,7 @@ def _parsed(file: Path, shown: str) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         what = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise PluginError(f"plugin file {shown!r} is no valid Python: {where}{what}") from error
+        raise PluginError(f"plugin file {shown!r} is not valid Python: {where}{what}") from error
 
 
 def _imported(file: Path, shown: str) -> Any:
@@ -109,7 +107,7 @@ def _has_hook(node: ast.FunctionDef) -> bool:
 
 
 def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
-    """Yield the hook and the record of each class that can be registered; bases of the file itself are followed."""
+    """Yield the hook and the record of each class to register; base classes in the same file are followed."""
     kinds = {name: name for name in _KINDS}
     for line in (node for node in tree.body if isinstance(node, ast.ImportFrom)):
         kinds |= {item.asname: item.name for item in line.names if item.asname and item.name in _KINDS}
@@ -128,7 +126,7 @@ def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
 
 
 def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
-    """Yield the class attributes whose values are written out."""
+    """Yield the class attributes whose values are literals."""
     for item in node.body:
         if isinstance(item, ast.Assign) and len(item.targets) == 1:
             target, value = item.targets[0], item.value

@@ -1,4 +1,4 @@
-"""What is known of plugins: who they are, what they registered, what it costs to load them."""
+"""Descriptions of plugins: origin, registered names, loading time and card."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ from typing import Any
 
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
-from xaihub.hub.describe import KINDS as EVERY_KIND
 from xaihub.hub.host import PluginHost, PluginInfo
 
-__all__ = ["KINDS", "canonical", "count", "describe", "find", "overview"]
-
-KINDS = tuple(kind for kind in EVERY_KIND if kind != "plugins")
+__all__ = ["canonical", "count", "describe", "find", "overview"]
 
 
 def canonical(name: str) -> str:
-    """Return a distribution's name in the form in which names are compared."""
+    """Return a distribution's normalised name, for comparisons."""
     return name.strip().replace("_", "-").replace(".", "-").lower()
 
 
 def overview(hub: Hub, *, commands: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
-    """Return one record for each plugin, with the names of everything that it registered, by kind.
+    """Return one record per plugin, with the names that it registered, by kind.
 
     Args:
-        hub: Where the plugins are loaded; whatever they register is asked for here.
+        hub: The hub.
         commands: (plugin, command) pairs, which only the command line knows.
     """
     registered: dict[str, dict[str, list[str]]] = {}
-    for kind in KINDS:
-        for spec in getattr(hub, kind):
+    for kind, registry in hub.registries.items():
+        for spec in registry:
             registered.setdefault(spec.plugin, {}).setdefault(kind, []).append(spec.name)
     for plugin, command in commands:
         registered.setdefault(plugin, {}).setdefault("commands", []).append(command)
@@ -43,7 +40,7 @@ def overview(hub: Hub, *, commands: Collection[tuple[str, str]] = ()) -> list[di
 
 
 def find(host: PluginHost, name: str) -> list[PluginInfo]:
-    """Return the plugin called `name`, or every plugin of the distribution called so.
+    """Return the plugin called `name`, or all plugins of the distribution called `name`.
 
     Raises:
         UnknownName: There is none.
@@ -54,13 +51,13 @@ def find(host: PluginHost, name: str) -> list[PluginInfo]:
     ]
     if not found:
         known = [item for info in host.plugins for item in (info.name, info.distribution) if item]
-        hint = did_you_mean(name, known) or "xaihub plugins list shows them all"
+        hint = did_you_mean(name, known) or "xaihub plugins list shows every plugin"
         raise UnknownName(f"no plugin is named {name!r}", hint=hint)
     return found
 
 
 def describe(hub: Hub, name: str, *, commands: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
-    """Return everything known of a plugin, or of each plugin of a distribution: see `overview`, and its card.
+    """Return the records of `overview`, with file, metadata and card, for a plugin or all plugins of a distribution.
 
     Raises:
         UnknownName: There is no such plugin.
@@ -71,7 +68,7 @@ def describe(hub: Hub, name: str, *, commands: Collection[tuple[str, str]] = ())
 
 
 def _origin(module: str, distribution: str) -> dict[str, Any]:
-    """Return where a plugin lies, what its distribution says of itself, and its card."""
+    """Return the file of a plugin, the metadata of its distribution, and its card."""
     file = _file(module)
     about: dict[str, Any] = {"file": str(file or ""), "summary": "", "licence": "", "url": "", "requires": []}
     text = ""
@@ -80,14 +77,14 @@ def _origin(module: str, distribution: str) -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         dist = None
     if dist is not None:
-        told = dist.metadata.json
-        about["summary"] = told.get("summary", "")
-        about["licence"] = told.get("license_expression", "") or told.get("license", "")
-        about["url"] = told.get("home_page", "") or next(iter(told.get("project_url", [])), "")
+        facts = dist.metadata.json
+        about["summary"] = facts.get("summary", "")
+        about["licence"] = facts.get("license_expression", "") or facts.get("license", "")
+        about["url"] = facts.get("home_page", "") or next(iter(facts.get("project_url", [])), "")
         about["requires"] = [line for line in dist.requires or [] if "extra ==" not in line]
         about["installed"] = str(dist.locate_file(""))
-        text = str(told.get("description", ""))
-    # A card beside the hooks, as the built-in plugins have it, says more than the distribution's own description.
+        text = str(facts.get("description", ""))
+    # A card next to the hooks, as in built-in plugins, is more specific than the distribution's description.
     card = file.parent / "README.md" if file is not None and file.name == "__init__.py" else None
     if card is not None and card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")
@@ -95,7 +92,7 @@ def _origin(module: str, distribution: str) -> dict[str, Any]:
 
 
 def _file(module: str) -> Path | None:
-    """Return the file of a module (or of a plugin that is a file), without importing it."""
+    """Return the file of a module or of a single-file plugin, without importing it."""
     if module.endswith(".py"):
         return Path(module)
     try:
@@ -106,7 +103,7 @@ def _file(module: str) -> Path | None:
 
 
 def count(registered: dict[str, list[str]]) -> str:
-    """Say how much a plugin registered: "2 explainers, 1 metric"."""
+    """Return the numbers of registered names, such as "2 explainers, 1 metric"."""
     words = {kind: kind.replace("_", " ") for kind in registered}
     return ", ".join(
         f"{len(names)} {words[kind] if len(names) > 1 else words[kind].removesuffix('s')}"

@@ -1,10 +1,12 @@
-"""Ranking what a model as a whole relies on: global explainers, their results, and statistics of rankings."""
+"""Rankings of the features that a model as a whole relies on: global explainers, results and statistics."""
 
 from xaihub.ranking.statistics import (
     Agreement,
     Interval,
     agreement,
-    deletion_curve,
+    average_ranks,
+    correlation,
+    is_constant,
     order_of,
     relevance_auc,
     seed_interval,
@@ -16,7 +18,9 @@ __all__ = [
     "Agreement",
     "Interval",
     "agreement",
-    "deletion_curve",
+    "average_ranks",
+    "correlation",
+    "is_constant",
     "order_of",
     "relevance_auc",
     "seed_interval",

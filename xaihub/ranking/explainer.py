@@ -1,4 +1,4 @@
-"""The base class of global explainers: what does a model as a whole rely on?"""
+"""The base class of global explainers, which rank the features that a model as a whole relies on."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["GlobalExplainer", "Ranking"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What `rank` returns.
+    """The result of `rank`.
 
     Attributes:
-        weights: (d,) one weight a feature, larger meaning more important.
-        feature: What one feature is, in words: "channel", "position".
-        names: (d) names; by default the word and the index.
-        layer: The module whose input the features are, if they are that.
+        weights: (d,) one weight per feature; larger means more important.
+        feature: The kind of feature, in words: "channel", "position".
+        names: (d) names; by default the kind and the index.
+        layer: The module whose input the features are, if any.
         grid: (rows, columns) if the features are cells of a grid over the image.
         history: (epochs, d) weights after each epoch of training, or None.
         details: Further facts for the record, JSON types only.
-        warnings: What the reader of the ranking must know.
+        warnings: Warnings for the reader of the ranking.
     """
 
     weights: Tensor
@@ -48,10 +48,10 @@ class Ranking:
 
 
 class GlobalExplainer(Parametrised, ABC):
-    """One way to rank what a model as a whole relies on. Parameters are declared as in an `Explainer`.
+    """One way to rank the features that a model as a whole relies on. Parameters are declared as in an `Explainer`.
 
     Attributes:
-        needs_images: The ranking is estimated from images; without, it is read off the model alone.
+        needs_images: Whether the ranking is estimated from images, and not from the model alone.
 
     Example::
 
@@ -66,15 +66,15 @@ class GlobalExplainer(Parametrised, ABC):
 
     @abstractmethod
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
-        """Weigh every feature.
+        """Compute a weight for every feature.
 
         Args:
             model: The model, in evaluation mode.
-            inputs: (b, C, H, W) batches in the model's units; may be gone through several times.
-            labels: (N,) class indices of all rows in order, or None if they are unknown.
+            inputs: (b, C, H, W) batches in the model's units; can be iterated several times.
+            labels: (N,) class indices of all rows in order, or None if unknown.
 
         Raises:
-            ExplainerRefused: The ranking would be wrong for this model, or something is missing.
+            ExplainerRefused: The method is not valid for this model, or an input is missing.
         """
 
     def explain(
@@ -85,22 +85,22 @@ class GlobalExplainer(Parametrised, ABC):
         *,
         seed: int = 0,
     ) -> GlobalExplanation:
-        """Rank the features of a model; the model is left as it was.
+        """Rank the features of a model, and leave the model unchanged.
 
         Args:
             model: The model.
-            inputs: (N, C, H, W), or batches of it that can be gone through several times.
+            inputs: (N, C, H, W), or batches of it that can be iterated several times.
             labels: (N,) class indices, or None.
-            seed: Fixes every random choice.
+            seed: Seed of all random choices.
 
         Raises:
             ParameterError: A parameter is out of range.
-            ExplainerRefused: The method does not apply to this model, lacks images, or its weights are not finite.
+            ExplainerRefused: The method is not valid for this model, images are missing, or a weight is not finite.
         """
         who = self.check_parameters()
         batches: Iterable[Tensor] = [inputs] if isinstance(inputs, Tensor) else inputs
-        if self.needs_images and not _any(batches):
-            raise ExplainerRefused(f"{who} ranks features by what they do to images", hint="give a folder of them")
+        if self.needs_images and next(iter(batches), None) is None:
+            raise ExplainerRefused(f"{who} needs images to rank features", hint="give a folder of images")
         wall, cpu = time.perf_counter(), time.process_time()
         with model.untouched(), model.counting() as counts, seeded(seed), torch.no_grad(), caught() as heard:
             found = self.rank(model, batches, labels)
@@ -135,7 +135,3 @@ class GlobalExplainer(Parametrised, ABC):
                 "versions": {name: metadata.version(name) for name in ("xaihub", "torch")},
             },
         )
-
-
-def _any(batches: Iterable[Tensor]) -> bool:
-    return next(iter(batches), None) is not None

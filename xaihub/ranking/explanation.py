@@ -1,4 +1,4 @@
-"""What a model as a whole relies on: a ranking of features, with everything needed to make it again."""
+"""Global explanations: rankings of a model's features with everything needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class RankedFeature:
     """One feature of a ranking.
 
     Attributes:
-        rank: Its place, from 1.
+        rank: Its rank, from 1.
         index: Its index among the features.
         name: Its name.
         weight: The mean weight over runs.
-        low: The lower end of the mean's 95 % interval over runs, or None for a single run.
-        high: The upper end.
+        low: The lower end of the 95 % interval of the mean, or None for a single run.
+        high: The upper end of that interval.
     """
 
     rank: int
@@ -51,16 +51,16 @@ class RankedFeature:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalExplanation:
-    """A ranking of a model's features, over one run or several.
+    """A ranking of a model's features, from one or several runs.
 
     Attributes:
-        runs: (S, d) float64 weights of S runs (seeds), larger meaning more important.
+        runs: (S, d) float64 weights of S runs (seeds); larger means more important.
         names: (d) names of the features.
-        feature: What one feature is, in words: "channel", "column", "position".
-        method: The name of what made the ranking.
+        feature: The kind of feature, in words: "channel", "column", "position".
+        method: The name of the global explainer.
         history: (epochs, d) weights after each epoch of training, or None.
         grid: (rows, columns) if the features are cells of a grid over the image.
-        metadata: Model, weights, parameters, images, cost, warnings, versions: the record of provenance.
+        metadata: The provenance: model, weights, parameters, images, cost, warnings, versions.
     """
 
     runs: Tensor
@@ -72,25 +72,25 @@ class GlobalExplanation:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Bring the weights into one form, and check that everything fits together.
+        """Normalise the weights and validate their shapes.
 
         Raises:
-            ParameterError: The weights are no (S, d) finite numbers, or the names, history or grid do not fit them.
+            ParameterError: The weights are not finite (S, d) numbers, or the names, history or grid do not match them.
         """
         runs = self.runs.detach().cpu().double()
         object.__setattr__(self, "runs", runs.unsqueeze(0) if runs.ndim == 1 else runs)
         object.__setattr__(self, "names", tuple(self.names))
         if self.runs.ndim != 2 or not self.runs.numel() or not bool(self.runs.isfinite().all()):
-            raise ParameterError(f"weights of the shape {tuple(runs.shape)} are no ranking", hint="give (S, d) numbers")
+            raise ParameterError(f"weights of shape {tuple(runs.shape)} are not finite (S, d) numbers")
         width = self.runs.shape[1]
         if len(self.names) != width:
             raise ParameterError(f"{width} features have {len(self.names)} names")
         if self.history is not None:
             object.__setattr__(self, "history", self.history.detach().cpu().double())
             if self.history.ndim != 2 or self.history.shape[1] != width:
-                raise ParameterError(f"a history of the shape {tuple(self.history.shape)} has not {width} columns")
+                raise ParameterError(f"a history of shape {tuple(self.history.shape)} does not have {width} columns")
         if self.grid is not None and self.grid[0] * self.grid[1] != width:
-            raise ParameterError(f"a grid of {self.grid[0]}x{self.grid[1]} cells has not {width} features")
+            raise ParameterError(f"a grid of {self.grid[0]}x{self.grid[1]} cells does not have {width} features")
 
     def __len__(self) -> int:
         """Return the number of features."""
@@ -103,7 +103,7 @@ class GlobalExplanation:
 
     @property
     def order(self) -> Tensor:
-        """(d,) feature indices, the most important first; of equals the lower index is first."""
+        """(d,) feature indices, the most important first; ties are ordered by index."""
         return order_of(self.weights)
 
     @cached_property
@@ -125,22 +125,22 @@ class GlobalExplanation:
 
     @property
     def warnings(self) -> list[str]:
-        """What the reader of the ranking must know."""
+        """Warnings for the reader of the ranking."""
         return list(self.metadata.get("warnings", []))
 
     @property
     def claim(self) -> str:
-        """What was ranked, for people."""
+        """A description of the ranking in words."""
         runs = "" if len(self.runs) == 1 else f", {len(self.runs)} runs"
         model = self.metadata.get("model", "")
         return f"{self.method}: {self.feature} importance{f' in {model}' if model else ''} ({len(self)} features{runs})"
 
     @classmethod
     def combine(cls, parts: Sequence[GlobalExplanation]) -> GlobalExplanation:
-        """Take rankings of the same features, such as of models trained from several seeds, as runs of one.
+        """Combine rankings of the same features, for example of models trained with different seeds, as runs of one.
 
         Raises:
-            ParameterError: They rank different features, or there is none.
+            ParameterError: The rankings are of different features or methods, or there is none.
         """
         if not parts:
             raise ParameterError("there is no ranking to combine")
@@ -148,10 +148,9 @@ class GlobalExplanation:
         for part in parts[1:]:
             if (part.names, part.feature, part.method) != (first.names, first.feature, first.method):
                 raise ParameterError(
-                    f"rankings of different things cannot be combined: {first.claim}; {part.claim}",
+                    f"rankings of different features or methods cannot be combined: {first.claim}; {part.claim}",
                     hint="combine one method's rankings of one architecture",
                 )
-        said = [warning for part in parts for warning in part.warnings]
         return cls(
             runs=torch.cat([part.runs for part in parts]),
             names=first.names,
@@ -161,14 +160,14 @@ class GlobalExplanation:
             metadata={
                 **{key: first.metadata[key] for key in ("model", "layer", "versions") if key in first.metadata},
                 "parts": [dict(part.metadata) for part in parts],
-                "warnings": list(dict.fromkeys(said)),
+                "warnings": list(dict.fromkeys(warning for part in parts for warning in part.warnings)),
             },
         )
 
     def table(self, top: int | None = None) -> list[dict[str, Any]]:
         """Return the first `top` features as records: rank, index, name, weight, low, high, times_uniform.
 
-        `times_uniform` is the weight over the mean weight: 1 for a feature that is as important as the average.
+        `times_uniform` is the weight divided by the mean weight: 1 for a feature of average importance.
         """
         uniform = float(self.weights.mean())
         return [
@@ -176,7 +175,7 @@ class GlobalExplanation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON types; the ranking is in full."""
+        """Return everything as JSON types, with the full ranking."""
         return {
             **self._record(),
             "ranking": self.table(),
@@ -198,10 +197,8 @@ class GlobalExplanation:
     def save(self, path: str | Path) -> Path:
         """Write one file and return its path: JSON if the path ends in .json, otherwise safetensors with the record.
 
-        The file is written under a temporary name first and then renamed.
-
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         file = Path(path)
         if file.suffix == ".json":
@@ -216,10 +213,10 @@ class GlobalExplanation:
 
     @classmethod
     def load(cls, path: str | Path) -> GlobalExplanation:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            OutputError: The file is missing, damaged, or of another format.
+            OutputError: The file is missing or damaged, or has another format.
         """
         file = Path(path)
         if not file.suffix:
@@ -227,7 +224,7 @@ class GlobalExplanation:
         try:
             record, runs, history = _read(file)
             if record["format"] != FORMAT or record["kind"] != "global explanation":
-                raise OutputError(f"{str(file)!r} is no global explanation of this version of xaihub")
+                raise OutputError(f"{str(file)!r} is not a global explanation of this version of xaihub")
             return cls(
                 runs=runs,
                 names=tuple(record["names"]),
@@ -242,11 +239,11 @@ class GlobalExplanation:
         except OSError as error:
             raise OutputError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, RecursionError, SafetensorError, ParameterError) as error:
-            raise OutputError(f"{str(file)!r} is damaged or no saved global explanation") from error
+            raise OutputError(f"{str(file)!r} is damaged or not a saved global explanation") from error
 
     def plot(self, *, top: int = 20) -> Figure:
-        """Return a matplotlib figure: the `top` features as bars, and all weights in order, or as a map over a grid."""
-        return _chart(self, top=top)
+        """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
+        return _chart(self, top)
 
     def save_png(self, path: str | Path, *, top: int = 20) -> Path:
         """Write the figure of `plot`; return the path.
@@ -254,12 +251,11 @@ class GlobalExplanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        figure = self.plot(top=top)
-        return write_file(Path(path), lambda file: figure.savefig(file, format="png", dpi=110))
+        return write_file(Path(path), lambda file: self.plot(top=top).savefig(file, format="png", dpi=110))
 
 
-def _chart(explanation: GlobalExplanation, *, top: int = 20) -> Figure:
-    """Draw the `top` features as bars with their intervals; beside them all weights in order, or a map over a grid."""
+def _chart(explanation: GlobalExplanation, top: int) -> Figure:
+    """Draw the `top` features as bars with intervals; next to them all weights sorted, or a map over the grid."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -280,14 +276,14 @@ def _chart(explanation: GlobalExplanation, *, top: int = 20) -> Figure:
     left.set_xlabel("weight (dashed: the mean over all features)", fontsize=8)
     if explanation.grid is not None:
         image = right.imshow(explanation.weights.reshape(explanation.grid).numpy(), cmap="inferno")
-        right.set_title("by place in the image", fontsize=9)
+        right.set_title("by position in the image", fontsize=9)
         figure.colorbar(image, ax=right, shrink=0.8)
     else:
         line = explanation.weights[explanation.order].numpy()
         right.plot(np.arange(1, len(line) + 1), line, color=BAR)
         right.axhline(uniform, color=FAINT, linestyle="--", linewidth=1)
-        right.set_xlabel(f"rank among {len(line)}", fontsize=8)
-        right.set_title("all weights in order", fontsize=9)
+        right.set_xlabel(f"rank (of {len(line)})", fontsize=8)
+        right.set_title("all weights, sorted", fontsize=9)
     for axes in (left, right):
         axes.tick_params(labelsize=8)
     figure.suptitle(_short(explanation.claim, 110), fontsize=10)
@@ -304,8 +300,8 @@ def _read(file: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
         history = record["history"]
         runs = torch.tensor(record["runs"], dtype=torch.float64)
         return record, runs, None if history is None else torch.tensor(history, dtype=torch.float64)
-    file.open("rb").close()  # below, an error does not tell whether the file exists
+    file.open("rb").close()  # below, an error does not show whether the file exists
     with safe_open(file, framework="pt") as stored:
         record = json.loads((stored.metadata() or {})["record"])
-        found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+        found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
     return record, found["runs"], found.get("history")

@@ -1,9 +1,9 @@
-"""How good is a ranking of features? Plain functions on (d,) weights, larger meaning more important."""
+"""Statistics of rankings: functions of (d,) feature weights, where larger means more important."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -16,7 +16,9 @@ __all__ = [
     "Agreement",
     "Interval",
     "agreement",
-    "deletion_curve",
+    "average_ranks",
+    "correlation",
+    "is_constant",
     "order_of",
     "relevance_auc",
     "seed_interval",
@@ -27,13 +29,13 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How much two rankings agree.
+    """The agreement of two rankings.
 
     Attributes:
         pearson: Correlation of the weights.
         spearman: Correlation of the ranks; equal weights share their mean rank.
-        top_k: Share of the first's k most important features that are among the second's.
-        k: That k.
+        top_k: Fraction of the k most important features that the rankings share.
+        k: The k of `top_k`.
     """
 
     pearson: float
@@ -44,7 +46,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over runs with its 95 % interval (Student's t); the ends are None for a single run."""
+    """A mean over runs with its 95 % interval (Student's t); its ends are None for a single run."""
 
     mean: float
     low: float | None
@@ -52,54 +54,103 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        """Mean and interval, three digits."""
+        """Mean and interval with three decimals."""
         return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def order_of(weights: Tensor) -> Tensor:
-    """Return (d,) indices, the largest weight first; of equals the lower index is first."""
+    """Return (d,) indices, the largest weight first; ties are ordered by index."""
     return torch.argsort(weights, descending=True, stable=True)
 
 
 def agreement(first: Tensor, second: Tensor, *, k: int = 5) -> Agreement:
     """Compare two rankings of the same features.
 
-    Agreement with another explainer of the same model shows that both describe that model. It does not show that
-    either is true of the data: a model that was trained on shuffled labels agrees as well.
+    Agreement of two explainers of one model shows that both describe that model, not that either is true of the data:
+    they also agree on a model trained on shuffled labels.
 
     Raises:
-        ParameterError: They do not have the same number of features, or k is out of range.
-        MetricRefused: One of them is constant.
+        ParameterError: The numbers of features differ, or k is out of range.
+        MetricRefused: One of the rankings is constant.
     """
     a, b = _flat(first), _flat(second)
     if len(a) != len(b):
-        raise ParameterError(f"rankings of {len(a)} and of {len(b)} features cannot be compared")
+        raise ParameterError(f"rankings of {len(a)} and {len(b)} features cannot be compared")
     if not 1 <= k <= len(a):
-        raise ParameterError(f"k cannot be {k}", hint=f"1 to {len(a)}")
+        raise ParameterError(f"k cannot be {k}", hint=f"use 1 to {len(a)}")
     same = set(order_of(a)[:k].tolist()) & set(order_of(b)[:k].tolist())
-    return Agreement(pearson=_pearson(a, b), spearman=_pearson(_ranks(a), _ranks(b)), top_k=len(same) / k, k=k)
+    return Agreement(pearson=_pearson(a, b), spearman=_pearson(a, b, ranks=True), top_k=len(same) / k, k=k)
+
+
+def correlation(first: Tensor, second: Tensor, *, ranks: bool = False, rounding: float = 0.0) -> Tensor:
+    """Return Pearson's correlation, or with `ranks` Spearman's, of matching rows.
+
+    Args:
+        first: (..., n) values.
+        second: (..., n) values.
+        ranks: Correlate average ranks instead of values.
+        rounding: Values of a row that differ by no more than this fraction of its largest magnitude are equal.
+
+    Returns:
+        (...) float64 in [-1, 1]; NaN where a row is constant.
+    """
+    first, second = first.double(), second.double()
+    constant = is_constant(first, rounding) | is_constant(second, rounding)
+    if ranks:
+        first, second = average_ranks(first, rounding), average_ranks(second, rounding)
+    first, second = _centred(first), _centred(second)
+    lengths = first.norm(dim=-1) * second.norm(dim=-1)
+    found: Tensor = ((first * second).sum(-1) / lengths).clamp(-1, 1)
+    return found.masked_fill(constant | (lengths == 0), torch.nan)
+
+
+def average_ranks(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Rank each row of (..., n) values from 1 as float64; equal values share their mean rank. See `correlation`."""
+    values = values.double()
+    if rounding:
+        values = (values / _magnitude(values) / rounding).round()
+    ranked = []
+    for row in values.flatten(end_dim=-2) if values.ndim > 1 else values.unsqueeze(0):
+        _, place, counts = row.unique(return_inverse=True, return_counts=True)
+        ranked.append((counts.cumsum(0) - (counts - 1) / 2).double()[place])
+    return torch.stack(ranked).view(values.shape)
+
+
+def is_constant(values: Tensor, rounding: float = 0.0) -> Tensor:
+    """Whether each row of (..., n) values has equal values only: (...) bool. See `correlation`."""
+    spread: Tensor = values.amax(-1) - values.amin(-1)
+    return spread <= rounding * values.abs().amax(-1)
+
+
+def _magnitude(rows: Tensor) -> Tensor:
+    return rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = rows - rows.mean(-1, keepdim=True)
+    return rows / _magnitude(rows)  # so that squares neither vanish nor overflow
 
 
 def relevance_auc(weights: Tensor, relevant: Tensor) -> float:
-    """Return the chance that a relevant feature outweighs an irrelevant one: 1 is perfect, 0.5 is chance.
+    """Return the probability that a relevant feature outweighs an irrelevant one: 1 is perfect, 0.5 is chance.
 
     Args:
         weights: (d,) weights.
-        relevant: (d,) truth values, known from how the data were made.
+        relevant: (d,) booleans, known from how the data were generated.
 
     Raises:
-        MetricRefused: All features are relevant, or none.
+        MetricRefused: All features are relevant, or none is.
     """
     flat, known = _flat(weights), relevant.flatten().bool()
     inside, outside = flat[known], flat[~known]
     if not len(inside) or not len(outside):
-        raise MetricRefused("the area needs both relevant and irrelevant features")
+        raise MetricRefused("the AUC needs both relevant and irrelevant features")
     ahead = inside.unsqueeze(1) - outside  # (relevant, irrelevant)
     return float((ahead > 0).double().mean() + 0.5 * (ahead == 0).double().mean())
 
 
 def top_k_precision(weights: Tensor, relevant: Tensor, k: int) -> float:
-    """Return the share of the k most important features that are relevant."""
+    """Return the fraction of the k most important features that are relevant."""
     return float(relevant.flatten().bool()[order_of(_flat(weights))[:k]].double().mean())
 
 
@@ -107,7 +158,7 @@ def stability(runs: Sequence[Tensor] | Tensor) -> float:
     """Return the mean pairwise Pearson correlation of the (d,) weights of several runs.
 
     Raises:
-        MetricRefused: There is one run only, or one is constant.
+        MetricRefused: There is only one run, or a run is constant.
     """
     flat = [_flat(run) for run in runs]
     if len(flat) < 2:
@@ -116,50 +167,14 @@ def stability(runs: Sequence[Tensor] | Tensor) -> float:
     return sum(pairs) / len(pairs)
 
 
-def deletion_curve(
-    score: Callable[[Tensor], float],
-    features: Tensor,
-    order: Tensor,
-    *,
-    counts: Sequence[int],
-    fill: Tensor | None = None,
-) -> list[float]:
-    """Return the score of a model after its first `counts` features of an order were deleted.
-
-    Args:
-        score: Maps (N, d) features to one figure, such as the accuracy.
-        features: (N, d) rows.
-        order: (d,) indices; those named first are deleted first.
-        counts: How many to delete.
-        fill: (d,) what a deleted feature becomes; by default its mean over the rows.
-
-    Raises:
-        ParameterError: A count is out of range, or `order` does not name each feature once.
-    """
-    width = features.shape[1]
-    if sorted(order.tolist()) != list(range(width)):
-        raise ParameterError(f"an order of {width} features must name each of them once")
-    bad = [count for count in counts if not 0 <= count <= width]
-    if bad:
-        raise ParameterError(f"{bad[0]} of {width} features cannot be deleted")
-    filling = features.mean(0) if fill is None else fill
-    values = []
-    for count in counts:
-        changed = features.clone()
-        gone = order[:count]
-        changed[:, gone] = filling[gone].to(changed)
-        values.append(float(score(changed)))
-    return values
-
-
 def seed_interval(values: Sequence[float]) -> Interval:
     """Return the mean over runs with its 95 % interval by Student's t.
 
     Raises:
-        MetricRefused: There is no value.
+        MetricRefused: There are no values.
     """
     if not values:
-        raise MetricRefused("there is nothing to average")
+        raise MetricRefused("there are no values to average")
     sample = torch.tensor(list(values), dtype=torch.float64)
     mean, count = float(sample.mean()), len(sample)
     if count < 2:
@@ -169,7 +184,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def half_width(runs: Tensor) -> Tensor:
-    """Return (d,) half widths of the 95 % t intervals of the means of (S, d) runs, S > 1."""
+    """Return the (d,) half-widths of the 95 % t intervals of the means of (S, d) runs, S > 1."""
     from scipy.stats import t
 
     count = len(runs)
@@ -181,17 +196,8 @@ def _flat(weights: Tensor) -> Tensor:
     return weights.detach().flatten().double().cpu()
 
 
-def _pearson(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    if not size > 0:
-        raise MetricRefused("a constant ranking has no correlation with another")
-    return float(a @ b) / size
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Return the rank of each value from 1, equal values sharing their mean rank."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks: Tensor = (last - (counts.double() - 1) / 2)[place]
-    return ranks
+def _pearson(a: Tensor, b: Tensor, *, ranks: bool = False) -> float:
+    found = float(correlation(a, b, ranks=ranks))
+    if math.isnan(found):
+        raise MetricRefused("the correlation with a constant ranking is undefined")
+    return found

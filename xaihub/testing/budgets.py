@@ -1,4 +1,4 @@
-"""The smallest work that still exercises a method: one table for the checks and for the support matrix."""
+"""Small budgets that still exercise a method, for the checks and the support matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["small_budget", "small_parameters"]
 
 
 def small_budget(side: int) -> dict[str, Any]:
-    """Return small values by the names that methods give to such parameters, for inputs of `side` pixels."""
+    """Return small values for parameters with the usual names, for inputs of `side` pixels."""
     return {
         "masks": 4,
         "samples": 8,
@@ -30,7 +30,7 @@ def small_budget(side: int) -> dict[str, Any]:
 
 
 def small_parameters(method: type, side: int) -> dict[str, Any]:
-    """Return the part of `small_budget` that the method's constructor takes and accepts."""
+    """Return the entries of `small_budget` that are valid parameters of the method."""
     known = parameters(method)
     found: dict[str, Any] = {}
     for name, value in small_budget(side).items():
@@ -38,5 +38,5 @@ def small_parameters(method: type, side: int) -> dict[str, Any]:
             try:
                 found |= convert(method, {name: value})
             except ParameterError:
-                continue  # another method's parameter of the same name
+                continue  # a parameter of the same name with another meaning
     return found

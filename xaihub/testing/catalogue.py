@@ -1,4 +1,4 @@
-"""The checks that a plugin is put through: how one is declared, run and reported."""
+"""The catalogue of conformance checks: declaring, running and reporting them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """How one check of one thing ended.
+    """The result of one check of one subject.
 
     Attributes:
-        subject: The name of what was checked.
+        subject: The name of the subject.
         kind: "explainer", "metric", "adapter", "model" or "plugin".
         check: The name of the check.
-        outcome: "passed", "failed", "refused" (by the thing itself, with a reason) or "not applicable".
-        advice: What was found and what to change if it failed; the reason if it was refused or not applicable.
-        seconds: How long it took.
+        outcome: "passed", "failed", "refused" (by the subject, with a reason) or "not applicable".
+        advice: The finding and what to change, if it failed; the reason, if it was refused or not applicable.
+        seconds: Run time.
     """
 
     subject: str
@@ -53,22 +53,22 @@ class Check:
     """One check.
 
     Attributes:
-        name: Its name, which says what holds when it passes.
-        kind: What it checks.
-        asks: What it asks, as one sentence.
-        advice: What the author of a plugin that fails should change.
-        function: Takes a subject; returns if all is well.
+        name: Its name, which states what is true if it passes.
+        kind: The kind of subject.
+        requirement: What must be true, as one sentence.
+        advice: What the author of a failing plugin should change.
+        function: Takes a subject; raises if the check does not pass.
     """
 
     name: str
     kind: Kind
-    asks: str
+    requirement: str
     advice: str
     function: Callable[[Any], None]
 
 
 class CheckFailed(AssertionError):
-    """What was found, and what to change if that differs from the check's own advice."""
+    """The finding, and what to change if that differs from the check's own advice."""
 
     def __init__(self, found: str, advice: str = "") -> None:
         super().__init__(found)
@@ -81,26 +81,27 @@ class NotApplicable(Exception):
 
 
 class Refused(Exception):
-    """The thing itself refused, with its reason."""
+    """The subject refused, with the reason."""
 
 
 _CHECKS: dict[tuple[Kind, str], Check] = {}
 
 
-def check(kind: Kind, *, advice: str) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
-    """Enter a function into the catalogue under its own name; its docstring's first line says what is asked."""
+def check(*kinds: Kind, advice: str) -> Callable[[Callable[[S], None]], Callable[[S], None]]:
+    """Add a function to the catalogue under its own name; its docstring's first line states the requirement."""
 
     def enter(function: Callable[[S], None]) -> Callable[[S], None]:
         name = function.__name__
-        asks = (function.__doc__ or "").partition("\n")[0]
-        _CHECKS[kind, name] = Check(name=name, kind=kind, asks=asks, advice=advice, function=function)
+        requirement = (function.__doc__ or "").partition("\n")[0]
+        for kind in kinds:
+            _CHECKS[kind, name] = Check(name=name, kind=kind, requirement=requirement, advice=advice, function=function)
         return function
 
     return enter
 
 
 def catalogue(kind: Kind, only: Iterable[str] = ()) -> Iterator[Check]:
-    """Yield the checks of a kind in the order in which they were entered, or those named in `only`."""
+    """Yield the checks of a kind in the order of their declaration, or those named in `only`."""
     wanted = set(only)
     yield from (item for (of, name), item in _CHECKS.items() if of == kind and (not wanted or name in wanted))
 
@@ -110,15 +111,15 @@ def require(holds: bool, found: str, *, advice: str = "") -> None:
 
     Args:
         holds: The condition.
-        found: What was found, as the first half of a sentence.
-        advice: What to change, where it is not the check's own advice.
+        found: The finding, as the first half of a sentence.
+        advice: What to change, if it differs from the check's own advice.
     """
     if not holds:
         raise CheckFailed(found, advice)
 
 
 def run(item: Check, subject: Any, name: str) -> CheckResult:
-    """Run one check and say how it ended; an unexpected exception is a failure."""
+    """Run one check and return its result; an unexpected exception is a failure."""
     started = time.perf_counter()
     outcome: Outcome = "passed"
     text = ""

@@ -1,4 +1,4 @@
-"""What a record says a method costs, as a number: the forward passes in "2 * samples + 1 forward passes"."""
+"""Parser of the cost in a record: the number of forward passes in "2 * samples + 1 forward passes"."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 __all__ = ["BUDGETS", "SCALES", "announced"]
 
-# Parameters that, by their names, are the number of forward passes at most.
+# Parameters whose names declare a maximum number of forward passes.
 BUDGETS = ("budget", "evaluations", "forward_passes", "queries")
-# Parameters that make a method ask the network more often.
+# Parameters that increase the number of forward passes.
 SCALES = ("masks", "samples", "steps", *BUDGETS)
-# Words that make a cost prose: what they count cannot be read off the parameters.
+# Words that make a cost prose, because they count what is not a parameter.
 _PROSE = re.compile(r"\b(?:some|about|each|every|few|hundreds?|thousands?|per)\b")
 _OPERAND = r"\(*(?:\d+(?:\.\d+)?\s+)?(?:\d+(?:\.\d+)?|[a-z_]\w*)\)*"
 _CLAUSE = re.compile(rf"({_OPERAND}(?:\s*(?:[-+*/^×]|\bx\b)\s*{_OPERAND})*)\s+forward\b")
@@ -28,10 +28,10 @@ _OPERATORS: Mapping[type, Callable[[float, float], float]] = {
 
 
 def announced(cost: str, parameters: Mapping[str, Any]) -> float | None:
-    """Return the forward passes that a record's `cost` announces for these parameters, or None if it is mere prose.
+    """Return the number of forward passes that a record's `cost` declares for these parameters, or None if it is prose.
 
-    Every part of the form "EXPRESSION forward" counts, where an expression is made of numbers, names of parameters,
-    + - * / ^, and x for times: "samples + 1 forward pass and samples backward passes" are samples + 1.
+    Every part of the form "EXPRESSION forward" counts. An expression consists of numbers, names of parameters,
+    + - * / ^, and x for times: "samples + 1 forward pass and samples backward passes" is samples + 1.
     """
     if cost.strip() == "none":
         return 0.0
@@ -55,5 +55,5 @@ def _evaluate(node: ast.expr, parameters: Mapping[str, Any]) -> float:
         return _OPERATORS[type(node.op)](_evaluate(node.left, parameters), _evaluate(node.right, parameters))
     value = parameters[node.id] if isinstance(node, ast.Name) else getattr(node, "value", None)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{ast.unparse(node)} is no number")
+        raise TypeError(f"{ast.unparse(node)} is not a number")
     return float(value)

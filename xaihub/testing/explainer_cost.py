@@ -1,4 +1,4 @@
-"""Checks of what an explainer takes: passes, memory, and what it leaves behind."""
+"""Checks of an explainer's cost: forward passes, memory, and leaks."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.state import hooks_of
 
 BATCH = 4
-# Times the quick budget: a method may hold a block of up to so many passes at one time, but not all of them.
+# Multiples of the quick budget: a method may keep a block of up to this many passes in memory, but not all.
 LARGE, LARGER = 16, 32
 CALLS = 20
 LEAST_CALLS = 6
 SECONDS = 0.6
 
 
-@check("explainer", advice="ask through `xaihub.masking`, or cut the work into batches of `batch_rows(model)` rows")
+@check("explainer", advice="use `xaihub.masking`, or split the work into batches of `batch_rows(model)` rows")
 def memory_is_bounded(subject: ExplainerSubject) -> None:
-    """No pass takes more rows than `model.runtime.batch_size`, and memory does not grow with the number of passes."""
+    """No pass has more rows than `model.runtime.batch_size`, and memory does not grow with the number of passes."""
     large = _Meter(subject, enlarged(subject, LARGE))
-    require(large.rows <= BATCH, f"with a batch size of {BATCH}, one pass took {large.rows} rows")
+    require(large.rows <= BATCH, f"with batch size {BATCH}, one pass had {large.rows} rows")
     larger = _Meter(subject, enlarged(subject, LARGER))
     more = larger.passes - large.passes
     if more >= LARGE:
         growth = (larger.peak - large.peak) / more
         require(
             growth < subject.images(1)[0, 0].nbytes / 2,
-            f"each further pass holds {growth / 1024:.0f} KiB more until the end",
-            advice="make masks and inputs batch by batch, as `masked_forward_passes` does, and keep their scores only",
+            f"each further pass keeps {growth / 1024:.0f} KiB until the end",
+            advice="create masks and inputs batch by batch, as `masked_forward_passes` does; keep only their scores",
         )
 
 
 @check("explainer", advice="stop at the budget, or correct the record's `cost`")
 def keeps_to_its_budget(subject: ExplainerSubject) -> None:
-    """The forward passes that are counted are no more than the record's `cost`, or a parameter `budget`, announces."""
+    """The number of forward passes does not exceed what the record's `cost`, or a parameter `budget`, declares."""
     model = subject.model
     cost = subject.spec.cost if subject.spec is not None else ""
     known = False
@@ -58,14 +58,14 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
         for what, limit in limits.items():
             if limit is not None:
                 known = True
-                require(counted <= limit, f"{what} announces {limit:g} forward passes, and it took {counted:g}")
+                require(counted <= limit, f"{what} declares {limit:g} forward passes, but it used {counted:g}")
     if not known:
-        raise NotApplicable("its record's `cost` is no formula, and it has no parameter `budget`")
+        raise NotApplicable("its record's `cost` is not a formula, and it has no parameter `budget`")
 
 
 @check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")
 def record_is_complete(subject: ExplainerSubject) -> None:
-    """The record says what the explainer does, what it costs, and what it needs of a network."""
+    """The record has a one-line summary, a cost, and what the explainer needs from a model."""
     spec = subject.spec
     if spec is None:
         raise NotApplicable("it is not registered, so it has no record")
@@ -75,15 +75,15 @@ def record_is_complete(subject: ExplainerSubject) -> None:
     subject.require_a_call()
     trial = subject.trials[subject.home]
     if trial.worked and trial.explanations[0].metadata["backward_passes"] and spec.needs == ("black-box",):
-        require(False, 'its record says "black-box", and it asks for gradients', advice='give needs=("gradients",)')
+        require(False, 'its record declares "black-box", but it uses gradients', advice='give needs=("gradients",)')
 
 
-@check("explainer", advice="keep nothing between calls, neither on the instance nor in a module")
+@check("explainer", advice="keep nothing between calls, on the instance or in a module")
 def nothing_is_left_behind(subject: ExplainerSubject) -> None:
-    """After 20 calls (fewer of a slow method) no more tensors, networks and hooks are alive than before."""
+    """After 20 calls (fewer for a slow method) there are no more tensors, modules and hooks than before."""
     model = subject.model
     explainer = subject.make()
-    for seed in range(3):  # what is made once and kept, such as the network's structure, is no leak
+    for seed in range(3):  # what is created once and cached, such as the network's structure, is not a leak
         subject.values(model, subject.images(1, seed=seed), explainer=explainer)
     hooks = sum(len(hooks_of(module)) for module in model.module.modules())
     with _newborn() as newborn:
@@ -93,14 +93,14 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
             calls += 1
         for kind in (Tensor, nn.Module):
             left = newborn(kind)
-            name = "networks or layers" if kind is nn.Module else "tensors"
-            require(left < calls, f"after {calls} calls {left} more {name} are alive")
+            name = "modules" if kind is nn.Module else "tensors"
+            require(left < calls, f"after {calls} calls there are {left} more {name}")
     more = sum(len(hooks_of(module)) for module in model.module.modules()) - hooks
-    require(more <= 0, f"after {calls} calls {more} more hooks are on the network")
+    require(more <= 0, f"after {calls} calls the network has {more} more hooks")
 
 
 class _Meter:
-    """The largest pass of one explanation, the number of passes in rows, and the most bytes alive during one."""
+    """Rows of the largest pass, number of passes, and peak memory of tensors in one explanation."""
 
     def __init__(self, subject: ExplainerSubject, changed: dict[str, Any]) -> None:
         self.rows = self.passes = self.peak = 0
@@ -127,8 +127,8 @@ class _Meter:
 
 @contextmanager
 def _newborn() -> Iterator[Any]:
-    """Yield a function that counts the living objects of a type that were made inside."""
-    gc.freeze()  # what is alive now is passed over, which makes collecting and counting quick
+    """Yield a function that counts the live objects of a type that were created inside."""
+    gc.freeze()  # excludes existing objects, which makes collecting and counting fast
     try:
 
         def count(kind: type) -> int:

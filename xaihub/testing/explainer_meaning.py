@@ -1,4 +1,4 @@
-"""Checks of what an explainer's map is about: the class, the network, the score; on every kind of network."""
+"""Checks of a map's meaning: it depends on class, weights and score, on every kind of network."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from xaihub.testing.catalogue import NotApplicable, Refused, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
 from xaihub.testing.toys import TOYS
 
-# The correlation above which two maps are one map, whatever their scale; with all layers randomised, that of every
-# built-in explainer is below 0.9, also of those with few masks, whose mean is in every map.
+# Maps with a higher correlation count as equal. With all layers randomised, every built-in explainer is below 0.9, also
+# those with few masks, whose mean contributes to every map.
 SAME = 0.98
 STAGES = 3
-# The largest gap, as a share of what the values are meant to sum to.
+# The largest completeness gap, as a fraction of the required sum.
 LARGEST_GAP = 0.05
-PICTURES = 4
-TIMES = 32  # more samples should bring an error near to 1 / sqrt(32) = 0.18 of what it was
+IMAGES = 4
+TIMES = 32  # with this many times the samples, an error should fall to about 1 / sqrt(32) = 0.18
 CONTROL = "control"
 
 
-@check("explainer", advice="explain `target.score(logits)`, or set `class_agnostic = True` if the class plays no role")
+@check("explainer", advice="explain `target.score(logits)`, or set `class_agnostic = True` if classes have equal maps")
 def depends_on_the_target(subject: ExplainerSubject) -> None:
-    """Two classes of one image get two maps; one map if the explainer claims `class_agnostic`."""
+    """Different classes of one image have different maps, unless the explainer declares `class_agnostic`."""
     model = subject.model
     maps = [subject.values(model, subject.images(1), target) for target in (0, 1, 2)]
     equal = [same(maps[0], other, tolerance=1e-4) for other in maps[1:]]
     if subject.method.class_agnostic:
-        require(all(equal), "it claims `class_agnostic`, and its map differs by class", advice="drop `class_agnostic`")
+        require(all(equal), "it declares `class_agnostic`, but maps differ by class", advice="drop `class_agnostic`")
     else:
-        require(not all(equal), "the maps of three classes are one and the same")
+        require(not all(equal), "the maps of three classes are identical")
 
 
 @check("explainer", advice="compute the map from the network's outputs, activations or gradients")
 def depends_on_the_weights(subject: ExplainerSubject) -> None:
-    """The map changes while the network's layers are randomised one after the other, from the head down."""
+    """The map changes when the network's layers are randomised successively, from the head down."""
     if subject.spec is not None and CONTROL in subject.spec.tags:
-        raise NotApplicable("it is tagged as a control, which knows nothing of the network")
+        raise NotApplicable("it is tagged as a control, which does not use the network")
     model = subject.model
-    inputs = subject.images(PICTURES)
+    inputs = subject.images(IMAGES)
     original = subject.values(model, inputs, 0)
     stages = _cascade(model, subject.toy(seed=99))
     trials = [subject.try_on(model, inputs, 0) for _ in stages]
-    # A method that now refuses has looked at the weights as well.
+    # A method that now refuses depends on the weights as well.
     similar = [_correlation(original, trial.values) if trial.worked else 0.0 for trial in trials]
     shown = ", ".join(f"{value:.4f}" for value in similar)
-    require(similar[-1] < SAME, f"the map stays the same while the layers are randomised (correlations {shown})")
+    require(similar[-1] < SAME, f"the map does not change when the layers are randomised (correlations {shown})")
 
 
 def _works_on(subject: ExplainerSubject, toy: str) -> None:
-    """Require a map, or a reason why there is none."""
+    """Require a map, or a reason for refusing."""
     trial = subject.trials[toy]
     called = TOYS[toy].called
     if trial.error is not None:
@@ -66,7 +66,7 @@ def _works_on(subject: ExplainerSubject, toy: str) -> None:
         require(
             len(trial.refusal.split()) > 2,
             f"it refuses {called} without a reason ({trial.refusal!r})",
-            advice="say in the refusal what the network lacks",
+            advice="name in the refusal what the network lacks",
         )
         raise Refused(trial.refusal)
     if trial.rejected:
@@ -75,17 +75,17 @@ def _works_on(subject: ExplainerSubject, toy: str) -> None:
 
 @check(
     "explainer",
-    advice="give the class a static method `example_model(*, seed=0)` that makes a small `xaihub.Model` for it",
+    advice="give the class a static method `example_model(*, seed=0)` that returns a small `xaihub.Model` for it",
 )
 def works_on_a_network(subject: ExplainerSubject) -> None:
-    """There is a network that it explains: one of the kit, or the one that its `example_model` makes."""
+    """It explains one of the kit's networks, or the network from its `example_model`."""
     trial = subject.trials[subject.home]
     require(
         trial.refusal is None, f"it refuses every network of the kit ({trial.refusal}), so nothing else was checked"
     )
 
 
-_ADVICE = "make it work, or raise ExplainerRefused with the reason"
+_ADVICE = "support this network, or raise ExplainerRefused with the reason"
 
 
 @check("explainer", advice=_ADVICE)
@@ -100,49 +100,48 @@ def works_on_a_vit(subject: ExplainerSubject) -> None:
     _works_on(subject, "tiny_vit")
 
 
-@check("explainer", advice=f"read maps through `Layer.to_grid`, which knows the order of axes; {_ADVICE}")
+@check("explainer", advice=f"convert feature maps with `Layer.to_grid`, which knows the order of axes; {_ADVICE}")
 def works_with_channels_last(subject: ExplainerSubject) -> None:
-    """It explains a network whose maps are (B, h, w, C), or refuses with a reason."""
+    """It explains a network whose feature maps are (B, h, w, C), or refuses with a reason."""
     _works_on(subject, "tiny_nhwc")
 
 
 @check("explainer", advice="raise the default budget, correct the method, or drop `completeness`")
 def values_are_complete(subject: ExplainerSubject) -> None:
-    """An explainer that claims `completeness` has values that sum to the score minus the baseline's score."""
+    """If the explainer declares `completeness`, its values sum to the score minus the baseline's score."""
     if not subject.method.completeness:
-        raise NotApplicable("it does not claim `completeness`")
-    share = _missed(subject, _default(subject))
-    if share > LARGEST_GAP and subject.method.stochastic and enlarged(subject, TIMES):
-        # What holds in expectation only comes nearer with the number of samples, as 1 / sqrt(n).
+        raise NotApplicable("it does not declare `completeness`")
+    gap = _missed(subject, _default(subject))
+    if gap > LARGEST_GAP and subject.method.stochastic and enlarged(subject, TIMES):
+        # A sum that is complete only in expectation converges as 1 / sqrt(n) with the number of samples.
         few, many = (_missed(subject, subject.make(**enlarged(subject, times))) for times in (1, TIMES))
-        found = f"with {TIMES} times the samples its values still miss {many:.0%} of what they should sum to"
-        require(many <= max(LARGEST_GAP, 0.6 * few), f"{found}, after {few:.0%}")
+        found = f"with {TIMES} times the samples, the sum of its values is still off by {many:.0%}"
+        require(many <= max(LARGEST_GAP, 0.6 * few), f"{found} (before: {few:.0%})")
         return
-    require(share <= LARGEST_GAP, f"its values miss what they should sum to by {share:.0%} on average")
+    require(gap <= LARGEST_GAP, f"the sum of its values is off by {gap:.0%} on average")
 
 
 def _default(subject: ExplainerSubject) -> Explainer:
-    """Return the explainer with its own budget instead of the quick one."""
+    """Return the explainer with its default budget instead of the quick one."""
     known = parameters(subject.method)
     default = {name: known[name].default for name in subject.parameters if name not in ("features", *subject.given)}
     return subject.make(**default)
 
 
 def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
-    """Return the gaps of some images, as a share of what the values should sum to."""
+    """Return the completeness gap over some images, as a fraction of the required sum."""
     model = subject.model
     gaps, sizes = [], []
-    for row in range(PICTURES):
-        inputs = subject.images(PICTURES)[row : row + 1]
+    for row in range(IMAGES):
+        inputs = subject.images(IMAGES)[row : row + 1]
         trial = subject.try_on(model, inputs, explainer=explainer, seed=row)
         if not trial.worked:
             raise NotApplicable("it gives no map with its default parameters")
         gap = trial.explanations[0].metadata["completeness_gap"]
-        require(
-            gap is not None, "it reports no gap", advice="return Attribution(values=..., completeness_gap=...) as well"
-        )
+        require(gap is not None, "it reports no gap", advice="return Attribution(values=..., completeness_gap=...)")
         difference = _difference(model, inputs[0], explainer.parameters)
-        if difference is not None and not _paints_features(subject):
+        # With features, one value covers many pixels, so the sum over pixels is another one.
+        if difference is not None and "features" not in parameters(subject.method):
             gap = max(float(gap), abs(float(trial.values.double().sum()) - difference))
         gaps.append(abs(float(gap)))
         sizes.append(abs(difference) if difference is not None else float(model.predict(inputs).max().abs()))
@@ -150,7 +149,7 @@ def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
 
 
 def _difference(model: Model, image: Tensor, values: dict[str, object]) -> float | None:
-    """Return the score minus the baseline's, or None if it is unknown what the baseline is."""
+    """Return the score minus the baseline's score, or None if the baseline is unknown."""
     baseline = values.get("baseline")
     if not isinstance(baseline, str) or values.get("output", "logit") != "logit":
         return None
@@ -163,13 +162,8 @@ def _difference(model: Model, image: Tensor, values: dict[str, object]) -> float
     return float(logits[0, index] - logits[1, index])
 
 
-def _paints_features(subject: ExplainerSubject) -> bool:
-    # One value is painted onto every pixel of a feature, so the pixels' sum is another.
-    return "features" in parameters(subject.method)
-
-
 def _cascade(model: Model, donor: Model) -> Iterator[None]:
-    """Give the network a stranger's weights, a third of its layers at a time, from the head down."""
+    """Copy the donor's weights into the network, a third of the layers at a time, from the head down."""
     own, new = model.module.state_dict(), donor.module.state_dict()
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in own))[::-1]
     for stage in range(STAGES):
@@ -181,7 +175,7 @@ def _cascade(model: Model, donor: Model) -> Iterator[None]:
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    """Return the mean over the images of the correlation of two maps, whatever their scale and sign."""
+    """Return the absolute correlation of two maps, averaged over the images."""
     found = []
     for pair in zip(first.flatten(1).double(), second.flatten(1).double(), strict=True):
         rows = torch.stack(pair)

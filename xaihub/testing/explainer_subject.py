@@ -1,4 +1,4 @@
-"""An explainer under test: made anew for each check, watched while it works."""
+"""An explainer under test: created anew for each check and observed while it runs."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
 
 __all__ = ["Baselines", "ExplainerSubject", "Trial", "enlarged", "same"]
 
-# As `Model.baselines`: each is imported when it is called.
+# As in `Model.baselines`: each is imported when it is called.
 Baselines = Mapping[str, Callable[[], Callable[..., Any]]]
 
 
 @dataclass
 class Trial:
-    """What happened while an explainer explained.
+    """The outcome of one call of an explainer.
 
     Attributes:
         explanations: The result; empty if there is none.
-        returned: The values that `attribute` returned, each with the shape of the inputs that they are for.
-        refusal: The reason with which `attribute` refused, or None.
-        rejected: Why the base class rejected what `attribute` returned.
-        error: What went wrong otherwise.
-        change: How `attribute` left the network differently from how it found it, or an empty string.
+        returned: The values that `attribute` returned, each with the shape of its inputs.
+        refusal: The reason given by `attribute` for refusing, or None.
+        rejected: The reason why the base class rejected the values, or an empty string.
+        error: Any other exception.
+        change: What `attribute` changed in the network, or an empty string.
     """
 
     explanations: list[Explanation] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Trial:
 
 
 def enlarged(subject: ExplainerSubject, times: int) -> dict[str, Any]:
-    """Return the quick budgets, some times larger; those whose limits forbid it are left out."""
+    """Return the quick budgets multiplied by `times`, without those that would exceed their limits."""
     known = subject.make().parameters
     larger: dict[str, Any] = {}
     for name in SCALES:
@@ -77,7 +77,7 @@ def enlarged(subject: ExplainerSubject, times: int) -> dict[str, Any]:
 
 
 def same(first: Tensor, second: Tensor, *, tolerance: float = 0.0) -> bool:
-    """Tell whether two maps are equal, up to a share of their largest magnitude."""
+    """Whether two maps are equal, up to a fraction of their largest magnitude."""
     if first.shape != second.shape:
         return False
     largest = float(torch.maximum(first.abs().max(), second.abs().max()))
@@ -85,7 +85,7 @@ def same(first: Tensor, second: Tensor, *, tolerance: float = 0.0) -> bool:
 
 
 class ExplainerSubject:
-    """An explainer's class, its record, and the parameters that keep it quick."""
+    """An explainer's class, its record, and parameters with small budgets."""
 
     def __init__(
         self,
@@ -95,16 +95,16 @@ class ExplainerSubject:
         parameters: Mapping[str, Any] | None = None,
         baselines: Baselines | None = None,
     ) -> None:
-        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`.
+        """Check `method` with `parameters`, and with small budgets for parameters with the usual names.
 
-        `baselines` are the ways to hide pixels that plugins offer.
+        `baselines` are the removal operators of plugins.
         """
         self.method = method
         self.spec = spec
         self._baselines = baselines or {}
         self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
-        # In this order; the last two are for methods that refuse the others.
+        # In this order; the last two are used only if the method refuses the others.
         self.networks: dict[str, Callable[..., Model]] = {name: toy.make for name, toy in TOYS.items()}
         self.networks["tiny_plain"] = tiny_plain
         if hasattr(method, "example_model"):
@@ -131,7 +131,7 @@ class ExplainerSubject:
         seed: int = 0,
         entering: Callable[[], None] | None = None,
     ) -> Trial:
-        """Explain, and note what happened; `entering` is called before each call of `attribute`."""
+        """Explain, and record the outcome; `entering` is called before each call of `attribute`."""
         trial = Trial()
         explainer = explainer or self.make()
         with _watched(explainer, trial, entering):
@@ -140,13 +140,13 @@ class ExplainerSubject:
             except XaihubError as error:
                 if trial.refusal is None:
                     trial.rejected = error.message
-            except Exception as error:  # the plugin fence: it may fail in any way, and a check says so
+            except Exception as error:  # the plugin fence: it may fail in any way, and a check reports it
                 trial.error = error
         return trial
 
     @cached_property
     def trials(self) -> dict[str, Trial]:
-        """What happens on each network, by its name; on the last ones only if it refuses the others."""
+        """The outcome on each network, by name; the last networks are tried only if it refuses the others."""
         trials: dict[str, Trial] = {}
         for name in self.networks:
             if name in TOYS or all(trial.refusal is not None for trial in trials.values()):
@@ -156,27 +156,27 @@ class ExplainerSubject:
 
     @cached_property
     def home(self) -> str:
-        """The name of the first network that it works on, or of the first one that it does not refuse."""
-        order = sorted(
-            self.trials, key=lambda name: (not self.trials[name].worked, self.trials[name].refusal is not None)
-        )
-        return order[0]
+        """The first network that it explains, or the first one that it does not refuse."""
+        trials = self.trials
+        return min(trials, key=lambda name: (not trials[name].worked, trials[name].refusal is not None))
 
     @property
     def model(self) -> Model:
-        """The toy that it works on, made anew; for checks that need a map.
+        """A new copy of the network that it explains, for checks that need a map.
 
         Raises:
-            Refused: It refuses every toy.
-            NotApplicable: It gives no map, which other checks report.
+            Refused: It refuses every network.
+            NotApplicable: It returns no map, which other checks report.
         """
         self.require_a_call()
-        if not self.trials[self.home].worked:
-            raise NotApplicable(f"it gives no map: {_why(self.trials[self.home])}")
+        trial = self.trials[self.home]
+        if not trial.worked:
+            why = trial.rejected or f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"
+            raise NotApplicable(f"it returns no map: {why}")
         return self.toy()
 
     def toy(self, *, seed: int = 0) -> Model:
-        """Return the toy that suits it best, made anew."""
+        """Return a new copy of the network that suits it best."""
         return self._toy(self.home, seed=seed)
 
     def _toy(self, name: str, *, seed: int = 0) -> Model:
@@ -202,8 +202,8 @@ class ExplainerSubject:
         """Return the (B, C, H, W) values of an explanation that must succeed.
 
         Raises:
-            Refused: It refuses these images, or this network.
-            XaihubError: The base class rejected what it returned.
+            Refused: It refuses these images or this network.
+            XaihubError: The base class rejected its values.
         """
         trial = self.try_on(model, inputs, target, **how)
         if trial.refusal is not None:
@@ -217,7 +217,7 @@ class ExplainerSubject:
 
 @contextmanager
 def _watched(explainer: Explainer, trial: Trial, entering: Callable[[], None] | None) -> Iterator[None]:
-    """Note what goes in and out of `attribute`, which the base class would tidy up behind."""
+    """Record what `attribute` receives, returns and changes, before the base class restores the network."""
     original: Callable[..., Any] = explainer.attribute
 
     def attribute(model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
@@ -250,9 +250,3 @@ def _images_for(size: tuple[int, int, int], count: int, *, seed: int = 0) -> Ten
         return made
     channels = made[:, [number % 3 for number in range(size[0])]]
     return interpolate(channels, size=size[1:], mode="bilinear", align_corners=False)
-
-
-def _why(trial: Trial) -> str:
-    if trial.rejected:
-        return trial.rejected
-    return f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"

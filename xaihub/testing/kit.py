@@ -1,33 +1,53 @@
-"""From a class, a record or a name to its checks and their results."""
+"""The conformance kit: from a class, a record or a name to its checks and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from xaihub.errors import ParameterError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ParameterError, UnknownName, XaihubError, did_you_mean
 from xaihub.explainers.explainer import Explainer
 from xaihub.hub import Hub
+from xaihub.hub.registry import Registry
 from xaihub.metric import Metric
 from xaihub.models.adapter import ModelAdapter
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
-from xaihub.testing import all_checks
+from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.metric_subject import MetricSubject
-from xaihub.testing.model_subject import AdapterSubject, CardSubject
+from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 from xaihub.testing.toys import SIDE
 
-__all__ = ["KINDS", "LOADS", "check_names", "checks", "find", "kind_of", "results", "subject_of", "unknown_check"]
+__all__ = [
+    "KINDS",
+    "LOADS",
+    "check_names",
+    "checks",
+    "find",
+    "kind_of",
+    "registries",
+    "results",
+    "subject_of",
+    "unknown_check",
+]
 
 KINDS: tuple[Kind, ...] = ("explainer", "metric", "adapter", "model")
-LOADS = "loads"  # the check that precedes all others, and has no function of its own
-_FILLED = all_checks  # importing it fills the catalogue
+LOADS = "loads"  # the check that precedes all others, and is not in the catalogue
+# Importing these modules fills the catalogue, in this order.
+MODULES = (explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks)
+_RECORDS: dict[type, Kind] = {
+    ExplainerSpec: "explainer",
+    MetricSpec: "metric",
+    AdapterSpec: "adapter",
+    ModelCard: "model",
+}
+_CLASSES: dict[type, Kind] = {Explainer: "explainer", Metric: "metric"}
 
 
 def checks(kind: Kind, only: Iterable[str] = ()) -> list[Check]:
-    """Return the checks of a kind, or those of them that `only` names."""
+    """Return the checks of a kind, or those named in `only`."""
     return list(catalogue(kind, only))
 
 
@@ -37,62 +57,56 @@ def check_names() -> list[str]:
 
 
 def kind_of(thing: Any) -> Kind:
-    """Return which kind of thing a class or a record is.
+    """Return the kind of a class or a record.
 
     Raises:
-        ParameterError: It is none that can be checked.
+        ParameterError: It cannot be checked.
     """
-    of_records: dict[type, Kind] = {
-        ExplainerSpec: "explainer",
-        MetricSpec: "metric",
-        AdapterSpec: "adapter",
-        ModelCard: "model",
-    }
-    of_classes: dict[type, Kind] = {Explainer: "explainer", Metric: "metric"}
-    for record, kind in of_records.items():
-        if isinstance(thing, record):
-            return kind
-    for base, kind in of_classes.items():
-        if isinstance(thing, type) and issubclass(thing, base):
-            return kind
-    raise ParameterError(
-        f"{thing!r} cannot be checked", hint="give a subclass of Explainer or Metric, or a registered name"
-    )
+    kinds, kind = (_RECORDS, type(thing)) if isinstance(thing, Spec) else (_CLASSES, thing)
+    found = next((kinds[base] for base in getattr(kind, "__mro__", ()) if base in kinds), None)
+    if found is None:
+        raise ParameterError(
+            f"{thing!r} cannot be checked", hint="pass a subclass of Explainer or Metric, or a registered name"
+        )
+    return found
+
+
+def registries(hub: Hub) -> tuple[Registry[Any], ...]:
+    """Return the registries whose records can be checked."""
+    return (hub.explainers, hub.metrics, hub.adapters, hub.models)
 
 
 def find(name: str, hub: Hub) -> list[Spec]:
-    """Return the records of the explainer, metric, adapter and model called `name`, as far as there are any."""
-    registries = (hub.explainers, hub.metrics, hub.adapters, hub.models)
-    return [spec for registry in registries if (spec := registry.find(name)) is not None]
+    """Return the records of the explainer, metric, adapter and model called `name`."""
+    return [spec for registry in registries(hub) if (spec := registry.find(name)) is not None]
 
 
 def subject_of(thing: Any, hub: Hub, parameters: Mapping[str, Any] | None = None) -> Any:
-    """Return what the checks of a class, or of a record, are called with.
-
-    A class that is registered brings its record along.
+    """Return the subject that the checks of a class or a record take; a registered class includes its record.
 
     Raises:
         PluginError: The record's target cannot be loaded, or is of the wrong type.
     """
-    kind = kind_of(thing)
     if isinstance(thing, ModelCard):
-        return CardSubject(thing, _adapter(hub.adapters.get(thing.adapter)))
+        return ModelSubject(thing, hub.adapters.get(thing.adapter).load_class(ModelAdapter)())
     if isinstance(thing, AdapterSpec):
-        return AdapterSubject(thing, _adapter(thing))
+        return AdapterSubject(thing, thing.load_class(ModelAdapter)())
+    explains = kind_of(thing) == "explainer"
     spec: Any
-    spec, method = (thing, thing.load()) if isinstance(thing, Spec) else (_record_of(thing, hub), thing)
-    if kind == "explainer":
-        _require(method, Explainer, spec)
+    if isinstance(thing, Spec):
+        spec, method = thing, thing.load_class(Explainer if explains else Metric)
+    else:
+        spec, method = _record_of(thing, hub), thing
+    if explains:
         baselines = {item.name: item.load for item in hub.baselines}
         return ExplainerSubject(method, spec=spec, parameters=parameters, baselines=baselines)
-    _require(method, Metric, spec)
     return MetricSubject(method, spec=spec, parameters=parameters, explainers=lambda why: _quick_explainers(hub, why))
 
 
 def results(
     thing: Any, hub: Hub, *, parameters: Mapping[str, Any] | None = None, only: Iterable[str] = ()
 ) -> Iterator[CheckResult]:
-    """Put a class, or what a record stands for, through its checks, and yield how each ended."""
+    """Run the checks of a class, or of a record's target, and yield their results."""
     kind = kind_of(thing)
     name = thing.name if isinstance(thing, Spec) else thing.__name__
     try:
@@ -109,24 +123,11 @@ def results(
 def unknown_check(name: str) -> UnknownName:
     """Return the error for a check that does not exist."""
     known = check_names()
-    return UnknownName(f"no check is named {name!r}", hint=did_you_mean(name, known) or f"there are {', '.join(known)}")
-
-
-def _adapter(spec: AdapterSpec) -> ModelAdapter:
-    method = spec.load()
-    _require(method, ModelAdapter, spec)
-    adapter: ModelAdapter = method()
-    return adapter
-
-
-def _require(method: Any, base: type, spec: Spec | None) -> None:
-    if not (isinstance(method, type) and issubclass(method, base)):
-        where = f"{spec.target!r}" if spec is not None else repr(method)
-        raise PluginError(f"{where} is not a subclass of xaihub.{base.__name__}")
+    return UnknownName(f"no check is named {name!r}", hint=did_you_mean(name, known) or f"use {', '.join(known)}")
 
 
 def _quick_explainers(hub: Hub, refusal: str) -> Iterator[Explainer]:
-    """Make every explainer that can be made, with a small budget; first those that a metric's refusal names."""
+    """Create all available explainers with small budgets; first those named in a metric's refusal."""
     for spec in sorted(hub.explainers, key=lambda spec: spec.name not in refusal):
         try:
             yield hub.get_explainer(spec.name, **small_parameters(spec.load(), SIDE))

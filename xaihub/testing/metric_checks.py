@@ -1,4 +1,4 @@
-"""Checks of metrics: what they declare holds, and they prefer the truth."""
+"""Checks of metrics: their declarations are correct, and they prefer the true map."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from xaihub.errors import ParameterError
 from xaihub.metric import Case, Metric
 from xaihub.params import convert
 from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, check, require
-from xaihub.testing.explainer_contract import constructor_convention
 from xaihub.testing.metric_subject import KINDS, MetricSubject
 from xaihub.testing.planted import at_corner, planted_case, planted_scenes
 from xaihub.testing.state import State
 
-# What a metric measures, by its tags, where it is not how well a map finds the evidence.
+# By tag: what a metric measures, if not how well a map localises the evidence.
 ELSEWHERE = {
     "completeness": "sums",
     "cost": "cost",
@@ -30,22 +29,16 @@ ELSEWHERE = {
 }
 PLAIN = "positive-evidence"
 SCENES = 4
-# Two wrong maps may change places by a tenth of what separates them from the truth: their values are chance.
+# The order of two wrong maps may be reversed by a tenth of their distance to the true map, because it is random.
 SLACK = 0.1
 EPSILON = 1e-6
-# The share of what separates the best map from the worst by which chance may differ from scene to scene.
+# The fraction of the range between best and worst map by which a constant map's value may vary between scenes.
 TIES = 0.2
-
-
-@check("metric", advice="let the constructor store each argument under its own name, and do nothing else")
-def constructor_only_stores(subject: MetricSubject) -> None:
-    """The constructor takes keyword arguments with defaults and stores each under its own name, nothing else."""
-    constructor_convention(subject.method)
 
 
 @check("metric", advice="fill in `MetricSpec(summary=..., formula=..., cost=..., higher_is_better=...)`")
 def record_is_complete(subject: MetricSubject) -> None:
-    """The record says what is computed, what it costs, and between which bounds."""
+    """The record has a summary, a formula, a cost and bounds."""
     spec = subject.spec
     if spec is None:
         raise NotApplicable("it is not registered, so it has no record")
@@ -55,9 +48,9 @@ def record_is_complete(subject: MetricSubject) -> None:
     require(low < high, f"its bounds are {low:g} and {high:g}", advice="give bounds=(lowest, highest)")
 
 
-@check("metric", advice="give the class `analytic_cases()`, a static method that returns cases with their known values")
+@check("metric", advice="give the class a static method `analytic_cases()` that returns cases with their known values")
 def works_on_a_case(subject: MetricSubject) -> None:
-    """There is a case that it judges: one of the kit, or one of its `analytic_cases`."""
+    """It scores one of the kit's cases, or one of its `analytic_cases`."""
     try:
         _ = subject.homes
     except Refused as error:
@@ -66,7 +59,7 @@ def works_on_a_case(subject: MetricSubject) -> None:
 
 @check("metric", advice="correct the formula, or `MetricSpec.bounds`")
 def value_is_within_bounds(subject: MetricSubject) -> None:
-    """The values of true, wrong and noisy maps lie within the declared bounds."""
+    """The values of true, wrong and noisy maps are within the declared bounds."""
     values = subject.values
     if subject.spec is None:
         raise NotApplicable("it is not registered, so it declares no bounds")
@@ -76,71 +69,69 @@ def value_is_within_bounds(subject: MetricSubject) -> None:
         require(low - EPSILON <= value <= high + EPSILON, f"a value is {value:g}, outside [{low:g}, {high:g}]")
 
 
-@check("metric", advice="reverse `higher_is_better`, correct the formula, or tag what it measures instead")
+@check("metric", advice="reverse `higher_is_better`, correct the formula, or tag the record with what it measures")
 def truth_scores_best(subject: MetricSubject) -> None:
-    """On planted evidence the true map beats a shuffled one, which beats an inverted one, in the declared direction."""
+    """On planted evidence, the true map scores better than a shuffled map, and that one better than an inverted map."""
     purpose = [text for tag, text in ELSEWHERE.items() if tag in subject.tags]
     subject.require(not purpose, f"it is tagged as measuring {' and '.join(purpose)}")
     if subject.spec is not None and subject.spec.higher_is_better is None:
-        raise NotApplicable("it declares that neither end is better")
-    subject.require(subject.homes != ["explained"], "it judges maps of certain methods only")
+        raise NotApplicable("it declares no direction")
+    subject.require(subject.homes != ["explained"], "it only scores maps of certain methods")
     sign = -1 if subject.spec is not None and subject.spec.higher_is_better is False else 1
     metric = subject.make_default()
     scenes = planted_scenes(SCENES)
     scenes = scenes[::2] if PLAIN in subject.tags else scenes  # every second scene has evidence against the class
     means = []
     for kind in KINDS:
-        answers = [subject.try_on(planted_case(scene, kind), metric) for scene in scenes]
-        numbers = [answer for answer in answers if isinstance(answer, float)]
+        outcomes = [subject.try_on(planted_case(scene, kind), metric) for scene in scenes]
+        numbers = [outcome for outcome in outcomes if isinstance(outcome, float)]
         if not numbers:
-            raise Refused(f"it refuses the {kind} map: {answers[0]}")
+            raise Refused(f"it refuses the {kind} map: {outcomes[0]}")
         means.append(sum(numbers) / len(numbers))
     oracle, shuffled, inverted = (sign * value for value in means)
     shown = " ".join(f"{kind} {value:.3g}" for kind, value in zip(KINDS, means, strict=True))
-    subject.require(max(means) - min(means) > EPSILON, f"planted evidence does not separate maps for it ({shown})")
-    require(oracle > shuffled, f"a shuffled map scores no worse than the truth ({shown})")
+    subject.require(max(means) - min(means) > EPSILON, f"it does not distinguish maps of planted evidence ({shown})")
+    require(oracle > shuffled, f"a shuffled map scores no worse than the true map ({shown})")
     slack = SLACK * (oracle - shuffled)
     require(inverted <= shuffled + slack, f"an inverted map scores better than a shuffled one ({shown})")
 
 
 @check("metric", advice="compute the value from `case.heat` or `case.explanation`")
 def value_depends_on_the_map(subject: MetricSubject) -> None:
-    """Different maps get different values."""
+    """Different maps have different values."""
     subject.require("cost" not in subject.tags, "it is tagged as measuring cost")
     values = subject.values
-    subject.require(subject.homes != ["explained"], "it judges maps of certain methods only")
+    subject.require(subject.homes != ["explained"], "it only scores maps of certain methods")
     require(len(values) < 2 or max(values) - min(values) > EPSILON, f"every map scores {values[0]:g}")
 
 
 @check("metric", advice="correct the formula, or the case's expected value")
 def analytic_cases_hold(subject: MetricSubject) -> None:
-    """The cases that the class gives as `analytic_cases() -> Iterable[tuple[Case, float]]` have their known values."""
+    """The cases from `analytic_cases() -> Iterable[tuple[Case, float]]` have their known values."""
     give = getattr(subject.method, "analytic_cases", None)
     if give is None:
-        raise NotApplicable("the class gives no `analytic_cases`")
+        raise NotApplicable("the class has no `analytic_cases`")
     cases: Iterable[tuple[Case, float]] = give()
     for number, (case, expected) in enumerate(cases):
-        answer = subject.try_on(case, subject.make_default())
-        if isinstance(answer, str):
-            raise CheckFailed(f"it refuses case {number} ({answer})")
-        holds = math.isclose(answer, expected, rel_tol=1e-4, abs_tol=1e-5)
-        require(holds, f"case {number} scores {answer:.6g} instead of {expected:.6g}")
+        value = subject.try_on(case, subject.make_default())
+        if isinstance(value, str):
+            raise CheckFailed(f"it refuses case {number} ({value})")
+        holds = math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+        require(holds, f"case {number} scores {value:.6g} instead of {expected:.6g}")
 
 
 @check("metric", advice="draw random numbers from torch's global generator, which is seeded, or from one of your own")
 def same_seed_same_value(subject: MetricSubject) -> None:
-    """Two measurements with one seed give one value, whatever random numbers were drawn between."""
+    """Two measurements with the same seed give the same value, whatever random numbers are drawn in between."""
     subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
     first, second = (subject.measure(subject.cases()[0]) for _ in range(2))
     torch.rand(3)
-    require(first == second, f"two measurements with one seed are {first:.6g} and {second:.6g}")
+    require(first == second, f"two measurements with the same seed are {first:.6g} and {second:.6g}")
 
 
-@check(
-    "metric", advice="put the kind of thing, and every parameter and seed that it depends on, into the keys of `once`"
-)
+@check("metric", advice="let the keys of `once` include every parameter and seed that the result depends on")
 def shared_memory_is_keyed(subject: MetricSubject) -> None:
-    """What is kept in `scene.memory` or `case.memory` for one map, seed or parameter is not taken for another's."""
+    """Results stored in `scene.memory` or `case.memory` are not reused for another map, seed or parameter."""
     subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
     others = _variations(subject)
     for scenes in subject.homes:
@@ -153,12 +144,12 @@ def shared_memory_is_keyed(subject: MetricSubject) -> None:
             subject.try_on(planted_case(case.scene, "shuffled"))
         value = subject.measure(case)
         holds = math.isclose(value, alone, rel_tol=1e-6, abs_tol=1e-9)
-        require(holds, f"its value is {alone:.6g} alone, and {value:.6g} after other measurements of the scene")
+        require(holds, f"its value is {alone:.6g} alone, but {value:.6g} after other measurements of the scene")
 
 
 @check("metric", advice="clone what you change, and undo changes of the network in a `with` block or in `finally`")
 def nothing_is_changed(subject: MetricSubject) -> None:
-    """The network, the image, the mask and the map are afterwards what they were."""
+    """The network, the image, the mask and the map are unchanged afterwards."""
     case = subject.cases()[0]
     scene = case.scene
     assert scene.truth is not None  # noqa: S101 - every scene of the kit has one
@@ -173,8 +164,8 @@ def nothing_is_changed(subject: MetricSubject) -> None:
 
 
 @check("metric", advice="divide by the map's own range or sum, or drop the tag `scale-invariant`")
-def scale_plays_no_role(subject: MetricSubject) -> None:
-    """A metric that is tagged `scale-invariant` gives a map and three times that map one value."""
+def scale_has_no_effect(subject: MetricSubject) -> None:
+    """If tagged `scale-invariant`, it gives a map and three times that map the same value."""
     subject.require("scale-invariant" in subject.tags, "it is not tagged `scale-invariant`")
     first = subject.measure(subject.cases()[0])
     case = subject.cases()[0]
@@ -183,27 +174,27 @@ def scale_plays_no_role(subject: MetricSubject) -> None:
     require(math.isclose(first, second, rel_tol=1e-4), f"a map scores {first:.6g}, three times the map {second:.6g}")
 
 
-@check("metric", advice="break ties by a fixed pseudo-random order, or share them, or drop the tag `order-of-pixels`")
-def ties_are_no_scan(subject: MetricSubject) -> None:
-    """A metric that is tagged `order-of-pixels` gives a constant map one value, wherever the evidence lies."""
+@check("metric", advice="break ties in a fixed pseudo-random order, average them, or drop the tag `order-of-pixels`")
+def ties_ignore_scan_order(subject: MetricSubject) -> None:
+    """If tagged `order-of-pixels`, it gives a constant map the same value wherever the evidence lies."""
     subject.require("order-of-pixels" in subject.tags, "it is not tagged `order-of-pixels`")
     metric = subject.make_default()
     scene = planted_scenes(1)[0]
     best, worst = (subject.measure(planted_case(scene, kind), metric) for kind in ("oracle", "inverted"))
-    answers = []
+    outcomes = []
     for bottom, right in product((False, True), repeat=2):
         case = planted_case(at_corner(scene, bottom=bottom, right=right))
         case.explanation.values.fill_(1)
-        answers.append(subject.try_on(case, metric))
-    values = [answer for answer in answers if isinstance(answer, float)]
-    subject.require(bool(values), f"it refuses a constant map: {answers[0]}")
+        outcomes.append(subject.try_on(case, metric))
+    values = [outcome for outcome in outcomes if isinstance(outcome, float)]
+    subject.require(bool(values), f"it refuses a constant map: {outcomes[0]}")
     spread = max(values) - min(values)
-    found = f"a constant map scores from {min(values):.3g} to {max(values):.3g}, by the corner of the evidence"
+    found = f"a constant map scores from {min(values):.3g} to {max(values):.3g}, depending on the evidence's corner"
     require(spread <= TIES * abs(best - worst), found)
 
 
 def _variations(subject: MetricSubject) -> list[Metric]:
-    """Return the metric with one parameter changed, for each number and each choice."""
+    """Return copies of the metric with one parameter changed, for parameters that are numbers or known choices."""
     made: list[Metric] = []
     for name, value in subject.make().parameters.items():
         changed: list[Any] = []

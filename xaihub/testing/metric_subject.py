@@ -1,4 +1,4 @@
-"""A metric under test: made anew for each check, on planted scenes and on a toy network."""
+"""A metric under test: created anew for each check, on planted scenes and on a toy network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POOL = 8
 
 
 class _Gradient(Explainer):
-    """The gradient times the input, for metrics that explain again on a toy network."""
+    """Gradient times input, for metrics that re-run the explainer on a toy network."""
 
     completeness = True
 
@@ -40,7 +40,7 @@ class _Gradient(Explainer):
 
 
 class MetricSubject:
-    """A metric's class, its record, and the parameters that keep it quick."""
+    """A metric's class, its record, and parameters with small budgets."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class MetricSubject:
         parameters: Mapping[str, Any] | None = None,
         explainers: Callable[[str], Iterable[Explainer]] = lambda _: (),
     ) -> None:
-        """Check `method` with small budgets, where its parameters have the usual names, and with `parameters`.
+        """Check `method` with `parameters`, and with small budgets for parameters with the usual names.
 
-        `explainers`, called with a refusal, gives explainers for a metric that refuses the kit's own maps.
+        `explainers`, called with a refusal, returns explainers for a metric that refuses the kit's own maps.
         """
         self.method = method
         self.spec = spec
@@ -74,7 +74,7 @@ class MetricSubject:
         return self._named(self.method(**{**self._quick, **changed}))
 
     def make_default(self) -> Metric:
-        """Return a new instance with its own budget."""
+        """Return a new instance with its default budget."""
         return self._named(self.method(**self.given))
 
     def _named(self, metric: Metric) -> Metric:
@@ -87,43 +87,43 @@ class MetricSubject:
         Raises:
             Refused: The metric refused.
         """
-        answer = self.try_on(case, metric)
-        if isinstance(answer, str):
-            raise Refused(answer)
-        return answer
+        value = self.try_on(case, metric)
+        if isinstance(value, str):
+            raise Refused(value)
+        return value
 
     def try_on(self, case: Case, metric: Metric | None = None) -> float | str:
-        """Return the value of a case, or the reason with which the metric refused."""
+        """Return the value of a case, or the metric's reason for refusing."""
         try:
             return (metric or self.make()).measure(case)[0].value
-        except XaihubError as error:  # a parameter may not suit the kit's small images
+        except XaihubError as error:  # a parameter may not fit the kit's small images
             return str(error)
 
     @cached_property
     def homes(self) -> list[str]:
-        """Which scenes it does not refuse: "planted", "toy" or both, or "explained", with a registered method's map.
+        """The scenes that it scores: "planted", "toy" or both; or "explained", with maps of a registered explainer.
 
         Raises:
             Refused: It refuses them all.
         """
         for parameters in (None, self.given):  # a quick budget may be too small for a value
             self._quick = parameters
-            answers = {name: self.try_on(self.cases(name)[0]) for name in ("planted", "toy")}
-            found = [name for name, answer in answers.items() if isinstance(answer, float)]
+            outcomes = {name: self.try_on(self.cases(name)[0]) for name in ("planted", "toy")}
+            found = [name for name, outcome in outcomes.items() if isinstance(outcome, float)]
             if found:
                 return found
-        for explainer in self._explainers(str(answers["planted"])):
+        for explainer in self._explainers(str(outcomes["planted"])):
             try:
                 case = toy_case(explainer=explainer)
             except XaihubError:
-                continue  # the explainer does not suit the toy
+                continue  # the explainer is not valid for the toy
             if isinstance(self.try_on(case), float):
                 self._found = explainer
                 return ["explained"]
-        raise Refused(f"it refuses every scene: {answers['planted']}")
+        raise Refused(f"it refuses every scene: {outcomes['planted']}")
 
     def cases(self, name: str | None = None, *, count: int = 1) -> list[Case]:
-        """Return fresh cases of the scenes called `name`, or of those that it does not refuse."""
+        """Return new cases of the scenes called `name`, by default of the first that it scores."""
         name = name or self.homes[0]
         if name == "planted":
             return [planted_case(scene) for scene in planted_scenes(count)]
@@ -131,7 +131,7 @@ class MetricSubject:
 
     @cached_property
     def values(self) -> list[float]:
-        """Its values of many maps: the truth and its opposites, gradients, noise.
+        """Its values for many maps: true, shuffled and inverted maps, gradients, noise.
 
         Raises:
             Refused: It refuses all of them.
@@ -141,8 +141,7 @@ class MetricSubject:
         else:
             cases = [planted_case(scene, kind) for scene in planted_scenes(2) for kind in KINDS]
             cases += [toy_case(number, of_noise=of_noise) for number in range(2) for of_noise in (False, True)]
-        answers = [self.try_on(case) for case in cases]
-        return [answer for answer in answers if isinstance(answer, float)]
+        return [value for case in cases if isinstance(value := self.try_on(case), float)]
 
     def require(self, condition: bool, reason: str) -> None:
         """Raise `NotApplicable` unless `condition`."""
@@ -168,7 +167,7 @@ def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | 
         pool=list(zip(others, model.predict(others).argmax(1).tolist(), strict=True)),
     )
     explainer = explainer or _Gradient()
-    (explanation,) = explainer.explain(model, image[None], Target(index=index))
+    (explanation,) = explainer.explain(model, image[None], Target(index=index), logits=logits[None])
     explanation = replace(explanation, metadata={**explanation.metadata, "completeness_gap": 0.1})
     if of_noise:
         explanation.values.copy_(torch.randn(explanation.values.shape, generator=torch.Generator().manual_seed(number)))

@@ -1,4 +1,4 @@
-"""A source of models, or a card of one, under test: built once, with the weights that are on this machine."""
+"""An adapter or a model card under test: built once, with weights that are available on this machine."""
 
 from __future__ import annotations
 
@@ -18,26 +18,24 @@ from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
 from xaihub.testing.catalogue import NotApplicable, require
 
-__all__ = ["AdapterSubject", "CardSubject", "ModelSubject"]
+__all__ = ["AdapterSubject", "ModelSubject"]
 
 ROWS = 2
 OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
 
 
 class ModelSubject:
-    """What an adapter builds from a card."""
+    """The model that an adapter builds from a card."""
 
     def __init__(self, card: ModelCard, adapter: ModelAdapter) -> None:
-        """Check what `adapter` builds from `card`."""
-        self.card = card
-        self.adapter = adapter
-        self.name = card.name
+        """Check the model that `adapter` builds from `card`."""
+        self.card, self.adapter, self.name = card, adapter, card.name
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
-        """Build the model anew, from fixed random numbers where it has no weights.
+        """Build a new model, with seeded random weights if the card has none.
 
         Raises:
-            NotApplicable: Its weights are not on this machine.
+            NotApplicable: Its weights are not available on this machine.
         """
         card = card or self.card
         request = ModelRequest(name=card.name, card=card, checkpoint=checkpoint)
@@ -49,7 +47,7 @@ class ModelSubject:
             raise NotApplicable(str(error)) from error
         except ModelError as error:
             if any(word in error.message for word in OFFLINE):
-                raise NotApplicable(f"its weights are not on this machine: {error.message}") from error
+                raise NotApplicable(f"its weights are not available on this machine: {error.message}") from error
             raise
 
     @cached_property
@@ -61,13 +59,13 @@ class ModelSubject:
         """
         try:
             return self.build()
-        except Exception as error:  # the plugin fence: a plugin may fail in any way, and a check says so
+        except Exception as error:  # the plugin fence: a plugin may fail in any way, and a check reports it
             if isinstance(error, NotApplicable):
                 raise
             raise NotApplicable(f"it cannot be built: {error}") from error
 
     def reloaded(self) -> tuple[nn.Module, Model]:
-        """Return the network with every weight changed a little, and the model that has loaded these from a file."""
+        """Return the network with slightly changed weights, and a model that loaded these weights from a file."""
         changed = deepcopy(self.model.module)
         generator = torch.Generator().manual_seed(0)
         for value in changed.state_dict().values():
@@ -84,15 +82,11 @@ class ModelSubject:
         return torch.randn(ROWS, *self.model.input_size, generator=torch.Generator().manual_seed(0))
 
 
-class CardSubject(ModelSubject):
-    """One card of a zoo."""
-
-
 class AdapterSubject(ModelSubject):
-    """One source of models, through an example of what it builds, with random weights."""
+    """One source of models, represented by an example architecture with random weights."""
 
     def __init__(self, spec: AdapterSpec, adapter: ModelAdapter) -> None:
-        """Check `adapter` through the first of its `examples`, or of its names."""
+        """Check `adapter` on the first of its `examples` or names."""
         self.spec = spec
         known = [*adapter.examples] or adapter.names()[:1]
         self.example = known[0] if known else ""
@@ -109,7 +103,7 @@ class AdapterSubject(ModelSubject):
             NotApplicable: There is none.
         """
         if not self.example:
-            raise NotApplicable("it names no `examples` and no `names`")
+            raise NotApplicable("it has no `examples` and no `names`")
         return super().build(card=card, checkpoint=checkpoint, seed=seed)
 
     def refuses(self, name: str) -> None:
@@ -120,5 +114,5 @@ class AdapterSubject(ModelSubject):
         except XaihubError:
             return
         except Exception as error:  # the plugin fence: a plugin may fail in any way
-            require(False, f"for an unknown architecture it raised {type(error).__name__}")
-        require(False, f"it built something called {name!r}")
+            require(False, f"an unknown architecture raised {type(error).__name__}")
+        require(False, f"it built an architecture called {name!r}")

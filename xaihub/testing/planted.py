@@ -1,7 +1,7 @@
-"""Images with planted evidence, and a network that finds exactly this evidence and nothing else.
+"""Images with planted evidence, and a network that responds to exactly this evidence.
 
-The network's score for a class is a sum over pixels: each pixel adds how much it has of the class's colour. So the true
-map is known to the last bit, for any image: hiding a pixel takes away what it adds, whatever else is hidden.
+The network's score for a class is a sum over pixels; each contributes its amount of the class's colour. The true map is
+therefore known exactly for any image: masking a pixel subtracts its contribution, whatever else is masked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, relu
 
 from xaihub.explainers.explainer import Explainer
-from xaihub.explainers.target import ResolvedTarget, Target
+from xaihub.explainers.target import ResolvedTarget
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Preprocessing
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 CLASSES = ("red", "green", "blue", "yellow")
-# How much of each class's colour a pixel has, for pixels in [-1, 1]; grey of any brightness has none.
+# Weights of a pixel in [-1, 1] for each class's colour; grey pixels of any brightness have 0.
 _COLOURS = ((1.0, -0.5, -0.5), (-0.5, 1.0, -0.5), (-0.5, -0.5, 1.0), (0.5, 0.5, -1.0))
-_LEAST = 1.2  # a pixel with less of a colour adds nothing, so that yellow is neither red nor green
-# The score of an image whose patch is complete: a probability of 0.95 among four classes.
+_LEAST = 1.2  # the threshold of a contribution, so that yellow counts neither as red nor as green
+# The score of an image with a complete patch: a probability of 0.95 among four classes.
 _PEAK = 4.0
-PATCH = 20  # pixels a side
+PATCH = 20  # pixels per side
 Planted = Literal["oracle", "shuffled", "inverted"]
 
 
 class _Colours(nn.Module):
-    """The score of each class: the sum over pixels of what exceeds a threshold of its colour."""
+    """The score of each class: the sum over pixels of its colour above the threshold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,19 +62,19 @@ class _Colours(nn.Module):
         return logits
 
 
-# What one complete patch has in excess of the threshold: its colour is worth 2 at full saturation.
+# The excess of one complete patch over the threshold; at full saturation a colour has the value 2.
 _FULL = (2 - _LEAST) * PATCH * PATCH
 
 
 def planted_model() -> Model:
-    """Return the network that finds planted evidence: four classes, red, green, blue and yellow."""
+    """Return the network that responds to planted evidence, with the classes red, green, blue and yellow."""
     preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
     module = _Colours().requires_grad_(False)
     return Model(module, name="planted", preprocessing=preprocessing, classes=CLASSES)
 
 
 def exact_evidence(inputs: Tensor, target: ResolvedTarget | int) -> Tensor:
-    """Return the (B, 1, H, W) values that each pixel of (B, 3, H, W) inputs adds to the class's score."""
+    """Return the (B, 1, H, W) contributions of the pixels of (B, 3, H, W) inputs to the class score."""
     weight = torch.tensor(_COLOURS, device=inputs.device)[:, :, None, None]
     scale = _PEAK / _FULL
     parts = relu(conv2d(inputs, weight) - _LEAST) * scale  # (B, K, H, W)
@@ -86,7 +86,7 @@ def exact_evidence(inputs: Tensor, target: ResolvedTarget | int) -> Tensor:
 
 
 class PlantedExplainer(Explainer):
-    """Returns the exact evidence of a planted model, or that evidence at the wrong pixels."""
+    """Returns the exact evidence of a planted model, or a shuffled or inverted copy of it."""
 
     planted: Planted = "oracle"
 
@@ -100,10 +100,10 @@ class PlantedExplainer(Explainer):
 
 
 def planted_scenes(count: int = 4, *, seed: int = 0) -> list[Scene]:
-    """Return scenes of a planted model, each with a patch of one colour on a noisy grey ground.
+    """Return scenes of a planted model, each with a patch of one colour on a noisy grey background.
 
-    The truth is the patch. Every second scene has a paler patch of another colour too, which speaks for another class.
-    The pool of each scene are images of the other colours.
+    The truth is the patch. Every second scene also has a paler patch of another colour, which supports another class.
+    The pool of each scene consists of images with the other colours.
     """
     model = planted_model()
     generator = torch.Generator().manual_seed(seed)
@@ -129,15 +129,15 @@ def planted_scenes(count: int = 4, *, seed: int = 0) -> list[Scene]:
 
 
 def planted_case(scene: Scene, planted: Planted = "oracle", *, seed: int = 0) -> Case:
-    """Return the case of a scene whose map is the truth, or the truth at the wrong pixels."""
+    """Return a case of a scene with the true map, or a shuffled or inverted copy of it."""
     explainer = PlantedExplainer(planted=planted)
-    target = Target(index=int(scene.target.index[0]))
-    (explanation,) = explainer.explain(scene.model, scene.image[None], target)
+    logits = scene.logits[None]
+    (explanation,) = explainer.explain(scene.model, scene.image[None], scene.target.fixed(), logits=logits)
     return Case(scene=scene, explanation=explanation, explainer=explainer, seed=seed)
 
 
 def at_corner(scene: Scene, *, bottom: bool, right: bool) -> Scene:
-    """Return the scene with its image and its truth shifted round, so that the truth lies in a corner."""
+    """Return the scene with image and truth rolled so that the truth lies in a corner."""
     truth = scene.truth
     if truth is None:
         return scene
@@ -150,7 +150,7 @@ def at_corner(scene: Scene, *, bottom: bool, right: bool) -> Scene:
 
 
 def _places(generator: torch.Generator) -> list[tuple[slice, slice]]:
-    """Return where two patches lie, one in the left half and one in the right half, in a random order."""
+    """Return the positions of two patches, one in each half of the image, in random order."""
     tops = torch.randint(2, SIDE - PATCH - 2, (2,), generator=generator).tolist()
     lefts = torch.randint(2, SIDE // 2 - PATCH, (2,), generator=generator).tolist()
     lefts[1] += SIDE // 2
@@ -159,7 +159,7 @@ def _places(generator: torch.Generator) -> list[tuple[slice, slice]]:
 
 
 def _image(places: Sequence[tuple[slice, slice]], colours: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Return a (3, H, W) image in [-1, 1]: smooth grey with patches, each paler than the one before."""
+    """Return a (3, H, W) image in [-1, 1]: smooth grey with patches, each paler than the previous one."""
     coarse = torch.rand(1, 1, 8, 8, generator=generator) - 0.5
     ground = interpolate(coarse, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
     image = ground.expand(3, -1, -1).clone()

@@ -1,4 +1,4 @@
-"""What a plugin must leave as it was: a network's weights, flags, gradients, hooks and modes."""
+"""Snapshots of a network, to detect changes of its weights, flags, gradients, hooks, modes and settings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 __all__ = ["State", "hooks_of"]
 
-# Settings of modules that change what is computed, such as fused attention, are of these types.
+# Types of module settings that affect the computation, such as fused attention.
 _SETTINGS = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
 class State:
-    """A network's state at one moment.
+    """A snapshot of a network.
 
     Attributes:
         parts: Facts by kind and place; equal states have equal facts.
@@ -27,7 +27,7 @@ class State:
 
     @classmethod
     def of(cls, module: nn.Module) -> State:
-        """Note the state of a network."""
+        """Record the state of a network."""
         parts: dict[tuple[str, str], Any] = {}
         for name, child in module.named_modules():
             where = name or "the network"
@@ -45,7 +45,7 @@ class State:
         return cls(parts, tensors)
 
     def change(self, after: State) -> str:
-        """Return what differs in a later state, in a few words, or an empty string."""
+        """Return a description of the first difference to a later state, or an empty string."""
         for name, tensor in self.tensors.items():
             if name not in after.tensors or not tensor.equal(after.tensors[name]):
                 return f"the weight {name!r} was changed"
@@ -57,6 +57,6 @@ class State:
 
 
 def hooks_of(module: nn.Module) -> list[int]:
-    """Return the ids of every hook that is registered on one module."""
+    """Return the ids of all hooks of one module."""
     tables = [table for key, table in vars(module).items() if key.endswith("_hooks") and isinstance(table, dict)]
     return [handle for table in tables for handle in table]

@@ -1,4 +1,4 @@
-"""Tiny networks with fixed random weights: a convolutional one, a vision transformer, one with channels last."""
+"""Tiny networks with fixed random weights: convolutional, vision transformer, and channels-last."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from xaihub.models.structure import Hints
 
 __all__ = ["SIDE", "TOYS", "images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
 
-SIDE = 64  # pixels; the least that leaves every toy a map of 8 x 8 cells
+SIDE = 64  # pixels; the minimum for maps of 8 x 8 cells in every toy
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
-# How far class scores differ from image to image, in standard deviations of the logits: enough for a
-# probability to go from near 0 to near 1 when parts are hidden.
+# Standard deviation of the logits over images: enough for a probability to change from almost 0 to almost 1 when parts
+# are masked.
 SPREAD = 2.0
 
 
@@ -59,7 +59,7 @@ def tiny_cnn(*, seed: int = 0) -> Model:
 
 
 class _TinyPlain(nn.Module):
-    """Three convolutions and two linear layers, one after the other."""
+    """Three convolutions followed by two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class _TinyPlain(nn.Module):
 
 
 def tiny_plain(*, seed: int = 0) -> Model:
-    """Return a plain chain of convolutions, ReLUs and linear layers, for methods that have rules for few operations."""
+    """Return a chain of convolutions, ReLUs and linear layers, for methods that support few operations."""
     return _model("tiny_plain", _TinyPlain, Hints(heads=("head",)), seed)
 
 
@@ -101,7 +101,7 @@ def _vit() -> nn.Module:
 
 
 def tiny_nhwc(*, seed: int = 0) -> Model:
-    """Return timm's Swin transformer with two stages of one block; its maps are (B, 8, 8, C)."""
+    """Return timm's Swin transformer with two stages of one block; its feature maps are (B, 8, 8, C)."""
     return _model("tiny_nhwc", _swin, Hints(channels_last=True, heads=("head.fc",)), seed)
 
 
@@ -122,13 +122,13 @@ def _swin() -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """One toy: what to call it in a sentence, and how it is made."""
+    """One toy: its description for messages, and its constructor."""
 
     called: str
     make: Callable[..., Model]
 
 
-# By the name that their models have.
+# By the names of their models.
 TOYS: Mapping[str, Toy] = MappingProxyType(
     {
         "tiny_cnn": Toy(called="a convolutional network", make=tiny_cnn),
@@ -139,7 +139,7 @@ TOYS: Mapping[str, Toy] = MappingProxyType(
 
 
 def images(count: int, *, seed: int = 0) -> Tensor:
-    """Return (count, 3, 64, 64) images in a toy's units: coarse coloured blobs under a little noise."""
+    """Return (count, 3, 64, 64) images in a toy's units: coarse coloured blobs with some noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = interpolate(coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
@@ -148,9 +148,9 @@ def images(count: int, *, seed: int = 0) -> Tensor:
 
 
 def randomise(module: nn.Module, *, seed: int = 0) -> None:
-    """Draw every weight and every running statistic of a network anew, biases and norms included.
+    """Randomise every weight and running statistic of a network, biases and norms included.
 
-    A fresh network has biases of 0 and norms that do nothing, where different rules give equal maps.
+    In a new network, biases are 0 and norms have no effect, so that different attribution rules give equal maps.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def _randomise_own(module: nn.Module, generator: torch.Generator) -> None:
             weight.copy_(torch.randn(weight.shape, generator=generator) * (2 / fan) ** 0.5)
         elif name == "bias":
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
-        else:  # the gains of norms and layer scales
+        else:  # gains of norms and layer scales
             weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
     if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
         module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.2)
@@ -190,12 +190,12 @@ def _network(make: Callable[[], nn.Module], head: str, seed: int) -> nn.Module:
 
 
 def _widen(module: nn.Module, head: str) -> None:
-    """Scale the head so that class scores differ from image to image as in a trained network."""
+    """Scale the head so that class scores vary over images as in a trained network."""
     linear = module.get_submodule(head)
     if not isinstance(linear, nn.Linear):
-        raise TypeError(f"{head} is no linear layer")
+        raise TypeError(f"{head} is not a linear layer")
     with torch.no_grad():
         logits = module(torch.cat([images(12, seed=1), images(4, seed=2) * 0.1]))
         linear.weight.mul_(SPREAD / logits.std(0).mean())
         logits = module(images(12, seed=1))
-        linear.bias.sub_(logits.mean(0))  # so that the predicted class differs as well
+        linear.bias.sub_(logits.mean(0))  # so that the predicted class varies as well

@@ -1,1 +1,1 @@
-"""Training: data, optimiser, schedule, checkpoints and the loop; an objective says what is minimised."""
+"""Training: `run` trains one model, `sweep` one per parameter value; `data` feeds images, `loop` takes the steps."""

@@ -1,4 +1,4 @@
-"""What a run is asked to do, as it stands in its config.yaml."""
+"""The plan of a training run, as stored in its config.yaml."""
 
 from __future__ import annotations
 
@@ -14,83 +14,68 @@ __all__ = ["Config", "checked"]
 
 Positive = Annotated[int, Meta(ge=1)]
 
-# Both take rate times decay off the weights in a step, but SGD needs larger rates, and its momentum adds ten such steps
-# up: with AdamW's decay it forgets what was pretrained.
+# A step reduces the weights by rate times decay for both, but SGD needs larger rates, and its momentum adds up ten
+# such steps: with AdamW's decay it loses the pretrained weights.
 DECAY = {"adamw": 0.05, "sgd": 5e-4}
 
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The plan of one training run.
-
-    Attributes:
-        data: A folder of class folders, a CSV file, "hf:NAME", "digits" or "evidence".
-        model: What is trained, as `Hub.load_model` takes it.
-        checkpoint: A weights file that replaces the model's own.
-        scratch: Start from random weights.
-        size: A side of the input in pixels, instead of the model's own.
-        objective: The registered name of what is minimised.
-        parameters: The objective's parameters.
-        classes: A file of class names, one a line, that gives label indices their names.
-        val: The share of each class that is held out, where the data have no split of their own.
-        epochs: Passes over the training images.
-        batch_size: Rows that go through the network at once, over all processes.
-        accumulate: Batches an optimiser step.
-        lr: The highest learning rate.
-        head_lr_scale: Factor on it for the classifier.
-        weight_decay: Not applied to norms and biases; by default what suits the optimiser.
-        optimizer: An optimiser of timm.
-        schedule: How the learning rate falls.
-        warmup: The share of steps in which it rises first.
-        clip: The largest norm of the gradient; 0 leaves it as it is.
-        ema: The decay of averaged weights, or None.
-        freeze: Train only what the objective calls trainable (the classifier, as a rule).
-        freeze_norm: Keep the statistics of batch norms.
-        augment: Random crops and flips; by default unless the backbone is frozen.
-        min_crop: The smallest share of an image's area that a random crop keeps.
-        monitor: What the best epoch is judged by, on the images held out.
-        patience: Epochs without improvement after which training stops, or None.
-        keep: The epoch whose weights are the result.
-        seed: Fixes every random choice.
-        precision: Of forward passes.
-        workers: Processes that read images.
-        skip_unreadable: Leave out images that cannot be read.
-        save_every: Seconds between checkpoints within an epoch.
-        logger: Where figures go besides log.csv.
-    """
+    """The plan of one training run; `xaihub train --help` shows the descriptions."""
 
     data: str
-    model: str = "efficientnet_lite0"
-    checkpoint: str | None = None
-    scratch: bool = False
-    size: Positive | None = None
-    objective: str = "cross_entropy"
+    model: Annotated[str, Meta(description="Zoo model, model card (.yaml), or timm or torchvision name.")] = (
+        "efficientnet_lite0"
+    )
+    checkpoint: Annotated[str | None, Meta(description="Weights to start from (.safetensors, .pt, .pth).")] = None
+    scratch: Annotated[bool, Meta(description="Start from random weights.")] = False
+    size: Annotated[Positive | None, Meta(description="Input side length in pixels; default: the model's own.")] = None
+    objective: Annotated[str, Meta(description="Training objective (see 'xaihub list objectives').")] = "cross_entropy"
     parameters: dict[str, Any] = {}
-    classes: str | None = None
-    val: Annotated[float, Meta(ge=0, lt=1)] = 0.2
-    epochs: Positive = 5
-    batch_size: Positive = 32
-    accumulate: Positive = 1
-    lr: Annotated[float, Meta(gt=0)] = 1e-4
-    head_lr_scale: Annotated[float, Meta(gt=0)] = 10.0
-    weight_decay: Annotated[float, Meta(ge=0)] | None = None
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.05
-    clip: Annotated[float, Meta(ge=0)] = 1.0
-    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    freeze: bool = False
-    freeze_norm: bool = False
-    augment: bool | None = None
-    min_crop: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    monitor: Literal["loss", "accuracy"] = "loss"
-    patience: Positive | None = None
-    keep: Literal["best", "last"] = "best"
-    seed: Annotated[int, Meta(ge=0)] = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    workers: Annotated[int, Meta(ge=0)] = 0
-    skip_unreadable: bool = False
-    save_every: Annotated[float, Meta(ge=0)] = 60.0
-    logger: Literal["csv", "tensorboard"] = "csv"
+    classes: Annotated[str | None, Meta(description="Class names in the order of the labels, one per line.")] = None
+    val: Annotated[
+        float, Meta(ge=0, lt=1, description="Fraction of each class to hold out, if the data have no split.")
+    ] = 0.2
+    epochs: Annotated[int, Meta(ge=1, description="Passes over the training images.")] = 5
+    batch_size: Annotated[int, Meta(ge=1, description="Images per batch, summed over all processes.")] = 32
+    accumulate: Annotated[int, Meta(ge=1, description="Batches accumulated per optimizer step.")] = 1
+    lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 1e-4
+    head_lr_scale: Annotated[float, Meta(gt=0, description="Learning-rate multiplier for the classifier head.")] = 10.0
+    weight_decay: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Weight decay, not applied to norms and biases; default: 0.05, or 0.0005 for sgd."),
+    ] = None
+    optimizer: Annotated[Literal["adamw", "sgd"], Meta(description="Optimizer (timm's implementation).")] = "adamw"
+    schedule: Annotated[Literal["cosine", "step", "constant"], Meta(description="Learning-rate schedule.")] = "cosine"
+    warmup: Annotated[float, Meta(ge=0, lt=1, description="Fraction of steps used for learning-rate warm-up.")] = 0.05
+    clip: Annotated[float, Meta(ge=0, description="Maximum gradient norm; 0 disables clipping.")] = 1.0
+    ema: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="Average the weights with this decay, such as 0.99; the average is the result."),
+    ] = None
+    freeze: Annotated[
+        bool, Meta(description="Train only the classifier head; backbone features are computed once if possible.")
+    ] = False
+    freeze_norm: Annotated[bool, Meta(description="Keep the statistics of batch norms fixed.")] = False
+    augment: Annotated[bool | None, Meta(description="Random crops and flips; default: on, unless --freeze.")] = None
+    min_crop: Annotated[
+        float, Meta(gt=0, le=1, description="Minimum fraction of the area that a random crop keeps.")
+    ] = 0.5
+    monitor: Annotated[
+        Literal["loss", "accuracy"], Meta(description="Validation metric that selects the best epoch.")
+    ] = "loss"
+    patience: Annotated[Positive | None, Meta(description="Stop after N epochs without improvement.")] = None
+    keep: Annotated[Literal["best", "last"], Meta(description="Epoch whose weights are the result.")] = "best"
+    seed: Annotated[int, Meta(ge=0, description="Seed of every random choice.")] = 0
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], Meta(description="Numerical precision of the forward passes.")
+    ] = "fp32"
+    workers: Annotated[int, Meta(ge=0, description="Processes that load images.")] = 0
+    skip_unreadable: Annotated[bool, Meta(description="Skip images that cannot be read.")] = False
+    save_every: Annotated[float, Meta(ge=0, description="Seconds between checkpoints within an epoch.")] = 60.0
+    logger: Annotated[
+        Literal["csv", "tensorboard"],
+        Meta(description="Logger in addition to log.csv ('tensorboard' needs xaihub[tensorboard])."),
+    ] = "csv"
 
     @property
     def decay(self) -> float:
@@ -104,18 +89,18 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def checked(values: dict[str, Any]) -> Config:
-    """Return a plan of the given values.
+    """Return the plan of the given values, for instance of command-line options.
 
     Raises:
-        ParameterError: A name is unknown, or a value is of the wrong type or range.
+        ParameterError: A name is unknown, a value has the wrong type or range, or two values exclude each other.
     """
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"{name!r} cannot be {value}: expected a finite number")
     if values.get("scratch") and values.get("checkpoint"):
-        raise ParameterError("scratch and checkpoint exclude each other", hint="drop one of them")
+        raise ParameterError("--scratch cannot be combined with --checkpoint", hint="drop one of them")
     if values.get("patience") and values.get("keep") == "last":
-        raise ParameterError("patience waits for a better epoch, and keep=last keeps none", hint="drop one of them")
+        raise ParameterError("--patience cannot be combined with --keep last", hint="drop one of them")
     try:
         return msgspec.convert(values, type=Config)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""The classifier of a network: found, and made anew for another number of classes."""
+"""The classifier of a network: find it, and replace it for another number of classes."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import nn
 
 from xaihub.errors import ModelError
 from xaihub.models.model import Model
-from xaihub.training.draws import seed_everything
+from xaihub.training.seeds import seed_everything
 
 __all__ = ["find_head", "with_classes"]
 
 
 def find_head(model: Model) -> nn.Module:
-    """Return the module that makes logits of features.
+    """Return the module that computes logits from features.
 
     Raises:
-        ModelError: There is no single one.
+        ModelError: There is no single such module.
     """
     name = _name(model.module)
     if not name:
-        raise ModelError(f"model {model.name!r} has no single classifier that could be found")
+        raise ModelError(f"model {model.name!r} has no single classifier module", hint="train it without --freeze")
     head: nn.Module = model.module.get_submodule(name)
     return head
 
 
 def with_classes(model: Model, classes: Sequence[str], *, seed: int) -> Model:
-    """Return a model for the given classes; its classifier is drawn anew if their number differs.
+    """Return a model for the given classes, with a new random classifier if their number differs.
 
     Raises:
-        ModelError: The network has no classifier that can be replaced.
+        ModelError: The network's classifier cannot be replaced.
     """
     zeros = torch.zeros(1, *model.input_size, device=model.device)
     outputs = model.predict(zeros).shape[1]
@@ -52,19 +52,19 @@ def _replace(model: Model, count: int) -> None:
     if hasattr(module, "reset_classifier"):
         try:
             module.reset_classifier(count)
-        except Exception as error:  # each timm model has a method of its own
+        except Exception as error:  # each timm model implements its own
             raise ModelError(f"the classifier of {model.name!r} cannot be replaced: {error}") from error
         return
     name = _name(module)
     old = module.get_submodule(name) if name else None
     if not isinstance(old, nn.Linear):
         raise ModelError(f"model {model.name!r} has no linear classifier that could be replaced")
-    parent = module.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], nn.Linear(old.in_features, count, bias=old.bias is not None))
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, nn.Linear(old.in_features, count, bias=old.bias is not None))
 
 
 def _name(module: Any) -> str:
-    """Return the name of the classifier: timm's own answer, else the last linear layer."""
+    """Return the name of the classifier: as timm reports it, else the last linear layer."""
     if hasattr(module, "get_classifier"):
         head = module.get_classifier()
         single = isinstance(head, nn.Module) and not isinstance(head, nn.Identity)

@@ -1,4 +1,4 @@
-"""Memory between steps, where the C library can be told what to do with it."""
+"""Memory reuse between training steps, with the GNU C library."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import ctypes
 
 __all__ = ["keep_freed_memory"]
 
-# Parameters of mallopt(3), and their values: never map a block on its own, give back only what is beyond 2 GB, and take
-# half a GB at once.
+# mallopt(3): never map a block on its own, return only memory beyond 2 GB, and request half a GB at once.
 _SETTINGS = {-4: 0, -1: 2**31 - 1, -2: 2**29}
 
 
 def keep_freed_memory() -> bool:
-    """Tell the GNU C library to keep what is freed, for this process; return whether it could be told.
+    """Make the GNU C library keep freed memory in this process; return whether that is supported.
 
-    By default it gives large blocks back to the system as soon as they are free. Each step of training then asks for
-    the same blocks again, and pays for every page of them.
+    By default large blocks return to the system as soon as they are freed. Each training step then requests the same
+    blocks again, at the price of a page fault per page.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library, or another system
+    except (OSError, AttributeError, TypeError):  # another C library or system
         return False
-    told = [mallopt(name, value) for name, value in _SETTINGS.items()]
-    return all(told)
+    done = [mallopt(name, value) for name, value in _SETTINGS.items()]  # all of them, even after a failure
+    return all(done)

@@ -1,4 +1,4 @@
-"""What a run leaves: a model card and weights that every command takes, and the log."""
+"""The files a run writes: model card, weights and log."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from xaihub.files import write_file
 from xaihub.hub import Hub
 from xaihub.models.weights import fill
 from xaihub.objective import Objective
+from xaihub.records import plain
 from xaihub.specs import ModelCard
-from xaihub.training.checkpoint import write_tensors
+from xaihub.training.loop.checkpoint import write_tensors
 
 if TYPE_CHECKING:
-    from xaihub.training.setting import Setting
+    from xaihub.training.setup import Setup
 
 __all__ = ["Tensorboard", "write_card", "write_log", "write_result", "write_weights"]
 
@@ -52,12 +53,12 @@ def write_card(
     """Write the card of a trained model.
 
     Args:
-        path: The card's file; the weights are `weights.safetensors` beside it.
+        path: The card file; the weights are `weights.safetensors` next to it.
         base: The card of the model before training.
-        classes: The classes that it was trained for.
-        sha256: Of the weights.
-        accuracy: In words, with its source.
-        objective: What it was trained by.
+        classes: The classes it was trained on.
+        sha256: The checksum of the weights.
+        accuracy: The accuracy in words, with its source.
+        objective: The training objective.
         wrapped: Whether the objective must change the architecture before the weights fit.
 
     Raises:
@@ -78,80 +79,74 @@ def write_card(
     }
     for name in ("input", "layers", "options"):
         if getattr(base, name):
-            card[name] = _plain(getattr(base, name))
+            card[name] = plain(getattr(base, name))
     if wrapped:
-        card["objective"] = objective.name
-        card["objective_options"] = _plain(objective.parameters)
-    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120)
-    write_file(path, text)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+        card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
+    write_file(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the record of each epoch as one row of a CSV file.
+    """Write one CSV row per epoch.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    columns = list(dict.fromkeys(name for record in history for name in record))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
+    table = io.StringIO()
+    columns = dict.fromkeys(name for record in history for name in record)
+    writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     for record in history:
         writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in record.items()})
-    write_file(path, lambda file: file.write_text(buffer.getvalue(), encoding="utf-8"))
+    write_file(path, table.getvalue())
 
 
-def write_result(hub: Hub, setting: Setting, path: Path) -> None:
-    """Write card and weights of the best epoch, and load them once, so that what is left behind is known to work.
+def write_result(hub: Hub, setup: Setup, path: Path) -> None:
+    """Write card and weights of the best epoch, and load them once to check that they work.
 
     Raises:
-        ModelError: The card does not give the trained network's scores.
+        ModelError: The loaded model's outputs differ from the trained network's.
         OutputError: A file cannot be written.
     """
-    trainer, data = setting.trainer, setting.data
-    record = trainer.place.history[trainer.place.best - 1]
+    trainer, data = setup.trainer, setup.data
+    record = trainer.progress.history[trainer.progress.best - 1]
     fill(trainer.network, trainer.best, what="the best epoch")
-    finished = setting.objective.finish(trainer.network.eval())
-    epochs = f"epoch {record['epoch']} of {len(trainer.place.history)}"
+    finished = trainer.objective.finish(trainer.network.eval())
+    epochs = f"epoch {record['epoch']} of {len(trainer.progress.history)}"
     accuracy = f"not measured: no images were held out ({epochs})"
     if "val_accuracy" in record:
         accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out images ({epochs})"
     write_card(
         path,
-        setting.model.card,
+        setup.model.card,
         classes=data.images.classes,
         sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
         accuracy=accuracy,
-        objective=setting.objective,
+        objective=trainer.objective,
         wrapped=finished.wrapped,
     )
-    device = setting.accelerator.device
+    device = trainer.accelerator.device
     loaded = hub.load_model(str(path), device=str(device))
-    inputs = torch.stack([setting.images.row(index, None) for index in list(data.val or data.train)[:2]]).to(device)
+    inputs = torch.stack([setup.images.row(index, None) for index in list(data.val or data.train)[:2]]).to(device)
     with torch.no_grad():
         before, after = finished.network.eval()(inputs), loaded(inputs)
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise ModelError(
-            f"the card {str(path)!r} does not give the trained network's scores",
+            f"the model of the card {str(path)!r} differs from the trained network",
             hint="the objective's wrap must build the same architecture again",
         )
 
 
 class Tensorboard:
-    """Figures for TensorBoard, beside log.csv."""
+    """Writes the metrics of each epoch for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder `tensorboard` in the run's."""
+        """Open the subfolder `tensorboard` of a run."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add the figures of one epoch."""
+        """Add the metrics of one epoch."""
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("epoch", "steps"):
                 self._writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])

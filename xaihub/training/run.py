@@ -1,4 +1,4 @@
-"""Training a model: from a plan to a run's folder with a card and weights."""
+"""Train one model: from a plan to a folder with a model card and weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from xaihub.records import YamlFile
 from xaihub.training.config import Config
 
 if TYPE_CHECKING:
-    from xaihub.training.loop import Watch
-    from xaihub.training.place import Place
-    from xaihub.training.setting import Setting
+    from xaihub.training.loop.progress import Progress
+    from xaihub.training.loop.trainer import Watch
+    from xaihub.training.setup import Setup
 
 __all__ = ["Estimate", "Outcome", "estimate", "read_config", "train"]
 
-CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS = (
+CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS = FILES = (
     "card.yaml",
     "checkpoint.safetensors",
     "config.yaml",
@@ -42,7 +42,7 @@ class Outcome:
 
     Attributes:
         card: The card of the trained model.
-        best: The record of the epoch whose weights it has.
+        best: The record of the epoch whose weights were saved.
         history: The records of all epochs.
         early: Whether training stopped before the last epoch.
     """
@@ -55,18 +55,18 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would do.
+    """The size and cost of a run.
 
     Attributes:
         classes: Class names.
-        train: Images to learn from.
-        val: Images held out.
-        steps: Optimiser steps in all.
-        rows: Rows that pass through the network an image, counted in a step of the last epoch.
-        cost: What the objective says of its cost.
-        trainable: Weights that learn.
-        seconds: That step, measured.
-        notes: What was left out.
+        train: Number of training images.
+        val: Number of images held out for validation.
+        steps: Optimizer steps in total.
+        rows: Forward passes per training image, counted in a step of the last epoch.
+        cost: The objective's declared cost.
+        trainable: Number of trainable weights.
+        seconds: Measured duration of that step.
+        notes: What was skipped.
     """
 
     classes: tuple[str, ...]
@@ -84,10 +84,10 @@ def read_config(folder: str | Path) -> Config:
     """Return the plan of a run.
 
     Raises:
-        OutputError: There is no run, or its config.yaml cannot be read.
+        OutputError: The folder holds no run, or its config.yaml cannot be read.
     """
     if not (Path(folder) / CONFIG).is_file():
-        raise OutputError(f"there is no run {str(folder)!r}", hint="--resume takes the folder of a run")
+        raise OutputError(f"there is no run in {str(folder)!r}", hint="give --resume the folder of a run")
     return YamlFile(Path(folder) / CONFIG, what="plan", error=OutputError).convert(Config)
 
 
@@ -102,59 +102,61 @@ def train(
     watch: Watch = lambda _text, _done, _total: None,
     tell: Callable[[str], None] = lambda _text: None,
 ) -> Outcome:
-    """Train as planned, or go on where an interrupted run stopped; write card, weights, log and checkpoint.
+    """Train a model, or resume an interrupted run; write card, weights, log and checkpoint.
 
     Args:
         hub: Models and objectives.
         config: The plan.
         folder: The run's folder; new, unless `resume`.
-        resume: Go on with the run in `folder`.
+        resume: Continue the run in `folder`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        held_out: A new folder for copies of the images held out, which `xaihub evaluate` takes.
-        watch: Told what is being done, how far, of how much.
-        tell: Told one line after each epoch.
+        held_out: A new folder for copies of the held-out images, as `xaihub evaluate` reads them.
+        watch: Receives the current activity, completed steps and total steps.
+        tell: Receives one line per epoch.
 
     Raises:
         XaihubError: The data, the model, a parameter or the folder cannot be used, or training diverged.
     """
-    from xaihub.training.setting import accelerating, set_up
+    from xaihub.training.setup import accelerating, set_up
 
-    place = Path(folder)
-    if not resume and place.exists() and (not place.is_dir() or _visible(place)):
-        raise OutputError(f"{str(folder)!r} is there already", hint="--resume goes on with a run, or take another -o")
+    folder = Path(folder)
+    if not resume and folder.exists() and (not folder.is_dir() or _visible(folder)):
+        raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
     if config.logger == "tensorboard" and find_spec("tensorboard") is None:
         raise MissingExtra(
             "--logger tensorboard needs 'tensorboard', which is not installed", hint="pip install 'xaihub[tensorboard]'"
         )
     with accelerating(config, device) as accelerator:
-        setting = set_up(hub, config, accelerator, watch)
-        for note in setting.data.images.notes:
+        setup = set_up(hub, config, accelerator, watch)
+        for note in setup.data.images.notes:
             tell(f"note: {note}")
-        if held_out is not None and not setting.data.val:
-            raise ParameterError("no image is held out that could be copied", hint="leave --held-out out")
-        with _locked(place):
-            return _run(hub, config, setting, place, None if held_out is None else Path(held_out), watch, tell)
+        if held_out is not None and not setup.data.val:
+            raise ParameterError("--held-out: no image is held out", hint="raise --val, or drop --held-out")
+        with _locked(folder):
+            return _run(hub, setup, folder, held_out, watch, tell)
 
 
 def estimate(
     hub: Hub, config: Config, *, device: str = "auto", watch: Watch = lambda _text, _done, _total: None
 ) -> Estimate:
-    """Check everything and do three steps, without storing anything.
+    """Check the plan and take three steps, without storing anything.
 
     Raises:
-        XaihubError: As `train`.
+        XaihubError: As for `train`.
     """
-    from xaihub.training.setting import accelerating, set_up
+    from xaihub.training.setup import accelerating, set_up
 
     with accelerating(config, device) as accelerator:
-        setting = set_up(hub, config, accelerator, watch)
-        trainer, data = setting.trainer, setting.data
-        trainer.begin(setting.held_out())
+        setup = set_up(hub, config, accelerator, watch)
+        trainer, data = setup.trainer, setup.data
+        trainer.begin(setup.held_out())
         rows: list[int] = []
-        # Every row goes through the first layer, whichever part of the network an objective calls.
-        stem = next(part for part in trainer.asked.modules() if not list(part.children()) and list(part.parameters()))
+        # Every row passes through the first layer, whichever part of the network an objective calls.
+        stem = next(
+            part for part in trainer.loss_network.modules() if not list(part.children()) and list(part.parameters())
+        )
         trainer.try_step()
-        trainer.try_step(at_the_end=True)  # in which an objective may calibrate
+        trainer.try_step(at_the_end=True)  # an objective may calibrate in this step
         handle = stem.register_forward_hook(lambda _module, given, _output: rows.append(len(given[0])))
         started = time.monotonic()
         trainer.try_step(at_the_end=True)
@@ -174,52 +176,48 @@ def estimate(
 
 
 def _run(
-    hub: Hub,
-    config: Config,
-    setting: Setting,
-    folder: Path,
-    held_out: Path | None,
-    watch: Watch,
-    tell: Callable[[str], None],
+    hub: Hub, setup: Setup, folder: Path, held_out: str | Path | None, watch: Watch, tell: Callable[[str], None]
 ) -> Outcome:
-    from xaihub.training.checkpoint import Checkpoint
-    from xaihub.training.held_out import write_held_out
+    from xaihub.training.data.held_out import write_held_out
+    from xaihub.training.loop.checkpoint import Checkpoint
     from xaihub.training.result import Tensorboard, write_log, write_result
 
-    trainer, checkpoint, main = setting.trainer, folder / CHECKPOINT, setting.accelerator.is_main_process
+    trainer, config, main = setup.trainer, setup.trainer.config, setup.trainer.accelerator.is_main_process
+    checkpoint, card = folder / CHECKPOINT, folder / CARD
     if checkpoint.exists():
         trainer.restore(Checkpoint.load(checkpoint))
     else:
-        trainer.begin(setting.held_out())  # before anything is written: an objective may refuse its parameters here
+        trainer.begin(setup.held_out())  # before anything is written: an objective may refuse its parameters here
     if held_out is not None and main:
-        write_held_out(setting.data, held_out)
+        write_held_out(setup.data, Path(held_out))
     logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
-        text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
-        write_file(folder / CONFIG, text)
+        write_file(folder / CONFIG, yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
 
-    def epoch_done(place: Place) -> None:
-        write_log(folder / LOG, place.history)
+    def epoch_done(progress: Progress) -> None:
+        write_log(folder / LOG, progress.history)
         if logs is not None:
-            logs.write(place.history[-1])
-        tell(_line(place.history[-1], config.epochs))
+            logs.write(progress.history[-1])
+        tell(_line(progress.history[-1], config.epochs))
 
     trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)
-    place = trainer.place
-    card = folder / CARD
+    progress = trainer.progress
     if main:
-        write_log(folder / LOG, place.history)
-        write_result(hub, setting, card)
-    setting.accelerator.wait_for_everyone()
+        write_log(folder / LOG, progress.history)
+        write_result(hub, setup, card)
+    trainer.accelerator.wait_for_everyone()
     return Outcome(
-        card=card, best=place.history[place.best - 1], history=place.history, early=place.epoch < config.epochs
+        card=card,
+        best=progress.history[progress.best - 1],
+        history=progress.history,
+        early=progress.epoch < config.epochs,
     )
 
 
 def _line(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.4g}"]
     if "val_loss" in record:
-        parts.append(f"held out {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
+        parts.append(f"validation loss {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
     return ", ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
@@ -229,11 +227,11 @@ def _visible(folder: Path) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process away from the folder; the lock goes with the process that holds it."""
+    """Keep other processes away from the folder; the lock is released when its process ends."""
     from filelock import FileLock, Timeout
 
     if int(os.environ.get("LOCAL_RANK", "0")):
-        yield  # the first process of several holds it for all
+        yield  # the first of several processes holds the lock for all
         return
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -244,8 +242,8 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot write {str(folder)!r}: {error.strerror or error}") from error
     try:
-        for name in (CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS):
-            for left in folder.glob(f".{name}.*"):  # by a process that was killed while it wrote
+        for name in FILES:
+            for left in folder.glob(f".{name}.*"):  # by a process that was killed while writing
                 left.unlink(missing_ok=True)
         yield
     finally:

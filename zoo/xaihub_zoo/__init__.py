@@ -29,7 +29,7 @@ def xaihub_register_model_adapters() -> list[AdapterSpec]:
 
 @hookimpl
 def xaihub_register_models() -> list[ModelCard | XaihubError]:
-    """Register the cards in `cards/`, and those in the folder that XAIHUB_ZOO names."""
+    """Register the cards in `cards/`, and those in the folder given by XAIHUB_ZOO."""
     found = _cards(Path(__file__).parent / "cards")
     if own := os.environ.get("XAIHUB_ZOO"):
         found += _cards(Path(own).expanduser())
@@ -37,11 +37,11 @@ def xaihub_register_models() -> list[ModelCard | XaihubError]:
 
 
 def _cards(folder: Path) -> list[ModelCard | XaihubError]:
-    """Read every card of a folder; the error of one that cannot be read takes its place."""
+    """Read every card of a folder; a card that cannot be read is replaced by its error."""
     from xaihub.models.cards import read_card  # here, because PyYAML costs as much as the rest of start-up
 
     if not folder.is_dir():
-        return [XaihubError(f"XAIHUB_ZOO is {str(folder)!r}, which is no folder")]
+        return [XaihubError(f"XAIHUB_ZOO is {str(folder)!r}, which is not a folder")]
     found: list[ModelCard | XaihubError] = []
     for file in sorted(folder.glob("*.y*ml")):
         try:

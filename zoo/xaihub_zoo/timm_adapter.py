@@ -1,4 +1,4 @@
-"""Every architecture of timm."""
+"""Adapter for timm: architectures, weights, preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.models.weights import fill, read_weights, weights_file
+from xaihub.models.weights import fill, requested_weights
 
 _HUB = ("hf-hub:", "hf_hub:")
 _OWN = "timm/"
@@ -26,7 +26,7 @@ class TimmAdapter(ModelAdapter):
     examples = ("test_resnet", "test_vit")
 
     def knows(self, name: str) -> bool:
-        """Tell whether timm has the architecture, with or without a weights tag, or it is on a hub."""
+        """Whether timm has the architecture, with or without a weights tag, or the name refers to a hub."""
         if name.startswith((*_HUB, "local-dir:")):
             return True
         return timm.is_model(name.removeprefix(_OWN).partition(".")[0])
@@ -38,13 +38,8 @@ class TimmAdapter(ModelAdapter):
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes."""
         card = request.card
-        local = request.checkpoint is not None or card.weights.source in ("package", "file")
-        state = None
-        if request.checkpoint is not None:
-            state, what = read_weights(request.checkpoint), f"checkpoint {request.checkpoint!r}"
-        elif local:
-            state, what = read_weights(weights_file(card)), f"the weights file of {card.name!r}"
-        pretrained = not local and card.weights.source == "pretrained"
+        state, what = requested_weights(request)
+        pretrained = state is None and card.weights.source == "pretrained"
         module = self._create(request, pretrained=pretrained, num_classes=request.num_classes())
         if pretrained:
             _refuse_new_head(module, request)
@@ -52,7 +47,7 @@ class TimmAdapter(ModelAdapter):
             module = self._fit(module, request, state, what=what)
         names = _class_names(request, module)
         preprocessing = _preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans"))
-        if _of_another_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):
+        if _needs_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):
             _try_size(module, preprocessing.size, request.name)
         return Model(
             module,
@@ -71,7 +66,7 @@ class TimmAdapter(ModelAdapter):
             options["num_classes"] = num_classes
         size = request.card.input.get("size")
         sides = (size, size) if isinstance(size, int) else size and tuple(size)
-        if sides and _of_another_size(name, sides):
+        if sides and _needs_size(name, sides):
             options.setdefault("img_size", sides)
         try:
             with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
@@ -84,41 +79,41 @@ class TimmAdapter(ModelAdapter):
         by_order = request.checkpoint is None and request.card.weights.keys == "order"
         outputs, wanted = None if by_order else _rows_of_head(module, state), request.num_classes()
         if outputs is not None and wanted is not None and outputs != wanted:
-            raise ModelError(f"{what} has {outputs} classes, but {wanted} are named", hint="name each class once")
+            raise ModelError(f"{what} has {outputs} classes, but {wanted} are named", hint="list each class once")
         if outputs is not None and outputs != module.num_classes:
             module = self._create(request, pretrained=False, num_classes=outputs)
         fill(module, state, what=what, by_order=by_order)
         return module
 
 
-def _of_another_size(name: str, sides: tuple[int, int]) -> bool:
-    """Tell whether an architecture is built for images of one size and must be told that these have another."""
+def _needs_size(name: str, sides: tuple[int, int]) -> bool:
+    """Whether an architecture is built for a fixed input size that differs from `sides`, so that it must be passed."""
     config = None if name.startswith(_HUB) else get_pretrained_cfg(name, allow_unregistered=True)
     return config is not None and bool(config.fixed_input_size) and sides != tuple(config.input_size[1:])
 
 
 def _try_size(module: nn.Module, size: tuple[int, int, int], name: str) -> None:
-    """Refuse a size that the architecture could be told, but cannot take: not all of them check it."""
+    """Refuse a size that the constructor accepted but the network cannot process; not all architectures check it."""
     try:
         with torch.no_grad():
             module.eval()(torch.zeros(1, *size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(
-            f"{name!r} does not take images of {size[1]}x{size[2]}: {error}", hint="try another"
+            f"{name!r} cannot process images of {size[1]}x{size[2]}: {error}", hint="try another size"
         ) from error
 
 
 @contextmanager
 def _short_wait(*, asks_hub: bool) -> Iterator[None]:
-    """Ask the hub once whether it is there; if not, use only its cache inside.
+    """Check once whether the hub can be reached; if not, use only its cache inside.
 
-    Its client would try each of several files six times, which takes most of a minute to say "offline".
+    Its client would try each of several files six times, which takes almost a minute when offline.
     """
     offline = constants.HF_HUB_OFFLINE
     if asks_hub and not offline:
         try:
             get_session().head(constants.ENDPOINT, timeout=5)
-        except Exception:  # the errors of requests or of httpx, by the client's version
+        except Exception:  # errors of requests or httpx, depending on the client's version
             constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -127,18 +122,18 @@ def _short_wait(*, asks_hub: bool) -> Iterator[None]:
 
 
 def _refuse_new_head(module: nn.Module, request: ModelRequest) -> None:
-    """Refuse pretrained weights whose classifier timm has replaced by random numbers."""
+    """Refuse pretrained weights whose classifier timm replaced with a random one."""
     trained = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
     outputs = getattr(module, "num_classes", trained)
     if trained is not None and outputs != trained:
         raise ModelError(
             f"the weights of {request.name!r} are for {trained} classes, not {outputs}",
-            hint="pass --checkpoint FILE with weights for your classes",
+            hint="pass --checkpoint FILE with weights for these classes",
         )
 
 
 def _rows_of_head(module: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
-    """Return the number of classes that a checkpoint was trained for, read off its classifier."""
+    """Return the number of classes of a checkpoint, from the shape of its classifier."""
     for head in _heads(module):
         weight = state.get(f"{head}.weight")
         if weight is not None:
@@ -161,7 +156,7 @@ def _hints(module: nn.Module, layers: dict[str, str]) -> Hints:
 
 
 def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int | None = None) -> Preprocessing:
-    """Return the steps of the module's own configuration; `channels` is a number of them that it was built with."""
+    """Return the preprocessing of the module's configuration; `channels` overrides the number of input channels."""
     size = overrides.pop("size", None)
     own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     if size is not None or channels is not None:
@@ -170,13 +165,13 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int |
     try:
         config = resolve_data_config(args=overrides, model=module)
         if config["input_size"][0] not in (1, 3):
-            raise ModelError(f"an image has 1 or 3 channels, and the model takes {config['input_size'][0]}")
-        for name in ("mean", "std"):  # of colours, where the model sees their mean
+            raise ModelError(f"images have 1 or 3 channels, but the model takes {config['input_size'][0]}")
+        for name in ("mean", "std"):  # per-colour values, if the model takes grey images
             if len(config[name]) != config["input_size"][0]:
                 config[name] = (sum(config[name]) / len(config[name]),) * config["input_size"][0]
     except (AssertionError, ValueError, TypeError) as error:
         why = str(error) or ", ".join(overrides)
-        raise ModelError(f"the model card's input does not suit the architecture: {why}") from error
+        raise ModelError(f"the input settings of the model card do not fit the architecture: {why}") from error
     steps = create_transform(**config, is_training=False).transforms
     spatial = [step for step in steps if "Tensor" not in type(step).__name__ and "Normalize" not in type(step).__name__]
     return Preprocessing(
@@ -213,6 +208,6 @@ def _explained(name: str, error: Exception) -> ModelError:
     if any(word in kinds for word in ("Connect", "Offline", "resolve", "LocalEntryNotFound", "Timeout", "Max retries")):
         return ModelError(
             f"the weights of {name!r} cannot be downloaded: no connection to the hub",
-            hint="go online, pass --checkpoint FILE, or use an offline model of 'xaihub list models'",
+            hint="go online, pass --checkpoint FILE, or use an offline model from 'xaihub list models'",
         )
     return ModelError(f"timm cannot build {name!r}: {text[:300]}")

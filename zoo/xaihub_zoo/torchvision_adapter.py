@@ -1,4 +1,4 @@
-"""The classifiers of torchvision."""
+"""Adapter for torchvision: classifiers, weights, preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torchvision import models, transforms
 from torchvision.transforms._presets import ImageClassification
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.models.weights import fill, read_weights, weights_file
+from xaihub.models.weights import fill, requested_weights
 
 PREFIX = "torchvision/"
-AUXILIARY = ("googlenet", "inception_v3")  # further heads serve training from scratch only; a checkpoint may have them
+AUXILIARY = ("googlenet", "inception_v3")  # with heads for training from scratch, which a checkpoint may contain
 
 
 class TorchvisionAdapter(ModelAdapter):
@@ -24,7 +24,7 @@ class TorchvisionAdapter(ModelAdapter):
     examples = ("torchvision/shufflenet_v2_x0_5",)
 
     def knows(self, name: str) -> bool:
-        """Tell whether torchvision has a classifier of that name."""
+        """Whether torchvision has a classifier of that name."""
         return name.removeprefix(PREFIX).partition(".")[0] in models.list_models(module=models)
 
     def names(self, pattern: str = "*") -> list[str]:
@@ -32,10 +32,10 @@ class TorchvisionAdapter(ModelAdapter):
         return [PREFIX + name for name in models.list_models(module=models) if fnmatch(PREFIX + name, pattern)]
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
-        """Build the model that the request describes; "torchvision/resnet50.IMAGENET1K_V1" names the weights."""
+        """Build the model that the request describes; "torchvision/resnet50.IMAGENET1K_V1" selects its weights."""
         card = request.card
         if card.input:
-            raise ModelError(f"model card {card.name!r}: torchvision's preprocessing cannot be changed by a card")
+            raise ModelError(f"model card {card.name!r}: a card cannot change torchvision's preprocessing")
         name, _, tag = card.architecture.removeprefix(PREFIX).partition(".")
         if not self.knows(name):
             raise ModelError(
@@ -46,11 +46,7 @@ class TorchvisionAdapter(ModelAdapter):
         except KeyError as error:
             known = ", ".join(models.get_model_weights(name).__members__)
             raise ModelError(f"torchvision has no weights {tag!r} for {name!r}", hint=f"it has {known}") from error
-        state = None
-        if request.checkpoint is not None:
-            state, what = read_weights(request.checkpoint), f"checkpoint {request.checkpoint!r}"
-        elif card.weights.source in ("package", "file"):
-            state, what = read_weights(weights_file(card)), f"the weights file of {card.name!r}"
+        state, what = requested_weights(request)
         download = state is None and card.weights.source == "pretrained"
         options = {**card.options, **request.options}
         classes = request.class_names() or tuple(weights.meta["categories"])
@@ -59,7 +55,7 @@ class TorchvisionAdapter(ModelAdapter):
         if name in AUXILIARY and not download:
             options.setdefault("aux_logits", any("aux" in key.lower() for key in state or ()))
             options.setdefault("init_weights", state is None)
-            options.setdefault("transform_input", True)  # as with the weights that the preprocessing is from
+            options.setdefault("transform_input", True)  # as for the weights whose preprocessing is used
         module = self._create(name, weights if download else None, options)
         if name in AUXILIARY and download:
             whole: Any = module
@@ -86,7 +82,7 @@ class TorchvisionAdapter(ModelAdapter):
         except OSError as error:  # urllib's errors are OSErrors
             raise ModelError(
                 f"the weights of '{PREFIX}{name}' cannot be downloaded: {error}",
-                hint="go online, pass --checkpoint FILE, or use an offline model of 'xaihub list models'",
+                hint="go online, pass --checkpoint FILE, or use an offline model from 'xaihub list models'",
             ) from error
         except (TypeError, ValueError) as error:
             raise ModelError(f"torchvision {torchvision.__version__} cannot build {name!r}: {error}") from error
@@ -94,7 +90,7 @@ class TorchvisionAdapter(ModelAdapter):
 
 
 def _rows_of_head(module: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
-    """Return how many classes weights are for: the one number in which they are not those of the module."""
+    """Return the number of classes of some weights: the only dimension in which they differ from the module."""
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     other = {
         int(tensor.shape[0])

@@ -1,4 +1,4 @@
-"""Writing the project of a new plugin, from the templates that the tutorial is made from as well."""
+"""Project templates: writes the project of a new plugin. The tutorial is generated from the same templates."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from xaihub.hub import Hub
 
 __all__ = ["KINDS", "new_plugin", "render"]
 
-# What each kind says of itself in one line, until its author says something better.
+# The summary of each kind of project, which its author replaces.
 KINDS = {
-    "explainer": "The fall of the score when one cell of a grid is hidden.",
-    "metric": "The fall of the probability when the cells that the map marks highest are hidden.",
-    "adapter": "Networks of one's own.",
-    "command": "Print the classes that a model sees in an image.",
+    "explainer": "Drop in score when one cell of a grid is masked.",
+    "metric": "Drop in probability when the highest cells of a map are masked.",
+    "adapter": "Custom network architectures.",
+    "command": "Print the classes that a model predicts for an image.",
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _LICENCE = re.compile(r"[A-Za-z0-9.+()-]+(?: [A-Za-z0-9.+()-]+)*")
 
 
 def render(name: str, kind: str, *, licence: str = "Apache-2.0") -> dict[str, str]:
-    """Return the text of each file of a new project by its path in the project's folder.
+    """Return the text of each file of a new project, by its path in the project's folder.
 
     Args:
-        name: Lower-case words, joined by hyphens or underscores; see `new_plugin` for what is checked.
+        name: Lower-case words, joined by hyphens or underscores; not validated here.
         kind: One of `KINDS`.
         licence: An SPDX expression.
     """
@@ -56,7 +56,7 @@ def render(name: str, kind: str, *, licence: str = "Apache-2.0") -> dict[str, st
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the texts are Python, TOML and Markdown, and what goes in is checked
+        autoescape=False,  # noqa: S701 - Python, TOML and Markdown with validated values
     )
     files = {
         "pyproject.toml": "pyproject.toml.jinja",
@@ -77,18 +77,18 @@ def new_plugin(
     licence: str = "Apache-2.0",
     commands: Collection[str] = (),
 ) -> Path:
-    """Write the project of a new plugin into a folder of its own inside `output`, and return that folder.
+    """Write the project of a new plugin into a new folder inside `output`, and return that folder.
 
     Args:
-        hub: What is registered already.
+        hub: The hub, whose names are taken.
         name: Lower-case words, joined by hyphens or underscores.
         kind: One of `KINDS`.
-        output: The folder that the project's folder goes into; made if there is none.
+        output: The parent folder; created if it does not exist.
         licence: An SPDX expression.
-        commands: The commands that `xaihub` has already.
+        commands: The existing commands of `xaihub`.
 
     Raises:
-        ParameterError: The name or the licence cannot be used, or the name is taken.
+        ParameterError: The name or the licence is not valid, or the name is taken.
         OutputError: The project's folder exists, or cannot be written.
     """
     name = re.sub(r"^xaihub[-_]", "", name)
@@ -96,18 +96,18 @@ def new_plugin(
     _check_name(hub, name, kind, commands)
     if not _LICENCE.fullmatch(licence):
         raise ParameterError(
-            f"licence {licence!r} is no SPDX expression", hint="for instance Apache-2.0, MIT or GPL-3.0-only"
+            f"licence {licence!r} is not an SPDX expression", hint="for example Apache-2.0, MIT or GPL-3.0-only"
         )
     files = render(name, kind, licence=licence)
     parent = Path(output).expanduser()
     folder = parent / f"xaihub-{snake.replace('_', '-')}"
     if os.path.lexists(folder):
-        raise OutputError(f"{str(folder)!r} exists", hint="choose another name, or another folder with -o")
+        raise OutputError(f"{str(folder)!r} already exists", hint="choose another name, or another folder with -o")
     temporary = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-        whole = temporary / folder.name  # not the temporary folder itself, which nobody else may read
+        whole = temporary / folder.name  # not the temporary folder itself, whose mode is private
         for path, text in files.items():
             file = whole / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,20 +125,20 @@ def _check_name(hub: Hub, name: str, kind: str, commands: Collection[str]) -> No
     snake = name.replace("-", "_")
     if not _NAME.fullmatch(name) or len(name) > 50:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")
-        hint = f"for instance {better!r}" if _NAME.fullmatch(better) else "for instance 'guided-lrp'"
+        hint = f"for example {better!r}" if _NAME.fullmatch(better) else "for example 'guided-lrp'"
         raise ParameterError(
-            f"{name!r} cannot be a plugin's name: lower-case letters and digits, words joined by hyphens", hint=hint
+            f"{name!r} is not a valid plugin name: use lower-case letters, digits and single hyphens", hint=hint
         )
-    made, hint = _class_name(snake), f"for instance 'my-{name}'"
-    if keyword.iskeyword(made) or keyword.iskeyword(snake) or made in xaihub.__all__:
-        raise ParameterError(f"{name!r} cannot be a plugin's name: its class would be called {made}", hint=hint)
+    cls, hint = _class_name(snake), f"for example 'my-{name}'"
+    if keyword.iskeyword(cls) or keyword.iskeyword(snake) or cls in xaihub.__all__:
+        raise ParameterError(f"{name!r} is not a valid plugin name: its class would be called {cls}", hint=hint)
     if any(info.name == snake for info in hub.host.plugins) or util.find_spec(f"xaihub_{snake}") is not None:
-        raise ParameterError(f"there is a plugin called {snake!r} already", hint=hint)
+        raise ParameterError(f"a plugin called {snake!r} already exists", hint=hint)
     if kind in ("explainer", "metric", "adapter") and snake in getattr(hub, f"{kind}s"):
         owner = getattr(hub, f"{kind}s").get(snake).plugin
         raise ParameterError(f"{kind} {snake!r} belongs to plugin {owner!r}", hint=hint)
     if kind == "command" and snake.replace("_", "-") in commands:
-        raise ParameterError(f"there is a command called {name!r} already", hint=hint)
+        raise ParameterError(f"a command called {name!r} already exists", hint=hint)
 
 
 def _class_name(snake: str) -> str:

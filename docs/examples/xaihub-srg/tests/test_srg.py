@@ -1,4 +1,4 @@
-"""SRG against its definition, written out step by step, and on maps whose score is known."""
+"""Tests of SRG: against its definition, written out step by step, and on maps with known scores."""
 
 from itertools import permutations
 
@@ -11,7 +11,7 @@ from xaihub import Case, Explainer, MetricRefused, Model, Preprocessing, Scene, 
 from xaihub.testing import conformance
 from xaihub_srg.method import SRG
 
-WEIGHTS = torch.tensor([[5.0, -1.0], [2.0, 0.5]])  # what each quarter of the image adds to the logit
+WEIGHTS = torch.tensor([[5.0, -1.0], [2.0, 0.5]])  # contribution of each quarter of the image to the logit
 
 
 @conformance(xaihub_srg.xaihub_register_metrics()[0])
@@ -29,7 +29,7 @@ class Quarters(nn.Module):
 
 
 class Given(Explainer):
-    """Returns the map that it was given, one value a quarter."""
+    """A given map, with one value per quarter."""
 
     values: tuple[float, ...] = ()
 
@@ -49,7 +49,7 @@ def scored(values: Tensor) -> float:
 
 
 def written_out(values: Tensor) -> float:
-    """The definition, on a game where a quarter is worth its weight."""
+    """The definition, for a game in which the value of a quarter is its weight."""
     order = sorted(range(4), key=lambda quarter: -float(values.flatten()[quarter]))
     worth = WEIGHTS.flatten().tolist()
     total = 0.0
@@ -66,7 +66,7 @@ def test_it_equals_the_definition_for_any_map() -> None:
         assert scored(values) == pytest.approx(written_out(values), abs=1e-5)
 
 
-def test_no_map_scores_higher_than_the_true_one_and_none_lower_than_its_opposite() -> None:
+def test_the_true_map_scores_highest_and_its_negative_lowest() -> None:
     every = [scored(torch.tensor(values).reshape(2, 2)) for values in permutations([1.0, 2.0, 3.0, 4.0])]
 
     assert scored(WEIGHTS) == pytest.approx(max(every), abs=1e-5)

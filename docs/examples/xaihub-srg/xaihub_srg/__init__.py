@@ -1,4 +1,4 @@
-"""Symmetric relevance gain. Every command imports this module, so it imports nothing heavy."""
+"""Registration of SRG. Every command imports this module, so it must not import anything heavy."""
 
 from xaihub import MetricSpec, hookimpl
 
@@ -10,10 +10,11 @@ def xaihub_register_metrics() -> list[MetricSpec]:
         MetricSpec(
             name="srg",
             target="xaihub_srg.method:SRG",
-            summary="Area between hiding the least and the most important segments first.",
+            summary="Area between the curves that mask the least and the most important segments first.",
             bounds=(-float("inf"), float("inf")),
-            formula="mean over k of f(x without the k worst) - f(x without the k best)",
+            formula="mean over k of f(x without the k lowest) - f(x without the k highest)",
             cost="2 * segments forward passes",
-            limits="Depends on the segments and on what hidden pixels become.",
+            limits="Depends on the segments and the fill for masked pixels.",
+            variant="LIF - MIF over all steps (stated); 25 superpixels, mean fill (our choice).",
         )
     ]

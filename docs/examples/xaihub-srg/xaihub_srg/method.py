@@ -1,4 +1,4 @@
-"""SRG = LIF - MIF (arXiv 2401.06654). Imported only when it is used."""
+"""Symmetric relevance gain, SRG = LIF - MIF (arXiv 2401.06654). Imported only when it is used."""
 
 from typing import Annotated, Literal
 
@@ -7,14 +7,14 @@ import torch
 from xaihub import Case, Meta, Metric, MetricRefused
 from xaihub.masking import BaselineName, coalition_scores, make_features, make_removal
 
-Hidden = Annotated[str, Meta(description="What is hidden at a step: superpixels:N, grid:N or patches:N.")]
-Output = Annotated[Literal["probability", "logit"], Meta(description="What is scored.")]
+Segments = Annotated[str, Meta(description="Segments: superpixels:N, grid:N or patches:N.")]
+Output = Annotated[Literal["probability", "logit"], Meta(description="Score of the target.")]
 
 
 class SRG(Metric):
-    """The mean score while the worst segments go first, minus that while the best go first."""
+    """Mean score with the lowest segments masked first, minus that with the highest masked first."""
 
-    features: Hidden = "superpixels:25"
+    features: Segments = "superpixels:25"
     baseline: BaselineName = "mean"
     output: Output = "probability"
 
@@ -22,11 +22,11 @@ class SRG(Metric):
         """Return the area between the two curves: 0 for a random map on average."""
         scene, heat = case.scene, case.heat.flatten()
         if heat.max() == heat.min():
-            raise MetricRefused("the map is constant, so no segment is better than another")
+            raise MetricRefused("the map is constant, so its segments have no order")
         features = make_features(self.features, scene.model, scene.image)
         count = features.count
         means = torch.zeros(count).scatter_add(0, features.labels.cpu().flatten(), heat) / features.sizes
-        shuffle = torch.randperm(count)  # equal segments come in random order; the seed is set before each call
+        shuffle = torch.randperm(count)  # ties are broken at random; the seed is set before each call
         best = shuffle[means[shuffle].argsort(descending=True, stable=True)]
         rank = torch.empty(count, dtype=torch.long).scatter(0, best, torch.arange(count))
         step = torch.arange(count + 1).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""LRP conserves relevance where it has a rule for everything, and refuses elsewhere."""
+"""Tests of LRP: relevance is conserved where every operation has a rule; other networks are refused."""
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ def test_conforms(check) -> None:
 
 
 def prepared(module: nn.Module) -> Model:
-    """Give a fresh network biases and running statistics, without which every rule agrees."""
+    """Randomise biases and running statistics of a new network, without which all rules agree."""
     torch.manual_seed(0)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -34,7 +34,7 @@ def images() -> torch.Tensor:
 
 
 def plain_network() -> nn.Module:
-    """Two convolutions with batch norms, a pooling of each kind, and two linear layers."""
+    """Two convolutions with batch norms, a max and an average pooling, and two linear layers."""
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
         *(nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)),
@@ -51,7 +51,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("rules", ["epsilon_plus_flat", "epsilon_gamma_box"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_relevance_sums_to_the_score_and_the_network_is_left_as_it_was(network: str, rules: str) -> None:
+def test_relevance_sums_to_the_score_and_the_network_is_unchanged(network: str, rules: str) -> None:
     model = prepared(NETWORKS[network]())
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 
@@ -70,15 +70,15 @@ def test_a_contrast_sums_to_the_difference_of_two_scores() -> None:
     assert float(found.values.sum()) == pytest.approx(float(logits[1] - logits[2]), rel=1e-2)
 
 
-def test_one_linear_layer_gets_what_the_epsilon_rule_says_by_hand() -> None:
+def test_one_linear_layer_matches_the_epsilon_rule_computed_by_hand() -> None:
     linear = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64 * 64, 2))
     model = prepared(linear)
     image = images()[:1]
 
     (found,) = LRP(rules="epsilon_plus_flat").explain(model, image, 0)
 
-    # Epsilon at the linear layer (biases take nothing), then flat at the convolution: each channel's relevance is
-    # spread over the three colours of its pixel alike.
+    # Epsilon at the linear layer (biases receive nothing), then flat at the convolution: each channel's relevance is
+    # spread evenly over the three colours of its pixel.
     hidden = linear[1](linear[0](image)).flatten()
     parts = hidden * linear[3].weight[0]
     relevance = parts / parts.sum() * model.predict(image)[0, 0]
@@ -98,6 +98,6 @@ def test_it_refuses_where_an_operation_has_no_rule(network: str) -> None:
     model = prepared(REFUSED[network]())
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
 
-    with pytest.raises(ExplainerRefused, match=r"relevance differs from the score|where zennit fails"):
+    with pytest.raises(ExplainerRefused, match=r"relevance differs from the score|zennit fails"):
         LRP().explain(model, images(), 3)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation. Every command imports this module, so it imports nothing heavy."""
+"""Registration of LRP. Every command imports this module, so it must not import anything heavy."""
 
 from xaihub import ExplainerSpec, hookimpl
 
@@ -14,5 +14,6 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             needs=("gradients",),
             cost="2 forward passes, 1 backward pass",
             limits="Refuses where relevance is not conserved: residual sums, attention, gates without a rule.",
+            variant="Epsilon, gamma, zplus, flat and zbox rules (stated); biases receive no relevance (our choice).",
         )
     ]

@@ -1,0 +1,70 @@
+"""The configuration of a run: what a YAML file, the command line or a stored run asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from xaihub.errors import ParameterError
+from xaihub.hub import DEFAULT_MODEL
+from xaihub.records import YamlFile
+
+__all__ = ["Choice", "Config", "read_config"]
+
+DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
+DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
+
+
+class Choice(msgspec.Struct, forbid_unknown_fields=True):
+    """An explainer or a metric by name, with the parameters that differ from its defaults."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The keys of a run's configuration file.
+
+    Attributes:
+        images: Files, folders and globs.
+        output: The run's folder.
+        models: Model names or card files.
+        explainers: Names, or name and params.
+        metrics: Names, or name and params.
+        controls: Add the control explainers, which do not look at the model.
+        target: The class to explain, see `Target.parse`; None is the predicted class.
+        labels: A CSV file with the columns file and class_index; the labelled class is then explained.
+        masks: A folder with one mask image (white on black) per image, with the same name.
+        boxes: A CSV file with the columns file, left, top, right, bottom, in pixels of the image.
+        seed: Fixes every random choice.
+        device: Where the models run.
+        batch_size: Images per forward pass; None fits the memory.
+        limit: Use only the first N images.
+    """
+
+    images: Annotated[list[str], msgspec.Meta(min_length=1)]
+    output: str = ""
+    models: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [DEFAULT_MODEL])
+    explainers: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_EXPLAINERS))
+    metrics: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
+    controls: bool = True
+    target: str | int | None = None
+    labels: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
+    device: str = "auto"
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+def read_config(path: str | Path) -> tuple[Config, YamlFile]:
+    """Read a run's YAML file; also return the file, which knows the line of each key.
+
+    Raises:
+        ParameterError: A key is unknown or missing, or a value has the wrong type; names line and key.
+    """
+    file = YamlFile(path, what="config", error=ParameterError)
+    return file.convert(Config, hint="docs/how-to/evaluate.md lists the keys"), file

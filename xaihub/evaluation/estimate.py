@@ -1,0 +1,93 @@
+"""The cost of a run, measured on one image and multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from xaihub.errors import InputError, XaihubError
+from xaihub.evaluation.plan import Plan
+from xaihub.evaluation.run import Run
+from xaihub.evaluation.store import RunStore
+from xaihub.hub import Hub
+from xaihub.images import load_image
+from xaihub.models.model import Model
+
+__all__ = ["Cost", "Part", "estimate"]
+
+
+class Part(NamedTuple):
+    """The cost of one explanation or one score of the first image, passes shared with other scores included."""
+
+    model: str
+    what: str
+    forward_passes: float
+    backward_passes: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The cost of a run.
+
+    Attributes:
+        images: Number of images.
+        forward_passes: Forward passes for all of them; passes that several scores share are counted once.
+        backward_passes: Backward passes for all of them.
+        seconds: Wall time for all of them.
+        parts: The cost of each explanation and score of the first image.
+        unknown: What failed on the first image, with the reason; its cost on other images is unknown.
+    """
+
+    images: int
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+    parts: Sequence[Part]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | None = None) -> Cost:
+    """Evaluate the first readable image of a plan in a store of its own, count the passes, and multiply.
+
+    Raises:
+        XaihubError: No image can be read, a model cannot be loaded, or the store cannot be written.
+    """
+    readable = next((source for source in plan.images if _readable(source)), None)
+    if readable is None:
+        raise InputError("none of the images can be read")
+    first = replace(plan, images=[readable, *(source for source in plan.images if source != readable)])
+    with store.writing():
+        spent = Run(hub=hub, plan=first, store=store, limit=1).work(models)
+    rows = store.rows()
+    # A metric that refuses the first image may accept others, so its cost is unknown rather than zero.
+    unknown = {row.metric if row.record else row.explainer: row.error for row in rows if row.error}
+    unknown |= {Path(source).name: reason for source, reason in store.failed_images().items()}
+    parts = [
+        Part(row.model, f"{row.metric} of {row.explainer}", row.forward_passes, row.backward_passes, row.seconds)
+        for row in rows
+        if not row.error
+    ]
+    for row in {row.key: row for row in rows if row.record}.values():
+        spent_on_map = (row.record[name] for name in ("forward_passes", "backward_passes", "seconds"))
+        parts.append(Part(row.model, f"explaining with {row.explainer}", *spent_on_map))
+    count = len(plan.images)
+    return Cost(
+        images=count,
+        # The trial predicted the neighbours as well; a run predicts each image once per model.
+        forward_passes=(spent.forward_passes - spent.predicted + len(plan.config.models)) * count,
+        backward_passes=spent.backward_passes * count,
+        seconds=sum(part.seconds for part in parts) * count,
+        parts=parts,
+        unknown=unknown,
+    )
+
+
+def _readable(source: str) -> bool:
+    try:
+        load_image(source)
+    except XaihubError:
+        return False
+    return True

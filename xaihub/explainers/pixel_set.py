@@ -1,0 +1,61 @@
+"""A set of pixels that an explainer returns, such as the pixels that suffice for the class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["PixelSet"]
+
+KEEPS_TARGET = frozenset({"sufficient", "contrastive", "complete"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSet:
+    """A set of pixels with a claim about it.
+
+    Attributes:
+        mask: (H, W) bool on the CPU, at the size of the model's input; True for the pixels of the set.
+        role: The claim, in a word: "sufficient" (the set alone keeps the target), "necessary" (the target is lost
+            without it), "contrastive" (both), "complete" (sufficient, with the whole image's score), or another word.
+        holds: Whether the model confirmed the claim; None if it was not checked.
+        score: The target's probability (of a contrast, the difference of two) with this set alone, or None.
+        baseline: What replaced the other pixels for `score` and `holds`, by name, or None.
+        details: Further facts for the record, JSON types only.
+    """
+
+    mask: Tensor
+    role: str = "sufficient"
+    holds: bool | None = None
+    score: float | None = None
+    baseline: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def area(self) -> float:
+        """Fraction of the input's pixels, in [0, 1]."""
+        return float(self.mask.double().mean())
+
+    @property
+    def keeps_target(self) -> bool:
+        """Whether the role claims that the set alone keeps the target."""
+        return self.role in KEEPS_TARGET
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the mask."""
+        return {
+            "role": self.role,
+            "area": self.area,
+            "holds": self.holds,
+            "score": self.score,
+            "baseline": self.baseline,
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], mask: Tensor) -> PixelSet:
+        """Put together what `to_dict` and the mask hold."""
+        return cls(mask=mask, **{name: value for name, value in record.items() if name != "area"})

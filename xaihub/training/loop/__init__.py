@@ -1,0 +1,1 @@
+"""The training loop: optimizer, steps, epochs and checkpoints."""

@@ -1,0 +1,118 @@
+"""Checkpoints: all state that resuming needs, in one file that is never half-written and executes no code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xaihub.errors import ModelError, OutputError
+from xaihub.files import write_file
+
+__all__ = ["Checkpoint", "load_optimizer", "optimizer_state", "write_tensors"]
+
+_FORM = "xaihub training checkpoint 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a run after a step.
+
+    Attributes:
+        tensors: By kind ("model", "optimizer", "ema", "best"), then by name.
+        state: Everything else, in JSON types.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; see `write_tensors`."""
+        flat = {f"{kind}/{name}": tensor for kind, table in self.tensors.items() for name, tensor in table.items()}
+        write_tensors(path, flat, {"form": _FORM, "state": json.dumps(self.state)})
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint without executing anything in it.
+
+        Raises:
+            ModelError: It is missing, damaged, or not a checkpoint.
+        """
+        if not path.is_file():
+            raise ModelError(f"there is no checkpoint {str(path)!r}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            state = json.loads(metadata.get("state", "null"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+        if metadata.get("form") != _FORM or not isinstance(state, dict):
+            raise ModelError(f"{str(path)!r} is not a checkpoint of a training run", hint="use -m for model weights")
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in flat.items():
+            kind, _, rest = name.partition("/")
+            tensors.setdefault(kind, {})[rest] = tensor
+        return cls(tensors=tensors, state=state)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, then rename it into place; a previous file is kept if that fails.
+
+    Raises:
+        OutputError: The disk is full, or the file cannot be written.
+    """
+    # One copy each: safetensors supports neither shared memory nor strides.
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        save_file(flat, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+    try:
+        write_file(path, write)
+    except SafetensorError as error:  # wraps the system's error
+        why = "No space left on device" if "os error 28" in str(error) else str(error)
+        raise OutputError(f"cannot write {str(path)!r}: {why}") from error
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state per weight, by "index/name"."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """Restore the optimizer's state per weight; learning rates and groups stay as they are.
+
+    Raises:
+        ModelError: The state belongs to other weights.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for position, entries in state.items():
+        for name, value in entries.items():
+            if position >= len(weights) or (value.ndim and value.shape != weights[position].shape):
+                raise ModelError(f"the optimizer's weight {position} in the checkpoint has shape {tuple(value.shape)},"
+                                 " which does not fit the model")  # fmt: skip
+            if value.ndim:
+                # In the weight's memory layout, as in an uninterrupted run.
+                entries[name] = torch.empty_like(weights[position]).copy_(value)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
