@@ -29,7 +29,7 @@ test: lint  ## Check style, types and imports, then run the tests.
 	$(PYTEST) -m "not slow"
 
 test-all: lint  ## The same with the slow tests (as the nightly run of continuous integration).
-	$(PYTEST)
+	NUMBA_DISABLE_JIT=0 $(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .

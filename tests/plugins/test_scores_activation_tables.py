@@ -6,7 +6,6 @@ The protocol and its thresholds are ours, with margin below what was measured; t
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -33,7 +32,7 @@ from xaihub_scores_activation.reproduction.networks import (
 from xaihub_scores_activation.reproduction.tables import Table, make_table
 from xaihub_scores_activation.shap_importance import shap_importance
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 BARE, LITERAL, TIMES_TEN = Recipe(gated=False), Recipe(), Recipe(score_lr_mult=10)
 DIGITS = Recipe(gain="d", score_lr_mult=10, epochs=60)
 ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(3))
@@ -172,9 +171,9 @@ def test_many_features_need_the_gain() -> None:
 
 def test_more_irrelevant_columns_make_the_gain_larger() -> None:
     def gains(name: str) -> Tensor:
-        found = train(tables(name) * 2, [BARE] * 5 + [TIMES_TEN] * 5, SEEDS * 2)
+        found = train(tables(name) * 2, [BARE] * len(SEEDS) + [TIMES_TEN] * len(SEEDS), SEEDS * 2)
         scores = torch.tensor([correct(item, table) for item, table in zip(found, tables(name) * 2, strict=True)])
-        return 100 * (scores[5:] - scores[:5])
+        return 100 * (scores[len(SEEDS) :] - scores[: len(SEEDS)])
 
     few, many = gains("parity_10").median(), gains("parity_16").median()
 
@@ -259,13 +258,13 @@ def test_a_transformer_takes_the_gate_as_well() -> None:
 def test_the_reproduction_runs_and_reports_what_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("wine",))
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_EPOCHS", 2)
-    started = time.process_time()
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.CONTROL", "wine")
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.experiments.ROWS", 8)
 
     command = ["reproduce", "scores-activation", "--quick", "--keep", str(tmp_path / "parts.json")]
     shown = CliRunner().invoke(cli, command)
     record = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)  # of the same parts
 
-    assert time.process_time() - started < 60
     assert shown.exit_code == 0, shown.output
     for text in ("labels shuffled", "11.24", "29.33", "Unknown to us", "relevance AUC", "KernelExplainer / reading"):
         assert text in shown.stdout
