@@ -12,19 +12,21 @@ import pytest
 from xaihub.cli import cli
 from xaihub.hub.host import HEAVY
 
-# Runs the real command line in a fresh interpreter, and reports on stderr's last line what it imported.
+# Runs the real command line in a fresh interpreter, command after command, and reports on stderr's last line what each
+# returned and what was imported by then.
 RUNNER = """
-import json, resource, sys
+import json, sys
 from xaihub.cli import main
-sys.argv = ["xaihub", *sys.argv[1:]]
-code = 0
-try:
-    main()
-except SystemExit as left:
-    code = left.code or 0
-used = resource.getrusage(resource.RUSAGE_SELF)
-report = {"code": code, "modules": sorted(sys.modules), "seconds": used.ru_utime + used.ru_stime}
-sys.stderr.write("\\n" + json.dumps(report))
+reports = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["xaihub", *arguments]
+    code = 0
+    try:
+        main()
+    except SystemExit as left:
+        code = left.code or 0
+    reports.append([code, sorted(sys.modules)])
+sys.stderr.write("\\n" + json.dumps(reports))
 """
 # About 0.15 s on an idle machine, and more on a busy one; one heavy import costs several seconds.
 LIMIT_SECONDS = 1.5
@@ -44,38 +46,33 @@ LIGHT = [
 ]
 
 
-def started(*arguments: str) -> dict[str, object]:
-    command = [sys.executable, "-c", RUNNER, *arguments]
+def heavy(*commands: tuple[str, ...]) -> dict[str, tuple[int, set[str]]]:
+    """What each command returns, and which heavy libraries are imported when it ends."""
+    command = [sys.executable, "-c", RUNNER, json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    report: dict[str, object] = json.loads(done.stderr.splitlines()[-1])
-    return report
+    reports = json.loads(done.stderr.splitlines()[-1])
+    return {
+        " ".join(words): (code, {name.partition(".")[0] for name in modules} & set(HEAVY))
+        for words, (code, modules) in zip(commands, reports, strict=True)
+    }
 
 
-def imported(report: dict[str, object]) -> set[str]:
-    modules = report["modules"]
-    assert isinstance(modules, list)
-    return {name.partition(".")[0] for name in modules}
-
-
-@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
-def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
-    report = started(*arguments)
-
-    assert report["code"] == 0
-    assert imported(report) & set(HEAVY) == set()
+def test_nothing_heavy_is_imported() -> None:
+    assert heavy(*LIGHT) == {" ".join(words): (0, set()) for words in LIGHT}
 
 
 def test_the_watch_for_heavy_imports_sees_one() -> None:
     # `show` reads an explainer's parameters off its class, which needs torch.
-    assert "torch" in imported(started("show", "rise"))
+    assert "torch" in heavy(("list",), ("show", "rise"))["show rise"][1]
 
 
 @pytest.fixture
 def seconds() -> float:
     """The CPU time of a warm `xaihub list`."""
-    started("list")  # writes the byte code
+    listing = [sys.executable, "-m", "xaihub", "list"]
+    subprocess.run(listing, capture_output=True, check=True)  # writes the byte code
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "xaihub", "list"], capture_output=True, check=True)
+    subprocess.run(listing, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -61,7 +61,10 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     source, _, architecture = name.rpartition(":")
     make = {"": timm.create_model, "torchvision": torchvision.models.get_model}[source]
-    return randomise(make(architecture, num_classes=11), 11)
+    if name == "torchvision:vit_b_16":  # with 48 channels instead of 768
+        return randomise(torchvision.models.VisionTransformer(224, 16, 12, 3, 48, 96, num_classes=11), 11)
+    narrow = {"mlp_ratio": 0.02} if name == "vgg11" else {}  # its classifier
+    return randomise(make(architecture, num_classes=11, **narrow), 11)
 
 
 @cache

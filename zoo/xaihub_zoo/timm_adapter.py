@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import timm
@@ -191,8 +192,11 @@ def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:
     if config.get("label_names"):
         return tuple(map(str, config["label_names"]))
     subset = infer_imagenet_subset(module)
-    if subset is None:
-        return ()
+    return () if subset is None else _imagenet_names(subset)
+
+
+@cache  # reading the lists takes longer than making a small network
+def _imagenet_names(subset: str) -> tuple[str, ...]:
     info = ImageNetInfo(subset)
     return tuple(info.index_to_description(index, detailed=False) for index in range(info.num_classes()))
 
