@@ -18,8 +18,8 @@ import xaihub
 from tests.networks import model, noise
 from xaihub import Explainer, Explanation, Model
 from xaihub.errors import ExplainerRefused, PluginError
-from xaihub.explainers.notices import caught
-from xaihub.randomness import current_generator, drawing, forked, seeded
+from xaihub.notices import caught
+from xaihub.randomness import current_generator, drawing, forked_generator, seeded
 
 THREADS = 4
 EXPLAINERS: dict[str, dict[str, Any]] = {
@@ -208,7 +208,7 @@ class TestGenerators:
 
     def test_forking_repeats_the_draws(self) -> None:
         with drawing(1):
-            with forked():
+            with forked_generator():
                 first = torch.rand(3, generator=current_generator())
             assert torch.equal(torch.rand(3, generator=current_generator()), first)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
+    from xaihub.notices import without_warnings as without_warnings
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
     from xaihub.objective import Losses as Losses
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Meta as Meta
     from xaihub.randomness import current_generator as current_generator
+    from xaihub.randomness import forked_generator as forked_generator
     from xaihub.randomness import generator_for as generator_for
     from xaihub.ranking.explainer import GlobalExplainer as GlobalExplainer
     from xaihub.ranking.explainer import Ranking as Ranking
@@ -86,7 +88,8 @@ _NAMES = {
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
     "params": "Meta",
-    "randomness": "current_generator generator_for",
+    "notices": "without_warnings",
+    "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
     "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec MetricSpec ModelCard ObjectiveSpec Paper"

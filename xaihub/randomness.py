@@ -38,7 +38,7 @@ def drawing(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def forked() -> Iterator[None]:
+def forked_generator() -> Iterator[None]:
     """Restore the state of `current_generator()` on leaving: each image of a batch draws what it would draw alone."""
     generator = current_generator()
     state = generator.get_state()

@@ -12,9 +12,17 @@ from captum.attr._core.lime import get_exp_kernel_similarity_function
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
+from xaihub import (
+    Attribution,
+    Explainer,
+    Meta,
+    Model,
+    ParameterError,
+    ResolvedTarget,
+    current_generator,
+    forked_generator,
+)
 from xaihub.masking import BaselineName, Features, Windows, coalition_scores, make_features, make_removal
-from xaihub.randomness import forked
 
 # Maximum number of coalitions that captum builds at one time, each with one float per player.
 ABLATIONS = 1024
@@ -65,7 +73,7 @@ class _Perturbation(Explainer):
 
     def _game(self, model: Model, image: Tensor, features: Features, target: ResolvedTarget) -> Game:
         # Each image of a batch gets the noise it would get alone.
-        with forked():
+        with forked_generator():
             removal = make_removal(self.baseline, model, image)
 
         def score(logits: Tensor) -> Tensor:

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaihub import Model, ResolvedTarget
-from xaihub.explainers.notices import ignored
+from xaihub import Model, ResolvedTarget, forked_generator, without_warnings
 from xaihub.masking import baseline_image, batch_rows
-from xaihub.randomness import forked
 
 # A backward pass keeps every layer's output, about 0.1 GB per image for ResNet-50; batch_rows assumes none.
 GRADIENT_ROWS = 32
@@ -84,7 +82,7 @@ def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
     rows = []
     for image in inputs:
         # Each image of a batch gets the noise it would get alone.
-        with forked():
+        with forked_generator():
             rows.append(baseline_image(name, model, image))
     return torch.stack(rows)
 
@@ -115,7 +113,7 @@ def hooked(model: Model) -> Iterator[None]:
     """Let captum hook the network's modules, without its notices to users and without leftovers on the modules."""
     before = {module: set(vars(module)) for module in model.module.modules()}
     try:
-        with ignored(r"\s*Setting (forward, )?backward hooks"):
+        with without_warnings(r"\s*Setting (forward, )?backward hooks"):
             yield
     finally:
         for module, names in before.items():

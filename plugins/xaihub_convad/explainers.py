@@ -12,9 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, PixelSet, ResolvedTarget, current_generator
+from xaihub import (
+    Attribution,
+    Explainer,
+    Meta,
+    Model,
+    ParameterError,
+    PixelSet,
+    ResolvedTarget,
+    current_generator,
+    forked_generator,
+)
 from xaihub.masking import batch_rows
-from xaihub.randomness import forked
 from xaihub_convad.baselines import named_removal
 from xaihub_convad.search.evaluation import SLACK, Evaluator
 from xaihub_convad.search.extraction import SAME_CONFIDENCE
@@ -59,7 +68,7 @@ class _Causal(Settings, Explainer):
         seed = int(torch.randint(2**62, (), generator=current_generator()))
         searches = []
         for row, image in enumerate(inputs):
-            with forked():  # a random baseline depends on its own image only
+            with forked_generator():  # a random baseline depends on its own image only
                 removal = named_removal(name, model, image)
             evaluator = Evaluator(model, image, target[row : row + 1], removal)
             wave = max(FEWEST_ITERATIONS, -(-batch_rows(model) // MUTANTS))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explainers.explanation import Explanation
-from xaihub.explainers.notices import caught
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
 from xaihub.models.checks import are_probabilities
 from xaihub.models.model import Model
+from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
 

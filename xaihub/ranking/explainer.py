@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import ExplainerRefused, ParameterError
-from xaihub.explainers.notices import caught
 from xaihub.models.model import Model
+from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.ranking.explanation import GlobalExplanation

@@ -35,7 +35,7 @@ def caught() -> Iterator[list[str]]:
 
 
 @contextmanager
-def ignored(pattern: str) -> Iterator[None]:
+def without_warnings(pattern: str) -> Iterator[None]:
     """Do not collect warnings of this thread whose message starts with a regular expression."""
     token = _ignored.set((*_ignored.get(), pattern))
     try:
