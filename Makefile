@@ -14,7 +14,9 @@ define install
 @$(BIN)/python -m pip install --quiet $(1) || { echo "retrying"; sleep 5; $(BIN)/python -m pip install --quiet $(1); }
 endef
 
-.PHONY: help demo test lint format docs api support-matrix bench clean
+PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+.PHONY: help demo test test-all lint format docs api support-matrix bench clean
 
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,8 +25,11 @@ demo: $(VENV)/.installed  ## Explain the sample photo and say where the image is
 	$(BIN)/xaihub explain -o xaihub-out
 	@echo "The image: $$(ls -t xaihub-out/*.png | head -n 1)"
 
-test: lint  ## Check style, types and imports, then run every test.
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+test: lint  ## Check style, types and imports, then run the tests.
+	$(PYTEST) -m "not slow"
+
+test-all: lint  ## The same with the slow tests (as the nightly run of continuous integration).
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports.
 	$(BIN)/ruff check .

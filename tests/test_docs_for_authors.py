@@ -84,7 +84,6 @@ def test_an_example_package_is_short_and_laid_out_as_plugins_new_does(folder: Pa
     assert {"Claim", "Equation", "Parameters", "Deviations", "Limits"} <= headings
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
 def test_an_example_package_passes_its_own_tests(folder: Path) -> None:
     for library in LIBRARIES.get(folder.name, ()):

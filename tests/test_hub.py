@@ -101,7 +101,7 @@ class TestOffline:
         started = time.monotonic()
         with pytest.raises(ModelError, match=f"the weights of '{name}' cannot be downloaded.*--checkpoint FILE"):
             hub.load_model(name)
-        assert time.monotonic() - started < 10  # the hub's client alone would retry for 45 s
+        assert time.monotonic() - started < 30  # the hub's client alone would retry for 45 s
 
     def test_the_hubs_client_is_left_as_it_was(self, hub: Hub) -> None:
         from huggingface_hub import constants

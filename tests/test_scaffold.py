@@ -55,7 +55,6 @@ def test_a_project_is_valid_and_its_entry_point_leads_to_its_hooks(kind: str) ->
     assert [line[3:] for line in files["README.md"].splitlines() if line[3:] in HEADINGS] == HEADINGS
 
 
-@pytest.mark.timeout(300)
 def test_the_projects_of_the_other_kinds_pass_their_own_tests_untouched(hub: Hub, tmp_path: Path) -> None:
     folders = [new_plugin(hub, f"trial-{kind}", kind, tmp_path) for kind in OTHERS]
     # One process for all, because each would import torch anew.

@@ -48,9 +48,8 @@ def randomise(module: nn.Module, classes: int) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            is_vector, is_head = parameter.ndim <= 1, parameter.ndim == 2 and len(parameter) == classes
-            parameter.add_(0.1 * noise * (is_vector or is_head))
+            if parameter.ndim <= 1 or (parameter.ndim == 2 and len(parameter) == classes):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         for name, buffer in module.named_buffers():
             noise = torch.rand(buffer.shape, generator=generator)
             buffer.copy_({"running_mean": noise - 0.5, "running_var": noise + 0.5}.get(name.split(".")[-1], buffer))

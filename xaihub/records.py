@@ -14,8 +14,6 @@ import yaml
 
 from xaihub.errors import XaihubError
 
-__all__ = ["YamlFile", "canonical", "plain"]
-
 # The C parser is several times faster, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it

@@ -178,11 +178,12 @@ class MetricSpec(MethodSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An explainer by its registered name, with parameters, and the metrics that evaluate it."""
+    """An explainer by its registered name, and the metrics that evaluate it, each with parameters."""
 
     explainer: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    metric_parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             name="attention_rollout",
             target="xaihub_attention.methods:AttentionRollout",
             summary="Product of the attention of all blocks (class-independent).",
-            paper=Paper(
-                title="Quantifying Attention Flow in Transformers", year=2020, url="https://arxiv.org/abs/2005.00928"
-            ),
+            paper=Paper("Quantifying Attention Flow in Transformers", 2020, "https://arxiv.org/abs/2005.00928"),
             needs=("attention",),
             cost="1 forward pass, and 1 backward pass through the last block",
             limits=f"{_LIMITS} The same for every class.",
@@ -32,10 +30,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             target="xaihub_attention.methods:AttentionGradient",
             summary="Sum of the attention over the blocks, weighted by the gradient of the class score.",
             paper=Paper(
-                title="Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder"
-                " Transformers",
-                year=2021,
-                url="https://arxiv.org/abs/2103.15679",
+                "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers",
+                2021,
+                "https://arxiv.org/abs/2103.15679",
             ),
             needs=("attention", "gradients"),
             cost="1 forward pass and 1 backward pass",

@@ -1,4 +1,4 @@
-"""Plain training: the twin that every other objective is compared with."""
+"""Plain training with cross-entropy: the baseline for every other objective."""
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import ObjectiveSpec
@@ -11,8 +11,8 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
         ObjectiveSpec(
             name="cross_entropy",
             target="xaihub_cross_entropy.method:CrossEntropy",
-            summary="Plain classification, the twin to compare other objectives with.",
+            summary="Plain classification, the baseline for other objectives.",
             cost="1 forward and 1 backward pass",
-            limits="It asks nothing of explanations.",
+            limits="It does not train for explanations.",
         )
     ]

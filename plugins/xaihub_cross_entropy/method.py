@@ -15,7 +15,7 @@ class CrossEntropy(Objective):
 
     on_features = True
 
-    smoothing: Annotated[float, Meta(ge=0, lt=1, description="share of the label given to all classes")] = 0.0
+    smoothing: Annotated[float, Meta(ge=0, lt=1, description="Label smoothing.")] = 0.0
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
         """Return the cross-entropy of one batch."""

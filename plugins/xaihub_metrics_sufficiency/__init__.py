@@ -4,11 +4,11 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import MetricSpec, Paper
 
 _AD = Paper(
-    title="Activation-Deactivation: A General Framework for Robust Post-hoc Explainable AI",
-    year=2025,
-    url="https://arxiv.org/abs/2510.01038",
+    "Activation-Deactivation: A General Framework for Robust Post-hoc Explainable AI",
+    2025,
+    "https://arxiv.org/abs/2510.01038",
 )
-_REX = Paper(title="Explanations for Occluded Images", year=2021, url="https://arxiv.org/abs/2103.03622")
+_REX = Paper("Explanations for Occluded Images", 2021, "https://arxiv.org/abs/2103.03622")
 _SETS = "1 forward pass for a returned set, else 16 and about 8 per confidence, shared with the plugin's other metrics"
 _SET = "The returned set, if any (stated), else the smallest sufficient prefix of the ranking (our choice)."
 

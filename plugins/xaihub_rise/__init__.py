@@ -13,9 +13,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             target="xaihub_rise.method:RISE",
             summary="Average of random masks, weighted by the class probability of the masked images.",
             paper=Paper(
-                title="RISE: Randomized Input Sampling for Explanation of Black-box Models",
-                year=2018,
-                url="https://arxiv.org/abs/1806.07421",
+                "RISE: Randomized Input Sampling for Explanation of Black-box Models",
+                2018,
+                "https://arxiv.org/abs/1806.07421",
             ),
             needs=("black-box",),
             cost="masks forward passes",

@@ -4,9 +4,9 @@ from xaihub.hookspecs import hookimpl
 from xaihub.specs import GlobalExplainerSpec, ObjectiveSpec, Paper, ReproductionSpec
 
 _PAPER = Paper(
-    title="ScoresActivation: A New Activation Function for Model Agnostic Global Explainability by Design",
-    year=2025,
-    url="https://arxiv.org/abs/2511.13809",
+    "ScoresActivation: A New Activation Function for Model Agnostic Global Explainability by Design",
+    2025,
+    "https://arxiv.org/abs/2511.13809",
 )
 
 
@@ -17,11 +17,13 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
         ObjectiveSpec(
             name="scores_activation",
             target="xaihub_scores_activation.objective:GatedClassifier",
-            summary="Classification through a softmax gate whose weights rank channels, positions, patches or bands.",
+            summary="Classification through a softmax gate that ranks channels, positions, patches or input channels.",
             paper=_PAPER,
-            cost="1 forward pass and 1 backward pass; one softmax and one product more",
+            cost="1 forward and 1 backward pass, plus one softmax and one product",
             limits="Channels and positions need one linear classifier; two-headed and convolutional ones are refused."
-            " A weight tells of the trained model, not of causes.",
+            " A weight describes the trained model, not causes.",
+            variant="our reconstruction: the equations are stated (in two machine-written reviews); gain d,"
+            " learning rates and every use on images are our choice.",
         )
     ]
 
@@ -32,34 +34,34 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
     return [
         GlobalExplainerSpec(
             name="scores",
-            target="xaihub_scores_activation.rankers:Scores",
+            target="xaihub_scores_activation.global_explainers:Scores",
             summary="Read the weights of a trained ScoresActivation gate.",
             paper=_PAPER,
             needs=("a trained gate",),
             cost="one softmax",
-            limits="Only for models trained with the objective scores_activation; correlated features share credit.",
+            limits="Only for models trained with the objective scores_activation; correlated features share credit"
+            " arbitrarily.",
+            variant="our reconstruction: the weights are stated; readout=weight_x_norm is our choice.",
         ),
         GlobalExplainerSpec(
             name="shap_global",
-            target="xaihub_scores_activation.rankers:GlobalSHAP",
-            summary="Mean size of SHAP values of the classifier's input channels, over images and classes.",
+            target="xaihub_scores_activation.global_explainers:GlobalSHAP",
+            summary="Mean |SHAP value| of the classifier's input channels, over images and classes.",
             paper=Paper(
-                title="A Unified Approach to Interpreting Model Predictions",
-                year=2017,
-                url="https://arxiv.org/abs/1705.07874",
+                "A Unified Approach to Interpreting Model Predictions", 2017, "https://arxiv.org/abs/1705.07874"
             ),
             needs=("images",),
-            cost="1 forward pass an image; rows * permutations * (2 d + 1) * background passes of the classifier",
-            limits="Channels of the classifier's input only; an absent channel takes its value in other images.",
+            cost="1 forward pass per image; rows * permutations * (2 d + 1) * background passes of the classifier",
+            limits="Channels of the classifier's input only; a masked channel takes its value in other images.",
         ),
         GlobalExplainerSpec(
             name="permutation_importance",
-            target="xaihub_scores_activation.rankers:PermutationImportance",
-            summary="How much worse the classifier gets when one input channel is shuffled among images.",
-            paper=Paper(title="Random Forests", year=2001, url="https://doi.org/10.1023/A:1010933404324"),
-            needs=("images", "labels, or else the model's own decisions"),
-            cost="1 forward pass an image; d * repeats passes of the classifier",
-            limits="Channels that stand in for each other all look unimportant.",
+            target="xaihub_scores_activation.global_explainers:PermutationImportance",
+            summary="Drop in the classifier's quality when one of its input channels is shuffled among images.",
+            paper=Paper("Random Forests", 2001, "https://doi.org/10.1023/A:1010933404324"),
+            needs=("images", "labels, or else the model's own predictions"),
+            cost="1 forward pass per image; d * repeats passes of the classifier",
+            limits="Redundant channels, which can replace each other, all look unimportant.",
         ),
     ]
 
@@ -70,7 +72,7 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
     return [
         ReproductionSpec(
             name="scores-activation",
-            target="xaihub_scores_activation.reproduce:command",
+            target="xaihub_scores_activation.reproduction.command:command",
             summary="Rankings, agreement with SHAP, accuracy and cost of the gate on tables.",
             paper=_PAPER,
         )

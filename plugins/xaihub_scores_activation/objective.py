@@ -1,4 +1,4 @@
-"""Training an image model with a gate: the scores learn with everything else, from the task's loss alone."""
+"""Training an image model with a gate: the scores train with the rest of the network, from the task's loss alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step
-from xaihub_scores_activation.layer import ScoresActivation, gates, warn_of_batch_norm
-from xaihub_scores_activation.sites import Gain, GatedHead, GatedPositions, Site, attach, folded
-
-__all__ = ["GatedClassifier"]
+from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm
+from xaihub_scores_activation.placement import Gain, GatedHead, GatedPositions, Site, attach, folded
 
 TOP = 10  # features named in the record of an epoch
-DIGITS = 6  # of a weight in that record
+DIGITS = 6  # significant digits of a weight in that record
 
 
 class GatedClassifier(Objective):
-    """Cross-entropy through a softmax gate on channels, positions, patches or bands."""
+    """Cross-entropy through a softmax gate on channels, positions, patches or input channels."""
 
     on_features = True
 
@@ -28,43 +26,44 @@ class GatedClassifier(Objective):
         Site,
         Meta(
             description="What is ranked: the classifier's input channels, positions of the last feature map,"
-            " patches of the image, or its channels."
+            " patches of the image, or input channels of the image."
         ),
     ] = "channels"
     gain: Annotated[
-        Gain, Meta(description="Factor on the gated features: d, their number (nothing changes at first), or 1.")
+        Gain,
+        Meta(description="Factor on the gated features: d, their number (the identity at the start), or 1 (literal)."),
     ] = "d"
-    temperature: Annotated[float, Meta(gt=0, description="What the scores are divided by before the softmax.")] = 1.0
+    temperature: Annotated[float, Meta(gt=0, description="Divides the scores before the softmax.")] = 1.0
     score_lr: Annotated[
         float,
-        Meta(gt=0, description="Factor on the learning rate of the scores, beside that of the layer that follows."),
+        Meta(gt=0, description="Learning-rate multiplier for the scores, relative to the layer that follows."),
     ] = 10.0
     entropy: Annotated[
         float,
-        Meta(ge=0, description="Weight of the entropy of the weights in the loss; 0 is the task's loss alone."),
+        Meta(ge=0, description="Weight of the weights' entropy in the loss; 0 trains on the task's loss alone."),
     ] = 0.0
-    patches: Annotated[int, Meta(ge=2, description="Patches a side, for the site patches.")] = 7
-    smoothing: Annotated[float, Meta(ge=0, lt=1, description="Share of the label given to all classes.")] = 0.0
+    patches: Annotated[int, Meta(ge=2, description="Patches per side, for site=patches.")] = 7
+    smoothing: Annotated[float, Meta(ge=0, lt=1, description="Label smoothing.")] = 0.0
     fold: Annotated[
-        bool, Meta(description="Save a plain model whose classifier has taken the gate in; the gate is then gone.")
+        bool, Meta(description="Fold the gate into the classifier and save a plain model, which has no gate to read.")
     ] = False
 
     def wrap(self, model: Model) -> nn.Module:
-        """Put the gate into the model's network.
+        """Insert the gate into the model's network.
 
         Raises:
-            ModelError: The network has no such site, or the gate could not be folded away afterwards.
+            ModelError: The network has no such site, or the gate could not be folded afterwards.
         """
         if self.fold and self.site != "channels":
-            raise ModelError(f"a gate on {self.site} cannot be folded away", hint="fold=false, or site=channels")
+            raise ModelError(f"a gate on {self.site} cannot be folded", hint="use fold=false, or site=channels")
         network = attach(model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches).to(
             model.device
         )
         warn_of_batch_norm(network, torch.zeros(2, *model.input_size, device=model.device))
         return network
 
-    def trainable(self, network: nn.Module, head: nn.Module) -> nn.Module:  # noqa: ARG002 - the gate tells more
-        """Return the gate with what follows it.
+    def trainable(self, network: nn.Module, head: nn.Module) -> nn.Module:  # noqa: ARG002 - the gate determines it
+        """Return the gate with the layers that follow it.
 
         Raises:
             ModelError: The gate lies before the backbone.
@@ -73,19 +72,19 @@ class GatedClassifier(Objective):
             if isinstance(part, (GatedHead, GatedPositions)):
                 return part
         raise ModelError(
-            f"a gate on {self.site} lies before the backbone, so that frozen features cannot be kept",
-            hint="train the whole network, or gate channels or positions",
+            f"a gate on {self.site} lies before the backbone, which therefore cannot be frozen",
+            hint="train the whole network, or use site=channels or site=positions",
         )
 
     def groups(self, network: nn.Module) -> list[Group]:
-        """Return the scores: their own learning rate, and no decay, which would pull them towards uniform weights."""
-        # What counts is the rate beside that of the layer that follows, which could absorb the gate.
+        """Return the scores, with their own learning rate and no weight decay, which would level the weights."""
+        # The rate counts relative to that of the layer that follows, which could absorb the gate.
         beside_head = self.site in ("channels", "positions")
         scores = [_gate(network).scores]
         return [Group(weights=scores, lr_scale=self.score_lr, weight_decay=0.0, like_head=beside_head)]
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
-        """Return the cross-entropy of one batch, and the entropy of the weights if it counts."""
+        """Return the cross-entropy of one batch, and the entropy term if it has a weight."""
         logits = network(inputs)
         terms = {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)}
         gate = _gate(network)
@@ -97,7 +96,7 @@ class GatedClassifier(Objective):
         )
 
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:  # noqa: ARG002
-        """Return the weights as they are now, since they are a ranking at any moment, and the top features."""
+        """Return the current weights, which are a ranking at any moment, and the top features."""
         gate = _gate(network)
         weights = gate.weights().double()
         return {
@@ -108,7 +107,7 @@ class GatedClassifier(Objective):
         }
 
     def finish(self, network: nn.Module) -> Finished:
-        """Return the gated network, or with `fold` a plain one that gives the same scores."""
+        """Return the gated network, or with `fold` a plain one with the same outputs."""
         if self.fold:
             return Finished(network=folded(network), wrapped=False)
         return Finished(network=network, wrapped=True)
@@ -117,5 +116,5 @@ class GatedClassifier(Objective):
 def _gate(network: nn.Module) -> ScoresActivation:
     found = gates(network)
     if len(found) != 1:
-        raise ModelError(f"{len(found)} gates were found where there should be one")
+        raise ModelError(f"the network has {len(found)} gates instead of one")
     return found[0][1]

@@ -13,9 +13,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             target="xaihub_shap.method:PartitionSHAP",
             summary="Distribute the score among regions by Owen values, splitting the most important regions first.",
             paper=Paper(
-                title="A Unified Approach to Interpreting Model Predictions",
-                year=2017,
-                url="https://arxiv.org/abs/1705.07874",
+                "A Unified Approach to Interpreting Model Predictions", 2017, "https://arxiv.org/abs/1705.07874"
             ),
             needs=("black-box",),
             cost="at most evaluations forward passes",

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import xaihub
 from xaihub.ranking import agreement, seed_interval, stability
-from xaihub_scores_activation.experiments import reading_time
-from xaihub_scores_activation.layer import ScoresActivation, param_groups
-from xaihub_scores_activation.shapley import shap_importance
-from xaihub_scores_activation.sites import GatedHead
+from xaihub_scores_activation.gate import ScoresActivation, param_groups
+from xaihub_scores_activation.placement import GatedHead
+from xaihub_scores_activation.reproduction.experiments import reading_time
+from xaihub_scores_activation.shap_importance import shap_importance
 
 BATCH, FOLDS = 16, 5
 

@@ -1,18 +1,18 @@
-"""Fine-tune EfficientNet-Lite0 plainly and with the Shapley objective on superclasses of photos, and judge the maps.
+"""Fine-tune EfficientNet-Lite0 with and without the Shapley objective on superclasses of photos, and evaluate the maps.
 
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_photos.py --photos FOLDER --learn MORE`.
-All photos are dealt out to five folds, and each fold is held out once, so every photo is classified by networks that
-have not seen it, and those of FOLDER are explained as well. A run that was interrupted goes on where it stopped. Both
-twins share start, order, crops and everything else except the objective. Training is by `xaihub.training.run`, and
-what is judged is loaded from the card that it leaves. The last epoch is kept, so nothing is selected on the photos held
-out. Maps explain the predicted class of their own network.
+All photos are split into five folds, and each fold is held out once, so every photo is classified by networks that
+have not seen it; those of FOLDER are explained as well. An interrupted run can be resumed. The network trained with
+the objective and its baseline share start, order, crops and everything else. Training is by `xaihub.training.run`, and
+the evaluated network is loaded from the card that it writes. The last epoch is kept, so nothing is selected on the
+held-out photos. Maps explain the predicted class of their own network.
 
-Deletion and insertion go patch by patch of the backbone's grid. Hidden patches have the mean colour; either all patches
-vote ("zero"), or those shown only ("own_masking"), as in training with the Shapley objective; the plain twin can be
-asked that too, since its class scores are a sum over patches as well. How sure a network is moves both areas, so there
-are four: with the probabilities as trained; with scores multiplied until the network that votes is as sure as its twin;
-with the scores of either multiplied by what suits the photos held out that are not explained best (temperature
-scaling); and with decisions, the share of steps at which the class is still the predicted one (no number changes that).
+Deletion and insertion go patch by patch of the backbone's grid. Masked patches have the mean colour; class scores sum
+either all patch scores ("zero") or those of visible patches ("own_masking"), as in training with the objective; the
+baseline can be evaluated in that way too, since its class scores are a sum over patches as well. A network's confidence
+moves both areas, so there are four: with the probabilities as trained; with scores multiplied until the network is as
+confident as its baseline; with both networks' scores calibrated on held-out photos that are not explained (temperature
+scaling); and with decisions, the fraction of steps at which the predicted class is unchanged (independent of scale).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from xaihub.masking import coalition_scores, make_features, make_removal
 from xaihub.training.config import checked
 from xaihub.training.run import train
 from xaihub_shapley.network import ShapleyVision
-from xaihub_shapley.own import make_own_masking
+from xaihub_shapley.self_explaining import make_own_masking
 
 TWINS = {"plain": "cross_entropy", "shapley": "shapley"}
 Maps = dict[str, tuple[str, dict[str, Any]]]
@@ -59,23 +59,23 @@ Areas = dict[str, dict[str, list[float]]]
 
 
 def main() -> None:
-    """Train, judge, print tables, and save maps before and after."""
+    """Train, evaluate, print tables, and save maps before and after."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", help="a folder with labels.csv in it or beside it")
-    parser.add_argument("--learn", help="a folder of more photos, to learn from and to classify only")
-    parser.add_argument("--extra", nargs="+", default=[], help="folders of photos that every fold learns from")
-    parser.add_argument("-o", "--output", default="shapley-photos", help="where runs, results and images are kept")
-    parser.add_argument("--seed", type=int, default=1, help="of dealing out and of training")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="which of these are held out")
+    parser.add_argument("--photos", help="folder with labels.csv in it or next to it")
+    parser.add_argument("--learn", help="folder of more photos for training and classification only")
+    parser.add_argument("--extra", nargs="+", default=[], help="folders of photos for the training of every fold")
+    parser.add_argument("-o", "--output", default="shapley-photos", help="folder for runs, results and images")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the split and of training")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), help="folds to hold out")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--size", type=int, default=224, help="pixels a side, a multiple of 32")
+    parser.add_argument("--size", type=int, default=224, help="pixels per side, a multiple of 32")
     parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--weight", type=float, default=1, help="lambda")
-    parser.add_argument("--coalitions", type=int, default=2, help="masked copies an image and step")
-    parser.add_argument("--votes", type=float, default=0, help="weight of the loss that teaches the votes only")
-    parser.add_argument("--votes-coalitions", type=int, default=16, help="masked copies an image and step for it")
-    parser.add_argument("--half", action="store_true", help="train both twins in bfloat16, where that is faster")
-    parser.add_argument("--asked", type=int, default=2, help="photos a fold that are asked for post-hoc Shapley values")
+    parser.add_argument("--coalitions", type=int, default=2, help="masked copies per image and step")
+    parser.add_argument("--votes", type=float, default=0, help="weight of the loss that trains the patch scores only")
+    parser.add_argument("--votes-coalitions", type=int, default=16, help="masked copies per image and step for it")
+    parser.add_argument("--half", action="store_true", help="train both networks in bfloat16, where that is faster")
+    parser.add_argument("--asked", type=int, default=2, help="photos per fold with post-hoc Shapley values")
     parser.add_argument("--budget", type=int, default=2000, help="coalitions for these")
     options = parser.parse_args()
     found = photos_or_skip(options.photos)
@@ -111,7 +111,7 @@ def main() -> None:
 
 def _train(hub: Hub, name: str, place: Path, start: Path, seed: int, options: argparse.Namespace) -> None:
     parameters = {"lambda": options.weight, "coalitions": options.coalitions}
-    if options.votes:  # asked without gradients, so in half precision
+    if options.votes:  # evaluated without gradients, so in half precision
         parameters |= {
             "votes_lambda": options.votes, "votes_coalitions": options.votes_coalitions, "votes_half": True
         }  # fmt: skip
@@ -161,14 +161,14 @@ def _judge(hub: Hub, place: Path, task: Path, found: set[Path], options: argpars
                     for key, times in sharpness.items():
                         if key.startswith(name):
                             _add(areas, f"{key}, {baseline}", method, curves, times)
-        if row in asked:  # `made` are the votes now
+        if row in asked:  # `made` are the patch scores now
             for key, value in _agreement(hub, own, image, made, options.budget).items():
                 record["agreement"].setdefault(key, []).append(value)
     return record | {"areas": areas}
 
 
 def _voting(plain: Model) -> Model:
-    """Return the plain network as a sum of patch votes, which it is, so that hidden patches can be kept from voting."""
+    """Return the baseline as a sum of patch scores, which it is, so that those of masked patches can be left out."""
     network = ShapleyVision(deepcopy(plain.module), size=plain.input_size)
     model = plain.around(network)
     model.baselines = {"own_masking": lambda: make_own_masking}
@@ -227,10 +227,10 @@ def _add(areas: Areas, way: str, method: str, curves: torch.Tensor, times: float
 
 
 def _as_confident(logits: torch.Tensor, before: torch.Tensor) -> float:
-    """Return the number that gives whole photos held out the plain twin's mean confidence.
+    """Return the factor that gives unmasked held-out photos the baseline's mean confidence.
 
-    The Shapley loss softens predictions, and areas under probabilities are low for whoever is unsure. Predicted classes
-    stay, no label is looked at, and votes and values grow alike, so that Shapley values stay such.
+    The Shapley loss softens predictions, and an unsure network has low areas under its probabilities. Predicted classes
+    stay, no label is used, and patch scores and values grow alike, so Shapley values remain Shapley values.
     """
     low, high = 0.1, 100.0
     for _ in range(50):
@@ -241,7 +241,7 @@ def _as_confident(logits: torch.Tensor, before: torch.Tensor) -> float:
 
 
 def _calibrated(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the number that scores are multiplied by to be a network's best guess (temperature scaling)."""
+    """Return the factor on the scores that minimises cross-entropy (temperature scaling)."""
     tried = torch.logspace(-1, 1, 401)
     costs = [torch.nn.functional.cross_entropy(logits * times, labels) for times in tried]
     return float(tried[torch.stack(costs).argmin()])
@@ -250,7 +250,7 @@ def _calibrated(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def _agreement(
     hub: Hub, model: Model, image: torch.Tensor, made: dict[str, Explanation], budget: int
 ) -> dict[str, float]:
-    """Correlate maps with Kernel SHAP of the same network, asked its own way."""
+    """Correlate maps with Kernel SHAP of the same network under its own masking."""
     side = image.shape[-1] // PATCH
     asked = hub.get_explainer(
         "shapley_values", features=f"grid:{side}", baseline="own_masking", estimator="kernel", budget=budget
@@ -281,7 +281,7 @@ def _show(records: list[dict[str, Any]]) -> None:
         for key in ("cross-entropy", "confidence"):
             print(f"{name}: {key} {np.mean([record[name][key] for record in records]):.3f}")
     change = [after - before for before, after in zip(*hits.values(), strict=True)]
-    print(f"accuracy, Shapley less plain: {told(change)}; {change.count(1)} won, {change.count(-1)} lost")
+    print(f"accuracy, Shapley minus plain: {told(change)}; {change.count(1)} won, {change.count(-1)} lost")
     areas: Areas = {
         network: {key: [value for record in records for value in record["areas"][network][key]] for key in found}
         for network, found in records[0]["areas"].items()
@@ -293,21 +293,21 @@ def _show(records: list[dict[str, Any]]) -> None:
                     f"{metric} {told(found[f'{method}, {metric}'])}" for metric in ("deletion", "insertion")
                 )
                 print(f"{way:34} {method:22} {figures}")
-    print("own maps less the plain twin's; lower is better for deletion, higher for insertion")
+    print("own maps minus the baseline's; lower is better for deletion, higher for insertion")
     for asked in (("own_masking", "zero"), ("zero", "zero"), ("own_masking", "own_masking")):
         for sharpness in (("as trained",) * 2, ("as confident", "as trained"), ("calibrated",) * 2, ("decisions",) * 2):
             ours, theirs = (
                 f"{name}, {times}, {way}" for name, times, way in zip(reversed(TWINS), sharpness, asked, strict=True)
             )
-            print(f"{ours} less {theirs}")
+            print(f"{ours} minus {theirs}")
             for own, method in product(OWN, MAPS):
                 less = {
                     metric: np.subtract(areas[ours][f"{own}, {metric}"], areas[theirs][f"{method}, {metric}"])
                     for metric in ("deletion", "insertion")
                 }
-                less["insertion less deletion"] = less["insertion"] - less["deletion"]
+                less["insertion minus deletion"] = less["insertion"] - less["deletion"]
                 figures = "  ".join(f"{metric} {told(values)}" for metric, values in less.items())
-                print(f"    {own} less {method}: {figures}")
+                print(f"    {own} minus {method}: {figures}")
     for key in records[0]["agreement"]:
         values = np.concatenate([record["agreement"][key] for record in records])
         print(f"{key:30} mean {values.mean():.3f}, {values.min():.3f} to {values.max():.3f}, {len(values)} photos")

@@ -1,11 +1,11 @@
-"""Errors of post-hoc Shapley values against passes, beside shap, captum and shapiq, and time against bare passes.
+"""Errors of post-hoc Shapley values by forward passes, compared with shap, captum and shapiq, and their overhead.
 
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_posthoc.py --cache FOLDER`. The game is the
-logit of the predicted class of EfficientNet-Lite0 on the sample photo (and on photos, if given) with hidden cells
-blurred. Up to 16 players the truth is an enumeration, kept in the cache, so that every estimator can be run with many
-seeds by looking answers up. For more players passes are made, and kept as well; the truth is then a fit with
-interactions plus what Kernel SHAP finds in the rows that the fit has not seen, which has a standard error. An estimator
-is charged for the rows that it asks about. Peers that are not installed are left out.
+logit of the predicted class of EfficientNet-Lite0 on the sample photo (and on photos, if given), with masked cells
+blurred. Up to 16 players the truth is an enumeration, cached, so that every estimator can run with many seeds by
+look-up. For more players, forward passes are made and cached as well; the truth is then a fit with interactions plus
+what Kernel SHAP finds in the rows that the fit has not seen, which has a standard error. An estimator is charged for
+every row that it evaluates. Packages that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch import Tensor
 import xaihub
 from xaihub.masking import coalition_scores, every_coalition, make_features, make_removal
 from xaihub_shapley import estimators as ours
-from xaihub_shapley import smooth
-from xaihub_shapley.posthoc import shapes
+from xaihub_shapley import gaussian_process as gp
+from xaihub_shapley.gaussian_process import shapes
 
 Game = Callable[[Tensor], Tensor]
 Estimator = Callable[["Counted", int, int, int], np.ndarray]
 
 
 class Kept:
-    """A game whose answers are kept in a file, so that no coalition is asked about twice."""
+    """A game whose scores are cached in a file, so that no coalition is evaluated twice."""
 
     def __init__(self, ask: Game, file: Path) -> None:
         self.ask, self.file = ask, file
@@ -43,7 +43,7 @@ class Kept:
                 self.known = {row.tobytes(): score for row, score in zip(kept["rows"], kept["scores"], strict=True)}
 
     def __call__(self, shown: Tensor) -> Tensor:
-        """Return (n,) scores, and make passes for new coalitions only."""
+        """Return (n,) scores, with forward passes for new coalitions only."""
         codes = [row.tobytes() for row in np.packbits(shown.numpy().astype(bool), axis=1)]
         new = {code: row for row, code in enumerate(codes) if code not in self.known}
         if new:
@@ -52,7 +52,7 @@ class Kept:
         return torch.tensor([self.known[code] for code in codes], dtype=torch.float64)
 
     def save(self) -> None:
-        """Write all answers."""
+        """Write all scores."""
         rows = np.array([np.frombuffer(code, dtype=np.uint8) for code in self.known])
         part = self.file.with_suffix(".part.npz")
         np.savez(part, rows=rows, scores=np.array(list(self.known.values())))
@@ -60,7 +60,7 @@ class Kept:
 
 
 class Counted:
-    """A game that counts the rows it was asked about; takes arrays as well."""
+    """A game that counts its evaluated rows; takes arrays as well."""
 
     def __init__(self, ask: Game) -> None:
         self.ask, self.rows = ask, 0
@@ -76,22 +76,22 @@ class Counted:
 
 
 def main() -> None:
-    """Print a table for each game, then times."""
+    """Print one table per game, then times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", default="shapley-truth", help="where enumerations are kept")
-    parser.add_argument("--photos", help="a folder of photos; some of them are added")
-    parser.add_argument("--names", nargs="+", help="which, without suffixes; by default three")
-    parser.add_argument("--grid", type=int, default=4, help="cells a side of the enumerated games, at most 4")
-    parser.add_argument("--size", type=int, default=128, help="a side of the enumerated games' input, in pixels")
-    parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="of the three parts")
-    parser.add_argument("--large", type=int, default=7, help="cells a side of the game with passes")
-    parser.add_argument("--large-image", default="sample", help="sample, or the name of one of the photos used")
+    parser.add_argument("--cache", default="shapley-truth", help="folder for enumerations")
+    parser.add_argument("--photos", help="folder of photos, some of which are added")
+    parser.add_argument("--names", nargs="+", help="their names without suffixes; by default three")
+    parser.add_argument("--grid", type=int, default=4, help="cells per side of the enumerated games, at most 4")
+    parser.add_argument("--size", type=int, default=128, help="input side of the enumerated games, in pixels")
+    parser.add_argument("--only", choices=("enumerated", "large", "times"), nargs="+", help="parts to run")
+    parser.add_argument("--large", type=int, default=7, help="cells per side of the large game")
+    parser.add_argument("--large-image", default="sample", help="sample, or the name of a photo")
     parser.add_argument("--large-seeds", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true", help="make the games' passes in bfloat16")
-    parser.add_argument("--truth", type=int, default=4000, help="rows of each part of the large game's truth")
-    parser.add_argument("--parts", type=int, default=3, help="parts of it, each held out of the fit in turn")
+    parser.add_argument("--bf16", action="store_true", help="evaluate the games in bfloat16")
+    parser.add_argument("--truth", type=int, default=4000, help="rows per part of the large game's truth")
+    parser.add_argument("--parts", type=int, default=3, help="number of parts, each held out of the fit in turn")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=3, help="of timings")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of timings")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -147,7 +147,7 @@ def _enumerated(model: Any, photo: Any, name: str, options: argparse.Namespace) 
     scores = torch.from_numpy(np.load(file)).double()
     truth = ours.enumerated(lambda rows: scores[_codes(rows)], players).values.numpy()
     print(f"\n{name}, {players} players at {options.size} pixels, enumerated")
-    print(f"relative error over {options.seeds} seeds (rows asked)")
+    print(f"relative error over {options.seeds} seeds (rows evaluated)")
     budgets = [budget for budget in (32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096) if budget <= 2**players // 4]
     _table(lambda rows: scores[_codes(rows)], parts, places, truth, budgets, options.seeds)
 
@@ -171,9 +171,9 @@ def _large(model: Any, photo: Any, options: argparse.Namespace) -> None:
 def _truth(ask: Game, parts: Tensor, rows: int, folds: int) -> tuple[np.ndarray, float]:
     """Return Shapley values without the bias of a fit, and their relative standard error.
 
-    A game less a fit to other rows has small Shapley values, which Kernel SHAP estimates with little variance.
+    A game minus a fit to other rows has small Shapley values, which Kernel SHAP estimates with little variance.
     """
-    players, alike = len(parts), smooth.likenesses(parts, len(parts))
+    players, alike = len(parts), gp.correlations(parts, len(parts))
     asked: list[tuple[Tensor, Tensor]] = []
 
     def answer(shown: Tensor) -> Tensor:
@@ -187,11 +187,11 @@ def _truth(ask: Game, parts: Tensor, rows: int, folds: int) -> tuple[np.ndarray,
     values, variance = torch.zeros(players, dtype=torch.float64), torch.zeros(players, dtype=torch.float64)
     for fold, seed in enumerate(seeds):
         signs, odd = (torch.cat(part) for part in zip(*(asked[:fold] + asked[fold + 1 :]), strict=True))
-        kept = (signs.sum(1) > -players) | (torch.arange(len(signs)) == 0)  # the ends were asked for in each part
-        prior, _ = smooth.chosen(signs[kept], odd[kept], alike, torch.Generator().manual_seed(0), smooth.Choice())
-        fit = smooth.Posterior(prior, signs[kept], odd[kept])
+        kept = (signs.sum(1) > -players) | (torch.arange(len(signs)) == 0)  # each part evaluates both ends
+        prior, _ = gp.choose_prior(signs[kept], odd[kept], alike, torch.Generator().manual_seed(0), gp.Choice())
+        fit = gp.Posterior(prior, signs[kept], odd[kept])
 
-        def rest(shown: Tensor, fit: smooth.Posterior = fit) -> Tensor:
+        def rest(shown: Tensor, fit: gp.Posterior = fit) -> Tensor:
             return ask(shown) - fit.mean(2 * shown.double() - 1)
 
         found = ours.regressed(rest, players, rows, torch.Generator().manual_seed(seed))
@@ -212,7 +212,7 @@ def _table(ask: Game, parts: Tensor, places: np.ndarray, truth: np.ndarray, budg
                     game = Counted(ask)
                     errors.append(np.linalg.norm(estimate(game, players, budget, seed) - truth) / np.linalg.norm(truth))
                     asked.append(game.rows)
-            except Exception as error:  # a peer that cannot work with so small a budget says so in its own way
+            except Exception as error:  # packages refuse small budgets with errors of their own
                 line += f"{type(error).__name__:>16}"
                 continue
             line += f"{np.sqrt(np.mean(np.square(errors))):>8.4f} ({np.mean(asked):5.0f})"
@@ -254,7 +254,7 @@ def _captum(game: Counted, players: int, budget: int, seed: int) -> np.ndarray:
 
     torch.manual_seed(seed)
     ends = torch.ones(1, players), torch.zeros(1, players)
-    # It asks about the two ends besides.
+    # It evaluates the two ends in addition.
     found = captum.attr.KernelShap(lambda rows: game(rows).float()).attribute(
         *ends, n_samples=budget - 2, perturbations_per_eval=budget, return_input_shape=False
     )
@@ -303,7 +303,7 @@ def _shapiq(name: str, values: dict[str, Any]) -> Estimator:
 
 
 def _times(model: Any, photo: Any, options: argparse.Namespace) -> None:
-    """Compare the explainer with bare passes of as many rows as it asks about."""
+    """Compare the explainer with bare forward passes of the same number of rows."""
     image = model.prepare(xaihub.load_image(photo).rgb)[0]
     print(f"\nCPU time, one thread, median of {options.repeats}")
     for features, budget, estimator in (("grid:4", 256, "interactions"), ("grid:7", 512, "interactions")):

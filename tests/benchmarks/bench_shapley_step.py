@@ -1,12 +1,11 @@
-"""A training step with the Shapley objective against a plain one, in one run, turn by turn.
+"""A training step with the Shapley objective against a plain one, alternating in one run.
 
 Run it on demand: `OMP_NUM_THREADS=1 python tests/benchmarks/bench_shapley_step.py`. A step is loss, backward pass,
-clipping and AdamW; times are CPU time. The bound is 1 + coalitions, for as many copies go through the network.
+clipping and AdamW; times are CPU time. The bound is 1 + coalitions, the number of copies that pass through the network.
 
-The GNU C library gives large blocks back to the system as soon as they are free, and whoever asks for them again pays
-for fresh pages. Three times the rows cross that size where one time does not, so the benchmark keeps what is freed, as
-`xaihub train` does, and with `--bf16` differentiates depthwise convolutions as that does, unless it is asked to measure
-things `--as-is`.
+The GNU C library returns large blocks to the system as soon as they are freed, and allocating them again costs fresh
+pages. Three times the rows cross that size where one does not, so the benchmark keeps freed memory, as `xaihub train`
+does, and with `--bf16` uses its faster backward pass of depthwise convolutions, unless `--as-is` is given.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from xaihub.training.memory import keep_freed_memory
 
 
 def main() -> None:
-    """Print a line for each network."""
+    """Print one line per network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"])
-    parser.add_argument("--rows", type=int, default=4, help="images a step")
+    parser.add_argument("--rows", type=int, default=4, help="images per step")
     parser.add_argument("--coalitions", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--bf16", action="store_true", help="passes in bfloat16")
-    parser.add_argument("--as-is", action="store_true", help="without what makes a step of xaihub train faster")
+    parser.add_argument("--bf16", action="store_true", help="use bfloat16")
+    parser.add_argument("--as-is", action="store_true", help="without the speed-ups of xaihub train")
     options = parser.parse_args()
     if not options.as_is:
         keep_freed_memory()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import Result
 from PIL import Image
@@ -29,6 +30,32 @@ def test_models_are_rows_and_explainers_are_columns(run: Run, cat: Path) -> None
     with Image.open("grid.png") as grid:
         assert grid.width > 3 * 300
         assert grid.height > 2 * 200
+
+
+@pytest.mark.parametrize(
+    ("output", "written"),
+    [
+        ((), "xaihub-out/cat__compare.png"),
+        (("-o", "cmp"), "cmp/cat__compare.png"),
+        (("-o", "cmp.v1"), "cmp.v1/cat__compare.png"),
+        (("-o", "figures/cmp.png"), "figures/cmp.png"),
+    ],
+)
+def test_the_output_is_a_folder_or_a_png(run: Run, cat: Path, output: tuple[str, ...], written: str) -> None:
+    result = run("compare", str(cat), "-e", "control_centre", *output)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{written}\n"
+    with Image.open(written) as grid:
+        assert grid.format == "PNG"
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "rank"])
+def test_a_figure_is_a_png(run: Run, cat: Path, command: str) -> None:
+    result = run(command, str(cat), "-o", "figure.jpg")
+
+    assert result.exit_code == 2
+    assert "cannot write 'figure.jpg': figures are PNG files" in result.stderr
 
 
 def test_an_explainer_that_refuses_leaves_the_others_and_fails(run: Run, cat: Path) -> None:

@@ -98,17 +98,21 @@ def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("photos", "-k", "insertion"), 2, "say where the run goes"),
-        ((), 2, "give images"),
+        (("photos", "-k", "insertion"), 2, "no output folder for the run"),
+        ((), 2, "no images to evaluate on"),
         (("photos", "-k", "insertio", "-o", "r"), 2, "did you mean 'insertion'"),
         (("photos", "-m", "efficientnet_lite", "-o", "r"), 2, "no model is named 'efficientnet_lite'"),
         (("photos", "-t", "tabbi", "-e", "gradcam", "-o", "r"), 1, "no class is named 'tabbi'"),
         (("photos", "-p", "rise.baseline=purple", "-e", "rise", "-o", "r"), 2, "no baseline is named 'purple'"),
         (("photos", "-k", "pointing_game", "-o", "r"), 2, "needs masks or boxes"),
-        (("photos", "-p", "rise.masks=3", "-e", "gradcam", "-k", "insertion", "-o", "r"), 2, "no explainer or metric"),
-        (("photos", "--seed", "99999999999999999999", "-o", "r"), 2, "is not in the range"),
+        (
+            ("photos", "-p", "rise.masks=3", "-e", "gradcam", "-k", "insertion", "-o", "r"),
+            2,
+            "nothing named 'rise' is selected",
+        ),
+        (("photos", "--seed", "99999999999999999999", "-o", "r"), 2, "is not a 64-bit integer"),
         (("--resume", "nowhere"), 1, "there is no run in 'nowhere'"),
-        (("photos", "--only-missing", "-o", "r"), 2, "goes with --resume"),
+        (("photos", "--only-missing", "-o", "r"), 2, "requires --resume"),
         (("photos", "-k", "insertion", "-o", "photos/a.png"), 1, "cannot write"),
     ],
 )

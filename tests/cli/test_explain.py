@@ -54,6 +54,37 @@ def test_the_overlay_keeps_the_original_geometry(run: Run, cat: Path) -> None:
         assert overlay.height > 150 * 2
 
 
+def test_a_single_explanation_may_be_given_a_file_name(run: Run, cat: Path, tmp_path: Path) -> None:
+    assert run("explain", str(cat), "-o", "maps/mine.png").exit_code == 0
+    assert sorted(file.name for file in (tmp_path / "maps").iterdir()) == ["mine.json", "mine.png", "mine.safetensors"]
+
+    several = run("explain", str(cat), *FAST, "-e", "gradcam", "-o", "one.png")
+    assert several.exit_code == 2
+    assert "-o 'one.png' is one file, but there are 2 results; name a folder" in several.stderr
+
+
+def test_a_model_is_loaded_once_and_predicts_an_image_once(
+    run: Run, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, rows = [], []
+
+    def load_model(hub: xaihub.Hub, name: str, **options: object) -> xaihub.Model:
+        model = original(hub, name, **options)  # type: ignore[arg-type]
+        model.module.register_forward_hook(lambda _module, given, _output: rows.append(len(given[0])))
+        loaded.append(name)
+        return model
+
+    original = xaihub.Hub.load_model
+    monkeypatch.setattr(xaihub.Hub, "load_model", load_model)
+    result = run(
+        "explain", str(cat), "-e", "control_centre", "-e", "control_random", *FAST, "-p", "rise.masks=6", "-o", "out"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    assert loaded == ["efficientnet_lite0"]
+    assert sum(rows) == 1 + 6  # the prediction, for all three explainers, and RISE's masks
+
+
 def test_several_explainers_and_images_each_get_their_files(run: Run, cat: Path, tmp_path: Path) -> None:
     (tmp_path / "dogs").mkdir()
     copy(cat, tmp_path / "dogs" / "dog.jpg")
@@ -78,15 +109,15 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
         assert drawn.height > 200
 
 
-def test_confidence_is_an_option_of_its_own(run: Run, cat: Path, tmp_path: Path) -> None:
+def test_the_confidence_that_a_set_keeps_is_a_parameter(run: Run, cat: Path, tmp_path: Path) -> None:
     short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "step=2000", "-p", "shrink=false", "-q", "--json")
-    result = run("explain", "cat.png", "-e", "rex", "--confidence", "0.75", *short)
+    result = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short)
     (record,) = json.loads(result.stdout)
     assert record["parameters"]["confidence"] == 0.75
     assert record["sets"][0]["score"] >= 0.75 * record["details"]["confidence"] - 1e-4
-    refused = run("explain", "cat.png", "-e", "gradcam", "--confidence", "0.75")
+    refused = run("explain", "cat.png", "-e", "gradcam", "-p", "confidence=0.75")
     assert refused.exit_code == 2
-    assert "confidence" in refused.stderr
+    assert "gradcam has no parameter 'confidence'" in refused.stderr
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(run: Run, cat: Path, tmp_path: Path) -> None:
@@ -102,7 +133,7 @@ def test_json_is_the_whole_record_and_nothing_else_on_stdout(run: Run, cat: Path
     result = run("explain", str(cat), *FAST, "--json", "--seed", "3")
     (record,) = json.loads(result.stdout)
     assert record["explainer"] == "rise"
-    assert record["variant"].startswith("Eq. 6")
+    assert record["variant"].startswith("Stated: Eq. 6")
     assert record["parameters"]["masks"] == 4
     assert record["seed"] == 3
     assert record["forward_passes"] == 4
@@ -151,7 +182,7 @@ def test_a_target_may_be_a_rank_or_a_contrast(run: Run, cat: Path) -> None:
 def test_verbose_says_which_layer_and_why(run: Run, cat: Path) -> None:
     result = run("explain", str(cat), "-e", "gradcam", "-v")
     assert re.search(r"layer bn2 .*7x7 cells", result.stderr)
-    assert "1 forward passes" in result.stderr
+    assert "1 forward pass, 1 backward pass, " in result.stderr
     overridden = run("explain", str(cat), "-e", "gradcam", "-v", "--layer", "blocks.4")
     assert "layer blocks.4" in overridden.stderr
 

@@ -160,7 +160,7 @@ def test_a_plugin_that_never_comes_back_is_broken(monkeypatch: pytest.MonkeyPatc
     ("arguments", "reason"),
     [
         (["./no-such-folder"], "there is no file or folder './no-such-folder'"),
-        (["--pre"], "name what to install"),
+        (["--pre"], "no package to install"),
         ([], "Missing argument 'PACKAGE... [PIP OPTION]...'"),
     ],
 )

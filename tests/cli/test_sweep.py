@@ -1,4 +1,4 @@
-"""`xaihub train --sweep`."""
+"""`xaihub sweep`."""
 
 from __future__ import annotations
 
@@ -14,31 +14,42 @@ SMALL = ("-m", "test_resnet", "--scratch", "--size", "32", "--epochs", "2", "--b
 
 
 def test_a_sweep_prints_a_table_and_the_value_to_take(run: Run) -> None:
-    words = ("digits", "--objective", "expo-stability", "-p", "every=2", "--sweep", "c=0,0.2", *SMALL, "-o", "found")
-    done = run("train", *words, "-e", "saliency", "-k", "saliency_stability", "--images", "2", "-q")
+    words = (
+        "digits",
+        "c=0,0.2",
+        "--objective",
+        "expo-stability",
+        "-p",
+        "every=2",
+        *SMALL,
+        "-o",
+        "found",
+        "--images",
+        "2",
+    )
+    done = run("sweep", *words, "-e", "saliency", "-k", "saliency_stability", "-q")
     assert done.exit_code == 0, done.stderr
     assert "| saliency saliency_stability | " in done.stdout
     assert "Recommended: **c=0" in done.stdout
     assert "found/before-after-1.png" in done.stdout
 
-    again = run("train", *words, "-e", "saliency", "--images", "2", "-q", "--json")
+    again = run("sweep", *words, "-e", "saliency", "-q", "--json")
     assert [trial["value"] for trial in json.loads(again.stdout)["trials"]] == ["0", "0.2"]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--sweep", "c=1"], "two or more different values"),
-        (["--sweep", "smooth=0,1"], "no parameter 'smooth'"),
-        (["--sweep", "smoothing=0,0.1", "-k", "nosuch"], "no metric is named 'nosuch'"),
-        (["--sweep", "smoothing=0,0.1", "-e", "nosuch"], "no explainer is named 'nosuch'"),
-        (["--sweep", "smoothing=0,0.1", "--dry-run"], "leave --dry-run out"),
-        (["-e", "saliency"], "--explainer goes with --sweep"),
-        (["--images", "3"], "--images goes with --sweep"),
+        (["c=1"], "two or more different values"),
+        (["smooth=0,1"], "no parameter 'smooth'"),
+        (["smoothing=0,0.1", "-k", "nosuch"], "no metric is named 'nosuch'"),
+        (["smoothing=0,0.1", "-e", "nosuch"], "no explainer is named 'nosuch'"),
+        (["smoothing=0,0.1", "--dry-run"], "No such option"),
+        ([], "Missing argument 'NAME=V1,V2,...'"),
     ],
 )
 def test_wrong_input_is_one_clear_line(run: Run, words: list[str], said: str, tmp_path: Path) -> None:
-    done = run("train", "digits", *SMALL, "-o", "run", *words)
+    done = run("sweep", "digits", *words, *SMALL, "-o", "run")
 
     assert done.exit_code != 0
     assert said in done.stderr

@@ -54,16 +54,16 @@ def test_the_result_is_a_model_like_any_other(run: Run, photos: Path) -> None:
 def test_a_dry_run_says_what_would_be_done_and_stores_nothing(run: Run, photos: Path, tmp_path: Path) -> None:
     done = run("train", str(photos), *SMALL, "--val", "0.34", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert f"{photos}: 8 images to learn from, 4 held out" in done.stdout
+    assert f"{photos}: 8 images for training, 4 held out" in done.stdout
     assert "2: blue, red" in done.stdout
-    assert "cross_entropy: 1 rows an image" in done.stdout
+    assert "cross_entropy: 1 rows per image" in done.stdout
     assert "steps       2," in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_as_json(run: Run, photos: Path) -> None:
     record = json.loads(run("train", str(photos), *SMALL, "--dry-run", "--json").stdout)
-    assert (record["train"], record["held_out"], record["steps"], record["rows_an_image"]) == (10, 2, 2, 1.0)
+    assert (record["train"], record["held_out"], record["steps"], record["rows_per_image"]) == (10, 2, 2, 1.0)
     assert record["classes"] == ["blue", "red"]
 
 
@@ -95,9 +95,9 @@ def test_help_has_examples_and_every_option_is_explained(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "give data to train on"),
+        ((), 2, "no data to train on"),
         (("nowhere", "-o", "run"), 1, "there are no data 'nowhere'"),
-        (("digits",), 2, "say where the run goes: -o FOLDER"),
+        (("digits",), 2, "no output folder for the run; add -o FOLDER"),
         (("digits", "--objective", "cross_entropie", "-o", "run"), 2, "did you mean 'cross_entropy'?"),
         (("digits", "-p", "smooth=1", "-o", "run"), 2, "cross_entropy has no parameter 'smooth'"),
         (("digits", "-p", "smoothing=1.5", "-o", "run"), 2, "parameter 'smoothing' of cross_entropy cannot be '1.5'"),
@@ -105,11 +105,11 @@ def test_help_has_examples_and_every_option_is_explained(run: Run) -> None:
         (("digits", "--val", "2", "-o", "run"), 2, "'val' cannot be 2.0"),
         (("digits", "--device", "cuda:9", "-o", "run"), 1, "device 'cuda:9' is not available here"),
         (("--resume", "nowhere"), 1, "there is no run in 'nowhere'"),
-        (("--resume", "run", "--lr", "1"), 2, "leave --lr out"),
-        (("digits", "--resume", "run"), 2, "leave DATA out"),
-        (("--resume", "run", "-p", "smoothing=0.1"), 2, "leave --param out"),
-        (("--resume", "run", "-k", "deletion"), 2, "leave --metric out"),
-        (("--resume", "run", "--no-augment"), 2, "leave --augment out"),
+        (("--resume", "run", "--lr", "1"), 2, "remove --lr"),
+        (("digits", "--resume", "run"), 2, "remove DATA"),
+        (("--resume", "run", "-p", "smoothing=0.1"), 2, "remove --param"),
+        (("--resume", "run", "-o", "other"), 2, "remove --output"),
+        (("--resume", "run", "--no-augment"), 2, "remove --augment"),
     ],
 )
 def test_wrong_input_is_one_clear_line(

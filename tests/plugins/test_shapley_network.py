@@ -90,7 +90,7 @@ def test_absent_patches_do_not_count(name: str, value: str) -> None:
     network, x = _network(name, value=value)
     shown = torch.zeros(2, network.cells)
     shown[0, 0] = shown[1, -1] = shown[1, 0] = 1
-    kept = network.hide(torch.ones_like(x), shown) > 0
+    kept = network.mask_pixels(torch.ones_like(x), shown) > 0
     other = torch.where(kept, x, _inputs(x.shape[-1], seed=2))
     with torch.no_grad():
         assert torch.equal(network.value(x, shown), network.value(other, shown))
@@ -102,10 +102,10 @@ def test_pixels_are_hidden_cell_by_cell_also_where_the_side_is_no_multiple() -> 
     odd = ShapleyVision(_backbone("test_resnet")[0], size=(3, 75, 75))
     shown = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 0, 1.0]])
     expected = nn.functional.interpolate(shown.view(1, 1, 3, 3), size=(75, 75), mode="nearest")
-    assert torch.equal(odd.hide(torch.ones(1, 3, 75, 75), shown), expected.expand(1, 3, -1, -1))
+    assert torch.equal(odd.mask_pixels(torch.ones(1, 3, 75, 75), shown), expected.expand(1, 3, -1, -1))
     with pytest.raises(ParameterError, match="another grid"):
-        network.hide(torch.ones(1, 3, 75, 75), shown)
-    assert odd.paint(torch.ones(9)).sum() == pytest.approx(9, rel=1e-5)
+        network.mask_pixels(torch.ones(1, 3, 75, 75), shown)
+    assert odd.spread(torch.ones(9)).sum() == pytest.approx(9, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "deit_tiny_distilled_patch16_224"])
@@ -130,7 +130,7 @@ def test_the_attention_mask_hides_content_and_an_empty_coalition_is_worth_nothin
     network, x = _network("test_vit", mask="attention")
     shown = torch.zeros(2, network.cells)
     shown[0, :3] = 1
-    kept = network.hide(torch.ones_like(x), shown) > 0
+    kept = network.mask_pixels(torch.ones_like(x), shown) > 0
     other = torch.where(kept, x, _inputs(x.shape[-1], seed=2))
     with torch.no_grad():
         values = network.value(x, shown)
@@ -189,5 +189,3 @@ def test_networks_without_a_grid_are_refused_with_the_reason() -> None:
         _network("test_resnet", mask="attention")
     with pytest.raises(ParameterError, match="still sees itself"):
         _network("test_vit", mask="attention", value="full")
-    with pytest.raises(ParameterError, match="mask cannot be 'blur'"):
-        _network("test_vit", mask="blur")

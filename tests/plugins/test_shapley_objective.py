@@ -16,10 +16,10 @@ from xaihub import Hub, Losses, ParameterError, Step
 from xaihub.masking import every_coalition, shapley_sizes
 from xaihub.training.config import checked
 from xaihub.training.loop.optimizer import weight_groups
-from xaihub_shapley.experiment import small_model
+from xaihub_shapley.losses import sample_coalitions
 from xaihub_shapley.network import ShapleyVision
-from xaihub_shapley.objective import ShapleyObjective, shapley_loss, votes_loss
-from xaihub_shapley.sampling import sample_coalitions
+from xaihub_shapley.objective import ShapleyObjective, patch_score_loss, shapley_loss
+from xaihub_shapley.reproduction.experiment import small_model
 
 
 def _rng(seed: int = 0) -> torch.Generator:
@@ -44,19 +44,16 @@ def _loss(objective: ShapleyObjective, number: int = 50) -> Losses:
     return objective.loss(network.requires_grad_(True), *_batch(), _step(number))
 
 
-@pytest.mark.parametrize(("head_lr", "expected"), [(1.0, 1e-2), (0.5, 5e-3)])
-def test_the_patch_head_learns_at_the_rate_of_the_classifier_in_whose_place_it_stands(
-    head_lr: float, expected: float
-) -> None:
+def test_the_patch_head_learns_at_the_rate_of_the_classifier_that_it_replaces() -> None:
     model = small_model("vit", 4, seed=0)
     classifier = model.module.get_classifier()  # type: ignore[operator]
-    objective = ShapleyObjective(head_lr=head_lr)
+    objective = ShapleyObjective()
     network = objective.wrap(model).requires_grad_(True)
     config = checked({"data": "digits", "model": "x", "objective": "shapley", "lr": 1e-3, "head_lr_scale": 10})
     groups = weight_groups(network, objective.groups(network), classifier, config)
     head = {id(weight) for weight in network.head.parameters()}  # type: ignore[union-attr]
     rates = {(group["lr"], id(weight) in head) for group in groups for weight in group["params"]}
-    assert rates == {(1e-3, False), (expected, True)}
+    assert rates == {(1e-3, False), (1e-2, True)}
 
 
 def test_sizes_follow_the_kernel_and_coalitions_come_with_their_complements() -> None:
@@ -129,7 +126,7 @@ def _game(players: int) -> tuple[Tensor, Tensor, Tensor, dict[tuple[int, ...], f
     return shown, shown.sum(1).long(), worth, scores | {(): 0.0}
 
 
-def test_the_loss_is_least_at_the_shapley_values_of_the_game_whose_whole_is_the_sum_of_the_votes() -> None:
+def test_the_loss_is_minimal_at_the_shapley_values_of_the_game_whose_whole_is_the_sum_of_the_patch_scores() -> None:
     players = 6
     shown, sizes, worth, scores = _game(players)
     inner = (sizes > 0) & (sizes < players)
@@ -147,7 +144,7 @@ def test_the_loss_is_least_at_the_shapley_values_of_the_game_whose_whole_is_the_
     assert least.tolist() == pytest.approx(_definition(scores, players), abs=1e-8)
 
 
-def test_within_a_size_the_loss_is_least_at_the_shapley_values_but_for_what_all_patches_share() -> None:
+def test_within_a_size_the_loss_is_minimal_at_the_shapley_values_up_to_what_all_patches_share() -> None:
     players = 6
     shown, sizes, worth, scores = _game(players)
 
@@ -156,7 +153,7 @@ def test_within_a_size_the_loss_is_least_at_the_shapley_values_but_for_what_all_
         for size in range(1, players):
             rows = (sizes == size).nonzero().flatten()
             pairs = torch.stack([rows, 2**players - 1 - rows], 1).flatten()  # a coalition and its complement
-            spread = votes_loss(votes, worth[pairs].view(1, -1, 1), shown[pairs].unsqueeze(0))
+            spread = patch_score_loss(votes, worth[pairs].view(1, -1, 1), shown[pairs].unsqueeze(0))
             # All of them are one draw each here, so nothing is lost by taking the mean from them.
             parts.append(shapley_sizes(players).exp()[size] * spread * (1 - 1 / len(rows)))
         return torch.stack(parts).sum()
@@ -173,12 +170,12 @@ def test_the_spread_within_a_size_does_not_depend_on_how_many_are_drawn() -> Non
 
     def mean(drawn: int) -> float:
         found = sample_coalitions(20_000, drawn, 6, generator=_rng(), alike=True).double()
-        return float(votes_loss(phi, worth[(found @ 2.0 ** torch.arange(6).double()).long()].unsqueeze(2), found))
+        return float(patch_score_loss(phi, worth[(found @ 2.0 ** torch.arange(6).double()).long()].unsqueeze(2), found))
 
     assert mean(4) == pytest.approx(mean(16), rel=0.03)
 
 
-def test_the_loss_is_the_mean_squared_error_of_summed_votes() -> None:
+def test_the_loss_is_the_mean_squared_error_of_summed_patch_scores() -> None:
     network = _network()
     x, labels = _batch()
     shown = sample_coalitions(3, 2, 9, generator=_step().generator)
@@ -196,7 +193,7 @@ def test_the_loss_is_the_mean_squared_error_of_summed_votes() -> None:
     assert float(losses.terms["cross_entropy"]) == pytest.approx(float(plain), rel=1e-5)
 
 
-def test_what_teaches_the_votes_is_the_spread_within_a_size_and_leaves_the_answers_alone() -> None:
+def test_the_loss_of_the_patch_scores_is_the_spread_within_a_size_and_leaves_the_values_alone() -> None:
     network = _network().requires_grad_(True)
     x, labels = _batch()
     step = _step()
@@ -223,7 +220,7 @@ def test_what_teaches_the_votes_is_the_spread_within_a_size_and_leaves_the_answe
     assert "votes" not in _loss(ShapleyObjective()).terms
 
 
-def test_asking_for_the_votes_leaves_statistics_and_frozen_norms_as_they_are() -> None:
+def test_the_loss_of_the_patch_scores_leaves_statistics_and_frozen_norms_as_they_are() -> None:
     network = ShapleyObjective().wrap(small_model("resnet", 4, seed=0)).requires_grad_(True)
 
     def statistics(**options: Any) -> list[Tensor]:
@@ -238,14 +235,14 @@ def test_asking_for_the_votes_leaves_statistics_and_frozen_norms_as_they_are() -
     assert all(torch.equal(one, other) for one, other in zip(plain, voting, strict=True))
 
 
-def test_votes_may_be_taught_in_half_precision() -> None:
+def test_patch_scores_can_be_trained_in_half_precision() -> None:
     terms = [_loss(ShapleyObjective(votes_lambda=1, votes_half=half)).terms["votes"] for half in (False, True)]
     assert terms[0].dtype == terms[1].dtype == torch.float32
     assert terms[0] != terms[1]
     assert float(terms[1].detach()) == pytest.approx(float(terms[0].detach()), rel=0.15)
 
 
-def test_the_full_vote_pays_for_what_it_says_of_nothing() -> None:
+def test_the_full_value_penalises_the_scores_of_the_empty_coalition() -> None:
     network = _network(value="full")
     with torch.no_grad():
         losses = ShapleyObjective(value="full").loss(network, *_batch(), _step())
@@ -262,7 +259,7 @@ def test_lambda_rises_and_has_a_default_by_the_number_of_patches() -> None:
     assert "shapley" not in _loss(ShapleyObjective(lambda_=0)).terms
 
 
-def test_gradients_reach_the_masked_copies_only_where_asked() -> None:
+def test_gradients_reach_the_masked_copies_only_with_target_grad() -> None:
     def pixels(**options: Any) -> Tensor:
         objective = ShapleyObjective(ramp=0, **options)
         network = objective.wrap(small_model("vit", 4, seed=0))
@@ -302,6 +299,7 @@ def test_some_classes_are_the_label_and_the_best() -> None:
         ({"target_grad": False, "gamma": 0}, "can diverge"),
         ({"coalitions": 3}, "cannot be paired"),
         ({"lambda_": -1}, "lambda cannot be -1"),
+        ({"mask": "blur"}, "'mask' of ShapleyObjective cannot be 'blur'"),
         ({"votes_coalitions": 2}, "'votes_coalitions' of ShapleyObjective cannot be 2"),
         ({"votes_coalitions": 5}, "5 coalitions cannot be paired"),
         ({"votes_lambda": float("inf")}, "votes_lambda cannot be inf"),
@@ -316,7 +314,7 @@ def test_the_command_line_says_lambda() -> None:
     assert Hub().get_objective("shapley", **{"lambda": "1"}).parameters["lambda_"] == 1.0
 
 
-def test_what_is_held_out_is_judged_by_the_last_weight_in_every_epoch() -> None:
+def test_validation_uses_the_final_weight_in_every_epoch() -> None:
     objective = ShapleyObjective(lambda_=8, ramp=1, votes_lambda=2)
     network = objective.wrap(small_model("resnet", 4, seed=0))
     early = Step(number=0, total=100, generator=torch.Generator().manual_seed(0))

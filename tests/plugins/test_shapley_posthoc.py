@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from xaihub import ExplainerRefused, Hub, Model, ParameterError, Preprocessing
 from xaihub.masking import every_coalition, make_features, make_removal
 from xaihub_shapley.estimators import enumerated, interacting, ordered, regressed
-from xaihub_shapley.posthoc import ShapleyValues, grouped, shapes
+from xaihub_shapley.gaussian_process import shapes
+from xaihub_shapley.posthoc import ShapleyValues, grouped
 
 SAMPLED = [interacting, regressed, ordered]
 
@@ -68,7 +69,7 @@ def test_estimates_sum_to_the_whole_and_stay_within_the_budget(estimate: Any) ->
     found = estimate(ask, 10, 101, _rng())
     assert float(found.values.sum()) == pytest.approx(found.whole, abs=1e-5)
     assert found.whole == pytest.approx(float(table[-1] - table[0]))
-    assert sum(asked) == found.asked <= 101
+    assert sum(asked) == found.evaluated <= 101
 
 
 @pytest.mark.parametrize("estimate", SAMPLED)
@@ -164,7 +165,7 @@ def test_players_of_a_group_join_as_one() -> None:
         ("0+", "cannot be"),
     ],
 )
-def test_groups_that_are_no_partition_are_refused(groups: str, message: str) -> None:
+def test_groups_that_are_not_a_partition_are_refused(groups: str, message: str) -> None:
     model = _model()
     with pytest.raises(ParameterError, match=message.replace("+", r"\+")):
         grouped(make_features("grid:2", model, IMAGE[0]), groups)
@@ -219,7 +220,7 @@ def test_superpixels_are_players_too() -> None:
 def test_budgets_that_cannot_serve_are_refused_with_one_that_can() -> None:
     with pytest.raises(ParameterError, match=r"2\^16 forward passes") as refused:
         _explain(features="grid:4", estimator="exact")
-    assert refused.value.hint == "budget=65536"
+    assert refused.value.hint == "use budget=65536"
     with pytest.raises(ParameterError, match="too small to fit 16 players"):
         _explain(features="grid:4", estimator="kernel", budget=20)
     with pytest.raises(ParameterError, match="too small for orders of 16 players"):
@@ -235,13 +236,13 @@ def test_budgets_beyond_a_fit_go_to_kernel_shap() -> None:
     assert _explain(features="grid:4", budget=20000).metadata["details"]["estimator"] == "kernel"
 
 
-def test_what_a_small_budget_cannot_tell_is_said() -> None:
+def test_a_budget_too_small_for_the_players_is_warned_about() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 2))
     torch.manual_seed(0)
     nn.init.normal_(network[1].weight, 0, 2)
     image = torch.randn(1, 1, 8, 8, generator=_rng())
     found = ShapleyValues(features="pixels", baseline="zero", budget=40).explain(_model(network), image, 0)[0]
-    assert any("do not tell 64 players apart" in warning for warning in found.warnings)
+    assert any("too few to separate 64 players" in warning for warning in found.warnings)
 
 
 def test_own_masking_is_refused_on_other_models() -> None:

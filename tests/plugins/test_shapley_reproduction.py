@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from xaihub import ParameterError
 from xaihub.cli import cli
-from xaihub_shapley.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
-from xaihub_shapley.images import TASKS, LabelledImages, make_images
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
+from xaihub_shapley.reproduction.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
+from xaihub_shapley.reproduction.images import TASKS, LabelledImages, make_images
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -53,12 +53,12 @@ def test_unknown_images_are_refused() -> None:
 
 
 class _Additive(ShapleyVision):
-    """Each cell votes for class 1 with its own mean brightness, whatever the others hold."""
+    """Each patch scores class 1 by its own mean brightness, whatever the other patches hold."""
 
     def __init__(self) -> None:
         super().__init__(small_model("vit", 2, seed=0).module, size=(1, 24, 24))
 
-    def _votes(self, x: Tensor, attend: Tensor | None) -> Tensor:
+    def _patch_scores(self, x: Tensor, attend: Tensor | None) -> Tensor:
         means = nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)
         return torch.stack([torch.zeros_like(means), means], 2)
 
@@ -106,11 +106,11 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
                  "-l", "0", "-l", "2", "-o", str(file)]  # fmt: skip
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "plain" in result.stdout
+    assert "0 (baseline)" in result.stdout
     assert "unknown setting" in result.stdout
     records = json.loads(file.read_text())["records"]
     assert [record["method"] for record in records] == [*METHODS, *METHODS]
-    # The plain twin is always there, and once.
+    # The baseline model is always there, and once.
     assert [record["lambda"] for record in records] == [0.0] * len(METHODS) + [2.0] * len(METHODS)
     assert all(0 <= record["deletion"] <= 1 for record in records if record["deletion"] is not None)
 
@@ -131,7 +131,7 @@ def test_bad_arguments_end_with_one_line(arguments: list[str], message: str) -> 
     assert "Traceback" not in result.output
 
 
-def test_votes_are_taught_where_asked_but_never_in_the_plain_twin(tmp_path: Path) -> None:
+def test_votes_apply_where_given_but_never_to_the_baseline_model(tmp_path: Path) -> None:
     def fits(*votes: str) -> list[float]:
         file = tmp_path / "figures.json"
         arguments = ["reproduce", "shapley", "--data", "xor", "--images", "64", "--epochs", "1", "--judged", "1"]

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from xaihub import Model
-from xaihub_shapley.experiment import accuracy, agreement, curves, exact_shapley, maps_of, pointing, small_model, train
-from xaihub_shapley.images import LabelledImages, Task, make_images
 from xaihub_shapley.objective import ShapleyObjective
+from xaihub_shapley.reproduction.experiment import (
+    accuracy,
+    agreement,
+    curves,
+    exact_shapley,
+    maps_of,
+    pointing,
+    small_model,
+    train,
+)
+from xaihub_shapley.reproduction.images import LabelledImages, Task, make_images
 
 FAST = 3e-3  # learning rate
-SLOW = pytest.mark.timeout(900)  # seconds of work for one core that has nothing else to do
+SLOW = pytest.mark.slow  # trained longer, for stricter thresholds
 
 
+@cache
 def _trained(
     task: Task,
     kind: Literal["vit", "resnet"],
@@ -24,14 +35,16 @@ def _trained(
     epochs: int,
     count: int = 1400,
     seed: int = 0,
+    lr: float = FAST,
     mask: Literal["pixel", "attention"] | None = None,
     value: Literal["visible", "full"] = "visible",
     votes: float = 0,
 ) -> Model:
     images = make_images(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
-    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes)
-    return train(small_model(kind, images.classes, seed=seed), objective, images, epochs=epochs, seed=seed, lr=FAST)
+    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, votes_lambda=votes, votes_coalitions=8)
+    model = small_model(kind, images.classes, seed=seed, depth=2)
+    return train(model, objective, images, epochs=epochs, seed=seed, lr=lr)
 
 
 def _unseen(task: Task, seed: int = 0) -> LabelledImages:
@@ -39,7 +52,7 @@ def _unseen(task: Task, seed: int = 0) -> LabelledImages:
 
 
 def _gap(model: Model, images: LabelledImages) -> float:
-    """The largest difference of the sum of the exact values from the class scores less those of nothing."""
+    """The largest gap between the sum of exact values and the class scores minus those of the empty coalition."""
     network = model.module
     nothing = torch.zeros(1, network.cells)
     with torch.no_grad():
@@ -48,28 +61,32 @@ def _gap(model: Model, images: LabelledImages) -> float:
     return float((sums - scores).abs().max())
 
 
-@SLOW
-def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_maps() -> None:
-    model = _trained("located", "vit", weight=10, epochs=14)
-    plain = _trained("located", "vit", weight=0, epochs=14)
+@pytest.mark.parametrize(
+    ("epochs", "least_r2", "least_energy"), [(10, 0.75, 0.35), pytest.param(14, 0.9, 0.45, marks=SLOW)]
+)
+def test_patch_scores_of_a_trained_transformer_are_shapley_values_and_beat_post_hoc_maps(
+    epochs: int, least_r2: float, least_energy: float
+) -> None:
+    model = _trained("located", "vit", weight=10, epochs=epochs, seed=0)
+    plain = _trained("located", "vit", weight=0, epochs=epochs, seed=0)
     images = _unseen("located")
 
     found, before = agreement(model, images, 20), agreement(plain, images, 20)
     assert found.correlation > 0.95
-    assert found.r2 > 0.9
+    assert found.r2 > least_r2
     assert before.correlation < 0.7
     assert _gap(model, images) < 1e-4
     assert _gap(plain, images) < 1e-4
     assert accuracy(model, images) > accuracy(plain, images) - 0.01
 
-    votes = maps_of("shapley", model, "vit", images.inputs[:40])
-    hit, energy = pointing(votes, images.evidence[:40])
+    scores = maps_of("shapley", model, "vit", images.inputs[:40])
+    hit, energy = pointing(scores, images.evidence[:40])
     assert hit >= 0.95
-    assert energy >= 0.45
+    assert energy >= least_energy
 
     maps = {name: maps_of(name, model, "vit", images.inputs[:40])
             for name in ("gradcam", "integrated_gradients", "control_random")}  # fmt: skip
-    own, gradcam, gradients, random = (curves(model, images, cells) for cells in (votes, *maps.values()))
+    own, gradcam, gradients, random = (curves(model, images, cells) for cells in (scores, *maps.values()))
     assert own.insertion > random.insertion
     assert own.insertion > gradcam.insertion
     assert own.insertion > gradients.insertion - 0.02
@@ -79,50 +96,62 @@ def test_a_trained_transformer_votes_with_its_shapley_values_and_beats_post_hoc_
     assert own.deletion < curves(plain, images, maps_of("gradcam", plain, "vit", images.inputs[:40])).deletion
 
 
-@SLOW
-def test_a_trained_convolutional_network_votes_with_its_shapley_values() -> None:
-    model = _trained("located", "resnet", weight=10, epochs=16)
+@pytest.mark.parametrize(
+    ("effort", "correlation", "r2", "least_hit", "least_energy"),
+    [
+        ({"epochs": 10, "count": 1000, "lr": 8e-3}, 0.85, 0.75, 0.9, 0.4),
+        pytest.param({"epochs": 16}, 0.95, 0.9, 0.95, 0.45, marks=SLOW),
+    ],
+    ids=["short", "long"],
+)
+def test_patch_scores_of_a_trained_convolutional_network_are_shapley_values(
+    effort: dict[str, Any], correlation: float, r2: float, least_hit: float, least_energy: float
+) -> None:
+    model = _trained("located", "resnet", weight=10, **effort)
     images = _unseen("located")
     found = agreement(model, images, 20)
-    assert found.correlation > 0.95
-    assert found.r2 > 0.9
+    assert found.correlation > correlation
+    assert found.r2 > r2
     assert accuracy(model, images) > 0.95
-    votes = maps_of("shapley", model, "resnet", images.inputs[:40])
-    hit, energy = pointing(votes, images.evidence[:40])
-    assert hit >= 0.95
-    assert energy >= 0.45
+    scores = maps_of("shapley", model, "resnet", images.inputs[:40])
+    hit, energy = pointing(scores, images.evidence[:40])
+    assert hit >= least_hit
+    assert energy >= least_energy
 
 
-@SLOW
+@SLOW  # one seed is compared above
 def test_accuracy_is_kept_over_three_seeds() -> None:
     changes = []
-    for seed in (1, 2, 3):
+    for seed in (0, 1, 2):
         images = _unseen("located", seed)
-        twins = [_trained("located", "vit", weight=weight, epochs=8, seed=seed) for weight in (10, 0)]
-        changes.append(accuracy(twins[0], images) - accuracy(twins[1], images))
+        pair = [_trained("located", "vit", weight=weight, epochs=8 if seed else 14, seed=seed) for weight in (10, 0)]
+        changes.append(accuracy(pair[0], images) - accuracy(pair[1], images))
     assert sum(changes) / 3 > -0.01
 
 
-@SLOW
-def test_evidence_that_exists_only_together_survives() -> None:
-    model = _trained("xor", "vit", weight=None, epochs=12, count=2000)
+@pytest.mark.parametrize("epochs", [8, pytest.param(12, marks=SLOW)])
+def test_evidence_that_exists_only_in_combination_is_kept(epochs: int) -> None:
+    model = _trained("xor", "vit", weight=None, epochs=epochs, count=2000)
     images = _unseen("xor")
     assert accuracy(model, images) >= 0.98
     assert agreement(model, images, 20).correlation > 0.95
 
 
-@SLOW
-def test_teaching_the_votes_brings_them_nearer_to_shapley_values_and_costs_no_accuracy() -> None:
+@pytest.mark.parametrize(
+    ("epochs", "count", "correlation", "lost"), [(8, 1000, 0.75, 0.03), pytest.param(14, 1400, 0.95, 0.01, marks=SLOW)]
+)
+def test_the_second_loss_brings_patch_scores_closer_to_shapley_values_and_keeps_the_accuracy(
+    epochs: int, count: int, correlation: float, lost: float
+) -> None:
     images = _unseen("located")
-    before, after = (_trained("located", "vit", weight=1, epochs=14, votes=votes) for votes in (0, 3))
-    assert accuracy(after, images) > accuracy(before, images) - 0.01
+    before, after = (_trained("located", "vit", weight=1, epochs=epochs, count=count, votes=votes) for votes in (0, 3))
+    assert accuracy(after, images) > accuracy(before, images) - lost
     plain, taught = agreement(before, images, 20), agreement(after, images, 20)
-    assert taught.correlation > max(0.95, plain.correlation + 0.1)
+    assert taught.correlation > max(correlation, plain.correlation + 0.1)
     assert taught.r2 > plain.r2 + 0.1
 
 
-@SLOW
-def test_the_full_vote_learns_to_be_silent_where_nothing_is_seen() -> None:
+def test_the_full_value_learns_zero_scores_for_the_empty_coalition() -> None:
     model = _trained("located", "vit", weight=10, epochs=4, count=640, mask="pixel", value="full")
     images = _unseen("located")
     with torch.no_grad():

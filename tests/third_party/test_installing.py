@@ -62,10 +62,10 @@ SLOW = (
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.005)
 
 
 def test_interrupting_the_build_leaves_nothing_and_the_next_install_works(fresh: Any) -> None:
@@ -75,7 +75,7 @@ def test_interrupting_the_build_leaves_nothing_and_the_next_install_works(fresh:
     wait_for(folder / "building")
 
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate(timeout=600)
 
     assert process.returncode == 130
     assert said.splitlines()[-1] == "error: interrupted before anything was written (nothing has changed)"
@@ -118,7 +118,7 @@ def test_interrupting_the_writing_waits_for_its_end_and_says_how_to_undo_it(fres
     process = started_writing(fresh, large_wheel(fresh.work, fresh.good("large")))
 
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate(timeout=600)
 
     assert process.returncode == 130
     undo = "error: interrupted after the installation had completed (undo it: xaihub plugins uninstall xaihub-large)"
@@ -136,7 +136,7 @@ def test_killing_the_installer_while_it_writes_leaves_an_environment_that_works(
 
     for child in children:
         os.kill(int(child), signal.SIGKILL)
-    process.communicate(timeout=100)
+    process.communicate(timeout=600)
 
     assert process.returncode == 1
     assert fresh.installed() != before

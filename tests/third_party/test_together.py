@@ -8,8 +8,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,7 +17,6 @@ def commands(page: str) -> list[str]:
     return [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
 
 
-@pytest.mark.timeout(300)  # it starts torch four times
 def test_the_tutorial_leads_from_nothing_to_a_listed_conformant_installed_plugin_and_back(fresh: Any) -> None:
     before = fresh.installed()
     said = {}
@@ -54,7 +51,6 @@ BROKEN = {
 }
 
 
-@pytest.mark.timeout(300)
 def test_with_five_broken_plugins_everything_else_works_and_each_is_named_once_with_its_remedy(fresh: Any) -> None:
     fresh.plant("good", fresh.good())
     for name, (source, _) in BROKEN.items():

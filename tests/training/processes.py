@@ -1,4 +1,4 @@
-"""Runs training in processes of their own: `python -m tests.training.processes FOLDER IMAGES`.
+"""Runs training in processes of their own: `python -m tests.training.processes FOLDER IMAGES KILLS`.
 
 The libraries are imported once; each attempt is a fork of this process.
 """
@@ -27,8 +27,6 @@ from xaihub.training import result, setup  # noqa: F401
 from xaihub.training.config import checked
 from xaihub.training.loop.checkpoint import Checkpoint
 from xaihub.training.run import train
-
-KILLS = 10
 
 
 def work(images: Path, folder: Path) -> None:
@@ -69,18 +67,18 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def killed(folder: Path, images: Path) -> None:
-    """Train undisturbed; then again with ten kills at random moments."""
+def killed(folder: Path, images: Path, wanted: int) -> None:
+    """Train undisturbed; then again, killed `wanted` times at random moments."""
     started = time.monotonic()
     assert waited(forked(lambda: work(images, folder / "undisturbed"))) == 0
     whole = time.monotonic() - started
     steps = sum(record["seconds"] for record in history(folder / "undisturbed"))
     draw = random.Random(0)
     kills = 0
-    while kills < KILLS:
+    while kills < wanted:
         child = forked(lambda: work(images, folder / "killed"))
         # Each attempt repeats the start-up, in which it may be killed as well, and gets a part of the way.
-        time.sleep(draw.uniform(0, whole - steps + 1.2 * steps / KILLS))
+        time.sleep(draw.uniform(0, whole - steps + 1.2 * steps / wanted))
         os.kill(child, signal.SIGKILL)
         ended = waited(child)
         kills += ended == -signal.SIGKILL
@@ -110,5 +108,5 @@ def shared(folder: Path, images: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    killed(Path(sys.argv[1]), Path(sys.argv[2]))
+    killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
     shared(Path(sys.argv[1]), Path(sys.argv[2]))

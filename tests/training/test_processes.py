@@ -16,18 +16,14 @@ from xaihub.training.loop.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked"),
-    pytest.mark.timeout(400),  # a dozen starts, on a machine that may be busy
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.slow)], ids="{} kills".format)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A folder with the runs that `processes` makes."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "tests.training.processes", str(folder), str(images)]
+    command = [sys.executable, "-m", "tests.training.processes", str(folder), str(images), str(request.param)]
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "plugins", "zoo"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -40,7 +36,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def test_a_run_killed_ten_times_ends_like_an_undisturbed_one_bit_for_bit(runs: Path) -> None:
+def test_a_run_killed_several_times_ends_like_an_undisturbed_one_bit_for_bit(runs: Path) -> None:
     killed, undisturbed = runs / "killed", runs / "undisturbed"
 
     one, other = weights(killed), weights(undisturbed)

@@ -1,1 +1,1 @@
-"""The functions that Python users and the command line call."""
+"""Use cases, as called from Python and by the command line."""

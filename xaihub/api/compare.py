@@ -1,4 +1,4 @@
-"""Comparing explainers and models on one image."""
+"""Compare explainers and models on one image."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.files import write_file
 from xaihub.models.model import Model
 
-__all__ = ["Comparison", "compare"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Explanations of one image: a row a model, a column an explainer; refused ones are in `failures`."""
+    """Explanations of one image: one row per model, one column per explainer; `failures` has those that failed."""
 
     rows: list[list[Explanation]]
     failures: list[Outcome]
 
     def save_png(self, path: str | Path) -> Path:
-        """Write the labelled grid; return the path.
+        """Write the labelled grid and return its path.
 
         Raises:
-            XaihubError: There is nothing to draw.
+            XaihubError: Every explainer failed.
             OutputError: The file cannot be written.
         """
         from xaihub.explainers.rendering import grid, png_bytes
@@ -35,8 +33,7 @@ class Comparison:
         rows = [row for row in self.rows if row]
         if not rows:
             raise XaihubError("nothing to compare: every explainer failed")
-        data = png_bytes(grid(rows))
-        return write_file(Path(path), data)
+        return write_file(Path(path), png_bytes(grid(rows)))
 
 
 def compare(
@@ -46,14 +43,11 @@ def compare(
     *,
     target: str | None = None,
     seed: int = 0,
-    watch: Callable[[str], None] | None = None,
+    watch: Callable[[str], None] = lambda _text: None,
 ) -> Comparison:
-    """Explain one image with every model and explainer.
-
-    Without a target each model's own prediction is explained.
-    """
+    """Explain one image with every model and explainer; without a target, each model's own prediction."""
     outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, watch=watch))
-    made = [item for item in outcomes if item.model]  # in the order of models; names may repeat
+    made = [item for item in outcomes if item.model]  # by model; the names of models may repeat
     width = len(explainers)
     rows = [made[place * width : (place + 1) * width] for place in range(len(models))]
     return Comparison(

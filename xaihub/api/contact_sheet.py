@@ -1,4 +1,4 @@
-"""What a channel sees, for people: its most activating images, each with the channel's map over it."""
+"""Contact sheet of channels: the images that activate each channel most, overlaid with the channel's map."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ from xaihub.models.model import Model
 from xaihub.models.structure import Layer
 from xaihub.ranking.explanation import GlobalExplanation, RankedFeature
 
-__all__ = ["ChannelView", "channel_sheet", "channel_views"]
-
-CELL, MARGIN, HEAD, CAPTION = 200, 10, 190, 22  # pixels: a photo's longer side, gaps, the row's title, the caption
+CELL, MARGIN, HEAD, CAPTION = 200, 10, 190, 22  # pixels: longer side of an image, gap, row title, caption
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
-NOTE = "Channel importance, not pixel importance: a map shows where the channel is active, not what speaks for a class."
+NOTE = "Channel importance, not pixel importance: a map shows where the channel is active, not what supports a class."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +32,8 @@ class ChannelView:
 
     Attributes:
         source: The image's file.
-        activation: The channel's value in the classifier's input.
-        heat: (H, W) map of the channel over the model's input.
+        activation: The channel's value in the input of the classifier head.
+        heat: (H, W) map of the channel on the model's input.
     """
 
     source: str
@@ -46,15 +44,13 @@ class ChannelView:
 def channel_views(
     model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
 ) -> tuple[list[tuple[RankedFeature, list[ChannelView]]], str]:
-    """Return, for each top channel, its most activating images with maps; and how the maps were made.
+    """Return the `across` most activating images for each of the `top` channels, and how their maps were computed.
 
     Raises:
-        OutputError: The features are no channels, or there are no images.
+        OutputError: The features are not channels, or there are no images.
     """
-    if explanation.feature != "channel" or not explanation.metadata.get("layer"):
-        raise OutputError(f"{explanation.feature} features have no most activating images")
-    if not photos.sources:
-        raise OutputError("there are no images that could activate a channel", hint="give a folder of them")
+    if not sheets_possible(explanation, photos.sources):
+        raise OutputError(f"no contact sheet of {explanation.feature} features and {len(photos.sources)} images")
     ranked = explanation.ranking[:top]
     with model.untouched():
         look = _Look(model, str(explanation.metadata["layer"]))
@@ -75,12 +71,12 @@ def channel_views(
                 )
             rows.append((item, views))
     if layer is not None:
-        return rows, f"maps: the channel itself at {layer.name!r}, before it is averaged"
-    return rows, f"maps: gradient of the channel times activations at {model.layer().name!r} (as Grad-CAM)"
+        return rows, f"maps: the channel at layer {layer.name!r}, before average pooling"
+    return rows, f"maps: gradient of the channel times activations of layer {model.layer().name!r} (as in Grad-CAM)"
 
 
 class _Look:
-    """Passes through a model that watch its channels."""
+    """Forward passes that record the channels and, on request, a layer's output."""
 
     def __init__(self, model: Model, name: str) -> None:
         self.model = model
@@ -110,7 +106,7 @@ class _Look:
             return self.run(inputs)[0].float().cpu()
 
     def averaged(self, inputs: Tensor) -> Layer | None:
-        """Return the last layer whose cells average to the channels, so that its maps are theirs, or None."""
+        """Return the last layer whose spatial mean equals the channels, so that its maps show them, or None."""
         with torch.no_grad():
             for layer in reversed(self.model.structure.spatial.values()):
                 channels, maps = self.run(inputs, layer)
@@ -121,7 +117,7 @@ class _Look:
         return None
 
     def heat(self, inputs: Tensor, channel: int, layer: Layer | None) -> Tensor:
-        """Return (H, W): where the channel is active in one image."""
+        """Return the (H, W) map of where the channel is active in one image."""
         if layer is not None:
             with torch.no_grad():
                 maps = self.run(inputs, layer)[1]
@@ -142,10 +138,10 @@ class _Look:
 def channel_sheet(
     model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
 ) -> Image.Image:
-    """Draw one row for each top channel: its weight, and its most activating images with maps.
+    """Draw one row per top channel: its weight, and its most activating images overlaid with maps.
 
     Raises:
-        OutputError: The features are no channels, or there are no images.
+        OutputError: As `channel_views`.
     """
     rows, how = channel_views(model, explanation, photos, top=top, across=across)
     columns = max(len(views) for _, views in rows)
@@ -175,7 +171,7 @@ def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: Chan
     photo = load_image(view.source)
     image = painted(view.heat, photo, model.prepare(photo.rgb)[1])
     image.thumbnail((CELL, CELL))
-    sheet.paste(image, (x, y + CELL - image.height))  # on the left and the bottom, where its caption begins
+    sheet.paste(image, (x, y + CELL - image.height))  # bottom left, above its caption
     text = f"{view.activation:.3g}  {Path(view.source).stem}"
     while draw.textlength(text, font=_font(12)) > CELL:
         text = f"{text.removesuffix('…')[:-1]}…"
@@ -187,5 +183,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def sheets_possible(explanation: GlobalExplanation, sources: Sequence[str]) -> bool:
-    """Tell whether a sheet can be drawn."""
+    """Return whether a contact sheet can be drawn."""
     return explanation.feature == "channel" and bool(explanation.metadata.get("layer")) and bool(sources)

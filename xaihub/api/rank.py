@@ -1,39 +1,35 @@
-"""Ranking what models rely on: from names and images to rankings, and to images of what a channel sees."""
+"""Rank the features that models as a whole rely on, with global explainers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xaihub.api.explain import share_out
 from xaihub.errors import InputError, ParameterError, XaihubError
-from xaihub.hub import Hub
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
-from xaihub.params import parameters
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
-__all__ = ["GlobalOutcome", "Photos", "combined", "explain_global", "labels_of", "make_global_explainers"]
-
 BATCH = 16
-KEPT_BYTES = 2**30  # of prepared images; further ones are read again at each pass
+KEPT_BYTES = 2**30  # of preprocessed images; the rest is read again on every pass
 
 
 @dataclass(kw_only=True)
 class Photos:
-    """The images of some files as one model takes them, in batches, any number of times.
+    """Image files, preprocessed for one model; iterate for batches, as often as needed.
 
     Attributes:
         model: The model.
-        sources: The files that can be read.
-        errors: What was wrong with the others.
+        sources: The readable files.
+        errors: One error per unreadable file.
     """
 
     model: Model
@@ -42,12 +38,11 @@ class Photos:
     _kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, model: Model, sources: Sequence[str], watch: Callable[[str], None] | None = None) -> Photos:
-        """Read every file once; a file that cannot be read costs only itself."""
+    def read(cls, model: Model, sources: Sequence[str], watch: Callable[[str], None] = lambda _text: None) -> Photos:
+        """Read every file once; unreadable files are skipped and listed in `errors`."""
         photos, room = cls(model=model, sources=[]), KEPT_BYTES
         for source in sources:
-            if watch is not None:
-                watch(f"reading {Path(source).name}")
+            watch(f"reading {Path(source).name}")
             try:
                 inputs = photos.prepare(source)
             except XaihubError as error:
@@ -72,8 +67,8 @@ class Photos:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalOutcome:
-    """One model and explainer: a ranking, or the error that took its place; and the images it was made with."""
+class RankOutcome:
+    """The result for one model and global explainer: a ranking or an error, and the images that were used."""
 
     model: Model
     explainer: str
@@ -82,35 +77,24 @@ class GlobalOutcome:
     error: XaihubError | None = None
 
 
-def make_global_explainers(hub: Hub, names: Sequence[str], values: dict[str, str]) -> list[GlobalExplainer]:
-    """Make several global explainers and share out the parameters `name=value` or `explainer.name=value`.
-
-    Raises:
-        UnknownName: No global explainer has that name.
-        ParameterError: No explainer has a parameter of that name.
-    """
-    known = {name: parameters(hub.global_explainers.get(name).load()) for name in dict.fromkeys(names)}
-    return [hub.get_global_explainer(name, **own) for name, own in share_out(known, values).items()]
-
-
-def explain_global(
+def rank(
     models: Sequence[Model],
     explainers: Sequence[GlobalExplainer],
     sources: Sequence[str],
     *,
     labels: str | None = None,
     seed: int = 0,
-    watch: Callable[[str], None] | None = None,
-) -> Iterator[GlobalOutcome]:
-    """Rank the features of every model by every explainer; a failure costs only itself.
+    watch: Callable[[str], None] = lambda _text: None,
+) -> Iterator[RankOutcome]:
+    """Rank the features of every model with every global explainer; one failure does not stop the rest.
 
     Args:
         models: The models.
-        explainers: The explainers.
-        sources: Image files; may be empty where no explainer needs any.
+        explainers: The global explainers.
+        sources: Image files; may be empty if no explainer needs images.
         labels: A CSV file with the images' classes, or None.
-        seed: Fixes every random choice.
-        watch: Is told what comes next.
+        seed: Seed of every random choice.
+        watch: Called with a description of each step before it starts.
 
     Raises:
         InputError: The labels cannot be read, or do not cover the images.
@@ -119,24 +103,23 @@ def explain_global(
         photos = Photos.read(model, sources, watch)
         truth = None if labels is None else labels_of(photos.sources, model.classes, labels)
         for explainer in explainers:
-            if watch is not None:
-                watch(f"{explainer.name} on {model.name}")
+            watch(f"{explainer.name} on {model.name}")
+            outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
             try:
-                found = explainer.explain(model, photos, truth, seed=seed)
-                yield GlobalOutcome(model=model, explainer=explainer.name, photos=photos, explanation=found)
+                yield outcome(explanation=explainer.explain(model, photos, truth, seed=seed))
             except ParameterError:
-                raise  # what is wrong with the question is wrong for the next model as well
+                raise  # wrong for the next model as well
             except XaihubError as error:
-                yield GlobalOutcome(model=model, explainer=explainer.name, photos=photos, error=error)
+                yield outcome(error=error)
 
 
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:
-    """Return the (N,) classes of images from a CSV file with the columns of `xaihub train`: file and label.
+    """Return the (N,) class indices of images from a CSV file with the columns file and label, as for `xaihub train`.
 
-    Which row is an image's is told as in `xaihub.matching`.
+    Rows are matched to images as described in `xaihub.matching`.
 
     Raises:
-        InputError: The file cannot be read, has no row for an image, or names classes that the model lacks.
+        InputError: The file cannot be read, lacks a row for an image, or names a class that the model does not have.
     """
     from xaihub.training.data.sources import open_images
 
@@ -148,8 +131,8 @@ def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tens
     return torch.tensor([found[source] for source in sources], dtype=torch.long)
 
 
-def combined(outcomes: Sequence[GlobalOutcome]) -> list[GlobalExplanation]:
-    """Join each explainer's rankings of several models, such as of several seeds, into one with intervals."""
+def combined(outcomes: Sequence[RankOutcome]) -> list[GlobalExplanation]:
+    """Combine each explainer's rankings of several models (such as seeds of one training) into one with intervals."""
     by_method: dict[str, list[GlobalExplanation]] = {}
     for outcome in outcomes:
         if outcome.explanation is not None:
@@ -157,8 +140,8 @@ def combined(outcomes: Sequence[GlobalOutcome]) -> list[GlobalExplanation]:
     return [GlobalExplanation.combine(parts) for parts in by_method.values() if len(parts) > 1]
 
 
-def record_of(outcome: GlobalOutcome, files: Sequence[Path]) -> dict[str, Any]:
-    """Return an outcome as JSON types, with the files it was written to."""
+def record_of(outcome: RankOutcome, files: Sequence[Path]) -> dict[str, Any]:
+    """Return an outcome and the files written for it as JSON types."""
     if outcome.explanation is None:
         return {"model": outcome.model.name, "explainer": outcome.explainer, "error": str(outcome.error)}
     return {"files": [str(file) for file in files], **outcome.explanation.to_dict()}

@@ -1,4 +1,4 @@
-"""The command line: parse, call one service, show the result."""
+"""The command line: parse the options, call a function of `xaihub.api` or another package, show the result."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from xaihub.cli.explain import explain
 from xaihub.cli.export import export, merge
 from xaihub.cli.list import list_
 from xaihub.cli.plugins import plugins
+from xaihub.cli.rank import rank
 from xaihub.cli.reproduce import reproduce
 from xaihub.cli.show import show
+from xaihub.cli.sweep import sweep
 from xaihub.cli.train import train
-
-__all__ = ["cli", "main"]
 
 
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
-    """Register each file as a plugin, before `--help` and the command look at what there is."""
+    """Register each file as a plugin, before `--help` and the command read what is registered."""
     if files:
         from xaihub.plugin_tools.onefile import register_file
 
@@ -38,29 +38,29 @@ def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[s
     expose_value=False,
     callback=_register_files,
     metavar="FILE.py",
-    help="Use the explainers, metrics and so on of a Python file, before the command; may be repeated.",
+    help="Register the explainers, metrics and so on in a Python file; goes before the command; repeatable.",
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Explain what vision models see.
+    """Explain the predictions of vision models.
 
     \b
     Examples:
-      xaihub explain                                   the sample photo, the default model and explainer
-      xaihub explain cat.jpg -m resnet50 -e rise       another model, another explainer
-      xaihub compare cat.jpg -e gradcam -e rise        several explainers in one image
+      xaihub explain                                   the sample photo, default model and explainer
+      xaihub explain cat.jpg -m resnet50 -e rise       another model and explainer
+      xaihub compare cat.jpg -e gradcam -e rise        several explainers in one figure
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
-      xaihub train photos/ -o runs/mine                a model of your own classes
-      xaihub list explainers                           what there is
-      xaihub show rise                                 what one does, its parameters and limits
-      xaihub plugins new my-method                     write one of your own
+      xaihub train photos/ -o runs/mine                fine-tune a model on your own classes
+      xaihub list explainers                           all explainers
+      xaihub show rise                                 parameters, cost and limits of one
+      xaihub plugins new my-method                     start your own explainer
 
     Shell completion: run  eval "$(_XAIHUB_COMPLETE=bash_source xaihub)"  (or zsh_source, fish_source).
     """
     ctx.ensure_object(App)
 
 
-for command in (explain, compare, evaluate, export, merge, train, reproduce, list_, show, plugins):
+for command in (explain, compare, rank, evaluate, export, merge, train, sweep, reproduce, list_, show, plugins):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""The click group: plugin commands, one funnel for errors, one place for plugin warnings."""
+"""The click group: plugin commands, error messages and plugin warnings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from xaihub.errors import XaihubError, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginInfo
 
-__all__ = ["App", "Family", "Group"]
-
 _COMMAND = re.compile(r"\w[\w-]*")
 
 
 class App:
-    """What every command shares; the hub is made when it is first asked for."""
+    """State shared by all commands; the hub is created on first use."""
 
     def __init__(self, hub: Hub | None = None) -> None:
-        """Use `hub`, or make one on demand."""
+        """Use `hub`, or create one on first use."""
         self._hub = hub
 
     @cached_property
@@ -36,7 +34,7 @@ class App:
 
     @cached_property
     def plugin_commands(self) -> dict[str, tuple[PluginInfo, click.Command]]:
-        """Commands of plugins by name; the first plugin to claim a name keeps it."""
+        """Commands of plugins by name; the first plugin that registers a name keeps it."""
         found: dict[str, tuple[PluginInfo, click.Command]] = {}
         host = self.hub.host
         for info, command in host.collect("xaihub_register_commands"):
@@ -48,13 +46,13 @@ class App:
                 host.problem(info, f"command {command.name!r} belongs to plugin {found[command.name][0].name!r}")
             else:
                 for text in ("help", "short_help", "epilog"):
-                    # A backspace alone on its line is click's mark of a paragraph whose layout it keeps.
+                    # In click, a backspace alone on its line starts a paragraph that is not rewrapped.
                     parts = (getattr(command, text) or "").split("\b\n")
                     setattr(command, text, "\b\n".join(map(clean, parts)) or None)
                 found[command.name] = (info, command)
         return found
 
-    def tell_warnings(self) -> None:
+    def report_warnings(self) -> None:
         """Print each plugin problem once, on stderr."""
         if "hub" in self.__dict__:
             for warning in dict.fromkeys(self.hub.host.warnings):
@@ -63,25 +61,25 @@ class App:
 
 
 class Family(click.Group):
-    """A command that has commands, and suggests near ones for one that it does not have."""
+    """A group of commands that suggests similar names for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest near commands for an unknown one."""
+        """Suggest similar commands for an unknown one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            ctx.ensure_object(App).tell_warnings()
+            ctx.ensure_object(App).report_warnings()
             raise click.UsageError(f"there is no command {args[0]!r}" + (f", {hint}" if hint else ""), ctx) from error
 
 
 class Group(Family):
-    """Merges plugin commands, and turns every error into one line and an exit code."""
+    """The root group: adds plugin commands, and turns every error into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return built-in commands, then those of plugins."""
+        """Return built-in commands, then plugin commands."""
         own = super().list_commands(ctx)
         app = ctx.ensure_object(App)
         for name, (info, _) in app.plugin_commands.items():
@@ -90,7 +88,7 @@ class Group(Family):
         return own + sorted(set(app.plugin_commands) - set(own))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a built-in command, or a plugin's; plugins are loaded only if no built-in has the name."""
+        """Return a built-in or plugin command; plugins are loaded only if no built-in command has the name."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
@@ -98,19 +96,19 @@ class Group(Family):
         return found[1] if found else None
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help, then tell about broken plugins."""
+        """Write the help, then report broken plugins."""
         super().format_help(ctx, formatter)
-        ctx.ensure_object(App).tell_warnings()
+        ctx.ensure_object(App).report_warnings()
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, then tell about broken plugins."""
+        """Run a command, then report broken plugins."""
         try:
             return super().invoke(ctx)
         finally:
-            ctx.ensure_object(App).tell_warnings()
+            ctx.ensure_object(App).report_warnings()
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run the command line; every failure is one line and an exit code (1 failed, 2 wrong usage)."""
+        """Run the command line; a failure is one line and exit code 1, wrong usage exit code 2."""
         run: Callable[..., Any] = super().main
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
@@ -125,7 +123,7 @@ class Group(Family):
 
 
 def _report(error: Exception) -> int:
-    """Say what went wrong in one line and return the exit code."""
+    """Print an error as one line and return the exit code."""
     if isinstance(error, XaihubError):
         say(f"error: {error}")
         return error.exit_code
@@ -135,13 +133,13 @@ def _report(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         see = f" (see '{context.command_path} --help')" if context is not None else ""
-        say(f"error: {error.format_message()}{see}")
+        say(f"error: {error.format_message().rstrip('.')}{see}")
         return error.exit_code
     if isinstance(error, click.Abort):
         say("stopped")
         return 130
     if isinstance(error, BrokenPipeError):
-        # The reader of a pipe left; silence Python's own complaint at exit.
+        # The reader of the pipe has exited; silence Python's own message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if os.environ.get("XAIHUB_DEBUG"):
@@ -152,7 +150,7 @@ def _report(error: Exception) -> int:
 
 
 def _blame(error: BaseException) -> str:
-    """Name the plugin whose code raised, judging by the innermost frame of a module called xaihub_*."""
+    """Name the plugin whose code raised: the innermost frame in a module called xaihub_*."""
     frames, traceback = [], error.__traceback__
     while traceback is not None:
         frames.append(Path(traceback.tb_frame.f_code.co_filename))

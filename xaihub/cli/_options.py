@@ -1,21 +1,83 @@
-"""Options that several commands share."""
+"""Options as typed records: each field of a dataclass is an option, whose type and default are the field's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
 
+from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
+from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
-__all__ = ["SEED", "json_option", "model_options", "pairs", "quiet_options", "run_options"]
-
 F = TypeVar("F", bound=Callable[..., Any])
+# These come last in every help text, in this order.
+LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
-SEED = click.IntRange(-(2**63), 2**63 - 1)  # as torch takes them
+
+class Opt:
+    """What an option has in addition to a field's name, type and default."""
+
+    def __init__(self, help: str, *flags: str, **settings: Any) -> None:
+        """Take the help text, flags other than --name-of-the-field, and keyword arguments of `click.option`."""
+        self.flags, self.settings = flags, {"help": help, **settings}
+
+
+def option(name: str, kind: Any, default: Any, given: Opt) -> Callable[[F], F]:
+    """Return click's decorator for an option called `name` of the type `kind`, such as `int | None`."""
+    flags: Sequence[str] = given.flags or (f"--{name.replace('_', '-')}",)
+    settings = {"show_default": default not in (None, (), MISSING) and default is not False, **given.settings}
+    if default is not MISSING:
+        settings["default"] = default
+    inner = next(part for part in get_args(kind) or (kind,) if part is not NoneType)
+    if get_origin(kind) is Literal:
+        settings["type"] = click.Choice(get_args(kind))
+    elif kind is bool:
+        settings["is_flag"] = True
+    elif inner is bool:
+        flags = (f"{flags[0]}/--no-{flags[0][2:]}",)
+    else:
+        settings["multiple"] = get_origin(kind) is tuple
+        settings.setdefault("type", str if inner is Setting else inner)
+    return click.option(*flags, name, **settings)
+
+
+def options(record: type) -> Callable[[F], F]:
+    """Add one option per field of the dataclass `record`; the command receives them as one argument `given`."""
+    hints = get_type_hints(record, include_extras=True)
+    declared = {item.name: (*get_args(hints[item.name]), item.default) for item in fields(record)}
+    names = sorted(declared, key=lambda name: LAST.index(name) if name in LAST else -1)
+
+    def wrap(function: F) -> F:
+        @wraps(function)
+        def gathered(*args: Any, **values: Any) -> Any:
+            return function(*args, given=record(**{name: values.pop(name) for name in names}), **values)
+
+        for name in reversed(names):
+            kind, given, default = declared[name]
+            gathered = option(name, kind, default, given)(gathered)
+        return gathered  # type: ignore[return-value]
+
+    return wrap
+
+
+def _settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
+    try:
+        return tuple(Setting.parse(text) for text in texts)
+    except ParameterError as error:
+        raise click.BadParameter(error.message, ctx, param) from error
+
+
+def _seed(ctx: click.Context, param: click.Parameter, seed: int | None) -> int | None:
+    if seed is not None and not -(2**63) <= seed < 2**63:
+        raise click.BadParameter(f"{seed} is not a 64-bit integer", ctx, param)
+    return seed
 
 
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -26,86 +88,68 @@ def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     return complete
 
 
-def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
-    def wrap(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return wrap
+def named(kind: str, *flags: str, text: str = "") -> Opt:
+    """Return a repeatable option whose values are names in the registry `kind` of the hub."""
+    text = text or f"{kind[:-1].replace('_', ' ').capitalize()} (see 'xaihub list {kind}')"
+    return Opt(f"{text}; repeatable.", *flags, shell_complete=_complete(kind))
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print records as JSON on stdout.")
-
-model_options = _apply(
-    [
-        click.option(
-            "-m",
-            "--model",
-            "models",
-            multiple=True,
-            default=(DEFAULT_MODEL,),
-            show_default=True,
-            shell_complete=_complete("models"),
-            help="A zoo model, a model card (.yaml), or any timm, hf-hub: or torchvision/ name; may be repeated.",
-        ),
-        click.option("--checkpoint", metavar="FILE", help="Weights to load instead (.safetensors, .pt, .pth)."),
-        click.option("--classes", metavar="FILE", help="Class names for --checkpoint, one a line."),
-        click.option("--layer", metavar="NAME", help="The layer for activation maps, instead of the one found."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-        click.option("--batch-size", type=click.IntRange(1), help="Rows a forward pass; by default as memory allows."),
-        click.option("--autocast", is_flag=True, help="Mixed precision."),
-    ]
+EXPLAINER, METRIC = named("explainers", "-e", "--explainer"), named("metrics", "-k", "--metric")
+MODEL = named(
+    "models",
+    "-m",
+    "--model",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
 )
-
-run_options = _apply(
-    [
-        click.option(
-            "-e",
-            "--explainer",
-            "explainers",
-            multiple=True,
-            default=(DEFAULT_EXPLAINER,),
-            show_default=True,
-            shell_complete=_complete("explainers"),
-            help="An explainer of 'xaihub list explainers'; may be repeated.",
-        ),
-        click.option(
-            "-p",
-            "--param",
-            "values",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A parameter of the explainers that have it, or EXPLAINER.NAME=VALUE for one; may be repeated.",
-        ),
-        click.option(
-            "-t",
-            "--target",
-            metavar="CLASS",
-            help="Index, class name, rank (top2) or contrast ('tabby vs tiger cat'); by default the predicted class.",
-        ),
-        click.option("--seed", type=SEED, default=0, show_default=True, help="Fixes every random choice."),
-    ]
+PARAM = Opt(
+    "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
+    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=_settings,
+)  # fmt: skip
+TARGET = Opt(
+    "Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
+    "-t", "--target", metavar="CLASS",
+)  # fmt: skip
+SEED = Opt("Seed of every random choice.", callback=_seed)
+DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
+BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
+JSON = Opt("Print the results as JSON on stdout.", "--json")
+OUTPUT = Opt(
+    "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
+NEW_FOLDER = Opt("Output folder of the run; must not exist yet.", "-o", "--output", metavar="FOLDER")
 
-quiet_options = _apply(
-    [
-        click.option("-q", "--quiet", is_flag=True, help="No progress, no notes; only results and errors."),
-        click.option("-v", "--verbose", is_flag=True, help="Say which layer was chosen and why, cost and warnings."),
-    ]
-)
+json_option = option("as_json", bool, False, JSON)
 
 
-def pairs(values: tuple[str, ...]) -> dict[str, str]:
-    """Split NAME=VALUE options.
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """What to print."""
 
-    Raises:
-        click.BadParameter: An option is not of that form.
-    """
-    found = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="-p")
-        found[name.strip()] = value.strip()
-    return found
+    as_json: Annotated[bool, JSON] = False
+    quiet: Annotated[bool, Opt("Print only results and errors, no progress and no notes.", "-q", "--quiet")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Display):
+    """Which models to load, and how to run them."""
+
+    models: Annotated[tuple[str, ...], MODEL] = (DEFAULT_MODEL,)
+    checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
+    classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
+    layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
+    device: Annotated[str, DEVICE] = "auto"
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
+    autocast: Annotated[bool, Opt("Mixed precision on a GPU.")] = False
+    settings: Annotated[tuple[Setting, ...], PARAM] = ()
+    seed: Annotated[int, SEED] = 0
+    output: Annotated[str, OUTPUT] = "xaihub-out"
+    verbose: Annotated[bool, Opt("Report details, such as the layer and the cost.", "-v", "--verbose")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
+    """Which explainers to run, on which class."""
+
+    explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
+    target: Annotated[str | None, TARGET] = None
+    terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

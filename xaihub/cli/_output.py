@@ -1,4 +1,4 @@
-"""The only module that knows about terminals: results on stdout, everything else on stderr."""
+"""Terminal output: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Board, Entry
 
-__all__ = ["clean", "draw", "progress", "put", "put_board", "put_json", "say", "table"]
 
-# Escape sequences whole (window titles and links first, then colours and cursor moves), then what is left of control
-# characters, and the signs that turn the direction of writing or that cannot be seen.
+# Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
+# and characters that change the direction of writing or are invisible.
 _CONTROL = re.compile(
     r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]).*?(?:\x07|\x1b\\|\x9c)"
     r"|(?:\x1b\[|\x9b)[0-9;?]*[ -/]*[@-~]"
@@ -29,7 +28,7 @@ _CONTROL = re.compile(
 
 
 def clean(text: str) -> str:
-    """Remove control characters and escape sequences, which a plugin's metadata could carry."""
+    """Remove control characters and escape sequences, which a plugin's metadata may contain."""
     return _CONTROL.sub("", text)
 
 
@@ -44,13 +43,13 @@ def put(text: str) -> None:
 
 
 def put_json(record: Any) -> None:
-    """Write a record to stdout as JSON; control characters become JSON's own escapes."""
+    """Write a record to stdout as JSON, with control characters escaped."""
     text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
     click.echo(_CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
-    """Lay records out as columns; the last is wrapped to the terminal's width."""
+    """Format records as a table; the last column is wrapped to the width of the terminal."""
     import shutil
     import textwrap
 
@@ -68,30 +67,37 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
 
 
 def put_board(board: Board) -> None:
-    """Print a leaderboard: a row an explainer, "mean [low, high]" a metric, * for the best, controls dimmed."""
+    """Print a leaderboard: one row per explainer, "mean [low, high]" per metric, * for the best, controls dimmed."""
     arrows = {True: " ^", False: " v", None: ""}
     most = max((entry.count for entry in board.entries.values()), default=0)
     lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
-    for name in board.explainers:
-        cells = [name]
-        for metric in board.metrics:
-            entry = board.entries.get((name, metric))
-            few = "" if entry is None or entry.count == most else f" (of {entry.count})"
-            cells.append(
-                "-" if entry is None else f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
-            )
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines += [
+        [name, *(_entry(board.entries.get((name, metric)), most) for metric in board.metrics)]
+        for name in board.explainers
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     put(f"{board.model}, {images} image{'' if images == '1' else 's'}")
     for line, text in zip(lines, texts, strict=True):
-        # click strips the style where stdout is no terminal.
+        # click strips the style if stdout is not a terminal.
         click.echo(click.style(clean(text), dim=line[0] in board.controls))
-    put("^ higher is better, v lower, * best method; 95 % bootstrap intervals; controls are last")
+    put("^ higher is better, v lower is better, * best method; 95 % bootstrap intervals; controls are last")
     for note in board.notes:
         put(f"note: {note}")
+
+
+def _entry(entry: Entry | None, most: int) -> str:
+    if entry is None:
+        return "-"
+    few = "" if entry.count == most else f" (of {entry.count})"
+    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
+
+
+def passes(number: float, direction: str) -> str:
+    """Return a number of forward or backward passes in words."""
+    return f"{number:g} {direction} pass{'' if number == 1 else 'es'}"
 
 
 def _cell(value: Any) -> str:
@@ -104,7 +110,7 @@ def _cell(value: Any) -> str:
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Show one progress bar on stderr, if it is a terminal and the user did not ask for quiet."""
+    """Show one progress bar on stderr, unless it is not a terminal or `quiet` is set."""
     if quiet or not sys.stderr.isatty():
         yield Progress(None)
         return
@@ -126,17 +132,17 @@ class Progress:
         self._task = None if bar is None else bar.add_task("starting", total=None)
 
     def watch(self, text: str) -> None:
-        """Say what is being done now."""
+        """Describe the current step."""
         if self._bar is not None:
             self._bar.reset(self._task, description=clean(text), total=None)
 
     def report(self, text: str, done: int, total: int) -> None:
-        """Say what is being done now and how far the whole is."""
+        """Describe the current step and the progress of the whole."""
         if self._bar is not None:
             self._bar.update(self._task, description=clean(text), completed=done, total=total)
 
     def step(self, done: int, total: int) -> None:
-        """Say how far it is."""
+        """Update the progress of the current step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import json_option, model_options, pairs, quiet_options, run_options
+from xaihub.cli._options import ExplainOptions, options
 from xaihub.cli._output import draw, progress, put, put_json, say
-from xaihub.cli.explain import check_writable, load_models
-
-__all__ = ["compare"]
+from xaihub.cli._prepare import Destination, load_models
 
 
 @click.command()
 @click.argument("image", required=False)
-@model_options
-@run_options
-@click.option("-o", "--output", default="xaihub-out/compare.png", show_default=True, metavar="FILE", help="The PNG.")
-@click.option("--terminal", is_flag=True, help="Draw the grid in the terminal as well.")
-@json_option
-@quiet_options
+@options(ExplainOptions)
 @click.pass_obj
-def compare(app: App, /, image: str | None, output: str, **options: Any) -> None:
-    """Compare explainers and models on one image, as one labelled grid.
+def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
+    """Compare explainers and models on one image.
+
+    Writes one labelled figure, with one row per model and one column per explainer.
 
     \b
     Examples:
@@ -34,30 +26,28 @@ def compare(app: App, /, image: str | None, output: str, **options: Any) -> None
     """
     from xaihub.images import find_images, sample_photo
 
-    values = pairs(options["values"])
     sources = find_images([image or str(sample_photo())])
     if len(sources) > 1:
-        raise click.UsageError(f"compare takes one image, and {image!r} holds {len(sources)}")
-    check_writable(Path(output).parent)
+        raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
+    place = Destination.parse(given.output)
     from xaihub.api.compare import compare as run
-    from xaihub.api.explain import make_explainers
+    from xaihub.api.explain import image_stem
+    from xaihub.api.parameters import make
 
-    explainers = make_explainers(app.hub, options["explainers"], values)
-    models = load_models(app, options)
-    with progress(quiet=options["quiet"]) as bar:
-        for model in models:
-            model.runtime.progress = bar.step
-        found = run(models, explainers, sources[0], target=options["target"], seed=options["seed"], watch=bar.watch)
+    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
+    with progress(quiet=given.quiet) as bar:
+        models = load_models(app.hub, given, bar.step)
+        found = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
     for failure in found.failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(found.rows):
-        written = found.save_png(Path(output))
-        if options["as_json"]:
+        written = found.save_png(place.path(f"{image_stem(sources[0])}__compare", ".png"))
+        if given.as_json:
             put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in found.rows]})
         else:
             put(str(written))
-        if options["terminal"]:
+        if given.terminal:
             from PIL import Image
 
             with Image.open(written) as grid:

@@ -2,215 +2,215 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from xaihub.api.parameters import Setting, assign
 from xaihub.cli._app import App
-from xaihub.cli._options import SEED, json_option, pairs
-from xaihub.cli._output import progress, put, put_board, put_json, say
-from xaihub.errors import ParameterError
+from xaihub.cli._options import (
+    BATCH_SIZE,
+    DEVICE,
+    EXPLAINER,
+    METRIC,
+    MODEL,
+    NEW_FOLDER,
+    PARAM,
+    SEED,
+    TARGET,
+    Display,
+    Opt,
+    options,
+)
+from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
 
 if TYPE_CHECKING:
-    from xaihub.evaluation.config import Config
+    from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.plan import Plan
     from xaihub.evaluation.results import ScoreRow
+    from xaihub.hub import Hub
     from xaihub.models.model import Model
 
-__all__ = ["evaluate"]
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Display):
+    """The plan, of which options that are None or empty change nothing, and what to do with it."""
+
+    models: Annotated[tuple[str, ...], MODEL] = ()
+    explainers: Annotated[tuple[str, ...], EXPLAINER] = ()
+    metrics: Annotated[tuple[str, ...], METRIC] = ()
+    settings: Annotated[tuple[Setting, ...], PARAM] = ()
+    target: Annotated[str | None, TARGET] = None
+    labels: Annotated[
+        str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
+    ] = None
+    masks: Annotated[
+        str | None, Opt("Mask images (white on black) with the file names of the images.", metavar="FOLDER")
+    ] = None
+    boxes: Annotated[str | None, Opt("CSV file with file,left,top,right,bottom in pixels.", metavar="FILE")] = None
+    seed: Annotated[int | None, SEED] = None
+    device: Annotated[str | None, DEVICE] = None
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
+    limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
+    output: Annotated[str | None, NEW_FOLDER] = None
+    config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
+    resume: Annotated[
+        str | None, Opt("Resume a run; may add images, models, explainers and metrics.", metavar="FOLDER")
+    ] = None
+    only_missing: Annotated[bool, Opt("With --resume: do not retry what failed.")] = False
+    dry_run: Annotated[bool, Opt("Print the plan and its cost, measured on one image; nothing is stored.")] = False
 
 
 @click.command()
-@click.argument("images", nargs=-1, metavar="[PICTURE]...")
-@click.option("-m", "--model", "models", multiple=True, help="A model; may be repeated.")
-@click.option("-e", "--explainer", "explainers", multiple=True, help="An explainer; may be repeated.")
-@click.option("-k", "--metric", "metrics", multiple=True, help="A metric of 'xaihub list metrics'; may be repeated.")
-@click.option(
-    "-p", "--param", "values", multiple=True, metavar="OWNER.NAME=VALUE", help="A parameter of one explainer or metric."
-)
-@click.option("-t", "--target", metavar="CLASS", help="What is explained; by default each predicted class.")
-@click.option("--labels", metavar="FILE", help="CSV with file,class_index: explain the labelled class.")
-@click.option("--masks", metavar="FOLDER", help="Mask images (white on black) with the photos' names.")
-@click.option("--boxes", metavar="FILE", help="CSV with file,left,top,right,bottom in pixels.")
-@click.option("--seed", type=SEED, help="Fixes every random choice.  [default: 0]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a forward pass; by default as memory allows.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first so many images.")
-@click.option("--no-controls", is_flag=True, help="Leave out the random map, the edge filter and the centre prior.")
-@click.option("-o", "--output", metavar="FOLDER", help="The run's folder, new.")
-@click.option("--config", "config_file", metavar="FILE", help="A YAML file with all of the above.")
-@click.option("--resume", metavar="FOLDER", help="Continue a run; may add images, models, explainers and metrics.")
-@click.option("--only-missing", is_flag=True, help="With --resume: do not try again what failed.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan and its cost, measured on the first image; store nothing."
-)
-@json_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress; only the table and errors.")
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@options(EvaluateOptions)
 @click.pass_obj
-def evaluate(
-    app: App, /, *, resume: str | None, config_file: str | None, only_missing: bool, dry_run: bool, **options: Any
-) -> None:
-    """Judge explainers by metrics over many images: a leaderboard that survives anything.
+def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> None:
+    """Score explainers with metrics over many images.
 
-    Every explanation is made once and every score measured once; an interrupted run continues with --resume.
+    Prints a leaderboard. Each explanation and score is computed once and stored; --resume continues an interrupted run.
 
     \b
     Examples:
       xaihub evaluate photos/ -e gradcam -e rise -k insertion -k deletion -k grid_pointing -o runs/first
+      xaihub evaluate photos/ -e rise -k insertion -p masks=500 -p insertion.steps=20 -o runs/second
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.evaluation.config import read_config
+    from xaihub.evaluation.config import Config, read_config
     from xaihub.evaluation.plan import load_models, make_plan
+    from xaihub.evaluation.store import RunStore
 
-    if only_missing and not resume:
-        raise click.UsageError("--only-missing goes with --resume")
-    if resume and config_file:
-        raise click.UsageError("--resume takes the plan from the run; leave --config out")
+    if given.only_missing and not given.resume:
+        raise click.UsageError("--only-missing requires --resume")
+    if given.resume and given.config:
+        raise click.UsageError("--resume takes its plan from the run; remove --config")
     file = None
-    if resume:
-        config = _stored(resume)
-    elif config_file:
-        config, file = read_config(config_file)
+    if given.resume:
+        with RunStore(given.resume) as store:
+            config = store.config
+    elif given.config:
+        config, file = read_config(given.config)
+    elif images:
+        config = Config(images=[])
     else:
-        if not options["images"]:
-            raise click.UsageError("give images to evaluate on, --config or --resume")
-        config = _blank()
-    config = _updated(config, options, add=bool(resume))
-    if not dry_run and not resume and not config.output:
-        raise click.UsageError("say where the run goes: -o FOLDER")
+        raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
+    config = _updated(app.hub, config, images, given, add=bool(given.resume))
+    if not given.dry_run and not given.resume and not config.output:
+        raise click.UsageError("no output folder for the run; add -o FOLDER")
     plan = make_plan(app.hub, config, file)
     models = load_models(app.hub, plan, file)
-    if dry_run:
-        _estimate(app, plan, models, options)
+    if given.dry_run:
+        _estimate(app.hub, plan, models, as_json=given.as_json)
         return
     from xaihub.evaluation.charts import plot
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.run import evaluate as run
-    from xaihub.evaluation.store import RunStore
 
-    with RunStore(resume or config.output, create=not resume) as store:
-        with progress(quiet=options["quiet"]) as bar:
-            totals = run(app.hub, plan, store, models, retry=not only_missing, watch=bar.report)
+    with RunStore(given.resume or config.output, create=not given.resume) as store:
+        with progress(quiet=given.quiet) as bar:
+            totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")
         failures = store.failed_images()
-    if options["as_json"]:
+    if given.as_json:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
         for board in tables:
             put_board(board)
         say(
-            f"{totals.scores} scores and {totals.explanations} explanations made, {totals.kept} scores kept;"
-            f" {totals.forward_passes} forward passes, {totals.backward_passes} backward passes, {totals.seconds:.1f} s"
+            f"{totals.scores} scores and {totals.explanations} explanations computed, {totals.kept} scores reused;"
+            f" {passes(totals.forward_passes, 'forward')}, {passes(totals.backward_passes, 'backward')},"
+            f" {totals.seconds:.1f} s"
         )
         if charts:
             say(f"{len(charts)} charts in {charts[0].parent}")
     for source, reason in failures.items():
-        # An error of reading an image names it already.
+        # An error about reading an image already names it.
         say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
         reasons = _reasons(rows)
         for line in reasons:
             say(f"error: {line}")
-        which = f"; which ones: xaihub export {resume or config.output} --format json" if reasons else ""
+        which = f"; list them: xaihub export {given.resume or config.output} --format json" if reasons else ""
         say(f"{totals.failed} failed{which}")
         raise click.exceptions.Exit(1)
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
-    """Say once why each metric or explainer failed, and how often."""
+    """Return why each metric or explainer failed, and how often."""
     failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
     return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
 
 
-def _blank() -> Config:
-    from xaihub.evaluation.config import Config
+def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:
+    """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced.
 
-    return Config(images=[])
-
-
-def _stored(folder: str) -> Config:
-    from xaihub.evaluation.store import RunStore
-
-    with RunStore(folder) as store:
-        return store.config
-
-
-def _updated(config: Config, options: dict[str, Any], *, add: bool) -> Config:
-    """Lay the command line's options over a plan; with `add` its lists grow instead of being replaced."""
+    With `add`, `-p` sets parameters of what is added.
+    """
     from xaihub.evaluation.config import Choice
 
-    values = pairs(options["values"])
-    used: set[str] = set()
-
-    def choices(names: tuple[str, ...]) -> list[str | Choice]:
-        made: list[str | Choice] = []
-        for name in dict.fromkeys(names):
-            own = {key.partition(".")[2]: value for key, value in values.items() if key.partition(".")[0] == name}
-            used.update(f"{name}.{key}" for key in own)
-            made.append(Choice(name, dict(own)) if own else name)
-        return made
-
-    lists: dict[str, list[Any]] = {
-        "images": [path if path == "-" else os.path.abspath(path) for path in options["images"]],  # noqa: PTH100 - globs stay
-        "models": list(options["models"]),
-        "explainers": choices(options["explainers"]),
-        "metrics": choices(options["metrics"]),
-    }
+    lists: dict[str, list[Any]] = {"images": list(images), "models": list(given.models)}
+    choices: dict[str, list[Choice]] = {}
+    for kind in ("explainers", "metrics"):
+        named = dict.fromkeys(getattr(given, kind)) or ([] if add else getattr(config, kind))
+        choices[kind] = [Choice(item) if isinstance(item, str) else item for item in named]
+    if given.settings:
+        specs = [getattr(hub, kind).get(choice.name) for kind, chosen in choices.items() for choice in chosen]
+        for choice, own in zip(itertools.chain(*choices.values()), assign(given.settings, specs), strict=True):
+            choice.params = {**choice.params, **own}
+    for kind, chosen in choices.items():
+        lists[kind] = [choice if choice.params else choice.name for choice in chosen]
     for name, fresh in lists.items():
-        if fresh:
-            old = getattr(config, name) if add else []
-            setattr(config, name, old + [item for item in fresh if item not in old])
-    unused = sorted(set(values) - used)
-    if unused:
-        raise ParameterError(
-            f"-p {unused[0]}: no explainer or metric of that name is asked for", hint="write OWNER.NAME=VALUE"
-        )
+        old = getattr(config, name) if add or not fresh else []
+        setattr(config, name, old + [item for item in fresh if item not in old])
     for name in ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
-        if options[name] is not None:
-            setattr(config, name, options[name])
-    if options["no_controls"]:
+        if getattr(given, name) is not None:
+            setattr(config, name, getattr(given, name))
+    if given.no_controls:
         config.controls = False
     _rooted(config)
     return config
 
 
 def _rooted(config: Config) -> None:
-    """Make paths absolute, so that the run can be resumed from any folder."""
-    config.images = [path if path == "-" else os.path.abspath(path) for path in config.images]  # noqa: PTH100 - globs stay
-    config.models = [os.path.abspath(m) if m.lower().endswith((".yaml", ".yml")) else m for m in config.models]  # noqa: PTH100
+    """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
+    rooted = os.path.abspath
+    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
+    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    config.models = list(dict.fromkeys(models))
     for name in ("labels", "masks", "boxes"):
-        path = getattr(config, name)
-        setattr(config, name, path and os.path.abspath(path))  # noqa: PTH100
+        setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
 
 
-def _estimate(app: App, plan: Plan, models: Sequence[Model], options: dict[str, Any]) -> None:
-    from xaihub.cli._output import table
+def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -> None:
     from xaihub.evaluation.estimate import estimate
     from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
-        cost = estimate(app.hub, plan, store, models)
+        cost = estimate(hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
     rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
-    if options["as_json"]:
+    if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
     put(table(rows, names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
-        f" {len(plan.config.models)} models: about {cost.forward_passes} forward passes,"
-        f" {cost.backward_passes} backward passes,"
-        f" {cost.seconds / 60:.1f} minutes (the first image, measured, times {cost.images})"
+        f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"
+        f" {passes(cost.backward_passes, 'backward')}, {cost.seconds / 60:.1f} minutes"
+        f" (measured on the first image, times {cost.images})"
     )
     for who, reason in cost.unknown.items():
-        say(f"note: {who} is not counted: {reason}")
+        say(f"note: {who} is not included: {reason}")

@@ -8,8 +8,6 @@ import click
 
 from xaihub.cli._output import put, say
 
-__all__ = ["export", "merge"]
-
 
 @click.command()
 @click.argument("run")
@@ -19,11 +17,13 @@ __all__ = ["export", "merge"]
     type=click.Choice(("csv", "parquet", "json")),
     default="csv",
     show_default=True,
-    help="The form of the table; parquet needs an extra.",
+    help="File format ('parquet' needs xaihub[parquet]).",
 )
-@click.option("-o", "--output", metavar="FILE", help="The file; without it csv and json go to stdout.")
+@click.option("-o", "--output", metavar="FILE", help="Output file; default: stdout, for csv and json.")
 def export(run: str, format_: str, output: str | None) -> None:
-    """Take the scores of a run elsewhere, one row a score, and one for each image that failed.
+    """Export a run's scores.
+
+    The table has one row per score, plus one row per failed image.
 
     \b
     Examples:
@@ -40,9 +40,11 @@ def export(run: str, format_: str, output: str | None) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="FOLDER", help="The merged run, new.")
+@click.option("-o", "--output", required=True, metavar="FOLDER", help="Output folder; must not exist yet.")
 def merge(runs: tuple[str, ...], output: str) -> None:
-    """Merge runs into a new one; what several hold is kept once, and what they disagree on is set aside.
+    """Merge runs into a new run.
+
+    Duplicate results are kept once; conflicting results are hidden until the merged run is resumed.
 
     \b
     Examples:
@@ -52,10 +54,10 @@ def merge(runs: tuple[str, ...], output: str) -> None:
 
     merged, aside = join(runs, output)
     with merged:
-        say(f"{len(merged.rows())} scores of {len(runs)} runs")
+        say(f"{len(merged.rows())} scores from {len(runs)} runs")
     if aside:
         say(
-            f"note: {aside} scores are set aside, as the runs differ in what these depend on (photos, masks, boxes,"
-            f" seed, target or version); xaihub evaluate --resume {output} settles them"
+            f"note: {aside} conflicting scores are hidden, because the runs differ in images, masks, boxes, seed,"
+            f" target or version; xaihub evaluate --resume {output} measures them again where needed"
         )
     put(output)

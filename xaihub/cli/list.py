@@ -9,8 +9,6 @@ from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
 from xaihub.hub.describe import KINDS, architectures, listing
 
-__all__ = ["list_"]
-
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
     "global_explainers": ("name", "needs", "summary"),
@@ -26,14 +24,14 @@ COLUMNS = {
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS), required=False)
-@click.option("--timm", "timm_pattern", metavar="PATTERN", help="With models: timm's own names that match a glob.")
-@click.option("--torchvision", "torchvision_pattern", metavar="PATTERN", help="With models: torchvision's own names.")
+@click.option("--timm", "timm_pattern", metavar="PATTERN", help="Matching model names of timm (a glob).")
+@click.option("--torchvision", "torchvision_pattern", metavar="PATTERN", help="Matching model names of torchvision.")
 @json_option
 @click.pass_obj
 def list_(
     app: App, /, kind: str | None, timm_pattern: str | None, torchvision_pattern: str | None, *, as_json: bool
 ) -> None:
-    """List what is registered: explainers, metrics, objectives, models, plugins and so on.
+    """List explainers, metrics, models and so on.
 
     \b
     Examples:
@@ -45,7 +43,7 @@ def list_(
     wanted = {adapter: pattern for adapter, pattern in patterns.items() if pattern is not None}
     if wanted:
         if kind not in (None, "models"):
-            raise click.UsageError("--timm and --torchvision go with 'xaihub list models'")
+            raise click.UsageError("--timm and --torchvision are only supported for 'xaihub list models'")
         names = [name for adapter, pattern in wanted.items() for name in architectures(app.hub, adapter, pattern)]
         put_json(names) if as_json else put("\n".join(names))
         return

@@ -15,21 +15,20 @@ from xaihub.cli._output import progress, put, put_json, say, table
 if TYPE_CHECKING:
     from xaihub.plugin_tools.installing import Installed
 
-__all__ = ["plugins"]
 
-# As in `xaihub.plugin_tools.scaffold`, which is not imported before it is used.
+# The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
 KINDS = ("explainer", "metric", "adapter", "command")
 
 
 @click.group(cls=Family)
 def plugins() -> None:
-    """Write, install, check and remove plugins.
+    """Create, install, check and remove plugins.
 
     \b
     Examples:
-      xaihub plugins new celldrop              write the project of a new explainer
+      xaihub plugins new celldrop              create a project for a new explainer
       xaihub plugins install ./xaihub-celldrop
-      xaihub plugins check celldrop            put it through the conformance checks
+      xaihub plugins check celldrop            run the conformance checks
       xaihub plugins list
       xaihub plugins uninstall celldrop
     """
@@ -37,12 +36,14 @@ def plugins() -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What it adds.")
-@click.option("-o", "--output", default=".", metavar="FOLDER", help="Where the project's folder goes.")
-@click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="The project's licence.")
+@click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What the plugin adds.")
+@click.option("-o", "--output", default=".", metavar="FOLDER", help="Parent folder of the project.")
+@click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="Licence of the project.")
 @click.pass_obj
 def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
-    """Write a complete project: a method that works, its card, its hooks, and tests that check it.
+    """Create a plugin project.
+
+    The project is complete: a working method, its card, its hooks and tests.
 
     \b
     Examples:
@@ -60,16 +61,16 @@ def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
 @plugins.command(context_settings={"ignore_unknown_options": True})
 @click.argument("packages", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PACKAGE... [PIP OPTION]...")
 @click.option(
-    "-e", "--editable", is_flag=True, help="Use a folder's files where they are, so that edits count at once."
+    "-e", "--editable", is_flag=True, help="Install a folder in place, so that edits take effect immediately."
 )
-@click.option("-U", "--upgrade", is_flag=True, help="Take newer versions of what is installed already.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not show what the installer says.")
+@click.option("-U", "--upgrade", is_flag=True, help="Upgrade what is already installed.")
+@click.option("-q", "--quiet", is_flag=True, help="Hide the installer's output.")
 @json_option
 def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: bool, as_json: bool) -> None:
-    """Install plugins with pip (or uv), then load them and report what they added.
+    """Install plugins with pip (or uv).
 
-    PACKAGE is whatever pip understands: a name, a folder, a file, an address. Options that are not listed here are
-    passed on, after a "=" if they have a value.
+    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL.
+    Unlisted options are forwarded to pip; write their values as --option=value.
 
     \b
     Examples:
@@ -82,7 +83,7 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
     options = [item for item in packages if item.startswith("-")]
     wanted = [item for item in packages if not item.startswith("-")]
     if not wanted:
-        raise click.UsageError("name what to install")
+        raise click.UsageError("no package to install; name one")
     found = run(wanted, editable=editable, upgrade=upgrade, options=options, tell=_teller(quiet))
     if as_json:
         put_json([asdict(plugin) for plugin in found])
@@ -91,18 +92,18 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
             _tell_installed(plugin)
     broken = list(dict.fromkeys(plugin.distribution for plugin in found if plugin.broken))
     if broken:
-        say(f"error: what was installed is broken (remove it: xaihub plugins uninstall {' '.join(broken)})")
+        say(f"error: the installed plugin is broken (remove it: xaihub plugins uninstall {' '.join(broken)})")
         raise click.exceptions.Exit(1)
 
 
 @plugins.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not show what the installer says.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("-q", "--quiet", is_flag=True, help="Hide the installer's output.")
 def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
-    """Remove plugins that were installed.
+    """Uninstall plugins.
 
-    NAME is a plugin, or the distribution that it came with.
+    NAME is a plugin or its distribution.
 
     \b
     Examples:
@@ -118,14 +119,14 @@ def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
     left = run(distributions, tell=_teller(quiet))
     put(f"removed {', '.join(distributions)}")
     if left:
-        say(f"note: {', '.join(left)} was needed by it, is needed by nothing else, and stays: pip uninstall removes it")
+        say(f"note: {', '.join(left)} is no longer needed but stays installed; pip uninstall removes it")
 
 
 @plugins.command("list")
 @json_option
 @click.pass_obj
 def list_(app: App, /, *, as_json: bool) -> None:
-    """List plugins: where each came from, what it registered, and what is wrong with it.
+    """List plugins, what they registered and their problems.
 
     \b
     Examples:
@@ -155,9 +156,9 @@ def list_(app: App, /, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def info(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show everything known of a plugin: files, hooks, what it registered, load time, needs, card.
+    """Show details of a plugin.
 
-    NAME is a plugin, or the distribution that it came with.
+    Prints its files, hooks, what it registered, load time, dependencies and card. NAME is a plugin or its distribution.
 
     \b
     Examples:
@@ -175,7 +176,7 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
             "distribution": f"{row['distribution']} {row['version']}".strip(),
             "summary": row["summary"],
             "licence": row["licence"],
-            "address": row["url"],
+            "URL": row["url"],
             "module": row["module"],
             "file": row["file"],
             "needs": ", ".join(row["requires"]),
@@ -193,13 +194,13 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--only", multiple=True, metavar="CHECK", help="Run this check only; may be repeated.")
+@click.option("--only", multiple=True, metavar="CHECK", help="Run only this check; repeatable.")
 @json_option
 @click.pass_obj
 def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> None:
-    """Put a plugin through the conformance checks; exit with 1 if one fails.
+    """Run the conformance checks on a plugin.
 
-    NAME is a plugin, a distribution, or one explainer, metric, adapter or model.
+    Exits with 1 if a check fails. NAME is a plugin, a distribution, or a single explainer, metric, adapter or model.
 
     \b
     Examples:
@@ -218,20 +219,20 @@ def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> No
     else:
         columns = ("subject", "check", "outcome", "seconds", "advice")
         rows = [{**asdict(result), "seconds": f"{result.seconds:.1f}"} for result in results]
-        put(table(rows, columns) if rows else f"{name} registers nothing that can be checked")
+        put(table(rows, columns) if rows else f"{name} registers nothing that has checks")
     if failed:
         say(f"{len(failed)} of {len(results)} checks failed")
         raise click.exceptions.Exit(1)
 
 
 def _root() -> click.Group:
-    """Return the whole command line, whose own commands no plugin can replace."""
+    """Return the root group, whose commands plugins cannot replace."""
     root = click.get_current_context().find_root().command
     return root if isinstance(root, click.Group) else plugins
 
 
 def _commands(app: App) -> list[tuple[str, str]]:
-    """Return the commands of plugins; one that has a built-in's name is noted as a problem, and left out."""
+    """Return the commands of plugins; one named like a built-in command is reported as a problem and skipped."""
     _root().list_commands(click.get_current_context().find_root())
     return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name not in _root().commands]
 
@@ -251,7 +252,7 @@ def _tell_installed(plugin: Installed) -> None:
         return
     added = "; ".join(f"{kind}: {_some(names)}" for kind, names in plugin.registered.items())
     put(f"{name} adds {added}")
-    heavy = f"imports {', '.join(plugin.heavy)} when loaded, so every command waits for it" if plugin.heavy else ""
+    heavy = f"imports {', '.join(plugin.heavy)} when loaded, which slows down every command" if plugin.heavy else ""
     put(f"  loads in {1000 * plugin.seconds:.1f} ms; {heavy or 'imports nothing heavy'}")
     for problem in plugin.problems:
         say(f"warning: plugin {name}: {problem}")

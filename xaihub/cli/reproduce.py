@@ -1,4 +1,4 @@
-"""`xaihub reproduce`: published experiments, each brought by the plugin of its method."""
+"""`xaihub reproduce`: published experiments, registered by the plugins of the methods."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from xaihub.cli._output import clean
 from xaihub.errors import PluginError, UnknownName
 from xaihub.specs import ReproductionSpec
 
-__all__ = ["reproduce"]
-
 
 class _Reproductions(click.Group):
-    """A group whose commands are imported when they are run; its help needs their records only."""
+    """A group whose commands are imported when they run; its help uses only their registered metadata."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return ctx.ensure_object(App).hub.reproductions.names()
@@ -50,10 +48,12 @@ def _line(spec: ReproductionSpec) -> str:
 
 @click.group(cls=_Reproductions)
 def reproduce() -> None:
-    """Run a published experiment again: measured figures beside the paper's.
+    """Re-run a published experiment.
+
+    Prints our results next to the paper's.
 
     \b
     Examples:
-      xaihub reproduce                  the experiments there are
-      xaihub reproduce NAME --help      what one takes
+      xaihub reproduce                  list the experiments
+      xaihub reproduce NAME --help      options of one
     """

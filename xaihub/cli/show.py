@@ -12,21 +12,21 @@ from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
 from xaihub.hub.describe import card
 
-__all__ = ["show"]
-
 
 @click.command()
 @click.argument("name")
 @json_option
 @click.pass_obj
 def show(app: App, /, name: str, *, as_json: bool) -> None:
-    """Show the card of an explainer, metric, model or adapter: paper, parameters, needs, cost, limits.
+    """Show an explainer, metric, model and so on.
+
+    Prints its paper, parameters, needs, cost and limits.
 
     \b
     Examples:
       xaihub show rise
       xaihub show efficientnet_lite0 --json
-      xaihub show objective:shapley                    where an explainer has the same name
+      xaihub show objective:shapley                    if an explainer has the same name
     """
     found = card(app.hub, name)
     if as_json:

@@ -19,7 +19,6 @@ from xaihub.models.model import Model
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["Box", "read_boxes", "read_labels", "read_masks", "truth"]
 
 T = TypeVar("T")
 Box = tuple[float, float, float, float]

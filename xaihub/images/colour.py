@@ -12,8 +12,6 @@ from PIL import Image
 
 from xaihub.errors import InputError
 
-__all__ = ["opaque_rgb", "strips", "tiff_tag"]
-
 STRIP = 2**21  # pixels that are converted at a time, so that intermediate arrays stay small
 SAMPLE = 2**20  # about the number of pixels from which quantiles are estimated
 

@@ -14,8 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from xaihub.errors import InputError
 from xaihub.images.colour import opaque_rgb, tiff_tag
 
-__all__ = ["FORMATS", "check_size", "decode", "upright_rgb"]
-
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 BUDGET = 1.2e9  # bytes for decoding; together with torch and a model, a process stays below 2 GB

@@ -10,8 +10,6 @@ from pathlib import Path
 from xaihub.errors import InputError
 from xaihub.images.marking import is_marked
 
-__all__ = ["SUFFIXES", "find_images", "image_files"]
-
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 ARCHIVED = "__MACOSX"  # what archives made on a Mac hold in addition to the files
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-__all__ = ["is_marked", "marked"]
-
 HEADER = 33  # bytes of a PNG's signature and first chunk
 _TEXT = b"Software\0xaihub"
 _CHUNK = len(_TEXT).to_bytes(4, "big") + b"tEXt" + _TEXT + zlib.crc32(b"tEXt" + _TEXT).to_bytes(4, "big")

@@ -17,8 +17,6 @@ from xaihub.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SourceImage", "load_image", "sample_photo"]
-
 MOST_BYTES = 2**30  # of a file
 MOST_PIPED = 2**28  # bytes of standard input, which are kept in memory
 
@@ -146,7 +144,9 @@ def _from_array(array: Any) -> Image:
     from xaihub.images.decoding import check_size
 
     if not hasattr(array, "__array__"):
-        raise InputError(f"{type(array).__name__!r} is not an image", hint="pass a path, bytes, a PIL image or an array")
+        raise InputError(
+            f"{type(array).__name__!r} is not an image", hint="pass a path, bytes, a PIL image or an array"
+        )
     try:
         values = np.asarray(array)
     except Exception as error:  # such as a tensor on a GPU

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from xaihub.models.model import Model
 
-__all__ = ["ModelAdapter", "ModelRequest", "read_classes"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:

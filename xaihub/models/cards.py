@@ -11,8 +11,6 @@ from xaihub.errors import ModelError
 from xaihub.records import YamlFile
 from xaihub.specs import ModelCard, Paper, Weights
 
-__all__ = ["read_card"]
-
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits

@@ -17,8 +17,6 @@ from xaihub.models.scaling import economical
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Geometry", "Preprocessing"]
-
 BLOCK = 2**22  # pixels of a map that are computed at a time
 LARGEST = 2**26  # values of an input
 FEW = 0.2  # of the image: less is worth a note

@@ -9,8 +9,6 @@ from PIL import Image
 
 from xaihub.errors import InputError
 
-__all__ = ["economical"]
-
 BLOCK = 2**24  # pixels of a scaled image that are held at a time
 LARGEST = 2**27  # pixels of a scaled image that is needed as a whole
 LONGEST = 2**22  # pixels: longest side of a scaled image

@@ -16,8 +16,6 @@ from xaihub.hookspecs import hookimpl
 from xaihub.hub.host import PluginHost, PluginInfo
 from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
 
-__all__ = ["register_file"]
-
 # By base class: the record of a derived class, and the hook that returns the record.
 _KINDS: dict[str, tuple[type[Spec], str]] = {
     "Explainer": (ExplainerSpec, "xaihub_register_explainers"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import torch
@@ -13,8 +15,6 @@ from torch.nn.functional import interpolate
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Preprocessing
 from xaihub.models.structure import Hints
-
-__all__ = ["SIDE", "TOYS", "images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
 
 SIDE = 64  # pixels; the minimum for maps of 8 x 8 cells in every toy
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
@@ -86,34 +86,36 @@ def tiny_plain(*, seed: int = 0) -> Model:
 
 def tiny_vit(*, seed: int = 0) -> Model:
     """Return timm's vision transformer with two blocks of two heads, a class token and 8 x 8 patches."""
+    return _model("tiny_vit", _vit, Hints(prefix_tokens=1, heads=("head",)), seed)
+
+
+def _vit() -> nn.Module:
     from timm.models import VisionTransformer
 
-    def make() -> nn.Module:
-        module: nn.Module = VisionTransformer(
-            img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=len(CLASSES)
-        )
-        return module
-
-    return _model("tiny_vit", make, Hints(prefix_tokens=1, heads=("head",)), seed)
+    module: nn.Module = VisionTransformer(
+        img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=len(CLASSES)
+    )
+    return module
 
 
 def tiny_nhwc(*, seed: int = 0) -> Model:
     """Return timm's Swin transformer with two stages of one block; its feature maps are (B, 8, 8, C)."""
+    return _model("tiny_nhwc", _swin, Hints(channels_last=True, heads=("head.fc",)), seed)
+
+
+def _swin() -> nn.Module:
     from timm.models import SwinTransformer
 
-    def make() -> nn.Module:
-        module: nn.Module = SwinTransformer(
-            img_size=SIDE,
-            patch_size=4,
-            window_size=4,
-            embed_dim=16,
-            depths=(1, 1),
-            num_heads=(1, 2),
-            num_classes=len(CLASSES),
-        )
-        return module
-
-    return _model("tiny_nhwc", make, Hints(channels_last=True, heads=("head.fc",)), seed)
+    module: nn.Module = SwinTransformer(
+        img_size=SIDE,
+        patch_size=4,
+        window_size=4,
+        embed_dim=16,
+        depths=(1, 1),
+        num_heads=(1, 2),
+        num_classes=len(CLASSES),
+    )
+    return module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +171,20 @@ def _randomise_own(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int) -> Model:
+    module = copy.deepcopy(_network(make, hints.heads[0], seed))
+    preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES, hints=hints)
+
+
+@lru_cache(maxsize=32)  # the kit makes each toy many times, and a copy takes a tenth of the time
+def _network(make: Callable[[], nn.Module], head: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = make()
     randomise(module, seed=seed)
     module.eval().requires_grad_(False)
-    _widen(module, hints.heads[0])
-    preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES, hints=hints)
+    _widen(module, head)
+    return module
 
 
 def _widen(module: nn.Module, head: str) -> None:

@@ -10,8 +10,6 @@ from msgspec import Meta
 
 from xaihub.errors import ParameterError
 
-__all__ = ["Config", "checked"]
-
 Positive = Annotated[int, Meta(ge=1)]
 
 # A step reduces the weights by rate times decay for both, but SGD needs larger rates, and its momentum adds up ten
@@ -20,77 +18,62 @@ DECAY = {"adamw": 0.05, "sgd": 5e-4}
 
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The plan of one training run.
-
-    Attributes:
-        data: A folder of class folders, a CSV file, "hf:NAME", "digits" or "evidence".
-        model: The model to train, as for `Hub.load_model`.
-        checkpoint: A weights file to start from instead of the model's own weights.
-        scratch: Start from random weights.
-        size: Input side length in pixels; None for the model's own.
-        objective: Registered name of the training objective.
-        parameters: The objective's parameters.
-        classes: A file of class names, one per line, in the order of the label indices.
-        val: Fraction of each class that is held out, if the data have no split of their own.
-        epochs: Passes over the training images.
-        batch_size: Images per forward pass, over all processes.
-        accumulate: Batches accumulated per optimizer step.
-        lr: Maximum learning rate.
-        head_lr_scale: Learning-rate multiplier for the classifier head.
-        weight_decay: Weight decay, not applied to norms and biases; None for the optimizer's default.
-        optimizer: Optimizer (timm's implementation).
-        schedule: Learning-rate schedule.
-        warmup: Fraction of steps used for learning-rate warm-up.
-        clip: Maximum gradient norm; 0 disables clipping.
-        ema: Decay of the exponential moving average of the weights, or None.
-        freeze: Train only the part that the objective declares trainable (usually the classifier).
-        freeze_norm: Keep batch-norm statistics fixed.
-        augment: Random crops and flips; None for all runs without `freeze`.
-        min_crop: Minimum fraction of the image area that a random crop keeps.
-        monitor: Validation metric that selects the best epoch.
-        patience: Stop after this many epochs without improvement, or None.
-        keep: The epoch whose weights are saved.
-        seed: Seed of all random choices.
-        precision: Numerical precision of the forward passes.
-        workers: Number of processes that read images.
-        skip_unreadable: Skip images that cannot be read.
-        save_every: Seconds between checkpoints within an epoch.
-        logger: Extra logger besides log.csv ("csv" for none).
-    """
+    """The plan of one training run; `xaihub train --help` shows the descriptions."""
 
     data: str
-    model: str = "efficientnet_lite0"
-    checkpoint: str | None = None
-    scratch: bool = False
-    size: Positive | None = None
-    objective: str = "cross_entropy"
+    model: Annotated[str, Meta(description="Zoo model, model card (.yaml), or timm or torchvision name.")] = (
+        "efficientnet_lite0"
+    )
+    checkpoint: Annotated[str | None, Meta(description="Weights to start from (.safetensors, .pt, .pth).")] = None
+    scratch: Annotated[bool, Meta(description="Start from random weights.")] = False
+    size: Annotated[Positive | None, Meta(description="Input side length in pixels; default: the model's own.")] = None
+    objective: Annotated[str, Meta(description="Training objective (see 'xaihub list objectives').")] = "cross_entropy"
     parameters: dict[str, Any] = {}
-    classes: str | None = None
-    val: Annotated[float, Meta(ge=0, lt=1)] = 0.2
-    epochs: Positive = 5
-    batch_size: Positive = 32
-    accumulate: Positive = 1
-    lr: Annotated[float, Meta(gt=0)] = 1e-4
-    head_lr_scale: Annotated[float, Meta(gt=0)] = 10.0
-    weight_decay: Annotated[float, Meta(ge=0)] | None = None
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.05
-    clip: Annotated[float, Meta(ge=0)] = 1.0
-    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    freeze: bool = False
-    freeze_norm: bool = False
-    augment: bool | None = None
-    min_crop: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    monitor: Literal["loss", "accuracy"] = "loss"
-    patience: Positive | None = None
-    keep: Literal["best", "last"] = "best"
-    seed: Annotated[int, Meta(ge=0)] = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    workers: Annotated[int, Meta(ge=0)] = 0
-    skip_unreadable: bool = False
-    save_every: Annotated[float, Meta(ge=0)] = 60.0
-    logger: Literal["csv", "tensorboard"] = "csv"
+    classes: Annotated[str | None, Meta(description="Class names in the order of the labels, one per line.")] = None
+    val: Annotated[
+        float, Meta(ge=0, lt=1, description="Fraction of each class to hold out, if the data have no split.")
+    ] = 0.2
+    epochs: Annotated[int, Meta(ge=1, description="Passes over the training images.")] = 5
+    batch_size: Annotated[int, Meta(ge=1, description="Images per batch, summed over all processes.")] = 32
+    accumulate: Annotated[int, Meta(ge=1, description="Batches accumulated per optimizer step.")] = 1
+    lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 1e-4
+    head_lr_scale: Annotated[float, Meta(gt=0, description="Learning-rate multiplier for the classifier head.")] = 10.0
+    weight_decay: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Weight decay, not applied to norms and biases; default: 0.05, or 0.0005 for sgd."),
+    ] = None
+    optimizer: Annotated[Literal["adamw", "sgd"], Meta(description="Optimizer (timm's implementation).")] = "adamw"
+    schedule: Annotated[Literal["cosine", "step", "constant"], Meta(description="Learning-rate schedule.")] = "cosine"
+    warmup: Annotated[float, Meta(ge=0, lt=1, description="Fraction of steps used for learning-rate warm-up.")] = 0.05
+    clip: Annotated[float, Meta(ge=0, description="Maximum gradient norm; 0 disables clipping.")] = 1.0
+    ema: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="Average the weights with this decay, such as 0.99; the average is the result."),
+    ] = None
+    freeze: Annotated[
+        bool, Meta(description="Train only the classifier head; backbone features are computed once if possible.")
+    ] = False
+    freeze_norm: Annotated[bool, Meta(description="Keep the statistics of batch norms fixed.")] = False
+    augment: Annotated[bool | None, Meta(description="Random crops and flips; default: on, unless --freeze.")] = None
+    min_crop: Annotated[
+        float, Meta(gt=0, le=1, description="Minimum fraction of the area that a random crop keeps.")
+    ] = 0.5
+    monitor: Annotated[
+        Literal["loss", "accuracy"], Meta(description="Validation metric that selects the best epoch.")
+    ] = "loss"
+    patience: Annotated[Positive | None, Meta(description="Stop after N epochs without improvement.")] = None
+    keep: Annotated[Literal["best", "last"], Meta(description="Epoch whose weights are the result.")] = "best"
+    seed: Annotated[int, Meta(ge=0, description="Seed of every random choice.")] = 0
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], Meta(description="Numerical precision of the forward passes.")
+    ] = "fp32"
+    workers: Annotated[int, Meta(ge=0, description="Processes that load images.")] = 0
+    skip_unreadable: Annotated[bool, Meta(description="Skip images that cannot be read.")] = False
+    save_every: Annotated[float, Meta(ge=0, description="Seconds between checkpoints within an epoch.")] = 60.0
+    logger: Annotated[
+        Literal["csv", "tensorboard"],
+        Meta(description="Logger in addition to log.csv ('tensorboard' needs xaihub[tensorboard])."),
+    ] = "csv"
 
     @property
     def decay(self) -> float:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from xaihub.models.model import Model
     from xaihub.training.loop.trainer import Watch
 
-__all__ = ["LOSS_TOLERANCE", "POINTS", "Report", "Trial", "choose", "markdown", "parse", "sweep"]
 
 LOSS_TOLERANCE = 0.02  # fraction of the first trial's loss
 POINTS = 0.005  # tolerated drop in accuracy, as a fraction of images
@@ -87,7 +86,7 @@ def parse(text: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in rest.split(",") if value.strip()]
     if not name.strip() or len(values) < 2 or len(set(values)) < len(values):
         raise ParameterError(
-            f"{text!r} does not name a parameter and two or more different values", hint="write c=0,0.01,0.1"
+            f"{text!r} does not name a parameter and two or more different values", hint="such as c=0,0.01,0.1"
         )
     return name.strip(), values
 
@@ -146,10 +145,7 @@ def sweep(
         hub.get_objective(config.objective, **own).check_parameters()  # before any work
         plans[value] = msgspec.structs.replace(config, parameters=own)
     chosen = hub.objectives.get(config.objective).judged if judged is None else judged
-    judges = [
-        (hub.get_explainer(item.explainer, **dict(item.parameters)), [hub.get_metric(name) for name in item.metrics])
-        for item in chosen
-    ]
+    judges = [(hub.get_explainer(item.explainer, **dict(item.parameters)), _metrics(hub, item)) for item in chosen]
     folder, trials, examples, count = Path(folder), [], {}, 0
     for value, plan in plans.items():
         run = folder / _UNSAFE.sub("_", f"{parameter}={value}")
@@ -173,6 +169,10 @@ def sweep(
     figures = _draw(folder, examples[trials[0].value], examples[after.value])
     report = Report(parameter=parameter, trials=trials, chosen=taken.value, images=count, files=figures)
     return _write(folder, report)
+
+
+def _metrics(hub: Hub, item: Judged) -> list[Metric]:
+    return [hub.get_metric(name, **dict(item.metric_parameters.get(name, {}))) for name in item.metrics]
 
 
 def _judge(

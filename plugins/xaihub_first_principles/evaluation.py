@@ -1,0 +1,90 @@
+"""Evaluating a model at the points of a design, once for all families and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xaihub import ExplainerRefused, Model
+from xaihub.masking import Features, Removal, masked_forward_passes
+from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
+
+CHECKS = 4  # how often the standard errors are checked during a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointOutputs:
+    """The (n, K) logits of a model at the points of one design over the regions of one image."""
+
+    points: Points
+    logits: Tensor
+
+    def measure(self, family: MeasureFamily, score: Callable[[Tensor], Tensor]) -> MeasureResult:
+        """Attribute `score`, which maps (n, K) logits to (n,) or (n, T), by any family that fits the points."""
+        return combine(family, self.points, score(self.logits))
+
+
+def evaluate_points(
+    model: Model,
+    image: Tensor,
+    points: Points,
+    *,
+    features: Features,
+    removals: Sequence[Removal],
+    enough: Callable[[PointOutputs], bool] | None = None,
+    done: int = 0,
+    total: int | None = None,
+) -> PointOutputs:
+    """Evaluate the model on masked copies of `image`; a point's values are the opacities of the regions.
+
+    Args:
+        model: The model.
+        image: (C, H, W), in the model's units.
+        points: The points; `points.base` selects the removal of each.
+        features: The regions.
+        removals: The removal operators, one per base.
+        enough: Called after each quarter; True ends the run with the points evaluated so far.
+        done: Rows of earlier calls, for the progress bar.
+        total: Rows of all calls, for the progress bar.
+
+    Raises:
+        ExplainerRefused: A point's base has no removal.
+    """
+    base = torch.zeros(len(points), dtype=torch.long) if points.base is None else points.base
+    if int(base.max()) >= len(removals):
+        raise ExplainerRefused(f"the points use {int(base.max()) + 1} replacements, but only {len(removals)} are given")
+    total = total or done + len(points)
+    logits: Tensor | None = None
+    evaluated = torch.zeros(len(points), dtype=torch.bool)
+    for block in _blocks(points, 1 if enough is None else CHECKS):
+        for number in base[block].unique().tolist():
+            rows = block[base[block] == number]
+            draws = points.values[rows].float()
+            batches = masked_forward_passes(
+                model, image, draws, removal=removals[number], expand=features.masks, done=done, total=total
+            )
+            outputs = torch.cat([batch.outputs.cpu() for batch in batches])
+            if logits is None:
+                logits = outputs.new_zeros(len(points), outputs.shape[1])
+            logits[rows] = outputs
+            done += len(rows)
+        evaluated[block] = True
+        assert logits is not None  # noqa: S101 - a block is never empty
+        found = PointOutputs(points=points.part(evaluated), logits=logits[evaluated])
+        if enough is not None and not bool(evaluated.all()) and enough(found):
+            break
+    return found
+
+
+def _blocks(points: Points, count: int) -> list[Tensor]:
+    """Split the rows into blocks of whole clusters; the first block has all fixed points."""
+    clusters = int(points.cluster.max()) + 1
+    if clusters == 0:
+        return [torch.arange(len(points))]
+    edges = torch.linspace(0, clusters, count + 1).round().long()
+    block = torch.bucketize(points.cluster.clamp(min=0), edges[1:], right=True)
+    block[points.cluster == FIXED] = 0
+    return [rows for number in range(count) if len(rows := torch.nonzero(block == number).squeeze(1))]

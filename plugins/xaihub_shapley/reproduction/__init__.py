@@ -1,0 +1,1 @@
+"""The experiments behind `xaihub reproduce shapley`; nothing outside this package imports it."""

@@ -1,0 +1,87 @@
+"""Before any work: load the models, and determine and check where files go."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from xaihub.cli._options import ModelOptions
+from xaihub.errors import OutputError
+from xaihub.hub import Hub
+
+if TYPE_CHECKING:
+    from xaihub.models.model import Model
+
+
+def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
+    """Load every model once; it reports progress to `step`. Models that share a name are named as they were given."""
+    from xaihub.models.model import Runtime
+
+    found = {
+        name: hub.load_model(
+            name,
+            device=wanted.device,
+            checkpoint=wanted.checkpoint,
+            classes=wanted.classes,
+            layer=wanted.layer,
+            runtime=Runtime(batch_size=wanted.batch_size, autocast=wanted.autocast, progress=step),
+        )
+        for name in dict.fromkeys(wanted.models)
+    }
+    names = Counter(model.name for model in found.values())
+    for name, model in found.items():
+        if names[model.name] > 1:  # such as cards of several seeds, whose files and rows would be confused
+            model.name = name
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a command writes.
+
+    Attributes:
+        folder: The folder.
+        stem: File name without suffix, if the user chose one, or "".
+    """
+
+    folder: Path
+    stem: str = ""
+
+    @classmethod
+    def parse(cls, output: str, *, results: int = 1) -> Destination:
+        """Read `-o`: an image suffix makes it a file name, which is for a single result; otherwise it is a folder.
+
+        Raises:
+            UsageError: A file name for several results, or another suffix than .png.
+            OutputError: Files cannot be written there.
+        """
+        from xaihub.images import SUFFIXES
+
+        path = Path(output)
+        place = cls(path)
+        if path.suffix.lower() in SUFFIXES and not path.is_dir():
+            if path.suffix.lower() != ".png":
+                raise click.UsageError(f"cannot write {output!r}: figures are PNG files; name a .png file or a folder")
+            if results > 1:
+                raise click.UsageError(f"-o {output!r} is one file, but there are {results} results; name a folder")
+            place = cls(path.parent, path.stem)
+        _check_writable(place.folder)
+        return place
+
+    def path(self, stem: str, suffix: str = "") -> Path:
+        """Return the path of a file called `stem`, unless the user chose a name."""
+        return self.folder / f"{self.stem or stem}{suffix}"
+
+
+def _check_writable(folder: Path) -> None:
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"cannot write to {str(folder)!r}: {str(nearest)!r} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {str(folder)!r}: no permission for {str(nearest)!r}")

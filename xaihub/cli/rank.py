@@ -1,0 +1,131 @@
+"""`xaihub rank`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+
+from xaihub.cli._app import App
+from xaihub.cli._options import ModelOptions, Opt, named, options
+from xaihub.cli._output import passes, progress, put, put_json, say, table
+from xaihub.cli._prepare import Destination, load_models
+from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
+
+if TYPE_CHECKING:
+    from xaihub.api.rank import RankOutcome
+    from xaihub.ranking.explanation import GlobalExplanation
+
+
+COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
+
+
+GLOBAL = named("global_explainers", "-e", "--explainer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(ModelOptions):
+    """Which global explainers to run, and what to do with their rankings."""
+
+    explainers: Annotated[tuple[str, ...], GLOBAL] = (DEFAULT_GLOBAL_EXPLAINER,)
+    labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
+    combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
+    top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
+
+
+@click.command()
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@options(RankOptions)
+@click.pass_obj
+def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
+    """Rank the features that a model as a whole relies on.
+
+    IMAGE is a file, a folder or a glob; global explainers that read the ranking from the weights, such as scores, need
+    none. Two files are written per model and global explainer: the chart (.png) and the ranking (.json); and for
+    channels a contact sheet of the images that activate them most (__channels.png), if there are images.
+
+    \b
+    Examples:
+      xaihub rank photos/ -m runs/gated/card.yaml
+      xaihub rank photos/ -m runs/gated/card.yaml -e scores -e shap_global --labels labels.csv
+      xaihub rank -m runs/a/card.yaml -m runs/b/card.yaml --combine
+    """
+    from xaihub.images import find_images
+
+    sources = find_images(images) if images else []
+    place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
+    from xaihub.api.parameters import make
+    from xaihub.api.rank import combined, record_of
+    from xaihub.api.rank import rank as run
+
+    explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
+    records, outcomes = [], []
+    with progress(quiet=given.quiet) as bar:
+        models = load_models(app.hub, given, bar.step)
+        for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
+            outcomes.append(outcome)
+            files: list[Path] = []
+            if outcome.explanation is None:
+                say(f"error: {outcome.explainer} on {outcome.model.name}: {outcome.error}")
+            else:
+                files = _write(outcome, outcome.explanation, place, given.top)
+                _show(outcome.explanation, files, given)
+            records.append(record_of(outcome, files))
+    for error in {str(error): error for outcome in outcomes for error in outcome.photos.errors}:
+        say(f"note: skipped: {error}")
+    for explanation in combined(outcomes) if given.combine else []:
+        files = _save(explanation, place, f"combined__{explanation.method}", given.top)
+        records.append({"files": list(map(str, files)), **explanation.to_dict()})
+        _show(explanation, files, given)
+    if given.as_json:
+        put_json(records)
+    if any(outcome.error for outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def _write(outcome: RankOutcome, explanation: GlobalExplanation, place: Destination, top: int) -> list[Path]:
+    """Write the ranking, its chart and, for channels, the contact sheet."""
+    from xaihub.api.contact_sheet import channel_sheet, sheets_possible
+    from xaihub.api.explain import safe_name
+    from xaihub.files import write_file
+
+    stem = safe_name(f"{outcome.model.name}__{outcome.explainer}")
+    files = _save(explanation, place, stem, top)
+    if sheets_possible(explanation, outcome.photos.sources):
+        sheet = channel_sheet(outcome.model, explanation, outcome.photos, top=min(top, 6))
+        files.append(write_file(place.path(stem, "__channels.png"), lambda file: sheet.save(file, "PNG")))
+    return files
+
+
+def _save(explanation: GlobalExplanation, place: Destination, stem: str, top: int) -> list[Path]:
+    return [
+        explanation.save_png(place.path(stem, ".png"), top=max(top, 20)),
+        explanation.save(place.path(stem, ".json")),
+    ]
+
+
+def _show(explanation: GlobalExplanation, files: list[Path], given: RankOptions) -> None:
+    if given.as_json:
+        return
+    put(explanation.claim)
+    rows = [
+        {
+            "rank": row["rank"],
+            "name": row["name"],
+            "weight": f"{row['weight']:.4g}",
+            "95 % interval": "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}",
+            "times the mean": "" if row["times_uniform"] is None else f"{row['times_uniform']:.2f}",
+        }
+        for row in explanation.table(given.top)
+    ]
+    put(table(rows, [name for name in COLUMNS if any(row[name] != "" for row in rows)]))
+    put("\n".join(map(str, files)))
+    if not given.quiet:
+        for warning in explanation.warnings:
+            say(f"note: {explanation.method}: {warning}")
+    record = explanation.metadata
+    if given.verbose and "cpu_seconds" in record:
+        cost = f"{passes(record['forward_passes'], 'forward')}, {record['cpu_seconds']:.3g} s of CPU time"
+        say(f"{cost}; layer {record['layer']!r}")
