@@ -38,11 +38,8 @@ def opaque_rgb(image: Image.Image, bits: int = 8) -> tuple[Image.Image, tuple[st
     Raises:
         InputError: It has pixels that are not finite, or a mode without a conversion to RGB.
     """
-    convert: _Colours | _Greys
-    if image.mode == "F" or image.mode.startswith("I"):
-        convert = _Greys(image)
-    else:
-        convert = _Colours(image, bits)
+    grey = image.mode == "F" or image.mode.startswith("I")
+    convert = _Greys(image) if grey else _Colours(image, bits)
     if image.width * image.height <= STRIP:
         result = convert(image)
     else:
@@ -164,6 +161,6 @@ def tiff_tag(image: Image.Image, number: int) -> Any:
     """Return a TIFF tag, or None if it is missing or damaged."""
     try:
         value = image.tag_v2[number]  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001 - no such attribute or tag, or whatever its decoder raises
+    except Exception:
         return None
     return value[0] if isinstance(value, tuple) and value else value

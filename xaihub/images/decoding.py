@@ -106,7 +106,7 @@ def _converted(image: Image.Image) -> tuple[Image.Image, tuple[str, ...], Image.
     try:
         orientation = image.getexif().get(ORIENTATION)
         return rgb, notes, METHODS.get(orientation)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - damaged metadata raise many types, and the pixels are intact
+    except Exception:
         return rgb, notes, None
 
 
@@ -180,7 +180,7 @@ class _Quiet:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._caught.__exit__()
+                self._caught.__exit__(None, None, None)
 
 
 _quiet = _Quiet()

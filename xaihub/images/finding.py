@@ -44,13 +44,13 @@ def image_files(folder: Path) -> list[str]:
     def unreadable(error: OSError) -> None:
         raise InputError(f"cannot read the folder {str(error.filename)!r}: {error.strerror}") from error
 
-    found = []
-    # os.walk reports a folder that it cannot read; pathlib's rglob skips it silently.
+    found: list[str] = []
+    # os.walk reports a folder that it cannot read; pathlib's rglob skips it silently. One path object for each of
+    # 50,000 files would be slow.
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name != ARCHIVED]
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
-                found.append(os.path.join(parent, name))  # noqa: PTH118 - a path object for each of 50,000 is slow
+        kept = (name for name in names if not name.startswith("."))
+        found += [os.path.join(parent, name) for name in kept if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH118, PTH122
     return sorted(found)
 
 

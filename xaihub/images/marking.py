@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 HEADER = 33  # bytes of a PNG's signature and first chunk
@@ -10,8 +12,11 @@ _TEXT = b"Software\0xaihub"
 _CHUNK = len(_TEXT).to_bytes(4, "big") + b"tEXt" + _TEXT + zlib.crc32(b"tEXt" + _TEXT).to_bytes(4, "big")
 
 
-def marked(png: bytes) -> bytes:
-    """Return a PNG file with a text chunk right after its header that names xaihub."""
+def marked_png(save: Callable[[io.BytesIO], object]) -> bytes:
+    """Return the PNG file that a function saves, with a text chunk right after its header that names xaihub."""
+    buffer = io.BytesIO()
+    save(buffer)
+    png = buffer.getvalue()
     return png[:HEADER] + _CHUNK + png[HEADER:]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2**22  # pixels of a map that are computed at a time
 LARGEST = 2**26  # values of an input
+THIN = 16  # times a side that the other may have before the preprocessing is tried
 FEW = 0.2  # of the image: less is worth a note
 
 
@@ -116,6 +117,15 @@ class Preprocessing:
         pixels = torch.from_numpy(np.array(image)).reshape(image.size[1], image.size[0], self.size[0])
         inputs = self.normalise(pixels.permute(2, 0, 1).float().div(255))
         return inputs, Geometry(original=original, scaled=scaled, offset=offset, crop=image.size)
+
+    def check(self, image: Image) -> None:
+        """Refuse an image that is too thin to be scaled; only thin ones are tried.
+
+        Raises:
+            InputError: The preprocessing cannot be applied to it.
+        """
+        if max(image.size) > THIN * min(image.size):
+            self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map (..., C, H, W) pixels in [0, 1] to the model's units."""
