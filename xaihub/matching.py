@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -43,11 +45,13 @@ def matched(
         if listed.setdefault(entry, value) != value:
             raise InputError(f"{where} lists {entry!r} twice with different values")
     found: dict[str, T] = {}
-    resolved = {str(Path(image).resolve()): image for image in images}
+    real = cache(os.path.realpath)  # files of one folder share the work
+    resolved = {_resolved(image, real): image for image in images}
     left: list[str] = []  # entries that are not the path of an image
     key = _stem if by_stem else _name
     for entry, value in listed.items():
-        own = next((resolved[path] for path in _paths(entry, base) if path in resolved), None)
+        places = (entry, *([os.path.join(base, entry)] if base is not None else []))  # noqa: PTH118
+        own = next((resolved[path] for place in places if (path := _resolved(place, real)) in resolved), None)
         if own is None:
             left.append(entry)
         elif found.setdefault(own, value) != value:
@@ -111,8 +115,15 @@ class _Node:
         return shared, node
 
 
-def _paths(entry: str, base: Path | None) -> list[str]:
-    return [str(path.resolve()) for path in (Path(entry), *([base / entry] if base is not None else []))]
+def _resolved(path: str, real: Callable[[str], str]) -> str:
+    """Return an absolute path without links; `real` resolves the folder."""
+    folder, name = os.path.split(path)
+    try:
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        return os.path.join(real(folder), name)  # noqa: PTH118
+    except ValueError:  # a null byte in the name
+        return path
 
 
 def _name(path: str) -> tuple[str, ...]:

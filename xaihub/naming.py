@@ -16,7 +16,7 @@ IMAGE, PART = 120, 58  # bytes of an image's name and of others: three of them a
 def safe_name(name: str, room: int = IMAGE) -> str:
     """Return a name in letters, digits, ".", "-" and single "_", shortened with a hash if it has over `room` bytes."""
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in unicodedata.normalize("NFC", name))
-    safe = re.sub("__+", "_", safe).strip("_") or "_"  # "__" separates the parts of a file name
+    safe = re.sub("__+", "_", safe).strip("_") or "image"  # "__" separates the parts of a file name
     short = safe.encode()[: room - HASH - 1].decode(errors="ignore")
     return safe if len(safe.encode()) <= room else f"{short}-{_hash(name)}"
 
