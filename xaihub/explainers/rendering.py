@@ -31,7 +31,7 @@ SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
 NARROWEST = 360  # pixels; narrower images are enlarged by an integer factor so that the legend is legible
 TALLEST = 4000  # pixels; narrow images are not enlarged beyond this height
-LARGEST = 2**25  # pixels; larger images are drawn at a reduced size, which takes less memory
+LARGEST, REDUCED = 2**25, 2**24  # pixels; larger images are drawn at a reduced size, which takes less memory
 BLOCK = 2**20  # pixels that are blended at a time
 CELL = 300  # pixels per side of one image in a comparison
 MARGIN = 12
@@ -93,7 +93,7 @@ def _scaled(values: NDArray[np.float32]) -> Heat:
 def overlay(explanation: Result) -> Image.Image:
     """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
-    An image of more than 33 million pixels is drawn at a reduced size.
+    An image of more than 33 million pixels is drawn with 16 million.
 
     Raises:
         OutputError: The explanation has no image.
@@ -251,7 +251,9 @@ def _reduced(image: Image.Image, geometry: Geometry) -> tuple[Image.Image, Geome
 
 
 def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = min(1.0, (LARGEST / (size[0] * size[1])) ** 0.5)
+    if size[0] * size[1] <= LARGEST:
+        return size
+    factor = (REDUCED / (size[0] * size[1])) ** 0.5
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 

@@ -62,8 +62,14 @@ class Range:
 
     def scaled(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """Return grey levels."""
-        fraction = (values.astype(np.float64) - self.low) / (self.high - self.low)
-        return np.rint(np.clip(fraction, 0, 1) * 255).astype(np.uint8)
+        if values.dtype == np.uint16:
+            table: NDArray[np.uint8] = self.scaled(np.arange(65536, dtype=np.float32))[values]
+            return table
+        level: NDArray[Any] = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+        np.subtract(level, self.low, out=level)
+        np.multiply(level, 255 / (self.high - self.low), out=level)
+        grey: NDArray[np.uint8] = np.rint(np.clip(level, 0, 255, out=level), out=level).astype(np.uint8)
+        return grey
 
     def outside(self, values: NDArray[Any], tolerance: float = 0.0) -> int:
         """Count the values that lie outside by more than `tolerance` times the width of the range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import warnings
@@ -16,7 +17,7 @@ from xaihub.images.colour import opaque_rgb, tiff_tag
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-BUDGET = 1.2e9  # bytes for decoding; together with torch and a model, a process stays below 2 GB
+BUDGET = 0.88e9  # bytes for decoding (110 million pixels); with torch and a model, a process stays below 2 GB
 PIXEL = 4  # bytes per pixel of a Pillow image, of which there are two at a time
 MOST_RLE = 2**24  # pixels of a run-length encoded BMP file, which Pillow expands in Python
 MOST_SCANS = 64  # per JPEG: each may touch all pixels, and encoders write about ten
@@ -90,34 +91,38 @@ def _decoded(file: IO[bytes]) -> tuple[Image.Image, tuple[str, ...], Image.Trans
     # The decoded image is freed on return, before its copy is turned.
     with Image.open(file, formats=FORMATS) as image:
         image.seek(0)
-        if image.format in ("JPEG", "MPO") and _scans(file) > MOST_SCANS:
+        scans = _scans(file) if image.format in ("JPEG", "MPO") else 1
+        if scans > MOST_SCANS:
             raise InputError(f"the image has more than {MOST_SCANS} scans", hint="save it again")
-        return _converted(image)
+        return _converted(image, scans)
 
 
-def _converted(image: Image.Image) -> tuple[Image.Image, tuple[str, ...], Image.Transpose | None]:
+def _converted(image: Image.Image, scans: int = 1) -> tuple[Image.Image, tuple[str, ...], Image.Transpose | None]:
     """Return an image in RGB, notes, and how it must be turned."""
     tile = getattr(image, "tile", None)
-    check_size(image.size, _decoder_bytes(image, tile))
-    arguments = str(tile[0][3]) if tile and image.format == "PNG" else ""
-    bits = {"L;2": 2, "L;4": 4, "RGB;16B": 16}.get(arguments, 8)
+    layout = str(tile[0][3]) if tile and image.format == "PNG" else ""
+    check_size(image.size, _decoder_bytes(image, tile, layout, scans))
+    bits = 16 if layout.endswith(";16B") else int(layout[2]) if layout in ("L;2", "L;4") else 8
     image.load()
     rgb, notes = opaque_rgb(image, bits)
     try:
         orientation = image.getexif().get(ORIENTATION)
         return rgb, notes, METHODS.get(orientation)  # type: ignore[arg-type]
-    except Exception:
+    except Exception:  # damaged metadata raise many types, and the pixels are intact
         return rgb, notes, None
 
 
-def _decoder_bytes(image: Image.Image, tile: Any) -> float:
+def _decoder_bytes(image: Image.Image, tile: Any, layout: str, scans: int) -> float:
     """Return the bytes per pixel that decoding may need in addition to the decoded image."""
-    if not tile and image.format != "WEBP":  # decoded already
-        return 0
-    if image.format in ("JPEG", "MPO"):  # the coefficients of a progressive file
-        return 2 * len(image.getbands())
+    bands = len(image.getbands())
     if image.format == "WEBP":  # two canvases, the frame, and a copy of it
         return 4 * PIXEL
+    if not tile:  # decoded already
+        return 0
+    if image.format in ("JPEG", "MPO") and scans > 1:  # all coefficients are held until the last scan
+        return 2 * bands
+    if image.format == "PNG" and bands > 1 and layout.endswith(";16B"):  # time rather than memory
+        return 2 * bands
     if image.format == "BMP" and tile[0][0] == "bmp_rle":
         return BUDGET / MOST_RLE
     if image.format == "TIFF":  # one strip or tile, which may be larger than the image
@@ -129,13 +134,19 @@ def _decoder_bytes(image: Image.Image, tile: Any) -> float:
 
 
 def _scans(file: IO[bytes]) -> int:
-    """Count the scans of a JPEG file: nothing else in it contains this marker, except for thumbnails."""
-    place, count, last = file.tell(), 0, b""
-    file.seek(0)
-    while part := file.read(2**20):
-        count += (last + part).count(b"\xff\xda")
-        last = part[-1:]
-    file.seek(place)
+    """Count the scans of the first image in a JPEG file."""
+    before, count, last = file.tell(), 0, b""
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF and head[1] != 0xDA:  # segments before the first scan
+        file.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)
+    file.seek(-len(head), io.SEEK_CUR)
+    while part := last + file.read(2**20):
+        end = part.find(b"\xff\xd9")
+        count += part.count(b"\xff\xda", 0, end if end >= 0 else len(part))
+        last = part[-1:] if end < 0 and len(part) > 1 else b""
+        if end >= 0 or len(part) == 1:
+            break
+    file.seek(before)
     return count
 
 

@@ -53,7 +53,8 @@ class Geometry:
         visible, (width, height) = self.visible(), self.original
         if visible >= FEW:
             return ()
-        return (f"the model's crop shows only {visible:.2g} of the image ({width} x {height} pixels); crop it first",)
+        shown = f"{100 * visible:.2g} % of the image"
+        return (f"the model's crop shows only {shown} ({width} x {height} pixels); crop the image first",)
 
     def to_original(self, heatmap: Tensor) -> Tensor:
         """Undo crop and scaling of an (h, w) map bilinearly: (H, W) of the original image.
