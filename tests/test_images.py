@@ -534,6 +534,7 @@ class TestFindingImages:
             assert image.text == {"Software": "xaihub"}
         assert np.array_equal(pixels(png_bytes(PHOTO)), PIXELS)
 
+    @pytest.mark.slow
     def test_fifty_thousand_files_cost_seconds(self, tmp_path: Path) -> None:
         for number in range(50):
             (tmp_path / str(number)).mkdir()

@@ -79,19 +79,23 @@ def _opened(path: str) -> IO[bytes]:
     try:
         kind = os.stat(path).st_mode  # noqa: PTH116 - before it is opened: opening a device may change it
         if stat.S_ISREG(kind):
-            # The file may have been replaced by a pipe, which must not block either.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-            file = os.fdopen(descriptor, "rb")
-            kind = os.fstat(descriptor).st_mode
+            file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - pathlib's has no opener
+            kind = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(kind):
+                return file
+            file.close()
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path!r}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise InputError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(kind):
         raise InputError(f"cannot read {path!r}: Is a directory")
-    if not stat.S_ISREG(kind):
-        raise InputError(f"cannot read {path!r}: it is not a regular file", hint="use - to read standard input")
-    return file
+    raise InputError(f"cannot read {path!r}: it is not a regular file", hint="use - to read standard input")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # The file may have become a pipe after it was checked.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _standard_input() -> bytes:
