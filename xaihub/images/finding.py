@@ -49,6 +49,7 @@ def image_files(folder: Path) -> list[str]:
     # 50,000 files would be slow.
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name != ARCHIVED]
+        parent = "" if parent == "." else parent.removeprefix("./")
         kept = (name for name in names if not name.startswith("."))
         found += [os.path.join(parent, name) for name in kept if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH118, PTH122
     return sorted(found)
