@@ -43,6 +43,15 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def test_what_was_lost_of_an_image_is_among_the_warnings(explanation: Explanation) -> None:
+    image = replace(load_image(np.zeros((9, 90, 3), np.uint8)), notes=("clipped",))
+    thin = Geometry(original=(90, 9), scaled=(90, 9), offset=(40, 0), crop=(9, 9))
+    made = explanation.with_image(image, thin)
+    shown = "the model's crop shows only 10 % of the image (90 x 9 pixels); crop the image first"
+    assert made.warnings == [*explanation.warnings, "clipped", shown]
+    assert made.with_image(image, thin).warnings == made.warnings
+
+
 class TestSaving:
     @pytest.mark.parametrize("name", ["cat", "cat.safetensors", "a/deep/cat", "cat.v2", "猫"])
     def test_a_round_trip_changes_nothing(self, explanation: Explanation, tmp_path: Path, name: str) -> None:

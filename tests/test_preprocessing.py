@@ -14,6 +14,8 @@ from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
 from xaihub import Geometry, Hub, ModelCard, ModelError, ModelRequest, Preprocessing
+from xaihub.errors import InputError
+from xaihub.models import scaling
 from xaihub.specs import Weights
 from xaihub_zoo.timm_adapter import TimmAdapter, _preprocessing
 from xaihub_zoo.torchvision_adapter import TorchvisionAdapter
@@ -54,6 +56,76 @@ def test_the_input_equals_timms_own_transform_bit_for_bit(name: str, size: tuple
     assert torch.equal(inputs, expected(image))
     assert geometry.original == size
     assert geometry.crop == (inputs.shape[2], inputs.shape[1])
+
+
+@pytest.mark.parametrize("size", [(900, 1), (1, 900), (600, 2), (3, 1000), (160, 160)], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cropping_before_scaling_gives_the_same_pixels(
+    name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = dict(CONFIGS[name])
+    args = {**overrides, "input_size": (3, *overrides.get("size", (160, 160)))}
+    monkeypatch.setattr(scaling, "BLOCK", 5000)
+    image = photo(size)
+    ours = _preprocessing(network(), overrides)
+    try:
+        expected = create_transform(**resolve_data_config(args=args, model=network()))(image)
+    except ValueError:  # the shorter side would get no pixel
+        with pytest.raises(InputError, match="too thin or too large for the model"):
+            ours(image)
+        with pytest.raises(InputError, match="too thin or too large for the model"):
+            ours.check(image)
+    else:
+        assert torch.equal(ours(image)[0], expected)
+
+
+@pytest.mark.parametrize("resample", list(Image.Resampling))
+def test_a_crop_of_a_scaled_image_equals_the_crop_of_the_whole(
+    resample: Image.Resampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "BLOCK", 2000)
+    for _ in range(40):
+        width, height, wide, high = (int(number) for number in RNG.integers(1, 250, 4))
+        left, top = int(RNG.integers(0, wide)), int(RNG.integers(0, high))
+        box = (left, top, int(RNG.integers(left, wide)) + 1, int(RNG.integers(top, high)) + 1)
+        image = photo((width, height))
+        expected = image.resize((wide, high), resample)
+        lazy = scaling.economical(image).resize((wide, high), resample)
+        assert np.array_equal(np.asarray(lazy.crop(box)), np.asarray(expected.crop(box)))
+        assert np.array_equal(np.asarray(lazy), np.asarray(expected))
+
+
+def test_a_thin_image_is_never_scaled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "LARGEST", 2**20)  # 160 x 160000 pixels are more
+    monkeypatch.setattr(scaling, "BLOCK", 2**18)
+    inputs, geometry = _preprocessing(network(), {})(photo((2000, 2)))
+    assert inputs.shape == (3, 160, 160)
+    assert geometry.scaled[0] > 160_000
+    with pytest.raises(InputError, match="2000 x 2 pixels takes too much memory when it is scaled to"):
+        _preprocessing(network(), {"crop_mode": "center"}).spatial[0](scaling.economical(photo((2000, 2)))).load()
+
+
+def test_a_crop_that_shows_a_few_per_cent_is_noted() -> None:
+    preprocessing = _preprocessing(network(), {"crop_pct": 1.0})
+    (note,) = preprocessing(photo((2000, 100)))[1].notes()
+    assert note == "the model's crop shows only 5 % of the image (2000 x 100 pixels); crop the image first"
+    assert preprocessing(photo((300, 100)))[1].notes() == ()
+    assert _preprocessing(network(), {"crop_mode": "squash"})(photo((2000, 100)))[1].notes() == ()
+    assert _preprocessing(network(), dict(CONFIGS["border_whole"]))(photo((2000, 100)))[1].visible() == pytest.approx(1)
+
+
+def test_the_map_of_a_large_image_is_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry(original=(90, 60), scaled=(96, 64), offset=(16, 0), crop=(64, 64))
+    whole = geometry.to_original(torch.rand(8, 8, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr("xaihub.models.preprocessing.BLOCK", 500)
+    again = geometry.to_original(torch.rand(8, 8, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(whole.nan_to_num(-1), again.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("size", [(3, 100_000, 100_000), (3, 0, 4)])
+def test_an_input_of_an_impossible_size_is_refused(size: tuple[int, int, int]) -> None:
+    with pytest.raises(ModelError, match="values is not supported"):
+        Preprocessing(spatial=[], size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "inception_v3", "tf_efficientnet_lite0", "resnet18"])

@@ -92,6 +92,44 @@ def test_constant_maps_and_tiny_images_can_be_drawn() -> None:
         assert overlay(explanation(values, size=(7, 5))).width >= 360
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (1, 1000), (1000, 1)])
+def test_images_of_one_pixel_in_width_or_height_can_be_drawn(size: tuple[int, int]) -> None:
+    geometry = Geometry(
+        original=size, scaled=(size[0] * 8, size[1] * 8), offset=(size[0] * 4 - 4, size[1] * 4 - 4), crop=(8, 8)
+    )
+    made = explanation(torch.rand(1, 8, 8), size=size)
+    mask = PixelSet(mask=torch.ones(8, 8, dtype=torch.bool), role="sufficient", score=0.5)
+    for item in (made, replace(made, geometry=geometry)):
+        drawn = overlay(item)
+        assert drawn.width >= 360
+        assert drawn.width * drawn.height < 5e6
+        assert grid([[item]]).width > 600
+        assert sets_figure(replace(item, sets=(mask,))) is not None
+        assert item.plot().axes
+
+
+def test_an_image_of_many_pixels_is_drawn_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.zeros(1, 8, 8)
+    values[0, :, 4:] = 1.0
+    whole = overlay(explanation(values, size=(800, 400)))
+    monkeypatch.setattr("xaihub.explainers.rendering.LARGEST", 800 * 400 - 1)
+    monkeypatch.setattr("xaihub.explainers.rendering.REDUCED", 400 * 200)
+    small = overlay(explanation(values, size=(800, 400)))
+    assert (whole.width, small.width) == (800, 400)
+    colours = (
+        np.asarray(small.crop((0, 0, 400, 200)), dtype=int),
+        np.asarray(whole.resize((400, whole.height // 2)), dtype=int),
+    )
+    assert np.abs(colours[0] - colours[1][:200]).mean() < 3
+
+
+def test_blending_rows_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = explanation(torch.rand(1, 8, 8) - 0.5)
+    whole = np.asarray(overlay(made))
+    monkeypatch.setattr("xaihub.explainers.rendering.BLOCK", 1000)
+    assert np.array_equal(np.asarray(overlay(made)), whole)
+
+
 def test_the_grid_has_one_column_more_than_explainers() -> None:
     item = explanation(torch.rand(1, 8, 8))
     assert grid([[item, item]]).width > 3 * 300

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -43,27 +45,28 @@ def matched(
         if listed.setdefault(entry, value) != value:
             raise InputError(f"{where} lists {entry!r} twice with different values")
     found: dict[str, T] = {}
-    resolved = {str(Path(image).resolve()): image for image in images}
-    left: dict[str, list[str]] = {}  # entries that are not the path of an image, by name
+    real = cache(os.path.realpath)  # files of one folder share the work
+    resolved = {_resolved(image, real): image for image in images}
+    left: list[str] = []  # entries that are not the path of an image
     key = _stem if by_stem else _name
     for entry, value in listed.items():
-        own = next((resolved[path] for path in _paths(entry, base) if path in resolved), None)
+        places = (entry, *([os.path.join(base, entry)] if base is not None else []))  # noqa: PTH118
+        own = next((resolved[path] for place in places if (path := _resolved(place, real)) in resolved), None)
         if own is None:
-            left.setdefault(key(entry)[-1], []).append(entry)
+            left.append(entry)
         elif found.setdefault(own, value) != value:
             raise InputError(f"{where} lists {own!r} twice with different values")
-    twins: dict[str, set[str]] = {}
-    for image in images:
+    others = _Node()
+    for image in dict.fromkeys(images):
         if image not in found:
-            twins.setdefault(key(image)[-1], set()).add(image)
+            others.add(image, key(image)[::-1])
     meant: dict[str, list[str]] = {}
-    for name, unmatched in left.items():
-        for entry in unmatched:
-            shared, nearest = _most(entry, twins.get(name, ()), key)
-            if len(nearest) == 1:
-                meant.setdefault(nearest[0], []).append(entry)
-            elif nearest and shared == len(key(entry)):  # longer entries belong to images that are not listed
-                raise InputError(f"{where} lists {entry!r}, which several images are called", hint=HINT)
+    for entry in left:
+        shared, node = others.nearest(key(entry))
+        if shared and node.count == 1:
+            meant.setdefault(node.path, []).append(entry)
+        elif shared == len(key(entry)):  # longer entries belong to images that are not listed
+            raise InputError(f"{where} lists {entry!r}, which several images are called", hint=HINT)
     for image, several in meant.items():
         _, nearest = _most(image, several, key)
         if len(nearest) > 1:
@@ -72,8 +75,55 @@ def matched(
     return {image: found[image] for image in images if image in found}
 
 
-def _paths(entry: str, base: Path | None) -> list[str]:
-    return [str(path.resolve()) for path in (Path(entry), *([base / entry] if base is not None else []))]
+class _Node:
+    """Paths by their components, last first; a node with one path has no further nodes, so that memory is linear."""
+
+    __slots__ = ("count", "inner", "path", "rest")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.path = ""  # one of the paths
+        self.rest: tuple[str, ...] = ()  # its components that are not in nodes yet
+        self.inner: dict[str, _Node] = {}
+
+    def add(self, path: str, rest: tuple[str, ...]) -> None:
+        """Add a path, of which the components `rest` remain, last first."""
+        node = self
+        for place, part in enumerate(rest):
+            node.count += 1
+            node._expand()
+            node = node.inner.setdefault(part, _Node())
+            if not node.count:
+                node.count, node.path, node.rest = 1, path, rest[place + 1 :]
+                return
+        node._expand()
+        node.count += 1
+
+    def _expand(self) -> None:
+        if self.rest:
+            child = self.inner[self.rest[0]] = _Node()
+            child.count, child.path, child.rest = 1, self.path, self.rest[1:]
+            self.rest = ()
+
+    def nearest(self, parts: Sequence[str]) -> tuple[int, _Node]:
+        """Return how many of its last components a path shares with any of the node's, and those that share them."""
+        node, shared = self, 0
+        for part in reversed(parts):
+            if part not in node.inner:
+                break
+            node, shared = node.inner[part], shared + 1
+        return shared, node
+
+
+def _resolved(path: str, real: Callable[[str], str]) -> str:
+    """Return an absolute path without links; `real` resolves the folder."""
+    folder, name = os.path.split(path)
+    try:
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        return os.path.join(real(folder), name)  # noqa: PTH118
+    except ValueError:  # a null byte in the name
+        return path
 
 
 def _name(path: str) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -207,6 +209,67 @@ def test_of_many_images_the_broken_ones_are_listed_and_the_others_explained(run:
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 3
     assert all(any(name in line for line in errors) for name in ("empty.png", "text.jpg", "cut.png"))
+
+
+def test_a_refusal_that_depends_on_the_image_costs_that_image(run: Run, cat: Path) -> None:
+    best = json.loads(run("explain", str(cat), *FAST, "--json").stdout)[0]["predicted"]["name"]
+    Image.new("RGB", (64, 64), (9, 9, 200)).save("a.png")
+    copy(cat, Path("b.png"))
+    result = run("explain", "a.png", "b.png", "a.png", *FAST, "-t", f"top1 vs {best.split(',')[0]}", "-o", "out")
+    assert result.exit_code == 1
+    assert [path.name for path in Path("out").glob("*.png")] == ["a__efficientnet_lite0__rise.png"]
+    assert "error: b.png: rise on efficientnet_lite0: the target compares class" in result.stderr
+    assert "1 of 2 explanations failed; the rest are in out" in result.stderr
+
+
+def test_one_region_in_one_image_does_not_end_the_run(run: Run, cat: Path) -> None:
+    Image.new("RGB", (64, 64), (9, 9, 200)).save("a.png")
+    copy(cat, Path("b.png"))
+    many = ("-e", "kernel_shap", "-p", "features=superpixels:2", "-p", "samples=4")
+    result = run("explain", "a.png", "b.png", *many, "-o", "out", "--json")
+    records = json.loads(result.stdout)
+    assert [Path(record["source"]).name for record in records] == ["a.png", "b.png"]
+    alone = run("explain", "a.png", *many)
+    assert alone.exit_code == (2 if "error" in records[0] else 0)
+
+
+def test_a_photo_with_damaged_metadata_and_a_thin_one_are_explained_with_a_note(run: Run) -> None:
+    entries = [(0x112, 3, 1, struct.pack("<HH", 6, 0)), (0x11A, 10, 1, struct.pack("<I", 38 + 4))]
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    data = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + body + bytes(8) + struct.pack("<iI", -1, 0)
+    Image.new("RGB", (64, 48), (90, 160, 60)).save("odd.jpg", exif=data)
+    Image.new("RGB", (900, 1), (90, 160, 60)).save("thin.png")
+    Image.new("RGB", (30000, 2), (90, 160, 60)).save("thinner.png")
+    Image.new("RGB", (1, 40), (90, 160, 60)).save("l" * 230 + ".png")
+    result = run("explain", ".", *FAST, "-o", "out")
+    assert result.exit_code == 1
+    assert "'thinner.png': the image is too thin: 30000 x 2 pixels" in result.stderr
+    assert "the model's crop shows only 0.097 % of the image (900 x 1 pixels)" in result.stderr
+    assert len(list(Path("out").glob("*.png"))) == 3
+
+
+def test_explaining_a_folder_again_does_not_explain_its_figures(run: Run, cat: Path) -> None:
+    for _ in range(2):
+        result = run("explain", ".", *FAST, "-o", ".")
+        assert result.exit_code == 0, result.stderr
+    assert "note: '.': 1 figure that xaihub has drawn skipped" in result.stderr
+    assert len(list(Path().glob("*.png"))) == 2
+
+
+def test_records_are_written_as_they_are_made(run: Run, cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, written = xaihub.Explanation.save, []
+
+    def save(self: Any, path: Any) -> Any:
+        written.append(len(out.getvalue()))
+        return saved(self, path)
+
+    out = io.StringIO()
+    monkeypatch.setattr(xaihub.Explanation, "save", save)
+    monkeypatch.setattr("click.echo", lambda text="", *, nl=True, err=False: err or out.write(text + "\n" * nl))
+    copy(cat, Path("b.png"))
+    run("explain", "cat.png", "b.png", *FAST, "--json")
+    assert written[0] == 0 < written[1]
+    assert [Path(record["source"]).name for record in json.loads(out.getvalue())] == ["cat.png", "b.png"]
 
 
 def copy(source: Path, to: Path) -> None:

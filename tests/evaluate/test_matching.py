@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,15 @@ def test_an_entry_that_is_there_twice_must_say_the_same() -> None:
     assert matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 1)], where="table") == {"x.jpg": 1}
     with pytest.raises(InputError, match="lists 'x.jpg' twice with different values"):
         matched(["x.jpg"], [("x.jpg", 1), ("x.jpg", 2)], where="table")
+
+
+def test_many_images_of_one_name_are_matched_in_seconds() -> None:
+    images = [f"photos/{number // 100}/{number}/image.jpg" for number in range(20_000)]
+    entries = [(f"{number // 100}/{number}/image.png", number) for number in range(20_000)]
+    started = time.process_time()
+    assert list(matched(images, entries, where="masks", by_stem=True).values()) == list(range(20_000))
+    assert time.process_time() - started < 30
+
+
+def test_a_name_that_no_file_can_have_matches_nothing() -> None:
+    assert matched(["a.png"], [("a\0.png", 1)], where="labels") == {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
@@ -62,6 +64,26 @@ def test_an_image_that_cannot_be_read_is_recorded_and_the_run_goes_on(hub: Hub, 
     assert source.endswith("0broken.png")
     assert "is not an image" in reason
     assert len(store.rows()) == 24
+
+
+def test_odd_images_cost_themselves_and_a_resumed_run_does_not_stop_at_them(
+    hub: Hub, photos: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (30000, 2)).save(photos / "0thin.png")
+    os.mkfifo(photos / "0pipe.png")
+    Image.new("RGB", (8, 8)).save(photos / "0odd.png")
+    opened = Image.open
+
+    def odd(file: Any, **options: Any) -> Any:  # whatever Pillow raises for one file
+        if file.name.endswith("0odd.png"):
+            raise struct.error("argument out of range")
+        return opened(file, **options)
+
+    monkeypatch.setattr(Image, "open", odd)
+    for _ in range(2):
+        evaluate(hub, make_plan(hub, config(photos)), store)
+        assert {Path(source).name for source in store.failed_images()} == {"0thin.png", "0odd.png"}
+        assert len(store.rows()) == 24
 
 
 def test_progress_counts_an_image_that_is_passed_over(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xaihub import Preprocessing
 from xaihub.errors import InputError, MissingExtra, OutputError
 from xaihub.training.data.builtin import SHAPES, evidence_image
 from xaihub.training.data.held_out import write_held_out
@@ -211,6 +212,23 @@ def damaged(tmp_path: Path) -> Path:
 def test_an_unreadable_image_is_refused_by_name(damaged: Path) -> None:
     with pytest.raises(InputError, match=r"dog/1\.png.*--skip-unreadable"):
         readable(open_images(str(damaged)), skip=False, watch=quiet)
+
+
+def test_an_image_that_the_model_cannot_take_is_found_before_training(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png", "dog/2.png", "dog/.hidden.png", "__MACOSX/cat/1.png"):
+        save(tmp_path / name)
+    Image.new("RGB", (900, 1)).save(tmp_path / "dog/2.png")
+    border = Preprocessing(
+        spatial=[lambda image: image.resize((160, 160 * image.height // image.width))],
+        size=(3, 160, 160),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    images = open_images(str(tmp_path))
+    assert len(images) == 3
+    with pytest.raises(InputError, match="900 x 1 pixels is too thin or too large for the model.*--skip-unreadable"):
+        readable(images, skip=False, watch=quiet, check=border.check)
+    assert len(readable(images, skip=True, watch=quiet, check=border.check)) == 2
 
 
 def test_unreadable_images_can_be_skipped(damaged: Path) -> None:

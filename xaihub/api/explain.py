@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.errors import ParameterError, XaihubError
@@ -145,7 +144,7 @@ def explain_many(
     seed: int = 0,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> Iterator[Outcome]:
-    """Explain every image with every model and explainer; one failure does not stop the rest.
+    """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
     `watch` is called with a description of each step before it starts.
 
@@ -169,35 +168,7 @@ def explain_many(
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
                         yield outcome(explanation=seen.explain(explainer, target, seed))
-                    except ParameterError:
-                        raise  # wrong for the next image as well
                     except XaihubError as error:
                         yield outcome(error=error)
 
     return outcomes()
-
-
-def output_stem(outcome: Outcome, sources: Sequence[str]) -> str:
-    """Return the file name of an outcome, without suffix: image, model and explainer; unique among `sources`."""
-    name = image_stem(outcome.source)
-    twins = [source for source in sources if image_stem(source) == name]
-    if len(twins) > 1:
-        name = _with_folder(outcome.source)
-        if len({_with_folder(twin) for twin in twins}) < len(twins):
-            name = f"{sources.index(outcome.source):04d}_{name}"
-    return "__".join((name, safe_name(outcome.model), safe_name(outcome.explainer)))
-
-
-def image_stem(source: str) -> str:
-    """Return an image's name for file names, without folder and suffix."""
-    return "stdin" if source == "-" else safe_name(Path(source).stem)
-
-
-def _with_folder(source: str) -> str:
-    path = Path(source)
-    return safe_name(f"{'_'.join(path.parts[-2:-1])}_{path.name}".lstrip("_/"))
-
-
-def safe_name(name: str) -> str:
-    """Replace what does not belong into a file name by underscores."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

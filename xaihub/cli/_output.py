@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +43,45 @@ def put(text: str) -> None:
     click.echo("\n".join(clean(line) for line in text.split("\n")))
 
 
+def note(quiet: bool) -> Callable[[str], None]:
+    """Return a function that writes a note to stderr, or nothing if the user wants quiet."""
+    return lambda text: None if quiet else say(f"note: {text}")
+
+
 def put_json(record: Any) -> None:
     """Write a record to stdout as JSON, with control characters escaped."""
+    click.echo(_json(record))
+
+
+@contextmanager
+def put_json_list(wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that writes a record to stdout as the next item of a JSON list, or nothing if none is wanted.
+
+    The list is complete also after an error.
+    """
+    count = 0
+
+    def put_item(record: Any) -> None:
+        nonlocal count
+        if wanted:
+            click.echo(("," if count else "[") + "\n" + textwrap.indent(_json(record), "  "), nl=False)
+            count += 1
+
+    try:
+        yield put_item
+    finally:
+        if wanted:
+            click.echo("\n]" if count else "[]")
+
+
+def _json(record: Any) -> str:
     text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-    click.echo(_CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text))
+    return _CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
     """Format records as a table; the last column is wrapped to the width of the terminal."""
     import shutil
-    import textwrap
 
     names = list(columns)
     texts = [[cell(row.get(name)) for name in names] for row in rows]

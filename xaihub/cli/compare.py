@@ -6,7 +6,7 @@ import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import ExplainOptions, options
-from xaihub.cli._output import draw, progress, put, put_json, say
+from xaihub.cli._output import draw, note, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
 
 
@@ -26,15 +26,15 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     """
     from xaihub.images import find_images, sample_photo
 
-    sources = find_images([image or str(sample_photo())])
+    sources = find_images([image or str(sample_photo())], note=note(given.quiet))
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
     from xaihub.api.compare import compare as run
-    from xaihub.api.explain import image_stem
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
+    from xaihub.naming import image_stem
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:

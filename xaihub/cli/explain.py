@@ -8,10 +8,12 @@ import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import ExplainOptions, options
-from xaihub.cli._output import draw, passes, progress, put, put_json, say
+from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
 from xaihub.cli._prepare import Destination, load_models
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xaihub.explainers.explanation import Explanation
 
 
@@ -36,38 +38,45 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     """
     from xaihub.images import find_images, sample_photo
 
-    sources = find_images(images or [sample_photo()])
+    sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
-    from xaihub.api.explain import explain_many, output_stem
+    from xaihub.api.explain import explain_many
     from xaihub.api.parameters import make
+    from xaihub.naming import OutputNames
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
-    failed, records = 0, []
-    with progress(quiet=given.quiet) as bar:
+    failed, done, codes = 0, 0, set()
+    with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load_models(app.hub, given, bar.step)
+        names = OutputNames((model.name for model in models), given.explainers, sources)
         for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
-            if outcome.explanation is None:
+            done += 1
+            if outcome.error is not None:
                 failed += 1
+                codes.add(outcome.error.exit_code)
                 who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
                 # An error about reading an image already names it.
                 say(f"error: {outcome.source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
-                records.append({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
-                continue
-            stem = place.path(output_stem(outcome, sources))
-            outcome.explanation.save(stem)
-            drawn = {"png": str(outcome.explanation.save_png(stem.with_name(f"{stem.name}.png")))}
-            sets = outcome.explanation.save_sets_png(stem.with_name(f"{stem.name}__sets.png"))
-            drawn |= {"sets_png": str(sets)} if sets else {}
-            records.append({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
-            if not given.as_json:
-                _show(outcome.explanation, drawn["png"], given)
-    if given.as_json:
-        put_json(records)
+                put_record({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
+            elif outcome.explanation is not None:
+                stem = place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
+                drawn = _save(outcome.explanation, stem)
+                put_record({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
+                if not given.as_json:
+                    _show(outcome.explanation, drawn["png"], given)
     if failed:
         if len(sources) > 1:
-            say(f"{failed} of {len(records)} explanations failed; the rest are in {given.output}")
-        raise click.exceptions.Exit(1)
+            say(f"{failed} of {done} explanations failed; the rest are in {given.output}")
+        raise click.exceptions.Exit(min(codes) if failed == done else 1)
+
+
+def _save(explanation: Explanation, stem: Path) -> dict[str, str]:
+    """Write values, record and figures; return the paths of the figures."""
+    explanation.save(stem)
+    drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png")))}
+    sets = explanation.save_sets_png(stem.with_name(f"{stem.name}__sets.png"))
+    return drawn | ({"sets_png": str(sets)} if sets else {})
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:

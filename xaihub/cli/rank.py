@@ -10,7 +10,7 @@ import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import ModelOptions, Opt, named, options
-from xaihub.cli._output import passes, progress, put, put_json, say, table
+from xaihub.cli._output import note, passes, progress, put, put_json, say, table
 from xaihub.cli._prepare import Destination, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
@@ -53,17 +53,19 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     """
     from xaihub.images import find_images
 
-    sources = find_images(images) if images else []
+    sources = find_images(images, note=note(given.quiet)) if images else []
     place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
     from xaihub.api.parameters import make
     from xaihub.api.rank import combined
     from xaihub.api.rank import rank as run
+    from xaihub.naming import OutputNames
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
     records: list[dict[str, Any]] = []
     outcomes: list[RankOutcome] = []
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
+        names = OutputNames((model.name for model in models), given.explainers)
         for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
             outcomes.append(outcome)
             if outcome.explanation is None:
@@ -71,7 +73,8 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
                 say(f"error: {outcome.explainer} on {outcome.model.name}: {outcome.error}")
                 records.append({**who, "error": str(outcome.error)})
             else:
-                files = _write(outcome, outcome.explanation, place, given.top)
+                stem = names.stem(outcome.model.name, outcome.explainer)
+                files = _write(outcome, outcome.explanation, place, stem, given.top)
                 records.append({"files": list(map(str, files)), **outcome.explanation.to_dict()})
                 _show(outcome.explanation, files, given)
     for error in {str(error): error for outcome in outcomes for error in outcome.photos.errors}:
@@ -86,17 +89,16 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _write(outcome: RankOutcome, explanation: GlobalExplanation, place: Destination, top: int) -> list[Path]:
+def _write(outcome: RankOutcome, explanation: GlobalExplanation, place: Destination, stem: str, top: int) -> list[Path]:
     """Write the ranking, its chart and, for channels, the contact sheet."""
     from xaihub.api.contact_sheet import channel_sheet, sheets_possible
-    from xaihub.api.explain import safe_name
+    from xaihub.explainers.rendering import png_bytes
     from xaihub.files import write_file
 
-    stem = safe_name(f"{outcome.model.name}__{outcome.explainer}")
     files = _save(explanation, place, stem, top)
     if sheets_possible(explanation, outcome.photos.sources):
         sheet = channel_sheet(outcome.model, explanation, outcome.photos, top=min(top, 6))
-        files.append(write_file(place.path(stem, "__channels.png"), lambda file: sheet.save(file, "PNG")))
+        files.append(write_file(place.path(stem, "__channels.png"), png_bytes(sheet)))
     return files
 
 

@@ -14,15 +14,17 @@ from matplotlib.figure import Figure
 from xaihub.evaluation.leaderboard import Board, labelled
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import write_file
+from xaihub.images.marking import marked_png
+from xaihub.naming import file_names
 
 
 def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
     """Write PNG charts of mean curves and of score against cost; return their paths."""
-    written = []
+    written, names = [], file_names(board.model for board in boards)
     for board in boards:
         for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
-            file = folder / f"{name}__{board.model.replace('/', '_')}.png"
-            written.append(write_file(file, partial(figure.savefig, format="png", dpi=120)))
+            file = folder / f"{name}__{names[board.model]}.png"
+            written.append(write_file(file, marked_png(partial(figure.savefig, format="png", dpi=120))))
     return written
 
 

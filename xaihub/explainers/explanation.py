@@ -80,8 +80,13 @@ class Explanation(Result):
         )
 
     def with_image(self, image: SourceImage, geometry: Geometry) -> Explanation:
-        """Return this explanation with the image it belongs to."""
-        record = {**self.metadata, "image": {"source": image.source, "sha256": image.sha256}}
+        """Return this explanation with the image it belongs to, and a warning about each part of it that was lost."""
+        warnings = list(dict.fromkeys([*self.warnings, *image.notes, *geometry.notes()]))
+        record = {
+            **self.metadata,
+            "warnings": warnings,
+            "image": {"source": image.source, "sha256": image.sha256},
+        }
         return replace(self, image=image, geometry=geometry, metadata=record)
 
     def to_dict(self) -> dict[str, Any]:

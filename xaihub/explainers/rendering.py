@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from xaihub.errors import OutputError
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.result import Result
+from xaihub.images.marking import marked_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 SEQUENTIAL = "inferno"
 DIVERGING = "coolwarm"
 NARROWEST = 360  # pixels; narrower images are enlarged by an integer factor so that the legend is legible
+TALLEST = 4000  # pixels; narrow images are not enlarged beyond this height
+LARGEST, REDUCED = 2**25, 2**24  # pixels; larger images are drawn at a reduced size, which takes less memory
+BLOCK = 2**20  # pixels that are blended at a time
 CELL = 300  # pixels per side of one image in a comparison
 MARGIN = 12
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
@@ -69,7 +73,7 @@ def heat(explanation: Result) -> Heat:
     Signed maps are scaled symmetrically around zero, unsigned maps from their smallest value. The scale ends at the
     99th percentile of magnitude (signed) or the 99.8th (unsigned), so that single pixels do not wash out the rest.
     """
-    return _scaled(explanation.heatmap(original=explanation.geometry is not None).numpy())
+    return _scaled(_map(explanation))
 
 
 def _scaled(values: NDArray[np.float32]) -> Heat:
@@ -89,15 +93,17 @@ def _scaled(values: NDArray[np.float32]) -> Heat:
 def overlay(explanation: Result) -> Image.Image:
     """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
+    An image of more than 33 million pixels is drawn with 16 million.
+
     Raises:
         OutputError: The explanation has no image.
     """
     painted, scale = _painted(explanation)
-    factor = max(1, -(-NARROWEST // painted.width))
+    factor = max(1, min(-(-NARROWEST // painted.width), TALLEST // painted.height))
     if factor > 1:
         painted = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
-    legend = _legend(explanation, scale, painted.width)
-    canvas = Image.new("RGB", (painted.width, painted.height + legend.height), PAPER)
+    legend = _legend(explanation, scale, max(painted.width, NARROWEST))
+    canvas = Image.new("RGB", (legend.width, painted.height + legend.height), PAPER)
     canvas.paste(painted, (0, 0))
     canvas.paste(legend, (0, painted.height))
     return canvas
@@ -111,7 +117,7 @@ def grid(rows: Sequence[Sequence[Result]]) -> Image.Image:
     cells: list[list[Cell]] = []
     for explanations in rows:
         first = explanations[0]
-        seen = _framed(_photo(first), first.geometry)
+        seen = _framed(*_photo(first))
         cells.append([(seen, first.model, f"predicts {first.predicted}", None)])
         for item in explanations:
             cost = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
@@ -129,19 +135,19 @@ def sets_figure(explanation: Result) -> Image.Image | None:
     """
     if not explanation.sets:
         return None
-    photo = _photo(explanation)
+    photo, geometry = _photo(explanation)
     outlined, pixels = np.asarray(photo).copy(), np.asarray(photo)
     width = max(1, round(max(photo.size) / 150))
     roles = [one.role for one in explanation.sets]
     panels: list[Cell] = []
     for number, one in enumerate(explanation.sets):
-        colour, mask = OUTLINES[number % len(OUTLINES)], _in_original(one, explanation.geometry)
+        colour, mask = OUTLINES[number % len(OUTLINES)], _in_original(one, geometry)
         outlined[_ring(mask, 2 * width)] = PAPER
         outlined[_ring(mask, width)] = colour
         alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
         nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
         panels.append((alone, one.role + nth, _caption(one), colour))
-    first = (_framed(Image.fromarray(outlined), explanation.geometry), explanation.explainer, explanation.claim, INK)
+    first = (_framed(Image.fromarray(outlined), geometry), explanation.explainer, explanation.claim, INK)
     return _tiled([[first, *panels]])
 
 
@@ -191,7 +197,8 @@ def _caption(one: PixelSet) -> str:
 
 def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
     """Overlay any (H, W) map of a model's input on its image, in the image's geometry."""
-    return _framed(_blended(_scaled(geometry.to_original(values).numpy()), image.rgb), geometry)
+    photo, shown = _reduced(image.rgb, geometry)
+    return _framed(_blended(_scaled(shown.to_original(values).numpy()), photo), shown)
 
 
 def figure(explanation: Result) -> Figure:
@@ -203,7 +210,7 @@ def figure(explanation: Result) -> Figure:
     painted, scale = _painted(explanation)
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
-    left.imshow(_photo(explanation))
+    left.imshow(_photo(explanation)[0])
     left.set_title(f"{explanation.model} predicts {explanation.predicted}", fontsize=9)
     right.imshow(painted)
     right.set_title(f"{explanation.explainer}: {_short(explanation.claim, 60)}", fontsize=9)
@@ -215,10 +222,8 @@ def figure(explanation: Result) -> Figure:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Encode an image as PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    """Encode a figure as PNG, with a mark by which `find_images` recognises it."""
+    return marked_png(partial(image.save, format="PNG"))
 
 
 def terminal_lines(
@@ -231,19 +236,51 @@ def terminal_lines(
         yield [(tuple(a), tuple(b)) for a, b in zip(upper, lower, strict=True)]
 
 
-def _photo(explanation: Result) -> Image.Image:
+def _photo(explanation: Result) -> tuple[Image.Image, Geometry | None]:
+    """Return the image and its geometry at the size at which they are drawn."""
     if explanation.image is None:
         raise OutputError("this explanation has no image to draw on", hint="use with_image(image, geometry)")
-    return explanation.image.rgb
+    if explanation.geometry is None:
+        return explanation.image.rgb, None
+    return _reduced(explanation.image.rgb, explanation.geometry)
+
+
+def _reduced(image: Image.Image, geometry: Geometry) -> tuple[Image.Image, Geometry]:
+    size = _drawn_size(image.size)
+    return (image if size == image.size else image.resize(size)), replace(geometry, original=size)
+
+
+def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] <= LARGEST:
+        return size
+    factor = (REDUCED / (size[0] * size[1])) ** 0.5
+    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+
+
+def _map(explanation: Result) -> NDArray[np.float32]:
+    """Return the (H, W) map at the size at which it is drawn."""
+    flat, geometry = explanation.heatmap(), explanation.geometry
+    if geometry is not None:
+        flat = replace(geometry, original=_drawn_size(geometry.original)).to_original(flat)
+    return flat.numpy()
 
 
 def _painted(explanation: Result) -> tuple[Image.Image, Heat]:
+    photo, geometry = _photo(explanation)
     scale = heat(explanation)
-    return _framed(_blended(scale, _photo(explanation)), explanation.geometry), scale
+    return _framed(_blended(scale, photo), geometry), scale
 
 
 def _blended(scale: Heat, image: Image.Image) -> Image.Image:
-    """Blend a map's colours with an image of the same size."""
+    """Blend a map's colours with an image of the same size, some rows at a time."""
+    result, rows = Image.new("RGB", image.size), max(1, BLOCK // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(_blended_rows(replace(scale, strength=scale.strength[top : top + rows]), part), (0, top))
+    return result
+
+
+def _blended_rows(scale: Heat, image: Image.Image) -> Image.Image:
     photo = np.asarray(image, dtype=np.float32) / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # On a pale grey image, colour can only come from the map.
@@ -266,7 +303,12 @@ def _framed(image: Image.Image, geometry: Geometry | None) -> Image.Image:
         return image
     image = image.copy()
     edge = max(1, round(max(image.size) / 400))
-    box = (max(0, left), max(0, top), min(image.width - 1, right), min(image.height - 1, bottom))
+    box = (
+        min(max(0, left), image.width - 1),
+        min(max(0, top), image.height - 1),
+        max(0, min(image.width - 1, right)),
+        max(0, min(image.height - 1, bottom)),
+    )
     ImageDraw.Draw(image).rectangle(box, outline=PAPER, width=edge)
     return image
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
+TWO = "give two different classes"
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
 
 
@@ -49,7 +50,10 @@ class Target:
         first = cls._parse_one(sides[0], classes, names)
         if len(sides) == 1:
             return first
-        return cls(index=first.index, rank=first.rank, against=cls._parse_one(sides[1], classes, names))
+        second = cls._parse_one(sides[1], classes, names)
+        if first == second and first.index is not None:
+            raise ParameterError(f"the target compares class {first.index} with itself", hint=TWO)
+        return cls(index=first.index, rank=first.rank, against=second)
 
     @classmethod
     def _parse_one(cls, text: str, classes: Sequence[str], names: Sequence[str]) -> Target:
@@ -79,7 +83,7 @@ class Target:
         against = self.against._indices(logits)
         if bool((index == against).any()):
             same = int(index[index == against][0])
-            raise ParameterError(f"the target compares class {same} with itself", hint="give two different classes")
+            raise ParameterError(f"the target compares class {same} with itself", hint=TWO)
         return ResolvedTarget(index=index, against=against)
 
     def _indices(self, logits: Tensor) -> Tensor:

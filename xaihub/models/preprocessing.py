@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from xaihub.errors import ModelError
+from xaihub.models.scaling import economical
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+BLOCK = 2**22  # pixels of a map that are computed at a time
+LARGEST = 2**26  # values of an input
+THIN = 16  # times a side that the other may have before the preprocessing is tried
+FEW = 0.2  # of the image: less is worth a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,21 @@ class Geometry:
         left, top = self.offset[0] * fx, self.offset[1] * fy
         return (left, top, left + self.crop[0] * fx, top + self.crop[1] * fy)
 
+    def visible(self) -> float:
+        """Return the fraction of the image's area that the model receives."""
+        left, top, right, bottom = self.box()
+        width, height = self.original
+        across, down = min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)
+        return max(across, 0) * max(down, 0) / (width * height)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if the model receives only a small part of the image."""
+        visible, (width, height) = self.visible(), self.original
+        if visible >= FEW:
+            return ()
+        shown = f"{100 * visible:.2g} % of the image"
+        return (f"the model's crop shows only {shown} ({width} x {height} pixels); crop the image first",)
+
     def to_original(self, heatmap: Tensor) -> Tensor:
         """Undo crop and scaling of an (h, w) map bilinearly: (H, W) of the original image.
 
@@ -43,12 +64,12 @@ class Geometry:
         width, height = self.original
         x = self._coordinates(width, self.scaled[0], self.offset[0], self.crop[0])
         y = self._coordinates(height, self.scaled[1], self.offset[1], self.crop[1])
-        grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (H, W, 2) as x, y in [-1, 1]
-        sampled = grid_sample(
-            heatmap[None, None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False
-        )[0, 0]
-        seen = (y.abs() <= 1).unsqueeze(1) & (x.abs() <= 1).unsqueeze(0)
-        return sampled.masked_fill(~seen, float("nan"))
+        maps, result = heatmap[None, None].float(), torch.empty(height, width)
+        for rows, into in zip(y.split(max(1, BLOCK // width)), result.split(max(1, BLOCK // width)), strict=True):
+            grid = torch.stack(torch.meshgrid(rows, x, indexing="ij")[::-1], dim=-1)  # (h, W, 2) as x, y in [-1, 1]
+            into[:] = grid_sample(maps, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
+            into[~((rows.abs() <= 1).unsqueeze(1) & (x.abs() <= 1).unsqueeze(0))] = float("nan")
+        return result
 
     @staticmethod
     def _coordinates(original: int, scaled: int, offset: int, crop: int) -> Tensor:
@@ -74,6 +95,15 @@ class Preprocessing:
     std: tuple[float, ...]
     description: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse an input that no image should be scaled to.
+
+        Raises:
+            ModelError: The input has no values, or too many.
+        """
+        if min(self.size) < 1 or self.size[0] * self.size[1] * self.size[2] > LARGEST:
+            raise ModelError(f"an input of {' x '.join(map(str, self.size))} values is not supported")
+
     def __call__(self, image: Image) -> tuple[Tensor, Geometry]:
         """Return the (C, H, W) float32 input of an RGB image, and its geometry.
 
@@ -86,6 +116,7 @@ class Preprocessing:
                 hint="explain (B, C, H, W) tensors with Explainer.explain",
             )
         original = scaled = image.size
+        image = economical(image)
         for step in self.spatial:
             image = step(image)
             if "Crop" not in type(step).__name__:
@@ -96,6 +127,15 @@ class Preprocessing:
         pixels = torch.from_numpy(np.array(image)).reshape(image.size[1], image.size[0], self.size[0])
         inputs = self.normalise(pixels.permute(2, 0, 1).float().div(255))
         return inputs, Geometry(original=original, scaled=scaled, offset=offset, crop=image.size)
+
+    def check(self, image: Image) -> None:
+        """Refuse an image that is too thin to be scaled; only thin ones are tried.
+
+        Raises:
+            InputError: The preprocessing cannot be applied to it.
+        """
+        if max(image.size) > THIN * min(image.size):
+            self(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map (..., C, H, W) pixels in [0, 1] to the model's units."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xaihub.errors import OutputError, ParameterError
 from xaihub.files import write_file
+from xaihub.images.marking import marked_png
 from xaihub.ranking.statistics import half_width, order_of
 from xaihub.records import plain
 
@@ -277,7 +278,7 @@ class GlobalExplanation:
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_file(Path(path), lambda file: self.plot(top=top).savefig(file, format="png", dpi=110))
+        return write_file(path, marked_png(partial(self.plot(top=top).savefig, format="png", dpi=110)))
 
 
 def _short(text: str, room: int) -> str:

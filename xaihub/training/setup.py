@@ -188,7 +188,7 @@ def prepared(images: LabelledImages, model: Model, config: Config, watch: Watch,
     if sorted(model.classes) == sorted(images.classes) and len({*model.classes}) == len(model.classes):
         images = ordered(images, model.classes)  # the classifier is kept, and so is the order of its rows
     if config.skip_unreadable or not checked:
-        images = readable(images, skip=config.skip_unreadable, watch=watch)
+        images = readable(images, skip=config.skip_unreadable, watch=watch, check=model.preprocessing.check)
     check_classes(images)
     return split(images, fraction=config.val, seed=config.seed)
 

@@ -117,8 +117,14 @@ def check_classes(images: LabelledImages) -> None:
         )
 
 
-def readable(images: LabelledImages, *, skip: bool, watch: Callable[[str, int, int], None]) -> LabelledImages:
-    """Decode every image once, in threads, and return those that can be read.
+def readable(
+    images: LabelledImages,
+    *,
+    skip: bool,
+    watch: Callable[[str, int, int], None],
+    check: Callable[[Image], object] = lambda _image: None,
+) -> LabelledImages:
+    """Decode every image once, in threads, and return those that can be read and pass `check`.
 
     Raises:
         InputError: An image cannot be read and `skip` is off; the message names it.
@@ -126,7 +132,7 @@ def readable(images: LabelledImages, *, skip: bool, watch: Callable[[str, int, i
 
     def reason(index: int) -> str:
         try:
-            images.read(index)
+            check(images.read(index))
         except InputError as error:
             return str(error)
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.errors import InputError, MissingExtra
-from xaihub.images import SUFFIXES, load_image
+from xaihub.images import image_files, load_image
+from xaihub.images.finding import ARCHIVED
 from xaihub.training.data.builtin import BUILT_IN
 from xaihub.training.data.images import LabelledImages
 
@@ -85,7 +85,7 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
     for part, root in parts.items():
         for path in _folders(root):
             names[path.name] = None
-            found += [(str(file), path.name, part) for file in _files(path)]
+            found += [(file, path.name, part) for file in image_files(path)]
     if not names:
         raise InputError(
             f"the folder {str(folder)!r} has no class folders", hint="make one folder per class, or give a CSV file"
@@ -108,14 +108,10 @@ def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        inner = (path for path in folder.iterdir() if path.is_dir())
+        return sorted(path for path in inner if not path.name.startswith(".") and path.name != ARCHIVED)
     except OSError as error:
         raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from error
-
-
-def _files(folder: Path) -> list[Path]:
-    found = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
-    return sorted(file for file in found if file.suffix.lower() in SUFFIXES)
 
 
 def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
