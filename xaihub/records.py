@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from xaihub.errors import InputError, XaihubError
-from xaihub.files import decoding, read_file
+from xaihub.files import read_file
 
 __all__ = ["YamlFile", "canonical", "plain", "read_table"]
 

@@ -23,6 +23,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Spread = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
+
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits
     mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=16)] | None = None

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn

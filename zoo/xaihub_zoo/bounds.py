@@ -73,7 +73,7 @@ class _Budget(TorchDispatchMode):
         self._most_bytes, self._most_calls = most_bytes, most_calls
         self.bytes = self.calls = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         size = args[0] if args else ()
         if isinstance(size, (list, tuple)) and all(isinstance(side, int) for side in size):  # a factory, as `empty`
             self.bytes += 4 * math.prod(size)
