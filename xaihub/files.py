@@ -21,7 +21,7 @@ __all__ = ["check_file", "decoding", "inside", "locked", "read_file", "read_pack
 TRUST_PATHS = "XAIHUB_TRUST_PATHS"
 
 
-def check_file(path: str | Path, *, what: str, error: type[XaihubError], limit: int | None = None) -> int:
+def check_file(path: str | os.PathLike[str], *, what: str, error: type[XaihubError], limit: int | None = None) -> int:
     """Return the size of a regular file, and refuse anything that could block or never end when it is read.
 
     Args:
@@ -49,7 +49,7 @@ def check_file(path: str | Path, *, what: str, error: type[XaihubError], limit: 
     return found.st_size
 
 
-def read_file(path: str | Path, *, what: str, error: type[XaihubError], limit: int) -> bytes:
+def read_file(path: str | os.PathLike[str], *, what: str, error: type[XaihubError], limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes; raises as `check_file`."""
     check_file(path, what=what, error=error, limit=limit)
     try:
@@ -60,7 +60,7 @@ def read_file(path: str | Path, *, what: str, error: type[XaihubError], limit: i
 
 
 def read_packed(
-    path: str | Path, *, what: str, refusal: XaihubError, limit: int = 2**28
+    path: str | os.PathLike[str], *, what: str, refusal: XaihubError, limit: int = 2**28
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file of at most `limit` bytes, and its metadata.
 

@@ -47,10 +47,10 @@ def weights_file(card: ModelCard) -> Path:
         raise ModelError(f"the weights of {card.name!r} are missing: there is no file {str(path)!r}")
     if weights.sha256:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != weights.sha256:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != weights.sha256:
             raise ModelError(
-                f"the weights of {card.name!r} do not match the card: sha256 {found[:12]}... instead of"
+                f"the weights of {card.name!r} do not match the card: sha256 {digest[:12]}... instead of"
                 f" {weights.sha256[:12]}...",
                 hint="reinstall the package or download the file again",
             )

@@ -69,7 +69,7 @@ class _Budget(TorchDispatchMode):
     """Counts what tensors are created in this thread, and raises before one exceeds the budget."""
 
     def __init__(self, most_bytes: float, most_calls: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._most_bytes, self._most_calls = most_bytes, most_calls
         self.bytes = self.calls = 0
 
