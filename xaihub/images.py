@@ -19,7 +19,6 @@ from xaihub.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SourceImage", "find_images", "load_image", "sample_photo"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")

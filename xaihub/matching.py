@@ -9,8 +9,6 @@ from typing import TypeVar
 
 from xaihub.errors import InputError
 
-__all__ = ["matched"]
-
 T = TypeVar("T")
 Key = Callable[[str], tuple[str, ...]]
 

@@ -23,8 +23,6 @@ from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 
-__all__ = ["Case", "Measurement", "Metric", "Scene"]
-
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from xaihub.models.model import Model
 from xaihub.params import Parametrised
 
-__all__ = ["Finished", "Group", "Losses", "Objective", "Step", "evaluation_mode"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

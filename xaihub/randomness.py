@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["generator_for", "seeded"]
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:

@@ -17,8 +17,6 @@ import yaml
 from xaihub.errors import InputError, XaihubError
 from xaihub.files import read_file
 
-__all__ = ["YamlFile", "canonical", "plain", "read_table"]
-
 # The C parser is several times faster, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it

@@ -16,8 +16,6 @@ from torch import Tensor
 from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
 from xaihub_attention.tokens import record
 
-__all__ = ["AttentionGradient", "AttentionRollout"]
-
 
 class AttentionRollout(Explainer):
     """Multiply the attention of all blocks; residual connections count as self-attention of a token."""

@@ -12,8 +12,6 @@ from torch.nn.functional import interpolate
 
 from xaihub import Attribution, ExplainerRefused, Layout, Model
 
-__all__ = ["Recording", "record"]
-
 
 def _refused(reason: str) -> ExplainerRefused:
     return ExplainerRefused(reason, hint="use gradcam or a black-box explainer such as rise")

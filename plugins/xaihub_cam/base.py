@@ -13,8 +13,6 @@ from torch.nn.functional import interpolate
 
 from xaihub import Attribution, Explainer, ExplainerRefused, Layer, Meta, Model, ModelError, ResolvedTarget
 
-__all__ = ["CAM", "LayerName", "activations", "activations_and_gradients", "cut", "disconnected", "on_grid"]
-
 LayerName = Annotated[
     str | None,
     Meta(description="Dotted name of the layer in the network; default: the last layer with a usable grid."),

@@ -15,8 +15,6 @@ from xaihub import Layer, Meta, Model, ResolvedTarget
 from xaihub.masking import make_removal, masked_forward_passes
 from xaihub_cam.base import CAM, activations
 
-__all__ = ["EigenCAM", "ScoreCAM"]
-
 
 class ScoreCAM(CAM):
     """Weight each channel by the class score of the image masked with that channel."""

@@ -16,8 +16,6 @@ from torch import Tensor
 from xaihub import Layer, Model, ResolvedTarget
 from xaihub_cam.base import CAM, cut, disconnected, on_grid
 
-__all__ = ["GradCAM", "LayerCAM", "XGradCAM"]
-
 
 class _Torchcam(CAM):
     plain_first = True

@@ -9,17 +9,6 @@ from xaihub import Model
 from xaihub.masking import Fill, Removal, make_removal
 from xaihub_convad.deactivation import Deactivation
 
-__all__ = [
-    "make_deactivation",
-    "make_layerwise",
-    "make_live",
-    "make_max",
-    "make_min",
-    "make_neighbours",
-    "make_whole",
-    "named_removal",
-]
-
 
 def make_min(model: Model, image: Tensor) -> Fill:  # noqa: ARG001
     """Fill (C, H, W) pixels with the smallest value of the input, in the model's units and over all channels."""

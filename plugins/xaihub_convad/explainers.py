@@ -21,8 +21,6 @@ from xaihub_convad.search.procedure import FEWEST_ITERATIONS, LEAST_BUDGET, MUTA
 from xaihub_convad.search.scheduling import run_all
 from xaihub_convad.search.settings import Settings
 
-__all__ = ["ConvAD", "Rex"]
-
 STABLE = 0.8  # a lower expected correlation with another seed's map is worth a warning
 
 

@@ -1,4 +1,6 @@
-"""ExpO: penalties that make a network easy to explain by local linear models, and measures of such explanations."""
+"""ExpO: training penalties that make local linear explanations of a network fit better, and metrics for such fits."""
+
+from collections.abc import Iterator
 
 from xaihub.hookspecs import hookimpl
 from xaihub.specs import Judged, MetricSpec, ObjectiveSpec, Paper, ReproductionSpec
@@ -9,11 +11,13 @@ _PAPER = Paper(
     url="https://arxiv.org/abs/1902.06787",
 )
 _PROMISE = (
-    "it makes local linear explanations better, not true; read scale-free measures, as small logits flatter others"
+    "Improves the fit of local linear explanations, not their faithfulness; use scale-free metrics, because small"
+    " logits improve the others for free."
 )
 
-_LOCAL = ("neighbourhood_fidelity", "neighbourhood_fidelity_relative", "surrogate_stability",
-          "surrogate_stability_relative")  # fmt: skip
+_LOCAL = tuple(
+    f"{name}{form}" for name in ("neighbourhood_fidelity", "surrogate_stability") for form in ("", "_relative")
+)
 _GRID = {"features": "grid:5", "baseline": "mean", "samples": 96}
 _JUDGED = (
     Judged(explainer="lime", parameters=_GRID, metrics=_LOCAL),
@@ -29,38 +33,46 @@ _JUDGED = (
 @hookimpl
 def xaihub_register_objectives() -> list[ObjectiveSpec]:
     """Register the three penalties."""
+    fits = "1 + penalty_batch * samples / batch / every passes"
     return [
-        ObjectiveSpec(
-            name="expo-fidelity",
-            target="xaihub_expo.objectives:Fidelity",
-            summary="Cross-entropy, and how far the logits are from affine in which patches are shown.",
-            paper=_PAPER,
-            cost="1 + penalty_batch * samples / batch / every passes",
-            limits=_PROMISE,
-            tags=("local-linear",),
-            judged=_JUDGED,
+        _objective(
+            "expo-fidelity",
+            "Fidelity",
+            "Cross-entropy plus a penalty on how far the logits are from affine in which patches are visible.",
+            cost=fits,
+            limits="Stated on tables; masked cells of images are our choice. ",
         ),
-        ObjectiveSpec(
-            name="expo-1d",
-            target="xaihub_expo.objectives:LineFidelity",
-            summary="Cross-entropy, and how far the logits are from affine in the opacity of one random patch.",
-            paper=_PAPER,
-            cost="1 + penalty_batch * samples / batch / every passes",
-            limits=f"blind to interactions between patches; {_PROMISE}",
-            tags=("local-linear",),
-            judged=_JUDGED,
+        _objective(
+            "expo-1d",
+            "LineFidelity",
+            "Cross-entropy plus a penalty on how far the logits are from affine in the opacity of one random patch.",
+            cost=fits,
+            limits="Stated on tables; faded cells of images are our choice. Ignores interactions between patches. ",
         ),
-        ObjectiveSpec(
-            name="expo-stability",
-            target="xaihub_expo.objectives:Stability",
-            summary="Cross-entropy, and the squared change of the logits under small noise or faded patches.",
-            paper=_PAPER,
-            cost="1 + penalty_batch / batch / every passes, and as many more without --freeze-norm or with dropout",
-            limits=f"it flattens the function, so it is for classifiers only; {_PROMISE}",
-            tags=("local-linear", "robustness"),
-            judged=_JUDGED,
+        _objective(
+            "expo-stability",
+            "Stability",
+            "Cross-entropy plus the squared change of the logits under small noise or faded patches.",
+            cost="1 + penalty_batch / batch / every passes, twice the penalty without --freeze-norm or with dropout",
+            limits="Stated; faded cells are our choice. Flattens the function, so it is for classifiers only. ",
+            tags=("robustness",),
         ),
     ]
+
+
+def _objective(
+    name: str, target: str, summary: str, *, cost: str, limits: str, tags: tuple[str, ...] = ()
+) -> ObjectiveSpec:
+    return ObjectiveSpec(
+        name=name,
+        target=f"xaihub_expo.objectives:{target}",
+        summary=summary,
+        paper=_PAPER,
+        cost=cost,
+        limits=limits + _PROMISE,
+        tags=("local-linear", *tags),
+        judged=_JUDGED,
+    )
 
 
 @hookimpl
@@ -69,8 +81,8 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
     return [
         ReproductionSpec(
             name="expo",
-            target="xaihub_expo.reproduction:reproduce_expo",
-            summary="Accuracy, fidelity and stability of networks for tables, with and without ExpO.",
+            target="xaihub_expo.reproduction.command:reproduce_expo",
+            summary="Test loss, fidelity and stability of networks on tables, with and without ExpO.",
             paper=_PAPER,
             extra="tables",
         )
@@ -79,82 +91,82 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
 
 @hookimpl
 def xaihub_register_metrics() -> list[MetricSpec]:
-    """Register the measures of local linear models and of maps, with their scale-free forms."""
-    local = "only for explainers that give a local linear model: lime, kernel_shap"
-    flatter = "a network with smaller outputs scores better; read the relative form beside it"
-    same = "a map that ignores model and image is perfectly stable"
+    """Register the metrics of local linear models and of maps, with their scale-free forms."""
+    local = "only for explainers that give a local linear model (lime, kernel_shap)"
+    constant = "a map that ignores model and image is perfectly stable"
     masks, copies = "masks forward passes, shared by all explainers", "draws further explanations"
     return [
-        _metric(
+        *_metrics(
             "point_fidelity",
             "PointFidelity",
-            "Squared error of the local linear model at the image itself.",
+            "Squared error of the local linear model at the image itself",
             "(g(1) - f(1))^2",
+            variant="Stated (on tables); masked regions as features: our choice",
             cost="none",
-            limits=f"{local}; {flatter}",
+            limits=local,
         ),
-        _metric(
+        *_metrics(
             "neighbourhood_fidelity",
             "NeighbourhoodFidelity",
-            "Mean squared error of the local linear model under fresh random masks.",
+            "Mean squared error of the local linear model under fresh random masks",
             "mean over masks z of (g(z) - f(z))^2",
-            cost=masks,
-            limits=f"{local}; {flatter}",
-        ),
-        _metric(
-            "neighbourhood_fidelity_relative",
-            "RelativeNeighbourhoodFidelity",
-            "Share of the output's variance under fresh masks that the local linear model misses.",
-            "mean over masks z of (g(z) - f(z))^2 / Var f(z)",
+            relative=("the variance of the output", "Var f(z)"),
+            variant="Stated (on tables); masked regions as features: our choice",
             cost=masks,
             limits=local,
         ),
-        _metric(
+        *_metrics(
             "surrogate_stability",
             "SurrogateStability",
-            "Squared change of the local linear model's coefficients under small noise on the image.",
+            "Squared change of the local linear model's coefficients under small image noise",
             "mean over noisy x' of ||e(x') - e(x)||_2^2",
+            relative=("their squared norm", "||beta(x)||_2^2"),
+            variant="Stated (on tables), with x' explained as defined; the released code explains x again",
             cost=copies,
-            limits=f"{local}, on a grid; {flatter}",
+            limits=f"{local}, on a grid; {constant}",
         ),
-        _metric(
-            "surrogate_stability_relative",
-            "RelativeSurrogateStability",
-            "The same over the squared norm of the coefficients.",
-            "mean over noisy x' of ||e(x') - e(x)||_2^2 / ||beta(x)||_2^2",
-            cost=copies,
-            limits=f"{local}, on a grid; {same}",
-        ),
-        _metric(
+        *_metrics(
             "saliency_stability",
             "SaliencyStability",
-            "Mean squared change of a map, a pixel, under small noise on the image.",
+            "Mean squared per-pixel change of the map under small image noise",
             "mean over noisy x' and pixels of (map(x') - map(x))^2",
+            relative=("the map's mean square", "mean of map(x)^2"),
+            variant="Stated (saliency on MNIST); for maps of any explainer: our choice",
             cost=copies,
-            limits=f"{same}; {flatter}",
-        ),
-        _metric(
-            "saliency_stability_relative",
-            "RelativeSaliencyStability",
-            "The same over the mean square of the map.",
-            "mean of (map(x') - map(x))^2 / mean of map(x)^2",
-            cost=copies,
-            limits=same,
+            limits=constant,
+            tag="robustness",
         ),
     ]
 
 
-def _metric(name: str, target: str, summary: str, formula: str, *, cost: str, limits: str) -> MetricSpec:
-    return MetricSpec(
-        name=name,
-        target=f"xaihub_expo.metrics:{target}",
-        summary=summary,
-        paper=_PAPER,
-        higher_is_better=False,
-        bounds=(0.0, float("inf")),
-        formula=formula,
-        variant="the same masks, noise and random numbers for every explainer and model; x' is explained again",
-        cost=cost,
-        limits=limits,
-        tags=("local-linear",) if "saliency" not in name else ("robustness",),
-    )
+def _metrics(
+    name: str,
+    target: str,
+    summary: str,
+    formula: str,
+    *,
+    relative: tuple[str, str] | None = None,
+    variant: str,
+    cost: str,
+    limits: str,
+    tag: str = "local-linear",
+) -> Iterator[MetricSpec]:
+    """Yield a metric and, with a denominator in words and as a formula, its scale-free form."""
+    forms = [("", "", "", "", variant, "; smaller outputs score better for free, so read the relative form as well")]
+    if relative is not None:
+        words, symbols = relative
+        forms.append(("_relative", "Relative", f", divided by {words}", f" / {symbols}", "Our choice (scale-free)", ""))
+    for suffix, prefix, over, divided, mark, scale in forms:
+        yield MetricSpec(
+            name=name + suffix,
+            target=f"xaihub_expo.metrics:{prefix}{target}",
+            summary=f"{summary}{over}.",
+            paper=_PAPER,
+            higher_is_better=False,
+            bounds=(0.0, float("inf")),
+            formula=formula + divided,
+            variant=f"{mark}. All explainers and models get the same masks, noise and random numbers.",
+            cost=cost,
+            limits=f"{limits[0].upper()}{limits[1:]}{scale}.",
+            tags=(tag,),
+        )

@@ -1,7 +1,7 @@
 """Metrics of explanations of images: fidelity and stability of local linear models, and stability of any map.
 
-Notation: f is the output that is explained, as a function of which features are shown; g is the local linear model, e
-its coefficients with the intercept; x' is the image with a little noise.
+Notation: f is the explained output as a function of which features are visible; g is the local linear model, e its
+coefficients with the intercept; x' is the image with a little noise.
 """
 
 from __future__ import annotations
@@ -13,30 +13,22 @@ from torch import Tensor
 
 from xaihub import Case, Explanation, Measurement, Meta, Metric, MetricRefused, generator_for
 from xaihub.masking import batch_rows
-from xaihub_expo.images import mask_opacities, noisy
-from xaihub_expo.surrogate import Surrogate, asked, outputs, read_surrogate
+from xaihub_expo.neighbourhoods import mask_opacities, noisy
+from xaihub_expo.surrogate import Surrogate, outputs, read_surrogate, surrogate_parameters
 
-__all__ = [
-    "NeighbourhoodFidelity",
-    "PointFidelity",
-    "RelativeNeighbourhoodFidelity",
-    "RelativeSaliencyStability",
-    "RelativeSurrogateStability",
-    "SaliencyStability",
-    "SurrogateStability",
+Masks = Annotated[
+    int, Meta(ge=2, description="Number of fresh masks; one forward pass each, shared by all explainers.")
 ]
-
-Masks = Annotated[int, Meta(ge=2, description="Fresh masks; each costs a forward pass, shared by all explainers.")]
 Keep = Annotated[
     Annotated[float, Meta(gt=0, lt=1)] | None,
-    Meta(description="Probability of a feature to be shown; none draws another for each mask, from U[0, 1]."),
+    Meta(description="Probability that a feature is visible; none: each mask draws its own from U[0, 1]."),
 ]
-Draws = Annotated[int, Meta(ge=1, description="Noisy copies; each is explained.")]
-Radius = Annotated[float, Meta(gt=0, le=1, description="Largest noise on a pixel, where pixels are in [0, 1].")]
+Draws = Annotated[int, Meta(ge=1, description="Number of noisy copies; each is explained.")]
+Radius = Annotated[float, Meta(gt=0, le=1, description="Largest noise, for pixels in [0, 1].")]
 
 
 class PointFidelity(Metric):
-    """(g(1) - f(1))^2: how well the local linear model predicts the output for the image itself."""
+    """(g(1) - f(1))^2: error of the local linear model at the image itself."""
 
     def score(self, case: Case) -> float:
         """Return the squared error at the image.
@@ -46,12 +38,12 @@ class PointFidelity(Metric):
         """
         surrogate = _surrogate(case)
         everything = torch.ones(1, surrogate.features.count)
-        output = case.scene.score(case.scene.logits[None], output=asked(case.explanation)["output"])
+        output = case.scene.score(case.scene.logits[None], output=surrogate_parameters(case.explanation)["output"])
         return float((surrogate(everything) - output.double().cpu()).square())
 
 
 class NeighbourhoodFidelity(Metric):
-    """E (g(z) - f(z))^2 over random masks z: how well the local linear model predicts outputs around the image."""
+    """E (g(z) - f(z))^2 over random masks z: error of the local linear model around the image."""
 
     relative: ClassVar[bool] = False
 
@@ -59,7 +51,7 @@ class NeighbourhoodFidelity(Metric):
     keep: Keep = 0.8
 
     def score(self, case: Case) -> Measurement:
-        """Return the mean squared error; its details hold the variance of the output over the same masks.
+        """Return the mean squared error; the details hold the variance of the output over the same masks.
 
         Raises:
             MetricRefused: The explainer gives no local linear model, or the output does not vary.
@@ -72,7 +64,7 @@ class NeighbourhoodFidelity(Metric):
     def _errors(self, case: Case) -> tuple[float, float]:
         def compute() -> tuple[float, float]:
             surrogate = _surrogate(case)
-            # The same masks for every explainer and for every model that gets this image: common random numbers.
+            # Common random numbers: all explainers and models get the same masks for this image.
             generator = generator_for(f"masks around an image {case.seed}", case.scene.image)
             masks = mask_opacities(1, self.masks, surrogate.features.count, self.keep, generator)[0]
             found = outputs(case, surrogate, masks, (self.masks, self.keep, case.seed))
@@ -83,13 +75,13 @@ class NeighbourhoodFidelity(Metric):
 
 
 class RelativeNeighbourhoodFidelity(NeighbourhoodFidelity):
-    """NF / Var f over the same masks: 0 for a perfect prediction, 1 for one no better than the mean output."""
+    """NF / Var f over the same masks: 0 is a perfect prediction, 1 is no better than the mean output."""
 
     relative = True
 
 
 class SurrogateStability(Metric):
-    """E ||e(x') - e(x)||^2: how much the local linear model changes when the image hardly does."""
+    """E ||e(x') - e(x)||^2: change of the local linear model under small noise on the image."""
 
     relative: ClassVar[bool] = False
 
@@ -97,36 +89,35 @@ class SurrogateStability(Metric):
     radius: Radius = 0.05
 
     def score(self, case: Case) -> Measurement:
-        """Return the squared distance, summed over coefficients and intercept, as a mean over noisy copies.
+        """Return the squared distance, summed over coefficients and intercept, averaged over noisy copies.
 
         Raises:
-            MetricRefused: The explainer gives no local linear model, its features depend on the image, or all
-                coefficients are zero and a relative change has no meaning.
+            MetricRefused: The explainer gives no local linear model, its features depend on the image, or the change
+                is relative and all coefficients are zero.
         """
         surrogate = _surrogate(case)
-        if str(asked(case.explanation)["features"]).startswith("superpixels"):
+        if str(surrogate_parameters(case.explanation)["features"]).startswith("superpixels"):
             raise MetricRefused(
-                "superpixels of a noisy copy are others, so that coefficients cannot be compared",
+                "superpixels of a noisy copy differ from the image's, so their coefficients cannot be compared",
                 hint=f"-p {case.explanation.explainer}.features=grid:7",
             )
         size = float(surrogate.coefficients.square().sum())
         if self.relative and size == 0:
             raise MetricRefused("all coefficients are zero, so a relative change has no meaning")
-        vectors = []
-        for image, explanation in _explained(case, self.draws, self.radius):
-            vectors.append(read_surrogate(case, explanation, image).vector)
+        explained = _explained(case, self.draws, self.radius)
+        vectors = [read_surrogate(case, explanation, image).vector for image, explanation in explained]
         change = float((torch.stack(vectors) - surrogate.vector).square().sum(1).mean())
         return Measurement(value=change / size if self.relative else change, details={"squared_norm": size})
 
 
 class RelativeSurrogateStability(SurrogateStability):
-    """S / ||beta||^2, where beta are the coefficients without the intercept."""
+    """S / ||beta||^2, with beta the coefficients without the intercept."""
 
     relative = True
 
 
 class SaliencyStability(Metric):
-    """The mean squared change of a map, a pixel, when the image hardly changes; for maps of any explainer."""
+    """The mean squared change per pixel of any explainer's map under small noise on the image."""
 
     relative: ClassVar[bool] = False
 
@@ -137,7 +128,7 @@ class SaliencyStability(Metric):
         """Return the mean over pixels and noisy copies.
 
         Raises:
-            MetricRefused: It is unknown what made the map, or the map is zero and a relative change has no meaning.
+            MetricRefused: The map's explainer is unknown, or the change is relative and the map is zero.
         """
         here = case.explanation.values.double()
         size = float(here.square().mean())
@@ -162,7 +153,7 @@ def _surrogate(case: Case) -> Surrogate:
 
 
 def _explained(case: Case, draws: int, radius: float) -> list[tuple[Tensor, Explanation]]:
-    """Explain noisy copies for the same class with the map's own random numbers, so that only the image differs."""
+    """Explain noisy copies for the map's class and with its random numbers, so that only the image differs."""
 
     def explain() -> list[tuple[Tensor, Explanation]]:
         image = case.scene.image

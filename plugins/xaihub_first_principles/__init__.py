@@ -1,4 +1,4 @@
-"""Feature attribution from first principles: attributions as measures."""
+"""Feature attribution from first principles: attributions as measures over masked inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
         ExplainerSpec(
             name="first_principles",
             target="xaihub_first_principles.method:FirstPrinciples",
-            summary="Integrate the score against one measure a region: keep-p, Shapley, occlusion and others.",
+            summary="Attribute each region by a weighted average of scores on masked inputs (keep-p, Shapley,"
+            " occlusion, ...).",
             paper=Paper(
                 title="Feature Attribution from First Principles",
                 year=2025,
@@ -26,9 +27,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ),
             needs=("black-box",),
             cost="at most budget forward passes, fewer if the tolerance is met",
-            limits="The replacements of hidden regions are part of the question; gradients and IG are not measures.",
-            variant="Measures on regions; keep-p at 0.5, centred, by default. Exact for finite support"
-            " and, on small piecewise-linear networks, for lines.",
+            limits="The baseline that replaces masked regions is part of the result; gradients and IG are refused.",
+            variant="Stated: attributions as measures, the removal and axis families. Derived: keep_p and all other"
+            " families. Our choice: regions of images, keep_p at 0.5, centred and adjusted, by default.",
             tags=("perturbation",),
         )
     ]

@@ -1,49 +1,49 @@
-"""Families on vectors: the three of the paper's Table 1, its notebook's two, and derivatives that are measures.
+"""Families on coordinates: one coordinate held at x_j or moved along its axis, and derivatives written as measures.
 
-`delta` is a point mass and `Leb` the uniform law. Marks: S stated by the authors, D derived here.
+`delta` is a point mass and `Leb` the uniform law. Docstrings start with a mark: stated by the authors, or derived.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
-from xaihub import ExplainerRefused, ParameterError
-from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owned
-
-__all__ = [
-    "AxisDirac",
-    "AxisLebesgue",
-    "Conditional",
-    "FiniteDifferenceIG",
-    "GaussianConditional",
-    "Independent",
-    "LengthWeighted",
-    "NotAMeasure",
-    "PartialDependence",
-    "SmoothGradStein",
-]
+from xaihub import ExplainerRefused
+from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
 
 
-class _HeldAtX(MeasureFamily):
-    """Coordinate j is held at x_j and the others follow a law; each row of `others` serves every feature once.
+@dataclass(frozen=True, kw_only=True)
+class HeldAtX(MeasureFamily):
+    """Coordinate j is held at x_j and the other coordinates follow a law.
 
-    D: centred, the mean of f over the law of X is subtracted, so that a feature that is not used gets 0 (partial
-    dependence and independent: exactly, since the same draws are used).
+    Attributes:
+        centre: Subtract the mean of f over the law of X (derived), so that an unused feature gets 0: exactly for
+            partial dependence and independent features, which use the same draws for both.
     """
 
-    needs = "the law of the other features"
-    centre = False
+    centre: bool = False
 
-    def _points(
+    def weights(self, points: Points) -> Tensor:
+        """Return weights that sum to 1 for each feature, minus the law of X if centred."""
+        assert points.owner is not None  # noqa: S101 - set by held_points
+        assert points.weight is not None  # noqa: S101
+        return owner_weights(points.owner, points.weight, points.count, normalise=True)
+
+    def held_points(
         self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None, law: Tensor | None = None
     ) -> Points:
-        """Return the points for (d, n, d) or (n, d) draws of the others, (n,) clusters, and (d, n) raw weights.
+        """Return the points for draws of the other coordinates.
 
-        `law` is (n, d) draws of X itself, if they differ from the others.
+        Args:
+            x: (d,) the input.
+            others: (n, d) draws that serve every feature, or (d, n, d).
+            cluster: (n,) clusters.
+            weight: (d, n) raw weights, by default equal.
+            law: (n, d) draws of X itself, if they differ from `others`.
         """
         d, n = len(x), others.shape[-2]
         values = others.expand(d, n, d).clone()
@@ -58,154 +58,63 @@ class _HeldAtX(MeasureFamily):
             owner = torch.cat([owner, torch.full((n,), FIXED)])
         return Points(values=values, x=x, count=d, cluster=cluster, owner=owner, weight=raw)
 
-    def weights(self, points: Points) -> Tensor:
-        """Return weights that sum to 1 for each feature, minus the law of X if centred."""
-        assert points.owner is not None  # noqa: S101 - set by _points
-        assert points.weight is not None  # noqa: S101
-        return owned(points.owner, points.weight, points.count, normalise=True)
 
+@dataclass(frozen=True, kw_only=True)
+class LengthWeighted(HeldAtX):
+    """Stated: delta at x_j times Leb on the other sides of [0, 1]^d, at scrambled Sobol points."""
 
-class PartialDependence(_HeldAtX):
-    """S: delta at x_j times the law of X_{-j}, here that of the rows of `background`: finite support, so exact."""
+    name: ClassVar[str] = "length_weighted"
 
-    name = "pdp"
-
-    def __init__(self, background: Tensor, *, centre: bool = False) -> None:
-        self.background = background.double()
-        self.centre = centre
-
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
-        """Return d n points."""
-        return self._points(x, self.background, torch.full((len(self.background),), FIXED))
-
-
-class Independent(_HeldAtX):
-    """S: delta at x_j times the product of the marginals: columns of `background` are drawn separately."""
-
-    name = "independent"
-
-    def __init__(self, background: Tensor, *, samples: int = 1000, centre: bool = False) -> None:
-        self.background = background.double()
-        self.samples = samples
-        self.centre = centre
-
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:
-        """Return d * samples points."""
-        n, d = self.background.shape
-        rows = torch.randint(0, n, (self.samples, d), generator=generator)
-        return self._points(x, self.background.gather(0, rows), torch.arange(self.samples))
-
-
-class Conditional(_HeldAtX):
-    """S: delta at x_j times the law of X_{-j} given x_j, by Gaussian kernel weights on the rows of `background`.
-
-    The estimator is chosen here; `bandwidth` is in standard deviations of each column.
-    """
-
-    name = "conditional"
-    quadrature = True
-
-    def __init__(self, background: Tensor, *, bandwidth: float = 0.2, centre: bool = False) -> None:
-        self.background = background.double()
-        self.bandwidth = bandwidth
-        self.centre = centre
-
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
-        """Return d n points."""
-        width = self.bandwidth * self.background.std(0).clamp(min=1e-12)
-        distance = (self.background - x) / width  # (n, d)
-        raw = torch.softmax(-distance.square().T / 2, dim=1)  # (d, n); the nearest row counts even if all are far
-        return self._points(x, self.background, torch.full((len(self.background),), FIXED), raw)
-
-
-class GaussianConditional(_HeldAtX):
-    """S: the conditional family where X is N(mean, covariance), by draws of the conditional law."""
-
-    name = "gaussian_conditional"
-
-    def __init__(self, mean: Tensor, covariance: Tensor, *, samples: int = 1000, centre: bool = False) -> None:
-        self.mean = mean.double()
-        self.covariance = covariance.double()
-        self.samples = samples
-        self.centre = centre
-
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:
-        """Return d * samples points."""
-        d = len(x)
-        root = MultivariateNormal(self.mean, self.covariance).scale_tril
-        draws = self.mean + torch.randn(self.samples, d, generator=generator, dtype=torch.float64) @ root.T
-        # Moving a draw along S_{:j} until its j-th entry is x_j gives a draw of the conditional law (kriging).
-        slope = self.covariance / self.covariance.diagonal().unsqueeze(1)  # (j, d)
-        moved = draws + (x - draws).T.unsqueeze(2) * slope.unsqueeze(1)  # (j, n, d)
-        return self._points(x, moved, torch.arange(self.samples), law=draws)
-
-
-class LengthWeighted(_HeldAtX):
-    """S: delta at x_j times Leb on the other sides of [0, 1]^d, at scrambled Sobol points."""
-
-    name = "length_weighted"
-
-    def __init__(self, *, samples: int = 1024, centre: bool = False) -> None:
-        self.samples = samples
-        self.centre = centre
+    samples: int = 1024
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return d * samples points."""
         seed = int(torch.randint(0, 2**31, (), generator=generator))
         draws = torch.quasirandom.SobolEngine(len(x), scramble=True, seed=seed).draw(self.samples, dtype=torch.float64)
-        return self._points(x, draws, torch.arange(self.samples))
+        return self.held_points(x, draws, torch.arange(self.samples))
 
 
+@dataclass(frozen=True, kw_only=True)
 class AxisDirac(MeasureFamily):
-    """S: delta at x_j e_j. D: from a baseline b, and centred, f(b + (x_j - b_j) e_j) - f(b)."""
+    """Stated: delta at x_j e_j. Derived: with a baseline b and centred, f(b + (x_j - b_j) e_j) - f(b)."""
 
-    name = "axis_dirac"
+    name: ClassVar[str] = "axis_dirac"
 
-    def __init__(self, *, baseline: Tensor | None = None, centre: bool = False) -> None:
-        self.baseline = baseline
-        self.centre = centre
+    baseline: Tensor | None = None
+    centre: bool = False
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
         """Return d points, and the baseline if centred."""
-        b = torch.zeros_like(x) if self.baseline is None else self.baseline.to(x)
-        return _fixed(x, b + torch.diag(x - b), torch.ones(len(x)), base=b if self.centre else None)
+        b = start_of(self.baseline, x)
+        return _on_axes(x, b + torch.diag(x - b), torch.ones(len(x)), base=b if self.centre else None)
 
 
+@dataclass(frozen=True, kw_only=True)
 class AxisLebesgue(MeasureFamily):
-    """S: 2 Leb on the j-th axis of the cube and 0 elsewhere, so that f(y) = w.y gets w; Gauss-Legendre nodes.
+    """Stated: 2 Leb on the j-th axis of the cube, so that f(y) = w.y gets w. Derived: centred, minus 2 f(0)."""
 
-    D: centred it subtracts 2 f(0). From a baseline `b` to `end` it runs along b + t (end_j - b_j) e_j instead.
-    """
+    name: ClassVar[str] = "axis_lebesgue"
+    quadrature: ClassVar[bool] = True
 
-    name = "axis_lebesgue"
-    quadrature = True
-
-    def __init__(
-        self, *, nodes: int = 64, centre: bool = False, baseline: Tensor | None = None, end: Tensor | None = None
-    ) -> None:
-        self.nodes = nodes
-        self.centre = centre
-        self.baseline = baseline
-        self.end = end
+    nodes: int = 64
+    centre: bool = False
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
-        """Return d * nodes points, and the baseline if centred."""
-        b = torch.zeros_like(x) if self.baseline is None else self.baseline.to(x)
-        end = torch.ones_like(x) if self.end is None else self.end.to(x)
-        t, w = gauss_legendre(self.nodes)
-        steps = torch.diag(end - b).unsqueeze(1) * t.view(-1, 1)  # (d, nodes, d)
-        return _fixed(x, (b + steps).flatten(0, 1), (2 * w).repeat(len(x)), base=b if self.centre else None, mass=2)
+        """Return d * nodes Gauss-Legendre points, and 0 if centred."""
+        t, w = _gauss_legendre(self.nodes)
+        steps = torch.eye(len(x), dtype=x.dtype).unsqueeze(1) * t.view(-1, 1)  # (d, nodes, d)
+        base = torch.zeros_like(x) if self.centre else None
+        return _on_axes(x, steps.flatten(0, 1), (2 * w).repeat(len(x)), base=base, mass=2)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SmoothGradStein(MeasureFamily):
-    """D: SmoothGrad without a gradient (Stein's identity): density z_j / sigma at x + sigma z; lives on R^d."""
+    """Derived: SmoothGrad without gradients (Stein's identity): density z_j / sigma at x + sigma z, on R^d."""
 
-    name = "smoothgrad"
-    needs = "f on all of R^d"
+    name: ClassVar[str] = "smoothgrad"
 
-    def __init__(self, *, sigma: float = 0.1, samples: int = 1000) -> None:
-        self.sigma = sigma
-        self.samples = samples
+    sigma: float = 0.1
+    samples: int = 1000
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Return antithetic pairs, x + sigma z and x - sigma z."""
@@ -219,21 +128,21 @@ class SmoothGradStein(MeasureFamily):
         return (points.values - points.x) / self.sigma**2 / len(points)
 
 
+@dataclass(frozen=True, kw_only=True)
 class FiniteDifferenceIG(MeasureFamily):
-    """D: Integrated Gradients with central differences of step h: +-(x_j - b_j) / (2h) on two shifted lines."""
+    """Derived: Integrated Gradients by central differences of step h: +-(x_j - b_j) / (2h) on two shifted lines."""
 
-    name = "fd_ig"
-    quadrature = True
+    name: ClassVar[str] = "fd_ig"
+    quadrature: ClassVar[bool] = True
 
-    def __init__(self, *, baseline: Tensor | None = None, h: float = 1e-3, steps: int = 64) -> None:
-        self.baseline = baseline
-        self.h = h
-        self.steps = steps
+    baseline: Tensor | None = None
+    h: float = 1e-3
+    steps: int = 64
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
         """Return 2 d * steps points."""
-        b = torch.zeros_like(x) if self.baseline is None else self.baseline.to(x)
-        t, w = gauss_legendre(self.steps)
+        b = start_of(self.baseline, x)
+        t, w = _gauss_legendre(self.steps)
         line = b + t.unsqueeze(1) * (x - b)  # (steps, d)
         shift = self.h * torch.eye(len(x), dtype=x.dtype).unsqueeze(1)  # (d, 1, d)
         slope = (x - b).unsqueeze(1) / (2 * self.h) * w  # (d, steps)
@@ -244,31 +153,10 @@ class FiniteDifferenceIG(MeasureFamily):
         return Points(values=values, x=x, count=len(x), cluster=cluster, owner=owner, weight=weight)
 
 
-class NotAMeasure(MeasureFamily):
-    """A method that has no measure; it exists to say why.
-
-    D: f = eps sin((y_1 - y_2) / eps^2) is at most eps, but its gradient is 1 / eps, so that gradients, and
-    Integrated Gradients with two or more features, are not bounded by the sup norm of f as any measure's integral is.
-    """
-
-    def __init__(self, name: str, **_options: Any) -> None:
-        if name not in _REASONS:
-            raise ParameterError(f"nothing is known of a measure called {name!r}")
-        self.method = name
-
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:
-        """Return the two points of Integrated Gradients with one feature; refuse everything else."""
-        if self.method in ("integrated_gradients", "ig") and len(x) == 1:
-            return AxisDirac(centre=True).points(x, generator)
-        raise ExplainerRefused(
-            f"{self.method} is not a measure: {_REASONS[self.method]}",
-            hint="use fd_ig or smoothgrad, which are" if "sup norm" in _REASONS[self.method] else "",
-        )
-
-
 _UNBOUNDED = "it is not bounded by the sup norm of the model, since gradients are not"
 _NONLINEAR = "it is not linear in the model's output function"
-_REASONS = {
+# Derived: f = eps sin((y_1 - y_2) / eps^2) is at most eps, but its gradient is 1 / eps.
+NOT_MEASURES = {
     "gradient": _UNBOUNDED,
     "gradient_x_input": _UNBOUNDED,
     "integrated_gradients": f"with two or more features {_UNBOUNDED}",
@@ -279,19 +167,38 @@ _REASONS = {
     "lime_lasso": _NONLINEAR,
     "binary_membership": "splitting a box adds up to more than the box",
 }
-NOT_MEASURES = tuple(_REASONS)
 
 
-def gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class NotAMeasure(MeasureFamily):
+    """A method that has no measure, one of `NOT_MEASURES`; it refuses with the reason."""
+
+    method: str
+
+    def points(self, x: Tensor, generator: torch.Generator) -> Points:
+        """Return the two points of Integrated Gradients with one feature; refuse everything else."""
+        if self.method in ("integrated_gradients", "ig") and len(x) == 1:
+            return AxisDirac(centre=True).points(x, generator)
+        reason = NOT_MEASURES[self.method]
+        raise ExplainerRefused(
+            f"{self.method} is not a measure: {reason}",
+            hint="use fd_ig or smoothgrad, which are measures" if "sup norm" in reason else "",
+        )
+
+
+def start_of(baseline: Tensor | None, x: Tensor) -> Tensor:
+    """Return the baseline, or 0."""
+    return torch.zeros_like(x) if baseline is None else baseline.to(x)
+
+
+def _gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:
     """Return (nodes,) points and weights for the mean over [0, 1]."""
-    import numpy as np
-
     t, w = np.polynomial.legendre.leggauss(nodes)
     return torch.from_numpy((t + 1) / 2), torch.from_numpy(w / 2)
 
 
-def _fixed(x: Tensor, values: Tensor, weight: Tensor, *, base: Tensor | None = None, mass: float = 1) -> Points:
-    """Return points in d equal blocks, one a feature, with a last one of weight -mass at `base` for all."""
+def _on_axes(x: Tensor, values: Tensor, weight: Tensor, *, base: Tensor | None = None, mass: float = 1) -> Points:
+    """Return points in d equal blocks, one per feature, and `base` with weight -mass for all features."""
     owner = torch.arange(len(x)).repeat_interleave(len(values) // len(x))
     if base is not None:
         values = torch.cat([values, base.unsqueeze(0)])

@@ -1,14 +1,14 @@
-"""Attributions as measures: the engine (Taimeskhanov and Garreau 2025, arXiv 2505.24729, Eq. phi_j = int f d mu_j).
+"""Attributions as measures: the engine (Taimeskhanov and Garreau 2025, arXiv 2505.24729: phi_j = int f d mu_j).
 
-An attribution that is linear in the model and stable under uniform convergence is one signed measure a feature. Here
-a measure is points Y and signed weights W, and the attribution is `phi_j = sum_i W[i, j] f(Y[i])`.
+An attribution that is linear in the model and stable under uniform convergence is one signed measure per feature
+(stated). Here a measure is points Y with signed weights W, and the attribution is `phi_j = sum_i W[i, j] f(Y[i])`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -17,27 +17,25 @@ from torch import Tensor
 from xaihub import ExplainerRefused
 from xaihub.errors import PluginError
 
-__all__ = ["FIXED", "MeasureFamily", "Measured", "Points", "integrate", "measured"]
-
 FIXED = -1  # the cluster of points that are not random, and the owner of points that serve every feature
 JACKKNIFE_GROUPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Where a family asks the model.
+    """Where a family evaluates the model.
 
     Attributes:
         values: (n, D) the points Y.
-        x: (D,) what is explained.
+        x: (D,) the explained input.
         count: Number of features, d.
-        cluster: (n,) points drawn together, such as a mask and its complement; `FIXED` for those not drawn.
-        owner: (n,) the feature a point serves, or `FIXED` for all; None if weights do not follow owners.
-        weight: (n,) a point's weight for its owner, where the family knows it beforehand.
-        masks: (n, d) which features a point shows, for families of masks.
-        base: (n,) which replacement hides the others, for families of masks.
+        cluster: (n,) which points are drawn together, such as a mask and its complement; `FIXED` if not random.
+        owner: (n,) the feature that a point serves, or `FIXED` for all; None if weights do not depend on owners.
+        weight: (n,) a point's weight for its owner, if the family knows it in advance.
+        masks: (n, d) the features that a point shows, for families on masks.
+        base: (n,) the replacement used for masked features, for families on masks.
         log_density: (n,) log of how often the design is expected to draw a point's mask.
-        distinct: No point is drawn twice, so that a design which draws most of what there is errs less.
+        distinct: No point is drawn twice, so a design that covers much of the support has a smaller error.
     """
 
     values: Tensor
@@ -57,50 +55,40 @@ class Points:
 
     @property
     def exact(self) -> bool:
-        """Whether no point is random: the measure has finite support, and a batch of forward passes is exact."""
+        """Whether no point is random: the measure has finite support, and forward passes give it exactly."""
         return bool((self.cluster == FIXED).all())
 
     def part(self, rows: Tensor) -> Points:
-        """Return the points at (n,) Boolean `rows`, as the smaller design that they are.
+        """Return the points at (n,) Boolean `rows` as a smaller design.
 
-        Whole clusters must be taken; the expected numbers of draws shrink with the number of clusters.
+        Rows must contain whole clusters; the expected number of draws shrinks with the number of clusters.
         """
         before, after = (len(c[c != FIXED].unique()) for c in (self.cluster, self.cluster[rows]))
+        picked = {
+            name: value[rows]
+            for name in ("values", "cluster", "owner", "weight", "masks", "base")
+            if (value := getattr(self, name)) is not None
+        }
         density = self.log_density
         if len(density):
             shrink = torch.log(torch.tensor(max(after, 1) / max(before, 1), dtype=torch.float64))
             density = density[rows] + shrink * (self.cluster[rows] != FIXED)
-        picked = {
-            name: None if value is None else value[rows]
-            for name, value in (("owner", self.owner), ("weight", self.weight), ("masks", self.masks))
-        }
-        return Points(
-            values=self.values[rows],
-            x=self.x,
-            count=self.count,
-            cluster=self.cluster[rows],
-            base=None if self.base is None else self.base[rows],
-            log_density=density,
-            distinct=self.distinct,
-            **picked,
-        )
+        return replace(self, log_density=density, **picked)
 
 
 class MeasureFamily(ABC):
-    """One signed measure a feature; subclass it to add a method of the framework.
+    """One signed measure per feature; subclass it to add a method of the framework.
 
-    A subclass says where to ask (`points`) and with which weights (`weights`). Weights must be a function of the
-    points alone, so that one design can be cut into parts (standard errors) or serve several families.
+    A subclass defines where the model is evaluated (`points`) and with which weights (`weights`). Weights must be a
+    function of the points alone, so that a design can be split (standard errors) or serve several families.
 
     Attributes:
-        name: What users type.
-        needs: What a reader must know of the law behind it.
+        name: The name users type.
         complete: For any f the values sum to f(x) minus the mean of f over the replacements.
-        quadrature: The points stand for a continuous measure, so that no design is exact.
+        quadrature: The points approximate a continuous measure, so no design is exact.
     """
 
     name: ClassVar[str] = ""
-    needs: ClassVar[str] = ""
     complete: ClassVar[bool] = False
     quadrature: ClassVar[bool] = False
 
@@ -118,20 +106,20 @@ class MeasureFamily(ABC):
             raise PluginError(
                 f"the measure family {type(self).__name__} gives no weights", hint="points with owners, or weights()"
             )
-        return owned(points.owner, points.weight, points.count)
+        return owner_weights(points.owner, points.weight, points.count)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """An attribution and what is known of the measure behind it.
+class MeasureResult:
+    """An attribution, and what is known about its measure.
 
     Attributes:
         values: (d,) or (d, T) attributions.
-        stderr: The same shape: standard error by a delete-a-group jackknife; 0 where nothing is random.
+        stderr: The same shape: standard errors by a delete-a-group jackknife; 0 if nothing is random.
         mass: (d,) mu_j(X), the attribution of the constant 1.
-        variation: (d,) sum of |W|: total variation, or a bound on it where points coincide.
-        points: Number of points asked.
-        exact: The measure has finite support, and every point of it was asked.
+        variation: (d,) sum of |W|: total variation, or a bound on it if points coincide.
+        points: Number of evaluated points.
+        exact: The measure has finite support, and every point of it was evaluated.
     """
 
     values: Tensor
@@ -142,35 +130,39 @@ class Measured:
     exact: bool
 
 
-def integrate(f: Callable[[Tensor], Tensor], family: MeasureFamily, x: Tensor, *, seed: int = 0) -> Measured:
+def integrate(f: Callable[[Tensor], Tensor], family: MeasureFamily, x: Tensor, *, seed: int = 0) -> MeasureResult:
     """Attribute `f`, which maps (n, D) float64 points to (n,) or (n, T), at the (D,) input `x`.
 
     Raises:
         ExplainerRefused: `family` is not a measure.
     """
     points = family.points(x.double(), torch.Generator().manual_seed(seed))
-    return measured(family, points, f(points.values).detach().double())
+    return combine(family, points, f(points.values).detach().double())
 
 
-def measured(family: MeasureFamily, points: Points, answers: Tensor) -> Measured:
-    """Put (n,) or (n, T) answers of the model at `points` together.
+def combine(family: MeasureFamily, points: Points, outputs: Tensor) -> MeasureResult:
+    """Return the attribution from the (n,) or (n, T) outputs of the model at `points`.
 
     Raises:
         ExplainerRefused: Too few points, so that a feature has none.
     """
-    if len(answers) != len(points):
-        raise ExplainerRefused(f"{family.name} asked at {len(points)} points and got {len(answers)} answers")
-    answers = answers.double().cpu()
+    if len(outputs) != len(points):
+        raise ExplainerRefused(f"{family.name} has {len(points)} points, but there are {len(outputs)} outputs")
+    outputs = outputs.double().cpu()
 
     def values(rows: Tensor) -> tuple[Tensor, Tensor]:
-        weights = _weights(family, points.part(rows))
-        return weights, weights.T @ answers[rows]
+        part = points.part(rows)
+        weights = family.weights(part)
+        if not bool(weights.isfinite().all()):
+            raise ExplainerRefused(
+                f"{family.name} has a feature without any point in a design of {len(part)}", hint="raise the budget"
+            )
+        return weights, weights.T @ outputs[rows]
 
-    everything = torch.ones(len(points), dtype=torch.bool)
-    weights, phi = values(everything)
-    return Measured(
+    weights, phi = values(torch.ones(len(points), dtype=torch.bool))
+    return MeasureResult(
         values=phi,
-        stderr=_jackknife(points.cluster, lambda rows: values(rows)[1], phi) * _left_out(points),
+        stderr=_jackknife(points.cluster, lambda rows: values(rows)[1], phi) * _finite_population(points),
         mass=weights.sum(0),
         variation=weights.abs().sum(0),
         points=len(points),
@@ -178,10 +170,19 @@ def measured(family: MeasureFamily, points: Points, answers: Tensor) -> Measured
     )
 
 
-def owned(owner: Tensor, weight: Tensor, count: int, *, normalise: bool = False) -> Tensor:
-    """Return (n, d) weights from (n,) weights of each point's owner.
+def exact_result(values: Tensor, *, mass: float, variation: float | Tensor) -> MeasureResult:
+    """Return (d,) values that were computed without points as an exact result."""
+    values = values.double()
+    full = torch.ones_like(values)
+    return MeasureResult(
+        values=values, stderr=0 * full, mass=mass * full, variation=variation * full, points=0, exact=True
+    )
 
-    Normalised, each feature's own points weigh 1 together, and points of all features -1.
+
+def owner_weights(owner: Tensor, weight: Tensor, count: int, *, normalise: bool = False) -> Tensor:
+    """Return (n, d) weights from the (n,) weights of each point for its owner.
+
+    If normalised, the weights of each feature's own points sum to 1, and those of points that serve all to -1.
     """
     full = torch.zeros(len(owner), count, dtype=torch.float64)
     shared = owner == FIXED
@@ -194,17 +195,8 @@ def owned(owner: Tensor, weight: Tensor, count: int, *, normalise: bool = False)
     return full
 
 
-def _weights(family: MeasureFamily, points: Points) -> Tensor:
-    weights = family.weights(points)
-    if not bool(weights.isfinite().all()):
-        raise ExplainerRefused(
-            f"{family.name} has a feature without any point in a design of {len(points)}", hint="raise the budget"
-        )
-    return weights
-
-
-def _left_out(points: Points) -> float:
-    """Return the root of the share of points that a design without repetition leaves out (finite population)."""
+def _finite_population(points: Points) -> float:
+    """Return the square root of the fraction of the support that a design without repetition leaves out."""
     drawn = points.cluster != FIXED
     if not points.distinct or not bool(drawn.any()):
         return 1.0
@@ -213,7 +205,7 @@ def _left_out(points: Points) -> float:
 
 
 def _jackknife(cluster: Tensor, values: Callable[[Tensor], Tensor], phi: Tensor) -> Tensor:
-    """Leave out one group of clusters after the other; clusters are independent, points of one are not."""
+    """Leave out one group of clusters at a time; clusters are independent, points within one are not."""
     drawn = cluster[cluster != FIXED].unique()
     groups = min(JACKKNIFE_GROUPS, len(drawn))
     if groups == 0:
@@ -225,6 +217,6 @@ def _jackknife(cluster: Tensor, values: Callable[[Tensor], Tensor], phi: Tensor)
     of_row = torch.where(cluster == FIXED, FIXED, group[cluster.clamp(min=0)])
     try:
         left = torch.stack([values(of_row != number) for number in range(groups)])
-    except ExplainerRefused:  # a part without any point for some feature: too few points to say
+    except ExplainerRefused:  # some feature has no point without that group: too few points for a standard error
         return torch.full_like(phi, float("nan"))
     return ((groups - 1) / groups * (left - left.mean(0)).square().sum(0)).sqrt()

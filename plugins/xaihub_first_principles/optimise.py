@@ -1,14 +1,14 @@
-"""Choosing the measure that is best for metrics on some images, and how much it gains on others.
+"""Choosing the measure that maximises metrics on some images, and its gain on other images.
 
-The model is asked once an image; every candidate's map is a weighted sum of those answers. Only the metrics ask again.
-Quoting a metric that was optimised is circular, so the gain that counts is that on images that were not used.
+The model is evaluated once per image; every candidate's map is a weighted sum of these outputs, so only the metrics
+need further passes. Quoting an optimised metric is circular: the gain that counts is that on unused images.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,35 +17,32 @@ from torch import Tensor
 from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_image
 from xaihub.errors import InputError
 from xaihub.masking import make_removal
-from xaihub_first_principles.answers import Answers, ask
-from xaihub_first_principles.design import block_masks, lift
-from xaihub_first_principles.learned import Header, LearnedMeasure
-from xaihub_first_principles.masks import Mixture
+from xaihub_first_principles.candidates import PS, Candidate, Choice, Smoothed, block_masks, propose
+from xaihub_first_principles.evaluation import PointOutputs, evaluate_points
+from xaihub_first_principles.learned_measures import Header, LearnedMeasure
+from xaihub_first_principles.mask_families import Mixture, design_points
 from xaihub_first_principles.measures import Points
 from xaihub_first_principles.regions import Regions, make_regions
-from xaihub_first_principles.search import PS, Candidate, Choice, Mixed, propose
 
-__all__ = ["Found", "Settings", "optimise_measure"]
-
-FINALISTS = 4  # the best on the images for choosing, between which and the start the validation decides
+FINALISTS = 4  # the best candidates on the images for choosing; validation decides between them and the start
 BOOTSTRAPS = 10_000
+Path = str | os.PathLike[str]
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is chosen, and how images are asked.
+    """What is searched, and how images are masked.
 
     Attributes:
         choose: "p" of keep-p; "sizes", a mixture of keep-p measures; "weights" over one fixed set of masks.
-        features: The regions; for weights of a kind that lies alike in every image, grid:N or patches:N.
-        baseline: The base law of hidden regions.
-        output: The score that is integrated.
-        block: For weights: masks hide squares of so many cells a side, anywhere on the grid, so that regions are finer
-            than what is hidden. With 1 they hide cells.
-        budget: Masks of an image.
-        trials: Candidates that are judged.
-        split: Shares of images for choosing and for validation; the rest is for testing.
+        features: The regions; for weights, grid:N or patches:N, which are the same in every image.
+        baseline: The base law of masked regions.
+        output: The integrated score.
+        block: For weights: masks hide squares of `block` x `block` cells, anywhere on the grid.
+        budget: Masks per image.
+        trials: Number of candidates.
+        split: Fractions of images for choosing and for validation; the rest is for testing.
         seed: Of every random choice.
     """
 
@@ -62,14 +59,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the search found.
+    """The result of the search.
 
     Attributes:
         measure: The best measure, with its gains in the header.
-        parameters: Those of the best candidate.
+        parameters: The parameters of the best candidate.
         tried: Parameters and mean objective of every candidate on the images for choosing, the start first.
-        tests: (n, 2) objective of the start and of the best measure on each image that was not used.
-        skipped: Why an image was left out, by its name.
+        tests: (n, 2) objective of the start and of the best measure on each test image.
+        skipped: The reason why an image was skipped, by its name.
     """
 
     measure: LearnedMeasure
@@ -81,49 +78,49 @@ class Found:
 
 def optimise_measure(
     model: Model,
-    images: Sequence[str | os.PathLike[str]],
+    images: Sequence[Path],
     metrics: Mapping[str, tuple[Metric, float]],
     settings: Settings | None = None,
     *,
     watch: Watch | None = None,
 ) -> Found:
-    """Choose the measure whose maps are best by `metrics` on some of the images; keep-p at 0.5 is where it starts.
+    """Choose the measure whose maps maximise `metrics` on some of the images, starting at keep-p with p = 0.5.
 
     Args:
         model: The model.
         images: Files; they are shuffled and split.
-        metrics: By name, a metric and the sign with which it counts: {"insertion": (..., 1), "deletion": (..., -1)}.
+        metrics: By name, a metric and its sign: {"insertion": (..., 1), "deletion": (..., -1)}.
         settings: The search.
-        watch: Told what is being done, how much of it is, and of how much.
+        watch: Called with the current stage, and its finished and total items.
 
     Raises:
-        ParameterError: Too few images, or regions that do not suit.
+        ParameterError: Too few images, or unsuitable regions.
     """
     settings = settings or Settings()
     if settings.choose == "weights" and not settings.features.startswith(("grid:", "patches:")):
         raise ParameterError(
-            f"weights need regions that lie alike in every image, not {settings.features!r}",
+            f"weights need regions that are the same in every image, not {settings.features!r}",
             hint="grid:7, or choose sizes",
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-    first, second = (round(share * len(order)) for share in (settings.split[0], sum(settings.split)))
+    first, second = (round(fraction * len(order)) for fraction in (settings.split[0], sum(settings.split)))
     if first < 1 or second <= first:
         raise ParameterError(f"{len(images)} images are too few to choose and to validate", hint="at least 4")
-    work = _Work(model, metrics, settings, watch or (lambda _text, _done, _total: None))
-    seen = [work.prepare(images[k], number, second) for number, k in enumerate(order[:second])]
-    chosen, held = ([item for item in part if item is not None] for part in (seen[:first], seen[first:]))
+    search = _Search(model, metrics, settings, watch or (lambda _stage, _done, _total: None))
+    prepared = [search.prepare(images[k], number, second) for number, k in enumerate(order[:second])]
+    chosen, held = ([item for item in part if item is not None] for part in (prepared[:first], prepared[first:]))
     if not chosen or not held:
-        raise ParameterError("no image is left to choose and to validate on", hint="; ".join(work.skipped.values()))
+        raise ParameterError("no image is left to choose and to validate on", hint="; ".join(search.skipped.values()))
     scores: list[tuple[Candidate, float]] = []
     for candidate in propose(settings.choose, settings.trials, settings.seed, scores):
-        scores.append((candidate, work.mean(candidate, chosen)))
-        work.watch("choosing", len(scores), settings.trials)
+        scores.append((candidate, search.mean(candidate, chosen)))
+        search.watch("choosing", len(scores), settings.trials)
     start, level = scores[0]
     better = sorted((pair for pair in scores[1:] if pair[1] > level), key=lambda pair: -pair[1])[:FINALISTS]
     finalists = [start, *(candidate for candidate, _ in better)]
-    validated = [work.mean(candidate, held) for candidate in finalists]
+    validated = [search.mean(candidate, held) for candidate in finalists]
     winner = finalists[max(range(len(finalists)), key=validated.__getitem__)]
-    tests = work.tests(start, winner, [images[k] for k in order[second:]])
+    tests = search.test(start, winner, [images[k] for k in order[second:]])
     gain, interval = _bootstrap(tests[:, 1] - tests[:, 0], settings.seed)
     header = Header(
         kind="weights" if settings.choose == "weights" else "mixture",
@@ -141,121 +138,122 @@ def optimise_measure(
         seed=settings.seed,
     )
     return Found(
-        measure=LearnedMeasure(header=header, tensors=work.tensors(winner, chosen[0])),
+        measure=LearnedMeasure(header=header, tensors=search.tensors(winner, chosen[0])),
         parameters=winner.parameters,
         tried=[(candidate.parameters, score) for candidate, score in scores],
         tests=tests,
-        skipped=work.skipped,
+        skipped=search.skipped,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """One image: how the metrics see it, its regions, and what the model answered."""
+class _Prepared:
+    """One image: the scene for the metrics, its regions, and the model's outputs under masks."""
 
     scene: Scene
     regions: Regions
-    answers: Answers
+    outputs: PointOutputs
 
 
-class _Work:
-    """Asking the model, and judging candidates."""
+@dataclass
+class _Search:
+    """Evaluates the model, and scores candidates."""
 
-    def __init__(
-        self, model: Model, metrics: Mapping[str, tuple[Metric, float]], settings: Settings, watch: Watch
-    ) -> None:
-        self.model, self.metrics, self.settings, self.watch = model, metrics, settings, watch
-        self.skipped: dict[str, str] = {}
+    model: Model
+    metrics: Mapping[str, tuple[Metric, float]]
+    settings: Settings
+    watch: Watch
+    skipped: dict[str, str] = field(default_factory=dict)
 
-    def prepare(
-        self, source: str | os.PathLike[str], number: int, total: int, law: Candidate | None = None
-    ) -> _Seen | None:
-        """Ask the model about one image, by the law of one candidate or of all; None if it cannot be used."""
-        self.watch("asking" if law is None else "testing", number, total)
+    def prepare(self, source: Path, number: int, total: int, law: Candidate | None = None) -> _Prepared | None:
+        """Evaluate the model on one image, with masks that suit one candidate or all; None if it cannot be used."""
+        self.watch("evaluating" if law is None else "testing", number, total)
         try:
             image, _ = self.model.prepare(load_image(source).rgb)
-        except InputError as error:
+            logits = self.model.predict(image[None])
+            scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            regions = make_regions(self.settings.features, self.model, image, shifts=1, generator=generator)[0]
+            points = self._points(regions, number, law)
+            removals = [make_removal(self.settings.baseline, self.model, image)]
+            outputs = evaluate_points(self.model, image, points, features=regions.features, removals=removals)
+            prepared = _Prepared(scene=scene, regions=regions, outputs=outputs)
+            self._score(Mixture(), prepared)
+        except (InputError, MetricRefused) as error:
             self.skipped[os.fspath(source)] = str(error)
             return None
-        logits = self.model.predict(image[None])
-        scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        regions = make_regions(self.settings.features, self.model, image, shifts=1, generator=generator)[0]
-        points = self._points(regions, number, law)
-        removals = [make_removal(self.settings.baseline, self.model, image)]
-        answers = ask(self.model, image, points, features=regions.features, removals=removals)
-        seen = _Seen(scene=scene, regions=regions, answers=answers)
-        try:
-            self._judge(Mixed(), seen)
-        except MetricRefused as error:
-            self.skipped[os.fspath(source)] = str(error)
-            return None
-        return seen
+        return prepared
 
-    def mean(self, candidate: Candidate, images: Sequence[_Seen]) -> float:
-        """Return the mean objective; minus infinity where a map cannot be judged."""
+    def mean(self, candidate: Candidate, images: Sequence[_Prepared]) -> float:
+        """Return the mean objective; minus infinity if a metric refuses a map."""
         try:
-            return sum(self._judge(candidate, seen) for seen in images) / len(images)
+            return sum(self._score(candidate, image) for image in images) / len(images)
         except MetricRefused:
             return float("-inf")
 
-    def tests(self, start: Candidate, winner: Candidate, images: Sequence[str | os.PathLike[str]]) -> Tensor:
-        """Return (n, 2) objectives of both; each is asked by its own law, fixed weights by their own masks."""
+    def test(self, start: Candidate, winner: Candidate, images: Sequence[Path]) -> Tensor:
+        """Return (n, 2) objectives of both, each on masks of its own law; fixed weights have their own masks."""
         rows = []
         for number, image in enumerate(images):
-            before = self.prepare(image, number, len(images), start)
-            if before is None:
-                continue
-            alike = self.settings.choose == "weights" or winner == start
-            after = before if alike else self.prepare(image, number, len(images), winner)
-            if after is not None:
+            before = after = self.prepare(image, number, len(images), start)
+            if before is not None and self.settings.choose != "weights" and winner != start:
+                after = self.prepare(image, number, len(images), winner)
+            if before is not None and after is not None:
                 rows.append([self.mean(start, [before]), self.mean(winner, [after])])
         return torch.tensor(rows, dtype=torch.float64).view(-1, 2)
 
-    def tensors(self, candidate: Candidate, seen: _Seen) -> dict[str, Tensor]:
-        """Return what a measure's file holds; over fixed masks that is weights, whatever they come from."""
-        if isinstance(candidate, Mixed) and self.settings.choose != "weights":
+    def tensors(self, candidate: Candidate, image: _Prepared) -> dict[str, Tensor]:
+        """Return the tensors of a measure's file."""
+        if isinstance(candidate, Mixture) and self.settings.choose != "weights":
             return {name: torch.tensor(getattr(candidate, f"{name}s"), dtype=torch.float64) for name in ("p", "theta")}
-        points = seen.answers.points
-        assert points.masks is not None  # noqa: S101 - designs of masks only
-        return {"masks": points.masks.to(torch.uint8), "weights": candidate.weights(points, _places(seen.regions))}
+        masks = image.outputs.points.masks
+        assert masks is not None  # noqa: S101 - only designs of masks are used
+        return {"masks": masks.to(torch.uint8), "weights": _weights(candidate, image)}
 
     def _points(self, regions: Regions, number: int, law: Candidate | None) -> Points:
-        """Return a design: one for all images if weights are chosen; else by `law`, or one that suits all of them."""
+        """Return one design for all images if weights are chosen; else masks of `law`, or a design for all laws."""
         count, fixed = regions.features.count, self.settings.choose == "weights"
         ones, nothing = torch.ones(count, dtype=torch.float64), torch.zeros(1, count, dtype=torch.float64)
         generator = torch.Generator().manual_seed(self.settings.seed + (0 if fixed else number))
         if fixed and self.settings.block > 1:
             design = block_masks(_sides(regions), self.settings.block, self.settings.budget, generator)
-            return lift(ones, design, background=nothing, groups=torch.arange(count))
-        wanted = law if isinstance(law, Mixed) else Mixed()
+            return design_points(ones, design, nothing)
+        wanted = law if isinstance(law, Mixture) else Mixture()
         if law is None and not fixed:
-            wanted = Mixed(ps=PS, thetas=(1 / len(PS),) * len(PS))
-        family = Mixture(ps=wanted.ps, thetas=wanted.thetas, budget=self.settings.budget, background=nothing)
-        return family.points(ones, generator)
+            wanted = Mixture(ps=PS, thetas=(1 / len(PS),) * len(PS))
+        return replace(wanted, budget=self.settings.budget, background=nothing).points(ones, generator)
 
-    def _judge(self, candidate: Candidate, seen: _Seen) -> float:
+    def _score(self, candidate: Candidate, image: _Prepared) -> float:
         """Return the objective of one candidate's map.
 
         Raises:
-            MetricRefused: A metric has no meaning for it.
+            MetricRefused: A metric is not valid for it.
         """
-        target, answers, logits = seen.scene.target, seen.answers, seen.scene.logits[None]
-        scores = target.score(answers.logits, output=self.settings.output)
-        weights = candidate.weights(answers.points, _places(seen.regions))
-        heat = seen.regions.paint(weights.T @ scores.double(), smooth=True)
+        target, outputs, logits = image.scene.target, image.outputs, image.scene.logits[None]
+        scores = target.score(outputs.logits, output=self.settings.output)
+        heat = image.regions.paint(_weights(candidate, image).T @ scores.double(), smooth=True)
         explanation = Explanation.of_row(
             0, values=heat[None, None].float(), logits=logits, target=target, classes=self.model.classes, metadata={}
         )
-        case = Case(scene=seen.scene, explanation=explanation, seed=self.settings.seed)
+        case = Case(scene=image.scene, explanation=explanation, seed=self.settings.seed)
         return sum(sign * metric.measure(case)[0].value for metric, sign in self.metrics.values())
 
 
+def _weights(candidate: Candidate, image: _Prepared) -> Tensor:
+    """Return the (n, d) weights of a candidate at the points of an image."""
+    points = image.outputs.points
+    return (
+        candidate.weights(points, _centres(image.regions))
+        if isinstance(candidate, Smoothed)
+        else candidate.weights(points)
+    )
+
+
 def _sides(regions: Regions) -> tuple[int, int]:
-    """Return how many rows and columns a grid has.
+    """Return the numbers of rows and columns of a grid.
 
     Raises:
-        ParameterError: The regions are no grid of cells that are all alike.
+        ParameterError: The regions are not a grid of equal cells.
     """
     if regions.centres is None:
         raise ParameterError(
@@ -264,18 +262,18 @@ def _sides(regions: Regions) -> tuple[int, int]:
     return len(regions.centres[0]), len(regions.centres[1])
 
 
-def _places(regions: Regions) -> Tensor:
-    """Return the (d, 2) centres of the regions, in widths of one."""
+def _centres(regions: Regions) -> Tensor:
+    """Return the (d, 2) centres of the regions, in mean widths of a region."""
     labels = regions.features.labels.flatten()
     height, width = regions.features.size
     where = torch.stack([torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)], 1).double()
     totals = torch.zeros(regions.features.count, 2, dtype=torch.float64).index_add_(0, labels, where)
-    width_of_one: float = (height * width / regions.features.count) ** 0.5
-    return totals / (regions.features.sizes.unsqueeze(1) * width_of_one)
+    mean_width: float = (height * width / regions.features.count) ** 0.5
+    return totals / (regions.features.sizes.unsqueeze(1) * mean_width)
 
 
 def _bootstrap(gains: Tensor, seed: int) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the mean gain and its 95 % interval, by drawing images again with replacement."""
+    """Return the mean gain and its 95 % bootstrap interval over images."""
     if not len(gains):
         return None, None
     generator = torch.Generator().manual_seed(seed)

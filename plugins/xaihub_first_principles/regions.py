@@ -1,4 +1,4 @@
-"""Regions of an image as features, on a shifted grid if asked, and maps painted from their values."""
+"""Regions of an image as features, on optionally shifted grids, and maps painted from their values."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from torch import Tensor
 from xaihub import Model, ParameterError
 from xaihub.masking import Segments, make_features
 
-__all__ = ["Regions", "make_regions"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """Features and, for a grid, where its cells lie: (rows,) and (columns,) centres in pixels."""
+    """Features and, for a grid, the (rows,) and (columns,) centres of its cells in pixels."""
 
     features: Segments
     centres: tuple[Tensor, Tensor] | None = None
 
     def paint(self, values: Tensor, *, smooth: bool) -> Tensor:
-        """Paint (d,) values: (H, W). Smooth interpolates linearly between the cells' centres."""
+        """Return an (H, W) map of (d,) values; smooth interpolates linearly between the centres of grid cells."""
         if not smooth or self.centres is None:
             return self.features.spread(values)
         rows, columns = (
@@ -31,10 +29,10 @@ class Regions:
 
 
 def make_regions(kind: str, model: Model, image: Tensor, *, shifts: int, generator: torch.Generator) -> list[Regions]:
-    """Return `shifts` sets of regions: the first as `make_features` cuts it, the others on randomly shifted grids.
+    """Return `shifts` sets of regions: the first as `make_features` returns it, the others on randomly shifted grids.
 
     Raises:
-        ParameterError: The text cannot be understood, or there is no grid to shift.
+        ParameterError: `kind` is invalid, or has no grid to shift.
     """
     features = make_features(kind, model, image)
     name, _, number = kind.partition(":")
@@ -45,7 +43,7 @@ def make_regions(kind: str, model: Model, image: Tensor, *, shifts: int, generat
     sides = features.size
     cell = [side / int(number) if name == "grid" else float(number) for side in sides]
     found = [_grid(sides, cell, (0, 0))]
-    if not torch.equal(found[0].features.labels, features.labels):  # sides that the cells do not divide
+    if not torch.equal(found[0].features.labels, features.labels):  # the cells do not divide the sides
         found = [Regions(features=features)]
     for _ in range(shifts - 1):
         offset = [int(torch.randint(1, max(2, int(length)), (), generator=generator)) for length in cell]

@@ -10,8 +10,6 @@ from xaihub import Case, Measurement, Meta, MetricRefused
 from xaihub_metrics_curves.curves import CurveMetric, Output
 from xaihub_metrics_curves.order import Direction
 
-__all__ = ["Deletion", "Insertion"]
-
 
 class _Area(CurveMetric):
     """The area under one curve by the trapezoid rule."""

@@ -7,8 +7,6 @@ import torch
 from xaihub import Case, Measurement, Metric, MetricRefused
 from xaihub.masking import BaselineName, masked_forward_passes
 
-__all__ = ["AverageDrop", "IncreaseInConfidence"]
-
 
 class AverageDrop(Metric):
     """The fraction of the class's probability that is lost when the image is multiplied by the map.

@@ -15,8 +15,6 @@ from xaihub import Case, Meta, Metric
 from xaihub.masking import BaselineName, masked_forward_passes
 from xaihub_metrics_curves.order import Direction, Patch, Ranking, Unit, ranking
 
-__all__ = ["CurveMetric", "Curves", "Output"]
-
 Steps = Annotated[
     int, Meta(ge=1, description="Equal steps from the whole image to the baseline; each costs one forward pass.")
 ]

@@ -18,8 +18,6 @@ from torch import Tensor
 from xaihub import Model
 from xaihub.masking import Removal
 
-__all__ = ["NoisyLinear", "impute"]
-
 DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of the four nearest and of the four diagonal neighbours
 SMALLEST = 16  # pixels of a block that is not split further; smaller blocks have the same fill-in in any order
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from xaihub import Case, Meta
 from xaihub.masking import make_features
 
-__all__ = ["Direction", "Patch", "Ranking", "Unit", "ranking"]
-
 Direction = Literal["hide", "show"]
 Unit = Annotated[
     Literal["pixels", "patches"],

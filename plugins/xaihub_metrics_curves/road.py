@@ -13,8 +13,6 @@ from xaihub_metrics_curves.curves import Output
 from xaihub_metrics_curves.imputation import NoisyLinear
 from xaihub_metrics_curves.order import Direction, ranking
 
-__all__ = ["ROAD"]
-
 _SIDES: dict[str, Direction] = {"morf": "hide", "lerf": "show"}
 
 

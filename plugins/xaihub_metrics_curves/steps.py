@@ -10,8 +10,6 @@ from torch import Tensor
 from xaihub import Case, Measurement, Meta, MetricRefused, Scene
 from xaihub_metrics_curves.curves import CurveMetric, Curves, Output
 
-__all__ = ["AOPC", "LogOdds", "Monotonicity"]
-
 Removed = Annotated[float, Meta(gt=0, le=1, description="Fraction of the image up to which points of the curve count.")]
 
 

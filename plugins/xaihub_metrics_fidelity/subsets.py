@@ -14,8 +14,6 @@ from xaihub import Case, MetricRefused, ParameterError
 from xaihub.masking import Segments, coalition_scores, make_features
 from xaihub.ranking import correlation
 
-__all__ = ["SUMS", "Removed", "random_subsets", "remove_subsets"]
-
 # Relative differences below these are rounding errors: of sums of the map in float64, of scores in float32.
 SUMS, SCORES = 1e-9, 1e-6
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from xaihub import Model
 
-__all__ = ["Order", "Weights", "copy_of", "randomised", "stages"]
-
 Order = Literal["cascading", "independent"]
 Weights = Literal["initial", "shuffled"]
 

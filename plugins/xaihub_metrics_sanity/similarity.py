@@ -11,8 +11,6 @@ from torch import Tensor
 from xaihub import MetricRefused
 from xaihub.ranking import correlation, is_constant
 
-__all__ = ["Similarity", "similarity"]
-
 Similarity = Literal["ssim", "spearman", "cosine"]
 
 _WINDOW = 11  # side of the Gaussian window of Wang et al. 2004, in pixels

@@ -5,8 +5,6 @@ from __future__ import annotations
 from xaihub import Case, Measurement, Metric, MetricRefused
 from xaihub_metrics_sufficiency.sets import Baseline, Confidence, Pixels, SufficientSet, sets_of
 
-__all__ = ["SufficientArea", "SufficientDrop"]
-
 
 class _OfOneSet(Metric):
     confidence: Confidence = 0.0

@@ -12,8 +12,6 @@ from torch import Tensor
 from xaihub import Case, Meta, MetricRefused, ParameterError
 from xaihub.masking import Removal, SizeSearch, make_removal, masked_forward_passes
 
-__all__ = ["Baseline", "Confidence", "Pixels", "Sets", "SufficientSet", "Verdict", "levels", "prefixes", "sets_of"]
-
 Confidence = Annotated[
     float, Meta(ge=0, le=1, description="Minimum fraction of the original confidence that the pixels must keep.")
 ]

@@ -11,8 +11,6 @@ from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Model, Scene,
 from xaihub.masking import Removal, masked_forward_passes
 from xaihub_metrics_sufficiency.sets import Baseline, Pixels, levels, prefixes, sets_of
 
-__all__ = ["TransplantColours", "TransplantCurve", "TransplantPhotos", "backgrounds", "transplanted"]
-
 Family = Literal["colours", "photos"]
 Confidences = Annotated[
     str,

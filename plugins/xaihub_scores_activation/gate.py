@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from xaihub import ParameterError
 
-__all__ = ["ScoresActivation", "fold_", "gates", "param_groups", "warn_of_batch_norm"]
-
 
 class ScoresActivation(nn.Module):
     """Multiply each feature by its weight: y = gain * softmax(s / temperature) * x, with one s for all samples.

@@ -20,8 +20,6 @@ from xaihub_scores_activation.gate import ScoresActivation, gates
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
 from xaihub_scores_activation.shap_importance import Algorithm, shap_importance
 
-__all__ = ["GlobalSHAP", "PermutationImportance", "Scores"]
-
 FLAT = 1.5  # a largest weight below this multiple of the mean ranks hardly anything
 FIELD = 2**24  # characters
 

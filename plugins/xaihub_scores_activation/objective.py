@@ -13,8 +13,6 @@ from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, 
 from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm
 from xaihub_scores_activation.placement import Gain, GatedHead, GatedPositions, Site, attach, folded
 
-__all__ = ["GatedClassifier"]
-
 TOP = 10  # features named in the record of an epoch
 DIGITS = 6  # significant digits of a weight in that record
 

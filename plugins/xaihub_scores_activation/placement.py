@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from xaihub import Model, ModelError
 from xaihub_scores_activation.gate import ScoresActivation, fold_, gates
 
-__all__ = ["Gain", "GatedHead", "GatedInput", "GatedPatches", "GatedPositions", "Site", "attach", "folded"]
-
 Site = Literal["channels", "positions", "patches", "input"]
 Gain = Literal["d", "1"]
 

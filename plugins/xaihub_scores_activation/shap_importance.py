@@ -17,7 +17,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"The set_\w+ function will be deprecated")
     import shap
 
-__all__ = ["Algorithm", "shap_importance"]
 
 Algorithm = Literal["permutation", "kernel"]
 TABLE_BYTES = 256 * 2**20  # shap holds every masked copy of a row in one table

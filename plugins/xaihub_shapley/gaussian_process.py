@@ -25,8 +25,6 @@ from torch import Tensor
 
 from xaihub.masking import Segments
 
-__all__ = ["Choice", "Posterior", "Prior", "choose_prior", "correlations", "make_prior", "most_informative", "shapes"]
-
 NODES = 32  # of Gauss-Legendre quadrature: exact up to 63 players, and to rounding beyond
 JITTER = 1e-8  # of noise, which keeps the Cholesky factorisation stable
 PAIRS = 256  # maximum number of pairs for the likelihood, which then takes a millisecond per choice

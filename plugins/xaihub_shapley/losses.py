@@ -8,8 +8,6 @@ from torch import Tensor
 from xaihub import ParameterError
 from xaihub.masking import shapley_sizes
 
-__all__ = ["check_even", "patch_score_loss", "sample_coalitions", "shapley_loss"]
-
 
 def check_even(count: int) -> None:
     """Refuse a number of coalitions that cannot be split into pairs of complements."""

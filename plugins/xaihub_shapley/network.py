@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from xaihub import Layout, ParameterError
 from xaihub_shapley.patches import check_attention, find_grid, probe, strip
 
-__all__ = ["PatchHead", "PatchScores", "ShapleyVision"]
-
 EXACT = 1e-5  # largest relative difference of logits that counts as rounding
 
 

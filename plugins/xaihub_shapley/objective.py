@@ -12,8 +12,6 @@ from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, 
 from xaihub_shapley.losses import check_even, patch_score_loss, sample_coalitions, shapley_loss
 from xaihub_shapley.network import ShapleyVision
 
-__all__ = ["ShapleyObjective"]
-
 # N / 2 was best where we measured it, for up to 16 patches; larger grids start at the value for 20 patches.
 LARGEST_LAMBDA = 10.0
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from xaihub import Layout, ModelError
 
-__all__ = ["PatchGrid", "check_attention", "find_grid", "probe", "strip"]
-
 
 @dataclass(frozen=True)
 class PatchGrid:

@@ -13,8 +13,6 @@ from xaihub.masking import BaselineName, Segments, coalition_scores, make_featur
 from xaihub_shapley.estimators import LARGEST_BUDGET, Estimate, Estimator, estimate
 from xaihub_shapley.gaussian_process import shapes
 
-__all__ = ["ShapleyValues", "grouped"]
-
 FEW = 2  # coalitions per player below which interactions are guesswork, and every estimate is close to an additive fit
 
 

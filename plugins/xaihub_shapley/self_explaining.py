@@ -15,8 +15,6 @@ from xaihub_shapley.estimators import LARGEST_BUDGET, MOST_PLAYERS, Estimate, es
 from xaihub_shapley.gaussian_process import shapes
 from xaihub_shapley.network import ShapleyVision
 
-__all__ = ["OwnMasking", "SelfExplained", "make_own_masking"]
-
 
 class SelfExplained(Explainer):
     """The patch scores whose sum is the prediction (Fan, Yang, Ma 2025, arXiv 2512.14354).

@@ -31,7 +31,7 @@ from xaihub.training.config import checked
 from xaihub.training.data.images import Split
 from xaihub.training.memory import keep_freed_memory
 from xaihub.training.run import train
-from xaihub_expo.images import mask_opacities
+from xaihub_expo.neighbourhoods import mask_opacities
 from xaihub_expo.penalties import local_fit
 
 Figures = dict[str, Any]  # of a run: lists over photos, or numbers

@@ -6,9 +6,9 @@ Each method explains the predicted class of each photo with about `--budget` for
 (on a blurred image) and deletion (with zeros) with `--steps` steps. keep-p at 0.5 and the weights of RISE and of LIME
 are read off one set of masks; signed keep-p is twice the centred one. A backward pass counts as two forward passes.
 Means have 95 % bootstrap intervals over photos; "against keep-p" is the mean of differences photo by photo. `--used`
-names photos on which the measure was chosen, one path or name a line; they are left out.
+names photos on which the measure was chosen, one path or name per line; they are skipped.
 
-Results go to `--store`, one line a photo and method, and a run continues where it stopped; `--report` only prints.
+Results go to `--store`, one line per photo and method, and a run can be resumed; `--report` only prints.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor
 import xaihub
 from xaihub import Case, Explanation, Scene, Target
 from xaihub.masking import make_removal
-from xaihub_first_principles import masks
-from xaihub_first_principles.answers import ask
+from xaihub_first_principles import mask_families
+from xaihub_first_principles.evaluation import evaluate_points
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.regions import make_regions
 
@@ -102,7 +102,7 @@ def measure_all(options: argparse.Namespace) -> None:
 
 
 def groups(options: argparse.Namespace) -> dict[str, Callable[..., Maps]]:
-    """Return what is measured, by group; a group is asked and stored as a whole."""
+    """Return what is measured, by group; a group is evaluated and stored as a whole."""
     found: dict[str, Callable[..., Maps]] = {"masks": from_one_set_of_masks, "peers": peers}
     for file in options.measure or []:
         found[f"optimised, {file.stem}"] = partial(learned, file)
@@ -122,13 +122,13 @@ def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.
     def score(logits: Tensor) -> Tensor:
         return target.score(logits.softmax(1))
 
-    points = masks.KeepP(budget=options.budget).points(ones, generator)
-    shared = ask(model, image, points, features=regions.features, removals=removals)
-    families: dict[str, masks.MaskFamily] = {
-        "keep_p": masks.KeepP(adjust=True, centre=True),
-        "keep_p, not adjusted": masks.KeepP(centre=True),
-        "rise weights": masks.RISE(centre=True),
-        "lime_fixed": masks.LIME(),
+    points = mask_families.KeepP(budget=options.budget).points(ones, generator)
+    shared = evaluate_points(model, image, points, features=regions.features, removals=removals)
+    families: dict[str, mask_families.MaskFamily] = {
+        "keep_p": mask_families.KeepP(adjust=True, centre=True),
+        "keep_p, not adjusted": mask_families.KeepP(centre=True),
+        "rise weights": mask_families.RISE(centre=True),
+        "lime_fixed": mask_families.LIME(),
     }
     for name, family in families.items():
         values = shared.measure(family, score).values
@@ -180,7 +180,7 @@ def stride_of(image: Tensor, budget: int) -> int:
 
 
 def other_families(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
-    """Families that ask at points of their own; one by one over several grids, so that they spend the budget."""
+    """Families with points of their own, one by one over several grids, so that they spend the budget."""
     n = options.budget
     several = {"budget": n, "shifts": max(1, n // 66), "tolerance": 0.0}
     one = {"budget": n, "shifts": 1, "tolerance": 0.0}

@@ -17,8 +17,8 @@ import torch
 
 import xaihub
 from xaihub.masking import batch_rows, make_removal
-from xaihub_first_principles import masks
-from xaihub_first_principles.answers import ask
+from xaihub_first_principles import mask_families
+from xaihub_first_principles.evaluation import evaluate_points
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.regions import make_regions
 
@@ -46,12 +46,17 @@ def main() -> None:
                 model.module(ready[: options.masks - start])
 
     def many() -> int:
-        points = masks.KeepP(budget=options.masks, law="shared").points(ones, torch.Generator().manual_seed(0))
+        points = mask_families.KeepP(budget=options.masks, law="shared").points(ones, torch.Generator().manual_seed(0))
         removals = [make_removal("blur", model, image)]
-        answers = ask(model, image, points, features=regions.features, removals=removals)
-        top = answers.logits.mean(0).topk(10).indices
-        families = [*(masks.KeepP(p=p, adjust=True) for p in PS), masks.SignedKeepP(), masks.RISE(), masks.Shapley()]
-        maps = [answers.measure(family, lambda logits: logits.softmax(1)[:, top]).values for family in families]
+        outputs = evaluate_points(model, image, points, features=regions.features, removals=removals)
+        top = outputs.logits.mean(0).topk(10).indices
+        families = [
+            *(mask_families.KeepP(p=p, adjust=True) for p in PS),
+            mask_families.SignedKeepP(),
+            mask_families.RISE(),
+            mask_families.Shapley(),
+        ]
+        maps = [outputs.measure(family, lambda logits: logits.softmax(1)[:, top]).values for family in families]
         return sum(found.shape[1] for found in maps)
 
     with model.counting() as counts:

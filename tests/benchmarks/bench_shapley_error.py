@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_shapley_error.py --photos DIR --count 3
 
 The game is the predicted class's probability (or `--output logit`) over the superpixels of a photo, hidden by a blurred
-image. All coalitions are asked once, and kept in `--tables`; every estimator then plays on that table, with `--runs`
-seeds. The error is |estimate - exact| / |exact|, as a mean over photos and seeds. A budget counts every question, the
-two ends too; an estimator that asks others is shown with what it asked. Without `--photos` the sample photo is used.
+image. All coalitions are evaluated once and kept in `--tables`; every estimator then uses that table, with `--runs`
+seeds. The error is |estimate - exact| / |exact|, as a mean over photos and seeds. A budget counts every pass, the
+two ends too; an estimator that needs another number is shown with it. Without `--photos` the sample photo is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import xaihub
 from xaihub.masking import coalition_scores, draw_orders, every_coalition, make_features, make_removal, shapley_weights
-from xaihub_first_principles.masks import Shapley
+from xaihub_first_principles.mask_families import Shapley
 from xaihub_first_principles.measures import integrate
 
 Game = Callable[[Tensor], Tensor]
@@ -49,7 +49,7 @@ def main() -> None:
         photos = found[:: max(1, len(found) // options.count)][: options.count]
     games = [table(photo, options) for photo in photos]
     print(f"{len(games)} photos with {', '.join(str(int(np.log2(len(game)))) for game in games)} players")
-    print("| asked | " + " | ".join(ESTIMATORS) + " |")
+    print("| forward passes | " + " | ".join(ESTIMATORS) + " |")
     print("|---" * (len(ESTIMATORS) + 1) + "|")
     for budget in BUDGETS:
         fits = [game for game in games if budget < len(game)]
@@ -57,25 +57,25 @@ def main() -> None:
             continue
         cells = []
         for estimate in ESTIMATORS.values():
-            errors, asked = [], []
+            errors, passes = [], []
             for game in fits:
                 error, questions = judge(game, estimate, budget, options.runs)
                 errors.append(error)
-                asked.append(questions)
-            note = "" if round(np.mean(asked)) == budget else f" ({np.mean(asked):.0f})"
+                passes.append(questions)
+            note = "" if round(np.mean(passes)) == budget else f" ({np.mean(passes):.0f})"
             cells.append(f"{np.mean(errors):.3f}{note}")
         print(f"| {budget} | {' | '.join(cells)} |")
 
 
 def table(photo: Path, options: argparse.Namespace) -> Tensor:
-    """Return the (2^d,) scores of all coalitions by their binary code; asked once."""
+    """Return the (2^d,) scores of all coalitions by their binary code; evaluated once."""
     file = options.tables / f"{photo.stem}_{options.features.replace(':', '')}_{options.output}.npy"
     if not file.exists():
         model = xaihub.load_model(options.model, device="cpu")
         image, _ = model.prepare(xaihub.load_image(photo).rgb)
         features = make_features(options.features, model, image)
         if features.count > MOST:
-            raise SystemExit(f"{photo.name} has {features.count} superpixels; ask for fewer with --features")
+            raise SystemExit(f"{photo.name} has {features.count} superpixels; use fewer with --features")
         target = xaihub.Target().resolve(model.predict(image[None]))
         scores = coalition_scores(
             model, image, features, every_coalition(features.count).shown,
@@ -94,7 +94,7 @@ def judge(
     d = int(np.log2(len(scores)))
     everything = every_coalition(d)
     exact = shapley_weights(everything.shown, everything.log_expected).T @ scores
-    errors, asked = [], []
+    errors, passes = [], []
     for seed in range(runs):
         count = 0
 
@@ -104,8 +104,8 @@ def judge(
             return scores[(shown.round().long() * 2 ** torch.arange(d)).sum(1)]
 
         errors.append(float((estimate(game, d, budget, seed) - exact).norm() / exact.norm()))
-        asked.append(count)
-    return float(np.mean(errors)), float(np.mean(asked))
+        passes.append(count)
+    return float(np.mean(errors)), float(np.mean(passes))
 
 
 def ours(game: Game, d: int, budget: int, seed: int, *, adjust: bool = True) -> Tensor:
@@ -123,13 +123,13 @@ def kernel(game: Game, d: int, budget: int, seed: int) -> Tensor:
     """KernelExplainer of shap, without its selection of features."""
     np.random.seed(seed)
     explainer = shap.KernelExplainer(lambda rows: game(torch.from_numpy(rows)).numpy(), np.zeros((1, d)))
-    # Two further questions are the ends; it asks the empty coalition, and one row while it is made, twice.
+    # Two further passes are the ends; it evaluates the empty coalition, and one row while it is made, twice.
     values = explainer.shap_values(np.ones((1, d)), nsamples=budget - 3, silent=True, l1_reg=False)
     return torch.from_numpy(values[0])
 
 
 def permutation(game: Game, d: int, budget: int, seed: int) -> Tensor:
-    """PermutationExplainer of shap; it asks 2 d + 1 questions a permutation at least."""
+    """PermutationExplainer of shap; it needs at least 2 d + 1 passes per permutation."""
     explainer = shap.explainers.Permutation(
         lambda rows: game(torch.from_numpy(rows)).numpy(), np.zeros((1, d)), seed=seed
     )

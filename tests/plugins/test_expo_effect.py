@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.cli import cli
 from xaihub.masking import make_features
-from xaihub_expo.images import baselines, shown
+from xaihub_expo.neighbourhoods import baselines, faded
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import local_fit
 
@@ -58,8 +58,8 @@ def trained(
 
 
 def saliency(network: nn.Module, inputs: Tensor) -> Tensor:
-    asked = inputs.clone().requires_grad_()
-    return torch.autograd.grad(network(asked).amax(1).sum(), asked)[0]
+    inputs = inputs.clone().requires_grad_()
+    return torch.autograd.grad(network(inputs).amax(1).sum(), inputs)[0]
 
 
 def mnist() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -118,7 +118,7 @@ def test_training_against_a_fidelity_penalty_lowers_it_on_other_images(kind: str
     model = Model(networks[0], name="small", preprocessing=unit)
     cells = make_features("grid:2", model, inputs[0])
     opacity = torch.rand(len(inputs), 30, 4, generator=torch.Generator().manual_seed(2))
-    images = shown(inputs, baselines("mean", model, inputs), opacity, cells)
+    images = faded(inputs, baselines("mean", model, inputs), opacity, cells)
     shares = []
     for network in networks:
         with torch.no_grad():

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from xaihub import Model, Objective, ParameterError, Preprocessing, Step
 from xaihub.hub import Hub
 from xaihub.masking import make_features
-from xaihub_expo.base import Outputs
-from xaihub_expo.images import baselines, cell_opacities, line_opacities, mask_opacities, noisy, shown
+from xaihub_expo.base import selection
+from xaihub_expo.neighbourhoods import baselines, cell_opacities, faded, line_opacities, mask_opacities, noisy
 from xaihub_expo.objectives import Fidelity, LineFidelity, Stability
 from xaihub_expo.penalties import line_fit
 
@@ -157,7 +157,7 @@ def test_a_step_takes_the_rows_that_are_documented(objective: Any, rows: list[in
     assert seen.rows == rows
 
 
-def test_with_batch_statistics_the_clean_side_of_stability_is_asked_once_more() -> None:
+def test_with_batch_statistics_the_clean_side_of_stability_is_evaluated_once_more() -> None:
     objective = Stability(weight=1.0)
     network = begun(objective, wrapped(resnet()))
     seen = Counted(network)
@@ -191,9 +191,10 @@ def test_binary_opacities_of_one_cell_cost_nothing_and_continuous_ones_do() -> N
     hidden = baselines("mean", model, inputs)
 
     def residual(binary: bool) -> float:
-        opacity, levels = line_opacities(4, 8, cells.count, torch.Generator().manual_seed(0), binary=binary)
+        opacity, levels = line_opacities(4, 8, cells.count, torch.Generator().manual_seed(0))
+        opacity, levels = (opacity.round(), levels.round()) if binary else (opacity, levels)
         with torch.no_grad():
-            found = model(shown(inputs, hidden, opacity, cells).flatten(0, 1)).unflatten(0, (4, 8))
+            found = model(faded(inputs, hidden, opacity, cells).flatten(0, 1)).unflatten(0, (4, 8))
         return float(line_fit(levels, found).residuals.square().mean())
 
     assert residual(binary=True) < 1e-10
@@ -207,7 +208,7 @@ def test_a_faded_cell_is_between_the_image_and_its_mean_colour() -> None:
     opacity = torch.ones(2, 1, 4)
     opacity[0, 0, 3] = 0.25
 
-    found = shown(inputs, baselines("mean", model, inputs), opacity, cells)[:, 0]
+    found = faded(inputs, baselines("mean", model, inputs), opacity, cells)[:, 0]
 
     torch.testing.assert_close(found[1], inputs[1])
     torch.testing.assert_close(found[0, :, :16], inputs[0, :, :16])
@@ -255,20 +256,33 @@ def test_of_many_classes_the_true_one_and_its_four_best_rivals_are_penalised() -
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([2, 5, 19])
 
-    found = Outputs(labels, logits)(logits.unsqueeze(1))[:, 0]
+    found = selection(labels, logits)(logits.unsqueeze(1))[:, 0]
 
     for row, label in enumerate(labels.tolist()):
         centred = logits[row] - logits[row].mean()
         rivals = sorted((float(v) for i, v in enumerate(centred) if i != label), reverse=True)[:4]
         torch.testing.assert_close(found[row], torch.tensor([float(centred[label]), *rivals]))
     few = logits[:, :10].unsqueeze(1)
-    assert torch.equal(Outputs(labels.clamp(max=9), logits[:, :10])(few), few)
+    assert torch.equal(selection(labels.clamp(max=9), logits[:, :10])(few), few)
+
+
+def test_holding_the_clean_side_constant_changes_the_gradient_of_stability_and_not_its_value() -> None:
+    terms, gradients = [], []
+    for stop in (False, True):
+        objective = Stability(weight=1.0, stop_gradient=stop)
+        network = begun(objective, wrapped(vit()))
+        terms.append(objective.loss(network, *batch(), step()).terms["expo"])
+        terms[-1].backward()
+        gradients.append(next(network.parameters()).grad)
+
+    assert float(terms[0].detach()) == float(terms[1].detach())
+    assert not torch.allclose(*gradients, rtol=1e-3)
 
 
 # Calibration
 
 
-def test_the_weight_makes_the_penalty_a_share_of_the_loss_on_a_batch_held_out() -> None:
+def test_the_weight_makes_the_penalty_a_fraction_of_the_loss_on_a_batch_held_out() -> None:
     objective = LineFidelity(c=0.1, warmup=0, penalty_batch=4)
     network = begun(objective, wrapped(vit())).eval()
     inputs, labels = batch()
@@ -328,13 +342,13 @@ def test_all_images_of_a_batch_fix_the_weight_however_few_a_step_penalises(few: 
     generator, expected = torch.Generator().manual_seed(0), 0.0
     for part in torch.randperm(4, generator=generator).split(few):
         logits = network(inputs[part]).detach()
-        found = objective.penalty(network, inputs[part], logits, Outputs(labels[part], logits), generator)
+        found = objective.penalty(network, inputs[part], logits, selection(labels[part], logits), generator)
         expected += len(part) / 4 * float(found.detach())
     assert objective.state["penalty_at_start"] == pytest.approx(expected, rel=1e-4)
     assert seen.rows[:3] == ([4, 8, 8] if few == 1 else [4, 24, 8])
 
 
-def test_a_share_of_zero_is_plain_training() -> None:
+def test_a_fraction_of_zero_is_plain_training() -> None:
     objective = Fidelity(c=0, warmup=0)
     network = begun(objective, wrapped(vit()))
     seen = Counted(network)
@@ -351,8 +365,8 @@ def test_a_share_of_zero_is_plain_training() -> None:
         (Stability(warmup=3), "no epoch is left after a warm-up of 3"),
         (Stability(warmup=9), "no epoch is left after a warm-up of 9"),
         (Stability(relative=True, stop_gradient=True), "exclude each other"),
-        (Fidelity(grid=4, samples=17), "17 masks are always fitted exactly"),
-        (Fidelity(weight=1.0, grid=4, samples=17), "17 masks are always fitted exactly"),
+        (Fidelity(grid=4, samples=17), "samples=17 is too small"),
+        (Fidelity(weight=1.0, grid=4, samples=17), "samples=17 is too small"),
     ],
     ids=repr,
 )

@@ -238,7 +238,7 @@ def test_the_saliency_of_a_linear_model_is_perfectly_stable() -> None:
     assert found.details["cosine"] == pytest.approx(1)
 
 
-def test_saliency_stability_is_the_mean_squared_change_a_pixel() -> None:
+def test_saliency_stability_is_the_mean_squared_change_per_pixel() -> None:
     scene = scene_of(Curved(), index=1)
     case = case_of(scene, explainer("saliency", absolute=False), seed=2)
     generator = generator_for("noise on an image 2", scene.image)
@@ -246,8 +246,8 @@ def test_saliency_stability_is_the_mean_squared_change_a_pixel() -> None:
 
     changes = []
     for shift in noise:
-        asked = (scene.image + shift)[None].requires_grad_()
-        gradient = torch.autograd.grad(scene.model(asked)[0, 1], asked)[0][0]
+        noisy = (scene.image + shift)[None].requires_grad_()
+        gradient = torch.autograd.grad(scene.model(noisy)[0, 1], noisy)[0][0]
         changes.append(float((gradient - case.explanation.values).square().mean()))
 
     assert value(SaliencyStability(draws=2), case) == pytest.approx(sum(changes) / 2, rel=1e-4)

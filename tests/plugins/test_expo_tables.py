@@ -17,26 +17,26 @@ from torch import Tensor
 
 from xaihub.cli import cli
 from xaihub.errors import MissingExtra, ParameterError
-from xaihub_expo.experiment import Result, contenders, run
-from xaihub_expo.local import Lime, Maple, weighted_ridge
-from xaihub_expo.measures import Linear, judge
-from xaihub_expo.mlp import Settings, fit
-from xaihub_expo.tables import TABLES, Table, make_split
+from xaihub_expo.reproduction.datasets import TABLES, Table, make_split
+from xaihub_expo.reproduction.experiment import Result, contenders, run
+from xaihub_expo.reproduction.explainers import Lime, Maple, weighted_ridge
+from xaihub_expo.reproduction.quality import Linear, assess
+from xaihub_expo.reproduction.training import fit
 
 pytest.importorskip("mlxtend")
 AUTOMPG = ["none", "fidelity=0.005", "fidelity=0.05", "1d=0.005", "l2=0.005"]
 HOUSING = ["none", "fidelity=0.001", "fidelity=0.005", "fidelity=0.01", "fidelity=0.1", "1d=0.005", "stability=0.05"]
 
 
-class Figures:
+class Measured:
     """Means over splits, and ratios of them to those of the plain network."""
 
     def __init__(self, results: list[Result]) -> None:
         self.results = results
 
     @classmethod
-    def measured(cls, folder: Path, name: str, texts: list[str], splits: int) -> Figures:
-        """Train and judge once, also where several processes share the tests."""
+    def run(cls, folder: Path, name: str, texts: list[str], splits: int) -> Measured:
+        """Train and assess once, also if several processes share the tests."""
         file, table = folder / f"expo-{name}-{splits}.json", TABLES[name]
         with FileLock(f"{file}.lock"):
             if not file.exists():
@@ -44,17 +44,17 @@ class Figures:
                 file.write_text(json.dumps([vars(result) for result in found]))
             return cls([Result(**record) for record in json.loads(file.read_text())])
 
-    def values(self, figure: str, contender: str) -> list[float]:
-        return [result.figures[figure] for result in self.results if result.contender == contender]
+    def values(self, metric: str, contender: str) -> list[float]:
+        return [result.metrics[metric] for result in self.results if result.contender == contender]
 
-    def mean(self, figure: str, contender: str) -> float:
-        return statistics.fmean(self.values(figure, contender))
+    def mean(self, metric: str, contender: str) -> float:
+        return statistics.fmean(self.values(metric, contender))
 
-    def ratio(self, figure: str, contender: str) -> float:
-        return self.mean(figure, contender) / self.mean(figure, "none")
+    def ratio(self, metric: str, contender: str) -> float:
+        return self.mean(metric, contender) / self.mean(metric, "none")
 
     def rows(self, contender: str) -> float:
-        """Rows an epoch of one step."""
+        """Rows per epoch, which is one step."""
         return statistics.fmean(r.rows / r.epochs for r in self.results if r.contender == contender)
 
 
@@ -71,22 +71,22 @@ def splits(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def autompg(shared: Path, splits: int) -> Figures:
-    return Figures.measured(shared, "autompg", AUTOMPG, splits)
+def autompg(shared: Path, splits: int) -> Measured:
+    return Measured.run(shared, "autompg", AUTOMPG, splits)
 
 
 @pytest.fixture(scope="module")
-def housing(shared: Path, splits: int) -> Figures:
-    return Figures.measured(shared, "housing", HOUSING, splits)
+def housing(shared: Path, splits: int) -> Measured:
+    return Measured.run(shared, "housing", HOUSING, splits)
 
 
-def test_a_little_fidelity_makes_autompg_easier_to_explain_at_no_cost(autompg: Figures) -> None:
+def test_a_little_fidelity_makes_autompg_easier_to_explain_at_no_cost(autompg: Measured) -> None:
     assert autompg.ratio("lime_neighbourhood", "fidelity=0.005") <= 0.75
     assert autompg.ratio("lime_stability_fresh", "fidelity=0.005") <= 0.5
     assert autompg.ratio("loss", "fidelity=0.005") <= 1.05
 
 
-def test_the_published_weight_makes_autompg_much_easier_to_explain(autompg: Figures) -> None:
+def test_the_published_weight_makes_autompg_much_easier_to_explain(autompg: Measured) -> None:
     assert autompg.ratio("lime_neighbourhood", "fidelity=0.05") <= 0.5
     assert autompg.ratio("lime_stability_fresh", "fidelity=0.05") <= 0.25
     assert autompg.ratio("loss", "fidelity=0.05") <= 1.25
@@ -96,35 +96,35 @@ def test_the_published_weight_makes_autompg_much_easier_to_explain(autompg: Figu
     assert all(after < before for after, before in pairs)
 
 
-def test_the_effect_is_not_that_outputs_shrink(autompg: Figures) -> None:
+def test_the_effect_is_not_that_outputs_shrink(autompg: Measured) -> None:
     assert autompg.ratio("lime_relative_neighbourhood", "fidelity=0.05") <= 0.5
     assert autompg.ratio("lime_relative_stability", "fidelity=0.05") <= 0.4
 
 
-def test_the_published_weight_makes_housing_easier_to_explain(housing: Figures) -> None:
+def test_the_published_weight_makes_housing_easier_to_explain(housing: Measured) -> None:
     assert housing.ratio("lime_neighbourhood", "fidelity=0.005") <= 0.6
     assert housing.ratio("lime_stability_fresh", "fidelity=0.005") <= 0.4
     assert housing.ratio("loss", "fidelity=0.005") <= 1.4
 
 
-def test_along_lines_the_effect_is_weaker_and_costs_fewer_rows(autompg: Figures, housing: Figures) -> None:
+def test_along_lines_the_effect_is_weaker_and_costs_fewer_rows(autompg: Measured, housing: Measured) -> None:
     assert autompg.ratio("lime_neighbourhood", "1d=0.005") <= 0.85
     assert housing.ratio("lime_neighbourhood", "1d=0.005") <= 0.85
     assert housing.rows("1d=0.005") == 128 + 16 * 20 < housing.rows("fidelity=0.005") == 128 + 16 * 22
     assert housing.rows("none") == 128
 
 
-def test_weight_decay_does_less_than_half_of_it(autompg: Figures) -> None:
+def test_weight_decay_does_less_than_half_of_it(autompg: Measured) -> None:
     decay = abs(1 - autompg.ratio("lime_neighbourhood", "l2=0.005"))
 
     assert decay < 0.5 * (1 - autompg.ratio("lime_neighbourhood", "fidelity=0.005"))
 
 
-def test_stability_flattens_a_regression(housing: Figures) -> None:
+def test_stability_flattens_a_regression(housing: Measured) -> None:
     assert housing.ratio("loss", "stability=0.05") >= 2
 
 
-def test_more_penalty_is_more_fidelity_and_less_accuracy(housing: Figures, splits: int) -> None:
+def test_more_penalty_is_more_fidelity_and_less_accuracy(housing: Measured, splits: int) -> None:
     order = ["none", "fidelity=0.001", "fidelity=0.01", "fidelity=0.1"]
     errors = [housing.mean("lime_neighbourhood", name) for name in order]
 
@@ -143,9 +143,8 @@ def _linear_error(name: str, seed: int) -> float:
 
 def test_a_linear_network_gets_no_infinite_weight() -> None:
     split = make_split(TABLES["autompg"], 0)
-    settings = Settings(depth=0, width=1, penalty="fidelity", c=0.005, most_epochs=1, least_epochs=1)
 
-    assert np.isfinite(fit(split, settings, seed=0).gamma)
+    assert np.isfinite(fit(split, depth=0, width=1, penalty="fidelity", c=0.005, seed=0, max_epochs=1).gamma)
 
 
 def test_splits_are_standardised_by_their_training_part_and_do_not_overlap() -> None:
@@ -176,7 +175,7 @@ def exact(points: Tensor, *, seed: int) -> Linear:
 
 
 def test_an_exact_explanation_of_a_linear_model_is_faithful_and_stable() -> None:
-    found = judge(affine, exact, torch.randn(30, 3, generator=torch.Generator().manual_seed(0)))
+    found = assess(affine, exact, torch.randn(30, 3, generator=torch.Generator().manual_seed(0)))
 
     assert (found.point, found.neighbourhood, found.stability) == pytest.approx((0, 0, 0), abs=1e-10)
 
@@ -189,7 +188,7 @@ def _far_from_standard() -> Tensor:
 def test_lime_explains_an_affine_function_almost_exactly() -> None:
     data = _far_from_standard()
 
-    found = judge(affine, Lime(affine, data), data[:20])
+    found = assess(affine, Lime(affine, data), data[:20])
 
     assert found.neighbourhood < 1e-3 * found.variance
     assert found.point < 1e-3 * found.variance
@@ -210,7 +209,7 @@ def test_stability_explains_the_neighbour_and_not_the_point_again() -> None:
         return Linear(points.double().unsqueeze(2), torch.zeros(len(points), 1, dtype=torch.float64))
 
     points = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
-    found = judge(lambda x: x[:, :1], itself, points, sigma=0.3, stability_draws=5)
+    found = assess(lambda x: x[:, :1], itself, points, sigma=0.3, stability_draws=5)
 
     assert found.stability == pytest.approx(0.3**2 * 6, rel=0.05)
     assert found.stability_as_coded == 0
@@ -221,7 +220,7 @@ def test_common_random_numbers_leave_only_the_change_of_the_point() -> None:
         return (2 * x[:, :1]).sin() + x[:, 1:2] ** 2
 
     data = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
-    found = judge(wiggly, Lime(wiggly, data), data[:20])
+    found = assess(wiggly, Lime(wiggly, data), data[:20])
 
     assert found.stability < 0.3 * found.stability_fresh
     assert found.stability_as_coded == pytest.approx(found.stability_fresh, rel=0.3)
@@ -264,7 +263,7 @@ def test_maple_weighs_training_points_by_shared_leaves() -> None:
 # The command
 
 
-def test_the_command_shows_measured_and_published_figures_side_by_side(tmp_path: Path) -> None:
+def test_the_command_shows_measured_and_published_values_side_by_side(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     words = [
         "--data",
@@ -290,7 +289,7 @@ def test_the_command_shows_measured_and_published_figures_side_by_side(tmp_path:
     assert "0.015 (0.0099)" in lines["MAPLE S"]
     record = json.loads(file.read_text())
     assert {entry["contender"] for entry in record["results"]} == {"none", "1d=0.005"}
-    published = {(r["figure"], r["model"]): r["published_mean"] for r in record["summary"]}
+    published = {(r["metric"], r["model"]): r["published_mean"] for r in record["summary"]}
     assert published["lime_neighbourhood", "1d=0.005"] == 0.029
 
 
@@ -301,9 +300,9 @@ def test_the_command_shows_measured_and_published_figures_side_by_side(tmp_path:
         (["--splits", "0"], "0"),
         (["-p", "lasso"], "no penalty is named 'lasso'"),
         (["-p", "fidelity=much"], "'fidelity=much'"),
-        (["-p", "l2"], "needs its share"),
+        (["-p", "l2"], "needs its fraction"),
         (["-p", "none=1"], "'none=1'"),
-        (["-o", "/there/is/no/folder.json"], "no such folder"),
+        (["-o", "/there/is/no/folder.json"], "the folder does not exist"),
     ],
 )
 def test_wrong_input_is_one_clear_line(words: list[str], said: str) -> None:
@@ -331,11 +330,11 @@ def test_classes_are_judged_by_probabilities() -> None:
 
     found = run(small, contenders(small, ["none", "fidelity"]), splits=1, points=4)
 
-    assert all(result.figures["loss"] < 0.15 for result in found)
-    assert all(0 < result.figures["lime_variance"] <= 0.25 for result in found)
+    assert all(result.metrics["loss"] < 0.15 for result in found)
+    assert all(0 < result.metrics["lime_variance"] <= 0.25 for result in found)
 
 
-def test_a_penalty_without_a_share_is_refused() -> None:
+def test_a_penalty_without_a_fraction_is_refused() -> None:
     with pytest.raises(ParameterError, match="stability"):
         contenders(TABLES["autompg"], ["stability"])
 

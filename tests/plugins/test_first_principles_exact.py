@@ -1,4 +1,4 @@
-"""Closed forms and kink marching, against numerical integration and against each other."""
+"""Closed forms and exact lines, against numerical integration and against each other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused
-from xaihub_first_principles import families
-from xaihub_first_principles.cells import cells, integrate_cells
-from xaihub_first_principles.hidden import OneHidden
-from xaihub_first_principles.lines import integrated_gradients, line_integrals, segment_mlp
-from xaihub_first_principles.measures import integrate
+from xaihub_first_principles.families import FiniteDifferenceIG
+from xaihub_first_principles.line_integrals import line_integrals
+from xaihub_first_principles.vectors import attribute_vector
+from xaihub_first_principles.vectors.exact import Network, exact_integrals
+from xaihub_first_principles.vectors.linear_regions import linear_regions
+from xaihub_first_principles.vectors.one_hidden import OneHidden
 
 Function = Callable[[Tensor], Tensor]
 
@@ -24,9 +25,11 @@ def _rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _one_hidden(d: int, seed: int = 0) -> OneHidden:
+def _one_hidden(d: int, seed: int = 0) -> tuple[OneHidden, Function]:
     torch.manual_seed(seed)
-    return OneHidden.of(nn.Sequential(nn.Linear(d, 7), nn.ReLU(), nn.Linear(7, 2)), output=1)
+    network = Network.of(nn.Sequential(nn.Linear(d, 7), nn.ReLU(), nn.Linear(7, 2)), 1)
+    assert network.one_hidden is not None
+    return network.one_hidden, network.f
 
 
 def _shake(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -76,7 +79,7 @@ def _cube(j: int, noise: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("closed", "draw"),
     [
-        (lambda net: net.independent_gaussian(HERE, MEAN, COVARIANCE.diagonal().sqrt()), _independent),
+        (lambda net: net.pdp_gaussian(HERE, MEAN, torch.diag(COVARIANCE.diagonal())), _independent),
         (lambda net: net.pdp_gaussian(HERE, MEAN, COVARIANCE), _partial),
         (lambda net: net.conditional_gaussian(HERE, MEAN, COVARIANCE), _conditional),
         (lambda net: net.length_weighted(HERE), _cube),
@@ -85,21 +88,12 @@ def _cube(j: int, noise: Tensor) -> Tensor:
 def test_a_closed_form_is_within_four_standard_errors_of_monte_carlo(
     closed: Callable[[OneHidden], Tensor], draw: Callable[[int, Tensor], Tensor]
 ) -> None:
-    net, noise = _one_hidden(4), torch.randn(DRAWS, 4, generator=_rng(1), dtype=torch.float64)
+    (net, f), noise = _one_hidden(4), torch.randn(DRAWS, 4, generator=_rng(1), dtype=torch.float64)
     exact = closed(net)
     for j in range(4):
-        answers = net(draw(j, noise))
-        error = float(answers.std()) / DRAWS**0.5
-        assert float(exact[j]) == pytest.approx(float(answers.mean()), abs=4 * error)
-
-
-def test_axis_rows_equal_points_and_the_segment_route() -> None:
-    net = _one_hidden(4)
-    assert torch.allclose(net.axis_dirac(HERE), integrate(net, families.AxisDirac(), HERE).values, atol=1e-12)
-    layers = [(net.u, net.v), (net.a[None], torch.tensor([net.c], dtype=torch.float64))]
-    for j, value in enumerate(net.axis_lebesgue()):
-        segment = segment_mlp(layers, torch.zeros(4).double(), torch.eye(4).double()[j])[0]
-        assert float(value) == pytest.approx(2 * float(segment), abs=1e-10)
+        outputs = f(draw(j, noise))
+        error = float(outputs.std()) / DRAWS**0.5
+        assert float(exact[j]) == pytest.approx(float(outputs.mean()), abs=4 * error)
 
 
 def test_weights_of_zero_do_not_divide() -> None:
@@ -109,23 +103,17 @@ def test_weights_of_zero_do_not_divide() -> None:
         a=torch.tensor([2.0, 0.0], dtype=torch.float64),
     )
     x = torch.tensor([0.3, 0.4], dtype=torch.float64)
-    assert net.axis_lebesgue().tolist() == pytest.approx([2.8, 2.8])
     assert net.length_weighted(x).tolist() == pytest.approx([1.4, 1.4])
-    assert net.independent_gaussian(x, x, torch.ones(2).double()).tolist() == pytest.approx([1.4, 1.4])
+    assert net.pdp_gaussian(x, x, torch.eye(2).double()).tolist() == pytest.approx([1.4, 1.4])
 
 
-def test_the_uniform_row_is_refused_where_it_would_cancel() -> None:
-    net = _one_hidden(4)
+def test_the_uniform_formula_is_refused_where_it_would_cancel() -> None:
+    net, _ = _one_hidden(4)
     tiny = OneHidden(u=net.u * 1e-4, v=net.v + 2, a=net.a, c=net.c)
     with pytest.raises(ExplainerRefused, match="would be wrong by up to"):
         tiny.length_weighted(HERE)
     with pytest.raises(ExplainerRefused, match="13 uniform features"):
-        _one_hidden(14).length_weighted(torch.rand(14).double())
-
-
-def test_the_formulas_take_one_hidden_layer_only() -> None:
-    with pytest.raises(ExplainerRefused, match="this network is Linear, GELU, Linear"):
-        OneHidden.of(nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 1)))
+        _one_hidden(14)[0].length_weighted(torch.rand(14).double())
 
 
 # Lines.
@@ -156,12 +144,12 @@ def _ends(seed: int = 1, rows: int = 2) -> tuple[Tensor, Tensor]:
     return start, end
 
 
-def test_marching_finds_every_kink_of_a_convolutional_network() -> None:
+def test_marching_finds_every_breakpoint_of_a_convolutional_network() -> None:
     f, (start, end) = _network(), _ends()
     found = line_integrals(f, start, end)
-    assert int(found.pieces.min()) > 50
-    for row, knots in enumerate(found.knots):
-        # Between neighbouring kinks the function is a chord: so at a quarter and at the middle of each piece.
+    assert min(map(len, found.breakpoints)) > 50
+    for row, knots in enumerate(found.breakpoints):
+        # Between breakpoints the function is a chord: checked at a quarter and at the middle of each piece.
         for share in (0.25, 0.5):
             inside = knots[:-1] + share * knots.diff()
             left, right, value = (
@@ -174,12 +162,31 @@ def test_line_integrals_equal_a_fine_trapezoid() -> None:
     f, (start, end) = _network(), _ends(rows=1)
     steps = 100_000
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).split(2000)
-    answers = torch.cat([f(start[0] + t.view(-1, 1, 1, 1) * (end[0] - start[0])) for t in times])
-    trapezoid = float(answers.sum() - (answers[0] + answers[-1]) / 2) / steps
+    outputs = torch.cat([f(start[0] + t.view(-1, 1, 1, 1) * (end[0] - start[0])) for t in times])
+    trapezoid = float(outputs.sum() - (outputs[0] + outputs[-1]) / 2) / steps
     assert float(line_integrals(f, start, end).values) == pytest.approx(trapezoid, abs=1e-9)
 
 
-def test_marching_equals_the_segment_route_on_a_deep_network() -> None:
+def _segment(layers: list[tuple[Tensor, Tensor]], start: Tensor, end: Tensor) -> tuple[float, int]:
+    """Integrate a ReLU MLP over a segment layer by layer; return the integral and the number of pieces."""
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    def at(depth: int) -> Tensor:
+        z = start + times.unsqueeze(1) * (end - start)
+        for number, (weight, bias) in enumerate(layers[: depth + 1]):
+            z = (z if number == 0 else z.relu()) @ weight.T + bias
+        return z
+
+    for depth in range(len(layers) - 1):
+        z = at(depth)  # affine between the times found so far
+        rows, units = torch.nonzero(z[:-1] * z[1:] < 0, as_tuple=True)
+        before, after = z[rows, units], z[rows + 1, units]
+        times = torch.cat([times, times[rows] + before / (before - after) * times.diff()[rows]]).sort().values
+    outputs = at(len(layers) - 1)[:, 0]
+    return float((outputs[:-1] + outputs[1:]) / 2 @ times.diff()), len(times) - 1
+
+
+def test_marching_equals_the_layer_by_layer_route_on_a_deep_network() -> None:
     torch.manual_seed(2)
     linears = [nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 1)]
     parts = [part for linear in linears[:-1] for part in (linear, nn.ReLU())]
@@ -188,41 +195,27 @@ def test_marching_equals_the_segment_route_on_a_deep_network() -> None:
     start, end = 3 * torch.randn(2, 5, 4, generator=_rng(), dtype=torch.float64)
     marched = line_integrals(lambda y: net(y)[:, 0], start, end)
     for row in range(5):
-        value, knots = segment_mlp(layers, start[row], end[row])
-        assert float(marched.values[row]) == pytest.approx(float(value), abs=1e-10)
-        assert int(marched.pieces[row]) == len(knots) - 1
+        value, pieces = _segment(layers, start[row], end[row])
+        assert float(marched.values[row]) == pytest.approx(value, abs=1e-10)
+        assert len(marched.breakpoints[row]) - 1 == pieces
         times = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
         middle = net(start[row] + times.unsqueeze(1) * (end[row] - start[row])).mean()
-        assert float(value) == pytest.approx(float(middle), abs=1e-10)
-
-
-def test_exact_integrated_gradients_are_complete_and_the_limit_of_steps() -> None:
-    f, (start, end) = _network(), _ends(rows=1)
-    exact = integrated_gradients(f, start[0], end[0])
-    assert float(exact.sum()) == pytest.approx(float(f(end) - f(start)), abs=1e-10)
-    total = torch.zeros_like(exact)
-    for times in ((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000).split(2000):
-        line = (start[0] + times.view(-1, 1, 1, 1) * (end[0] - start[0])).requires_grad_()
-        total += torch.autograd.grad(f(line).sum(), line)[0].sum(0) / 20_000
-    assert torch.allclose(exact, total * (end[0] - start[0]), atol=1e-4)
+        assert value == pytest.approx(float(middle), abs=1e-10)
 
 
 def test_finite_difference_ig_equals_exact_integrated_gradients_where_lines_stay_in_their_cells() -> None:
     torch.manual_seed(4)
     net = _shake(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)))
-    start, end = torch.randn(2, 3, generator=_rng(), dtype=torch.float64)
-    h, eye = 1e-6, torch.eye(3, dtype=torch.float64)
-    above = line_integrals(lambda y: net(y)[:, 0], start + h * eye, end + h * eye).values
-    below = line_integrals(lambda y: net(y)[:, 0], start - h * eye, end - h * eye).values
-    exact = integrated_gradients(lambda y: net(y)[:, 0], start, end)
-    assert torch.allclose((above - below) / (2 * h) * (end - start), exact, atol=1e-5)
-
-
-def test_exact_integrated_gradients_of_an_affine_model_are_weights_times_distance() -> None:
-    weight = torch.randn(2, 6, generator=_rng(), dtype=torch.float64)
-    start, end = torch.randn(2, 6, generator=_rng(1), dtype=torch.float64)
-    exact = integrated_gradients(lambda y: y @ weight[0] + 0.7, start, end)
-    assert torch.allclose(exact, weight[0] * (end - start), atol=1e-10)
+    end = torch.randn(3, generator=_rng(), dtype=torch.float64)
+    knots = line_integrals(lambda y: net(y)[:, 0], 0 * end[None], end[None]).breakpoints[0]
+    middles = (((knots[1:] + knots[:-1]) / 2).unsqueeze(1) * end).requires_grad_()
+    gradient = torch.autograd.grad(net(middles).sum(), middles)[0]  # constant on each piece
+    exact = knots.diff() @ gradient * end
+    ours = attribute_vector(net, end, family="fd_ig", exact=True).values
+    assert float(exact.sum()) == pytest.approx(float((net(end[None]) - net(0 * end[None])).squeeze()), abs=1e-10)
+    assert torch.allclose(ours, exact, atol=1e-2)
+    fine = exact_integrals(Network.of(net, 0), FiniteDifferenceIG(h=1e-6), end).values
+    assert torch.allclose(fine, exact, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -234,11 +227,11 @@ def test_piecewise_affine_backbones_are_marched_to_the_end(name: str, length: fl
     start = torch.randn(1, 3, 32, 32, generator=_rng(), dtype=torch.float64)
     end = start + length * torch.randn(1, 3, 32, 32, generator=_rng(1), dtype=torch.float64)
     found = line_integrals(lambda images: net(images)[:, 0], start, end)
-    knots = found.knots[0]
-    answers = net(start + knots.view(-1, 1, 1, 1) * (end - start))[:, 0]
+    knots = found.breakpoints[0]
+    outputs = net(start + knots.view(-1, 1, 1, 1) * (end - start))[:, 0]
     middles = net(start + ((knots[1:] + knots[:-1]) / 2).view(-1, 1, 1, 1) * (end - start))[:, 0]
-    assert torch.allclose(middles, (answers[1:] + answers[:-1]) / 2, atol=1e-11)
-    assert int(found.pieces) > 2
+    assert torch.allclose(middles, (outputs[1:] + outputs[:-1]) / 2, atol=1e-11)
+    assert len(knots) > 3
 
 
 @pytest.mark.parametrize(
@@ -268,7 +261,7 @@ def test_functions_that_are_not_piecewise_affine_are_refused(f: Function, reason
         line_integrals(f, start, end)
 
 
-def test_other_piecewise_affine_functions_have_their_kinks_found() -> None:
+def test_other_piecewise_affine_functions_have_their_breakpoints_found() -> None:
     def f(y: Tensor) -> Tensor:
         leaky = nn.functional.leaky_relu(y[:, 0], 0.2) + nn.functional.hardtanh(y[:, 1], -0.5, 0.5)
         return leaky + y[:, 2].clamp(min=0.1) - y[:, 3].abs() + nn.functional.hardsigmoid(6 * y[:, 4])
@@ -279,19 +272,19 @@ def test_other_piecewise_affine_functions_have_their_kinks_found() -> None:
     assert float(found.values) == pytest.approx(
         0.2 + 0.55 * 0.55 - 0.5 + 0.5, abs=1e-8
     )  # torch holds 1/6 in single precision
-    assert found.knots[0].tolist() == pytest.approx([0, 0.25, 0.5, 0.55, 0.75, 1], abs=1e-9)
+    assert found.breakpoints[0].tolist() == pytest.approx([0, 0.25, 0.5, 0.55, 0.75, 1], abs=1e-9)
 
 
 def test_a_line_with_too_many_pieces_is_refused() -> None:
     f, (start, end) = _network(), _ends()
     with pytest.raises(ExplainerRefused, match="at least .* linear pieces of the network, more than 5"):
         line_integrals(f, start, end, max_pieces=5)
-    pieces = int(line_integrals(f, start, end).pieces.max())
+    pieces = max(map(len, line_integrals(f, start, end).breakpoints)) - 1
     with pytest.raises(ExplainerRefused, match=f"more than {pieces - 1} linear pieces"):
         line_integrals(f, start, end, max_pieces=pieces - 1)
 
 
-# Cells of two to four inputs.
+# Linear regions of two to four inputs.
 
 
 def _deep(seed: int, *sizes: int) -> tuple[list[tuple[Tensor, Tensor]], Function]:
@@ -301,52 +294,56 @@ def _deep(seed: int, *sizes: int) -> tuple[list[tuple[Tensor, Tensor]], Function
     return [(linear.weight, linear.bias) for linear in linears], lambda y: net(y)[:, 0]
 
 
-def _grid(f: Function, d: int, side: int, density: Function | None) -> float:
+def _integral(layers: list[tuple[Tensor, Tensor]]) -> float:
+    return sum(region.integral for region in linear_regions(layers))
+
+
+def _grid(f: Function, d: int, side: int) -> float:
     middle = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     total = 0.0
     for rows in middle.split(max(1, 400_000 // side ** (d - 1))):
         points = torch.cartesian_prod(rows, *[middle] * (d - 1))
-        weight = torch.ones(len(points), dtype=torch.float64) if density is None else density(points)
-        total += float(f(points) @ weight)
+        total += float(f(points).sum())
     return total / side**d
 
 
 @pytest.mark.parametrize(
     ("seed", "sizes"), [(0, (2, 16, 16, 16)), (1, (2, 16, 16, 16)), (0, (3, 10, 10)), (0, (4, 8, 8))]
 )
-def test_cells_of_a_deep_network_tile_the_cube_and_carry_its_affine_pieces(seed: int, sizes: tuple[int, ...]) -> None:
+def test_linear_regions_of_a_deep_network_tile_the_cube_and_carry_its_affine_pieces(
+    seed: int, sizes: tuple[int, ...]
+) -> None:
     layers, f = _deep(seed, *sizes)
-    found = cells(layers)
+    found = linear_regions(layers)
     assert len(found) > 20
-    assert sum(cell.volume for cell in found) == pytest.approx(1, abs=1e-12)
-    for cell in found:
-        inside = torch.cat([cell.corners.mean(0, keepdim=True), cell.corners])
-        assert torch.allclose(f(inside), inside @ cell.w + cell.b, atol=1e-10)
+    assert sum(region.volume for region in found) == pytest.approx(1, abs=1e-12)
+    for region in found:
+        inside = torch.cat([region.corners.mean(0, keepdim=True), region.corners])
+        assert torch.allclose(f(inside), inside @ region.w + region.b, atol=1e-10)
 
 
-@pytest.mark.parametrize("density", [None, lambda y: y[:, 0] - 0.5])
 @pytest.mark.parametrize(
     ("sizes", "side", "error"),
     [((2, 16, 16, 16), 2000, 1e-7), ((3, 10, 10), 160, 1e-5), ((4, 8, 8), 36, 1e-5)],
 )
 def test_centres_of_mass_integrate_a_deep_network_as_a_fine_grid_does(
-    sizes: tuple[int, ...], side: int, error: float, density: Function | None
+    sizes: tuple[int, ...], side: int, error: float
 ) -> None:
     layers, f = _deep(0, *sizes)
-    assert integrate_cells(cells(layers), density) == pytest.approx(_grid(f, sizes[0], side, density), abs=error)
+    assert _integral(layers) == pytest.approx(_grid(f, sizes[0], side), abs=error)
 
 
 def test_a_cut_through_corners_and_a_dead_unit_leave_no_slivers() -> None:
     # y1 + y2 + y3 = 1 goes through three corners of the cube and cuts off a sixth of it; the second unit is constant.
     weight = torch.tensor([[1.0, 1, 1], [0, 0, 0]]).double()
     layers = [(weight, torch.tensor([-1.0, 2]).double()), (torch.tensor([[1.0, 1]]).double(), torch.zeros(1).double())]
-    found = cells(layers)
-    assert sorted(cell.volume for cell in found) == pytest.approx([1 / 6, 5 / 6], abs=1e-12)
+    found = linear_regions(layers)
+    assert sorted(region.volume for region in found) == pytest.approx([1 / 6, 5 / 6], abs=1e-12)
     # E (S - 1)+ with S the sum of three uniforms is 1/2 + E (1 - S)+ = 1/2 + 1/24.
-    assert integrate_cells(found) == pytest.approx(2 + 1 / 2 + 1 / 24, abs=1e-12)
+    assert _integral(layers) == pytest.approx(2 + 1 / 2 + 1 / 24, abs=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 5])
 def test_other_dimensions_are_refused(d: int) -> None:
     with pytest.raises(ExplainerRefused, match=f"this network has {d} inputs"):
-        cells(_deep(0, d, 4)[0])
+        linear_regions(_deep(0, d, 4)[0])

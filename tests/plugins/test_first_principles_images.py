@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from xaihub import Case, ExplainerRefused, Model, ParameterError, Preprocessing, Scene, Target
 from xaihub.masking import Segments, make_features, make_removal
-from xaihub_first_principles import masks
-from xaihub_first_principles.answers import ask
-from xaihub_first_principles.catalogue import GROUP, NAMES, Question, make_family
+from xaihub_first_principles import mask_families
+from xaihub_first_principles.evaluation import evaluate_points
 from xaihub_first_principles.families import NOT_MEASURES
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.regions import make_regions
+from xaihub_first_principles.registry import GROUP, NAMES, FamilySettings, make_family
 from xaihub_metrics_curves.areas import Deletion, Insertion
 
 SIDE = 12
@@ -89,7 +89,7 @@ def test_keep_p_is_the_mean_score_while_a_region_is_shown(centre: bool) -> None:
         assert float(_cells(found.values)[j]) == pytest.approx(given - centre * mean, abs=1e-6)
 
 
-def test_occlusion_and_partial_dependence_ask_once_a_region() -> None:
+def test_occlusion_and_partial_dependence_need_one_pass_per_region() -> None:
     game, whole = _game(_model()), (1,) * 9
     without = [(*whole[:j], 0, *whole[j + 1 :]) for j in range(9)]
     alone = [tuple(1 - v for v in kept) for kept in without]
@@ -154,8 +154,8 @@ def test_sampled_families_meet_their_own_standard_errors(name: str) -> None:
     runs = [_explain(family=name, budget=120, tolerance=0, seed=seed) for seed in range(12)]
     scale = 16 if name == "shapley" else 1
     spread = torch.stack([_cells(run.values) * scale for run in runs]).std(0).mean()
-    told = torch.tensor([run.metadata["details"]["stderr"][0] for run in runs]).mean()
-    assert 0.5 < float(told / spread) < 2
+    claimed = torch.tensor([run.metadata["details"]["stderr"][0] for run in runs]).mean()
+    assert 0.5 < float(claimed / spread) < 2
 
 
 def test_a_run_ends_early_once_the_standard_error_is_small() -> None:
@@ -173,15 +173,15 @@ def test_a_map_that_is_mostly_noise_says_so() -> None:
 def test_masks_drawn_once_serve_families_and_targets() -> None:
     model, image = _model(), _image()[0]
     features, removals = make_features("grid:3", model, image), [make_removal("black", model, image)]
-    question = Question(count=9, budget=400, law="shared")
+    settings = FamilySettings(count=9, budget=400, law="shared")
     with model.counting() as counts:
-        points = make_family("keep_p", question).points(torch.ones(9).double(), torch.Generator().manual_seed(0))
-        answers = ask(model, image, points, features=features, removals=removals)
+        points = make_family("keep_p", settings).points(torch.ones(9).double(), torch.Generator().manual_seed(0))
+        outputs = evaluate_points(model, image, points, features=features, removals=removals)
         maps = {
-            name: answers.measure(family, lambda logits: logits)  # (9, 3): every target
+            name: outputs.measure(family, lambda logits: logits)  # (9, 3): every target
             for name, family in (
-                ("shapley", masks.Shapley()),
-                *((f"keep {p}", masks.KeepP(p=p, centre=True)) for p in (0.2, 0.5, 0.8)),
+                ("shapley", mask_families.Shapley()),
+                *((f"keep {p}", mask_families.KeepP(p=p, centre=True)) for p in (0.2, 0.5, 0.8)),
             )
         }
     assert counts.forward_passes == 400
@@ -258,7 +258,7 @@ def test_exact_lines_are_never_claimed_for_smooth_networks_or_probabilities() ->
 
 
 @pytest.mark.parametrize("name", NOT_MEASURES)
-def test_what_is_no_measure_is_refused(name: str) -> None:
+def test_what_is_not_a_measure_is_refused(name: str) -> None:
     with pytest.raises(ExplainerRefused, match=f"{name} is not a measure: "):
         _explain(family=name)
 
@@ -268,9 +268,9 @@ def test_what_is_no_measure_is_refused(name: str) -> None:
     [
         ({"family": "unknown"}, "no family is named 'unknown'"),
         ({"family": "occlusion", "budget": 9}, "a budget of 9 is too small for occlusion on 9 regions"),
-        ({"family": "conditional"}, "replacements that depend on what is shown, not 'black'"),
-        ({"family": "smoothgrad", "baseline": "black,white"}, "shows regions in part"),
-        ({"family": "axis_lebesgue", "baseline": "inpaint"}, "shows regions in part"),
+        ({"family": "conditional"}, "replacements that depend on visible regions, not 'black'"),
+        ({"family": "smoothgrad", "baseline": "black,white"}, "fades regions over a single image"),
+        ({"family": "axis_lebesgue", "baseline": "inpaint"}, "fades regions over a single image"),
         ({"features": "superpixels:9", "shifts": 2}, "have no grid to shift"),
         ({"baseline": "black,,white"}, "baseline cannot be 'black,,white'"),
     ],
@@ -283,7 +283,7 @@ def test_what_cannot_be_computed_is_a_parameter_error(parameters: dict[str, Any]
 def test_a_family_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     class Point:
         def load(self) -> Any:
-            return lambda question: masks.KeepP(budget=question.budget, p=0.5, centre=question.centre)
+            return lambda settings: mask_families.KeepP(budget=settings.budget, p=0.5, centre=settings.centre)
 
     def entry_points(*, group: str, name: str) -> list[Point]:
         assert group == GROUP

@@ -11,31 +11,16 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaihub import Model, ParameterError, Preprocessing
-from xaihub_first_principles import masks
-from xaihub_first_principles.catalogue import Question
-from xaihub_first_principles.design import block_masks
-from xaihub_first_principles.learned import KEY, Header, LearnedMeasure, read_measure
+from tests.plugins.measure_cases import SIDE, peaked
+from xaihub import ParameterError
+from xaihub_first_principles import mask_families
+from xaihub_first_principles.candidates import block_masks, smoothing_weights
+from xaihub_first_principles.learned_measures import KEY, Header, LearnedMeasure, read_measure
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.method import FirstPrinciples
-from xaihub_first_principles.search import smoothing_weights
-
-SIDE = 12
-
-
-class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the image, with a score that saturates: few shown regions tell most."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
-        return torch.stack([torch.zeros_like(evidence), torch.tanh(3 * evidence)], 1)
-
-
-def _model() -> Model:
-    plain = Preprocessing(spatial=(), size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(_Peaked(), name="peaked", preprocessing=plain)
+from xaihub_first_principles.registry import FamilySettings
 
 
 def _header(**changes: Any) -> Header:
@@ -67,13 +52,13 @@ def test_a_mixture_is_the_sum_of_its_keep_p_measures() -> None:
         return torch.tanh(y @ torch.arange(1.0, 6).double() - 3) + y[:, 0] * y[:, 1]
 
     x = torch.ones(5).double()
-    whole = integrate(f, masks.Mixture(ps=(0.2, 0.7), thetas=(0.4, 0.6), budget=1000), x)
-    parts = [integrate(f, masks.SignedKeepP(p=p, budget=1000), x).values for p in (0.2, 0.7)]
+    whole = integrate(f, mask_families.Mixture(ps=(0.2, 0.7), thetas=(0.4, 0.6), budget=1000), x)
+    parts = [integrate(f, mask_families.SignedKeepP(p=p, budget=1000), x).values for p in (0.2, 0.7)]
     assert torch.allclose(whole.values, 0.4 * parts[0] + 0.6 * parts[1], atol=1e-12)
     assert torch.allclose(whole.mass, torch.zeros(5).double(), atol=1e-12)
     runs = torch.stack(
         [
-            integrate(f, masks.Mixture(ps=(0.2, 0.7), thetas=(0.4, 0.6), budget=24), x, seed=seed).values
+            integrate(f, mask_families.Mixture(ps=(0.2, 0.7), thetas=(0.4, 0.6), budget=24), x, seed=seed).values
             for seed in range(200)
         ]
     )
@@ -84,17 +69,17 @@ def test_smoothing_weights_are_the_posterior_mean_of_a_gaussian_process() -> Non
     shown = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.5).double()
     places = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0)).double()
     weights = smoothing_weights(shown, places, length=0.8, noise=0.3)
-    answers = shown @ torch.tensor([1.0, 2.0, 0.0, -1.0]).double() + 5
+    outputs = shown @ torch.tensor([1.0, 2.0, 0.0, -1.0]).double() + 5
     # In the space of effects: (Z'Z / lambda + C^-1)^-1 Z'F / lambda.
     Z = shown - shown.mean(0)
     C = torch.tensor(
         [[float(torch.exp(-(a - b).square().sum() / (2 * 0.64))) for b in places] for a in places], dtype=torch.float64
     )
     noise = 0.3 * (Z @ C @ Z.T).diagonal().mean()
-    direct = torch.linalg.solve(Z.T @ Z / noise + C.inverse(), Z.T @ (answers - answers.mean()) / noise)
-    assert torch.allclose(weights.T @ answers, direct, atol=1e-10)
+    direct = torch.linalg.solve(Z.T @ Z / noise + C.inverse(), Z.T @ (outputs - outputs.mean()) / noise)
+    assert torch.allclose(weights.T @ outputs, direct, atol=1e-10)
     assert torch.allclose(weights.sum(0), torch.zeros(4).double(), atol=1e-12)
-    exact = smoothing_weights(shown, places, length=0.01, noise=1e-9).T @ answers
+    exact = smoothing_weights(shown, places, length=0.01, noise=1e-9).T @ outputs
     assert exact.tolist() == pytest.approx([1, 2, 0, -1], abs=1e-5)
 
 
@@ -139,25 +124,25 @@ def _write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any] | None
 @pytest.mark.parametrize(
     ("tensors", "changes", "reason"),
     [
-        (TENSORS, {"kind": "other"}, "header that is not understood"),
-        (TENSORS, {"version": 2}, "header that is not understood"),
-        (TENSORS, {"extra": 1}, "header that is not understood"),
-        (TENSORS, {"shifts": 0}, "header that is not understood"),
+        (TENSORS, {"kind": "other"}, "invalid header"),
+        (TENSORS, {"version": 2}, "invalid header"),
+        (TENSORS, {"extra": 1}, "invalid header"),
+        (TENSORS, {"shifts": 0}, "invalid header"),
         ({"p": TENSORS["p"]}, {}, "tensors p and theta, not p"),
         ({**TENSORS, "theta": torch.tensor([0.5, 0.6]).double()}, {}, "must sum to 1"),
         ({**TENSORS, "theta": torch.tensor([1.5, -0.5]).double()}, {}, "not be negative"),
-        ({**TENSORS, "theta": torch.tensor([float("nan"), 1.0]).double()}, {}, "not all finite"),
-        ({**TENSORS, "p": torch.tensor([0.5, 1.0]).double()}, {}, "between 0 and 1"),
+        ({**TENSORS, "theta": torch.tensor([float("nan"), 1.0]).double()}, {}, "not finite"),
+        ({**TENSORS, "p": torch.tensor([0.5, 1.0]).double()}, {}, "not between 0 and 1"),
         ({**TENSORS, "p": torch.tensor([0.5]).double()}, {}, "has the shape"),
         ({**TENSORS, "p": torch.tensor([0.3, 0.6])}, {}, "not torch.float64"),
         (
             {"masks": torch.full((2, 3), 7).byte(), "weights": torch.ones(2, 3).double()},
             {"kind": "weights"},
-            "not all 0 or 1",
+            "other than 0 and 1",
         ),
     ],
 )
-def test_a_file_that_is_no_measure_is_refused(
+def test_a_file_that_is_not_a_measure_is_refused(
     tmp_path: Path, tensors: dict[str, Tensor], changes: dict[str, Any], reason: str
 ) -> None:
     _write(tmp_path / "a.safetensors", tensors, {**msgspec.to_builtins(_header()), **changes})
@@ -171,13 +156,13 @@ def test_other_files_are_refused_and_nothing_is_unpickled(tmp_path: Path) -> Non
             return (Path.touch, (tmp_path / "exploded",))
 
     (tmp_path / "bomb.safetensors").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ParameterError, match="no safetensors file"):
+    with pytest.raises(ParameterError, match="not a safetensors file"):
         read_measure(tmp_path / "bomb.safetensors")
     assert not (tmp_path / "exploded").exists()
     with pytest.raises(ParameterError, match="cannot read"):
         read_measure(tmp_path / "none.safetensors")
     _write(tmp_path / "plain.safetensors", TENSORS, None)
-    with pytest.raises(ParameterError, match="is no measure"):
+    with pytest.raises(ParameterError, match="is not a measure"):
         read_measure(tmp_path / "plain.safetensors")
 
 
@@ -186,7 +171,7 @@ def test_other_files_are_refused_and_nothing_is_unpickled(tmp_path: Path) -> Non
 
 def _explain(path: Path, **parameters: Any) -> Any:
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) + 0.5
-    return FirstPrinciples(measure=str(path), **parameters).explain(_model(), image, 1)[0]
+    return FirstPrinciples(measure=str(path), **parameters).explain(peaked(), image, 1)[0]
 
 
 def test_a_mixture_explains_as_its_family_does_with_the_settings_it_brings(tmp_path: Path) -> None:
@@ -195,7 +180,7 @@ def test_a_mixture_explains_as_its_family_does_with_the_settings_it_brings(tmp_p
     image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) + 0.5
     settings = {"features": "grid:3", "baseline": "black", "output": "logit", "shifts": 1, "smooth": False}
     parts = [
-        FirstPrinciples(family="signed_keep_p", p=p, budget=512, **settings).explain(_model(), image, 1)[0].values
+        FirstPrinciples(family="signed_keep_p", p=p, budget=512, **settings).explain(peaked(), image, 1)[0].values
         for p in (0.3, 0.6)
     ]
     assert torch.allclose(found.values, 0.25 * parts[0] + 0.75 * parts[1], atol=1e-6)
@@ -234,11 +219,11 @@ def test_settings_that_contradict_a_measure_are_refused(
 
 def test_free_weights_fit_their_own_regions_and_budget_only(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="for 9 regions"):
-        _weights().family(Question(count=16, budget=100))
-    with pytest.raises(ParameterError, match="asks at 40 masks, and the budget is 30"):
+        _weights().family(FamilySettings(count=16, budget=100))
+    with pytest.raises(ParameterError, match="has 40 masks, but the budget per grid is 30"):
         _explain(_weights().save(tmp_path / "my.safetensors"), budget=30)
 
 
-def test_a_measure_of_another_model_says_so(tmp_path: Path) -> None:
+def test_a_measure_of_another_model_warns(tmp_path: Path) -> None:
     found = _explain(_mixture(model="other").save(tmp_path / "my.safetensors"), budget=512)
     assert any("chosen on 'other', not on 'peaked'" in text for text in found.warnings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -14,31 +13,12 @@ from captum.attr import FeatureAblation, ShapleyValues
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from tests.plugins.measure_cases import D, Function, X, Z, curved, rng, uniform
 from xaihub import Model, Preprocessing
-from xaihub_first_principles import families, masks
-from xaihub_first_principles.measures import Points, integrate, measured
+from xaihub_first_principles import families, mask_families
+from xaihub_first_principles.measures import Points, combine, integrate
+from xaihub_first_principles.vectors import feature_laws
 from xaihub_rise import method as rise
-
-D = 5
-Function = Callable[[Tensor], Tensor]
-
-
-def _rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _curved(seed: int = 0, d: int = D) -> Function:
-    u = torch.randn(d, 9, generator=_rng(seed), dtype=torch.float64)
-    a = torch.randn(9, generator=_rng(seed + 1), dtype=torch.float64)
-    return lambda y: torch.tanh(y @ u + 0.3) @ a
-
-
-def _uniform(*shape: int, seed: int = 5) -> Tensor:
-    return torch.rand(*shape, generator=_rng(seed), dtype=torch.float64)
-
-
-X, Z = _uniform(D), _uniform(3, D, seed=6)
-
 
 # Families on masks, against enumeration and peers.
 
@@ -63,8 +43,8 @@ def _brute_shapley(f: Function) -> Tensor:
 @pytest.mark.parametrize("adjust", [False, True])
 @pytest.mark.parametrize("law", ["own", "uniform", "shared"])
 def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law: Any) -> None:
-    f = _curved()
-    ours = integrate(f, masks.Shapley(budget=1000, background=Z, adjust=adjust, law=law), X)
+    f = curved()
+    ours = integrate(f, mask_families.Shapley(budget=1000, background=Z, adjust=adjust, law=law), X)
     assert ours.exact
     assert torch.allclose(ours.values, _brute_shapley(f), atol=1e-10)
     assert float(ours.values.sum()) == pytest.approx(float(f(X[None]) - f(Z).mean()), abs=1e-10)
@@ -73,10 +53,10 @@ def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law
 @pytest.mark.parametrize("adjust", [False, True])
 @pytest.mark.parametrize("law", ["own", "uniform", "shared"])
 def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: bool, law: Any) -> None:
-    f = _curved(d=9)
-    x, z = _uniform(9), _uniform(1, 9, seed=6)
-    exact = integrate(f, masks.Shapley(budget=600, background=z), x).values
-    family = masks.Shapley(budget=120, background=z, adjust=adjust, law=law)
+    f = curved(d=9)
+    x, z = uniform(9), uniform(1, 9, seed=6)
+    exact = integrate(f, mask_families.Shapley(budget=600, background=z), x).values
+    family = mask_families.Shapley(budget=120, background=z, adjust=adjust, law=law)
     runs = [integrate(f, family, x, seed=seed) for seed in range(60)]
     values = torch.stack([run.values for run in runs])
     spread = values.std(0)
@@ -87,19 +67,19 @@ def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: boo
 
 
 def test_adjusted_shapley_is_complete_for_every_draw_and_exact_for_additive_games() -> None:
-    f, w = _curved(d=9), _uniform(9, seed=8)
-    x, z = _uniform(9), _uniform(1, 9, seed=6)
-    family = masks.Shapley(budget=60, background=z)
+    f, w = curved(d=9), uniform(9, seed=8)
+    x, z = uniform(9), uniform(1, 9, seed=6)
+    family = mask_families.Shapley(budget=60, background=z)
     assert float(integrate(f, family, x).values.sum()) == pytest.approx(float(f(x[None]) - f(z)), abs=1e-10)
     assert torch.allclose(integrate(lambda y: y @ w + 2, family, x).values, w * (x - z[0]), atol=1e-10)
 
 
 def test_shapley_and_occlusion_equal_captum() -> None:
-    f, baseline = _curved(), Z[:1]
-    ours = integrate(f, masks.Shapley(budget=1000, background=baseline), X).values
+    f, baseline = curved(), Z[:1]
+    ours = integrate(f, mask_families.Shapley(budget=1000, background=baseline), X).values
     theirs = ShapleyValues(f).attribute(X[None], baselines=baseline)[0]  # every order of the features
     assert torch.allclose(ours, theirs.double(), atol=1e-6)  # captum sums them in single precision
-    occluded = integrate(f, masks.Occlusion(background=baseline), X).values
+    occluded = integrate(f, mask_families.Occlusion(background=baseline), X).values
     assert torch.allclose(occluded, FeatureAblation(f).attribute(X[None], baselines=baseline)[0], atol=1e-12)
 
 
@@ -114,10 +94,10 @@ def _brute_keep(f: Function, p: float, j: int, kept: bool) -> float:
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
 def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
-    f = _curved()
-    positive = integrate(f, masks.KeepP(p=p, budget=1000, background=Z), X).values
-    signed = integrate(f, masks.SignedKeepP(p=p, budget=1000, background=Z), X).values
-    centred = integrate(f, masks.KeepP(p=p, budget=1000, background=Z, centre=True), X).values
+    f = curved()
+    positive = integrate(f, mask_families.KeepP(p=p, budget=1000, background=Z), X).values
+    signed = integrate(f, mask_families.SignedKeepP(p=p, budget=1000, background=Z), X).values
+    centred = integrate(f, mask_families.KeepP(p=p, budget=1000, background=Z, centre=True), X).values
     for j in range(D):
         kept, dropped = _brute_keep(f, p, j, kept=True), _brute_keep(f, p, j, kept=False)
         assert float(positive[j]) == pytest.approx(kept, abs=1e-10)
@@ -128,19 +108,19 @@ def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
 @pytest.mark.parametrize("p", [0.3, 0.5])
 @pytest.mark.parametrize("centre", [False, True])
 def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p: float, centre: bool) -> None:
-    x, z, w = _uniform(9), _uniform(1, 9, seed=6), _uniform(9, seed=8)
-    family = masks.KeepP(p=p, budget=80, background=z, centre=centre, adjust=True)
-    every = masks.KeepP(p=p, budget=600, background=z, centre=centre)
+    x, z, w = uniform(9), uniform(1, 9, seed=6), uniform(9, seed=8)
+    family = mask_families.KeepP(p=p, budget=80, background=z, centre=centre, adjust=True)
+    every = mask_families.KeepP(p=p, budget=600, background=z, centre=centre)
 
     def additive(y: Tensor) -> Tensor:
         return y @ w + 2
 
     assert torch.allclose(integrate(additive, family, x).values, integrate(additive, every, x).values, atol=1e-10)
-    f = _curved(d=9)
+    f = curved(d=9)
     exact = integrate(f, every, x).values
     errors = {}
     for adjust in (False, True):
-        sampled = masks.KeepP(p=p, budget=80, background=z, centre=centre, adjust=adjust)
+        sampled = mask_families.KeepP(p=p, budget=80, background=z, centre=centre, adjust=adjust)
         runs = [integrate(f, sampled, x, seed=seed) for seed in range(60)]
         values = torch.stack([run.values for run in runs])
         errors[adjust] = float((values - exact).square().mean())
@@ -151,36 +131,36 @@ def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p:
 
 
 def test_adjusted_signed_keep_p_is_exact_over_all_masks() -> None:
-    f = _curved()
+    f = curved()
     plain, adjusted = (
-        integrate(f, masks.SignedKeepP(p=0.3, budget=1000, background=Z, adjust=adjust), X).values
+        integrate(f, mask_families.SignedKeepP(p=0.3, budget=1000, background=Z, adjust=adjust), X).values
         for adjust in (False, True)
     )
     assert torch.allclose(plain, adjusted, atol=1e-10)
 
 
 def test_keep_p_tends_to_partial_dependence_and_to_the_score() -> None:
-    f = _curved()
-    rare = integrate(f, masks.KeepP(p=1e-9, budget=1000, background=Z), X).values
-    assert torch.allclose(rare, integrate(f, families.PartialDependence(Z), X).values, atol=1e-6)
-    sure = integrate(f, masks.KeepP(p=1 - 1e-9, budget=1000, background=Z), X).values
+    f = curved()
+    rare = integrate(f, mask_families.KeepP(p=1e-9, budget=1000, background=Z), X).values
+    assert torch.allclose(rare, integrate(f, feature_laws.PartialDependence(background=Z), X).values, atol=1e-6)
+    sure = integrate(f, mask_families.KeepP(p=1 - 1e-9, budget=1000, background=Z), X).values
     assert torch.allclose(sure, f(X[None]).expand(D), atol=1e-6)
 
 
-@pytest.mark.parametrize("family", [masks.KeepP, masks.SignedKeepP, masks.RISE])
+@pytest.mark.parametrize("family", [mask_families.KeepP, mask_families.SignedKeepP, mask_families.RISE])
 @pytest.mark.parametrize("p", [0.35, 0.5])
-def test_masks_drawn_once_serve_every_p_and_shapley_values(family: type[masks.KeepP], p: float) -> None:
-    f, x, z = _curved(d=9), _uniform(9), _uniform(1, 9, seed=6)
+def test_masks_drawn_once_serve_every_p_and_shapley_values(family: type[mask_families.KeepP], p: float) -> None:
+    f, x, z = curved(d=9), uniform(9), uniform(1, 9, seed=6)
     exact = integrate(f, family(p=p, budget=600, background=z), x).values
     values, shapley = [], []
     for seed in range(80):
-        points = masks.KeepP(budget=100, background=z, law="shared").points(x, _rng(seed))
-        answers = f(points.values)
-        values.append(family(p=p).weights(points).T @ answers)
-        shapley.append(masks.Shapley().weights(points).T @ answers)
+        points = mask_families.KeepP(budget=100, background=z, law="shared").points(x, rng(seed))
+        outputs = f(points.values)
+        values.append(family(p=p).weights(points).T @ outputs)
+        shapley.append(mask_families.Shapley().weights(points).T @ outputs)
     for found, wanted in (
         (torch.stack(values), exact),
-        (torch.stack(shapley), integrate(f, masks.Shapley(budget=600, background=z), x).values),
+        (torch.stack(shapley), integrate(f, mask_families.Shapley(budget=600, background=z), x).values),
     ):
         assert bool(((found.mean(0) - wanted).abs() < 4 * found.std(0) / math.sqrt(80) + 0.01).all())
 
@@ -204,29 +184,21 @@ def test_rise_weights_are_those_of_the_rise_explainer_on_the_same_masks() -> Non
         masks=soft,
         log_density=s * math.log(p) + (side * side - s) * math.log(1 - p),  # the design follows p
     )
-    answers = net(points.values.float()).detach()[:, 1]
-    weights = masks.RISE(p=p).weights(points)
-    assert torch.allclose(weights.T @ answers.double(), theirs.flatten().double(), atol=1e-5)
+    outputs = net(points.values.float()).detach()[:, 1]
+    weights = mask_families.RISE(p=p).weights(points)
+    assert torch.allclose(weights.T @ outputs.double(), theirs.flatten().double(), atol=1e-5)
 
 
 def test_lime_is_a_weighted_ridge_regression() -> None:
-    f, family = _curved(), masks.LIME(budget=1000, background=Z[:1])
-    points = family.points(X, _rng())
+    f, family = curved(), mask_families.LIME(budget=1000, background=Z[:1])
+    points = family.points(X, rng())
     assert points.masks is not None
-    answers = f(points.values)
-    ours = measured(family, points, answers).values
+    outputs = f(points.values)
+    ours = combine(family, points, outputs).values
     distance = 1 - (points.masks.double().sum(1) / D).sqrt()
     kernel = torch.exp(-((distance / 0.25) ** 2) / 2)
-    theirs = Ridge(alpha=1.0).fit(points.masks.numpy(), answers.numpy(), sample_weight=kernel.numpy()).coef_
+    theirs = Ridge(alpha=1.0).fit(points.masks.numpy(), outputs.numpy(), sample_weight=kernel.numpy()).coef_
     assert np.allclose(ours.numpy(), theirs, atol=1e-10)
-
-
-def test_groups_of_coordinates_are_shown_and_hidden_together() -> None:
-    groups = torch.tensor([0, 0, 1, 1, 1])
-    f, z = _curved(), Z[:1]
-    ours = integrate(f, masks.Shapley(budget=100, background=z, groups=groups), X).values
-    theirs = ShapleyValues(f).attribute(X[None], baselines=z, feature_mask=groups[None])[0]
-    assert ours.tolist() == pytest.approx([float(theirs[0]), float(theirs[2])], abs=1e-6)
 
 
 # Smooth families.
@@ -242,7 +214,7 @@ def test_stein_smoothgrad_is_the_mean_gradient_under_noise() -> None:
 
 
 def test_finite_difference_ig_tends_to_integrated_gradients() -> None:
-    f, b = _curved(), Z[0]
+    f, b = curved(), Z[0]
     ours = integrate(f, families.FiniteDifferenceIG(baseline=b, h=1e-4, steps=64), X).values
     line = (b + (torch.arange(20_000).double().unsqueeze(1) + 0.5) / 20_000 * (X - b)).requires_grad_()
     gradient = torch.autograd.grad(f(line).sum(), line)[0].mean(0)
@@ -254,8 +226,8 @@ def test_all_agree_on_affine_models() -> None:
     expected = w * (X - b)
     for family in (
         families.AxisDirac(baseline=b, centre=True),
-        masks.Shapley(budget=100, background=b[None]),
-        masks.Occlusion(background=b[None]),
+        mask_families.Shapley(budget=100, background=b[None]),
+        mask_families.Occlusion(background=b[None]),
         families.FiniteDifferenceIG(baseline=b),
     ):
         values = integrate(lambda y: y @ w + 0.7, family, X).values
@@ -265,10 +237,12 @@ def test_all_agree_on_affine_models() -> None:
 def test_the_curvature_bound_of_theorem_2_1_holds_for_baseline_shapley() -> None:
     # |phi_j - d_j f(xi) (x_j - b_j)| <= L (d / 2) sup |Hess f|, with L = 2 for Shapley; here f = sum_k a_k sin(u_k y).
     for seed in range(20):
-        u = torch.randn(4, 3, generator=_rng(seed), dtype=torch.float64)
-        a = torch.randn(4, generator=_rng(seed + 50), dtype=torch.float64)
-        x, b, xi = _uniform(3, 3, seed=seed)
-        values = integrate(lambda y, u=u, a=a: torch.sin(y @ u.T) @ a, masks.Shapley(background=b[None]), x).values
+        u = torch.randn(4, 3, generator=rng(seed), dtype=torch.float64)
+        a = torch.randn(4, generator=rng(seed + 50), dtype=torch.float64)
+        x, b, xi = uniform(3, 3, seed=seed)
+        values = integrate(
+            lambda y, u=u, a=a: torch.sin(y @ u.T) @ a, mask_families.Shapley(background=b[None]), x
+        ).values
         slope = (a * torch.cos(u @ xi)) @ u
         curvature = float((a.abs() * u.square().sum(1)).sum())
         assert float((values - slope * (x - b)).abs().max()) <= 2 * 1.5 * curvature

@@ -11,30 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from torch import Tensor, nn
 
-from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, Preprocessing, XaihubError
-from xaihub_first_principles import command, masks
-from xaihub_first_principles.design import fixed_masks, lift
-from xaihub_first_principles.learned import read_measure
+from tests.plugins.measure_cases import SIDE, peaked
+from xaihub import Case, Hub, Metric, MetricRefused, Model, ParameterError, XaihubError
+from xaihub_first_principles import command, mask_families
+from xaihub_first_principles.candidates import Smoothed, propose
+from xaihub_first_principles.learned_measures import read_measure
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.optimise import Found, Settings, optimise_measure
-from xaihub_first_principles.search import Mixed, Smoothed, propose
-
-SIDE = 12
-
-
-class _Peaked(nn.Module):
-    """Evidence for class 1 in one third of the image, with a score that saturates: few shown regions tell most."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        evidence = x.mean(1)[:, 4:8, 4:8].mean((1, 2))
-        return torch.stack([torch.zeros_like(evidence), torch.tanh(3 * evidence)], 1)
-
-
-def _model() -> Model:
-    plain = Preprocessing(spatial=(), size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(_Peaked(), name="peaked", preprocessing=plain)
 
 
 class _Centre(Metric):
@@ -64,7 +48,7 @@ def test_candidates_start_at_keep_p_spread_out_and_then_close_in(choose: Any) ->
     known: list[tuple[Any, float]] = []
     for candidate in propose(choose, 20, 0, known):
         known.append((candidate, -abs(sum(candidate.parameters.values()) - 1.1)))
-    assert known[0][0] == Mixed()
+    assert known[0][0] == mask_families.Mixture()
     assert len({candidate for candidate, _ in known}) == 20
     early, late = (sum(score for _, score in part) / len(part) for part in (known[1:10], known[15:]))
     assert late >= early - 1e-9
@@ -90,7 +74,7 @@ def test_candidates_stay_within_their_ranges() -> None:
 def _optimise(folder: Path, choose: Any, count: int = 8, **changes: Any) -> Found:
     values = {"features": "grid:3", "baseline": "black", "output": "logit", "budget": 60, "trials": 8, "seed": 3}
     settings = Settings(choose=choose, **{**values, **changes})
-    return optimise_measure(_model(), _images(folder, count), {"centre": (_Centre(), 1.0)}, settings)
+    return optimise_measure(peaked(), _images(folder, count), {"centre": (_Centre(), 1.0)}, settings)
 
 
 @pytest.mark.parametrize("choose", ["p", "sizes", "weights"])
@@ -111,7 +95,7 @@ def test_the_search_keeps_to_its_images_and_never_ends_below_its_start(tmp_path:
 def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: int) -> None:
     found = _optimise(tmp_path, "weights", block=block)
     file = found.measure.save(tmp_path / "my.safetensors")
-    model = _model()
+    model = peaked()
     image, _ = model.prepare(Image.open(tmp_path / "0.png"))
     first = FirstPrinciples(measure=str(file), budget=60).explain(model, image[None])[0]
     assert float(_Centre().score(Case(scene=None, explanation=first))) > 0  # type: ignore[arg-type]
@@ -121,7 +105,7 @@ def test_what_was_chosen_is_what_the_explainer_computes(tmp_path: Path, block: i
 def test_a_noisier_estimate_is_given_up_for_a_better_one(tmp_path: Path) -> None:
     # With 24 masks of 9 regions keep-p is noisy, and neighbouring regions of this evidence are not alike.
     found = optimise_measure(
-        _model(),
+        peaked(),
         _images(tmp_path, 24),
         {"centre": (_Centre(), 1.0)},
         Settings(choose="p", features="grid:3", baseline="black", output="logit", budget=24, trials=12),
@@ -136,19 +120,17 @@ def test_where_nothing_is_better_keep_p_is_saved_on_the_masks_that_were_judged(t
     assert (header.kind, header.gain) == ("weights", (0, 0, 0))
     assert tensors["masks"].shape == tensors["weights"].shape == (60, 16)
     game = torch.randn(60, generator=torch.Generator().manual_seed(0)).double()
-    adjusted = masks.SignedKeepP(adjust=True)
-    points = lift(
-        torch.ones(16).double(), fixed_masks(tensors["masks"].float(), copies=1),
-        background=torch.zeros(1, 16).double(), groups=torch.arange(16),
-    )  # fmt: skip
+    adjusted = mask_families.SignedKeepP(adjust=True)
+    design = mask_families.fixed_masks(tensors["masks"].float(), copies=1)
+    points = mask_families.design_points(torch.ones(16).double(), design, torch.zeros(1, 16).double())
     assert torch.allclose(tensors["weights"].T @ game, adjusted.weights(points).T @ game, atol=1e-10)
 
 
-def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None:
+def test_images_that_cannot_be_used_are_skipped_by_name(tmp_path: Path) -> None:
     files = [*_images(tmp_path, 7), str(tmp_path / "broken.png")]
     (tmp_path / "broken.png").write_bytes(b"nothing")
     settings = Settings(choose="p", features="grid:3", baseline="black", budget=60, trials=2)
-    found = optimise_measure(_model(), files, {"centre": (_Centre(), 1.0)}, settings)
+    found = optimise_measure(peaked(), files, {"centre": (_Centre(), 1.0)}, settings)
     assert list(found.skipped) == [str(tmp_path / "broken.png")]
     assert sum(found.measure.header.images) == 7
 
@@ -156,8 +138,8 @@ def test_images_that_cannot_be_used_are_left_out_by_name(tmp_path: Path) -> None
 def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="1 images are too few"):
         _optimise(tmp_path, "p", count=1)
-    with pytest.raises(ParameterError, match="lie alike in every image, not 'superpixels:9'"):
-        optimise_measure(_model(), [], {}, Settings(features="superpixels:9"))
+    with pytest.raises(ParameterError, match="the same in every image, not 'superpixels:9'"):
+        optimise_measure(peaked(), [], {}, Settings(features="superpixels:9"))
 
 
 # The command.
@@ -165,7 +147,7 @@ def test_too_few_images_and_regions_that_do_not_suit_are_refused(tmp_path: Path)
 
 class _SmallHub(Hub):
     def load_model(self, name: str = "", /, **options: Any) -> Model:
-        return _model()
+        return peaked()
 
 
 def _run(*arguments: str) -> Any:
@@ -180,13 +162,13 @@ def test_the_command_writes_a_measure_that_explains(tmp_path: Path) -> None:
         "-p", "insertion.steps=4", "-p", "deletion.steps=4", "--json", "-q",
     )  # fmt: skip
     assert result.exception is None, result.output
-    told = json.loads(result.stdout)
-    assert told["header"]["images"] == [4, 2, 2]
-    assert told["header"]["metrics"] == {"insertion": 1, "deletion": -1}
+    record = json.loads(result.stdout)
+    assert record["header"]["images"] == [4, 2, 2]
+    assert record["header"]["metrics"] == {"insertion": 1, "deletion": -1}
     assert read_measure(file).header.model == "peaked"
     plain = _run(str(tmp_path), "-o", str(file), "--budget", "50", "--trials", "2", "--features", "grid:3", "--logit")
     assert "insertion - deletion, keep-p at 0.5: " in plain.stdout
-    assert "gain on 2 images that were not used " in plain.stdout
+    assert "gain on 2 unused images " in plain.stdout
 
 
 @pytest.mark.parametrize(

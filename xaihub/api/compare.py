@@ -13,8 +13,6 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.files import write_file
 from xaihub.models.model import Model
 
-__all__ = ["Comparison", "compare"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

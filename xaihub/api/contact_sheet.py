@@ -21,8 +21,6 @@ from xaihub.models.model import Model
 from xaihub.models.structure import Layer
 from xaihub.ranking.explanation import GlobalExplanation, RankedFeature
 
-__all__ = ["ChannelView", "channel_sheet", "channel_views"]
-
 CELL, MARGIN, HEAD, CAPTION = 200, 10, 190, 22  # pixels: longer side of an image, gap, row title, caption
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (120, 120, 125)
 NOTE = "Channel importance, not pixel importance: a map shows where the channel is active, not what supports a class."

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
     from xaihub.models.preprocessing import Geometry
 
-__all__ = [
-    "Outcome",
-    "default_hub",
-    "explain",
-    "explain_many",
-    "get_explainer",
-    "image_stem",
-    "load_model",
-    "output_stem",
-    "safe_name",
-]
-
 
 @cache
 def default_hub() -> Hub:

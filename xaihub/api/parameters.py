@@ -10,8 +10,6 @@ from xaihub.errors import ParameterError, did_you_mean
 from xaihub.hub.registry import Registry
 from xaihub.specs import Spec
 
-__all__ = ["Setting", "assign", "make"]
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ from xaihub.models.model import Model
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
-__all__ = ["Photos", "RankOutcome", "combined", "labels_of", "rank", "record_of"]
-
 BATCH = 16
 KEPT_BYTES = 2**30  # of preprocessed images; the rest is read again on every pass
 

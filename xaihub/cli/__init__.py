@@ -18,8 +18,6 @@ from xaihub.cli.show import show
 from xaihub.cli.sweep import sweep
 from xaihub.cli.train import train
 
-__all__ = ["cli", "main"]
-
 
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
     """Register each file as a plugin, before `--help` and the command read what is registered."""

@@ -17,8 +17,6 @@ from xaihub.errors import XaihubError, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginInfo
 
-__all__ = ["App", "Family", "Group"]
-
 _COMMAND = re.compile(r"\w[\w-]*")
 
 

@@ -16,8 +16,6 @@ from xaihub.cli._app import App
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
-__all__ = ["Display", "ExplainOptions", "ModelOptions", "Opt", "json_option", "option", "options"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
 LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")

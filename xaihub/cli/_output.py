@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.leaderboard import Board, Entry
 
-__all__ = ["clean", "draw", "passes", "progress", "put", "put_board", "put_json", "say", "table"]
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
 # and characters that change the direction of writing or are invisible.
@@ -34,8 +33,9 @@ def clean(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr."""
-    click.echo(clean(" ".join(text.split())), err=True)
+    """Write one line to stderr; where nobody can read it, work goes on and the exit code stays what it is."""
+    with suppress(OSError, ValueError):  # ValueError: stderr was closed by the program itself
+        click.echo(clean(" ".join(text.split())), err=True)
 
 
 def put(text: str) -> None:

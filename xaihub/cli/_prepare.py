@@ -18,8 +18,6 @@ from xaihub.hub import Hub
 if TYPE_CHECKING:
     from xaihub.models.model import Model
 
-__all__ = ["Destination", "load_models"]
-
 
 def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
     """Load every model once; it reports progress to `step`. Models that share a name are named as they were given."""

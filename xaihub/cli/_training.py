@@ -12,8 +12,6 @@ import msgspec
 from xaihub.cli._options import Opt, option
 from xaihub.training.config import Config, checked
 
-__all__ = ["PlanCommand", "plan_options", "read_plan"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The fields of `Config` that are options, as the help shows them.

@@ -9,8 +9,6 @@ from xaihub.cli._options import ExplainOptions, options
 from xaihub.cli._output import draw, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
 
-__all__ = ["compare"]
-
 
 @click.command()
 @click.argument("image", required=False)

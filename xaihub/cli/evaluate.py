@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from xaihub.hub import Hub
     from xaihub.models.model import Model
 
-__all__ = ["evaluate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Display):

@@ -14,8 +14,6 @@ from xaihub.cli._prepare import Destination, load_models
 if TYPE_CHECKING:
     from xaihub.explainers.explanation import Explanation
 
-__all__ = ["explain"]
-
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")

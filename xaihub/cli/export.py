@@ -8,8 +8,6 @@ import click
 
 from xaihub.cli._output import put, say
 
-__all__ = ["export", "merge"]
-
 
 @click.command()
 @click.argument("run")

@@ -9,8 +9,6 @@ from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
 from xaihub.hub.describe import KINDS, architectures, listing
 
-__all__ = ["list_"]
-
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
     "global_explainers": ("name", "needs", "summary"),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from xaihub.api.rank import RankOutcome
     from xaihub.ranking.explanation import GlobalExplanation
 
-__all__ = ["rank"]
 
 COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
 

@@ -9,8 +9,6 @@ from xaihub.cli._output import clean
 from xaihub.errors import PluginError, UnknownName
 from xaihub.specs import ReproductionSpec
 
-__all__ = ["reproduce"]
-
 
 class _Reproductions(click.Group):
     """A group whose commands are imported when they run; its help uses only their registered metadata."""

@@ -12,8 +12,6 @@ from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
 from xaihub.hub.describe import card
 
-__all__ = ["show"]
-
 
 @click.command()
 @click.argument("name")

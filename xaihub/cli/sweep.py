@@ -16,8 +16,6 @@ from xaihub.cli._training import PlanCommand, plan_options, read_plan
 from xaihub.hub import DEFAULT_EXPLAINER, Hub
 from xaihub.specs import Judged, ObjectiveSpec
 
-__all__ = ["sweep"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(Display):

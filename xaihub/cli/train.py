@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from xaihub.training.config import Config
     from xaihub.training.run import Estimate
 
-__all__ = ["train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Display):

@@ -19,7 +19,6 @@ from xaihub.records import read_table
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["Box", "read_boxes", "read_labels", "read_masks", "truth"]
 
 LARGEST = 10**7
 T = TypeVar("T")

@@ -15,8 +15,6 @@ from xaihub.evaluation.leaderboard import Board, labelled
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import write_file
 
-__all__ = ["cost_chart", "curve_chart", "plot"]
-
 
 def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
     """Write PNG charts of mean curves and of score against cost; return their paths."""

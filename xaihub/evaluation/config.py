@@ -11,8 +11,6 @@ from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_MODEL
 from xaihub.records import YamlFile
 
-__all__ = ["Choice", "Config", "read_config"]
-
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
 DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
 

@@ -13,8 +13,6 @@ from urllib.parse import quote
 
 from xaihub.errors import OutputError
 
-__all__ = ["KEY", "Database"]
-
 KEY = re.compile("[0-9a-f]{64}")  # of an explanation; it is part of a file name
 LARGEST = 2**24  # bytes of one value
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")

@@ -21,8 +21,6 @@ from xaihub.hub import Hub
 from xaihub.metric import Metric
 from xaihub.records import canonical
 
-__all__ = ["Dependence", "code", "neighbours", "with_files"]
-
 POOL = 16  # images that a metric may combine an image with
 
 

@@ -15,8 +15,6 @@ from xaihub.hub import Hub
 from xaihub.images import load_image
 from xaihub.models.model import Model
 
-__all__ = ["Cost", "Part", "estimate"]
-
 
 class Part(NamedTuple):
     """The cost of one explanation or one score of the first image, passes shared with other scores included."""

@@ -16,8 +16,6 @@ from xaihub.evaluation.store import RunStore
 from xaihub.files import write_file
 from xaihub.records import canonical
 
-__all__ = ["FORMATS", "export"]
-
 FORMATS = ("csv", "parquet", "json")
 _COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
 

@@ -15,8 +15,6 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Geometry
 
-__all__ = ["Input", "Inputs"]
-
 KEPT = 32  # as each image is a neighbour of several
 
 

@@ -13,8 +13,6 @@ from xaihub.hub import Hub
 from xaihub.records import canonical
 from xaihub.specs import MetricSpec
 
-__all__ = ["Board", "Entry", "boards", "interval", "labelled"]
-
 RESAMPLES = 2000
 
 

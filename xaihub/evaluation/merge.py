@@ -10,8 +10,6 @@ import msgspec
 from xaihub.evaluation.config import Config
 from xaihub.evaluation.store import RunStore
 
-__all__ = ["merge"]
-
 
 def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, int]:
     """Merge runs into a new one; duplicate results are kept once, conflicting results are hidden.

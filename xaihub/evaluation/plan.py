@@ -24,8 +24,6 @@ from xaihub.models.model import Model, Runtime
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 
-__all__ = ["Plan", "load_models", "make_plan"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

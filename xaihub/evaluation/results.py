@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from xaihub.records import canonical
 
-__all__ = ["Key", "Score", "ScoreKey", "ScoreRow"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Key:

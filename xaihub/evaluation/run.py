@@ -25,8 +25,6 @@ from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
 from xaihub.records import canonical
 
-__all__ = ["Run", "Totals", "Watch", "evaluate"]
-
 Watch = Callable[[str, int, int], None]
 
 

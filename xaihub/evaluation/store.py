@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from xaihub.explainers.explanation import Explanation
 
-__all__ = ["RunStore"]
 
 FORMAT = 2
 DATABASE = "run.sqlite"

@@ -23,8 +23,6 @@ from xaihub.models.model import Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 
-__all__ = ["Attribution", "Explainer"]
-
 
 @dataclass(kw_only=True)
 class Attribution:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from xaihub.images import SourceImage
     from xaihub.models.preprocessing import Geometry
 
-__all__ = ["Heat", "figure", "grid", "heat", "overlay", "painted", "png_bytes", "sets_figure", "terminal_lines"]
 
 # Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
 # designed for diverging data; its red supports the target, its blue opposes it.

@@ -12,7 +12,6 @@ from xaihub.errors import InputError, ParameterError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LateTarget", "ResolvedTarget", "Target", "class_scores"]
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)

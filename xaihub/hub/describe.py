@@ -10,8 +10,6 @@ from xaihub.hub import Hub
 from xaihub.hub.hub import REGISTRIES
 from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MethodSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 
-__all__ = ["KINDS", "architectures", "card", "listing"]
-
 KINDS = (*REGISTRIES, "plugins")
 
 

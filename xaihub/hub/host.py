@@ -18,8 +18,6 @@ import pluggy
 from xaihub import hookspecs
 from xaihub.errors import PluginError, did_you_mean
 
-__all__ = ["HEAVY", "PluginHost", "PluginInfo"]
-
 # A plugin that imports one of these when it is loaded delays every command.
 HEAVY = ("torch", "timm", "shap", "numpy", "captum", "matplotlib", "jax", "tensorflow")
 DELAY = "when loaded, which delays every command"

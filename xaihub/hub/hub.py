@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 
-__all__ = ["DEFAULT_EXPLAINER", "DEFAULT_GLOBAL_EXPLAINER", "DEFAULT_MODEL", "REGISTRIES", "Hub"]
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"

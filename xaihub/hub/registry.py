@@ -11,8 +11,6 @@ from xaihub.errors import UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.specs import Spec
 
-__all__ = ["Registry"]
-
 S = TypeVar("S", bound=Spec)
 # "/" separates a plugin's name, "=" and "," separate parameters and lists; control characters, quotes and HTML must not
 # appear in output, commands and file names.

@@ -14,18 +14,6 @@ from torch import Tensor
 
 from xaihub.errors import ParameterError
 
-__all__ = [
-    "CERTAIN",
-    "Coalitions",
-    "binomial_sizes",
-    "draw_coalitions",
-    "draw_orders",
-    "every_coalition",
-    "log_gamma",
-    "shapley_sizes",
-    "shapley_weights",
-]
-
 CERTAIN = -1  # the draw number of coalitions that are not random
 LISTED = 2**20  # sizes with at most this many coalitions are sampled without replacement
 

@@ -13,8 +13,6 @@ from xaihub.masking.features import Features
 from xaihub.masking.removal import Removal
 from xaihub.models.model import Model
 
-__all__ = ["MaskedBatch", "batch_rows", "coalition_scores", "masked_forward_passes"]
-
 # Default bytes per forward pass on a CPU. Above it the C library returns freed activations to the system, and every
 # pass causes new page faults. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread: 13.6 ms per
 # row for 2 to 4 rows (80 MiB), 23.6 ms for 8.

@@ -11,8 +11,6 @@ from torch import Tensor
 from xaihub.errors import ParameterError
 from xaihub.models.model import Model
 
-__all__ = ["Features", "Segments", "Windows", "make_features"]
-
 
 class Features(ABC):
     """d players over an (H, W) input. A coalition is a row of d values in [0, 1]; 1 keeps a feature, 0 masks it."""

@@ -13,8 +13,6 @@ from xaihub.errors import ParameterError, PluginError
 from xaihub.models.model import Model
 from xaihub.params import Meta
 
-__all__ = ["BaselineName", "Fill", "Inpaint", "Removal", "baseline_image", "make_removal"]
-
 BLUR_SIGMA = 10.0  # pixels at 224; wide enough to erase objects, as in Fong and Vedaldi 2017 (Sec. 3)
 
 _NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-__all__ = ["SizeSearch"]
-
 FIRST_SIZES = 16  # in the first round, spread over all sizes
 NEXT_SIZES = 4  # in each later round, between the last size that failed and the first that passed
 SMALLEST = 1 / 256  # of the total, where the first round begins

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from xaihub.models.model import Model
 
-__all__ = ["ModelAdapter", "ModelRequest", "read_classes"]
-
 LARGEST = 4_000_000  # bytes of a file of class names
 
 

@@ -12,8 +12,6 @@ from xaihub.errors import ModelError, did_you_mean
 from xaihub.records import YamlFile
 from xaihub.specs import ModelCard, Paper, Weights
 
-__all__ = ["LARGEST_SIDE", "check_options", "read_card"]
-
 # A card is data, possibly from a stranger: these bound what it can make an architecture allocate.
 LARGEST_SIDE = 2048  # pixels to which an image is scaled before it is cropped for the model
 LARGEST_CLASSES = 1_000_000

@@ -14,8 +14,6 @@ from torch.nn.functional import grid_sample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Geometry", "Preprocessing"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:

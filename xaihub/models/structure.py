@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from xaihub.errors import ModelError, ParameterError, did_you_mean
 
-__all__ = ["Hints", "Layer", "Layout", "Structure", "trace"]
-
 # A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
 

@@ -19,8 +19,6 @@ from xaihub.files import check_file, decoding, inside
 from xaihub.models.adapter import ModelRequest
 from xaihub.specs import ModelCard
 
-__all__ = ["fill", "read_weights", "requested_weights", "weights_file"]
-
 # Keys under which training scripts store the weights in a checkpoint, in order of preference.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")

@@ -14,8 +14,6 @@ from importlib import util
 
 from xaihub.errors import PluginError
 
-__all__ = ["Stopped", "command", "last_words", "run", "shown"]
-
 # Once the installer prints one of these, it writes into the environment and must not be interrupted.
 WRITING = ("Installing collected packages", "Attempting uninstall", "Uninstalling ", "Prepared ", "Uninstalled ")
 

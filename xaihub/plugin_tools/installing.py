@@ -19,8 +19,6 @@ from xaihub.hub.host import DELAY, OWN_DISTRIBUTION
 from xaihub.plugin_tools import installer
 from xaihub.plugin_tools.overview import canonical
 
-__all__ = ["Installed", "inspect_installed", "install", "removable", "uninstall"]
-
 # Longer listings are treated as hanging.
 LISTING_SECONDS = 60
 

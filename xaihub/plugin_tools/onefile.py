@@ -20,8 +20,6 @@ from xaihub.hookspecs import hookimpl
 from xaihub.hub.host import PluginHost, PluginInfo
 from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
 
-__all__ = ["register_file"]
-
 LARGEST = 2**20  # bytes of a file
 _SET_HERE = {"target", "plugin", "paper"}
 # By base class: the record of a derived class, and the hook that returns the record.

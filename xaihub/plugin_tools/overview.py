@@ -12,8 +12,6 @@ from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost, PluginInfo
 
-__all__ = ["canonical", "count", "describe", "find", "overview"]
-
 
 def canonical(name: str) -> str:
     """Return a distribution's normalised name, for comparisons."""

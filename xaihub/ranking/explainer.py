@@ -19,8 +19,6 @@ from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.ranking.explanation import GlobalExplanation
 
-__all__ = ["GlobalExplainer", "Ranking"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:

@@ -22,7 +22,6 @@ from xaihub.records import plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["GlobalExplanation", "RankedFeature"]
 
 FORMAT = 1
 KIND = "global explanation"

@@ -12,20 +12,6 @@ from torch import Tensor
 
 from xaihub.errors import MetricRefused, ParameterError
 
-__all__ = [
-    "Agreement",
-    "Interval",
-    "agreement",
-    "average_ranks",
-    "correlation",
-    "is_constant",
-    "order_of",
-    "relevance_auc",
-    "seed_interval",
-    "stability",
-    "top_k_precision",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:

@@ -7,8 +7,6 @@ from typing import Any
 from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
 
-__all__ = ["small_budget", "small_parameters"]
-
 
 def small_budget(side: int) -> dict[str, Any]:
     """Return small values for parameters with the usual names, for inputs of `side` pixels."""

@@ -9,19 +9,6 @@ from typing import Any, Literal, TypeVar
 
 from xaihub.errors import XaihubError
 
-__all__ = [
-    "Check",
-    "CheckFailed",
-    "CheckResult",
-    "Kind",
-    "NotApplicable",
-    "Outcome",
-    "Refused",
-    "check",
-    "require",
-    "run",
-]
-
 Kind = Literal["explainer", "metric", "adapter", "model", "plugin"]
 Outcome = Literal["passed", "failed", "refused", "not applicable"]
 S = TypeVar("S")

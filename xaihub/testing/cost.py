@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["BUDGETS", "SCALES", "announced"]
-
 # Parameters whose names declare a maximum number of forward passes.
 BUDGETS = ("budget", "evaluations", "forward_passes", "queries")
 # Parameters that increase the number of forward passes.

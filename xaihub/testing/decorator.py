@@ -11,8 +11,6 @@ from xaihub.hub import Hub
 from xaihub.testing.catalogue import Check, CheckResult, run
 from xaihub.testing.kit import check_names, checks, find, kind_of, subject_of, unknown_check
 
-__all__ = ["Conformance", "conformance"]
-
 T = TypeVar("T", bound=Callable[..., Any])
 
 

@@ -25,8 +25,6 @@ from xaihub.testing.cost import SCALES
 from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
 
-__all__ = ["Baselines", "ExplainerSubject", "Trial", "enlarged", "same"]
-
 # As in `Model.baselines`: each is imported when it is called.
 Baselines = Mapping[str, Callable[[], Callable[..., Any]]]
 

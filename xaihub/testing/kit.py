@@ -20,19 +20,6 @@ from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 from xaihub.testing.toys import SIDE
 
-__all__ = [
-    "KINDS",
-    "LOADS",
-    "check_names",
-    "checks",
-    "find",
-    "kind_of",
-    "registries",
-    "results",
-    "subject_of",
-    "unknown_check",
-]
-
 KINDS: tuple[Kind, ...] = ("explainer", "metric", "adapter", "model")
 LOADS = "loads"  # the check that precedes all others, and is not in the catalogue
 # Importing these modules fills the catalogue, in this order.

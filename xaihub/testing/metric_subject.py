@@ -21,8 +21,6 @@ from xaihub.testing.catalogue import NotApplicable, Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
 from xaihub.testing.toys import SIDE, images, tiny_cnn
 
-__all__ = ["MetricSubject", "toy_case"]
-
 KINDS: tuple[Planted, ...] = ("oracle", "shuffled", "inverted")
 POOL = 8
 

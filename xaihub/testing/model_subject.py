@@ -18,8 +18,6 @@ from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
 from xaihub.testing.catalogue import NotApplicable, require
 
-__all__ = ["AdapterSubject", "ModelSubject"]
-
 ROWS = 2
 OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
 

@@ -21,16 +21,6 @@ from xaihub.models.model import Model
 from xaihub.models.preprocessing import Preprocessing
 from xaihub.testing.toys import SIDE
 
-__all__ = [
-    "Planted",
-    "PlantedExplainer",
-    "at_corner",
-    "exact_evidence",
-    "planted_case",
-    "planted_model",
-    "planted_scenes",
-]
-
 CLASSES = ("red", "green", "blue", "yellow")
 # Weights of a pixel in [-1, 1] for each class's colour; grey pixels of any brightness have 0.
 _COLOURS = ((1.0, -0.5, -0.5), (-0.5, 1.0, -0.5), (-0.5, -0.5, 1.0), (0.5, 0.5, -1.0))

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["State", "hooks_of"]
-
 # Types of module settings that affect the computation, such as fused attention.
 _SETTINGS = (bool, int, float, str)
 

@@ -16,8 +16,6 @@ from xaihub.models.model import Model
 from xaihub.models.preprocessing import Preprocessing
 from xaihub.models.structure import Hints
 
-__all__ = ["SIDE", "TOYS", "images", "randomise", "tiny_cnn", "tiny_nhwc", "tiny_plain", "tiny_vit"]
-
 SIDE = 64  # pixels; the minimum for maps of 8 x 8 cells in every toy
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 # Standard deviation of the logits over images: enough for a probability to change from almost 0 to almost 1 when parts

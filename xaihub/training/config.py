@@ -10,8 +10,6 @@ from msgspec import Meta
 
 from xaihub.errors import ParameterError
 
-__all__ = ["Config", "checked"]
-
 Positive = Annotated[int, Meta(ge=1)]
 
 # A step reduces the weights by rate times decay for both, but SGD needs larger rates, and its momentum adds up ten

@@ -12,8 +12,6 @@ from xaihub.errors import ModelError
 from xaihub.models.model import Model
 from xaihub.training.seeds import seed_everything
 
-__all__ = ["find_head", "with_classes"]
-
 
 def find_head(model: Model) -> nn.Module:
     """Return the module that computes logits from features.

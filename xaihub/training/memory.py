@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["keep_freed_memory"]
-
 # mallopt(3): never map a block on its own, return only memory beyond 2 GB, and request half a GB at once.
 _SETTINGS = {-4: 0, -1: 2**31 - 1, -2: 2**29}
 

@@ -26,8 +26,6 @@ from xaihub.training.loop.checkpoint import write_tensors
 if TYPE_CHECKING:
     from xaihub.training.setup import Setup
 
-__all__ = ["Tensorboard", "write_card", "write_log", "write_result", "write_weights"]
-
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
     """Write a state dict as safetensors and return the file's sha256.

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from xaihub.training.loop.trainer import Watch
     from xaihub.training.setup import Setup
 
-__all__ = ["Estimate", "Outcome", "estimate", "read_config", "train"]
 
 CARD, CHECKPOINT, CONFIG, LOG, WEIGHTS = FILES = (
     "card.yaml",

@@ -8,8 +8,6 @@ import random
 import numpy as np
 import torch
 
-__all__ = ["generator", "seed_everything", "seed_of"]
-
 
 def seed_of(*parts: int | str) -> int:
     """Return the seed of a purpose and its counters, in [0, 2^56)."""

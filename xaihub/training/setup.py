@@ -29,8 +29,6 @@ from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop.trainer import Trainer, Watch
 from xaihub.training.seeds import seed_everything
 
-__all__ = ["Setup", "accelerating", "labelled_images", "prepared", "set_up"]
-
 # These may differ when a run is resumed: they do not change any result.
 _FREE = ("workers", "save_every", "logger")
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from xaihub.models.model import Model
     from xaihub.training.loop.trainer import Watch
 
-__all__ = ["LOSS_TOLERANCE", "POINTS", "Report", "Trial", "choose", "markdown", "parse", "sweep"]
 
 LOSS_TOLERANCE = 0.02  # fraction of the first trial's loss
 POINTS = 0.005  # tolerated drop in accuracy, as a fraction of images

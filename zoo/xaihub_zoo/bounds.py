@@ -13,8 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xaihub import ModelError
 
-__all__ = ["MANY_CLASSES", "bounded", "keywords"]
-
 MANY_CLASSES = 25_000  # ImageNet-21k has 21 843
 SMALL = 2**30  # bytes that any network may allocate
 CALLS = 50_000  # tensor operations that any constructor may make

@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
-__all__ = ["Aligned", "Layerwise", "Live", "Window", "window_share"]
-
 Pair = tuple[int, int]
 # A fraction of exactly the threshold counts as active whatever the order of summation.
 SLACK = 1e-6

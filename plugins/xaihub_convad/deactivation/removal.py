@@ -20,8 +20,6 @@ from xaihub_convad.deactivation.rules import RULES
 from xaihub_convad.deactivation.tokens import TokenNetwork
 from xaihub_convad.deactivation.tracking import Tracker
 
-__all__ = ["Deactivation", "MaskedNetwork"]
-
 # A mask may have soft borders; a unit is either active or not.
 KEPT = 0.5
 

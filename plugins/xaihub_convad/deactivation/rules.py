@@ -18,8 +18,6 @@ from xaihub_convad.deactivation.live_map import Live, Window, from_neighbours
 from xaihub_convad.deactivation.shapes import SHAPES, after_removing
 from xaihub_convad.deactivation.tracking import WHOLE, Call, Places, Rule, negative
 
-__all__ = ["RULES"]
-
 
 def pointwise(call: Call) -> Any:
     """Work position by position: where two live maps meet, a position is active if it is in both."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from xaihub_convad.deactivation.live_map import Live
 from xaihub_convad.deactivation.tracking import WHOLE, Call, Places, Rule, negative
 
-__all__ = ["SHAPES", "after_removing"]
-
 
 def after_removing(places: Places, axes: set[int]) -> Places:
     """Return the positions after negative `axes`, none of them a position, are removed."""

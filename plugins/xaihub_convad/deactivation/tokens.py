@@ -17,8 +17,6 @@ from torch.nn.functional import avg_pool2d
 from xaihub import ExplainerRefused
 from xaihub_convad.deactivation.live_map import SLACK
 
-__all__ = ["TokenNetwork"]
-
 
 @dataclass(frozen=True)
 class TokenNetwork:

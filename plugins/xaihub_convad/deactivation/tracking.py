@@ -21,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 from xaihub import ExplainerRefused
 from xaihub_convad.deactivation.live_map import Layerwise, Live
 
-__all__ = ["CONSTANT", "WHOLE", "Call", "Places", "Rule", "Tracker", "negative", "tensors"]
-
 # Takes a call instead of the function; returns its marked result.
 Rule = Callable[["Call"], Any]
 

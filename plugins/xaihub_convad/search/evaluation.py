@@ -15,8 +15,6 @@ from xaihub.masking import Fill, Removal, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation
 from xaihub_convad.search.partition import Mask, Values
 
-__all__ = ["SLACK", "Evaluator", "Verdicts", "evaluated"]
-
 # Equal rows in batches of different sizes differ by less than this.
 SLACK = 1e-5
 

@@ -15,19 +15,6 @@ from xaihub_convad.search.evaluation import Verdicts
 from xaihub_convad.search.partition import Mask, Values
 from xaihub_convad.search.scheduling import Task
 
-__all__ = [
-    "SAME_CONFIDENCE",
-    "Budget",
-    "Goal",
-    "cells",
-    "completed",
-    "disc",
-    "grown",
-    "prefix",
-    "ranking",
-    "shrunk",
-]
-
 DISC_GROWTH = 1.2  # as in ReX
 SAME_CONFIDENCE = 0.005  # equal to two decimals
 

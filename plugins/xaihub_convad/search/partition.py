@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SUBSETS", "Box", "Cuts", "Mask", "Values", "mutants", "painted", "split"]
-
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
 

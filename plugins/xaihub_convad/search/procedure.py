@@ -16,8 +16,6 @@ from xaihub_convad.search.responsibility import Iteration, Responsibility, searc
 from xaihub_convad.search.scheduling import Task, combined
 from xaihub_convad.search.settings import Settings
 
-__all__ = ["FEWEST_ITERATIONS", "LEAST_BUDGET", "MUTANTS", "CausalSearch", "FoundSet", "Result"]
-
 MUTANTS = len(SUBSETS)
 FEWEST_ITERATIONS = 4  # before the map may count as stable
 FIXED = 2  # the whole image, and the image with everything masked

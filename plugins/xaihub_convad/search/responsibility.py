@@ -13,8 +13,6 @@ import numpy as np
 from xaihub_convad.search.partition import SUBSETS, Box, Cuts, Mask, Values, mutants, painted, split
 from xaihub_convad.search.scheduling import Task
 
-__all__ = ["Iteration", "Responsibility", "responsibilities", "search"]
-
 SMALLEST = 10  # pixels; smaller boxes are not split, as in ReX
 
 

@@ -12,8 +12,6 @@ import numpy as np
 from xaihub_convad.search.evaluation import Evaluator, Verdicts, evaluated
 from xaihub_convad.search.partition import Mask
 
-__all__ = ["Task", "combined", "run", "run_all"]
-
 R = TypeVar("R")
 # A search: it yields (n, H, W) masks, is sent the verdicts on them, and returns its result.
 Task: TypeAlias = Generator[Mask, Verdicts, R]

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from xaihub.params import Meta, Parametrised
 
-__all__ = ["Settings"]
-
 
 class Settings(Parametrised):
     """Parameters that `rex` and `convad` share."""

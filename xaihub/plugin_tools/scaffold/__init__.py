@@ -15,8 +15,6 @@ import xaihub
 from xaihub.errors import OutputError, ParameterError
 from xaihub.hub import Hub
 
-__all__ = ["KINDS", "new_plugin", "render"]
-
 # The summary of each kind of project, which its author replaces.
 KINDS = {
     "explainer": "Drop in score when one cell of a grid is masked.",

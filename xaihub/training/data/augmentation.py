@@ -15,8 +15,6 @@ from xaihub.training.seeds import seed_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Augmentation"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:

@@ -15,7 +15,6 @@ from xaihub.training.seeds import seed_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["BUILT_IN", "SHAPES", "evidence_image"]
 
 SHAPES = ("disc", "ring", "cross", "bars")
 _SIDE = 96

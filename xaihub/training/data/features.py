@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from xaihub.training.data.loaders import Batch, ImageLoader, Order
 
-__all__ = ["FeatureLoader", "cache_features"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLoader:

@@ -12,8 +12,6 @@ from xaihub.errors import OutputError
 from xaihub.files import write_file
 from xaihub.training.data.images import Split
 
-__all__ = ["write_held_out"]
-
 
 def write_held_out(data: Split, folder: Path) -> None:
     """Write `images/`, `labels.csv` (file, class_index, label) and, where masks are known, `masks/`.

@@ -18,8 +18,6 @@ from xaihub.training.seeds import generator
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LabelledImages", "Split", "check_classes", "ordered", "readable", "split"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:

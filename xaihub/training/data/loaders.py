@@ -18,8 +18,6 @@ from xaihub.training.data.augmentation import Augmentation
 from xaihub.training.data.images import Split
 from xaihub.training.seeds import generator
 
-__all__ = ["Batch", "ImageLoader", "Loader", "Order"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

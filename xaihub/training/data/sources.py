@@ -18,7 +18,6 @@ from xaihub.training.data.images import LabelledImages
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["open_images"]
 
 _FILE = ("file", "path", "image", "filename")
 _INDEX = "class_index"

@@ -17,8 +17,6 @@ from torch import Tensor
 from xaihub.errors import ModelError, OutputError
 from xaihub.files import check_file, decoding, write_file
 
-__all__ = ["Checkpoint", "load_optimizer", "optimizer_state", "write_tensors"]
-
 _FORM = "xaihub training checkpoint 1"
 
 

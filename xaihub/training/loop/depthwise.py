@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["quick_depthwise"]
-
 BLOCK = 3
 _backward = torch.ops.aten.convolution_backward.default
 

@@ -14,8 +14,6 @@ from torch import nn
 from xaihub.objective import Group
 from xaihub.training.config import Config
 
-__all__ = ["make_optimizer", "make_schedule", "weight_groups"]
-
 
 def weight_groups(
     network: nn.Module, own: Sequence[Group], head: nn.Module | None, config: Config

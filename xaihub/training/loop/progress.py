@@ -10,8 +10,6 @@ from torch import Tensor
 
 from xaihub.objective import Losses
 
-__all__ = ["Progress", "Sums"]
-
 
 @dataclass(kw_only=True)
 class Progress:

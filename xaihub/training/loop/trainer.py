@@ -28,8 +28,6 @@ from xaihub.training.loop.optimizer import make_optimizer, make_schedule, weight
 from xaihub.training.loop.progress import Progress, Sums
 from xaihub.training.seeds import generator, seed_everything
 
-__all__ = ["Trainer", "Watch"]
-
 Watch = Callable[[str, int, int], None]
 
 

@@ -1,4 +1,4 @@
-"""How good local linear explanations are: the paper's three measures, and forms that the outputs' scale leaves alone.
+"""How good local linear explanations are: the paper's three measures, and their scale-free forms.
 
 Notation: g_x is the affine function that explains f at x, e(x) its coefficients with the intercept.
 """
@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Linear", "LocalExplainer", "Quality", "judge"]
-
 
 @dataclass(frozen=True)
 class Linear:
@@ -23,7 +21,7 @@ class Linear:
     intercepts: Tensor
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return (b, n, k) values at (b, n, d) points, n for each function."""
+        """Return (b, n, k) values at (b, n, d) points, n per function."""
         return points.to(self.coefficients) @ self.coefficients + self.intercepts.unsqueeze(1)
 
     @property
@@ -41,13 +39,13 @@ class LocalExplainer(Protocol):
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over points and outputs; lower is better for all but the two that only tell the scale.
+    """Means over points and outputs; lower is better, except for the last two, which give the scale.
 
     Attributes:
         point: Point fidelity, (g_x(x) - f(x))^2.
         neighbourhood: Neighbourhood fidelity, E (g_x(x') - f(x'))^2.
         stability: E ||e(x') - e(x)||^2, explaining x' with the random numbers of x.
-        stability_fresh: The same with fresh random numbers, as the published figures have them.
+        stability_fresh: The same with fresh random numbers, as in the published results.
         stability_as_coded: E ||e(x) - e(x)||^2 with fresh random numbers: the released code explains x again, not x'.
         variance: Var f over the points.
         slopes: Mean of ||beta||^2, without the intercept.
@@ -72,7 +70,7 @@ class Quality:
         return self.stability / max(self.slopes, 1e-30)
 
 
-def judge(
+def assess(
     f: Callable[[Tensor], Tensor],
     explain: LocalExplainer,
     points: Tensor,
@@ -82,16 +80,16 @@ def judge(
     stability_draws: int = 2,
     seed: int = 0,
 ) -> Quality:
-    """Judge an explainer of `f` on (b, d) points, with neighbours from N(x, sigma^2 I).
+    """Assess an explainer of `f` on (b, d) points, with neighbours from N(x, sigma^2 I).
 
     Args:
         f: Maps (n, d) to (n, k).
         explain: The explainer.
-        points: What is explained.
+        points: The explained points.
         sigma: Standard deviation of the neighbourhood.
-        draws: Neighbours a point for the neighbourhood fidelity.
-        stability_draws: Neighbours a point that are explained.
-        seed: Fixes neighbours and the explainer's random numbers: models judged with one seed share them.
+        draws: Neighbours per point for the neighbourhood fidelity.
+        stability_draws: Explained neighbours per point.
+        seed: Fixes neighbours and the explainer's random numbers; models assessed with the same seed share them.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(points), max(draws, stability_draws), points.shape[1], generator=generator)
@@ -107,8 +105,8 @@ def judge(
             fresh.append(explain(neighbours[:, draw], seed=other).vectors)
             again.append(explain(points, seed=other).vectors)
     return Quality(
-        point=_mean(g(points.unsqueeze(1)) - here.unsqueeze(1)),
-        neighbourhood=_mean(g(neighbours[:, :draws]) - near),
+        point=_mean_square(g(points.unsqueeze(1)) - here.unsqueeze(1)),
+        neighbourhood=_mean_square(g(neighbours[:, :draws]) - near),
         stability=_distance(moved, g.vectors),
         stability_fresh=_distance(fresh, g.vectors),
         stability_as_coded=_distance(again, g.vectors),
@@ -117,10 +115,10 @@ def judge(
     )
 
 
-def _mean(difference: Tensor) -> float:
+def _mean_square(difference: Tensor) -> float:
     return float(difference.square().mean())
 
 
 def _distance(vectors: list[Tensor], reference: Tensor) -> float:
-    """Summed over coefficients, averaged over draws, points and outputs."""
+    """Sum over coefficients, average over draws, points and outputs."""
     return float((torch.stack(vectors) - reference).square().sum(2).mean())

@@ -1,7 +1,7 @@
 """Families on random masks: Y = M x + (1 - M) Z, with M in {0, 1}^d and Z from a base law.
 
-A design draws a size s from a law pi and then a uniform subset of that size. All that a family needs of the design is
-how often it draws each mask, so that masks drawn once serve every p, Shapley values and any other family.
+A design draws a size s from a law and then a uniform subset of that size. A family needs only the expected number of
+draws of each mask, so masks drawn once serve every family. All is derived, except where marked as stated.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
-from xaihub.masking import binomial_sizes, draw_coalitions, every_coalition, shapley_sizes, shapley_weights
-from xaihub_first_principles.design import fixed_masks, lift
-from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owned
-
-__all__ = ["LIME", "RISE", "KeepOne", "KeepP", "MaskFamily", "Mixture", "Occlusion", "Shapley", "SignedKeepP"]
+from xaihub.masking import (
+    CERTAIN,
+    Coalitions,
+    binomial_sizes,
+    draw_coalitions,
+    every_coalition,
+    shapley_sizes,
+    shapley_weights,
+)
+from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
 
 Law = Literal["own", "uniform", "shared"]
 ENUMERATE_UP_TO = 16  # features; 65 536 masks
@@ -26,21 +31,18 @@ ENUMERATE_UP_TO = 16  # features; 65 536 masks
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFamily(MeasureFamily):
-    """A family that asks at mixtures of the input and a replacement.
+    """A family that evaluates mixtures of the input and a replacement.
 
     Attributes:
-        budget: Points asked; if it covers all 2^d masks each is taken once, and nothing is random.
-        law: Sizes of the masks: the family's own law, all sizes alike, or one that serves every family.
-        background: (k, D) replacements Z, all zero by default; the base law is uniform on them.
-        groups: (D,) feature of each coordinate; by default each is its own.
-        centre: Subtract the mean of f over the law of Y, if the family's mass is not 0 anyway.
+        budget: Number of points; if it covers all 2^d masks each is taken once, and nothing is random.
+        law: Sizes of the masks: the family's own law, uniform, or one that suits every family.
+        background: (k, d) replacements Z, zero by default; the base law is uniform on them.
+        centre: Subtract the mean of f over the law of Y, unless the family's mass is 0 anyway.
     """
 
-    needs: ClassVar[str] = "the replacements of hidden features"
     budget: int = 1000
     law: Law = "own"
     background: Tensor | None = None
-    groups: Tensor | None = None
     centre: bool = False
 
     def size_law(self, d: int) -> Tensor:
@@ -48,25 +50,22 @@ class MaskFamily(MeasureFamily):
         return binomial_sizes(d, 0.5)
 
     def ends(self) -> bool:
-        """Whether the empty and the full mask are asked once and for sure."""
+        """Return whether the empty and the full mask are always included, once."""
         return self.law != "own"
 
-    def frame(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the (D,) groups and the (k, D) replacements."""
-        groups = torch.arange(len(x)) if self.groups is None else self.groups
-        nothing = torch.zeros(1, len(x), dtype=torch.float64)
-        return groups, nothing if self.background is None else self.background.double()
+    def replacements(self, x: Tensor) -> Tensor:
+        """Return the (k, d) replacements."""
+        return torch.zeros(1, len(x), dtype=torch.float64) if self.background is None else self.background.double()
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
         """Draw the masks: all of them if the budget allows, else pairs with complements, of stratified sizes."""
-        groups, background = self.frame(x)
-        d = int(groups.max()) + 1
-        k = len(background)
+        background = self.replacements(x)
+        d, k = len(x), len(background)
         if d <= ENUMERATE_UP_TO and 2**d * k <= self.budget:
             design = every_coalition(d, copies=k)
         else:
             design = draw_coalitions(d, self.budget, self._law(d), ends=self.ends(), copies=k, generator=generator)
-        return lift(x, design, background=background, groups=groups)
+        return design_points(x, design, background)
 
     def _law(self, d: int) -> Tensor:
         if self.law == "own":
@@ -78,10 +77,10 @@ class MaskFamily(MeasureFamily):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepP(MaskFamily):
-    """D: the law of Y given m_j = 1, each feature kept with probability p; p -> 0 is partial dependence.
+    """The law of Y given m_j = 1, each feature kept with probability p; p -> 0 is partial dependence.
 
-    With `adjust` what an additive game says is taken out by weighted least squares and put back in closed form, and
-    only the rest is estimated: linear in f as well, and with less variance. The estimate's weights are then signed.
+    With `adjust`, an additive game is fitted by weighted least squares and added back in closed form, so that only the
+    residual is estimated: still linear in f, with less variance. The estimate's weights are then signed.
     """
 
     name: ClassVar[str] = "keep_p"
@@ -104,14 +103,14 @@ class KeepP(MaskFamily):
     def _adjusted(self, M: Tensor, ratio: Tensor, plain: Tensor, *, mass: float, own: float, other: float) -> Tensor:
         """Return the weights; an additive game a + sum_k b_k m_k has the values mass a + own b_j + other b_k.
 
-        Without `adjust`, or with fewer than 2 d + 2 points, the weights stay as they are.
+        Without `adjust`, or with fewer than 2 d + 2 points, the weights are unchanged.
         """
         n, d = M.shape
         if not self.adjust or n < 2 * d + 2:
             return plain
         Z = torch.cat([torch.ones(n, 1, dtype=M.dtype), M], 1)
         ZR = Z * ratio.unsqueeze(1)
-        fit: Tensor = torch.linalg.pinv(Z.T @ ZR, hermitian=True) @ ZR.T  # (1 + d, n): a and b of an answer
+        fit: Tensor = torch.linalg.pinv(Z.T @ ZR, hermitian=True) @ ZR.T  # (1 + d, n): a and b from the outputs
         b = fit[1:]
         additive = mass * fit[:1] + (own - other) * b + other * b.sum(0)
         return (additive + plain.T - (plain.T @ Z) @ fit).T
@@ -122,19 +121,18 @@ class KeepP(MaskFamily):
     def _ratio(self, points: Points) -> tuple[Tensor, Tensor]:
         M, s = _masks(points)
         d = points.count
-        wanted = s * log(self.p) + (d - s) * log(1 - self.p)
-        logs = wanted - points.log_density
+        logs = s * log(self.p) + (d - s) * log(1 - self.p) - points.log_density
         return M, (logs - logs.max()).exp()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignedKeepP(KeepP):
-    """D: the law given m_j = 1 minus the law given m_j = 0; a feature that is not used gets 0 in expectation."""
+    """The law given m_j = 1 minus the law given m_j = 0; an unused feature gets 0 in expectation."""
 
     name: ClassVar[str] = "signed_keep_p"
 
     def weights(self, points: Points) -> Tensor:
-        """Return the weights of kept minus those of dropped."""
+        """Return the weights of masks that keep j minus those of masks that drop it."""
         M, ratio = self._ratio(points)
         kept, dropped = M * ratio.unsqueeze(1), (1 - M) * ratio.unsqueeze(1)
         return self._adjusted(M, ratio, kept / kept.sum(0) - dropped / dropped.sum(0), mass=0, own=1, other=0)
@@ -142,11 +140,11 @@ class SignedKeepP(KeepP):
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(MaskFamily):
-    """D: sum_k theta_k times the signed keep-p measure at p_k; thetas are not negative and sum to 1.
+    """sum_k theta_k times the signed keep-p measure at p_k.
 
     Attributes:
         ps: The (K,) probabilities.
-        thetas: Their (K,) shares.
+        thetas: Their (K,) non-negative weights, which sum to 1.
     """
 
     name: ClassVar[str] = "mixture"
@@ -155,13 +153,20 @@ class Mixture(MaskFamily):
     thetas: tuple[float, ...] = (1.0,)
     adjust: bool = True
 
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The weight of each p; p itself if there is only one."""
+        if len(self.ps) == 1:
+            return {"p": self.ps[0]}
+        return {f"weight of p = {p:g}": theta for p, theta in zip(self.ps, self.thetas, strict=True)}
+
     def size_law(self, d: int) -> Tensor:
         """Return the mixture of the binomial laws."""
         laws = torch.stack([binomial_sizes(d, p) + log(t) for p, t in zip(self.ps, self.thetas, strict=True) if t > 0])
         return laws.logsumexp(0)
 
     def weights(self, points: Points) -> Tensor:
-        """Return the mixture of the weights; shares of 0 cost nothing."""
+        """Return the mixture of the weights."""
         parts = [
             theta * SignedKeepP(p=p, adjust=self.adjust).weights(points)
             for p, theta in zip(self.ps, self.thetas, strict=True)
@@ -172,23 +177,19 @@ class Mixture(MaskFamily):
 
 @dataclass(frozen=True, kw_only=True)
 class RISE(KeepP):
-    """D: RISE's Eq. 6, weights M_ij / (p N): its mass is 1 in expectation only. Soft masks are allowed."""
+    """RISE's Eq. 6, weights M_ij / (p N): its mass is 1 in expectation only. Soft masks are allowed."""
 
     name: ClassVar[str] = "rise"
 
     def weights(self, points: Points) -> Tensor:
-        """Return M_ij / (p N), where the design follows p; else by the ratio of the laws."""
+        """Return M_ij / (p N) if the design follows p, else M_ij times the ratio of the laws."""
         M, ratio = self._ratio(points)
         return M * (ratio / ratio.sum()).unsqueeze(1) / self.p - self._mean(ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapley(MaskFamily):
-    """D: Shapley values of v(S) = E f(x_S, Z_{-S}): a signed measure of mass 0.
-
-    The weights are those of `xaihub.masking.shapley_weights`: each mask's Shapley weight over how often the design
-    draws it, with `adjust` on what a least-squares fit leaves over.
-    """
+    """Shapley values of v(S) = E f(x_S, Z_{-S}): a signed measure of mass 0, with `shapley_weights` of the engine."""
 
     name: ClassVar[str] = "shapley"
     complete: ClassVar[bool] = True
@@ -200,60 +201,58 @@ class Shapley(MaskFamily):
         return shapley_sizes(d)
 
     def ends(self) -> bool:
-        """Return True: the smallest and the largest coalition fix the sum."""
+        """Return True: the empty and the full coalition determine the sum."""
         return True
 
     def weights(self, points: Points) -> Tensor:
         """Return the weights; without `adjust`, or with fewer than 2 d + 2 points, without regression."""
-        M, _ = _masks(points)
-        return shapley_weights(M, points.log_density, adjust=self.adjust)
+        return shapley_weights(_masks(points)[0], points.log_density, adjust=self.adjust)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Occlusion(MaskFamily):
-    """D: f(x) - f(x with j replaced): delta at x minus the replacement's law."""
+    """f(x) - f(x with j replaced): delta at x minus the replacement's law."""
 
     name: ClassVar[str] = "occlusion"
 
+    def masks(self, d: int) -> Tensor:
+        """Return the full mask and the d masks that drop one feature."""
+        return torch.cat([torch.ones(1, d), 1 - torch.eye(d)])
+
     def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
-        """Return x and, for each replacement, d points: finite support."""
-        groups, background = self.frame(x)
-        d = int(groups.max()) + 1
-        masks = torch.cat([torch.ones(1, d), 1 - torch.eye(d)])
-        return lift(x, fixed_masks(masks, copies=len(background)), background=background, groups=groups)
+        """Return the masks over every replacement: finite support."""
+        background = self.replacements(x)
+        return design_points(x, fixed_masks(self.masks(len(x)), copies=len(background)), background)
 
     def weights(self, points: Points) -> Tensor:
-        """Return +1 in all on x and -1 in all on the points without j."""
+        """Return weights that sum to +1 on x and to -1 on the points without j."""
         M, s = _masks(points)
-        shown = (s == points.count).double()
-        return (shown / shown.sum()).unsqueeze(1) - (1 - M) / (1 - M).sum(0)
+        full = (s == points.count).double()
+        return (full / full.sum()).unsqueeze(1) - (1 - M) / (1 - M).sum(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOne(Occlusion):
-    """S: partial dependence on features: all but j replaced, by one replacement for all (Table 1)."""
+    """Stated: partial dependence (Table 1): all features but j are replaced, all by the same replacement."""
 
     name: ClassVar[str] = "pdp"
 
-    def points(self, x: Tensor, generator: torch.Generator) -> Points:  # noqa: ARG002
-        """Return d points for each replacement, and the replacement itself if centred."""
-        groups, background = self.frame(x)
-        d = int(groups.max()) + 1
-        masks = torch.cat([torch.eye(d), torch.zeros(int(self.centre), d)])
-        return lift(x, fixed_masks(masks, copies=len(background)), background=background, groups=groups)
+    def masks(self, d: int) -> Tensor:
+        """Return the d masks that keep one feature, and the empty mask if centred."""
+        return torch.cat([torch.eye(d), torch.zeros(int(self.centre), d)])
 
     def weights(self, points: Points) -> Tensor:
-        """Return one point's share for each feature."""
+        """Return equal weights for each feature's points, minus the replacements if centred."""
         M, s = _masks(points)
         owner = torch.where(s == 0, FIXED, M.argmax(1))
-        return owned(owner, torch.ones(len(M), dtype=torch.float64), points.count, normalise=True)
+        return owner_weights(owner, torch.ones(len(M), dtype=torch.float64), points.count, normalise=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LIME(MaskFamily):
-    """D: LIME with a fixed design, an exponential kernel and a fixed ridge, so that it is linear in f.
+    """LIME with a fixed design, an exponential kernel and a fixed ridge, so that it is linear in f.
 
-    Rows of (Z'KZ + ridge I)^-1 Z'K on centred Z; selecting features by Lasso is not linear, and is left out.
+    Rows of (Z'KZ + ridge I)^-1 Z'K on centred Z. Selecting features by Lasso is not linear, so it is omitted.
     """
 
     name: ClassVar[str] = "lime_fixed"
@@ -262,7 +261,7 @@ class LIME(MaskFamily):
     ridge: float = 1.0
 
     def weights(self, points: Points) -> Tensor:
-        """Return the ridge estimate's weights with an intercept that is not shrunk."""
+        """Return the ridge estimate's weights, with an unpenalised intercept."""
         M, s = _masks(points)
         d = points.count
         distance = 1 - (s / d).sqrt()  # cosine distance between the mask and all ones
@@ -274,8 +273,33 @@ class LIME(MaskFamily):
         return estimate.T
 
 
+def fixed_masks(masks: Tensor, *, copies: int) -> Coalitions:
+    """Return (n, d) masks as a non-random design, once per replacement."""
+    return Coalitions(
+        shown=masks.repeat(copies, 1),
+        draw=torch.full((len(masks) * copies,), CERTAIN),
+        copy=torch.arange(copies).repeat_interleave(len(masks)),
+        log_expected=torch.full((len(masks) * copies,), float(copies), dtype=torch.float64).log(),
+    )
+
+
+def design_points(x: Tensor, design: Coalitions, background: Tensor) -> Points:
+    """Return the points Y = M x + (1 - M) Z of a design, for the (d,) input and (k, d) replacements Z."""
+    M = design.shown.double()
+    return Points(
+        values=M * x + (1 - M) * background[design.copy],
+        x=x,
+        count=len(x),
+        cluster=torch.where(design.draw == CERTAIN, FIXED, design.draw),
+        masks=design.shown,
+        base=design.copy,
+        log_density=design.log_expected,
+        distinct=True,
+    )
+
+
 def _masks(points: Points) -> tuple[Tensor, Tensor]:
     if points.masks is None:
-        raise ExplainerRefused("a family of masks needs points that come from masks")
+        raise ExplainerRefused("this family needs points drawn by masks")
     M = points.masks.double()
     return M, M.sum(1)

@@ -1,6 +1,6 @@
-"""Networks with one hidden ReLU layer, exactly: f(y) = sum_k a_k relu(u_k.y + v_k) + c.
+"""Closed forms for one hidden ReLU layer: f(y) = sum_k a_k relu(u_k.y + v_k) + c.
 
-Linearity in f reduces everything to one neuron. D throughout; each row is checked against Monte Carlo in the tests.
+Derived: linearity in f reduces everything to one neuron. The tests check each formula against Monte Carlo.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused
 
-__all__ = ["OneHidden"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneHidden:
@@ -25,54 +23,6 @@ class OneHidden:
     v: Tensor
     a: Tensor
     c: float = 0.0
-
-    @classmethod
-    def of(cls, module: torch.nn.Module, output: int = 0) -> OneHidden:
-        """Read `Linear, ReLU, Linear` out of a sequence.
-
-        Raises:
-            ExplainerRefused: The module is not that.
-        """
-        parts = [part for part in module.modules() if not list(part.children())]
-        if [type(part).__name__ for part in parts] != ["Linear", "ReLU", "Linear"]:
-            kinds = ", ".join(type(part).__name__ for part in parts)
-            raise ExplainerRefused(f"the formulas need Linear, ReLU, Linear, and this network is {kinds}")
-        first, last = parts[0], parts[2]
-
-        def bias(part: torch.nn.Module) -> Tensor:
-            return torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach()  # type: ignore
-
-        weight: Tensor = last.weight  # type: ignore[assignment]
-        u: Tensor = first.weight  # type: ignore[assignment]
-        return cls(
-            u=u.detach().double(),
-            v=bias(first).detach().double(),
-            a=weight[output].detach().double(),
-            c=float(bias(last)[output]),
-        )
-
-    def __call__(self, y: Tensor) -> Tensor:
-        """Return the (n,) outputs at (n, d) points."""
-        return (y.double() @ self.u.T + self.v).relu() @ self.a + self.c
-
-    def axis_dirac(self, x: Tensor) -> Tensor:
-        """Return f(x_j e_j)."""
-        return self.a @ (self.u * x + self.v.unsqueeze(1)).relu() + self.c
-
-    def axis_lebesgue(self) -> Tensor:
-        """Return 2 int_0^1 f(t e_j) dt."""
-        v = self.v.unsqueeze(1)
-        top = (self.u + v).relu().square() - v.relu().square()
-        # Near u = 0 the quotient cancels; its expansion around the middle of the segment does not.
-        small = self.u.abs() < 1e-9 * (1 + v.abs())
-        parts = torch.where(small, 2 * (v + self.u / 2).relu(), top / torch.where(small, 1.0, self.u))
-        return self.a @ parts + 2 * self.c
-
-    def independent_gaussian(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return E f(x_j, X_{-j}) for independent X_i ~ N(mean_i, deviation_i^2); O(H d) in all."""
-        shift, spread = self.u * mean, (self.u * deviation).square()
-        m = self.v.unsqueeze(1) + self.u * x + shift.sum(1, keepdim=True) - shift
-        return self._rectified(m, spread.sum(1, keepdim=True) - spread)
 
     def pdp_gaussian(self, x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
         """Return E f(x_j, X_{-j}) for X ~ N(mean, covariance): partial dependence."""
@@ -95,9 +45,9 @@ class OneHidden:
         Raises:
             ExplainerRefused: Cancellation would cost more than `tolerance`, or there are too many features.
         """
-        d = len(x)
-        return torch.stack([sum((self.a[k] * self._uniform(k, j, x, tolerance) for k in range(len(self.a))),
-                                torch.zeros((), dtype=torch.float64)) for j in range(d)]) + self.c  # fmt: skip
+        d, neurons = len(x), range(len(self.a))
+        rows = [torch.stack([self._uniform(k, j, x, tolerance) for k in neurons]) for j in range(d)]
+        return torch.stack(rows) @ self.a + self.c
 
     def _uniform(self, k: int, j: int, x: Tensor, tolerance: float) -> Tensor:
         others = [i for i in range(len(x)) if i != j and float(self.u[k, i]) != 0]
@@ -107,7 +57,7 @@ class OneHidden:
         if n > 12 or float(error) > tolerance:
             raise ExplainerRefused(
                 f"the closed form over {n} uniform features would be wrong by up to {float(error):.1g}",
-                hint="use length_weighted points instead",
+                hint="omit exact to use sampled points",
             )
         corners = torch.tensor(list(product((0, 1), repeat=n)), dtype=torch.float64).view(2**n, n)
         signs = (-1.0) ** (n - corners.sum(1))

@@ -1,4 +1,4 @@
-"""Asking a model about one image at the points of a family, once for every family and target that follows."""
+"""Evaluating a model at the points of a design, once for all families and targets."""
 
 from __future__ import annotations
 
@@ -10,45 +10,43 @@ from torch import Tensor
 
 from xaihub import ExplainerRefused, Model
 from xaihub.masking import Features, Removal, masked_forward_passes
-from xaihub_first_principles.measures import FIXED, Measured, MeasureFamily, Points, measured
+from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
 
-__all__ = ["Answers", "ask"]
-
-LOOKS = 4  # how often a run looks whether its standard errors are small enough
+CHECKS = 4  # how often the standard errors are checked during a run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class PointOutputs:
     """The (n, K) logits of a model at the points of one design over the regions of one image."""
 
     points: Points
     logits: Tensor
 
-    def measure(self, family: MeasureFamily, score: Callable[[Tensor], Tensor]) -> Measured:
+    def measure(self, family: MeasureFamily, score: Callable[[Tensor], Tensor]) -> MeasureResult:
         """Attribute `score`, which maps (n, K) logits to (n,) or (n, T), by any family that fits the points."""
-        return measured(family, self.points, score(self.logits))
+        return combine(family, self.points, score(self.logits))
 
 
-def ask(
+def evaluate_points(
     model: Model,
     image: Tensor,
     points: Points,
     *,
     features: Features,
     removals: Sequence[Removal],
-    enough: Callable[[Answers], bool] | None = None,
+    enough: Callable[[PointOutputs], bool] | None = None,
     done: int = 0,
     total: int | None = None,
-) -> Answers:
-    """Show `image` through masks: values of points are how much of each region is seen.
+) -> PointOutputs:
+    """Evaluate the model on masked copies of `image`; a point's values are the opacities of the regions.
 
     Args:
         model: The model.
         image: (C, H, W), in the model's units.
-        points: Where to ask; `points.base` picks the removal of each point.
+        points: The points; `points.base` selects the removal of each.
         features: The regions.
-        removals: What hidden regions become, one for each base.
-        enough: Looked at after each quarter; True ends the run with the points asked so far.
+        removals: The removal operators, one per base.
+        enough: Called after each quarter; True ends the run with the points evaluated so far.
         done: Rows of earlier calls, for the progress bar.
         total: Rows of all calls, for the progress bar.
 
@@ -57,11 +55,11 @@ def ask(
     """
     base = torch.zeros(len(points), dtype=torch.long) if points.base is None else points.base
     if int(base.max()) >= len(removals):
-        raise ExplainerRefused(f"the points use {int(base.max()) + 1} replacements, and {len(removals)} are given")
+        raise ExplainerRefused(f"the points use {int(base.max()) + 1} replacements, but only {len(removals)} are given")
     total = total or done + len(points)
     logits: Tensor | None = None
-    asked = torch.zeros(len(points), dtype=torch.bool)
-    for block in _blocks(points, 1 if enough is None else LOOKS):
+    evaluated = torch.zeros(len(points), dtype=torch.bool)
+    for block in _blocks(points, 1 if enough is None else CHECKS):
         for number in base[block].unique().tolist():
             rows = block[base[block] == number]
             draws = points.values[rows].float()
@@ -73,16 +71,16 @@ def ask(
                 logits = outputs.new_zeros(len(points), outputs.shape[1])
             logits[rows] = outputs
             done += len(rows)
-        asked[block] = True
+        evaluated[block] = True
         assert logits is not None  # noqa: S101 - a block is never empty
-        answers = Answers(points=points.part(asked), logits=logits[asked])
-        if enough is not None and not bool(asked.all()) and enough(answers):
+        found = PointOutputs(points=points.part(evaluated), logits=logits[evaluated])
+        if enough is not None and not bool(evaluated.all()) and enough(found):
             break
-    return answers
+    return found
 
 
 def _blocks(points: Points, count: int) -> list[Tensor]:
-    """Cut the rows into blocks of whole clusters; fixed points come first, all at once."""
+    """Split the rows into blocks of whole clusters; the first block has all fixed points."""
     clusters = int(points.cluster.max()) + 1
     if clusters == 0:
         return [torch.arange(len(points))]

@@ -1,4 +1,4 @@
-"""The door for vectors: against scikit-learn, and each exact route against points and against a fine grid."""
+"""Attribution of vectors: against scikit-learn, and each exact route against points and against a fine grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xaihub import ExplainerRefused, ModelError, ParameterError
 from xaihub_first_principles.families import AxisLebesgue, LengthWeighted
 from xaihub_first_principles.measures import integrate
-from xaihub_first_principles.tabular import VECTOR_FAMILIES, attribute_vector
+from xaihub_first_principles.vectors import VECTOR_FAMILIES, attribute_vector
 
 
 def _net(*sizes: int, seed: int = 0, last: nn.Module | None = None) -> nn.Sequential:
@@ -120,7 +120,7 @@ def test_exact_axis_values_equal_points(sizes: tuple[int, ...]) -> None:
     assert torch.allclose(exact.values, points.values, atol=1e-6)
 
 
-def test_networks_that_are_no_multilayer_perceptron_are_marched() -> None:
+def test_networks_other_than_a_multilayer_perceptron_are_marched() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ def test_networks_that_are_no_multilayer_perceptron_are_marched() -> None:
     exact = attribute_vector(net, _x(3), family="axis_lebesgue", exact=True)
     points = attribute_vector(net.double(), _x(3), family="axis_lebesgue")
     assert torch.allclose(exact.values, points.values, atol=1e-3)
-    with pytest.raises(ExplainerRefused, match="cells need a ReLU MLP"):
+    with pytest.raises(ExplainerRefused, match="linear regions need a ReLU MLP"):
         attribute_vector(net, _x(3), family="length_weighted", exact=True)
     pair = nn.Sequential(nn.Linear(2, 4), nn.LeakyReLU(0.1), nn.Linear(4, 1))
     lines = attribute_vector(pair, _x(2), family="length_weighted", exact=True)
@@ -184,7 +184,7 @@ def test_normal_laws_have_closed_forms(kind: str) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "reason"),
     [
-        (lambda rows: rows.sum(1), {"family": "axis_lebesgue"}, "needs a torch module whose kinks can be seen"),
+        (lambda rows: rows.sum(1), {"family": "axis_lebesgue"}, "needs a torch module, whose breakpoints are known"),
         (nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 1)), {"family": "axis_lebesgue"}, "calls 'gelu'"),
         (_net(3, 4, 1), {"family": "smoothgrad"}, "no exact route for smoothgrad"),
         (_net(3, 4, 1), {"family": "independent", "background": np.ones((2, 3))}, "no exact route for independent"),
@@ -223,13 +223,13 @@ def test_high_dimensions_are_refused_where_volumes_are_too_hard() -> None:
         ({"family": "smoothgrad", "samples": -3}, "samples cannot be -3"),
     ],
 )
-def test_wrong_arguments_are_told_apart(options: dict[str, Any], reason: str) -> None:
+def test_wrong_arguments_are_refused(options: dict[str, Any], reason: str) -> None:
     values = {"x": np.ones(3), "background": np.zeros((2, 3)), **options}
     with pytest.raises(ParameterError, match=reason):
         attribute_vector(_net(3, 4, 2), **values)
 
 
-def test_answers_that_are_not_finite_are_refused() -> None:
+def test_outputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ModelError, match="the model returned values that are not finite"):
         attribute_vector(
             lambda rows: np.full(len(rows), np.nan), np.ones(3), family="occlusion", background=np.zeros((2, 3))

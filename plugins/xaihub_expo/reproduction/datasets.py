@@ -1,4 +1,4 @@
-"""The tables of the paper that come with installed packages, split and standardised as its code does."""
+"""The paper's tabular data sets that installed packages contain, split and standardised as in its code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TABLES", "Split", "Table", "make_split"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One data set and the paper's network for it.
+    """One data set and the paper's network and settings for it.
 
     Attributes:
-        name: What users type.
+        name: The name users type.
         load: Returns (n, d) inputs and (n,) targets.
-        depth: Hidden layers.
-        width: Their units.
-        c_fidelity: Share of ExpO-Fidelity at the start.
-        c_line: Share of ExpO-1D-Fidelity at the start.
+        depth: Number of hidden layers.
+        width: Units per hidden layer.
+        c_fidelity: ExpO-Fidelity as a fraction of the loss at the start.
+        c_line: ExpO-1D-Fidelity as a fraction of the loss at the start.
         binary: The target is a class, 0 or 1; otherwise a number.
     """
 
@@ -37,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Standardised parts of a table, float32: (n, d) inputs and (n, 1) targets each."""
+    """Standardised training, validation and test data, float32: (n, d) inputs and (n, 1) targets each."""
 
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
@@ -46,10 +44,9 @@ class Split:
 
 
 def make_split(table: Table, seed: int) -> Split:
-    """Split at random into 50, 25 and 25 %; standardise inputs (and numeric targets) by the training part.
+    """Split at random into 50, 25 and 25 %; standardise inputs (and numeric targets) by the training data.
 
-    Columns that hardly vary are dropped. The row index, which the authors' code fed to the network as a further
-    input, is not in these data.
+    Nearly constant columns are dropped. Unlike in the authors' code, the row index is not an input.
     """
     X, y = table.load()
     whole = np.isfinite(X).all(1) & np.isfinite(y)
