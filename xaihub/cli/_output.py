@@ -112,7 +112,7 @@ def _cell(value: Any) -> str:
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
     """Show one progress bar on stderr, unless it is not a terminal or `quiet` is set."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console

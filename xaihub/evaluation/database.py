@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 from xaihub.errors import OutputError
 
@@ -41,6 +42,7 @@ class Database:
             OutputError: It is damaged, is not a run's, or cannot be read or written.
         """
         self._folder = str(folder)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
         self.empty = False
         _refuse_links(file)
         with self._guard("open"):
@@ -48,7 +50,7 @@ class Database:
         try:
             self._open(schema, create=create)
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def _open(self, schema: str, *, create: bool) -> None:
@@ -80,7 +82,9 @@ class Database:
         return f"the run in {self._folder!r}"
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, also for readings that an error left unfinished: they would keep it locked."""
+        for cursor in list(self._cursors):
+            cursor.close()
         self._db.close()
 
     def execute(self, query: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
@@ -104,6 +108,7 @@ class Database:
         """
         with self._guard("read"):
             cursor = self._db.execute(query, values)
+            self._cursors.add(cursor)
             names = [column[0] for column in cursor.description]
             types, place = [_COLUMNS[name] for name in names], names.index("key") if "key" in names else None
             for row in cursor:
