@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +32,7 @@ def one(name: str, count: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tally = fuzz(format_, Path(folder), count=count, seed=seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({**asdict(tally), "peak": peak}))
+    print(json.dumps({**vars(tally), "peak": peak}))
 
 
 def main() -> int:
@@ -47,7 +46,9 @@ def main() -> int:
     paths = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "zoo")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     print(
-        f"{'format':<26}{'inputs':>8}{'accepted':>10}{'refused':>9}{'escaped':>9}{'slowest s':>11}{'peak MB':>9}", flush=True)
+        f"{'format':<26}{'inputs':>8}{'accepted':>10}{'refused':>9}{'escaped':>9}{'slowest s':>11}{'peak MB':>9}",
+        flush=True,
+    )
     failed = False
     for name in names:
         words = [sys.executable, __file__, "--one", name, str(count), seed]

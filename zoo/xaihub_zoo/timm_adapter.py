@@ -26,6 +26,7 @@ from xaihub_zoo.bounds import MANY_CLASSES, SMALL, bounded, keywords
 _HUB = ("hf-hub:", "hf_hub:")
 _FOLDER = "local-dir:"
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+_MOST_PATCHES = 10_000  # attention compares each with each
 # They turn a classifier into an extractor of features; timm takes them in addition to the constructor's keywords.
 _EXTRACTOR = {"features_only", "feature_cls", "out_indices"}
 _OWN = "timm/"
@@ -57,6 +58,12 @@ class TimmAdapter(ModelAdapter):
             _refuse_new_head(module, request)
         if state is not None:
             module = self._fit(module, request, state, what=what)
+        patches = getattr(getattr(module, "patch_embed", None), "num_patches", 0)
+        if (card.options or card.input) and patches > _MOST_PATCHES:
+            raise ModelError(
+                f"model card {card.name!r}: images would be cut into {patches:,} patches, more than {_MOST_PATCHES:,}",
+                hint="reduce the size, or enlarge the patches",
+            )
         names = _class_names(request, module)
         preprocessing = _preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans"))
         if _needs_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):

@@ -31,14 +31,18 @@ def change_packed(data: bytes, draw: random.Random, record: Callable[[str], str]
     entry = header[draw.choice(names)]
     match draw.randrange(8):
         case 0:
-            entry["shape"] = draw.choice(([], [0], [1], [2**40], [-1], [0, 2**62], entry["shape"][::-1], [*entry["shape"], 1]))
+            entry["shape"] = draw.choice(
+                ([], [0], [1], [2**40], [-1], [0, 2**62], entry["shape"][::-1], [*entry["shape"], 1])
+            )
         case 1:
             entry["dtype"] = draw.choice(DTYPES)
         case 2:
             entry["data_offsets"] = draw.choice(([0, 0], [0, 2**50], [8, 4], [-1, 4], [0, len(buffer)]))
         case 3:
             place = draw.randrange(len(buffer) or 1) // 4 * 4
-            buffer = buffer[:place] + bytes.fromhex(draw.choice(("0000807f", "0000c07f", "000080ff"))) + buffer[place + 4 :]
+            buffer = (
+                buffer[:place] + bytes.fromhex(draw.choice(("0000807f", "0000c07f", "000080ff"))) + buffer[place + 4 :]
+            )
         case 4:
             name = draw.choice(names)
             header = {draw.choice(("values", "sets", "runs", "extras.", "x", "")) if key == name else key: item

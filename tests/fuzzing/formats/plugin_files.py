@@ -42,7 +42,19 @@ class Share(Metric):
     def score(self, case):
         return 1.0
 '''
-FIELDS = ("name", "summary", "limits", "needs", "tags", "higher_is_better", "bounds", "axes", "cost", "plugin", "target")
+FIELDS = (
+    "name",
+    "summary",
+    "limits",
+    "needs",
+    "tags",
+    "higher_is_better",
+    "bounds",
+    "axes",
+    "cost",
+    "plugin",
+    "target",
+)
 
 
 def _change(data: bytes, draw: random.Random) -> bytes:

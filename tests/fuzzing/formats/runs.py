@@ -66,10 +66,14 @@ def _seed() -> bytes:
             store.add_image("a.png", 0, sha256="ab" * 32)
             store.add_image("b.png", 1, sha256=None, error="damaged")
             best = ClassScore(index=1, name="cat", logit=2.0, probability=0.7)
-            made = Explanation(values=torch.ones(1, 4, 4), target=best, predicted=best, metadata={"explainer": "gradcam"})
+            made = Explanation(
+                values=torch.ones(1, 4, 4), target=best, predicted=best, metadata={"explainer": "gradcam"}
+            )
             store.add_explanation(KEY, "a.png", made)
             for value in (0.2, 0.4):
-                score = Score(ScoreKey("insertion", f'{{"steps": {int(10 * value)}}}'), value=value, curve=([0, 1], [0, 1]))
+                score = Score(
+                    ScoreKey("insertion", f'{{"steps": {int(10 * value)}}}'), value=value, curve=([0, 1], [0, 1])
+                )
                 store.add_score(KEY, score)
         with closing(sqlite3.connect(Path(folder) / "run" / "run.sqlite")) as file:
             file.execute("PRAGMA journal_mode = DELETE")

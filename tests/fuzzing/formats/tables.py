@@ -37,7 +37,10 @@ def _change(data: bytes, draw: random.Random) -> bytes:
 FORMATS = (
     Format(
         name="labels csv",
-        seeds=lambda: [b"file,class_index\nphotos/a.png,1\nb.png,2\n", b"\xef\xbb\xbffile,class_index,x\r\nb.png,0,q\r\n"],
+        seeds=lambda: [
+            b"file,class_index\nphotos/a.png,1\nb.png,2\n",
+            b"\xef\xbb\xbffile,class_index,x\r\nb.png,0,q\r\n",
+        ],
         change=_change,
         read=lambda file: read_labels(str(file), IMAGES),
         file="labels.csv",
@@ -60,4 +63,3 @@ FORMATS = (
         file="data.csv",
     ),
 )
-

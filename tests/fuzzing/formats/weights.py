@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import tempfile
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,12 @@ def _torch_seeds() -> list[bytes]:
 @cache
 def _odd() -> list[bytes]:
     """Return whole files of which torch can read most, and nobody should use any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own odd kinds of tensors
+        return _made()
+
+
+def _made() -> list[bytes]:
     state, one = dict(_network().state_dict()), torch.ones(2)
     odd: list[Any] = [
         {"a": one.to_sparse()}, {"a": torch.eye(3).to_sparse_csr()}, {"a": torch.empty(9, device="meta")},
@@ -146,9 +153,7 @@ def _change_record(data: bytes, draw: random.Random) -> bytes:
 
 
 FORMATS = (
-    Format(
-        name="weights pth", seeds=_torch_seeds, change=_change_torch, read=_use_weights, file="w.pth"
-    ),
+    Format(name="weights pth", seeds=_torch_seeds, change=_change_torch, read=_use_weights, file="w.pth"),
     Format(
         name="weights safetensors",
         seeds=lambda: [save(_network().state_dict())],
