@@ -128,7 +128,7 @@ def inputs(format_: Format, count: int, seed: int) -> Iterator[bytes]:
     """Yield `count` inputs, alternately damaged bytes and changed fields, fixed by the seed."""
     seeds = format_.seeds()
     for number in range(count):
-        draw = random.Random(f"{format_.name} {seed} {number}")  # noqa: S311 - not for secrets
+        draw = random.Random(f"{format_.name} {seed} {number}")
         data = draw.choice(seeds)
         yield format_.change(data, draw) if number % 2 else damaged(data, draw)
 

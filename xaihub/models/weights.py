@@ -104,7 +104,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if start[:2] == b"PK":
             _check_archive(path, size, shown)
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with Path(path).open("rb") as file:  # given a path, torch goes by its suffix
+                found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types for a damaged file
             text = str(error)
             if "weights_only" in text.lower() or "unsupported" in text.lower() or "GLOBAL" in text:

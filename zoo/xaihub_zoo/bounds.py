@@ -15,7 +15,7 @@ from xaihub import ModelError
 
 MANY_CLASSES = 25_000  # ImageNet-21k has 21 843
 SMALL = 2**30  # bytes that any network may allocate
-CALLS = 50_000  # tensor operations that any constructor may make
+CALLS = 20_000  # tensor operations that any constructor may make
 
 
 def keywords(entrypoint: Callable[..., Any], *, factories: Iterable[Callable[..., Any]]) -> set[str]:
@@ -50,13 +50,16 @@ def bounded(
     except _Exceeded as error:
         if plain is None:
             raise ModelError(f"{who} describes a network that is too large to be built") from error
+        refusal = ModelError(f"{who}: its options make the architecture more than twice as large as it is")
     with _Budget(math.inf, math.inf) as used:
         plain()
+    if 2 * used.bytes <= least and 2 * used.calls <= CALLS:
+        raise refusal
     try:
         with _Budget(max(2 * used.bytes, least), max(2 * used.calls, CALLS)):
             return build()
     except _Exceeded as error:
-        raise ModelError(f"{who}: its options make the architecture more than twice as large as it is") from error
+        raise refusal from error
 
 
 class _Exceeded(Exception):

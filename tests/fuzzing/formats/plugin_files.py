@@ -60,8 +60,9 @@ FIELDS = (
 def _change(data: bytes, draw: random.Random) -> bytes:
     text = data.decode()
     for _ in range(draw.choice((1, 1, 3))):
-        value = draw.choice((repr(nasty(draw)), "(" * 300 + ")" * 300, "-" * 5000 + "1", "'\\ud800'", "1j", "b'x'", "...",
-                             "{1: 2}", "{1, 2}", "9" * 6000, "lambda: 0", "f'{1}'", "[[]] * 9", "'\\d'"))  # fmt: skip
+        value = draw.choice((repr(nasty(draw)), "(" * 300 + ")" * 300, "-" * 5000 + "1", "'\\ud800'", "1j", "b'x'",
+                             "...", "{1: 2}", "{1, 2}", "9" * 6000, "lambda: 0", "f'{1}'", "[[]] * 9",
+                             "'\\d'"))  # fmt: skip
         line = f"    {draw.choice(FIELDS)} = {value}\n"
         place = text.index("\n\n    def ", draw.choice((0, text.index("class Share"))))
         text = text[: place + 1] + line + text[place + 1 :]

@@ -91,12 +91,12 @@ def _change(data: bytes, draw: random.Random) -> bytes:
                 table = draw.choice(list(_TABLES))
                 column = draw.choice(_TABLES[table])
                 value = nasty(draw)
-                old = file.execute(f"SELECT {column} FROM {table}").fetchone()
+                old = file.execute(f"SELECT {column} FROM {table}").fetchone()  # noqa: S608
                 if column in _JSON and old and isinstance(old[0], str) and draw.random() < 0.7:
                     value = change_json(old[0], draw)
                 elif isinstance(value, (list, dict)):
                     value = str(changed(value, draw))
-                file.execute(f"UPDATE {table} SET {column} = ?", (value,))
+                file.execute(f"UPDATE {table} SET {column} = ?", (value,))  # noqa: S608
         return path.read_bytes()
 
 

@@ -62,7 +62,8 @@ def _made() -> list[bytes]:
     state, one = dict(_network().state_dict()), torch.ones(2)
     odd: list[Any] = [
         {"a": one.to_sparse()}, {"a": torch.eye(3).to_sparse_csr()}, {"a": torch.empty(9, device="meta")},
-        {"a": torch.quantize_per_tensor(one, 0.1, 0, torch.qint8)}, {"a": one.expand(10**7, 2)}, {"a": one.to(torch.complex64)},
+        {"a": torch.quantize_per_tensor(one, 0.1, 0, torch.qint8)}, {"a": one.expand(10**7, 2)},
+        {"a": one.to(torch.complex64)},
         {"a": torch.empty(0, 2**40)}, {1: one}, [one], one, None, {}, {"a": [one]}, {**state, "x": one},
         {name: value.half() for name, value in state.items()}, {name: value[None] for name, value in state.items()},
         {"a": nn.Parameter(one)}, {"model": {"model": {"model": state}}}, {"a": Payload()}, Payload(),
@@ -100,7 +101,8 @@ def _change_pickle(content: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 2, 4))):
         place = draw.choice(places)
         new = draw.choice((b"K\x00", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"J\x00\x00\x00\x80", b"N", b"\x88",
-                           b"\x8a\x05\x00\xe4\x0b\x54\x02", b"cos\nsystem\n", b"ctorch\nDoubleStorage\n", b"}", b"]"))  # fmt: skip
+                           b"\x8a\x05\x00\xe4\x0b\x54\x02", b"cos\nsystem\n", b"ctorch\nDoubleStorage\n",
+                           b"}", b"]"))  # fmt: skip
         content = content[:place] + new + content[place + draw.choice((1, 2)) :]
     return content
 
