@@ -161,9 +161,9 @@ class TestCards:
         [
             ("test_resnet", {"channels": [2**14] * 4}),
             ("test_vit", {"embed_dim": 2**16}),
-            ("test_vit", {"depth": 2**20}),
-            ("test_resnet", {"layers": [2**20, 1, 1, 1]}),
-            ("resnet18", {"num_classes": 2**20}),
+            ("test_vit", {"depth": 2**15}),
+            ("test_resnet", {"layers": [2**15, 1, 1, 1]}),
+            ("resnet18", {"cardinality": 1, "base_width": 2**15}),
             ("test_vit", {"patch_size": 1}),
         ],
     )

@@ -15,7 +15,7 @@ from xaihub.specs import ModelCard, Paper, Weights
 # A card is data, possibly from a stranger: these bound what it can make an architecture allocate.
 LARGEST_SIDE = 2048  # pixels to which an image is scaled before it is cropped for the model
 LARGEST_CLASSES = 1_000_000
-LARGEST_OPTION = 2**20
+LARGEST_OPTION = 2**16
 _Short = Annotated[str, msgspec.Meta(max_length=1000)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]

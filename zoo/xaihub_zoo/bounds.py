@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xaihub import ModelError
 
 MANY_CLASSES = 25_000  # ImageNet-21k has 21 843
-SMALL = 2**30  # bytes that any network may allocate
+SMALL = 2**29  # bytes that any network may allocate
 CALLS = 20_000  # tensor operations that any constructor may make
 
 
