@@ -1,14 +1,14 @@
-# One line a task; `make` lists them. Everything runs inside .venv, which is made when it is first needed.
+# `make` lists the tasks. Everything runs inside .venv, which is created on first use.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Results do not depend on it; more threads than cores only slow small networks down.
+# Results do not depend on the number of threads; more threads than idle cores slow small networks down.
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-# Installing downloads torch, so one failure of the network is forgiven.
+# Installing downloads torch, so retry once after a network failure.
 define install
 @echo "$(BIN)/pip install $(1)"
 @$(BIN)/python -m pip install --quiet $(1) || { echo "retrying"; sleep 5; $(BIN)/python -m pip install --quiet $(1); }
@@ -21,39 +21,39 @@ PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/.installed  ## Explain the sample photo and say where the image is.
+demo: $(VENV)/.installed  ## Explain the sample photo and print the path of the figure.
 	$(BIN)/xaihub explain -o xaihub-out
-	@echo "The image: $$(ls -t xaihub-out/*.png | head -n 1)"
+	@echo "Figure: $$(ls -t xaihub-out/*.png | head -n 1)"
 
 test: lint  ## Check style, types and imports, then run the tests.
 	$(PYTEST) -m "not slow"
 
-test-all: lint  ## The same with the slow tests (as the nightly run of continuous integration).
-	$(PYTEST)
+test-all: lint  ## Like test, with the slow tests as well; for nightly runs.
+	NUMBA_DISABLE_JIT=0 $(PYTEST)
 
-lint: $(VENV)/.installed-dev  ## Check style, types and the direction of imports.
+lint: $(VENV)/.installed-dev  ## Check style, types and import contracts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.installed-dev  ## Fix what can be fixed of the style.
+format: $(VENV)/.installed-dev  ## Fix the style automatically.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-dev  ## Regenerate the generated parts of pyproject.toml, README.md and docs/.
 	$(BIN)/python -m cogapp -r -U -I docs pyproject.toml README.md $$(find docs -name '*.md' | sort)
 
-api: $(VENV)/.installed-dev  ## Pin the public names and the hooks anew, where a change is meant.
+api: $(VENV)/.installed-dev  ## Accept an intended change of the public names and hooks.
 	$(BIN)/python docs/public_api.py
 
-support-matrix: $(VENV)/.installed-dev  ## Try every explainer on every family of models (minutes).
+support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model family (minutes).
 	$(BIN)/python docs/support_matrix.py
 
-bench: $(VENV)/.installed-dev  ## Measure speed against bare forward passes and against peers (minutes).
+bench: $(VENV)/.installed-dev  ## Measure speed relative to bare forward passes and to other libraries (minutes).
 	@for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
-clean:  ## Remove what the other tasks made.
+clean:  ## Remove everything that the other tasks created.
 	rm -rf $(VENV) build dist xaihub-out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(BIN)/python:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
+# shap would compile its loops in every process, which takes longer than the loops of small tests.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 torch.set_num_threads(1)
 
 

@@ -163,7 +163,7 @@ class TestCards:
             ("test_vit", {"embed_dim": 2**16}),
             ("test_vit", {"depth": 2**15}),
             ("test_resnet", {"layers": [2**15, 1, 1, 1]}),
-            ("resnet18", {"cardinality": 1, "base_width": 2**15}),
+            ("resnet50", {"base_width": 2**15}),
             ("test_vit", {"patch_size": 1}),
         ],
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
@@ -99,16 +98,6 @@ class _Memory:
         results = [self._known[key] for key in keys]
         meter.used.update(*({result, *result.rests_on} for result in results))
         return [result.value for result in results]
-
-
-@contextmanager
-def _metered(model: Model) -> Iterator[_Meter]:
-    with model.counting() as passes:
-        token = _METER.set(meter := _Meter(passes))
-        try:
-            yield meter
-        finally:
-            _METER.reset(token)
 
 
 @dataclass(kw_only=True)
@@ -310,8 +299,12 @@ class Metric(Parametrised, ABC):
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
-        with case.model.untouched(), _metered(case.model) as meter, seeded(case.seed), torch.no_grad():
-            result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
+        with case.model.untouched(), case.model.counting() as passes, seeded(case.seed), torch.no_grad():
+            outer = _METER.set(meter := _Meter(passes))
+            try:
+                result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
+            finally:
+                _METER.reset(outer)
         measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
         if not math.isfinite(measured.value):
             raise MetricRefused(f"{who} returned {measured.value}")

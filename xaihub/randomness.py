@@ -20,12 +20,19 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
+        _seed_torch(seed)
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _seed_torch(seed: int) -> None:
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        torch.manual_seed(seed)
+    else:  # without the call stacks that torch records, slowly, for devices that may be used later
+        torch.default_generator.manual_seed(seed)
 
 
 def generator_for(purpose: str, image: Tensor) -> torch.Generator:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,31 +23,16 @@ def make_max(model: Model, image: Tensor) -> Fill:  # noqa: ARG001
     return Fill(torch.full_like(image, float(image.max())))
 
 
-def make_deactivation(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
-    """Return the recommended variant: aligned rule, threshold one half, plain pooling."""
-    return Deactivation()
+def _variant(**options: Any) -> Callable[[Model, Tensor], Deactivation]:
+    return lambda _model, _image: Deactivation(**options)
 
 
-def make_whole(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
-    """Return the variant in which a unit is active only if every pixel of its cell is visible."""
-    return Deactivation(threshold=1.0)
-
-
-def make_live(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
-    """Return the variant whose spatial means are taken over active units only."""
-    return Deactivation(pooling="live")
-
-
-def make_layerwise(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
-    """Return the layer-by-layer rule; a threshold of one half would erode every mask's corners, so it is 0.4."""
-    return Deactivation(rule="layerwise", threshold=0.4)
-
-
-def make_neighbours(model: Model, image: Tensor) -> Deactivation:  # noqa: ARG001
-    """Return the variant in which convolutions read the mean of active neighbours in place of inactive units."""
-    return Deactivation(pooling="live", padding="neighbours")
-
-
+make_deactivation = _variant()  # recommended: aligned rule, threshold one half, plain pooling
+make_whole = _variant(threshold=1.0)  # a unit is active only if every pixel of its cell is visible
+make_live = _variant(pooling="live")  # spatial means are taken over active units only
+make_layerwise = _variant(rule="layerwise", threshold=0.4)  # one half would erode every mask's corners
+# Convolutions read the mean of active neighbours in place of inactive units.
+make_neighbours = _variant(pooling="live", padding="neighbours")
 OWN = {"min": make_min, "max": make_max, "deactivate_whole": make_whole}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from itertools import islice
 from typing import Annotated, Any, ClassVar
@@ -55,7 +55,7 @@ class Expo(Objective):
         int, Meta(ge=0, description="Epochs of plain training before the weight is calibrated; 0: at the start.")
     ] = 1
 
-    _model: Model | None = field(default=None, init=False)
+    _model: Model = field(init=False)  # set by `wrap`
     _cells: Segments | None = field(default=None, init=False)
 
     def wrap(self, model: Model) -> nn.Module:
@@ -89,7 +89,7 @@ class Expo(Objective):
                 if self.warmup == 0 and "gamma" not in self.state:
                     self._calibrate(network, inputs, labels, logits, generator)
                 elif self.state.get("gamma", 1.0):
-                    self._penalty(self._parts(inputs[:1], generator)[0], network, inputs, labels, logits, generator)
+                    next(self._penalties(network, inputs[:1], labels[:1], logits[:1], generator))
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return cross-entropy and weighted penalty."""
@@ -103,8 +103,7 @@ class Expo(Objective):
         every = self.every if learning else 1  # validation always includes the penalty
         if gamma == 0 or step.number % every:
             return Losses(terms={"cross_entropy": cost}, logits=logits, notes={"gamma": gamma})
-        rows = self._parts(inputs, step.generator)[0]
-        penalty = self._penalty(rows, network, inputs, labels, logits, step.generator)
+        _, penalty = next(self._penalties(network, inputs, labels, logits, step.generator))
         terms = {"cross_entropy": cost, "expo": gamma * every * penalty}
         return Losses(terms=terms, logits=logits, notes={"gamma": gamma, "penalty": every * float(penalty.detach())})
 
@@ -133,46 +132,23 @@ class Expo(Objective):
         """
         own = torch.Generator().set_state(generator.get_state())
         loss = float(F.cross_entropy(logits.float(), labels))
-        penalty = sum(
-            len(rows) / len(inputs) * float(self._penalty(rows, network, inputs, labels, logits, own))
-            for rows in self._parts(inputs, own)
-        )
+        penalty = sum(part * float(found) for part, found in self._penalties(network, inputs, labels, logits, own))
         self.state.update(gamma=calibrated(self.c, loss, penalty), loss_at_start=loss, penalty_at_start=penalty)
 
-    def _parts(self, inputs: Tensor, generator: torch.Generator) -> Sequence[Tensor]:
-        """Split the rows of a batch at random into groups of as many as one step penalises."""
+    def _penalties(
+        self, network: nn.Module, inputs: Tensor, labels: Tensor, logits: Tensor, generator: torch.Generator
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Split a batch at random into groups as large as one step penalises; yield their fractions and penalties."""
         count = min(self.penalty_batch or max(1, len(inputs) // self.penalised_in), len(inputs))
         order = torch.randperm(len(inputs), generator=generator) if count < len(inputs) else torch.arange(count)
-        parts: Sequence[Tensor] = order.to(inputs.device).split(count)
-        return parts
-
-    def _penalty(
-        self,
-        rows: Tensor,
-        network: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        logits: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        select = selection(labels[rows], logits[rows], centred=self.relative)
-        return self.penalty(network, inputs[rows], logits[rows], select, generator)
-
-    @property
-    def model(self) -> Model:
-        """The model being trained.
-
-        Raises:
-            ParameterError: `wrap` has not been called.
-        """
-        if self._model is None:
-            raise ParameterError("this objective has no model yet", hint="call wrap(model) first")
-        return self._model
+        for rows in order.to(inputs.device).split(count):
+            select = selection(labels[rows], logits[rows], centred=self.relative)
+            yield len(rows) / len(inputs), self.penalty(network, inputs[rows], logits[rows], select, generator)
 
     def cells(self, inputs: Tensor) -> Segments:
         """Return the grid over inputs of this size."""
         if self._cells is None or self._cells.size != tuple(inputs.shape[-2:]):
-            self._cells = make_features(f"grid:{self.grid}", self.model, inputs[0])
+            self._cells = make_features(f"grid:{self.grid}", self._model, inputs[0])
         return self._cells
 
     @abstractmethod
@@ -186,12 +162,8 @@ def selection(labels: Tensor, logits: Tensor, *, centred: bool = False) -> Selec
     """Return a function that selects the penalised logits: all, or with many classes the true one and its best rivals.
 
     In the latter case the mean logit is subtracted first, since the softmax ignores it. Relative penalties always
-    need that: otherwise a term common to all logits would enlarge the denominator at no cost.
-
-    Args:
-        labels: (b,) true classes.
-        logits: (b, K) logits of the unchanged images, which determine the rivals.
-        centred: Subtract the mean logit in any case.
+    need that: otherwise a term common to all logits would enlarge the denominator at no cost. The rivals of (b,) labels
+    follow from the (b, K) logits of the unchanged images.
     """
     many = logits.shape[1] > MANY
     others = logits.detach().float().scatter(1, labels.unsqueeze(1), float("-inf"))
@@ -208,12 +180,9 @@ def selection(labels: Tensor, logits: Tensor, *, centred: bool = False) -> Selec
 
 def is_deterministic(network: nn.Module) -> bool:
     """Return whether the network's present mode gives the outputs of evaluation mode."""
-    return not any(_varies(module) for module in network.modules() if module.training)
-
-
-def _varies(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        return True
+    training = [module for module in network.modules() if module.training]
     # The names of probabilities in torch and torchvision (p) and in timm (drop_prob, drop_rate).
-    rates = (getattr(module, name, 0.0) for name in ("p", "drop_prob", "drop_rate"))
-    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
+    rates = [getattr(module, name, 0.0) for module in training for name in ("p", "drop_prob", "drop_rate")]
+    return not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in training) and not any(
+        isinstance(rate, (int, float)) and rate > 0 for rate in rates
+    )

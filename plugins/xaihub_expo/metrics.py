@@ -56,22 +56,19 @@ class NeighbourhoodFidelity(Metric):
         Raises:
             MetricRefused: The explainer gives no local linear model, or the output does not vary.
         """
-        error, variance = self._errors(case)
+        key = ("neighbourhood fidelity", self.masks, self.keep, case.seed)
+        error, variance = case.memory.once(key, lambda: self._errors(case))
         if self.relative and variance <= 0:
             raise MetricRefused("the output is the same under all masks, so a relative error has no meaning")
         return Measurement(value=error / variance if self.relative else error, details={"variance": variance})
 
     def _errors(self, case: Case) -> tuple[float, float]:
-        def compute() -> tuple[float, float]:
-            surrogate = _surrogate(case)
-            # Common random numbers: all explainers and models get the same masks for this image.
-            generator = generator_for(f"masks around an image {case.seed}", case.scene.image)
-            masks = mask_opacities(1, self.masks, surrogate.features.count, self.keep, generator)[0]
-            found = outputs(case, surrogate, masks, (self.masks, self.keep, case.seed))
-            error = (surrogate(masks) - found).square().mean()
-            return float(error), float(found.var(correction=0))
-
-        return case.memory.once(("neighbourhood fidelity", self.masks, self.keep, case.seed), compute)
+        surrogate = _surrogate(case)
+        # Common random numbers: all explainers and models get the same masks for this image.
+        generator = generator_for(f"masks around an image {case.seed}", case.scene.image)
+        masks = mask_opacities(1, self.masks, surrogate.features.count, self.keep, generator)[0]
+        found = outputs(case, surrogate, masks, (self.masks, self.keep, case.seed))
+        return float((surrogate(masks) - found).square().mean()), float(found.var(correction=0))
 
 
 class RelativeNeighbourhoodFidelity(NeighbourhoodFidelity):

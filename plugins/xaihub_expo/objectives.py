@@ -45,11 +45,11 @@ class Stability(Expo):
         if self.relative and self.stop_gradient:
             raise ParameterError("relative and stop_gradient exclude each other", hint="drop one of them")
         if self.neighbourhood == "pixels":
-            changed = noisy(inputs, self.radius, self.model.preprocessing.std, generator)
+            changed = noisy(inputs, self.radius, self._model.preprocessing.std, generator)
         else:
             cells = self.cells(inputs)
             opacity = cell_opacities(len(inputs), 1, cells.count, self.keep, generator)
-            changed = faded(inputs, baselines(self.baseline, self.model, inputs), opacity, cells)[:, 0]
+            changed = faded(inputs, baselines(self.baseline, self._model, inputs), opacity, cells)[:, 0]
         # Batch statistics and dropout would count as instability, so both sides are computed without them.
         unchanged = is_deterministic(network)
         with evaluation_mode(network):
@@ -79,7 +79,7 @@ class _AffineFit(Expo):
         """Return the mean squared residual, if relative divided by the variance of the logits."""
         cells = self.cells(inputs)
         opacity, regressors = self.draw(len(inputs), cells.count, generator)
-        changed = faded(inputs, baselines(self.baseline, self.model, inputs), opacity, cells)
+        changed = faded(inputs, baselines(self.baseline, self._model, inputs), opacity, cells)
         with evaluation_mode(network):
             outputs = select(neighbour_outputs(network, changed))
         fit = (line_fit if regressors.ndim == 2 else local_fit)(regressors.to(outputs), outputs)

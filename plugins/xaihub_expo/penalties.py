@@ -18,17 +18,11 @@ SMALLEST = 1e-12  # the penalty of a linear network starts at zero, which must n
 
 @dataclass(frozen=True)
 class LocalFit:
-    """Affine functions fitted by ordinary least squares, one per point and output.
+    """Affine functions fitted by ordinary least squares, one per point and output."""
 
-    Attributes:
-        coefficients: (b, d, k).
-        intercepts: (b, k).
-        residuals: (b, m, k) outputs minus fit.
-    """
-
-    coefficients: Tensor
-    intercepts: Tensor
-    residuals: Tensor
+    coefficients: Tensor  # (b, d, k)
+    intercepts: Tensor  # (b, k)
+    residuals: Tensor  # (b, m, k) outputs minus fit
 
 
 def calibrated(c: float, loss: float, penalty: float) -> float:

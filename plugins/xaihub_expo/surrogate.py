@@ -20,17 +20,11 @@ from xaihub.masking import Segments, coalition_scores, make_features, make_remov
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """An affine function of which of K features are visible.
+    """An affine function of which of K features are visible."""
 
-    Attributes:
-        coefficients: (K,) float64.
-        intercept: The value if no feature is visible.
-        features: The pixels of each feature.
-    """
-
-    coefficients: Tensor
-    intercept: float
-    features: Segments
+    coefficients: Tensor  # (K,) float64
+    intercept: float  # the value if no feature is visible
+    features: Segments  # the pixels of each feature
 
     def __call__(self, coalitions: Tensor) -> Tensor:
         """Return (n,) values for (n, K) coalitions."""

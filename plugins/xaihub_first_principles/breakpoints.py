@@ -35,19 +35,14 @@ IGNORED = frozenset([
 
 
 class BreakpointTracker(TorchFunctionMode):
-    """Watches every function called on values that depend on the input, and measures the distance to its breakpoints.
-
-    Attributes:
-        step: (lines,) the distance to the nearest breakpoint ahead.
-        sides: If recorded, on which side of each breakpoint every unit is.
-    """
+    """Watches all functions called on values that depend on the input, and measures the distance to breakpoints."""
 
     def __init__(self, lines: int, *, record: bool = False) -> None:
         super().__init__()
         self.lines = lines
         self.record = record
-        self.sides: list[Tensor] = []
-        self.step = torch.full((lines,), torch.inf, dtype=torch.float64)
+        self.sides: list[Tensor] = []  # if recorded, on which side of each breakpoint every unit is
+        self.step = torch.full((lines,), torch.inf, dtype=torch.float64)  # to the nearest breakpoint ahead
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

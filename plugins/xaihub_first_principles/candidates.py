@@ -12,7 +12,6 @@ from torch import Tensor
 
 from xaihub.masking import Coalitions, binomial_sizes, draw_coalitions
 from xaihub_first_principles.mask_families import Mixture
-from xaihub_first_principles.measures import Points
 
 Choice = Literal["p", "sizes", "weights"]
 PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
@@ -20,49 +19,33 @@ PS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the keep-p measures in a mixture
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """Weights of a regression in which nearby regions have similar effects.
+    """Weights of a regression in which nearby regions have similar effects."""
 
-    Attributes:
-        length: Length scale, in widths of a region.
-        noise: Residual variance as a fraction of the explained variance.
-    """
-
-    length: float
-    noise: float
+    length: float  # length scale, in widths of a region
+    noise: float  # residual variance as a fraction of the explained variance
 
     @property
     def parameters(self) -> dict[str, float]:
         """Length scale and noise."""
         return {"length": self.length, "noise": self.noise}
 
-    def weights(self, points: Points, centres: Tensor) -> Tensor:
-        """Return the (n, d) weights."""
-        assert points.masks is not None  # noqa: S101 - only designs of masks are used
-        return smoothing_weights(points.masks, centres, length=self.length, noise=self.noise)
+    def weights(self, masks: Tensor, centres: Tensor) -> Tensor:
+        """Return (n, d) weights of mass 0: the posterior mean of regions' effects in a Gaussian process.
+
+        `phi = C Z' (Z C Z' + lambda I)^-1 (F - mean F)`, with Z the centred (n, d) masks and C_jk = exp(-|c_j - c_k|^2
+        / 2 l^2) for (d, 2) centres in widths of a region; lambda is `noise` times the mean diagonal of Z C Z'.
+        """
+        Z = masks.double()
+        Z = Z - Z.mean(0)
+        C = (-torch.cdist(centres.double(), centres.double()).square() / (2 * self.length**2)).exp()
+        CZ = C @ Z.T
+        K = Z @ CZ
+        K += self.noise * K.diagonal().mean() * torch.eye(len(K), dtype=torch.float64)
+        weights: Tensor = torch.linalg.solve(K, CZ.T)
+        return weights - weights.mean(0)
 
 
 Candidate = Mixture | Smoothed
-
-
-def smoothing_weights(masks: Tensor, centres: Tensor, *, length: float, noise: float) -> Tensor:
-    """Return (n, d) weights of mass 0: the posterior mean of regions' effects in a Gaussian process.
-
-    `phi = C Z' (Z C Z' + lambda I)^-1 (F - mean F)`, with Z the centred masks and C_jk = exp(-|c_j - c_k|^2 / 2 l^2).
-
-    Args:
-        masks: (n, d).
-        centres: (d, 2) centres of the regions, in widths of a region.
-        length: l.
-        noise: lambda, as a fraction of the mean diagonal of Z C Z'.
-    """
-    Z = masks.double()
-    Z = Z - Z.mean(0)
-    C = (-torch.cdist(centres.double(), centres.double()).square() / (2 * length**2)).exp()
-    CZ = C @ Z.T
-    K = Z @ CZ
-    K += noise * K.diagonal().mean() * torch.eye(len(K), dtype=torch.float64)
-    weights: Tensor = torch.linalg.solve(K, CZ.T)
-    return weights - weights.mean(0)
 
 
 def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch.Generator) -> Coalitions:
@@ -91,11 +74,7 @@ def block_masks(sides: tuple[int, int], block: int, count: int, generator: torch
 def propose(choose: Choice, trials: int, seed: int, known: Sequence[tuple[Candidate, float]]) -> Iterator[Candidate]:
     """Yield candidates: keep-p at 0.5, then evenly spread ones, then candidates ever closer to the best known one.
 
-    Args:
-        choose: Which parameters are searched.
-        trials: Total number of candidates.
-        seed: Of the search.
-        known: Candidates with their scores, to which the caller adds each candidate before it takes the next.
+    The caller adds each candidate with its score to `known` before it takes the next one.
     """
     yield Mixture()
     sides = {"p": 1, "sizes": len(PS) - 1, "weights": 2}[choose]

@@ -38,17 +38,10 @@ def evaluate_points(
     done: int = 0,
     total: int | None = None,
 ) -> PointOutputs:
-    """Evaluate the model on masked copies of `image`; a point's values are the opacities of the regions.
+    """Evaluate the model on masked copies of a (C, H, W) image; a point's values are the opacities of the regions.
 
-    Args:
-        model: The model.
-        image: (C, H, W), in the model's units.
-        points: The points; `points.base` selects the removal of each.
-        features: The regions.
-        removals: The removal operators, one per base.
-        enough: Called after each quarter; True ends the run with the points evaluated so far.
-        done: Rows of earlier calls, for the progress bar.
-        total: Rows of all calls, for the progress bar.
+    `points.base` selects the removal of each point. `enough` is called after each quarter; True ends the run with the
+    points evaluated so far. For the progress bar, `done` is the rows of earlier calls and `total` those of all calls.
 
     Raises:
         ExplainerRefused: A point's base has no removal.

@@ -23,11 +23,7 @@ def exact_lines(
 ) -> MeasureResult:
     """Return the exact integrals at the (d,) input `x`.
 
-    Args:
-        family: The family.
-        x: The input.
-        f: Maps (n, d) to (n,).
-        along: Integrates f over (L, d) starts and ends of segments: (L,).
+    `f` maps (n, d) to (n,), and `along` integrates it over segments from (L, d) starts to ends: (L,).
 
     Raises:
         ExplainerRefused: The family's measure is not on lines.

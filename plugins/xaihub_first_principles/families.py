@@ -13,37 +13,27 @@ import torch
 from torch import Tensor
 
 from xaihub import ExplainerRefused
-from xaihub_first_principles.measures import FIXED, MeasureFamily, Points, owner_weights
+from xaihub_first_principles.measures import FIXED, MeasureFamily, Points
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldAtX(MeasureFamily):
     """Coordinate j is held at x_j and the other coordinates follow a law.
 
-    Attributes:
-        centre: Subtract the mean of f over the law of X (derived), so that an unused feature gets 0: exactly for
-            partial dependence and independent features, which use the same draws for both.
+    `centre` subtracts the mean of f over the law of X (derived), so that an unused feature gets 0: exactly for partial
+    dependence and independent features, which use the same draws for both.
     """
 
-    centre: bool = False
+    normalise: ClassVar[bool] = True
 
-    def weights(self, points: Points) -> Tensor:
-        """Return weights that sum to 1 for each feature, minus the law of X if centred."""
-        assert points.owner is not None  # noqa: S101 - set by held_points
-        assert points.weight is not None  # noqa: S101
-        return owner_weights(points.owner, points.weight, points.count, normalise=True)
+    centre: bool = False
 
     def held_points(
         self, x: Tensor, others: Tensor, cluster: Tensor, weight: Tensor | None = None, law: Tensor | None = None
     ) -> Points:
-        """Return the points for draws of the other coordinates.
+        """Return the points for (n, d) draws of the other coordinates that serve every feature, or (d, n, d) draws.
 
-        Args:
-            x: (d,) the input.
-            others: (n, d) draws that serve every feature, or (d, n, d).
-            cluster: (n,) clusters.
-            weight: (d, n) raw weights, by default equal.
-            law: (n, d) draws of X itself, if they differ from `others`.
+        `cluster` is (n,) and `weight` (d, n), by default equal; `law` holds (n, d) draws of X, if they differ.
         """
         d, n = len(x), others.shape[-2]
         values = others.expand(d, n, d).clone()

@@ -29,40 +29,22 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a measure is and how it was chosen.
+    """What a measure is and how it was chosen."""
 
-    Attributes:
-        version: Of the format.
-        kind: "mixture" of keep-p measures, with tensors p and theta; or "weights" per mask and region, with tensors
-            masks and weights.
-        features: The regions on which it was chosen; weights fit no others.
-        baseline: The base law of masked regions.
-        output: The integrated score.
-        shifts: Number of grids.
-        smooth: Whether maps are interpolated between cells.
-        budget: Points per image.
-        metrics: The sign of each metric in the objective.
-        model: The model on which it was chosen.
-        images: Numbers of images for choosing, validation and testing.
-        gain: Mean gain over keep-p at 0.5 on each of these sets.
-        interval: 95 % bootstrap interval of the gain on the test images, if there were any.
-        seed: Of all random choices.
-    """
-
-    version: Literal[1] = 1
-    kind: Literal["mixture", "weights"]
-    features: Annotated[str, Meta(max_length=100)]
-    baseline: Annotated[str, Meta(max_length=1000)]
-    output: Literal["probability", "logit"]
-    shifts: Annotated[int, Meta(ge=1, le=16)]
-    smooth: bool
-    budget: Annotated[int, Meta(ge=8)]
-    metrics: Annotated[dict[str, float], Meta(max_length=100)]
-    model: Annotated[str, Meta(max_length=1000)]
-    images: tuple[Count, Count, Count]
-    gain: tuple[float, float, float | None]
-    interval: tuple[float, float] | None = None
-    seed: int = 0
+    version: Literal[1] = 1  # of the format
+    kind: Literal["mixture", "weights"]  # of keep-p measures (p, theta), or per mask and region (masks, weights)
+    features: Annotated[str, Meta(max_length=100)]  # the regions on which it was chosen; weights fit no others
+    baseline: Annotated[str, Meta(max_length=1000)]  # the base law of masked regions
+    output: Literal["probability", "logit"]  # the integrated score
+    shifts: Annotated[int, Meta(ge=1, le=16)]  # number of grids
+    smooth: bool  # whether maps are interpolated between cells
+    budget: Annotated[int, Meta(ge=8)]  # points per image
+    metrics: Annotated[dict[str, float], Meta(max_length=100)]  # the sign of each metric in the objective
+    model: Annotated[str, Meta(max_length=1000)]  # the model on which it was chosen
+    images: tuple[Count, Count, Count]  # numbers of images for choosing, validation and testing
+    gain: tuple[float, float, float | None]  # mean gain over keep-p at 0.5 on each of these sets
+    interval: tuple[float, float] | None = None  # 95 % bootstrap interval of the gain on test images
+    seed: int = 0  # of all random choices
 
 
 @dataclass(frozen=True, kw_only=True)

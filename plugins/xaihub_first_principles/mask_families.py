@@ -31,19 +31,12 @@ ENUMERATE_UP_TO = 16  # features; 65 536 masks
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFamily(MeasureFamily):
-    """A family that evaluates mixtures of the input and a replacement.
+    """A family that evaluates mixtures of the input and a replacement."""
 
-    Attributes:
-        budget: Number of points; if it covers all 2^d masks each is taken once, and nothing is random.
-        law: Sizes of the masks: the family's own law, uniform, or one that suits every family.
-        background: (k, d) replacements Z, zero by default; the base law is uniform on them.
-        centre: Subtract the mean of f over the law of Y, unless the family's mass is 0 anyway.
-    """
-
-    budget: int = 1000
-    law: Law = "own"
-    background: Tensor | None = None
-    centre: bool = False
+    budget: int = 1000  # number of points; if it covers all 2^d masks each is taken once, and nothing is random
+    law: Law = "own"  # sizes of the masks: the family's own law, uniform, or one that suits every family
+    background: Tensor | None = None  # (k, d) replacements Z, zero by default; the base law is uniform on them
+    centre: bool = False  # subtract the mean of f over the law of Y, unless the family's mass is 0 anyway
 
     def size_law(self, d: int) -> Tensor:
         """Return the (d + 1,) log-probabilities of the sizes 0..d that suit this family."""
@@ -140,17 +133,12 @@ class SignedKeepP(KeepP):
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(MaskFamily):
-    """sum_k theta_k times the signed keep-p measure at p_k.
-
-    Attributes:
-        ps: The (K,) probabilities.
-        thetas: Their (K,) non-negative weights, which sum to 1.
-    """
+    """sum_k theta_k times the signed keep-p measure at p_k."""
 
     name: ClassVar[str] = "mixture"
 
-    ps: tuple[float, ...] = (0.5,)
-    thetas: tuple[float, ...] = (1.0,)
+    ps: tuple[float, ...] = (0.5,)  # the (K,) probabilities
+    thetas: tuple[float, ...] = (1.0,)  # their (K,) non-negative weights, which sum to 1
     adjust: bool = True
 
     @property

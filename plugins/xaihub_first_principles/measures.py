@@ -23,31 +23,18 @@ JACKKNIFE_GROUPS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Where a family evaluates the model.
+    """Where a family evaluates the model."""
 
-    Attributes:
-        values: (n, D) the points Y.
-        x: (D,) the explained input.
-        count: Number of features, d.
-        cluster: (n,) which points are drawn together, such as a mask and its complement; `FIXED` if not random.
-        owner: (n,) the feature that a point serves, or `FIXED` for all; None if weights do not depend on owners.
-        weight: (n,) a point's weight for its owner, if the family knows it in advance.
-        masks: (n, d) the features that a point shows, for families on masks.
-        base: (n,) the replacement used for masked features, for families on masks.
-        log_density: (n,) log of how often the design is expected to draw a point's mask.
-        distinct: No point is drawn twice, so a design that covers much of the support has a smaller error.
-    """
-
-    values: Tensor
-    x: Tensor
-    count: int
-    cluster: Tensor
-    owner: Tensor | None = None
-    weight: Tensor | None = None
-    masks: Tensor | None = None
-    base: Tensor | None = None
-    log_density: Tensor = field(default_factory=lambda: torch.zeros(0))
-    distinct: bool = False
+    values: Tensor  # (n, D) the points Y
+    x: Tensor  # (D,) the explained input
+    count: int  # number of features, d
+    cluster: Tensor  # (n,) which points are drawn together, such as a mask and its complement; `FIXED` if not random
+    owner: Tensor | None = None  # (n,) the feature that a point serves, or `FIXED` for all; None without owners
+    weight: Tensor | None = None  # (n,) a point's weight for its owner, if the family knows it in advance
+    masks: Tensor | None = None  # (n, d) the features that a point shows, for families on masks
+    base: Tensor | None = None  # (n,) the replacement used for masked features, for families on masks
+    log_density: Tensor = field(default_factory=lambda: torch.zeros(0))  # (n,) log of the expected draws of a mask
+    distinct: bool = False  # no point is drawn twice, so a design that covers much of the support has a smaller error
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -86,11 +73,13 @@ class MeasureFamily(ABC):
         name: The name users type.
         complete: For any f the values sum to f(x) minus the mean of f over the replacements.
         quadrature: The points approximate a continuous measure, so no design is exact.
+        normalise: The weights of each feature's own points sum to 1, and those of shared points to -1.
     """
 
     name: ClassVar[str] = ""
     complete: ClassVar[bool] = False
     quadrature: ClassVar[bool] = False
+    normalise: ClassVar[bool] = False
 
     @abstractmethod
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
@@ -106,28 +95,19 @@ class MeasureFamily(ABC):
             raise PluginError(
                 f"the measure family {type(self).__name__} gives no weights", hint="points with owners, or weights()"
             )
-        return owner_weights(points.owner, points.weight, points.count)
+        return owner_weights(points.owner, points.weight, points.count, normalise=self.normalise)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureResult:
-    """An attribution, and what is known about its measure.
+    """An attribution, and what is known about its measure."""
 
-    Attributes:
-        values: (d,) or (d, T) attributions.
-        stderr: The same shape: standard errors by a delete-a-group jackknife; 0 if nothing is random.
-        mass: (d,) mu_j(X), the attribution of the constant 1.
-        variation: (d,) sum of |W|: total variation, or a bound on it if points coincide.
-        points: Number of evaluated points.
-        exact: The measure has finite support, and every point of it was evaluated.
-    """
-
-    values: Tensor
-    stderr: Tensor
-    mass: Tensor
-    variation: Tensor
-    points: int
-    exact: bool
+    values: Tensor  # (d,) or (d, T) attributions
+    stderr: Tensor  # the same shape: standard errors by a delete-a-group jackknife; 0 if nothing is random
+    mass: Tensor  # (d,) mu_j(X), the attribution of the constant 1
+    variation: Tensor  # (d,) sum of |W|: total variation, or a bound on it if points coincide
+    points: int  # number of evaluated points
+    exact: bool  # the measure has finite support, and every point of it was evaluated
 
 
 def integrate(f: Callable[[Tensor], Tensor], family: MeasureFamily, x: Tensor, *, seed: int = 0) -> MeasureResult:

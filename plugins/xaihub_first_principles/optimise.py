@@ -17,7 +17,7 @@ from torch import Tensor
 from xaihub import Case, Explanation, Metric, MetricRefused, Model, ParameterError, Scene, Target, load_image
 from xaihub.errors import InputError
 from xaihub.masking import make_removal
-from xaihub_first_principles.candidates import PS, Candidate, Choice, Smoothed, block_masks, propose
+from xaihub_first_principles.candidates import PS, Candidate, Choice, block_masks, propose
 from xaihub_first_principles.evaluation import PointOutputs, evaluate_points
 from xaihub_first_principles.learned_measures import Header, LearnedMeasure
 from xaihub_first_principles.mask_families import Mixture, design_points
@@ -32,48 +32,28 @@ Watch = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is searched, and how images are masked.
+    """What is searched, and how images are masked."""
 
-    Attributes:
-        choose: "p" of keep-p; "sizes", a mixture of keep-p measures; "weights" over one fixed set of masks.
-        features: The regions; for weights, grid:N or patches:N, which are the same in every image.
-        baseline: The base law of masked regions.
-        output: The integrated score.
-        block: For weights: masks hide squares of `block` x `block` cells, anywhere on the grid.
-        budget: Masks per image.
-        trials: Number of candidates.
-        split: Fractions of images for choosing and for validation; the rest is for testing.
-        seed: Of every random choice.
-    """
-
-    choose: Choice = "weights"
-    features: str = "grid:7"
-    baseline: str = "blur"
-    output: Literal["probability", "logit"] = "probability"
-    block: int = 1
-    budget: int = 400
-    trials: int = 30
-    split: tuple[float, float] = (0.5, 0.25)
-    seed: int = 0
+    choose: Choice = "weights"  # p of keep-p, sizes of a mixture of them, or weights over one fixed set of masks
+    features: str = "grid:7"  # the regions; for weights, grid:N or patches:N, which are the same in every image
+    baseline: str = "blur"  # the base law of masked regions
+    output: Literal["probability", "logit"] = "probability"  # the integrated score
+    block: int = 1  # for weights: side in cells of the masked squares, which are anywhere on the grid
+    budget: int = 400  # masks per image
+    trials: int = 30  # number of candidates
+    split: tuple[float, float] = (0.5, 0.25)  # fractions for choosing and for validation; the rest is for testing
+    seed: int = 0  # of every random choice
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The result of the search.
+    """The result of the search."""
 
-    Attributes:
-        measure: The best measure, with its gains in the header.
-        parameters: The parameters of the best candidate.
-        tried: Parameters and mean objective of every candidate on the images for choosing, the start first.
-        tests: (n, 2) objective of the start and of the best measure on each test image.
-        skipped: The reason why an image was skipped, by its name.
-    """
-
-    measure: LearnedMeasure
-    parameters: dict[str, float]
-    tried: list[tuple[dict[str, float], float]]
-    tests: Tensor
-    skipped: dict[str, str] = field(default_factory=dict)
+    measure: LearnedMeasure  # the best measure, with its gains in the header
+    parameters: dict[str, float]  # the parameters of the best candidate
+    tried: list[tuple[dict[str, float], float]]  # parameters and mean objective when choosing, the start first
+    tests: Tensor  # (n, 2) objective of the start and of the best measure on each test image
+    skipped: dict[str, str] = field(default_factory=dict)  # the reason why an image was skipped, by its name
 
 
 def optimise_measure(
@@ -154,6 +134,12 @@ class _Prepared:
     regions: Regions
     outputs: PointOutputs
 
+    @property
+    def masks(self) -> Tensor:
+        """(n, d) masks."""
+        assert self.outputs.points.masks is not None  # noqa: S101 - only designs of masks are used
+        return self.outputs.points.masks
+
 
 @dataclass
 class _Search:
@@ -206,9 +192,7 @@ class _Search:
         """Return the tensors of a measure's file."""
         if isinstance(candidate, Mixture) and self.settings.choose != "weights":
             return {name: torch.tensor(getattr(candidate, f"{name}s"), dtype=torch.float64) for name in ("p", "theta")}
-        masks = image.outputs.points.masks
-        assert masks is not None  # noqa: S101 - only designs of masks are used
-        return {"masks": masks.to(torch.uint8), "weights": _weights(candidate, image)}
+        return {"masks": image.masks.to(torch.uint8), "weights": _weights(candidate, image)}
 
     def _points(self, regions: Regions, number: int, law: Candidate | None) -> Points:
         """Return one design for all images if weights are chosen; else masks of `law`, or a design for all laws."""
@@ -241,20 +225,13 @@ class _Search:
 
 def _weights(candidate: Candidate, image: _Prepared) -> Tensor:
     """Return the (n, d) weights of a candidate at the points of an image."""
-    points = image.outputs.points
-    return (
-        candidate.weights(points, _centres(image.regions))
-        if isinstance(candidate, Smoothed)
-        else candidate.weights(points)
-    )
+    if isinstance(candidate, Mixture):
+        return candidate.weights(image.outputs.points)
+    return candidate.weights(image.masks, _centres(image.regions))
 
 
 def _sides(regions: Regions) -> tuple[int, int]:
-    """Return the numbers of rows and columns of a grid.
-
-    Raises:
-        ParameterError: The regions are not a grid of equal cells.
-    """
+    """Return the numbers of rows and columns of a grid; refuse other regions."""
     if regions.centres is None:
         raise ParameterError(
             "masks of blocks need a grid whose cells divide the input", hint="block 1, or another grid"

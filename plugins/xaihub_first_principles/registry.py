@@ -20,25 +20,15 @@ MAX_NODES = 64  # of a quadrature
 
 @dataclass(frozen=True, kw_only=True)
 class FamilySettings:
-    """What a family is made from.
+    """What a family is made from."""
 
-    Attributes:
-        count: Number of features.
-        budget: Number of points.
-        bases: Number of replacements.
-        p: Probability that keep-p and RISE keep a feature.
-        law: Sizes of random masks.
-        centre: Subtract the mean under the base law.
-        adjust: Fit an additive game first.
-    """
-
-    count: int
-    budget: int
-    bases: int = 1
-    p: float = 0.5
-    law: mask_families.Law = "own"
-    centre: bool = True
-    adjust: bool = False
+    count: int  # number of features
+    budget: int  # number of points
+    bases: int = 1  # number of replacements
+    p: float = 0.5  # probability that keep-p and RISE keep a feature
+    law: mask_families.Law = "own"  # sizes of random masks
+    centre: bool = True  # subtract the mean under the base law
+    adjust: bool = False  # fit an additive game first
 
     @property
     def background(self) -> Tensor:

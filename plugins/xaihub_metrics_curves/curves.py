@@ -22,19 +22,14 @@ Output = Annotated[Literal["probability", "logit"], Meta(description="The model 
 
 
 class Curves:
-    """The model's outputs for one image in the order of one map, on one baseline.
-
-    Attributes:
-        counts: (points,) pieces that have changed at each point: 0, ..., all.
-        fractions: (points,) the same as a fraction of the image's pieces.
-    """
+    """The model's outputs for one image in the order of one map, on one baseline."""
 
     def __init__(self, case: Case, order: Ranking, *, steps: int, baseline: str) -> None:
         """Prepare `steps` equal steps, or one per piece if there are fewer pieces; nothing is evaluated yet."""
         self._case, self._order, self._baseline = case, order, baseline
         points = min(steps, order.count)
-        self.counts = torch.arange(points + 1) * order.count // points
-        self.fractions = self.counts.double() / order.count
+        self.counts = torch.arange(points + 1) * order.count // points  # pieces that have changed: 0, ..., all
+        self.fractions = self.counts.double() / order.count  # of the image's pieces
 
     def logits(self, direction: Direction) -> Tensor:
         """Return (points, K) logits, evaluated once for all metrics.

@@ -23,17 +23,11 @@ TIES = 0  # seed of the order within ties; fixed, so that equal maps get equal s
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order of a map's pieces.
+    """The order of a map's pieces."""
 
-    Attributes:
-        ranks: (H, W) position of each pixel's piece in the order; 0 is the highest value of the map.
-        count: Number of pieces.
-        key: The unit and the patch size.
-    """
-
-    ranks: Tensor
-    count: int
-    key: tuple[str, int | None]
+    ranks: Tensor  # (H, W) position of each pixel's piece in the order; 0 is the highest value of the map
+    count: int  # number of pieces
+    key: tuple[str, int | None]  # the unit and the patch size
 
     def masks(self, counts: Tensor, direction: Direction) -> Tensor:
         """Return (n, 1, H, W) masks of 0 and 1: the first `counts` (n,) pieces masked, or only these visible."""

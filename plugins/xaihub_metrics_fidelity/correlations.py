@@ -5,29 +5,18 @@ For a subset S: A(S), the sum of the map over S, and D(S) = f(x) - f(x without S
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from xaihub import Case, Measurement, Meta, Metric
-from xaihub.masking import BaselineName
+from xaihub import Case, Measurement, Meta
 from xaihub.ranking import is_constant
-from xaihub_metrics_fidelity.subsets import SUMS, remove_subsets
-
-Features = Annotated[
-    str, Meta(description="What is removed as one piece: grid:N, patches:PIXELS, superpixels:N or pixels.")
-]
-Samples = Annotated[int, Meta(ge=3, description="Random subsets per size; each costs one forward pass.")]
-Output = Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")]
+from xaihub_metrics_fidelity.subsets import SUMS, SubsetMetric, remove_subsets
 
 
-class SensitivityN(Metric):
+class SensitivityN(SubsetMetric):
     """Pearson's correlation of A(S) and D(S) at several sizes n of S, averaged (Ancona et al. 2018)."""
 
-    features: Features = "grid:14"
     sizes: Annotated[int, Meta(ge=1, le=100, description="Number of sizes n, spaced logarithmically from 1.")] = 6
     largest: Annotated[float, Meta(gt=0, lt=1, description="Largest n, as a fraction of all features.")] = 0.8
-    samples: Samples = 50
-    baseline: BaselineName = "zero"
-    output: Output = "logit"
 
     def score(self, case: Case) -> Measurement:
         """Return the mean over n, and the correlation at each n as a curve over the fraction n / d.
@@ -50,16 +39,13 @@ class SensitivityN(Metric):
         return [largest ** (step / steps) for step in range(steps)] + [largest]
 
 
-class FaithfulnessCorrelation(Metric):
+class FaithfulnessCorrelation(SubsetMetric):
     """Pearson's correlation of A(S) and D(S) over random subsets of one size (Bhatt et al. 2020, Def. 3)."""
 
-    features: Features = "pixels"
+    features, samples = "pixels", 100
     subset: Annotated[float, Meta(gt=0, lt=1, description="Size of each subset S, as a fraction of all features.")] = (
         0.05
     )
-    samples: Samples = 100
-    baseline: BaselineName = "zero"
-    output: Output = "logit"
 
     ranks: ClassVar[bool] = False
 

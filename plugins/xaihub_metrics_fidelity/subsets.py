@@ -4,63 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Literal
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from xaihub import Case, MetricRefused, ParameterError
-from xaihub.masking import Segments, coalition_scores, make_features
+from xaihub import Case, Meta, Metric, MetricRefused, ParameterError
+from xaihub.masking import BaselineName, Segments, coalition_scores, make_features
 from xaihub.ranking import correlation
 
 # Relative differences below these are rounding errors: of sums of the map in float64, of scores in float32.
 SUMS, SCORES = 1e-9, 1e-6
 
 
-class Settings(Protocol):
-    """How subsets are drawn and removed, and what is scored."""
+class SubsetMetric(Metric):
+    """A metric that removes random subsets of features."""
 
-    features: str
-    samples: int
-    baseline: str
-
-    @property
-    def output(self) -> str:
-        """The score, see `Scene.score`."""
+    features: Annotated[
+        str, Meta(description="What is removed as one piece: grid:N, patches:PIXELS, superpixels:N or pixels.")
+    ] = "grid:14"
+    samples: Annotated[int, Meta(ge=3, description="Random subsets per size; each costs one forward pass.")] = 50
+    baseline: BaselineName = "zero"
+    output: Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")] = "logit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """The sums of the map and the drops in the score for g groups of n removed subsets.
+    """The sums of the map and the drops in the score for g groups of n removed subsets."""
 
-    Attributes:
-        sizes: Number of features in each subset of a group.
-        count: Number of all features.
-        attributed: (g, n) float64 sums of the map over the removed subsets.
-        drops: (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect.
-    """
-
-    sizes: list[int]
-    count: int
-    attributed: Tensor
-    drops: Tensor
+    sizes: list[int]  # number of features in each subset of a group
+    count: int  # number of all features
+    attributed: Tensor  # (g, n) float64 sums of the map over the removed subsets
+    drops: Tensor  # (g, n) float64 score of the image minus score without the subset; all 0 in a group without effect
 
     def correlations(self, *, ranks: bool = False) -> Tensor:
         """Return the correlation of each group: (g,); 0 where the sums or the drops do not vary."""
         return correlation(self.attributed, self.drops, ranks=ranks, rounding=SUMS).nan_to_num(0)
 
 
-def remove_subsets(case: Case, settings: Settings, sizes: Callable[[int], list[float]]) -> Removed:
+def remove_subsets(case: Case, settings: SubsetMetric, sizes: Callable[[int], list[float]]) -> Removed:
     """Remove random subsets of features, and sum the map over them.
 
     The subsets and their logits depend only on the image, the model, the seed and these parameters, so they are
-    computed once per image.
-
-    Args:
-        case: The map to score.
-        settings: The features, the number of subsets of each size, the baseline and the score.
-        sizes: The numbers of features to remove, given how many there are; rounded to at least one and not all.
+    computed once per image. `sizes` returns the numbers of features to remove, given how many there are; they are
+    rounded to at least one and not all.
 
     Raises:
         ParameterError: The features or the baseline cannot be made, or there is only one feature.

@@ -50,21 +50,13 @@ class GridPointing(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic:
-    """Several images in one.
+    """Several images in one."""
 
-    Attributes:
-        image: (C, H, W), of the size of the model's input.
-        cell: The cell of the target's image, counted row by row.
-        rows: The rows of its pixels.
-        columns: The columns of its pixels.
-        classes: The class of each cell, row by row.
-    """
-
-    image: Tensor
-    cell: int
-    rows: slice
-    columns: slice
-    classes: list[int]
+    image: Tensor  # (C, H, W), of the size of the model's input
+    cell: int  # the cell of the target's image, counted row by row
+    rows: slice  # the rows of its pixels
+    columns: slice  # the columns of its pixels
+    classes: list[int]  # the class of each cell, row by row
 
 
 def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:

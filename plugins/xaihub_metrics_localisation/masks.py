@@ -80,11 +80,7 @@ class RelevanceRank(Metric):
 
 
 def _mask(case: Case) -> Tensor:
-    """Return the (H, W) bool mask on the CPU.
-
-    Raises:
-        MetricRefused: It marks nothing, or everything.
-    """
+    """Return the (H, W) bool mask on the CPU; refuse one that marks nothing, or everything."""
     truth = case.scene.truth
     assert truth is not None  # noqa: S101 - `needs_truth`: the base class has refused
     if truth.shape != case.heat.shape:

@@ -5,8 +5,7 @@ Notation: Phi(x) is the explanation of x for a fixed class, y a copy of x with n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 from zlib import crc32
 
 import torch
@@ -18,6 +17,8 @@ from xaihub.masking import batch_rows
 
 class MaxSensitivity(Metric):
     """The largest change of the explanation in a ball around the image (Yeh et al. 2019, Def. 3.1)."""
+
+    per_distance: ClassVar[bool] = False
 
     samples: Annotated[int, Meta(ge=1, description="Number of noisy copies; each is explained.")] = 10
     radius: Annotated[
@@ -36,26 +37,15 @@ class MaxSensitivity(Metric):
         norm = float(case.explanation.values.double().norm()) if self.relative else 1.0
         if norm == 0:
             raise MetricRefused("the map is zero, so its relative change has no meaning", hint="use relative=false")
-        changes = self._of(_changes(case, self.samples, self.radius)) / norm
+        maps, images = _changes(case, self.samples, self.radius)
+        changes = (maps / images if self.per_distance else maps) / norm
         return Measurement(value=float(changes.max()), details={"mean": float(changes.mean())})
-
-    def _of(self, changes: _Changes) -> Tensor:
-        return changes.maps
 
 
 class LocalLipschitz(MaxSensitivity):
     """The largest change of the explanation relative to that of the image (Alvarez-Melis and Jaakkola 2018)."""
 
-    def _of(self, changes: _Changes) -> Tensor:
-        return changes.maps / changes.images
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Changes:
-    """Euclidean norms of the changes: (samples,) of the map, and of the image with pixels in [0, 1]."""
-
-    maps: Tensor
-    images: Tensor
+    per_distance = True
 
 
 def draw_noise(samples: int, radius: float, size: tuple[int, ...], seed: int) -> Tensor:
@@ -66,10 +56,14 @@ def draw_noise(samples: int, radius: float, size: tuple[int, ...], seed: int) ->
     return torch.stack([(torch.rand(size, generator=generator) * 2 - 1) * radius for _ in range(samples)])
 
 
-def _changes(case: Case, samples: int, radius: float) -> _Changes:
-    """Explain the noisy copies for the same class, once for all metrics with the same parameters."""
+def _changes(case: Case, samples: int, radius: float) -> tuple[Tensor, Tensor]:
+    """Explain the noisy copies for the same class, once for all metrics with the same parameters.
 
-    def explain() -> _Changes:
+    Returns:
+        (samples,) Euclidean norms of the changes of the map, and of those of the image with pixels in [0, 1].
+    """
+
+    def explain() -> tuple[Tensor, Tensor]:
         image = case.scene.image
         spread = torch.tensor(case.model.preprocessing.std).view(-1, 1, 1)  # pixels to the model's units
         noise = draw_noise(samples, radius, tuple(image.shape), case.seed)
@@ -79,6 +73,6 @@ def _changes(case: Case, samples: int, radius: float) -> _Changes:
         for part in noise.split(batch_rows(case.model)):
             explained = case.explain_batch(image + (part / spread).to(image), seed=seed)
             distances += [(found.values - case.explanation.values).double().norm() for found in explained]
-        return _Changes(maps=torch.stack(distances), images=noise.double().flatten(1).norm(dim=1))
+        return torch.stack(distances), noise.double().flatten(1).norm(dim=1)
 
     return case.memory.once(("explanations of noisy copies", samples, radius, case.seed), explain)

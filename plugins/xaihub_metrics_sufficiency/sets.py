@@ -49,17 +49,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class SufficientSet:
-    """One set of pixels.
+    """One set of pixels."""
 
-    Attributes:
-        mask: (H, W) bool.
-        returned: It is a set that the explanation returned, not a prefix of its ranking.
-        verdict: The model's decision for this set alone, under the baseline.
-    """
-
-    mask: Tensor
-    returned: bool
-    verdict: Verdict
+    mask: Tensor  # (H, W) bool
+    returned: bool  # it is a set that the explanation returned, not a prefix of its ranking
+    verdict: Verdict  # the model's decision for this set alone, under the baseline
 
     @property
     def area(self) -> float:
@@ -88,9 +82,8 @@ class Sets:
         """
         if self._mask is not None:
             mask = self._mask
-            verdict = self.case.memory.once(
-                ("sufficiency: returned set", self.baseline, self._seed()), lambda: self.of_masks(mask[None])[0]
-            )
+            key = ("sufficiency: returned set", self.baseline, self._seed())
+            verdict = self.case.memory.once(key, lambda: self.evaluated(mask[None, None].float())[0])
             return [SufficientSet(mask=mask, returned=True, verdict=verdict) for _ in confidences]
         counts = self._smallest([share * self.whole for share in confidences])
         verdicts = self._verdicts(counts)
@@ -107,10 +100,6 @@ class Sets:
         if not scene.target.kept(logits, logits):
             raise MetricRefused("the model does not prefer the first class of the contrast on this image")
         return float(scene.score(logits.double()))
-
-    def of_masks(self, masks: Tensor) -> list[Verdict]:
-        """Evaluate (n, H, W) sets alone, under the baseline."""
-        return self._evaluated(masks.unsqueeze(1).float(), None)
 
     def prefix(self, count: int) -> Tensor:
         """Return the (H, W) set of the first `count` pixels of the ranking."""
@@ -133,7 +122,8 @@ class Sets:
 
         return self.case.scene.memory.once(("sufficiency: removal", self.baseline, self._seed()), make)
 
-    def _evaluated(self, draws: Tensor, expand: Callable[[Tensor], Tensor] | None) -> list[Verdict]:
+    def evaluated(self, draws: Tensor, expand: Callable[[Tensor], Tensor] | None = None) -> list[Verdict]:
+        """Evaluate (n, 1, H, W) sets alone, under the baseline; `expand` makes them of draws."""
         case, verdicts = self.case, []
         for batch in masked_forward_passes(case.model, case.scene.image, draws, removal=self._removal(), expand=expand):
             confidences = case.scene.score(batch.outputs.double()).tolist()
@@ -164,7 +154,7 @@ class Sets:
         def shown(counts: Tensor) -> Tensor:
             return (ranks < counts.view(-1, 1, 1)).float().unsqueeze(1)
 
-        return self._evaluated(torch.tensor([key.size for key in keys]), shown)
+        return self.evaluated(torch.tensor([key.size for key in keys]), shown)
 
 
 class _Prefix(NamedTuple):
@@ -191,11 +181,6 @@ def _ranks(case: Case) -> Tensor:
         return torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).view(case.heat.shape)
 
     return case.memory.once(("sufficiency: ranking",), rank)
-
-
-def prefixes(found: Sets, shares: Sequence[float]) -> Tensor:
-    """Return (n, H, W) prefixes of the ranking that cover these fractions of the image."""
-    return torch.stack([found.prefix(round(share * found.size)) for share in shares])
 
 
 def levels(text: str, name: str) -> list[float]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaihub import Case, Measurement, Meta, Metric, MetricRefused, Model, Scene, generator_for
 from xaihub.masking import Removal, masked_forward_passes
-from xaihub_metrics_sufficiency.sets import Baseline, Pixels, levels, prefixes, sets_of
+from xaihub_metrics_sufficiency.sets import Baseline, Pixels, levels, sets_of
 
 Family = Literal["colours", "photos"]
 Confidences = Annotated[
@@ -90,7 +90,8 @@ class TransplantCurve(Metric):
             MetricRefused: The run has no image of another predicted class.
         """
         shares = levels(self.shares, "shares")
-        sets = prefixes(sets_of(case, "ranking", "zero"), shares)
+        found = sets_of(case, "ranking", "zero")
+        sets = torch.stack([found.prefix(round(share * found.size)) for share in shares])
         onto = backgrounds(case.scene, self.family, self.count, case.seed)
         kept_share = transplanted(case, sets, onto).mean(1).tolist()
         return Measurement(

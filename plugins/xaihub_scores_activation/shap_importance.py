@@ -31,15 +31,10 @@ def shap_importance(
     permutations: int = 10,
     seed: int = 0,
 ) -> Tensor:
-    """Return the (d,) mean of |SHAP value| over rows and outputs.
+    """Return the (d,) mean of |SHAP value| over (n, d) rows and the outputs, by shap's explainer of that name.
 
-    Args:
-        predict: Maps (n, d) to (n, K) outputs, without a graph.
-        background: (b, d) rows whose values replace masked features.
-        rows: (n, d) rows to explain.
-        algorithm: shap's PermutationExplainer or KernelExplainer.
-        permutations: Orders of the features per row, each walked in both directions (permutation only).
-        seed: Seed of the sampling.
+    `predict` maps (n, d) to (n, K) without a graph; masked features take their values in (b, d) background rows. In
+    each of `permutations` orders per row, the features are walked in both directions.
 
     Raises:
         ParameterError: The kernel explainer would need more than 4 GiB of memory.

@@ -116,11 +116,6 @@ class ShapleyVision(nn.Module):
         """Return the (B, N, K) patch scores of (B, C, H, W) images, masked if (B, N) coalitions are given."""
         return self._patch_scores(x, None) if shown is None else self._patch_scores(*self._masked(x, shown))
 
-    def value(self, x: Tensor, shown: Tensor) -> Tensor:
-        """Return the (B, K) values of (B, N) coalitions."""
-        values: Tensor = self(x, shown)
-        return values
-
     def mask_pixels(self, x: Tensor, shown: Tensor) -> Tensor:
         """Set the pixels of masked patches to 0, the mean of the data after normalisation."""
         if x.shape[-2:] != self.cell_of_pixel.shape:

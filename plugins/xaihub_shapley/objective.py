@@ -113,7 +113,7 @@ class ShapleyObjective(Objective):
         ).to(inputs.device)
         half = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.votes_half)
         with torch.no_grad(), evaluation_mode(network), half:
-            values = torch.stack([network.value(inputs, row).float() for row in shown.unbind(1)], 1)
+            values = torch.stack([network(inputs, row).float() for row in shown.unbind(1)], 1)
         # What all classes share supports none of them, and would only add noise.
         return patch_score_loss(*self._compared(_centred(phi), _centred(values), labels), shown)
 

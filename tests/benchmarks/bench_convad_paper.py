@@ -28,7 +28,7 @@ import xaihub
 from xaihub import Case, Explainer, Model, Runtime, Scene
 from xaihub_convad.deactivation import Deactivation
 from xaihub_convad.search.extraction import ranking
-from xaihub_metrics_sufficiency.sets import Sets, prefixes
+from xaihub_metrics_sufficiency.sets import Sets
 from xaihub_metrics_sufficiency.transplant import backgrounds, transplanted
 
 CONFIDENCES = [0.0, 0.25, 0.5, 0.75, 0.9]
@@ -149,12 +149,12 @@ def one(scene: Scene, explainer: Explainer, count: int) -> dict[str, Any]:
     )
     own = Sets(case, "ranking", found.metadata["details"]["baseline"])
     cuts = own.sets(CONFIDENCES)
-    masks = torch.cat([torch.stack([cut.mask for cut in cuts]), prefixes(own, SIZES)])
+    masks = torch.stack([cut.mask for cut in cuts] + [own.prefix(round(size * own.size)) for size in SIZES])
     votes = {
         family: transplanted(case, masks, backgrounds(scene, family, count, 0)).mean(1).tolist()
         for family in ("colours", "photos")
     }
-    plain = Sets(case, "ranking", "zero").of_masks(masks)
+    plain = Sets(case, "ranking", "zero").evaluated(masks.unsqueeze(1).float())
     return {
         "confidence": own.whole,
         "agreement": found.metadata["details"]["expected_agreement"],

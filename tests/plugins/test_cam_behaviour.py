@@ -120,14 +120,14 @@ def test_a_model_without_a_grid_is_refused_with_the_reason(kind: type[Explainer]
     model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)), (3, 8, 8))
     with pytest.raises(ModelError) as reason:
         model.layer()
-    with pytest.raises(ExplainerRefused, match="mapped back to the image") as refusal:
+    with pytest.raises(ExplainerRefused, match="maps back to the image") as refusal:
         kind().explain(model, torch.rand(1, 3, 8, 8), 0)
     assert refusal.value.message == reason.value.message
     assert refusal.value.hint
 
 
 def test_an_unknown_layer_is_a_wrong_parameter_with_a_hint() -> None:
-    with pytest.raises(ParameterError, match="layer 'layer5' has no output") as error:
+    with pytest.raises(ParameterError, match="layer 'layer5' does not return a grid") as error:
         GradCAM(layer="layer5").explain(small(), images(small()))
     assert "layer" in error.value.hint
 

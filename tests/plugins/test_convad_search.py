@@ -24,7 +24,7 @@ from xaihub_convad.explainers import Rex
 from xaihub_convad.search.evaluation import Evaluator
 from xaihub_convad.search.partition import SUBSETS, Box, Cuts, mutants, painted, split
 from xaihub_convad.search.responsibility import responsibilities, search
-from xaihub_convad.search.scheduling import Task, combined, run, run_all
+from xaihub_convad.search.scheduling import Task, combined, run_all
 
 
 class TestPartitions:
@@ -180,7 +180,7 @@ class TestSearch:
 
         model, image = model_of(Both(), 16), bright()
         evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
-        ended = run(evaluator, search((SIDE, SIDE), np.random.default_rng(0), refinements=40))
+        (ended,) = run_all([(evaluator, search((SIDE, SIDE), np.random.default_rng(0), refinements=40))])
         shown = painted((SIDE, SIDE), ended.boxes)
         assert shown[2:6, 2:6].all()
         assert shown[26:30, 26:30].all()
@@ -322,7 +322,7 @@ class TestQueue:
             yield np.zeros((0, SIDE, SIDE), bool)
 
         assert run_all([(evaluator, silent()), (evaluator, silent())]) == ["done", "done"]
-        assert run(evaluator, combined([silent(), silent()])) == ["done", "done"]
+        assert run_all([(evaluator, combined([silent(), silent()]))]) == [["done", "done"]]
 
 
 def test_sets_are_saved_with_the_map(tmp_path: Any) -> None:

@@ -17,7 +17,7 @@ from xaihub_convad.baselines import named_removal
 from xaihub_convad.explainers import Rex
 from xaihub_convad.search.evaluation import Evaluator, Verdicts
 from xaihub_convad.search.extraction import Goal, cells, grown, prefix, ranking, shrunk
-from xaihub_convad.search.scheduling import run
+from xaihub_convad.search.scheduling import run_all
 
 
 def target_of(index: int) -> ResolvedTarget:
@@ -54,7 +54,8 @@ class TestExtraction:
         model, image = model_of(module, 16), bright()
         evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
         whole = np.ones((SIDE, SIDE), bool)
-        small, minimal = run(evaluator, shrunk(whole, np.random.default_rng(0).random((SIDE, SIDE)), Goal(), side=2))
+        values = np.random.default_rng(0).random((SIDE, SIDE))
+        small, minimal = run_all([(evaluator, shrunk(whole, values, Goal(), side=2))])[0]
         assert minimal
         # 26 of 36 pixels reach 0.7; cells hold 4 of them.
         assert small.sum() == small[8:14, 20:26].sum() == 28
@@ -64,7 +65,8 @@ class TestExtraction:
         evaluator = Evaluator(model, image, target_of(0), make_removal("zero", model, image))
         order = np.random.default_rng(0).permutation(SIDE * SIDE)
         before = evaluator.rows
-        count = run(evaluator, grown(lambda n: prefix(order, n, (SIDE, SIDE)), SIDE * SIDE, Goal(), step=1))
+        task = grown(lambda n: prefix(order, n, (SIDE, SIDE)), SIDE * SIDE, Goal(), step=1)
+        (count,) = run_all([(evaluator, task)])
         assert count == next(n for n in range(SIDE * SIDE) if n / SIDE**2 > 0.3)
         assert evaluator.rows - before <= 16 + 4 * 5
 

@@ -177,7 +177,7 @@ def exact(points: Tensor, *, seed: int) -> Linear:
 def test_an_exact_explanation_of_a_linear_model_is_faithful_and_stable() -> None:
     found = assess(affine, exact, torch.randn(30, 3, generator=torch.Generator().manual_seed(0)))
 
-    assert (found.point, found.neighbourhood, found.stability) == pytest.approx((0, 0, 0), abs=1e-10)
+    assert (found["point"], found["neighbourhood"], found["stability"]) == pytest.approx((0, 0, 0), abs=1e-10)
 
 
 def _far_from_standard() -> Tensor:
@@ -190,8 +190,8 @@ def test_lime_explains_an_affine_function_almost_exactly() -> None:
 
     found = assess(affine, Lime(affine, data), data[:20])
 
-    assert found.neighbourhood < 1e-3 * found.variance
-    assert found.point < 1e-3 * found.variance
+    assert found["neighbourhood"] < 1e-3 * found["variance"]
+    assert found["point"] < 1e-3 * found["variance"]
 
 
 def test_the_intercept_of_lime_is_in_the_units_of_the_data() -> None:
@@ -211,8 +211,8 @@ def test_stability_explains_the_neighbour_and_not_the_point_again() -> None:
     points = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
     found = assess(lambda x: x[:, :1], itself, points, sigma=0.3, stability_draws=5)
 
-    assert found.stability == pytest.approx(0.3**2 * 6, rel=0.05)
-    assert found.stability_as_coded == 0
+    assert found["stability"] == pytest.approx(0.3**2 * 6, rel=0.05)
+    assert found["stability_as_coded"] == 0
 
 
 def test_common_random_numbers_leave_only_the_change_of_the_point() -> None:
@@ -222,8 +222,8 @@ def test_common_random_numbers_leave_only_the_change_of_the_point() -> None:
     data = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
     found = assess(wiggly, Lime(wiggly, data), data[:20])
 
-    assert found.stability < 0.3 * found.stability_fresh
-    assert found.stability_as_coded == pytest.approx(found.stability_fresh, rel=0.3)
+    assert found["stability"] < 0.3 * found["stability_fresh"]
+    assert found["stability_as_coded"] == pytest.approx(found["stability_fresh"], rel=0.3)
 
 
 def test_the_weighted_ridge_is_scikit_learns() -> None:

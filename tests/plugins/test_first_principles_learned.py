@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.plugins.measure_cases import SIDE, peaked
 from xaihub import ParameterError
 from xaihub_first_principles import mask_families
-from xaihub_first_principles.candidates import block_masks, smoothing_weights
+from xaihub_first_principles.candidates import Smoothed, block_masks
 from xaihub_first_principles.learned_measures import KEY, Header, LearnedMeasure, read_measure
 from xaihub_first_principles.measures import integrate
 from xaihub_first_principles.method import FirstPrinciples
@@ -40,7 +40,7 @@ def _mixture(**changes: Any) -> LearnedMeasure:
 def _weights() -> LearnedMeasure:
     shown = (torch.rand(40, 9, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
     places = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
-    free = smoothing_weights(shown, places, length=0.5, noise=0.1)
+    free = Smoothed(length=0.5, noise=0.1).weights(shown, places)
     return LearnedMeasure(header=_header(kind="weights"), tensors={"masks": shown, "weights": free})
 
 
@@ -68,7 +68,7 @@ def test_a_mixture_is_the_sum_of_its_keep_p_measures() -> None:
 def test_smoothing_weights_are_the_posterior_mean_of_a_gaussian_process() -> None:
     shown = (torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) < 0.5).double()
     places = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0)).double()
-    weights = smoothing_weights(shown, places, length=0.8, noise=0.3)
+    weights = Smoothed(length=0.8, noise=0.3).weights(shown, places)
     outputs = shown @ torch.tensor([1.0, 2.0, 0.0, -1.0]).double() + 5
     # In the space of effects: (Z'Z / lambda + C^-1)^-1 Z'F / lambda.
     Z = shown - shown.mean(0)
@@ -79,7 +79,7 @@ def test_smoothing_weights_are_the_posterior_mean_of_a_gaussian_process() -> Non
     direct = torch.linalg.solve(Z.T @ Z / noise + C.inverse(), Z.T @ (outputs - outputs.mean()) / noise)
     assert torch.allclose(weights.T @ outputs, direct, atol=1e-10)
     assert torch.allclose(weights.sum(0), torch.zeros(4).double(), atol=1e-12)
-    exact = smoothing_weights(shown, places, length=0.01, noise=1e-9).T @ outputs
+    exact = Smoothed(length=0.01, noise=1e-9).weights(shown, places).T @ outputs
     assert exact.tolist() == pytest.approx([1, 2, 0, -1], abs=1e-5)
 
 

@@ -200,14 +200,14 @@ def test_a_trained_gate_folds_into_the_next_layer(gain: float | str) -> None:
     table = make_table("wine", 0)
     recipe = Recipe(gain=gain, score_lr_mult=10, epochs=30)  # type: ignore[arg-type]
     (trained,) = train([table], [recipe], [0])
-    before = trained.network(table.test_x)
+    before = trained(table.test_x)
 
-    gate, following = trained.network[0], trained.network[1]
+    gate, following = trained[0], trained[1]
     assert isinstance(gate, ScoresActivation)
     fold_(gate, following)
-    after = trained.network[1:](table.test_x)
+    after = trained[1:](table.test_x)
 
-    assert trained.history.shape == (30, 13)
+    assert trained.weights.shape == (13,)
     assert (before - after).abs().max() < 1e-5
     assert torch.equal(before.argmax(1), after.argmax(1))
 
@@ -260,6 +260,7 @@ def test_networks_trained_side_by_side_are_those_trained_alone(recipe: Recipe) -
     together = train(tables, [recipe] * 2, [0, 1])
 
     for table, seed, found in zip(tables, (0, 1), together, strict=True):
-        alone, _ = train_alone(make_mlp(table.columns, table.classes, recipe, seed), table, recipe, seed)
-        assert torch.allclose(found.network(table.test_x), alone.network(table.test_x), atol=2e-4)
-        assert torch.allclose(found.history, alone.history, atol=1e-5)
+        alone = make_mlp(table.columns, table.classes, recipe, seed)
+        train_alone(alone, table, recipe, seed)
+        assert torch.allclose(found(table.test_x), alone(table.test_x), atol=2e-4)
+        assert torch.allclose(found.weights, alone.weights, atol=1e-5)

@@ -6,8 +6,8 @@ The protocol and its thresholds are ours, with margin below what was measured; t
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from xaihub.ranking import agreement, relevance_auc, stability, top_k_precision
 from xaihub_scores_activation.reproduction.command import Plan
 from xaihub_scores_activation.reproduction.experiments import cost, probabilities, reading_time, shap_of
 from xaihub_scores_activation.reproduction.networks import (
+    Network,
     Recipe,
-    Trained,
     accuracy,
     make_transformer,
     train,
@@ -32,7 +32,7 @@ from xaihub_scores_activation.reproduction.networks import (
 from xaihub_scores_activation.reproduction.tables import Table, make_table
 from xaihub_scores_activation.shap_importance import shap_importance
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 BARE, LITERAL, TIMES_TEN = Recipe(gated=False), Recipe(), Recipe(score_lr_mult=10)
 DIGITS = Recipe(gain="d", score_lr_mult=10, epochs=60)
 ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(3))
@@ -54,14 +54,22 @@ def tables(name: str) -> tuple[Table, ...]:
         return tuple(make_table(name, seed) for seed in SEEDS)
     known = tables("classification_16")
     if name == "permuted":
-        return tuple(table.permuted(ORDER) for table in known)
+        return tuple(
+            replace(
+                table,
+                train_x=table.train_x[:, ORDER],
+                test_x=table.test_x[:, ORDER],
+                relevant=None if table.relevant is None else table.relevant[ORDER],
+            )
+            for table in known
+        )
     if name == "shuffled":
         return tuple(table.with_shuffled_labels(seed) for table, seed in zip(known, SEEDS, strict=True))
     return known[:1] * len(SEEDS)
 
 
 @cache
-def together(names: tuple[str, ...]) -> dict[tuple[str, Recipe], list[Trained]]:
+def together(names: tuple[str, ...]) -> dict[tuple[str, Recipe], list[Network]]:
     kinds = [(name, recipe) for name in names for recipe in RECIPES[name]]
     found = train(
         [table for name, _ in kinds for table in tables(name)],
@@ -71,12 +79,12 @@ def together(names: tuple[str, ...]) -> dict[tuple[str, Recipe], list[Trained]]:
     return {kind: found[number * len(SEEDS) : (number + 1) * len(SEEDS)] for number, kind in enumerate(kinds)}
 
 
-def trained(name: str, recipe: Recipe) -> list[Trained]:
+def trained(name: str, recipe: Recipe) -> list[Network]:
     """Train one network per seed, once per session."""
     return together(ALIKE if name in ALIKE else (name,))[name, recipe]
 
 
-def mean(measure: Callable[[Trained, Table], float], name: str, recipe: Recipe) -> float:
+def mean(measure: Callable[[Network, Table], float], name: str, recipe: Recipe) -> float:
     values = [measure(item, table) for item, table in zip(trained(name, recipe), tables(name), strict=True)]
     return sum(values) / len(values)
 
@@ -86,19 +94,19 @@ def relevant(table: Table) -> Tensor:
     return table.relevant
 
 
-def auc(item: Trained, table: Table) -> float:
+def auc(item: Network, table: Table) -> float:
     return relevance_auc(item.weights, relevant(table))
 
 
-def precision(item: Trained, table: Table) -> float:
+def precision(item: Network, table: Table) -> float:
     return top_k_precision(item.weights, relevant(table), 5)
 
 
-def correct(item: Trained, table: Table) -> float:
-    return accuracy(item.network, table.test_x, table.test_y)
+def correct(item: Network, table: Table) -> float:
+    return accuracy(item, table.test_x, table.test_y)
 
 
-def pearson_with_shap(item: Trained, table: Table) -> float:
+def pearson_with_shap(item: Network, table: Table) -> float:
     return agreement(item.weights, shap_of(item, table)).pearson
 
 
@@ -112,10 +120,10 @@ def test_the_relevant_columns_are_found(name: str, recipe: Recipe) -> None:
 
 
 def test_the_relevant_columns_hold_most_of_the_weight() -> None:
-    def share(item: Trained, table: Table) -> float:
+    def share(item: Network, table: Table) -> float:
         return float(item.weights[relevant(table)].sum())
 
-    def with_truth(item: Trained, table: Table) -> float:
+    def with_truth(item: Network, table: Table) -> float:
         return agreement(item.weights, relevant(table).double()).pearson
 
     assert mean(share, "classification_16", TIMES_TEN) >= 0.65
@@ -163,9 +171,9 @@ def test_many_features_need_the_gain() -> None:
 
 def test_more_irrelevant_columns_make_the_gain_larger() -> None:
     def gains(name: str) -> Tensor:
-        found = train(tables(name) * 2, [BARE] * 5 + [TIMES_TEN] * 5, SEEDS * 2)
+        found = train(tables(name) * 2, [BARE] * len(SEEDS) + [TIMES_TEN] * len(SEEDS), SEEDS * 2)
         scores = torch.tensor([correct(item, table) for item, table in zip(found, tables(name) * 2, strict=True)])
-        return 100 * (scores[5:] - scores[:5])
+        return 100 * (scores[len(SEEDS) :] - scores[: len(SEEDS)])
 
     few, many = gains("parity_10").median(), gains("parity_16").median()
 
@@ -191,7 +199,7 @@ def test_rankings_of_several_starts_agree() -> None:
 
 def test_both_explainers_of_shap_agree_on_a_small_model() -> None:
     item, table = trained("wine", LITERAL)[0], tables("wine")[0]
-    predict, absent, rows = probabilities(item.network), table.train_x[:20], table.test_x[:10]
+    predict, absent, rows = probabilities(item), table.train_x[:20], table.test_x[:10]
 
     sampled = shap_importance(predict, absent, rows, permutations=20)
     kernel = shap_importance(predict, absent, rows, algorithm="kernel")
@@ -239,9 +247,10 @@ def test_an_unknown_table_gets_near_names() -> None:
 
 def test_a_transformer_takes_the_gate_as_well() -> None:
     table, recipe = make_table("classification_10", 0), Recipe(score_lr_mult=10, epochs=2)
-    found, seconds = train_alone(make_transformer(10, 2, recipe, 0), table, recipe, 0)
+    found = make_transformer(10, 2, recipe, 0)
+    seconds = train_alone(found, table, recipe, 0)
 
-    assert found.history.shape == (2, 10)
+    assert found.weights.shape == (10,)
     assert correct(found, table) > 0.6
     assert seconds > 0
 
@@ -249,13 +258,13 @@ def test_a_transformer_takes_the_gate_as_well() -> None:
 def test_the_reproduction_runs_and_reports_what_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("wine",))
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_EPOCHS", 2)
-    started = time.process_time()
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.CONTROL", "wine")
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.experiments.ROWS", 8)
 
     command = ["reproduce", "scores-activation", "--quick", "--keep", str(tmp_path / "parts.json")]
     shown = CliRunner().invoke(cli, command)
     record = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)  # of the same parts
 
-    assert time.process_time() - started < 60
     assert shown.exit_code == 0, shown.output
     for text in ("labels shuffled", "11.24", "29.33", "Unknown to us", "relevance AUC", "KernelExplainer / reading"):
         assert text in shown.stdout

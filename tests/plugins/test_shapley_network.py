@@ -93,7 +93,7 @@ def test_absent_patches_do_not_count(name: str, value: str) -> None:
     kept = network.mask_pixels(torch.ones_like(x), shown) > 0
     other = torch.where(kept, x, _inputs(x.shape[-1], seed=2))
     with torch.no_grad():
-        assert torch.equal(network.value(x, shown), network.value(other, shown))
+        assert torch.equal(network(x, shown), network(other, shown))
         assert not torch.equal(network(x), network(other))
 
 
@@ -123,7 +123,7 @@ def test_the_attention_mask_is_the_same_as_leaving_tokens_out(name: str) -> None
         handle.remove()
         with torch.no_grad():
             votes = network.head.linear(network.norm(dropped)).sum(1) / network.cells
-            assert torch.allclose(network.value(x, shown)[row], votes[0], atol=1e-5)
+            assert torch.allclose(network(x, shown)[row], votes[0], atol=1e-5)
 
 
 def test_the_attention_mask_hides_content_and_an_empty_coalition_is_worth_nothing() -> None:
@@ -133,8 +133,8 @@ def test_the_attention_mask_hides_content_and_an_empty_coalition_is_worth_nothin
     kept = network.mask_pixels(torch.ones_like(x), shown) > 0
     other = torch.where(kept, x, _inputs(x.shape[-1], seed=2))
     with torch.no_grad():
-        values = network.value(x, shown)
-        assert torch.allclose(values[0], network.value(other, shown)[0], atol=1e-6)
+        values = network(x, shown)
+        assert torch.allclose(values[0], network(other, shown)[0], atol=1e-6)
     assert torch.equal(values[1], torch.zeros(5))
 
 
@@ -151,8 +151,8 @@ def test_one_pass_over_images_and_coalitions_gives_what_single_passes_give(optio
         assert len(passes) == 1
         assert torch.allclose(together.phi, network.phi(x), atol=1e-5)
         for number in range(4):
-            assert torch.allclose(together.values[:, number], network.value(x, shown[:, number]), atol=1e-5)
-        empty = network.value(x[:1], torch.zeros(1, network.cells))[0]
+            assert torch.allclose(together.values[:, number], network(x, shown[:, number]), atol=1e-5)
+        empty = network(x[:1], torch.zeros(1, network.cells))[0]
     assert torch.allclose(together.empty, empty, atol=1e-5)
 
 

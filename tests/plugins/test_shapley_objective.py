@@ -185,7 +185,7 @@ def test_the_loss_is_the_mean_squared_error_of_summed_patch_scores() -> None:
         for row in range(3):
             phi = network.phi(x[row : row + 1])[0]
             for s in shown[row]:
-                value = network.value(x[row : row + 1], s[None])[0]
+                value = network(x[row : row + 1], s[None])[0]
                 errors += [float(value[c] - sum(s[n] * phi[n, c] for n in range(9))) ** 2 for c in range(4)]
         plain = torch.nn.functional.cross_entropy(network(x), labels)
         assert torch.allclose(losses.logits, network(x), atol=1e-5)
@@ -203,7 +203,7 @@ def test_the_loss_of_the_patch_scores_is_the_spread_within_a_size_and_leaves_the
     for row in range(3):
         phi = network.phi(x[row : row + 1])[0]  # (9, 4)
         with torch.no_grad():
-            values = network.value(x[row : row + 1].expand(6, -1, -1, -1), shown[row])
+            values = network(x[row : row + 1].expand(6, -1, -1, -1), shown[row])
         left = values - values.mean(1, keepdim=True) - shown[row] @ (phi - phi.mean(1, keepdim=True))
         errors += [left[part::2, c].var() for part in (0, 1) for c in range(4)]  # complements have a size of their own
     expected = 7 * torch.stack(errors).mean()

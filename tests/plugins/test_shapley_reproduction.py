@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from xaihub.cli import cli
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
 from xaihub_shapley.reproduction.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
-from xaihub_shapley.reproduction.images import TASKS, LabelledImages, make_images
+from xaihub_shapley.reproduction.images import LabelledImages, Task, make_images
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", get_args(Task))
 def test_images_are_the_same_for_a_seed_and_others_for_another(task: str) -> None:
     one, same, other = (make_images(task, 64, train=True, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.inputs, same.inputs)

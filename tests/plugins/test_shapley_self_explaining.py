@@ -54,7 +54,7 @@ def _exact(model: Model, x: Tensor, label: int) -> Tensor:
     """Shapley values of one image by their definition, player by player; scores less their mean over classes."""
     network, n = model.module, 9
     with torch.no_grad():
-        v = {s: network.value(x[None], torch.tensor([[float(i in s) for i in range(n)]]))[0]
+        v = {s: network(x[None], torch.tensor([[float(i in s) for i in range(n)]]))[0]
              for k in range(n + 1) for s in map(frozenset, combinations(range(n), k))}  # fmt: skip
     worth = {s: float(value[label] - value.mean()) for s, value in v.items()}
     values = torch.zeros(n)
@@ -125,7 +125,7 @@ def test_own_masking_asks_for_the_value_of_the_cells_that_are_half_there() -> No
     masks[1, :, :8, :3] = 1
     with torch.no_grad():
         values = removal(model, x[0], masks)
-        expected = model.module.value(x[:1], torch.eye(9)[:1])
+        expected = model.module(x[:1], torch.eye(9)[:1])
     assert torch.allclose(values[0], expected[0], atol=1e-6)
     assert torch.equal(values[1], torch.zeros(4))
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub.api.rank import Photos
-from xaihub.errors import OutputError
 from xaihub.explainers.rendering import painted
 from xaihub.images import load_image
 from xaihub.models.model import Model
@@ -42,33 +40,21 @@ class ChannelView:
 
 
 def channel_views(
-    model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
+    model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int, across: int = 4
 ) -> tuple[list[tuple[RankedFeature, list[ChannelView]]], str]:
-    """Return the `across` most activating images for each of the `top` channels, and how their maps were computed.
-
-    Raises:
-        OutputError: The features are not channels, or there are no images.
-    """
-    if not sheets_possible(explanation, photos.sources):
-        raise OutputError(f"no contact sheet of {explanation.feature} features and {len(photos.sources)} images")
-    ranked = explanation.ranking[:top]
-    with model.untouched():
+    """Return the `across` most activating images for each of the `top` channels, and how their maps were computed."""
+    rows = []
+    with model.untouched(), torch.no_grad():
         look = _Look(model, str(explanation.metadata["layer"]))
-        values = torch.cat([look.features(batch) for batch in photos])  # (N, d)
+        values = torch.cat([look.run(batch)[0].float().cpu() for batch in photos])  # (N, d)
         layer = look.averaged(photos.prepare(photos.sources[0]).unsqueeze(0))
-        rows = []
-        for item in ranked:
-            best = values[:, item.index].argsort(descending=True, stable=True)[:across].tolist()
+        for item in explanation.ranking[:top]:
+            found = values[:, item.index].sort(descending=True, stable=True)
             views = []
-            for number in best:
-                inputs = photos.prepare(photos.sources[number]).unsqueeze(0)
-                views.append(
-                    ChannelView(
-                        source=photos.sources[number],
-                        activation=float(values[number, item.index]),
-                        heat=look.heat(inputs, item.index, layer),
-                    )
-                )
+            for activation, number in zip(found.values[:across].tolist(), found.indices.tolist(), strict=False):
+                source = photos.sources[number]
+                heat = look.heat(photos.prepare(source).unsqueeze(0), item.index, layer)
+                views.append(ChannelView(source=source, activation=activation, heat=heat))
             rows.append((item, views))
     if layer is not None:
         return rows, f"maps: the channel at layer {layer.name!r}, before average pooling"
@@ -82,68 +68,45 @@ class _Look:
         self.model = model
         self.target = model.module.get_submodule(name)  # the channels are its input
 
-    def run(self, inputs: Tensor, layer: Layer | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the (b, d) channels, and the output of a layer as (b, C, h, w)."""
+    def run(self, inputs: Tensor, layer: Layer | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the (b, d) channels, and the outputs of a layer."""
         channels: list[Tensor] = []
-        maps: list[Tensor] = []
-
-        def before(_module: nn.Module, given: tuple[Any, ...]) -> None:
-            channels.append(given[0])
-
-        def after(_module: nn.Module, _given: Any, output: Tensor) -> None:
-            maps.append(output)
-
-        with ExitStack() as stack:
-            stack.callback(self.target.register_forward_pre_hook(before).remove)
-            if layer is not None:
-                stack.callback(layer.module.register_forward_hook(after).remove)
-            self.model(inputs)
-        return channels[-1], None if layer is None else maps[-1]
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return the (b, d) channels on the CPU."""
-        with torch.no_grad():
-            return self.run(inputs)[0].float().cpu()
+        recording: AbstractContextManager[list[Tensor]] = nullcontext([]) if layer is None else layer.outputs()
+        handle = self.target.register_forward_pre_hook(lambda _module, given: channels.append(given[0]))
+        try:
+            with recording as maps:
+                self.model(inputs)
+        finally:
+            handle.remove()
+        return channels[-1], maps
 
     def averaged(self, inputs: Tensor) -> Layer | None:
         """Return the last layer whose spatial mean equals the channels, so that its maps show them, or None."""
-        with torch.no_grad():
-            for layer in reversed(self.model.structure.spatial.values()):
-                channels, maps = self.run(inputs, layer)
-                if layer.channels != channels.shape[1] or maps is None:
-                    continue
-                if torch.allclose(layer.to_grid(maps).mean((2, 3)), channels, rtol=1e-3, atol=1e-4):
-                    return layer
+        for layer in reversed(self.model.structure.spatial.values()):
+            channels, maps = self.run(inputs, layer)
+            means = layer.to_grid(maps[-1]).mean((2, 3))
+            if means.shape == channels.shape and torch.allclose(means, channels, rtol=1e-3, atol=1e-4):
+                return layer
         return None
 
     def heat(self, inputs: Tensor, channel: int, layer: Layer | None) -> Tensor:
         """Return the (H, W) map of where the channel is active in one image."""
-        if layer is not None:
-            with torch.no_grad():
-                maps = self.run(inputs, layer)[1]
-            assert maps is not None  # noqa: S101 - a layer was given
-            coarse = layer.to_grid(maps)[:, channel : channel + 1]
-        else:
-            chosen = self.model.layer()
-            with torch.enable_grad():
-                channels, maps = self.run(inputs.clone().requires_grad_(), chosen)
-                assert maps is not None  # noqa: S101
-                (gradient,) = torch.autograd.grad(channels[0, channel], maps)
-            weight = chosen.to_grid(gradient).mean((2, 3), keepdim=True)
-            coarse = (weight * chosen.to_grid(maps)).sum(1, keepdim=True)
+        shown = layer or self.model.layer()
+        with torch.set_grad_enabled(layer is None):
+            channels, (output,) = self.run(inputs.clone().requires_grad_(layer is None), shown)
+            coarse = shown.to_grid(output)
+            if layer is not None:
+                coarse = coarse[:, channel : channel + 1]
+            else:
+                (gradient,) = torch.autograd.grad(channels[0, channel], output)
+                coarse = (shown.to_grid(gradient).mean((2, 3), keepdim=True) * coarse).sum(1, keepdim=True)
         smooth = F.interpolate(coarse.detach().float(), size=inputs.shape[2:], mode="bilinear")
         return smooth[0, 0].clamp(min=0).cpu()  # (H, W)
 
 
-def channel_sheet(
-    model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int = 5, across: int = 4
-) -> Image.Image:
-    """Draw one row per top channel: its weight, and its most activating images overlaid with maps.
-
-    Raises:
-        OutputError: As `channel_views`.
-    """
-    rows, how = channel_views(model, explanation, photos, top=top, across=across)
+def channel_sheet(model: Model, explanation: GlobalExplanation, photos: Photos, *, top: int) -> Image.Image:
+    """Draw one row per top channel: its weight, and its most activating images overlaid with maps."""
+    rows, how = channel_views(model, explanation, photos, top=top)
     columns = max(len(views) for _, views in rows)
     tall = CELL + CAPTION + MARGIN
     width = max(HEAD + columns * (CELL + MARGIN) + MARGIN, 760)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,10 +137,3 @@ def combined(outcomes: Sequence[RankOutcome]) -> list[GlobalExplanation]:
         if outcome.explanation is not None:
             by_method.setdefault(outcome.explainer, []).append(outcome.explanation)
     return [GlobalExplanation.combine(parts) for parts in by_method.values() if len(parts) > 1]
-
-
-def record_of(outcome: RankOutcome, files: Sequence[Path]) -> dict[str, Any]:
-    """Return an outcome and the files written for it as JSON types."""
-    if outcome.explanation is None:
-        return {"model": outcome.model.name, "explainer": outcome.explainer, "error": str(outcome.error)}
-    return {"files": [str(file) for file in files], **outcome.explanation.to_dict()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -151,9 +152,6 @@ def _report(error: Exception) -> int:
 
 def _blame(error: BaseException) -> str:
     """Name the plugin whose code raised: the innermost frame in a module called xaihub_*."""
-    frames, traceback = [], error.__traceback__
-    while traceback is not None:
-        frames.append(Path(traceback.tb_frame.f_code.co_filename))
-        traceback = traceback.tb_next
-    names = [part for file in frames for part in file.parts if part.startswith("xaihub_")]
+    files = [Path(frame.f_code.co_filename) for frame, _line in traceback.walk_tb(error.__traceback__)]
+    names = [part for file in files for part in file.parts if part.startswith("xaihub_")]
     return f"in plugin module {names[-1]!r}: " if names else "unexpected "

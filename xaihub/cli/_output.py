@@ -55,7 +55,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
     import textwrap
 
     names = list(columns)
-    texts = [[_cell(row.get(name)) for name in names] for row in rows]
+    texts = [[cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[i]) for line in texts), 0) for i, name in enumerate(names)]
     room = max(30, shutil.get_terminal_size((110, 24)).columns - sum(widths[:-1]) - 2 * (len(names) - 1))
     lines = []
@@ -101,7 +101,13 @@ def passes(number: float, direction: str) -> str:
     return f"{number:g} {direction} pass{'' if number == 1 else 'es'}"
 
 
-def _cell(value: Any) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names as a list in words, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

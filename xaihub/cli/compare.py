@@ -33,24 +33,24 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     from xaihub.api.compare import compare as run
     from xaihub.api.explain import image_stem
     from xaihub.api.parameters import make
+    from xaihub.explainers.rendering import grid, png_bytes
+    from xaihub.files import write_file
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
-        found = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
-    for failure in found.failures:
+        rows, failures = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
+    for failure in failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
-    if any(found.rows):
-        written = found.save_png(place.path(f"{image_stem(sources[0])}__compare", ".png"))
+    if any(rows):
+        figure = grid([row for row in rows if row])
+        written = write_file(place.path(f"{image_stem(sources[0])}__compare", ".png"), png_bytes(figure))
         if given.as_json:
-            put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in found.rows]})
+            put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})
         else:
             put(str(written))
         if given.terminal:
-            from PIL import Image
-
-            with Image.open(written) as grid:
-                draw(grid)
-    if found.failures:
+            draw(figure)
+    if failures:
         raise click.exceptions.Exit(1)

@@ -7,7 +7,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
-from xaihub.hub.describe import KINDS, architectures, listing
+from xaihub.hub.describe import KINDS, listing
 
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
@@ -44,7 +44,8 @@ def list_(
     if wanted:
         if kind not in (None, "models"):
             raise click.UsageError("--timm and --torchvision are only supported for 'xaihub list models'")
-        names = [name for adapter, pattern in wanted.items() for name in architectures(app.hub, adapter, pattern)]
+        adapters = {app.hub.adapters.get(adapter).load()(): pattern for adapter, pattern in wanted.items()}
+        names = [name for adapter, pattern in adapters.items() for name in adapter.names(pattern)]
         put_json(names) if as_json else put("\n".join(names))
         return
     kinds = (kind,) if kind else KINDS

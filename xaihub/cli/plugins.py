@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from xaihub.cli._app import App, Family
 from xaihub.cli._options import json_option
-from xaihub.cli._output import progress, put, put_json, say, table
+from xaihub.cli._output import progress, put, put_json, say, some, table
 
 if TYPE_CHECKING:
     from xaihub.plugin_tools.installing import Installed
@@ -262,13 +262,9 @@ def _tell_installed(plugin: Installed) -> None:
     if plugin.broken:
         say(f"error: plugin {name}: {'; '.join(plugin.problems) or 'registers nothing'}")
         return
-    added = "; ".join(f"{kind}: {_some(names)}" for kind, names in plugin.registered.items())
+    added = "; ".join(f"{kind}: {some(names)}" for kind, names in plugin.registered.items())
     put(f"{name} adds {added}")
     heavy = f"imports {', '.join(plugin.heavy)} when loaded, which slows down every command" if plugin.heavy else ""
     put(f"  loads in {1000 * plugin.seconds:.1f} ms; {heavy or 'imports nothing heavy'}")
     for problem in plugin.problems:
         say(f"warning: plugin {name}: {problem}")
-
-
-def _some(names: Sequence[Any], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

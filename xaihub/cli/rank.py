@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 COLUMNS = ("rank", "name", "weight", "95 % interval", "times the mean")
 
 
-GLOBAL = named("global_explainers", "-e", "--explainer")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(ModelOptions):
     """Which global explainers to run, and what to do with their rankings."""
 
-    explainers: Annotated[tuple[str, ...], GLOBAL] = (DEFAULT_GLOBAL_EXPLAINER,)
+    explainers: Annotated[tuple[str, ...], named("global_explainers", "-e", "--explainer")] = (
+        DEFAULT_GLOBAL_EXPLAINER,
+    )
     labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
@@ -57,22 +56,24 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     sources = find_images(images) if images else []
     place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
     from xaihub.api.parameters import make
-    from xaihub.api.rank import combined, record_of
+    from xaihub.api.rank import combined
     from xaihub.api.rank import rank as run
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
-    records, outcomes = [], []
+    records: list[dict[str, Any]] = []
+    outcomes: list[RankOutcome] = []
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
         for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
             outcomes.append(outcome)
-            files: list[Path] = []
             if outcome.explanation is None:
+                who = {"model": outcome.model.name, "explainer": outcome.explainer}
                 say(f"error: {outcome.explainer} on {outcome.model.name}: {outcome.error}")
+                records.append({**who, "error": str(outcome.error)})
             else:
                 files = _write(outcome, outcome.explanation, place, given.top)
+                records.append({"files": list(map(str, files)), **outcome.explanation.to_dict()})
                 _show(outcome.explanation, files, given)
-            records.append(record_of(outcome, files))
     for error in {str(error): error for outcome in outcomes for error in outcome.photos.errors}:
         say(f"note: skipped: {error}")
     for explanation in combined(outcomes) if given.combine else []:

@@ -9,7 +9,7 @@ import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option
-from xaihub.cli._output import put, put_json, table
+from xaihub.cli._output import cell, put, put_json, table
 from xaihub.hub.describe import card
 
 
@@ -49,6 +49,4 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
                 if text not in ("", None, ()):
                     yield f"  {f'{key}.{inner}':<21} {text}"
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-            shown = {True: "yes", False: "no"}.get(shown, shown) if isinstance(shown, bool) else shown
-            yield f"  {key.replace('_', ' '):<15} {shown}"
+            yield f"  {key.replace('_', ' '):<15} {cell(value)}"

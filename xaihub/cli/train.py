@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from xaihub.api.parameters import Setting, assign
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, NEW_FOLDER, PARAM, Display, Opt, options
-from xaihub.cli._output import progress, put, put_json, say
+from xaihub.cli._output import progress, put, put_json, say, some
 from xaihub.cli._training import PlanCommand, plan_options, read_plan
 
 if TYPE_CHECKING:
@@ -108,31 +108,17 @@ def _shown(item: click.Parameter) -> str:
 
 
 def _show(found: Estimate, config: Config, *, as_json: bool) -> None:
-    names = list(found.classes)
-    record = {
-        "data": config.data,
-        "classes": names,
-        "train": found.train,
-        "held_out": found.val,
-        "steps": found.steps,
-        "rows_per_image": found.rows,
-        "cost": found.cost,
-        "trainable_weights": found.trainable,
-        "seconds_per_step": round(found.seconds, 3),
-        "minutes": round(found.seconds * found.steps / 60, 1),
-    }
     if as_json:
-        put_json({**record, "notes": list(found.notes)})
+        put_json({"data": config.data, **asdict(found)})
         return
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     put(
-        f"data        {config.data}: {found.train} images for training, {found.val} held out\n"
-        f"classes     {len(names)}: {shown}\n"
-        f"objective   {config.objective}: {found.rows:.3g} rows per image through the network"
+        f"data        {config.data}: {found.train} images for training, {found.held_out} held out\n"
+        f"classes     {len(found.classes)}: {some(found.classes)}\n"
+        f"objective   {config.objective}: {found.rows_per_image:.3g} rows per image through the network"
         f"{f' ({found.cost})' if found.cost else ''}\n"
-        f"weights     {found.trainable:,} trainable\n"
-        f"steps       {found.steps}, about {found.seconds:.2f} s each (measured on a step of the last epoch):"
-        f" {record['minutes']} minutes"
+        f"weights     {found.trainable_weights:,} trainable\n"
+        f"steps       {found.steps}, about {found.seconds_per_step:.2f} s each (measured on a step of the last epoch):"
+        f" {found.minutes} minutes"
     )
     for note in found.notes:
         say(f"note: {note}")

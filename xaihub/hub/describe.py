@@ -8,9 +8,11 @@ from typing import Any
 from xaihub.errors import UnknownName, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.hub import REGISTRIES
-from xaihub.specs import ExplainerSpec, GlobalExplainerSpec, MethodSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
+from xaihub.specs import MethodSpec, MetricSpec, ModelCard, Spec
 
 KINDS = (*REGISTRIES, "plugins")
+# What a listing shows of the records that have it.
+COLUMNS = ("name", "summary", "needs", "cost", "higher_is_better", "bounds", "architecture", "adapter")
 
 
 def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
@@ -19,12 +21,6 @@ def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
         keys = ("name", "distribution", "version", "builtin", "hooks", "problems")
         return [{key: getattr(info, key) for key in keys} for info in hub.host.plugins]
     return [_row(spec) for spec in hub.registries[kind]]
-
-
-def architectures(hub: Hub, adapter: str, pattern: str) -> list[str]:
-    """Return the architectures of an adapter that match a glob pattern."""
-    names: list[str] = hub.adapters.get(adapter).load()().names(pattern)
-    return names
 
 
 def card(hub: Hub, name: str) -> dict[str, Any]:
@@ -49,16 +45,8 @@ def card(hub: Hub, name: str) -> dict[str, Any]:
 
 
 def _row(spec: Spec) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": spec.name, "summary": spec.summary}
-    if isinstance(spec, (ExplainerSpec, GlobalExplainerSpec)):
-        row |= {"needs": list(spec.needs), "cost": spec.cost}
-    if isinstance(spec, MetricSpec):
-        row |= {"higher_is_better": spec.higher_is_better, "bounds": list(spec.bounds)}
-    if isinstance(spec, ObjectiveSpec):
-        row |= {"cost": spec.cost}
-    if isinstance(spec, ModelCard):
-        row |= {"architecture": spec.architecture, "adapter": spec.adapter, "weights": spec.weights.source}
-    return row | {"plugin": spec.plugin}
+    row = {key: getattr(spec, key) for key in COLUMNS if hasattr(spec, key)}
+    return row | ({"weights": spec.weights.source} if isinstance(spec, ModelCard) else {}) | {"plugin": spec.plugin}
 
 
 def _facts(spec: Spec) -> dict[str, Any]:

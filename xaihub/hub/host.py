@@ -88,12 +88,12 @@ class PluginHost:
     def load(self) -> PluginHost:
         """Load every installed plugin of the entry-point group and return the host."""
         found = self._installed() if self._entry_points is None else self._entry_points
-        ordered = sorted(found, key=lambda point: (not _is_own(point), point.name))
+        known = [(_info(point), point) for point in found]
         allowed = self._environ.get("XAIHUB_LOAD_PLUGINS")
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
-        for point in ordered:
-            if _is_own(point) or names is None or point.name in names:
-                self._load(point)
+        for info, point in sorted(known, key=lambda pair: (not pair[0].builtin, pair[0].name)):
+            if info.builtin or names is None or info.name in names:
+                self._load(info, point)
         return self
 
     def register(self, plugin: object, *, name: str, builtin: bool = False) -> PluginInfo:
@@ -110,7 +110,8 @@ class PluginHost:
         for info in self.plugins:
             if info.name in functions:
                 records = self._fence(info, lambda f=functions[info.name]: _as_list(f()), while_=f"calling {hook}")
-                self._trace(f"{hook} -> {info.name}: {records!r}")
+                if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
+                    sys.stderr.write(f"[plugins] {hook} -> {info.name}: {records!r}\n")
                 for record in records or []:
                     yield info, record
 
@@ -124,15 +125,7 @@ class PluginHost:
         info.problems.append(text)
         self.warnings.append(f"plugin {info.label}: {text}" + (f" ({remedy})" if remedy else ""))
 
-    def _load(self, point: EntryPoint) -> None:
-        distribution, version = _origin(point)
-        info = PluginInfo(
-            name=point.name,
-            distribution=distribution,
-            version=version,
-            builtin=_is_own(point),
-            module=str(getattr(point, "value", "")),
-        )
+    def _load(self, info: PluginInfo, point: EntryPoint) -> None:
         if not self._claim(info):
             return
         before = {name for name in HEAVY if name in sys.modules}
@@ -203,22 +196,15 @@ class PluginHost:
             self.problem(info, f"skipped, failed while {while_}: {what}")
             return None
 
-    def _trace(self, line: str) -> None:
-        if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
-            sys.stderr.write(f"[plugins] {line}\n")
 
-
-def _is_own(point: EntryPoint) -> bool:
-    return _origin(point)[0] == OWN_DISTRIBUTION
-
-
-def _origin(point: EntryPoint) -> tuple[str, str]:
-    """Return the name and version of a plugin's distribution; empty if its metadata is missing or broken."""
-    try:
+def _info(point: EntryPoint) -> PluginInfo:
+    """Describe a plugin; its distribution and version are empty if their metadata is missing or broken."""
+    info = PluginInfo(name=point.name, module=str(getattr(point, "value", "")))
+    with suppress(AttributeError, OSError, KeyError, TypeError, ValueError):
         dist: Any = point.dist
-        return dist.name or "", dist.version or ""
-    except (AttributeError, OSError, KeyError, TypeError, ValueError):
-        return "", ""
+        info.distribution, info.version = dist.name or "", dist.version or ""
+    info.builtin = info.distribution == OWN_DISTRIBUTION
+    return info
 
 
 def _name_of(dist: metadata.Distribution) -> str:

@@ -161,8 +161,8 @@ def shapley_weights(shown: Tensor, log_expected: Tensor, *, adjust: bool = True)
     """
     M = shown.double()  # noqa: N806 - the papers' notation
     s, d = M.sum(1), M.shape[1]
-    kept = (log_gamma(s.clamp(min=1)) + log_gamma(d - s + 1) - lgamma(d + 1) - log_expected).exp()
-    dropped = (log_gamma(s + 1) + log_gamma((d - s).clamp(min=1)) - lgamma(d + 1) - log_expected).exp()
+    kept = (torch.lgamma(s.clamp(min=1)) + torch.lgamma(d - s + 1) - lgamma(d + 1) - log_expected).exp()
+    dropped = (torch.lgamma(s + 1) + torch.lgamma((d - s).clamp(min=1)) - lgamma(d + 1) - log_expected).exp()
     plain = M * kept.unsqueeze(1) - (1 - M) * dropped.unsqueeze(1)
     empty, full = (s == 0).double(), (s == d).double()
     if not adjust or d < 2 or len(M) < 2 * d + 2 or not bool(empty.any()) or not bool(full.any()):
@@ -187,11 +187,6 @@ def shapley_sizes(players: int) -> Tensor:
     logs = -(s * (players - s)).log()
     logs[[0, players]] = -torch.inf
     return logs - logs.logsumexp(0) if players > 1 else torch.full((players + 1,), -log(2.0), dtype=torch.float64)
-
-
-def log_gamma(value: Tensor) -> Tensor:
-    """Return log Gamma in float64."""
-    return torch.lgamma(value.double())
 
 
 class _Stratum:
@@ -268,7 +263,7 @@ def _additive_fit(M: Tensor, s: Tensor, log_expected: Tensor, start: Tensor, end
     d = M.shape[1]
     inner = (s > 0) & (s < d)
     logs = torch.full_like(s, -torch.inf)
-    logs[inner] = (log_gamma(s[inner]) + log_gamma(d - s[inner])) - log_expected[inner]
+    logs[inner] = (torch.lgamma(s[inner]) + torch.lgamma(d - s[inner])) - log_expected[inner]
     kernel = (logs - logs.max()).exp()  # (s - 1)! (d - s - 1)! over the expected number of rows, up to a factor
     weighted = M * kernel.unsqueeze(1)
     inverse: Tensor = torch.linalg.pinv(M.T @ weighted, hermitian=True)
@@ -278,4 +273,5 @@ def _additive_fit(M: Tensor, s: Tensor, log_expected: Tensor, start: Tensor, end
 
 
 def _log_subsets(players: int, size: Tensor) -> Tensor:
-    return lgamma(players + 1) - log_gamma(size.double() + 1) - log_gamma(players - size.double() + 1)
+    size = size.double()
+    return lgamma(players + 1) - torch.lgamma(size + 1) - torch.lgamma(players - size + 1)

@@ -63,9 +63,22 @@ def masked_forward_passes(
     if total is None and isinstance(draws, Tensor):
         total = done + len(draws)
     while (part := stream.take(rows)) is not None:
-        batch = _attempt(model, image, part, removal, expand)
+        batch = None
+        try:
+            batch = _evaluate(model, image, part, removal, expand)
+        except (RuntimeError, MemoryError) as error:
+            texts = ("out of memory", "can't allocate memory", "not enough memory")
+            if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in texts):
+                raise
+            if len(part) == 1:
+                raise ModelError(
+                    f"out of memory on {model.device} with a single row of {model.name!r}",
+                    hint="use a smaller model or --device cpu",
+                ) from error
+        # Only here, after the exception and the tensors of the failed pass are gone, can memory be released.
         if batch is None:
-            _release(model.device)
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
             rows = len(part) // 2
             stream.put_back(part)
             continue
@@ -107,24 +120,6 @@ def batch_rows(model: Model) -> int:
     return max(1, min(LARGEST_ROWS, budget // model.row_bytes))
 
 
-def _attempt(
-    model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
-) -> MaskedBatch | None:
-    """Evaluate one batch; return None if memory ran out and fewer rows may fit."""
-    try:
-        return _evaluate(model, image, draws, removal, expand)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        if len(draws) == 1:
-            raise ModelError(
-                f"out of memory on {model.device} with a single row of {model.name!r}",
-                hint="use a smaller model or --device cpu",
-            ) from error
-    # Only here, after the exception and the tensors of the failed pass are gone, can memory be released.
-    return None
-
-
 def _evaluate(
     model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
 ) -> MaskedBatch:
@@ -139,18 +134,6 @@ def _evaluate(
         if not bool(outputs.isfinite().all()):
             raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")
     return MaskedBatch(draws, masks, outputs)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 class _Stream:

@@ -77,9 +77,8 @@ class Windows(Features):
         if window > min(size):
             raise ParameterError(f"a window of {window} pixels is larger than the input, {size[0]}x{size[1]}")
         self.size, self.window = size, window
-        rows, columns = (_starts(length, window, stride) for length in size)
-        self.rows, self.columns = rows, columns
-        self.count = len(rows) * len(columns)
+        self.rows, self.columns = (_starts(length, window, stride) for length in size)
+        self.count = len(self.rows) * len(self.columns)
 
     def masks(self, coalitions: Tensor) -> Tensor:
         """Convert (n, d) coalitions to (n, 1, H, W) masks of the union of the absent windows."""
@@ -130,16 +129,13 @@ def make_features(kind: str, model: Model, image: Tensor) -> Segments:
         return Segments(torch.arange(height * width).view(height, width))
     if not number.isdecimal() or int(number) < 1 or name not in ("grid", "patches", "superpixels"):
         raise ParameterError(f"features cannot be {kind!r}", hint="use grid:7, patches:16, superpixels:50 or pixels")
-    count = int(number)
+    count, grid = int(number), name == "grid"
     if name == "superpixels":
         return _superpixels(model, image, count)
     if count > min(height, width):
-        what = (
-            f"a grid of {count} cells per side is finer" if name == "grid" else f"a patch of {count} pixels is larger"
-        )
+        what = f"a grid of {count} cells per side is finer" if grid else f"a patch of {count} pixels is larger"
         raise ParameterError(f"{what} than the input, {height}x{width}")
-    rows = torch.arange(height) * count // height if name == "grid" else torch.arange(height) // count
-    columns = torch.arange(width) * count // width if name == "grid" else torch.arange(width) // count
+    rows, columns = (torch.arange(n) * count // n if grid else torch.arange(n) // count for n in (height, width))
     return Segments(rows.unsqueeze(1) * (int(columns[-1]) + 1) + columns)
 
 

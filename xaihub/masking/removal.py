@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Annotated
 
 import torch
@@ -15,6 +16,7 @@ from xaihub.params import Meta
 
 BLUR_SIGMA = 10.0  # pixels at 224; wide enough to erase objects, as in Fong and Vedaldi 2017 (Sec. 3)
 
+_GREYS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 _NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")
 
 BaselineName = Annotated[
@@ -101,9 +103,8 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
         raise ParameterError(f"baseline {name!r} cannot be used here", hint="use an image, such as blur or mean")
     if kind == "zero":
         return torch.zeros_like(image)
-    if kind in ("black", "grey", "white"):
-        level = {"black": 0.0, "grey": 0.5, "white": 1.0}[kind]
-        return model.preprocessing.normalise(torch.full_like(pixels, level))
+    if kind in _GREYS:
+        return model.preprocessing.normalise(torch.full_like(pixels, _GREYS[kind]))
     if kind == "mean":
         return image.mean((1, 2), keepdim=True).expand_as(image).clone()
     if kind == "noise":
@@ -139,10 +140,7 @@ def make_removal(name: str, model: Model, image: Tensor) -> Removal:
 
 
 def _unit(text: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ParameterError(f"baseline {name!r} needs a number between 0 and 1")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise ParameterError(f"baseline {name!r} needs a number between 0 and 1")

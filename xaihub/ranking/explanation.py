@@ -262,7 +262,34 @@ class GlobalExplanation:
 
     def plot(self, *, top: int = 20) -> Figure:
         """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
-        return _chart(self, top)
+        from matplotlib.figure import Figure
+
+        shown = self.ranking[:top]
+        figure = Figure(figsize=(10, max(3.0, 1.2 + 0.27 * len(shown))), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        first = self.order[:top]
+        errors = half_width(self.runs)[first].numpy() if len(self.runs) > 1 else None
+        style = {"elinewidth": 1, "capsize": 2, "ecolor": "black"}
+        left.barh(range(len(shown)), self.weights[first].numpy(), color=BAR, xerr=errors, error_kw=style)
+        left.set_yticks(range(len(shown)), [_short(item.name, 34) for item in shown], fontsize=8)
+        left.invert_yaxis()
+        uniform = float(self.weights.mean())
+        left.axvline(uniform, color=FAINT, linestyle="--", linewidth=1)
+        left.set_xlabel("weight (dashed: the mean over all features)", fontsize=8)
+        if self.grid is not None:
+            image = right.imshow(self.weights.reshape(self.grid).numpy(), cmap="inferno")
+            right.set_title("by position in the image", fontsize=9)
+            figure.colorbar(image, ax=right, shrink=0.8)
+        else:
+            line = self.weights[self.order].numpy()
+            right.plot(range(1, len(line) + 1), line, color=BAR)
+            right.axhline(uniform, color=FAINT, linestyle="--", linewidth=1)
+            right.set_xlabel(f"rank (of {len(line)})", fontsize=8)
+            right.set_title("all weights, sorted", fontsize=9)
+        for axes in (left, right):
+            axes.tick_params(labelsize=8)
+        figure.suptitle(_short(self.claim, 110), fontsize=10)
+        return figure
 
     def save_png(self, path: str | Path, *, top: int = 20) -> Path:
         """Write the figure of `plot`; return the path.
@@ -271,42 +298,6 @@ class GlobalExplanation:
             OutputError: The file cannot be written.
         """
         return write_file(Path(path), lambda file: self.plot(top=top).savefig(file, format="png", dpi=110))
-
-
-def _chart(explanation: GlobalExplanation, top: int) -> Figure:
-    """Draw the `top` features as bars with intervals; next to them all weights sorted, or a map over the grid."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    shown = explanation.ranking[:top]
-    figure = Figure(figsize=(10, max(3.0, 1.2 + 0.27 * len(shown))), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    weights = np.array([item.weight for item in shown])
-    errors = None
-    if len(explanation.runs) > 1:
-        low, high = np.array([item.low for item in shown]), np.array([item.high for item in shown])
-        errors = np.stack([weights - low, high - weights])
-    places = np.arange(len(shown))
-    left.barh(places, weights, color=BAR, xerr=errors, error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "black"})
-    left.set_yticks(places, [_short(item.name, 34) for item in shown], fontsize=8)
-    left.invert_yaxis()
-    uniform = float(explanation.weights.mean())
-    left.axvline(uniform, color=FAINT, linestyle="--", linewidth=1)
-    left.set_xlabel("weight (dashed: the mean over all features)", fontsize=8)
-    if explanation.grid is not None:
-        image = right.imshow(explanation.weights.reshape(explanation.grid).numpy(), cmap="inferno")
-        right.set_title("by position in the image", fontsize=9)
-        figure.colorbar(image, ax=right, shrink=0.8)
-    else:
-        line = explanation.weights[explanation.order].numpy()
-        right.plot(np.arange(1, len(line) + 1), line, color=BAR)
-        right.axhline(uniform, color=FAINT, linestyle="--", linewidth=1)
-        right.set_xlabel(f"rank (of {len(line)})", fontsize=8)
-        right.set_title("all weights, sorted", fontsize=9)
-    for axes in (left, right):
-        axes.tick_params(labelsize=8)
-    figure.suptitle(_short(explanation.claim, 110), fontsize=10)
-    return figure
 
 
 def _short(text: str, room: int) -> str:

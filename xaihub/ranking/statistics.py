@@ -92,14 +92,12 @@ def correlation(first: Tensor, second: Tensor, *, ranks: bool = False, rounding:
 
 def average_ranks(values: Tensor, rounding: float = 0.0) -> Tensor:
     """Rank each row of (..., n) values from 1 as float64; equal values share their mean rank. See `correlation`."""
+    from scipy.stats import rankdata
+
     values = values.double()
     if rounding:
         values = (values / _magnitude(values) / rounding).round()
-    ranked = []
-    for row in values.flatten(end_dim=-2) if values.ndim > 1 else values.unsqueeze(0):
-        _, place, counts = row.unique(return_inverse=True, return_counts=True)
-        ranked.append((counts.cumsum(0) - (counts - 1) / 2).double()[place])
-    return torch.stack(ranked).view(values.shape)
+    return torch.from_numpy(rankdata(values.cpu().numpy(), axis=-1)).to(values.device)
 
 
 def is_constant(values: Tensor, rounding: float = 0.0) -> Tensor:

@@ -58,9 +58,7 @@ class CheckFailed(AssertionError):
     """The finding, and what to change if that differs from the check's own advice."""
 
     def __init__(self, found: str, advice: str = "") -> None:
-        super().__init__(found)
-        self.found = found
-        self.advice = advice
+        self.found, self.advice = found, advice
 
 
 class NotApplicable(Exception):
@@ -94,15 +92,15 @@ def catalogue(kind: Kind, only: Iterable[str] = ()) -> Iterator[Check]:
 
 
 def require(holds: bool, found: str, *, advice: str = "") -> None:
-    """Raise `CheckFailed` unless `holds`.
-
-    Args:
-        holds: The condition.
-        found: The finding, as the first half of a sentence.
-        advice: What to change, if it differs from the check's own advice.
-    """
+    """Raise `CheckFailed` with the finding, and with advice that differs from the check's own, unless `holds`."""
     if not holds:
         raise CheckFailed(found, advice)
+
+
+def applies(holds: bool, reason: str) -> None:
+    """Raise `NotApplicable` with the reason unless `holds`."""
+    if not holds:
+        raise NotApplicable(reason)
 
 
 def run(item: Check, subject: Any, name: str) -> CheckResult:
@@ -121,12 +119,13 @@ def run(item: Check, subject: Any, name: str) -> CheckResult:
     except XaihubError as error:
         outcome, text = "failed", f"{error}: {item.advice}"
     except Exception as error:  # the plugin fence: a plugin may fail in any way, and that is a result here
-        outcome, text = "failed", f"it raised {type(error).__name__} ({_line(error)}): {item.advice}"
+        outcome, text = "failed", f"it raised {raised(error)}: {item.advice}"
     seconds = time.perf_counter() - started
     return CheckResult(
         subject=name, kind=item.kind, check=item.name, outcome=outcome, advice=" ".join(text.split()), seconds=seconds
     )
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def raised(error: BaseException) -> str:
+    """Return an exception's type and the beginning of its message on one line."""
+    return f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"

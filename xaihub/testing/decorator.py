@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from xaihub.errors import ParameterError, UnknownName
@@ -12,36 +12,6 @@ from xaihub.testing.catalogue import Check, CheckResult, run
 from xaihub.testing.kit import check_names, checks, find, kind_of, subject_of, unknown_check
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-
-class Conformance:
-    """One check of one subject; a test calls it."""
-
-    def __init__(self, subject: Callable[[], Any], item: Check, expected: str) -> None:
-        """Run `item`, which is expected not to pass if `expected` gives a reason."""
-        self._subject = subject
-        self._item = item
-        self._expected = expected
-
-    def __call__(self) -> CheckResult:
-        """Run the check; in pytest it is skipped if it is refused or not applicable.
-
-        Raises:
-            AssertionError: It failed; the message says what to change. Or it passed although it was expected not to.
-        """
-        import pytest
-
-        subject = self._subject()
-        result = run(self._item, subject, subject.name)
-        if self._expected:
-            if result.outcome in ("passed", "not applicable"):
-                raise AssertionError(f"{result.outcome}: remove {self._item.name!r} from `expected` ({self._expected})")
-            pytest.skip(f"expected: {self._expected} ({result.advice})")
-        if result.outcome == "failed":
-            raise AssertionError(result.advice)
-        if result.outcome != "passed":
-            pytest.skip(f"{result.outcome}: {result.advice}")
-        return result
 
 
 def conformance(thing: Any, /, *, expected: Mapping[str, str] | None = None, **parameters: Any) -> Callable[[T], T]:
@@ -77,8 +47,28 @@ def conformance(thing: Any, /, *, expected: Mapping[str, str] | None = None, **p
     record = _record(thing)
     subject = cache(lambda: subject_of(record, _hub(), parameters))  # shared by the checks, which reuse results
     items = checks(kind_of(record))
-    cases = [Conformance(subject, item, expected.get(item.name, "")) for item in items]
+    cases = [partial(_run, subject, item, expected.get(item.name, "")) for item in items]
     return pytest.mark.parametrize("check", cases, ids=[item.name for item in items])
+
+
+def _run(subject: Callable[[], Any], item: Check, expected: str) -> CheckResult:
+    """Run a check, which is expected not to pass if `expected` gives a reason; skip if it is refused or not applicable.
+
+    Raises:
+        AssertionError: It failed; the message says what to change. Or it passed although it was expected not to.
+    """
+    import pytest
+
+    result = run(item, subject(), subject().name)
+    if expected:
+        if result.outcome in ("passed", "not applicable"):
+            raise AssertionError(f"{result.outcome}: remove {item.name!r} from `expected` ({expected})")
+        pytest.skip(f"expected: {expected} ({result.advice})")
+    if result.outcome == "failed":
+        raise AssertionError(result.advice)
+    if result.outcome != "passed":
+        pytest.skip(f"{result.outcome}: {result.advice}")
+    return result
 
 
 def _record(thing: Any) -> Any:

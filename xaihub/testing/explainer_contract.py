@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
-from xaihub.testing.catalogue import NotApplicable, check, require
+from xaihub.testing.catalogue import applies, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
 from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.state import State
@@ -109,8 +109,7 @@ def model_is_left_as_found(subject: ExplainerSubject) -> None:
 def model_is_left_as_found_after_an_error(subject: ExplainerSubject) -> None:
     """The network is also unchanged after it fails in the first pass, in the last pass, or in a backward pass."""
     _, total = _with_fuse(subject, 0)
-    if not total:
-        raise NotApplicable("it does not run the network")
+    applies(total > 0, "it does not run the network")
     for at, backward in ((1, False), (total, False), (1, True)):
         trial, _ = _with_fuse(subject, at, backward=backward)
         where = "in a backward pass" if backward else f"in pass {at}"
@@ -160,53 +159,37 @@ def batch_equals_singles(subject: ExplainerSubject) -> None:
 @check("explainer", advice="run the unchanged inputs first in `attribute`, or drop `plain_first`")
 def first_pass_is_plain(subject: ExplainerSubject) -> None:
     """An explainer that declares `plain_first` begins with a forward pass of all rows of the unchanged inputs."""
-    if not subject.method.plain_first:
-        raise NotApplicable("it does not declare `plain_first`")
-    model = subject.model
+    applies(subject.method.plain_first, "it does not declare `plain_first`")
+    model, inputs = subject.model, subject.images(2)
     seen: list[Tensor] = []
-
-    def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0].detach().clone())
-
-    inputs = subject.images(2)
-    with_hook = model.module.register_forward_pre_hook(note)
+    handle = model.module.register_forward_pre_hook(lambda _module, given: seen.append(given[0].detach().clone()))
     subject.try_on(model, inputs)
-    with_hook.remove()
+    handle.remove()
     rows = inputs[: len(seen[0])] if seen and subject.method.stochastic else inputs
     require(bool(seen) and seen[0].equal(rows), "its first forward pass was not of the unchanged inputs")
-
-
-class _Fuse:
-    """Makes the network fail in one of its passes."""
-
-    def __init__(self, at: int, *, backward: bool) -> None:
-        self.left = at
-        self.backward = backward
-        self.armed = False
-
-    def arm(self) -> None:
-        self.armed = True
-
-    def hook(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        if not self.armed:
-            return
-        self.left -= 1
-        if self.left:
-            return
-        if not self.backward:
-            raise _Planted("planted by the conformance kit")
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(self._raise)
-
-    def _raise(self, _gradient: Tensor) -> None:
-        raise _Planted("planted by the conformance kit")
 
 
 def _with_fuse(subject: ExplainerSubject, at: int, *, backward: bool = False) -> tuple[Trial, int]:
     """Explain with a network that fails in pass `at` (never, if 0); return the outcome and the number of passes."""
     model = subject.model
-    fuse = _Fuse(at, backward=backward)
-    handle = model.module.register_forward_hook(fuse.hook)
-    trial = subject.try_on(model, subject.images(1), entering=fuse.arm)
+    inside, passes = False, 0
+
+    def enter() -> None:
+        nonlocal inside
+        inside = True
+
+    def fail(_output: Tensor) -> None:
+        raise _Planted("planted by the conformance kit")
+
+    def look(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal passes
+        passes += inside
+        if inside and passes == at and not backward:
+            fail(output)
+        if inside and passes == at and output.requires_grad:
+            output.register_hook(fail)
+
+    handle = model.module.register_forward_hook(look)
+    trial = subject.try_on(model, subject.images(1), entering=enter)
     handle.remove()
-    return trial, at - fuse.left
+    return trial, passes

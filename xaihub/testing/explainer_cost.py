@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xaihub.models.model import Runtime
-from xaihub.testing.catalogue import NotApplicable, check, require
+from xaihub.testing.catalogue import NotApplicable, applies, check, require
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.state import hooks_of
@@ -59,8 +59,7 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
             if limit is not None:
                 known = True
                 require(counted <= limit, f"{what} declares {limit:g} forward passes, but it used {counted:g}")
-    if not known:
-        raise NotApplicable("its record's `cost` is not a formula, and it has no parameter `budget`")
+    applies(known, "its record's `cost` is not a formula, and it has no parameter `budget`")
 
 
 @check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")

@@ -12,9 +12,9 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.masking import baseline_image
 from xaihub.models.model import Model
 from xaihub.params import parameters
-from xaihub.testing.catalogue import NotApplicable, Refused, check, require
+from xaihub.ranking import correlation
+from xaihub.testing.catalogue import Refused, applies, check, raised, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
-from xaihub.testing.toys import TOYS
 
 # Maps with a higher correlation count as equal. With all layers randomised, every built-in explainer is below 0.9, also
 # those with few masks, whose mean contributes to every map.
@@ -42,8 +42,8 @@ def depends_on_the_target(subject: ExplainerSubject) -> None:
 @check("explainer", advice="compute the map from the network's outputs, activations or gradients")
 def depends_on_the_weights(subject: ExplainerSubject) -> None:
     """The map changes when the network's layers are randomised successively, from the head down."""
-    if subject.spec is not None and CONTROL in subject.spec.tags:
-        raise NotApplicable("it is tagged as a control, which does not use the network")
+    control = subject.spec is not None and CONTROL in subject.spec.tags
+    applies(not control, "it is tagged as a control, which does not use the network")
     model = subject.model
     inputs = subject.images(IMAGES)
     original = subject.values(model, inputs, 0)
@@ -55,13 +55,11 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     require(similar[-1] < SAME, f"the map does not change when the layers are randomised (correlations {shown})")
 
 
-def _works_on(subject: ExplainerSubject, toy: str) -> None:
+def _works_on(subject: ExplainerSubject, toy: str, called: str) -> None:
     """Require a map, or a reason for refusing."""
     trial = subject.trials[toy]
-    called = TOYS[toy].called
     if trial.error is not None:
-        kind = type(trial.error).__name__
-        require(False, f"on {called} it raised {kind} ({' '.join(str(trial.error).split())[:200]})")
+        require(False, f"on {called} it raised {raised(trial.error)}")
     if trial.refusal is not None:
         require(
             len(trial.refusal.split()) > 2,
@@ -69,20 +67,16 @@ def _works_on(subject: ExplainerSubject, toy: str) -> None:
             advice="name in the refusal what the network lacks",
         )
         raise Refused(trial.refusal)
-    if trial.rejected:
-        raise NotApplicable(trial.rejected)
+    applies(not trial.rejected, trial.rejected)
 
 
 @check(
-    "explainer",
-    advice="give the class a static method `example_model(*, seed=0)` that returns a small `xaihub.Model` for it",
+    "explainer", advice="give the class a static method `example_model(*, seed=0)` that returns a small model for it"
 )
 def works_on_a_network(subject: ExplainerSubject) -> None:
     """It explains one of the kit's networks, or the network from its `example_model`."""
-    trial = subject.trials[subject.home]
-    require(
-        trial.refusal is None, f"it refuses every network of the kit ({trial.refusal}), so nothing else was checked"
-    )
+    refusal = subject.trials[subject.home].refusal
+    require(refusal is None, f"it refuses every network of the kit ({refusal}), so nothing else was checked")
 
 
 _ADVICE = "support this network, or raise ExplainerRefused with the reason"
@@ -91,26 +85,25 @@ _ADVICE = "support this network, or raise ExplainerRefused with the reason"
 @check("explainer", advice=_ADVICE)
 def works_on_a_cnn(subject: ExplainerSubject) -> None:
     """It explains a convolutional network, or refuses with a reason."""
-    _works_on(subject, "tiny_cnn")
+    _works_on(subject, "tiny_cnn", "a convolutional network")
 
 
 @check("explainer", advice=_ADVICE)
 def works_on_a_vit(subject: ExplainerSubject) -> None:
     """It explains a vision transformer, or refuses with a reason."""
-    _works_on(subject, "tiny_vit")
+    _works_on(subject, "tiny_vit", "a vision transformer")
 
 
 @check("explainer", advice=f"convert feature maps with `Layer.to_grid`, which knows the order of axes; {_ADVICE}")
 def works_with_channels_last(subject: ExplainerSubject) -> None:
     """It explains a network whose feature maps are (B, h, w, C), or refuses with a reason."""
-    _works_on(subject, "tiny_nhwc")
+    _works_on(subject, "tiny_nhwc", "a network with channels last")
 
 
 @check("explainer", advice="raise the default budget, correct the method, or drop `completeness`")
 def values_are_complete(subject: ExplainerSubject) -> None:
     """If the explainer declares `completeness`, its values sum to the score minus the baseline's score."""
-    if not subject.method.completeness:
-        raise NotApplicable("it does not declare `completeness`")
+    applies(subject.method.completeness, "it does not declare `completeness`")
     gap = _missed(subject, _default(subject))
     if gap > LARGEST_GAP and subject.method.stochastic and enlarged(subject, TIMES):
         # A sum that is complete only in expectation converges as 1 / sqrt(n) with the number of samples.
@@ -135,8 +128,7 @@ def _missed(subject: ExplainerSubject, explainer: Explainer) -> float:
     for row in range(IMAGES):
         inputs = subject.images(IMAGES)[row : row + 1]
         trial = subject.try_on(model, inputs, explainer=explainer, seed=row)
-        if not trial.worked:
-            raise NotApplicable("it gives no map with its default parameters")
+        applies(trial.worked, "it gives no map with its default parameters")
         gap = trial.explanations[0].metadata["completeness_gap"]
         require(gap is not None, "it reports no gap", advice="return Attribution(values=..., completeness_gap=...)")
         difference = _difference(model, inputs[0], explainer.parameters)
@@ -175,10 +167,7 @@ def _cascade(model: Model, donor: Model) -> Iterator[None]:
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    """Return the absolute correlation of two maps, averaged over the images."""
-    found = []
-    for pair in zip(first.flatten(1).double(), second.flatten(1).double(), strict=True):
-        rows = torch.stack(pair)
-        constant = bool((rows.std(1) == 0).any())
-        found.append(float(rows[0].equal(rows[1])) if constant else float(torch.corrcoef(rows)[0, 1].abs()))
-    return sum(found) / len(found)
+    """Return the absolute correlation of two maps, averaged over the images; that of a constant map is 1 if equal."""
+    found = correlation(first.flatten(1), second.flatten(1)).abs()
+    equal = (first == second).flatten(1).all(1).double()
+    return float(torch.where(found.isnan(), equal, found).mean())

@@ -20,7 +20,7 @@ from xaihub.models.model import Model
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
 from xaihub.testing.budgets import small_parameters
-from xaihub.testing.catalogue import NotApplicable, Refused
+from xaihub.testing.catalogue import Refused, applies, raised
 from xaihub.testing.cost import SCALES
 from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
@@ -103,8 +103,7 @@ class ExplainerSubject:
         self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
         # In this order; the last two are used only if the method refuses the others.
-        self.networks: dict[str, Callable[..., Model]] = {name: toy.make for name, toy in TOYS.items()}
-        self.networks["tiny_plain"] = tiny_plain
+        self.networks: dict[str, Callable[..., Model]] = {**TOYS, "tiny_plain": tiny_plain}
         if hasattr(method, "example_model"):
             self.networks["example_model"] = method.example_model
 
@@ -168,9 +167,7 @@ class ExplainerSubject:
         """
         self.require_a_call()
         trial = self.trials[self.home]
-        if not trial.worked:
-            why = trial.rejected or f"{type(trial.error).__name__}: {' '.join(str(trial.error).split())[:200]}"
-            raise NotApplicable(f"it returns no map: {why}")
+        applies(trial.worked, f"it returns no map: {raised(trial.error) if trial.error else trial.rejected}")
         return self.toy()
 
     def toy(self, *, seed: int = 0) -> Model:

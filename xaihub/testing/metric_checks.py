@@ -13,7 +13,7 @@ import torch
 from xaihub.errors import ParameterError
 from xaihub.metric import Case, Metric
 from xaihub.params import convert
-from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, check, require
+from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, applies, check, require
 from xaihub.testing.metric_subject import KINDS, MetricSubject
 from xaihub.testing.planted import at_corner, planted_case, planted_scenes
 from xaihub.testing.state import State
@@ -64,7 +64,7 @@ def value_is_within_bounds(subject: MetricSubject) -> None:
     if subject.spec is None:
         raise NotApplicable("it is not registered, so it declares no bounds")
     low, high = subject.spec.bounds
-    subject.require(low < high, "its record has no bounds")
+    applies(low < high, "its record has no bounds")
     for value in values:
         require(low - EPSILON <= value <= high + EPSILON, f"a value is {value:g}, outside [{low:g}, {high:g}]")
 
@@ -73,11 +73,11 @@ def value_is_within_bounds(subject: MetricSubject) -> None:
 def truth_scores_best(subject: MetricSubject) -> None:
     """On planted evidence, the true map scores better than a shuffled map, and that one better than an inverted map."""
     purpose = [text for tag, text in ELSEWHERE.items() if tag in subject.tags]
-    subject.require(not purpose, f"it is tagged as measuring {' and '.join(purpose)}")
-    if subject.spec is not None and subject.spec.higher_is_better is None:
-        raise NotApplicable("it declares no direction")
-    subject.require(subject.homes != ["explained"], "it only scores maps of certain methods")
-    sign = -1 if subject.spec is not None and subject.spec.higher_is_better is False else 1
+    applies(not purpose, f"it is tagged as measuring {' and '.join(purpose)}")
+    higher = subject.spec is None or subject.spec.higher_is_better
+    applies(higher is not None, "it declares no direction")
+    applies(subject.homes != ["explained"], "it only scores maps of certain methods")
+    sign = 1 if higher else -1
     metric = subject.make_default()
     scenes = planted_scenes(SCENES)
     scenes = scenes[::2] if PLAIN in subject.tags else scenes  # every second scene has evidence against the class
@@ -90,7 +90,7 @@ def truth_scores_best(subject: MetricSubject) -> None:
         means.append(sum(numbers) / len(numbers))
     oracle, shuffled, inverted = (sign * value for value in means)
     shown = " ".join(f"{kind} {value:.3g}" for kind, value in zip(KINDS, means, strict=True))
-    subject.require(max(means) - min(means) > EPSILON, f"it does not distinguish maps of planted evidence ({shown})")
+    applies(max(means) - min(means) > EPSILON, f"it does not distinguish maps of planted evidence ({shown})")
     require(oracle > shuffled, f"a shuffled map scores no worse than the true map ({shown})")
     slack = SLACK * (oracle - shuffled)
     require(inverted <= shuffled + slack, f"an inverted map scores better than a shuffled one ({shown})")
@@ -99,19 +99,17 @@ def truth_scores_best(subject: MetricSubject) -> None:
 @check("metric", advice="compute the value from `case.heat` or `case.explanation`")
 def value_depends_on_the_map(subject: MetricSubject) -> None:
     """Different maps have different values."""
-    subject.require("cost" not in subject.tags, "it is tagged as measuring cost")
+    applies("cost" not in subject.tags, "it is tagged as measuring cost")
     values = subject.values
-    subject.require(subject.homes != ["explained"], "it only scores maps of certain methods")
+    applies(subject.homes != ["explained"], "it only scores maps of certain methods")
     require(len(values) < 2 or max(values) - min(values) > EPSILON, f"every map scores {values[0]:g}")
 
 
 @check("metric", advice="correct the formula, or the case's expected value")
 def analytic_cases_hold(subject: MetricSubject) -> None:
     """The cases from `analytic_cases() -> Iterable[tuple[Case, float]]` have their known values."""
-    give = getattr(subject.method, "analytic_cases", None)
-    if give is None:
-        raise NotApplicable("the class has no `analytic_cases`")
-    cases: Iterable[tuple[Case, float]] = give()
+    applies(hasattr(subject.method, "analytic_cases"), "the class has no `analytic_cases`")
+    cases: Iterable[tuple[Case, float]] = subject.method.analytic_cases()  # type: ignore[attr-defined]
     for number, (case, expected) in enumerate(cases):
         value = subject.try_on(case, subject.make_default())
         if isinstance(value, str):
@@ -123,7 +121,7 @@ def analytic_cases_hold(subject: MetricSubject) -> None:
 @check("metric", advice="draw random numbers from torch's global generator, which is seeded, or from one of your own")
 def same_seed_same_value(subject: MetricSubject) -> None:
     """Two measurements with the same seed give the same value, whatever random numbers are drawn in between."""
-    subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
+    applies("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
     first, second = (subject.measure(subject.cases()[0]) for _ in range(2))
     torch.rand(3)
     require(first == second, f"two measurements with the same seed are {first:.6g} and {second:.6g}")
@@ -132,7 +130,7 @@ def same_seed_same_value(subject: MetricSubject) -> None:
 @check("metric", advice="let the keys of `once` include every parameter and seed that the result depends on")
 def shared_memory_is_keyed(subject: MetricSubject) -> None:
     """Results stored in `scene.memory` or `case.memory` are not reused for another map, seed or parameter."""
-    subject.require("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
+    applies("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
     others = _variations(subject)
     for scenes in subject.homes:
         alone = subject.measure(subject.cases(scenes)[0])
@@ -166,7 +164,7 @@ def nothing_is_changed(subject: MetricSubject) -> None:
 @check("metric", advice="divide by the map's own range or sum, or drop the tag `scale-invariant`")
 def scale_has_no_effect(subject: MetricSubject) -> None:
     """If tagged `scale-invariant`, it gives a map and three times that map the same value."""
-    subject.require("scale-invariant" in subject.tags, "it is not tagged `scale-invariant`")
+    applies("scale-invariant" in subject.tags, "it is not tagged `scale-invariant`")
     first = subject.measure(subject.cases()[0])
     case = subject.cases()[0]
     case.explanation.values.mul_(3)
@@ -177,7 +175,7 @@ def scale_has_no_effect(subject: MetricSubject) -> None:
 @check("metric", advice="break ties in a fixed pseudo-random order, average them, or drop the tag `order-of-pixels`")
 def ties_ignore_scan_order(subject: MetricSubject) -> None:
     """If tagged `order-of-pixels`, it gives a constant map the same value wherever the evidence lies."""
-    subject.require("order-of-pixels" in subject.tags, "it is not tagged `order-of-pixels`")
+    applies("order-of-pixels" in subject.tags, "it is not tagged `order-of-pixels`")
     metric = subject.make_default()
     scene = planted_scenes(1)[0]
     best, worst = (subject.measure(planted_case(scene, kind), metric) for kind in ("oracle", "inverted"))
@@ -187,7 +185,7 @@ def ties_ignore_scan_order(subject: MetricSubject) -> None:
         case.explanation.values.fill_(1)
         outcomes.append(subject.try_on(case, metric))
     values = [outcome for outcome in outcomes if isinstance(outcome, float)]
-    subject.require(bool(values), f"it refuses a constant map: {outcomes[0]}")
+    applies(bool(values), f"it refuses a constant map: {outcomes[0]}")
     spread = max(values) - min(values)
     found = f"a constant map scores from {min(values):.3g} to {max(values):.3g}, depending on the evidence's corner"
     require(spread <= TIES * abs(best - worst), found)

@@ -17,7 +17,7 @@ from xaihub.metric import Case, Metric, Scene
 from xaihub.models.model import Model
 from xaihub.specs import MetricSpec
 from xaihub.testing.budgets import small_parameters
-from xaihub.testing.catalogue import NotApplicable, Refused
+from xaihub.testing.catalogue import Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
 from xaihub.testing.toys import SIDE, images, tiny_cnn
 
@@ -69,13 +69,11 @@ class MetricSubject:
         """Return a new instance with the quick parameters, or with some of them changed."""
         if self._quick is None:
             self._quick = {**small_parameters(self.method, SIDE), **self.given}
-        return self._named(self.method(**{**self._quick, **changed}))
+        return self.make_default(**{**self._quick, **changed})
 
-    def make_default(self) -> Metric:
+    def make_default(self, **changed: Any) -> Metric:
         """Return a new instance with its default budget."""
-        return self._named(self.method(**self.given))
-
-    def _named(self, metric: Metric) -> Metric:
+        metric = self.method(**{**self.given, **changed})
         metric.name = self.name
         return metric
 
@@ -140,11 +138,6 @@ class MetricSubject:
             cases = [planted_case(scene, kind) for scene in planted_scenes(2) for kind in KINDS]
             cases += [toy_case(number, of_noise=of_noise) for number in range(2) for of_noise in (False, True)]
         return [value for case in cases if isinstance(value := self.try_on(case), float)]
-
-    def require(self, condition: bool, reason: str) -> None:
-        """Raise `NotApplicable` unless `condition`."""
-        if not condition:
-            raise NotApplicable(reason)
 
 
 def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | None = None) -> Case:

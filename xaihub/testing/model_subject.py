@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xaihub.errors import MissingExtra, ModelError, XaihubError
+from xaihub.errors import MissingExtra, ModelError
 from xaihub.models.adapter import ModelAdapter, ModelRequest
 from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
-from xaihub.testing.catalogue import NotApplicable, require
+from xaihub.testing.catalogue import NotApplicable, applies
 
 ROWS = 2
 OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
@@ -57,9 +57,9 @@ class ModelSubject:
         """
         try:
             return self.build()
+        except NotApplicable:
+            raise
         except Exception as error:  # the plugin fence: a plugin may fail in any way, and a check reports it
-            if isinstance(error, NotApplicable):
-                raise
             raise NotApplicable(f"it cannot be built: {error}") from error
 
     def reloaded(self) -> tuple[nn.Module, Model]:
@@ -100,17 +100,5 @@ class AdapterSubject(ModelSubject):
         Raises:
             NotApplicable: There is none.
         """
-        if not self.example:
-            raise NotApplicable("it has no `examples` and no `names`")
+        applies(bool(self.example), "it has no `examples` and no `names`")
         return super().build(card=card, checkpoint=checkpoint, seed=seed)
-
-    def refuses(self, name: str) -> None:
-        """Require a one-line error for an architecture that does not exist."""
-        card = replace(self.card, name=name, architecture=name)
-        try:
-            self.build(card=card)
-        except XaihubError:
-            return
-        except Exception as error:  # the plugin fence: a plugin may fail in any way
-            require(False, f"an unknown architecture raised {type(error).__name__}")
-        require(False, f"it built an architecture called {name!r}")

@@ -6,6 +6,7 @@ therefore known exactly for any image: masking a pixel subtracts its contributio
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -31,27 +32,6 @@ PATCH = 20  # pixels per side
 Planted = Literal["oracle", "shuffled", "inverted"]
 
 
-class _Colours(nn.Module):
-    """The score of each class: the sum over pixels of its colour above the threshold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.colour = nn.Conv2d(3, len(CLASSES), 1)
-        self.excess = nn.ReLU()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flat = nn.Flatten()
-        self.head = nn.Linear(len(CLASSES), len(CLASSES), bias=False)
-        with torch.no_grad():
-            self.colour.weight.copy_(torch.tensor(_COLOURS)[:, :, None, None])
-            self.colour.bias.fill_(-_LEAST)  # type: ignore[union-attr]
-            self.head.weight.copy_(torch.eye(len(CLASSES)) * _PEAK * SIDE * SIDE / _FULL)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return (B, 4) logits."""
-        logits: Tensor = self.head(self.flat(self.pool(self.excess(self.colour(inputs)))))
-        return logits
-
-
 # The excess of one complete patch over the threshold; at full saturation a colour has the value 2.
 _FULL = (2 - _LEAST) * PATCH * PATCH
 
@@ -59,7 +39,13 @@ _FULL = (2 - _LEAST) * PATCH * PATCH
 def planted_model() -> Model:
     """Return the network that responds to planted evidence, with the classes red, green, blue and yellow."""
     preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
-    module = _Colours().requires_grad_(False)
+    # The score of each class: the sum over pixels of its colour above the threshold.
+    colour, head = nn.Conv2d(3, len(CLASSES), 1), nn.Linear(len(CLASSES), len(CLASSES), bias=False)
+    steps = {"colour": colour, "excess": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": head}
+    module = nn.Sequential(OrderedDict(steps)).requires_grad_(False)
+    colour.weight.copy_(torch.tensor(_COLOURS)[:, :, None, None])
+    colour.bias.fill_(-_LEAST)  # type: ignore[union-attr]
+    head.weight.copy_(torch.eye(len(CLASSES)) * _PEAK * SIDE * SIDE / _FULL)
     return Model(module, name="planted", preprocessing=preprocessing, classes=CLASSES)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -38,7 +38,6 @@ class _TinyCNN(nn.Module):
         self.head = nn.Linear(16, len(CLASSES))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return (B, K) logits."""
         down = self.down(self.middle(self.stem(inputs)))
         features = self.join(self.branch(down) + down)
         logits: Tensor = self.head(self.flat(self.pool(features)))
@@ -56,32 +55,19 @@ def tiny_cnn(*, seed: int = 0) -> Model:
     return _model("tiny_cnn", _TinyCNN, Hints(heads=("head",)), seed)
 
 
-class _TinyPlain(nn.Module):
-    """Three convolutions followed by two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU()),
-        )
-        self.pool = nn.AvgPool2d(2)
-        self.flat = nn.Flatten()
-        self.hidden = nn.Linear(256, 32)
-        self.last = nn.ReLU()
-        self.head = nn.Linear(32, len(CLASSES))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return (B, K) logits."""
-        hidden = self.last(self.hidden(self.flat(self.pool(self.features(inputs)))))
-        logits: Tensor = self.head(hidden)
-        return logits
-
-
 def tiny_plain(*, seed: int = 0) -> Model:
     """Return a chain of convolutions, ReLUs and linear layers, for methods that support few operations."""
-    return _model("tiny_plain", _TinyPlain, Hints(heads=("head",)), seed)
+    return _model("tiny_plain", _chain, Hints(heads=("head",)), seed)
+
+
+def _chain() -> nn.Module:
+    features = [
+        *(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU()),
+    ]
+    hidden = {"pool": nn.AvgPool2d(2), "flat": nn.Flatten(), "hidden": nn.Linear(256, 32), "last": nn.ReLU()}
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*features), **hidden, head=nn.Linear(32, len(CLASSES))))
 
 
 def tiny_vit(*, seed: int = 0) -> Model:
@@ -92,10 +78,7 @@ def tiny_vit(*, seed: int = 0) -> Model:
 def _vit() -> nn.Module:
     from timm.models import VisionTransformer
 
-    module: nn.Module = VisionTransformer(
-        img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=len(CLASSES)
-    )
-    return module
+    return VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=len(CLASSES))
 
 
 def tiny_nhwc(*, seed: int = 0) -> Model:
@@ -106,33 +89,13 @@ def tiny_nhwc(*, seed: int = 0) -> Model:
 def _swin() -> nn.Module:
     from timm.models import SwinTransformer
 
-    module: nn.Module = SwinTransformer(
-        img_size=SIDE,
-        patch_size=4,
-        window_size=4,
-        embed_dim=16,
-        depths=(1, 1),
-        num_heads=(1, 2),
-        num_classes=len(CLASSES),
-    )
-    return module
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toy:
-    """One toy: its description for messages, and its constructor."""
-
-    called: str
-    make: Callable[..., Model]
+    size, classes = {"img_size": SIDE, "patch_size": 4, "window_size": 4}, len(CLASSES)
+    return SwinTransformer(embed_dim=16, depths=(1, 1), num_heads=(1, 2), num_classes=classes, **size)  # type: ignore[arg-type]
 
 
 # By the names of their models.
-TOYS: Mapping[str, Toy] = MappingProxyType(
-    {
-        "tiny_cnn": Toy(called="a convolutional network", make=tiny_cnn),
-        "tiny_vit": Toy(called="a vision transformer", make=tiny_vit),
-        "tiny_nhwc": Toy(called="a network with channels last", make=tiny_nhwc),
-    }
+TOYS: Mapping[str, Callable[..., Model]] = MappingProxyType(
+    {"tiny_cnn": tiny_cnn, "tiny_vit": tiny_vit, "tiny_nhwc": tiny_nhwc}
 )
 
 
@@ -183,17 +146,9 @@ def _network(make: Callable[[], nn.Module], head: str, seed: int) -> nn.Module:
         module = make()
     randomise(module, seed=seed)
     module.eval().requires_grad_(False)
-    _widen(module, head)
-    return module
-
-
-def _widen(module: nn.Module, head: str) -> None:
-    """Scale the head so that class scores vary over images as in a trained network."""
-    linear = module.get_submodule(head)
-    if not isinstance(linear, nn.Linear):
-        raise TypeError(f"{head} is not a linear layer")
+    weight, bias = module.get_submodule(head).parameters()
     with torch.no_grad():
         logits = module(torch.cat([images(12, seed=1), images(4, seed=2) * 0.1]))
-        linear.weight.mul_(SPREAD / logits.std(0).mean())
-        logits = module(images(12, seed=1))
-        linear.bias.sub_(logits.mean(0))  # so that the predicted class varies as well
+        weight.mul_(SPREAD / logits.std(0).mean())  # so that class scores vary over images as in a trained network
+        bias.sub_(module(images(12, seed=1)).mean(0))  # so that the predicted class varies as well
+    return module

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
-    """Write a state dict as safetensors and return the file's sha256.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write a state dict as safetensors and return the file's sha256."""
     write_tensors(path, state)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -48,47 +44,29 @@ def write_card(
     objective: Objective,
     wrapped: bool,
 ) -> None:
-    """Write the card of a trained model.
+    """Write the card of a model that was trained from `base`; its weights are `weights.safetensors` next to the card.
 
-    Args:
-        path: The card file; the weights are `weights.safetensors` next to it.
-        base: The card of the model before training.
-        classes: The classes it was trained on.
-        sha256: The checksum of the weights.
-        accuracy: The accuracy in words, with its source.
-        objective: The training objective.
-        wrapped: Whether the objective must change the architecture before the weights fit.
-
-    Raises:
-        OutputError: The file cannot be written.
+    `wrapped` states that the objective must change the architecture before the weights fit.
     """
-    weights = {"source": "file", "path": "weights.safetensors", "sha256": sha256}
-    if base.weights.licence:
-        weights["licence"] = base.weights.licence
+    licence = {"licence": base.weights.licence} if base.weights.licence else {}
     card: dict[str, Any] = {
         "name": path.parent.resolve().name or "trained",
         "summary": f"{base.name}, trained by xaihub with the objective {objective.name}",
         "adapter": base.adapter,
         "architecture": base.architecture,
-        "weights": weights,
+        "weights": {"source": "file", "path": "weights.safetensors", "sha256": sha256, **licence},
         "classes": list(classes),
         "accuracy": accuracy,
         "tags": ["trained"],
     }
-    for name in ("input", "layers", "options"):
-        if getattr(base, name):
-            card[name] = plain(getattr(base, name))
+    card |= {name: plain(value) for name in ("input", "layers", "options") if (value := getattr(base, name))}
     if wrapped:
         card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
     write_file(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write one CSV row per epoch.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write one CSV row per epoch."""
     table = io.StringIO()
     columns = dict.fromkeys(name for record in history for name in record)
     writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
@@ -103,7 +81,6 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
 
     Raises:
         ModelError: The loaded model's outputs differ from the trained network's.
-        OutputError: A file cannot be written.
     """
     trainer, data = setup.trainer, setup.data
     record = trainer.progress.history[trainer.progress.best - 1]
@@ -134,18 +111,16 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         )
 
 
-class Tensorboard:
-    """Writes the metrics of each epoch for TensorBoard."""
+def tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that writes the metrics of one epoch for TensorBoard, to a subfolder of a run."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path) -> None:
-        """Open the subfolder `tensorboard` of a run."""
-        from torch.utils.tensorboard import SummaryWriter
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Add the metrics of one epoch."""
+    def write(record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("epoch", "steps"):
-                self._writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-        self._writer.flush()
+                writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
+        writer.flush()
+
+    return write

@@ -59,24 +59,26 @@ class Estimate:
     Attributes:
         classes: Class names.
         train: Number of training images.
-        val: Number of images held out for validation.
+        held_out: Number of images held out for validation.
         steps: Optimizer steps in total.
-        rows: Forward passes per training image, counted in a step of the last epoch.
+        rows_per_image: Forward passes per training image, counted in a step of the last epoch.
         cost: The objective's declared cost.
-        trainable: Number of trainable weights.
-        seconds: Measured duration of that step.
+        trainable_weights: Number of trainable weights.
+        seconds_per_step: Measured duration of that step.
+        minutes: Estimated duration of the training.
         notes: What was skipped.
     """
 
-    classes: tuple[str, ...]
+    classes: list[str]
     train: int
-    val: int
+    held_out: int
     steps: int
-    rows: float
+    rows_per_image: float
     cost: str
-    trainable: int
-    seconds: float
-    notes: tuple[str, ...]
+    trainable_weights: int
+    seconds_per_step: float
+    minutes: float
+    notes: list[str]
 
 
 def read_config(folder: str | Path) -> Config:
@@ -119,7 +121,7 @@ def train(
     from xaihub.training.setup import accelerating, set_up
 
     folder = Path(folder)
-    if not resume and folder.exists() and (not folder.is_dir() or _visible(folder)):
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
     if config.logger == "tensorboard" and find_spec("tensorboard") is None:
         raise MissingExtra(
@@ -162,15 +164,16 @@ def estimate(
         seconds = time.monotonic() - started
         handle.remove()
         return Estimate(
-            classes=data.images.classes,
+            classes=list(data.images.classes),
             train=len(data.train),
-            val=len(data.val),
+            held_out=len(data.val),
             steps=trainer.total,
-            rows=sum(rows) / min(config.batch_size * config.accumulate, len(data.train)),
+            rows_per_image=sum(rows) / min(config.batch_size * config.accumulate, len(data.train)),
             cost=hub.objectives.get(config.objective).cost,
-            trainable=sum(weight.numel() for weight in trainer.weights),
-            seconds=seconds,
-            notes=tuple(data.images.notes),
+            trainable_weights=sum(weight.numel() for weight in trainer.weights),
+            seconds_per_step=round(seconds, 3),
+            minutes=round(seconds * trainer.total / 60, 1),
+            notes=list(data.images.notes),
         )
 
 
@@ -179,7 +182,7 @@ def _run(
 ) -> Outcome:
     from xaihub.training.data.held_out import write_held_out
     from xaihub.training.loop.checkpoint import Checkpoint
-    from xaihub.training.result import Tensorboard, write_log, write_result
+    from xaihub.training.result import tensorboard, write_log, write_result
 
     trainer, config, main = setup.trainer, setup.trainer.config, setup.trainer.accelerator.is_main_process
     checkpoint, card = folder / CHECKPOINT, folder / CARD
@@ -189,14 +192,14 @@ def _run(
         trainer.begin(setup.held_out())  # before anything is written: an objective may refuse its parameters here
     if held_out is not None and main:
         write_held_out(setup.data, Path(held_out))
-    logs = Tensorboard(folder) if config.logger == "tensorboard" and main else None
+    note = tensorboard(folder) if config.logger == "tensorboard" and main else None
     if main and not (folder / CONFIG).exists():
         write_file(folder / CONFIG, yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
 
     def epoch_done(progress: Progress) -> None:
         write_log(folder / LOG, progress.history)
-        if logs is not None:
-            logs.write(progress.history[-1])
+        if note is not None:
+            note(progress.history[-1])
         tell(_line(progress.history[-1], config.epochs))
 
     trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)
@@ -218,10 +221,6 @@ def _line(record: dict[str, Any], epochs: int) -> str:
     if "val_loss" in record:
         parts.append(f"validation loss {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
     return ", ".join([*parts, f"{record['seconds']:.1f} s"])
-
-
-def _visible(folder: Path) -> bool:
-    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 @contextmanager

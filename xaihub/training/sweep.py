@@ -112,7 +112,7 @@ def sweep(
     values: Sequence[str],
     folder: str | Path,
     *,
-    judged: Sequence[Judged] | None = None,
+    judged: Sequence[Judged],
     images: int = 8,
     shown: int = 3,
     device: str = "auto",
@@ -127,7 +127,7 @@ def sweep(
         parameter: The objective's parameter.
         values: Its values; the first, usually 0, is the reference.
         folder: Output folder for the trials and the report.
-        judged: Explainers and metrics to report; None for those that the objective's record names.
+        judged: Explainers and metrics to report.
         images: Number of validation images to explain (training images if none are held out).
         shown: How many of them to draw before (first value) and after (recommended value, or the last).
         device: As for `train`.
@@ -137,6 +137,7 @@ def sweep(
     Raises:
         XaihubError: As for `train`, or an explainer or metric does not exist.
     """
+    from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.training.run import train
 
     plans = {}
@@ -144,8 +145,13 @@ def sweep(
         own = {**config.parameters, parameter: value}
         hub.get_objective(config.objective, **own).check_parameters()  # before any work
         plans[value] = msgspec.structs.replace(config, parameters=own)
-    chosen = hub.objectives.get(config.objective).judged if judged is None else judged
-    judges = [(hub.get_explainer(item.explainer, **dict(item.parameters)), _metrics(hub, item)) for item in chosen]
+    judges = [
+        (
+            hub.get_explainer(item.explainer, **item.parameters),
+            [hub.get_metric(name, **item.metric_parameters.get(name, {})) for name in item.metrics],
+        )
+        for item in judged
+    ]
     folder, trials, examples, count = Path(folder), [], {}, 0
     for value, plan in plans.items():
         run = folder / _UNSAFE.sub("_", f"{parameter}={value}")
@@ -166,13 +172,18 @@ def sweep(
         )
     taken = choose(trials)
     after = taken if taken is not trials[0] else trials[-1]
-    figures = _draw(folder, examples[trials[0].value], examples[after.value])
+    pairs = zip(examples[trials[0].value], examples[after.value], strict=True)
+    figures = [
+        write_file(folder / f"before-after-{number}.png", png_bytes(grid(pair))) for number, pair in enumerate(pairs, 1)
+    ]
     report = Report(parameter=parameter, trials=trials, chosen=taken.value, images=count, files=figures)
-    return _write(folder, report)
-
-
-def _metrics(hub: Hub, item: Judged) -> list[Metric]:
-    return [hub.get_metric(name, **dict(item.metric_parameters.get(name, {}))) for name in item.metrics]
+    record = {**asdict(report), "rule": RULE}
+    del record["files"]
+    files = [
+        write_file(folder / "report.md", markdown(report)),
+        write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
+    ]
+    return replace(report, files=[*files, *figures])
 
 
 def _judge(
@@ -224,26 +235,6 @@ def _judge(
     return means, reasons, examples, len(some)
 
 
-def _draw(folder: Path, before: Sequence[Sequence[Explanation]], after: Sequence[Sequence[Explanation]]) -> list[Path]:
-    from xaihub.explainers.rendering import grid, png_bytes
-
-    return [
-        write_file(folder / f"before-after-{number}.png", png_bytes(grid([first, second])))
-        for number, (first, second) in enumerate(zip(before, after, strict=True), start=1)
-    ]
-
-
-def _write(folder: Path, report: Report) -> Report:
-    """Write report.md and report.json, and return the report with these files."""
-    record = {**asdict(report), "rule": RULE}
-    del record["files"]
-    files = [
-        write_file(folder / "report.md", markdown(report)),
-        write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
-    ]
-    return replace(report, files=[*files, *report.files])
-
-
 def markdown(report: Report) -> str:
     """Return the report as a page: one row per metric, one column per value, ratios to the first value in brackets."""
     first = report.trials[0]
@@ -251,13 +242,11 @@ def markdown(report: Report) -> str:
     lines = [f"# Sweep of {report.parameter}", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines.append(f"| accuracy | {' | '.join(f'{trial.accuracy:.4f}' for trial in report.trials)} |")
     lines.append(f"| loss | {' | '.join(_cell(trial.loss, first.loss) for trial in report.trials)} |")
-    for key in first.scores:
-        cells = [_cell(trial.scores[key], first.scores[key]) for trial in report.trials]
-        lines.append(f"| {key} | {' | '.join(cells)} |")
+    for key, score in first.scores.items():
+        lines.append(f"| {key} | {' | '.join(_cell(trial.scores[key], score) for trial in report.trials)} |")
     lines += ["", f"Means over {report.images} images; in brackets, ratios to {names[0]}.", ""]
     lines.append(f"Recommended: **{report.parameter}={report.chosen}**, {RULE}.")
-    for key, reason in first.reasons.items():
-        lines.append(f"\n{key}: {reason}.")
+    lines += [f"\n{key}: {reason}." for key, reason in first.reasons.items()]
     lines += [f"\n![before and after]({file.name})" for file in report.files if file.suffix == ".png"]
     return "\n".join(lines) + "\n"
 

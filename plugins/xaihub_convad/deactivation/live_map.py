@@ -16,16 +16,11 @@ NEIGHBOURS = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
 
 
 class Live:
-    """One live map of a batch: (N, 1, h, w), 1 where a position is active, shared by all channels.
-
-    Attributes:
-        mask: The map, float32.
-        valid: (1, 1, h, w), 0 where padding was added; None if there is no padding.
-    """
+    """One live map of a batch: (N, 1, h, w), 1 where a position is active, shared by all channels."""
 
     def __init__(self, mask: Tensor, valid: Tensor | None = None) -> None:
-        self.mask = mask
-        self.valid = valid
+        self.mask = mask  # float32
+        self.valid = valid  # (1, 1, h, w), 0 where padding was added; None if there is no padding
         self._shaped: dict[object, Tensor] = {}
         self._rings: list[tuple[Tensor, Tensor, Tensor]] = []
         self._reached = mask[:, 0] > 0  # (N, h, w), what is active or filled after the rings so far

@@ -20,21 +20,13 @@ from xaihub_convad.deactivation.live_map import SLACK
 
 @dataclass(frozen=True)
 class TokenNetwork:
-    """A transformer whose blocks attend from every token to every token.
+    """A transformer whose blocks attend from every token to every token."""
 
-    Attributes:
-        network: The network.
-        entrance: The module that receives all tokens, with position embeddings, before the first block.
-        patch: (rows, columns) of pixels per patch.
-        prefix: Tokens before the patches (class, distillation, registers), which are always kept.
-        empty: The outputs for one image without any patch token, or None if the network handles this itself.
-    """
-
-    network: nn.Module
-    entrance: nn.Module
-    patch: tuple[int, int]
-    prefix: int
-    empty: Callable[[int], Tensor] | None
+    network: nn.Module  # the network
+    entrance: nn.Module  # the module that receives all tokens, with position embeddings, before the first block
+    patch: tuple[int, int]  # (rows, columns) of pixels per patch
+    prefix: int  # tokens before the patches (class, distillation, registers), which are always kept
+    empty: Callable[[int], Tensor] | None  # outputs for n images without patch tokens; None if the network handles them
 
     @classmethod
     def of(cls, network: nn.Module) -> TokenNetwork | None:

@@ -27,19 +27,12 @@ Rule = Callable[["Call"], Any]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which axes of a tensor are positions of the image.
+    """Which axes of a tensor are positions of the image."""
 
-    Attributes:
-        dims: Negative axes: (rows, columns), one axis of row-major cells, or none.
-        live: Which positions are active; None without positions.
-        gated: The value in inactive positions, 0 or minus infinity; None if unknown.
-        images: Whether the first axis is the batch of images; False for tensors that do not depend on them.
-    """
-
-    dims: tuple[int, ...] = ()
-    live: Live | None = None
-    gated: float | None = None
-    images: bool = True
+    dims: tuple[int, ...] = ()  # negative axes: (rows, columns), one axis of row-major cells, or none
+    live: Live | None = None  # which positions are active; None without positions
+    gated: float | None = None  # the value in inactive positions, 0 or minus infinity; None if unknown
+    images: bool = True  # whether the first axis is the batch of images; False for tensors that do not depend on them
 
     @property
     def on(self) -> Live:
@@ -201,17 +194,11 @@ class Tracker(TorchFunctionMode):
 
 
 class Call:
-    """One call of a torch function with at least one tensor that has positions.
-
-    Attributes:
-        t: The tracker.
-        input: The first tensor.
-        places: What is known about it.
-    """
+    """One call of a torch function with at least one tensor that has positions; `t` is the tracker."""
 
     def __init__(self, tracker: Tracker, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.t, self.func, self.args, self.kwargs = tracker, func, args, kwargs
-        self.input: Tensor = self.argument(0, "input")
+        self.input: Tensor = self.argument(0, "input")  # the first tensor, and what is known about it
         self.places = next((tracker.of(tensor) for tensor in tensors(self.input)), CONSTANT)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:

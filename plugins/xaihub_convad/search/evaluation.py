@@ -21,15 +21,10 @@ SLACK = 1e-5
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The model's decisions for n masks.
+    """The model's decisions for n masks."""
 
-    Attributes:
-        keeps: (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class.
-        confidence: (n,) its softmax probability, or the difference of two.
-    """
-
-    keeps: Mask
-    confidence: Values
+    keeps: Mask  # (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class
+    confidence: Values  # (n,) its softmax probability, or the difference of two
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -53,18 +48,7 @@ class Verdicts:
 
 
 class Evaluator:
-    """Judges masks of one image, for one target and one removal.
-
-    Attributes:
-        model: The model.
-        image: (C, H, W) input.
-        removal: What replaces masked pixels.
-        size: (H, W).
-        rank: Number of other classes that score at least as high as the target on the whole image.
-        confidence: The target's confidence on the whole image.
-        trivial: The target is kept with everything masked.
-        rows: Rows evaluated so far.
-    """
+    """Judges masks of one (C, H, W) image, for one target and one removal."""
 
     def __init__(self, model: Model, image: Tensor, target: ResolvedTarget, removal: Removal) -> None:
         """Evaluate the whole image, and the image with everything masked.
@@ -75,19 +59,19 @@ class Evaluator:
         self.model, self.image, self.removal = model, image, removal
         self._target = target
         self.size = (image.shape[-2], image.shape[-1])
-        self.rows = 0
+        self.rows = 0  # evaluated so far
         both = torch.stack([torch.ones(1, *self.size), torch.zeros(1, *self.size)])
         outputs = torch.cat([batch.outputs for batch in masked_forward_passes(model, image, both, removal=removal)])
         self._whole = outputs[:1]
-        self.rank = int(target.ahead(self._whole))
+        self.rank = int(target.ahead(self._whole))  # other classes that score at least as high on the whole image
         verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
             raise ExplainerRefused(
                 f"model {model.name!r} does not prefer the first class of the contrast on this image",
                 hint="swap the two classes",
             )
-        self.confidence = float(verdicts.confidence[0])
-        self.trivial = bool(verdicts.keeps[1])
+        self.confidence = float(verdicts.confidence[0])  # on the whole image
+        self.trivial = bool(verdicts.keeps[1])  # the target is kept with everything masked
 
     def alone(self, mask: Mask) -> Verdicts:
         """Evaluate one mask in a separate forward pass."""

@@ -35,15 +35,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a set of pixels must achieve.
+    """What a set of pixels must achieve."""
 
-    Attributes:
-        confidence: Alone, it keeps the target with at least this confidence.
-        necessary: Without it, the target is lost.
-    """
-
-    confidence: float = 0.0
-    necessary: bool = False
+    confidence: float = 0.0  # alone, it keeps the target with at least this confidence
+    necessary: bool = False  # without it, the target is lost
 
     @property
     def rows(self) -> int:

@@ -35,21 +35,13 @@ class FoundSet:
 
 @dataclass(kw_only=True)
 class Result:
-    """The result for one image.
+    """The result for one image."""
 
-    Attributes:
-        merged: The responsibility of each pixel.
-        sets: Sets of pixels, the main one first.
-        splits: Boxes that were split, at 14 rows each.
-        searched: Rows of the first map and of the evaluations before it.
-        stopped: Why there are no more sets.
-    """
-
-    merged: Responsibility
-    sets: list[FoundSet] = field(default_factory=list)
-    splits: int = 0
-    searched: int = 0
-    stopped: str | None = None
+    merged: Responsibility  # the responsibility of each pixel
+    sets: list[FoundSet] = field(default_factory=list)  # sets of pixels, the main one first
+    splits: int = 0  # boxes that were split, at 14 rows each
+    searched: int = 0  # rows of the first map and of the evaluations before it
+    stopped: str | None = None  # why there are no more sets
 
 
 @dataclass(frozen=True, kw_only=True)

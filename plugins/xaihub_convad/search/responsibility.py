@@ -36,13 +36,8 @@ def search(
 ) -> Task[Iteration]:
     """Search once: split the largest visible box, evaluate its 14 mutants, go on with the smallest that passes.
 
-    Args:
-        size: (H, W).
-        rng: This search's own random numbers, so that it does not depend on the others.
-        refinements: Maximum number of boxes to split.
-        confidence: The confidence that a mutant must reach to pass.
-        allowed: (H, W); pixels outside are always masked.
-        trivial: The target is kept with everything masked.
+    At most `refinements` boxes are split. A mutant passes if it reaches `confidence`; pixels outside the (H, W) mask
+    `allowed` are always masked, and `trivial` means that the target is kept with everything masked.
     """
     values = np.zeros(size)
     visible, refused = [Box(0, 0, *size)], list[Box]()  # a box of which no mutant passes stays visible, and whole

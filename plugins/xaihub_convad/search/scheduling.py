@@ -17,11 +17,6 @@ R = TypeVar("R")
 Task: TypeAlias = Generator[Mask, Verdicts, R]
 
 
-def run(evaluator: Evaluator, task: Task[R]) -> R:
-    """Run one task to its end."""
-    return run_all([(evaluator, task)])[0]
-
-
 def run_all(tasks: Iterable[tuple[Evaluator, Task[R]]]) -> list[R]:
     """Run independent tasks, each with its own evaluator, in shared batches; return their results in order.
 

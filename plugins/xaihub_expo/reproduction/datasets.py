@@ -7,30 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn import datasets
 from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One data set and the paper's network and settings for it.
+    """One data set and the paper's network and settings for it."""
 
-    Attributes:
-        name: The name users type.
-        load: Returns (n, d) inputs and (n,) targets.
-        depth: Number of hidden layers.
-        width: Units per hidden layer.
-        c_fidelity: ExpO-Fidelity as a fraction of the loss at the start.
-        c_line: ExpO-1D-Fidelity as a fraction of the loss at the start.
-        binary: The target is a class, 0 or 1; otherwise a number.
-    """
-
-    name: str
-    load: Callable[[], tuple[np.ndarray, np.ndarray]]
-    depth: int
-    width: int
-    c_fidelity: float
-    c_line: float
-    binary: bool = False
+    name: str  # the name users type
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]  # returns (n, d) inputs and (n,) targets
+    depth: int  # number of hidden layers
+    width: int  # units per hidden layer
+    c_fidelity: float  # ExpO-Fidelity as a fraction of the loss at the start
+    c_line: float  # ExpO-1D-Fidelity as a fraction of the loss at the start
+    binary: bool = False  # the target is a class, 0 or 1; otherwise a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +40,9 @@ def make_split(table: Table, seed: int) -> Split:
     Nearly constant columns are dropped. Unlike in the authors' code, the row index is not an input.
     """
     X, y = table.load()
+    X, y = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
     whole = np.isfinite(X).all(1) & np.isfinite(y)
-    X, y = X[whole].astype(np.float64), y[whole].astype(np.float64)
+    X, y = X[whole], y[whole]
     order = np.random.default_rng(seed).permutation(len(X))
     first, second = len(X) // 2, len(X) // 2 + len(X) // 4
     parts = [order[:first], order[first:second], order[second:]]
@@ -70,28 +62,23 @@ def _autompg() -> tuple[np.ndarray, np.ndarray]:
     from mlxtend.data import autompg_data
 
     X, y = autompg_data()
-    return np.asarray(X[:, :7], dtype=float), np.asarray(y, dtype=float)  # the eighth column would be the car's name
+    return X[:, :7], y  # the eighth column would be the car's name
 
 
 def _housing() -> tuple[np.ndarray, np.ndarray]:
     from mlxtend.data import boston_housing_data
 
     X, y = boston_housing_data()
-    return np.delete(np.asarray(X, dtype=float), [1, 3], axis=1), np.asarray(y, dtype=float)  # without ZN and CHAS
+    return np.delete(X, [1, 3], axis=1), y  # without ZN and CHAS
 
 
 def _diabetes() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_diabetes
-
-    X, y = load_diabetes(return_X_y=True)
-    return np.asarray(X), np.asarray(y)
+    return datasets.load_diabetes(return_X_y=True)  # type: ignore[no-any-return]
 
 
 def _breast_cancer() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_breast_cancer
-
-    X, y = load_breast_cancer(return_X_y=True)
-    return np.asarray(X), 1.0 - np.asarray(y)  # 1 is malignant
+    X, y = datasets.load_breast_cancer(return_X_y=True)
+    return X, 1 - y  # 1 is malignant
 
 
 TABLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -17,7 +17,7 @@ from torch import Tensor
 from xaihub.errors import MissingExtra, ParameterError
 from xaihub_expo.reproduction.datasets import Split, Table, make_split
 from xaihub_expo.reproduction.explainers import Lime, Maple
-from xaihub_expo.reproduction.quality import Quality, assess
+from xaihub_expo.reproduction.quality import LocalExplainer, assess
 from xaihub_expo.reproduction.training import PenaltyName, fit
 
 
@@ -37,24 +37,17 @@ class Contender:
 class Result:
     """One network of one split.
 
-    Attributes:
-        contender: How it was trained.
-        split: The split's number.
-        metrics: Values by name: loss (mean squared error, or error rate for classes), and those of `Quality` with the
-            prefix "lime_" or "maple_".
-        gamma: The penalty's weight.
-        epochs: Epochs of training.
-        rows: Rows that went through the network in training.
-        seconds: Time for training and for measuring.
+    `metrics` has the loss (mean squared error, or error rate for classes), and those of `assess` with the prefix
+    "lime_" or "maple_".
     """
 
     contender: str
     split: int
     metrics: Mapping[str, float]
-    gamma: float
+    gamma: float  # the penalty's weight
     epochs: int
-    rows: int
-    seconds: tuple[float, float]
+    rows: int  # that went through the network in training
+    seconds: tuple[float, float]  # for training, and for measuring
 
 
 @cache
@@ -93,21 +86,14 @@ def run(
     chosen: Sequence[Contender],
     *,
     splits: int,
-    points: int | None = 40,
+    points: int = 40,
     maple: bool = False,
     seed: int = 0,
     report: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
-    """Train and assess every contender on every split.
+    """Train and assess every contender on every split; all share the splits and the initial weights.
 
-    Args:
-        table: The data.
-        chosen: The contenders; all share the splits and the initial weights.
-        splits: Number of splits.
-        points: Maximum number of test points to explain; None for all.
-        maple: Assess MAPLE as well.
-        seed: The first split's seed.
-        report: Called with each result.
+    At most `points` test points are explained. `seed` is that of the first split; `report` is called with each result.
 
     Raises:
         MissingExtra: The data's package is not installed.
@@ -128,7 +114,7 @@ def run(
 
 
 def _run_split(
-    table: Table, split: Split, contender: Contender, number: int, *, points: int | None, maple: bool, seed: int
+    table: Table, split: Split, contender: Contender, number: int, *, points: int, maple: bool, seed: int
 ) -> Result:
     started = time.perf_counter()
     trained = fit(split, depth=table.depth, width=table.width, penalty=contender.penalty, c=contender.c, seed=seed)
@@ -140,13 +126,15 @@ def _run_split(
 
     inputs, targets = split.test
     with torch.no_grad():
-        found = f(inputs)
-        errors = ((found > 0.5) != (targets > 0.5)).float() if split.binary else (found - targets).square()
+        y = f(inputs)
+        errors = ((y > 0.5) != (targets > 0.5)).float() if split.binary else (y - targets).square()
     metrics = {"loss": float(errors.mean())}
-    metrics |= _named("lime", assess(f, Lime(f, split.train[0]), inputs[:points], seed=seed))
+    explainers: dict[str, LocalExplainer] = {"lime": Lime(f, split.train[0])}
     if maple:
-        explainer = Maple(f, split.train[0], split.validation[0], seed=seed)
-        metrics |= _named("maple", assess(f, explainer, inputs[:points], seed=seed))
+        explainers["maple"] = Maple(f, split.train[0], split.validation[0], seed=seed)
+    for name, explainer in explainers.items():
+        found = assess(f, explainer, inputs[:points], seed=seed)
+        metrics |= {f"{name}_{measure}": value for measure, value in found.items()}
     return Result(
         contender=str(contender),
         split=number,
@@ -156,11 +144,6 @@ def _run_split(
         rows=trained.rows,
         seconds=(between - started, time.perf_counter() - between),
     )
-
-
-def _named(explainer: str, quality: Quality) -> dict[str, float]:
-    names = [field.name for field in fields(quality)] + ["relative_neighbourhood", "relative_stability"]
-    return {f"{explainer}_{name}": getattr(quality, name) for name in names}
 
 
 def summary(table: Table, chosen: Sequence[Contender], results: Sequence[Result]) -> list[dict[str, Any]]:

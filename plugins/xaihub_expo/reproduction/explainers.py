@@ -16,11 +16,7 @@ CHUNK = 64  # points whose samples are in memory at the same time
 def weighted_ridge(X: Tensor, Y: Tensor, weights: Tensor, *, alpha: float) -> Linear:
     """Minimise sum_i w_i (y_i - x_i b - a)^2 + alpha ||b||^2, for b problems at once; the intercept is not penalised.
 
-    Args:
-        X: (b, n, d) regressors.
-        Y: (b, n, k) responses.
-        weights: (b, n), non-negative.
-        alpha: Strength of the ridge.
+    Regressors are (b, n, d), responses (b, n, k), and weights (b, n), non-negative.
     """
     X, Y, w = X.double(), Y.double(), weights.double().unsqueeze(2)
     total = w.sum(1, keepdim=True)

@@ -38,12 +38,7 @@ def penalise_fidelity(
 ) -> Tensor:
     """Return ExpO-Fidelity of (b, d) points: the mean squared residual of the local affine fits.
 
-    Args:
-        network: Maps (n, d) to (n, k).
-        points: (b, d).
-        generator: Draws the neighbours.
-        sigma: Standard deviation of the neighbourhood.
-        samples: Neighbours per point; by default the paper's max(20, 2 d).
+    `samples` neighbours per point, by default the paper's max(20, 2 d), are drawn with standard deviation `sigma`.
     """
     neighbours = gaussian_neighbours(points, samples or max(FEW, 2 * points.shape[1]), sigma, generator)
     return local_fit(neighbours, neighbour_outputs(network, neighbours)).residuals.square().mean()

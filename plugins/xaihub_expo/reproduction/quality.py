@@ -37,39 +37,6 @@ class LocalExplainer(Protocol):
         """Explain every point."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Means over points and outputs; lower is better, except for the last two, which give the scale.
-
-    Attributes:
-        point: Point fidelity, (g_x(x) - f(x))^2.
-        neighbourhood: Neighbourhood fidelity, E (g_x(x') - f(x'))^2.
-        stability: E ||e(x') - e(x)||^2, explaining x' with the random numbers of x.
-        stability_fresh: The same with fresh random numbers, as in the published results.
-        stability_as_coded: E ||e(x) - e(x)||^2 with fresh random numbers: the released code explains x again, not x'.
-        variance: Var f over the points.
-        slopes: Mean of ||beta||^2, without the intercept.
-    """
-
-    point: float
-    neighbourhood: float
-    stability: float
-    stability_fresh: float
-    stability_as_coded: float
-    variance: float
-    slopes: float
-
-    @property
-    def relative_neighbourhood(self) -> float:
-        """NF / Var f."""
-        return self.neighbourhood / max(self.variance, 1e-30)
-
-    @property
-    def relative_stability(self) -> float:
-        """S / ||beta||^2."""
-        return self.stability / max(self.slopes, 1e-30)
-
-
 def assess(
     f: Callable[[Tensor], Tensor],
     explain: LocalExplainer,
@@ -79,17 +46,12 @@ def assess(
     draws: int = 5,
     stability_draws: int = 2,
     seed: int = 0,
-) -> Quality:
+) -> dict[str, float]:
     """Assess an explainer of `f` on (b, d) points, with neighbours from N(x, sigma^2 I).
 
-    Args:
-        f: Maps (n, d) to (n, k).
-        explain: The explainer.
-        points: The explained points.
-        sigma: Standard deviation of the neighbourhood.
-        draws: Neighbours per point for the neighbourhood fidelity.
-        stability_draws: Explained neighbours per point.
-        seed: Fixes neighbours and the explainer's random numbers; models assessed with the same seed share them.
+    Returns means over points and outputs; lower is better, except for "variance" and "slopes", which give the scale.
+    `draws` neighbours per point are evaluated, and `stability_draws` explained. The seed fixes neighbours and the
+    explainer's random numbers; models assessed with the same seed share them.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(points), max(draws, stability_draws), points.shape[1], generator=generator)
@@ -104,15 +66,18 @@ def assess(
             moved.append(explain(neighbours[:, draw], seed=seed).vectors)
             fresh.append(explain(neighbours[:, draw], seed=other).vectors)
             again.append(explain(points, seed=other).vectors)
-    return Quality(
-        point=_mean_square(g(points.unsqueeze(1)) - here.unsqueeze(1)),
-        neighbourhood=_mean_square(g(neighbours[:, :draws]) - near),
-        stability=_distance(moved, g.vectors),
-        stability_fresh=_distance(fresh, g.vectors),
-        stability_as_coded=_distance(again, g.vectors),
-        variance=float(here.var(0, correction=0).mean()),
-        slopes=float(g.coefficients.square().sum(1).mean()),
-    )
+    found = {
+        "point": _mean_square(g(points.unsqueeze(1)) - here.unsqueeze(1)),  # (g_x(x) - f(x))^2
+        "neighbourhood": _mean_square(g(neighbours[:, :draws]) - near),  # E (g_x(x') - f(x'))^2
+        "stability": _distance(moved, g.vectors),  # E ||e(x') - e(x)||^2, explaining x' with the random numbers of x
+        "stability_fresh": _distance(fresh, g.vectors),  # with fresh random numbers, as in the published results
+        "stability_as_coded": _distance(again, g.vectors),  # the released code explains x again, not x'
+        "variance": float(here.var(0, correction=0).mean()),
+        "slopes": float(g.coefficients.square().sum(1).mean()),  # ||beta||^2, without the intercept
+    }
+    found["relative_neighbourhood"] = found["neighbourhood"] / max(found["variance"], 1e-30)
+    found["relative_stability"] = found["stability"] / max(found["slopes"], 1e-30)
+    return found
 
 
 def _mean_square(difference: Tensor) -> float:

@@ -29,19 +29,12 @@ PATIENCE = 50  # epochs without a better validation loss before training stops
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network, in evaluation mode.
+    """A trained network, in evaluation mode."""
 
-    Attributes:
-        network: Maps (n, d) to (n, k).
-        gamma: The penalty's weight.
-        epochs: Epochs of training.
-        rows: Rows that went through the network, over all steps.
-    """
-
-    network: nn.Module
-    gamma: float
-    epochs: int
-    rows: int
+    network: nn.Module  # maps (n, d) to (n, k)
+    gamma: float  # the penalty's weight
+    epochs: int  # epochs of training
+    rows: int  # rows that went through the network, over all steps
 
 
 def fit(
@@ -49,14 +42,7 @@ def fit(
 ) -> Trained:
     """Train as the authors do: Adam at 1e-3, early stopping on validation loss plus penalty, the best state kept.
 
-    Args:
-        split: The data.
-        depth: Number of hidden layers.
-        width: Units per hidden layer.
-        penalty: The term added to the loss.
-        c: The penalty as a fraction of the loss at the start.
-        seed: Fixes initial weights, batches and neighbours.
-        max_epochs: Maximum number of epochs.
+    `c` is the penalty as a fraction of the loss at the start; the seed fixes initial weights, batches and neighbours.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, ModelError, ParameterError
+from xaihub import ExplainerRefused, ModelError, ParameterError, evaluation_mode
 from xaihub_first_principles import families, mask_families
 from xaihub_first_principles.measures import MeasureFamily, MeasureResult, integrate
 from xaihub_first_principles.vectors import feature_laws
@@ -188,7 +188,11 @@ def _function(model: Model, output: int) -> Callable[[Tensor], Tensor]:
     """Return the model as a function of (n, d) float64 tensors to (n,) float64."""
 
     def f(y: Tensor) -> Tensor:
-        outputs = _tensor(_run_module(model, y) if isinstance(model, nn.Module) else model(y.numpy()))
+        if isinstance(model, nn.Module):  # in the precision and on the device of its weights
+            with torch.no_grad(), evaluation_mode(model):
+                outputs = _tensor(model(y.to(next(model.parameters(), y))))
+        else:
+            outputs = _tensor(model(y.numpy()))
         if outputs.ndim not in (1, 2) or len(outputs) != len(y):
             raise ParameterError(f"the model returned the shape {tuple(outputs.shape)} for {len(y)} rows")
         if outputs.ndim == 2 and not -outputs.shape[1] <= output < outputs.shape[1]:
@@ -199,14 +203,3 @@ def _function(model: Model, output: int) -> Callable[[Tensor], Tensor]:
         return chosen
 
     return f
-
-
-def _run_module(module: nn.Module, y: Tensor) -> Any:
-    """Evaluate a module in evaluation mode, in the precision and on the device of its weights."""
-    was = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return module(y.to(next(module.parameters(), y)))
-    finally:
-        module.train(was)

@@ -26,15 +26,10 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network of a vector, in double precision.
+    """A network of a vector, in double precision."""
 
-    Attributes:
-        f: (n, d) to (n,).
-        layers: Weights and biases of a ReLU MLP with a single output, else None.
-    """
-
-    f: Callable[[Tensor], Tensor]
-    layers: Layers | None
+    f: Callable[[Tensor], Tensor]  # (n, d) to (n,)
+    layers: Layers | None  # weights and biases of a ReLU MLP with a single output, else None
 
     @classmethod
     def of(cls, module: nn.Module, output: int) -> Network:

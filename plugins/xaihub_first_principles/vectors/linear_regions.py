@@ -24,23 +24,15 @@ MAX_REGIONS = 200_000
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LinearRegion:
-    """A convex region on which f(y) = w.y + b.
+    """A convex region on which f(y) = w.y + b."""
 
-    Attributes:
-        corners: (v, d).
-        centroid: (d,) centre of mass.
-        volume: The volume.
-        w: (d,) weights.
-        b: The constant.
-    """
-
-    corners: Tensor
-    centroid: Tensor
+    corners: Tensor  # (v, d)
+    centroid: Tensor  # (d,) centre of mass
     volume: float
-    w: Tensor
-    b: float
+    w: Tensor  # (d,) weights
+    b: float  # the constant
 
     @property
     def integral(self) -> float:
@@ -48,8 +40,8 @@ class LinearRegion:
         return self.volume * (float(self.w @ self.centroid) + self.b)
 
 
-def linear_regions(layers: Layers, *, output: int = 0) -> list[LinearRegion]:
-    """Return the linear regions in [0, 1]^d of a ReLU MLP of (weight, bias) layers.
+def linear_regions(layers: Layers) -> list[LinearRegion]:
+    """Return the linear regions in [0, 1]^d of a ReLU MLP of (weight, bias) layers with one output.
 
     Raises:
         ExplainerRefused: d is not 2, 3 or 4, or there are too many regions.
@@ -69,13 +61,11 @@ def linear_regions(layers: Layers, *, output: int = 0) -> list[LinearRegion]:
         pieces = following
         if len(pieces) > MAX_REGIONS:
             raise ExplainerRefused(f"the network has more than {MAX_REGIONS} linear regions", hint="omit exact")
-    last, constant = layers[-1][0][output].double(), float(layers[-1][1][output])
-    found = []
-    for corners, A, c in pieces:
-        centroid, volume = _centre_of_mass(corners)
-        b = float(last @ c) + constant
-        found.append(LinearRegion(corners=corners, centroid=centroid, volume=volume, w=last @ A, b=b))
-    return found
+    last, constant = layers[-1][0][0].double(), float(layers[-1][1][0])
+    return [
+        LinearRegion(corners, *_centre_of_mass(corners), last @ A, float(last @ c) + constant)
+        for corners, A, c in pieces
+    ]
 
 
 def _split(corners: Tensor, Z: Tensor, z: Tensor) -> list[Tensor]:

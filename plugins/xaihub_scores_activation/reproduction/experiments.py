@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from xaihub.ranking import agreement, relevance_auc, seed_interval, stability, top_k_precision
 from xaihub_scores_activation.gate import ScoresActivation
 from xaihub_scores_activation.reproduction.networks import (
+    Network,
     Recipe,
-    Trained,
     accuracy,
     make_mlp,
     make_transformer,
@@ -31,11 +31,7 @@ from xaihub_scores_activation.shap_importance import shap_importance
 
 LITERAL = Recipe()
 FASTER = Recipe(score_lr_mult=10.0)
-RECIPES = {
-    "literal": LITERAL,
-    "score rate x10": FASTER,
-    "gain d, score rate x10": replace(FASTER, gain="d"),
-}
+RECIPES = {"literal": LITERAL, "score rate x10": FASTER, "gain d, score rate x10": replace(FASTER, gain="d")}
 BASELINE = Recipe(gated=False)
 BACKGROUND, ROWS, ORDERS, TOP = 50, 100, 5, 5
 COST_BACKGROUND, COST_ROWS = 50, 100
@@ -56,10 +52,10 @@ def probabilities(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return predict
 
 
-def shap_of(trained: Trained, table: Table, seed: int = 0) -> Tensor:
+def shap_of(network: Network, table: Table, seed: int = 0) -> Tensor:
     """Return the (d,) mean over test rows and classes of |SHAP value| of the class probabilities."""
     background, rows = table.train_x[:BACKGROUND], table.test_x[:ROWS]
-    return shap_importance(probabilities(trained.network), background, rows, permutations=ORDERS, seed=seed)
+    return shap_importance(probabilities(network), background, rows, permutations=ORDERS, seed=seed)
 
 
 def table_rows(name: str, seeds: Sequence[int], epochs: int, *, shuffled: bool = False) -> list[Row]:
@@ -84,16 +80,16 @@ def table_rows(name: str, seeds: Sequence[int], epochs: int, *, shuffled: bool =
 
 def _trained(
     tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[int], epochs: int
-) -> list[list[Trained]]:
+) -> list[list[Network]]:
     """Train every recipe on every table with its seed; return one list per recipe."""
     every = [replace(recipe, epochs=epochs) for recipe in recipes for _ in seeds]
     found = train([*tables] * len(recipes), every, [*seeds] * len(recipes))
     return [found[start : start + len(seeds)] for start in range(0, len(found), len(seeds))]
 
 
-def _accuracies(baseline: Sequence[Trained], group: Sequence[Trained], tables: Sequence[Table]) -> Figures:
+def _accuracies(baseline: Sequence[Network], group: Sequence[Network], tables: Sequence[Table]) -> Figures:
     without, gated = (
-        [accuracy(item.network, table.test_x, table.test_y) for item, table in zip(items, tables, strict=True)]
+        [accuracy(item, table.test_x, table.test_y) for item, table in zip(items, tables, strict=True)]
         for items in (baseline, group)
     )
     return {
@@ -105,7 +101,7 @@ def _accuracies(baseline: Sequence[Trained], group: Sequence[Trained], tables: S
 
 
 def _figures(
-    baseline: Sequence[Trained], group: Sequence[Trained], tables: Sequence[Table], seeds: Sequence[int]
+    baseline: Sequence[Network], group: Sequence[Network], tables: Sequence[Table], seeds: Sequence[int]
 ) -> Figures:
     figures = _accuracies(baseline, group, tables)
     for item, table, seed in zip(group, tables, seeds, strict=True):
@@ -149,12 +145,13 @@ def hosts(seeds: Sequence[int], epochs: int) -> list[Row]:
     rows = []
     for name in ("classification_10", "classification_16"):
         tables = [make_table(name, seed) for seed in seeds]
-        groups: list[list[Trained]] = []
+        groups: list[list[Network]] = []
         for recipe in (replace(BASELINE, epochs=epochs), replace(FASTER, epochs=epochs)):
             groups.append([])
             for table, seed in zip(tables, seeds, strict=True):
                 network = make_transformer(table.columns, table.classes, recipe, seed)
-                groups[-1].append(train_alone(network, table, recipe, seed)[0])
+                train_alone(network, table, recipe, seed)
+                groups[-1].append(network)
         figures = _figures(groups[0], groups[1], tables, seeds)
         rows.append(_row(name, "score rate x10", figures, host="transformer"))
     return rows
@@ -182,10 +179,10 @@ def cost(epochs: int, *, rows: int = COST_ROWS, name: str = "classification_16")
         for gated in spent:
             recipe = Recipe(gated=gated, epochs=max(1, epochs // 10))
             network = make_mlp(table.columns, table.classes, recipe, 0)
-            spent[gated].append(train_alone(network, table, recipe, 0)[1] / recipe.epochs)
+            spent[gated].append(train_alone(network, table, recipe, 0) / recipe.epochs)
     (trained,) = train([table], [Recipe(epochs=epochs)], [0])
     reading = reading_time(16)
-    predict, absent, shown = probabilities(trained.network), table.train_x[:COST_BACKGROUND], table.test_x[:rows]
+    predict, absent, shown = probabilities(trained), table.train_x[:COST_BACKGROUND], table.test_x[:rows]
     kernel = _cpu(lambda: shap_importance(predict, absent, shown, algorithm="kernel"))
     shap_importance(predict, absent, shown[:1], permutations=1)  # compiles
     sampled = _cpu(lambda: shap_importance(predict, absent, shown, permutations=10))

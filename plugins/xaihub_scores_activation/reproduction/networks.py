@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub_scores_activation.gate import ScoresActivation, gates, param_groups
+from xaihub_scores_activation.gate import ScoresActivation, param_groups
 from xaihub_scores_activation.reproduction.tables import Table
 
 HIDDEN = (64, 32)
@@ -31,21 +31,18 @@ class Recipe:
     epochs: int = 100
 
 
-class Trained(NamedTuple):
-    """A trained network."""
-
-    network: nn.Sequential  # its first part is the gate, except in a baseline network
-    history: Tensor  # (epochs, d) weights after each epoch; no rows for a baseline network
+class Network(nn.Sequential):
+    """A network whose first part is the gate, except in a baseline network."""
 
     @property
     def weights(self) -> Tensor:
         """(d,) weights of the gate."""
-        gate = self.network[0]
+        gate = self[0]
         assert isinstance(gate, ScoresActivation)  # noqa: S101 - never read from baseline networks
         return gate.weights()
 
 
-def make_mlp(columns: int, classes: int, recipe: Recipe, seed: int) -> nn.Sequential:
+def make_mlp(columns: int, classes: int, recipe: Recipe, seed: int) -> Network:
     """Return [gate,] linear, ReLU, linear, ReLU, linear; with and without gate, a seed gives the same weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -54,17 +51,17 @@ def make_mlp(columns: int, classes: int, recipe: Recipe, seed: int) -> nn.Sequen
         for inner, outer in pairwise(sizes):
             layers += [nn.Linear(inner, outer), nn.ReLU()]
         layers.append(nn.Linear(sizes[-1], classes))
-    return nn.Sequential(*_gate(columns, recipe), *layers)
+    return Network(*_gate(columns, recipe), *layers)
 
 
-def make_transformer(columns: int, classes: int, recipe: Recipe, seed: int) -> nn.Sequential:
+def make_transformer(columns: int, classes: int, recipe: Recipe, seed: int) -> Network:
     """Return [gate,] a linear embedding of the whole row as one token, two encoder layers, and a linear head."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         layer = nn.TransformerEncoderLayer(TOKEN, nhead=4, dim_feedforward=64, dropout=0.1, batch_first=True)
         encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
         parts = [nn.Linear(columns, TOKEN), nn.Unflatten(1, (1, TOKEN)), encoder, nn.Flatten()]
-        return nn.Sequential(*_gate(columns, recipe), *parts, nn.Linear(TOKEN, classes))
+        return Network(*_gate(columns, recipe), *parts, nn.Linear(TOKEN, classes))
 
 
 def _gate(columns: int, recipe: Recipe) -> list[nn.Module]:
@@ -78,7 +75,7 @@ def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((network(x).argmax(1) == y).double().mean())
 
 
-def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[Trained]:
+def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[Network]:
     """Train one MLP per (table, recipe, seed), all of one width, side by side.
 
     The networks share nothing but the loop: each step is one batched product for all networks, and Adam works entry by
@@ -105,7 +102,7 @@ def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[in
     optimizer = torch.optim.Adam([*(part for level in levels for part in level), scores], lr=LR, eps=1e-8)
     x, y = torch.stack([table.train_x for table in tables]), torch.stack([table.train_y for table in tables])
     orders = [torch.Generator().manual_seed(seed) for seed in seeds]
-    rows, history = x.shape[1], []
+    rows = x.shape[1]
     for _epoch in range(recipes[0].epochs):
         order = torch.stack([torch.randperm(rows, generator=generator) for generator in orders])  # (S, n)
         shuffled = x.gather(1, order.unsqueeze(2).expand(-1, -1, columns))
@@ -121,7 +118,6 @@ def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[in
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        history.append((mult * scores).detach().softmax(1))
     with torch.no_grad():
         for number, (network, parts) in enumerate(zip(networks, linears, strict=True)):
             for part, (weight, bias) in zip(parts, levels, strict=True):
@@ -129,18 +125,14 @@ def train(tables: Sequence[Table], recipes: Sequence[Recipe], seeds: Sequence[in
                 part.bias.copy_(bias[number])
             if isinstance(network[0], ScoresActivation):
                 network[0].scores.copy_((mult * scores)[number])
-    kept = torch.stack(history, 1)  # (S, epochs, d)
-    return [
-        Trained(network, rows if recipe.gated else rows[:0])
-        for network, rows, recipe in zip(networks, kept, recipes, strict=True)
-    ]
+    return networks
 
 
-def train_alone(network: nn.Sequential, table: Table, recipe: Recipe, seed: int) -> tuple[Trained, float]:
-    """Train one network in the ordinary way, and also return its CPU seconds."""
+def train_alone(network: Network, table: Table, recipe: Recipe, seed: int) -> float:
+    """Train one network in the ordinary way, in place, and return its CPU seconds."""
     groups = param_groups(network, LR, recipe.score_lr_mult)
     optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=LR)
-    order, history = torch.Generator().manual_seed(seed), []
+    order = torch.Generator().manual_seed(seed)
     started = time.process_time()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)  # dropout
@@ -151,7 +143,6 @@ def train_alone(network: nn.Sequential, table: Table, recipe: Recipe, seed: int)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            history += [gate.weights() for _, gate in gates(network)]
     seconds = time.process_time() - started
     network.eval()
-    return Trained(network, torch.stack(history) if history else torch.empty(0, table.columns)), seconds
+    return seconds

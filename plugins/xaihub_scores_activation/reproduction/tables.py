@@ -46,15 +46,6 @@ class Table:
         """The number of classes."""
         return int(torch.cat([self.train_y, self.test_y]).max()) + 1
 
-    def permuted(self, order: Tensor) -> Table:
-        """Return the table with its columns in another order."""
-        return replace(
-            self,
-            train_x=self.train_x[:, order],
-            test_x=self.test_x[:, order],
-            relevant=None if self.relevant is None else self.relevant[order],
-        )
-
     def with_shuffled_labels(self, seed: int) -> Table:
         """Return the table with shuffled training labels and true test labels."""
         order = torch.randperm(len(self.train_y), generator=torch.Generator().manual_seed(seed))
@@ -86,15 +77,7 @@ def make_table(name: str, seed: int = 0) -> Table:
     if family == "classification":
         # Without shuffling, the first five columns are the relevant ones.
         x, y = datasets.make_classification(
-            n_samples=ROWS,
-            n_features=columns,
-            n_informative=5,
-            n_redundant=0,
-            n_repeated=0,
-            n_classes=2,
-            shuffle=False,
-            flip_y=FLIPPED,
-            random_state=seed,
+            ROWS, columns, n_informative=5, n_redundant=0, flip_y=FLIPPED, shuffle=False, random_state=seed
         )
     else:
         x, target = datasets.make_friedman1(ROWS, columns, noise=0.0, random_state=seed)

@@ -57,12 +57,12 @@ def train(
     network = objective.wrap(model)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
-    total = epochs * (len(images) // batch)
+    total = epochs * (len(images.labels) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(total, 1))
     network.train().requires_grad_(True)
     number = 0
     for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(images.labels), generator=generator)
         for rows in order[: len(order) // batch * batch].split(batch):
             step = Step(number=number, total=total, generator=generator)
             losses = objective.loss(network, images.inputs[rows], images.labels[rows], step)

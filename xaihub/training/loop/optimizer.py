@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ def weight_groups(
     """
     of_objective = {id(weight): group for group in own for weight in group.weights}
     of_head = {id(weight) for weight in head.parameters()} if head is not None else set()
-    exempt = {
-        f"{prefix}.{name}".lstrip(".") for prefix, module in network.named_modules() for name in _own_exemptions(module)
-    }
+    # timm's networks name the weights that they exempt.
+    exempting = [(prefix, part) for prefix, part in network.named_modules() if hasattr(part, "no_weight_decay")]
+    exempt = {f"{prefix}.{name}".lstrip(".") for prefix, part in exempting for name in part.no_weight_decay()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad:
@@ -43,12 +43,6 @@ def weight_groups(
         {"params": weights, "lr": config.lr * scale, "weight_decay": decay}
         for (scale, decay), weights in groups.items()
     ]
-
-
-def _own_exemptions(module: nn.Module) -> Iterable[str]:
-    """Return the names of the weights that a timm network exempts from weight decay."""
-    named: Any = getattr(module, "no_weight_decay", None)
-    return named() if callable(named) else ()
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:

@@ -64,10 +64,10 @@ class Sums:
     def add(self, losses: Losses, labels: Tensor, fraction: float) -> None:
         """Add a batch's losses, weighted by its fraction of a step (or of all validation rows)."""
         found: dict[str, Any] = {
-            "loss": losses.total.detach(),
-            "accuracy": (losses.logits.detach().argmax(1) == labels).float().mean(),
-            **{f"loss/{name}": term.detach() for name, term in losses.terms.items()},
-            **{f"note/{name}": value for name, value in losses.notes.items()},
+            "_loss": losses.total.detach(),
+            "_accuracy": (losses.logits.detach().argmax(1) == labels).float().mean(),
+            **{f"/{name}": term.detach() for name, term in losses.terms.items()},
+            **{f"/{name}": value for name, value in losses.notes.items()},
             "fraction": 1.0,
         }
         for name, value in found.items():
@@ -83,9 +83,4 @@ class Sums:
             table = accelerator.reduce(table.float().to(accelerator.device), reduction="sum").double().cpu()
         sums = dict(zip(names, table.tolist(), strict=True))
         total = sums.pop("fraction")
-        return {_column(name, part): value / total for name, value in sums.items()}
-
-
-def _column(name: str, part: str) -> str:
-    kind, slash, rest = name.partition("/")
-    return f"{part}/{rest}" if slash else f"{part}_{kind}"
+        return {f"{part}{name}": value / total for name, value in sums.items()}

@@ -67,18 +67,10 @@ class Trainer:
         loss_network: nn.Module | None = None,
         identity: str = "",
     ) -> None:
-        """Make optimizer and schedule.
+        """Make optimizer and schedule; the `head` has a learning rate of its own.
 
-        Args:
-            objective: Computes the loss.
-            network: The network that `Objective.wrap` returned, on the accelerator's device.
-            loader: Training and validation batches.
-            config: The run's plan.
-            accelerator: Accelerate's object for device, precision and processes.
-            head: The classifier, which has its own learning rate.
-            part: The trainable part, if the rest is frozen.
-            loss_network: `part` if `loader` yields features instead of images.
-            identity: Plan and data as text; a checkpoint with another identity is refused.
+        Without `part` the whole network is trained. `loss_network` is `part` if `loader` yields features. A checkpoint
+        with another `identity`, which is plan and data as text, is refused.
         """
         self.objective, self.network, self.loader, self.config = objective, network, loader, config
         self.accelerator, self.identity = accelerator, identity
@@ -115,12 +107,9 @@ class Trainer:
         self._step(next(self.loader.epoch(0)), Sums({}))
 
     def run(self, path: Path | None, *, watch: Watch, epoch_done: Callable[[Progress], None]) -> None:
-        """Train to the end from the current progress.
+        """Train to the end from the current progress, with checkpoints in the file `path`, if given.
 
-        Args:
-            path: The checkpoint file, or None to write none.
-            watch: Receives the current activity, completed steps and total steps.
-            epoch_done: Called after each epoch, in the main process, when the checkpoint is written.
+        `epoch_done` is called after each epoch, in the main process, when the checkpoint is written.
 
         Raises:
             TrainingError: The loss or the gradient is not finite.
@@ -215,9 +204,8 @@ class Trainer:
 
     def _beats(self, new: dict[str, Any], old: dict[str, Any]) -> bool:
         new_counts, old_counts = (self.objective.comparable(record["epoch"]) for record in (new, old))
-        return self._better(new, old) if new_counts == old_counts else new_counts
-
-    def _better(self, new: dict[str, Any], old: dict[str, Any]) -> bool:
+        if new_counts != old_counts:
+            return new_counts
         if "val_loss" not in new:
             return True
         if self.config.monitor == "accuracy" and new["val_accuracy"] != old["val_accuracy"]:
