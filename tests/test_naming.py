@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from xaihub.naming import OutputNames, file_names, image_stem, safe_name
+from xaihub.images.naming import OutputNames, file_names, image_stem, safe_name
 
 
 def test_a_plain_name_stays_as_it_is() -> None:

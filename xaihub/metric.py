@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -67,7 +68,7 @@ _METER: ContextVar[_Meter | None] = ContextVar("meter", default=None)
 
 
 class _Memory:
-    """Results by key, computed once."""
+    """Results by key, each computed once."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Result] = {}
@@ -81,6 +82,22 @@ class _Memory:
         meter.used |= {result, *result.rests_on}
         found: T = result.value
         return found
+
+    def many(self, keys: Sequence[K], compute: Callable[[list[K]], Sequence[T]]) -> list[T]:
+        """Return one result per key; those that are missing are computed in one call.
+
+        Each is charged an equal part of the call's passes, so each must need the same number, such as one row.
+        """
+        meter = _METER.get() or _Meter(Counts())
+        missing = [key for key in dict.fromkeys(keys) if key not in self._known]
+        if missing:
+            whole = meter.computed(lambda: compute(missing))
+            part = Counts(*(spent // len(missing) for spent in astuple(whole.cost)))
+            for key, value in zip(missing, whole.value, strict=True):
+                self._known[key] = _Result(value, part, whole.rests_on)
+        results = [self._known[key] for key in keys]
+        meter.used.update(*({result, *result.rests_on} for result in results))
+        return [result.value for result in results]
 
 
 @dataclass(kw_only=True)

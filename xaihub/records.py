@@ -1,7 +1,9 @@
-"""Records as plain data: JSON types, a canonical form for hashing, and YAML files with line-numbered errors."""
+"""Records as plain data: JSON types, a canonical form for hashing, YAML files with line-numbered errors, and tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
@@ -12,12 +14,16 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from xaihub.errors import XaihubError
+from xaihub.errors import InputError, XaihubError
+from xaihub.files import read_file
 
 # The C parser is several times faster, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 4_000_000  # bytes; 20 000 class names are a tenth of it
 _DEEPEST = 16  # the C parser overflows the stack on deep nesting
+_VALUES = 250_000  # of a YAML file, as each takes about 2 KB while it is parsed
+_TABLE = 64 * 2**20  # bytes of a CSV file
+_CELLS = 4_000_000  # of a CSV file, as each takes about 60 bytes
 T = TypeVar("T")
 
 
@@ -49,17 +55,14 @@ class YamlFile:
             XaihubError: As `error`: the file cannot be read, is not valid YAML, or contains a tag.
         """
         self.path, self._what, self._error = Path(path), what, error
+        self._text = read_file(path, what=what, error=error, limit=_LARGEST)
         try:
-            with self.path.open("rb") as stream:
-                self._text = stream.read(_LARGEST + 1)
             _refuse_bombs(self._text)
             self.data = yaml.load(self._text, Loader=_LOADER)  # noqa: S506 - a safe loader either way
-        except OSError as problem:
-            raise error(f"cannot read the {what} {str(path)!r}: {problem.strerror}") from problem
-        except (yaml.YAMLError, ValueError) as problem:  # PyYAML does not wrap the ValueError of an impossible date
+        except Exception as problem:  # PyYAML does not wrap what `int` and `datetime` raise for impossible values
             mark = getattr(problem, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
-            reason = getattr(problem, "problem", None) or str(problem)
+            reason = getattr(problem, "problem", None) or str(problem) or type(problem).__name__
             raise error(f"{what} {str(path)!r}{where}: {reason}") from problem
 
     def convert(self, structure: type[T], *, hint: str = "") -> T:
@@ -70,8 +73,8 @@ class YamlFile:
         """
         try:
             return msgspec.convert(self.data, type=structure)
-        except msgspec.ValidationError as problem:
-            message, _, path = str(problem).partition(" - at `")
+        except Exception as problem:  # msgspec documents one type, and raises others for keys and huge numbers
+            message, _, path = (str(problem) or type(problem).__name__).partition(" - at `")
             unknown = re.search(r"unknown field `(.+)`", message)
             keys = re.findall(r"[^.\[\]`$]+", path)
             if unknown:
@@ -103,13 +106,37 @@ class YamlFile:
 
 
 def _refuse_bombs(text: bytes) -> None:
-    """Refuse what makes a small file large or deep in memory: aliases, nesting, and size."""
-    if len(text) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    """Refuse what makes a small file large or deep in memory: aliases, nesting, and many values."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for number, event in enumerate(yaml.parse(text, Loader=_LOADER)):
+        if number > _VALUES:
+            raise ValueError(f"it has more than {_VALUES:,} values")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("anchors and aliases are not allowed")  # noqa: TRY004 - the text is wrong, not a type
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise ValueError("it is nested too deeply")
+
+
+def read_table(path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the rows of a CSV file; each row has one text per column, blank rows are skipped.
+
+    Raises:
+        InputError: It cannot be read, is not UTF-8 text, contains a null byte, or is too large.
+    """
+    shown = repr(str(path))
+    data = read_file(path, what="table", error=InputError, limit=_TABLE)
+    try:
+        text = data.decode("utf-8-sig")  # spreadsheets write a byte order mark
+        if "\0" in text:
+            raise InputError(f"{shown} is not a CSV file: it contains a null byte")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        columns = next((row for row in reader if row), [])
+        rows: list[list[str]] = []
+        for row in filter(None, reader):
+            if len(rows) * len(columns) >= _CELLS:
+                raise InputError(f"{shown} has more than {_CELLS:,} cells")
+            rows.append([*row[: len(columns)], *[""] * (len(columns) - len(row))])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{shown} is not a CSV file: {error}") from error
+    return columns, rows

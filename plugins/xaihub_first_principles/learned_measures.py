@@ -14,12 +14,11 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 import torch
 from msgspec import Meta
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from xaihub import ParameterError
-from xaihub.files import write_file
+from xaihub.files import decoding, read_packed, write_file
 from xaihub_first_principles.mask_families import Mixture, design_points, fixed_masks
 from xaihub_first_principles.measures import MeasureFamily, Points
 from xaihub_first_principles.registry import FamilySettings
@@ -136,25 +135,16 @@ def read_measure(path: str | os.PathLike[str]) -> LearnedMeasure:
     Raises:
         ParameterError: The file is missing, or is not a measure.
     """
-    file = Path(path)
     what = f"measure {os.fspath(path)!r}"
+    damaged = ParameterError(f"{what} is not a safetensors file, or is damaged")
+    tensors, metadata = read_packed(path, what="measure", refusal=damaged, limit=MAX_BYTES)
+    if KEY not in metadata:
+        raise ParameterError(f"{what} is not a measure", hint="make one with 'xaihub optimise-measure'")
+    with decoding(ParameterError(f"{what} has an invalid header")):
+        header = msgspec.json.decode(metadata[KEY], type=Header)
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ParameterError(f"{what} has more than the maximum of {MAX_BYTES} bytes")
-        with safe_open(file, framework="pt") as content:
-            text = (content.metadata() or {}).get(KEY)
-            if text is None:
-                raise ParameterError(f"{what} is not a measure", hint="make one with 'xaihub optimise-measure'")
-            header = msgspec.json.decode(text, type=Header)
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
-    except OSError as error:
-        raise ParameterError(f"cannot read {what}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise ParameterError(f"{what} is not a safetensors file, or is damaged: {error}") from error
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise ParameterError(f"{what} has an invalid header: {error}") from error
-    try:
-        return LearnedMeasure(header=header, tensors=tensors)
+        with decoding(ParameterError("its tensors are damaged")):
+            return LearnedMeasure(header=header, tensors=tensors)
     except ParameterError as error:
         raise ParameterError(f"{what}: {error.message}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +73,6 @@ class Sets:
         own = next((one for one in case.explanation.sets if one.keeps_target), None) if pixels == "returned" else None
         self._mask = own.mask if own else None
         self.baseline = (own and own.baseline) or "zero" if baseline == "auto" else baseline
-        self._known: dict[int, Verdict] = {}
 
     def sets(self, confidences: Sequence[float]) -> list[SufficientSet]:
         """Return for each fraction of the original confidence the set that should keep it.
@@ -87,7 +86,8 @@ class Sets:
             verdict = self.case.memory.once(key, lambda: self.evaluated(mask[None, None].float())[0])
             return [SufficientSet(mask=mask, returned=True, verdict=verdict) for _ in confidences]
         counts = self._smallest([share * self.whole for share in confidences])
-        return [SufficientSet(mask=self.prefix(count), returned=False, verdict=self._known[count]) for count in counts]
+        verdicts = self._verdicts(counts)
+        return [SufficientSet(mask=self.prefix(count), returned=False, verdict=verdicts[count]) for count in counts]
 
     @property
     def whole(self) -> float:
@@ -133,23 +133,36 @@ class Sets:
 
     def _smallest(self, confidences: Sequence[float]) -> list[int]:
         """Find the smallest prefixes that pass; each round evaluates the sizes for all confidences in one stream."""
-        self._known.setdefault(self.size, Verdict(keeps=True, confidence=self.whole))
         searches = [SizeSearch(self.size, resolution=self.size * RESOLUTION, empty=True) for _ in confidences]
         while wanted := {size for search in searches for size in search.sizes}:
-            self._evaluate(sorted(wanted - set(self._known)))
+            verdicts = self._verdicts(sorted(wanted))
             for search, confidence in zip(searches, confidences, strict=True):
                 if search.sizes:
-                    search.narrow(search.sizes, [self._known[size].pass_at(confidence) for size in search.sizes])
+                    search.narrow(search.sizes, [verdicts[size].pass_at(confidence) for size in search.sizes])
         return [search.smallest for search in searches]
 
-    def _evaluate(self, sizes: list[int]) -> None:
+    def _verdicts(self, sizes: Sequence[int]) -> dict[int, Verdict]:
+        """Evaluate prefixes; each is remembered by itself, so that every metric that uses it is charged for it."""
+        whole = Verdict(keeps=True, confidence=self.whole)
+        keys = [_Prefix(self.baseline, self._seed(), size) for size in sizes if size != self.size]
+        found = self.case.memory.many(keys, self._prefixes)
+        return {self.size: whole, **{key.size: verdict for key, verdict in zip(keys, found, strict=True)}}
+
+    def _prefixes(self, keys: list[_Prefix]) -> list[Verdict]:
         ranks = self._ranks.to(self.case.model.device)
 
         def shown(counts: Tensor) -> Tensor:
             return (ranks < counts.view(-1, 1, 1)).float().unsqueeze(1)
 
-        if sizes:
-            self._known.update(zip(sizes, self.evaluated(torch.tensor(sizes), shown), strict=True))
+        return self.evaluated(torch.tensor([key.size for key in keys]), shown)
+
+
+class _Prefix(NamedTuple):
+    """What the verdict for a prefix depends on, within a case."""
+
+    baseline: str
+    seed: int | None
+    size: int
 
 
 def sets_of(case: Case, pixels: str, baseline: str) -> Sets:

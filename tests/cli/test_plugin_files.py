@@ -198,12 +198,12 @@ def test_a_file_that_cannot_be_used_is_one_clear_line(run: Run, text: str, reaso
 def test_a_file_that_is_missing_is_one_clear_line(run: Run) -> None:
     result = run("--plugin", "bad.py", "export", "runs/a")
 
-    assert (result.exit_code, result.stderr) == (1, "error: cannot read plugin file 'bad.py': there is no such file\n")
+    assert (result.exit_code, result.stderr) == (1, "error: there is no plugin file 'bad.py'\n")
 
 
 def test_a_folder_is_no_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert "cannot read plugin file 'folder'" in run("--plugin", "folder", "list").stderr
+    assert "cannot read the plugin file 'folder'" in run("--plugin", "folder", "list").stderr
 
 
 def test_a_command_of_a_file_is_in_the_help(run: Run) -> None:

@@ -23,7 +23,7 @@ from xaihub.hub import Hub
         ("images: [photos]\nmetrics: [toy_truth]\n", 2, "needs masks or boxes"),
         ("models: [toy]\nimages: [nowhere]\n", 2, "there is no file or folder 'nowhere'"),
         ("images: [photos]\nmasks: nowhere\n", 2, "there is no file or folder 'nowhere'"),
-        ("images: [photos]\nlabels: nowhere.csv\n", 2, "cannot read 'nowhere.csv'"),
+        ("images: [photos]\nlabels: nowhere.csv\n", 2, "there is no table 'nowhere.csv'"),
         ("images: !!python/name:os.system\n", 1, "could not determine a constructor"),
         ("images: [photos\n", 2, "expected ',' or ']'"),
         ("images: []\n", 1, "of length >= 1"),

@@ -188,12 +188,12 @@ def _limited() -> Iterator[None]:
         raise _TooSlow
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SLOW)
+    left = signal.setitimer(signal.ITIMER_REAL, SLOW)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *left)  # that of the test's own limit
 
 
 _WATCH: list[tuple[Path, Tally]] = []

@@ -280,8 +280,19 @@ def test_masks_of_a_round_share_batches_and_metrics_share_verdicts() -> None:
     first = TransplantColours(count=16).measure(case)[1].forward_passes
     assert len(module.rows) <= 5 + 2  # rounds of the search, and 80 rows of transplants
     assert first < 17 + 5 * 4 * 4 + 80
-    assert SufficientArea(confidence=0.5).measure(case)[1].forward_passes == 0
-    assert TransplantColours(count=16).measure(case)[1].forward_passes == 80
+    module.rows.clear()
+    assert SufficientArea(confidence=0.5).measure(case)[1].forward_passes > 0
+    assert not module.rows
+    assert TransplantColours(count=16).measure(case)[1].forward_passes == first
+    assert sum(module.rows) == 80
+
+
+@pytest.mark.parametrize("metric", ALL, ids=repr)
+def test_the_passes_charged_do_not_depend_on_what_was_measured_before(metric: Metric) -> None:
+    fresh, used = case_of(scene_of(noisy, pool=POOL), distinct()), case_of(scene_of(noisy, pool=POOL), distinct())
+    for other in reversed(ALL):
+        other.measure(used)
+    assert metric.measure(used)[1] == metric.measure(fresh)[1]
 
 
 @pytest.mark.parametrize("metric", ALL, ids=repr)

@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,8 +34,9 @@ def clean(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr."""
-    click.echo(clean(" ".join(text.split())), err=True)
+    """Write one line to stderr; where nobody can read it, work goes on and the exit code stays what it is."""
+    with suppress(OSError, ValueError):  # ValueError: stderr was closed by the program itself
+        click.echo(clean(" ".join(text.split())), err=True)
 
 
 def put(text: str) -> None:
@@ -147,7 +148,7 @@ def cell(value: Any) -> str:
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
     """Show one progress bar on stderr, unless it is not a terminal or `quiet` is set."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console

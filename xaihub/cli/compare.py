@@ -34,7 +34,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
-    from xaihub.naming import image_stem
+    from xaihub.images.naming import image_stem
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:

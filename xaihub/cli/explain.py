@@ -43,7 +43,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     place = Destination.parse(given.output, results=count)
     from xaihub.api.explain import explain_many
     from xaihub.api.parameters import make
-    from xaihub.naming import OutputNames
+    from xaihub.images.naming import OutputNames
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     failed, done, codes = 0, 0, set()

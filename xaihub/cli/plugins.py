@@ -58,7 +58,19 @@ def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
     say(f"next: xaihub plugins install --editable {folder}")
 
 
-@plugins.command(context_settings={"ignore_unknown_options": True})
+class _Install(click.Command):
+    """Forwards unknown options to pip, but none after "--", where scripts put names that they did not choose."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse options after "--", which click itself takes for more arguments."""
+        names = args[args.index("--") :][1:] if "--" in args else []
+        option = next((name for name in names if name.startswith("-")), None)
+        if option is not None:
+            raise click.UsageError(f"{option!r} after '--' is an option, not a name", ctx)
+        return super().parse_args(ctx, args)
+
+
+@plugins.command(cls=_Install, context_settings={"ignore_unknown_options": True})
 @click.argument("packages", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PACKAGE... [PIP OPTION]...")
 @click.option(
     "-e", "--editable", is_flag=True, help="Install a folder in place, so that edits take effect immediately."

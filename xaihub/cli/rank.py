@@ -58,7 +58,7 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     from xaihub.api.parameters import make
     from xaihub.api.rank import combined
     from xaihub.api.rank import rank as run
-    from xaihub.naming import OutputNames
+    from xaihub.images.naming import OutputNames
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
     records: list[dict[str, Any]] = []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,11 +14,13 @@ from xaihub.errors import InputError
 from xaihub.images import find_images, load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
+from xaihub.records import read_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
+LARGEST = 10**7
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 
@@ -91,33 +92,31 @@ def _bright(model: Model, mask: PILImage) -> Tensor:
 
 
 def _table(path: str | None, columns: Sequence[str]) -> Iterator[tuple[str, list[float]]]:
-    """Yield (file name, numbers in the given columns) for each row of a CSV file; nothing without a path."""
-    for line, row in enumerate(_rows(path, ("file", *columns)) if path else (), start=2):
-        if not row["file"]:
+    """Yield (file name, numbers in the given columns) for each row of a CSV file; nothing without a path.
+
+    Numbers are bounded by `LARGEST`, which any position in an image and any class index is below.
+    """
+    if path is None:
+        return
+    wanted = ("file", *columns)
+    header, rows = read_table(path)
+    missing = [column for column in wanted if column not in header]
+    if missing:
+        raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(wanted)}")
+    places = [header.index(column) for column in wanted]
+    for line, row in enumerate(rows, start=2):
+        name, *texts = (row[place] for place in places)
+        if not name:
             raise InputError(f"{path!r}, line {line}: the file name is missing")
         values = []
-        for column in columns:
+        for column, text in zip(columns, texts, strict=True):
             try:
-                values.append(float(row[column]))
-            except (TypeError, ValueError):
+                values.append(float(text))
+            except ValueError:
                 values.append(math.nan)
-            if not math.isfinite(values[-1]):
-                raise InputError(f"{path!r}, line {line}: {column} is {row[column]!r}, not a number")
-        yield row["file"], values
-
-
-def _rows(path: str, columns: Sequence[str]) -> list[Mapping[str, str]]:
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(f"{path!r} has no column {missing[0]!r}", hint=f"it needs {', '.join(columns)}")
-            return list(reader)
-    except OSError as error:
-        raise InputError(f"cannot read {path!r}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path!r} is not a CSV file: {error}") from error
+            if not abs(values[-1]) <= LARGEST:
+                raise InputError(f"{path!r}, line {line}: {column} is {text[:40]!r}, not a number up to {LARGEST:,}")
+        yield name, values
 
 
 def _of_images(images: Sequence[str], listed: Sequence[tuple[str, T]], path: str | None) -> dict[str, T]:

@@ -15,7 +15,7 @@ from xaihub.evaluation.leaderboard import Board, labelled
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import write_file
 from xaihub.images.marking import marked_png
-from xaihub.naming import file_names
+from xaihub.images.naming import file_names
 
 
 def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:

@@ -54,7 +54,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     boxes: str | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
-    batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 

@@ -66,7 +66,7 @@ class Dependence:
         if path not in self._checksums:
             self._checksums[path] = ""
             with suppress(OSError, ValueError):
-                self._checksums[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                self._checksums[path] = _of_file(Path(path))
         return self._checksums[path]
 
     def _truth(self, source: str) -> str | None:
@@ -92,7 +92,7 @@ def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
         if file is not None and file.is_file():
-            found[f"{name}.sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            found[f"{name}.sha256"] = _of_file(file)
     return found
 
 
@@ -122,6 +122,13 @@ def _source(kind: type) -> str:
     with suppress(OSError, TypeError):
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
     return ""
+
+
+def _of_file(file: Path) -> str:
+    if not file.is_file():  # a pipe would block, and a device never ends
+        raise OSError(f"{file} is not a regular file")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(value: Any) -> str:

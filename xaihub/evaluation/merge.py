@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -21,13 +22,17 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> tuple[RunStore, 
     Raises:
         OutputError: A run is missing or damaged, or the output exists or cannot be written.
     """
-    sources = [RunStore(folder) for folder in folders]
-    merged = RunStore(output, create=True)
-    with merged.writing():
-        aside = merged.absorb(*sources)
-        merged.set_config(_joined([source.config for source in sources]))
-    for source in sources:
-        source.close()
+    with ExitStack() as opened:
+        sources = [opened.enter_context(RunStore(folder)) for folder in folders]
+        config = _joined([source.config for source in sources])
+        merged = RunStore(output, create=True)
+        try:
+            with merged.writing():
+                aside = merged.absorb(*sources)
+                merged.set_config(config)
+        except BaseException:
+            merged.close()
+            raise
     return merged, aside
 
 

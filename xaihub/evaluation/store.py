@@ -8,8 +8,9 @@ is committed. Results of earlier settings stay in the file and reappear when the
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
+import math
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +18,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from xaihub.errors import OutputError
 from xaihub.evaluation.config import Config
+from xaihub.evaluation.database import KEY, Database
 from xaihub.evaluation.results import Key, Score, ScoreKey, ScoreRow
+from xaihub.files import check_file, decoding, locked, read_packed, write_file
 from xaihub.records import canonical
 
 if TYPE_CHECKING:
@@ -66,6 +67,25 @@ _JSON = ("explainer_parameters", "metric_parameters", "curve", "details", "recor
 _SLOTS = {"explanations": "image, model, explainer, parameters", "scores": "key, metric, parameters"}
 
 
+class _Class(msgspec.Struct):
+    index: int
+
+
+class _Record(msgspec.Struct):
+    target: _Class | msgspec.UnsetType = msgspec.UNSET
+    predicted: _Class | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Parts(msgspec.Struct):
+    """What is read of the JSON columns."""
+
+    explainer_parameters: dict[str, Any]
+    metric_parameters: dict[str, Any]
+    curve: tuple[list[float], list[float]] | None
+    details: dict[str, Any] | None
+    record: _Record
+
+
 class RunStore:
     """A run on disk; any number of processes may read it while one writes."""
 
@@ -79,39 +99,34 @@ class RunStore:
         file = self.folder / DATABASE
         if not create and not file.is_file():
             raise OutputError(f"there is no run in {str(folder)!r}")
-        with self._guard():
+        if not create and (self.folder / MAPS).is_symlink():
+            raise OutputError(f"cannot open the run in {str(folder)!r}: {MAPS!r} is a link")
+        try:
             if create:
                 (self.folder / MAPS).mkdir(parents=True, exist_ok=True)
-            self._db = _connected(file, readable=not create and not os.access(self.folder, os.W_OK))
+        except OSError as error:
+            raise OutputError(f"cannot write the run in {str(folder)!r}: {error.strerror}") from error
+        self._db = Database(self.folder, file, _SCHEMA, create=create)
         try:
-            self._open(create=create)
+            self._check(create=create)
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self, *, create: bool) -> None:
-        self._db.row_factory = sqlite3.Row
-        with self._guard():
-            if create:
-                self._db.execute("PRAGMA journal_mode = WAL")  # remembered in the file
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            known = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not create and not known:
+    def _check(self, *, create: bool) -> None:
+        if not create and self._db.empty:
             raise OutputError(f"there is no run in {str(self.folder)!r}", hint="it was interrupted before it began")
         if create:
-            with self._transaction():
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._insert("meta", mode="IGNORE", name="format", value=str(FORMAT))
-        with self._guard():
-            if self._meta("format") != str(FORMAT):
-                message = f"the run in {str(self.folder)!r} was written by another version of xaihub"
-                raise OutputError(message, hint="read it with that version, or start a new run")
-            # A run without a configuration was killed while it was created, and may be created again.
-            if create and self._meta("config") is not None:
-                raise OutputError(
-                    f"there is already a run in {str(self.folder)!r}", hint=f"continue it: --resume {self.folder}"
-                )
+            with self._db.transaction():
+                self._db.insert("meta", mode="IGNORE", name="format", value=str(FORMAT))
+        if self._meta("format") != str(FORMAT):
+            message = f"the run in {str(self.folder)!r} was written by another version of xaihub"
+            raise OutputError(message, hint="read it with that version, or start a new run")
+        # A run without a configuration was killed while it was created, and may be created again.
+        if create and self._meta("config") is not None:
+            raise OutputError(
+                f"there is already a run in {str(self.folder)!r}", hint=f"continue it: --resume {self.folder}"
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -132,19 +147,11 @@ class RunStore:
         Raises:
             OutputError: Another process is writing to it.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(f"another process is writing to the run in {str(self.folder)!r}") from error
-        except OSError as error:
-            raise OutputError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
-        try:
-            for leftover in (self.folder / MAPS).glob("*/.*"):
-                leftover.unlink(missing_ok=True)
+        with locked(self.folder, busy=f"another process is writing to the run in {str(self.folder)!r}"):
+            for folder in (self.folder / MAPS).glob("[0-9a-f][0-9a-f]"):
+                for leftover in () if folder.is_symlink() else folder.glob(".*"):
+                    leftover.unlink(missing_ok=True)
             yield
-        finally:
-            lock.release()
 
     @property
     def config(self) -> Config:
@@ -153,34 +160,32 @@ class RunStore:
         Raises:
             OutputError: It is missing or damaged.
         """
-        try:
+        with decoding(OutputError(f"the configuration of the run in {str(self.folder)!r} is damaged")):
             return msgspec.json.decode(self._meta("config") or "{}", type=Config)
-        except msgspec.DecodeError as error:
-            raise OutputError(f"the configuration of the run in {str(self.folder)!r} is damaged: {error}") from error
 
     def set_config(self, config: Config) -> None:
         """Store the run's configuration."""
-        with self._transaction():
-            self._insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
+        with self._db.transaction():
+            self._db.insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
 
     def add_image(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
         """Store an image of the run, or the reason why it cannot be evaluated."""
-        with self._transaction():
-            self._insert("images", source=source, sha256=sha256, position=position, error=error)
+        with self._db.transaction():
+            self._db.insert("images", source=source, sha256=sha256, position=position, error=error)
 
     def failed_images(self) -> dict[str, str]:
         """Return the images that cannot be evaluated, with the reasons."""
-        rows = self._db.execute("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
+        rows = self._db.read("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
 
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
         """Whether an explanation is stored; with `retry` a failed one counts as missing."""
-        row = self._db.execute("SELECT error FROM explanations WHERE key = ?", (key.digest,)).fetchone()
+        row = self._db.one("SELECT error FROM explanations WHERE key = ?", key.digest)
         return row is not None and not (retry and row["error"])
 
     def missing_scores(self, key: Key, wanted: Sequence[ScoreKey], *, retry: bool) -> list[ScoreKey]:
         """Return the scores of an explanation that are not stored; with `retry` also those that failed."""
-        rows = self._db.execute("SELECT metric, parameters, basis, error FROM scores WHERE key = ?", (key.digest,))
+        rows = self._db.read("SELECT metric, parameters, basis, error FROM scores WHERE key = ?", key.digest)
         done = {tuple(row)[:3] for row in rows if not (retry and row["error"])}
         return [score for score in wanted if score not in done]
 
@@ -191,19 +196,19 @@ class RunStore:
         """
         bases = {source: {(one.metric, one.parameters): one.basis for one in keys} for source, keys in wanted.items()}
         changes = []
-        for row in self._db.execute(
+        for row in self._db.read(
             "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.image"
             " FROM scores s JOIN explanations e ON e.key = s.key"
         ):
             named = bases.get(row["image"])
             if named is None:
-                current = bool(row["current"]) and not {"truth", "pool"} & json.loads(row["basis"]).keys()
+                current = bool(row["current"]) and not {"truth", "pool"} & set(self._parsed(row["basis"]) or ())
             else:
                 basis = named.get((row["metric"], row["parameters"]))
                 current = bool(row["current"]) if basis is None else row["basis"] == basis
             if current != bool(row["current"]):
                 changes.append((current, *tuple(row)[1:5]))
-        with self._transaction():
+        with self._db.transaction():
             self._db.executemany(
                 "UPDATE scores SET current = ? WHERE key = ? AND metric = ? AND parameters = ? AND basis = ?", changes
             )
@@ -216,8 +221,8 @@ class RunStore:
         """
         slots = set(wanted.values())
         changes = []
-        rows = self._db.execute(
-            "SELECT key, image, explainer, parameters, current FROM explanations WHERE model = ?", (model,)
+        rows = self._db.read(
+            "SELECT key, image, explainer, parameters, current FROM explanations WHERE model = ?", model
         )
         for row in rows:
             slot = (row["image"], row["explainer"], row["parameters"])
@@ -225,7 +230,7 @@ class RunStore:
             current = row["key"] in wanted or (slot not in slots and bool(row["current"]))
             if (source, current) != (row["image"], bool(row["current"])):
                 changes.append((source, current, row["key"]))
-        with self._transaction():
+        with self._db.transaction():
             self._db.executemany("UPDATE explanations SET image = ?, current = ? WHERE key = ?", changes)
 
     def add_explanation(self, key: Key, source: str, explanation: Explanation | None, error: str | None = None) -> None:
@@ -236,15 +241,13 @@ class RunStore:
         """
         from safetensors.torch import save
 
-        from xaihub.files import write_file
-
         record = None
         if explanation is not None:
             packed = save(explanation.tensors())
             write_file(self._map_file(key.digest), packed)
             record = canonical(explanation.to_dict())
-        with self._transaction():
-            self._insert(
+        with self._db.transaction():
+            self._db.insert(
                 "explanations",
                 key=key.digest,
                 image=source,
@@ -258,36 +261,53 @@ class RunStore:
             )
 
     def explanation(self, key: Key) -> Explanation | None:
-        """Return a stored explanation; None if it is missing or failed, or if its map's file is lost."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
+        """Return a stored explanation; None if it is missing or failed, or if its map's file is lost or damaged."""
         from xaihub.explainers.explanation import Explanation
 
-        row = self._db.execute("SELECT record FROM explanations WHERE key = ?", (key.digest,)).fetchone()
+        row = self._db.one("SELECT record FROM explanations WHERE key = ?", key.digest)
         if row is None or row["record"] is None:
             return None
+        lost = OutputError(f"the map of {key.digest} is lost")
         try:
-            return Explanation.from_dict(json.loads(row["record"]), load(self._map_file(key.digest).read_bytes()))
-        except (OSError, SafetensorError, KeyError):
+            with decoding(lost):
+                tensors, _ = read_packed(self._map_file(key.digest), what="map", refusal=lost)
+                return Explanation.from_dict(json.loads(row["record"]), tensors)
+        except OutputError:
             return None
 
     def add_score(self, key: Key, score: Score) -> None:
         """Store a score of an explanation; one with another basis is no longer shown."""
         curve = None if score.curve is None else canonical([[float(v) for v in axis] for axis in score.curve])
         packed = {"key": key.digest, "details": canonical(score.details), "curve": curve, "current": 1}
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "UPDATE scores SET current = 0 WHERE key = ? AND metric = ? AND parameters = ?",
                 (key.digest, score.key.metric, score.key.parameters),
             )
-            self._insert("scores", **{**vars(score), **score.key._asdict(), **packed})
+            self._db.insert("scores", **{**vars(score), **score.key._asdict(), **packed})
 
     def rows(self) -> list[ScoreRow]:
         """Return every shown score with the explanation it belongs to, in a fixed order."""
-        with self._guard():
-            found = [dict(row) for row in self._db.execute(_ROWS)]
-        return [ScoreRow(**{**row, **{name: json.loads(row[name] or "null") for name in _JSON}}) for row in found]
+        return [ScoreRow(**{**dict(row), **self._parts(row)}) for row in self._db.read(_ROWS)]
+
+    def _parts(self, row: sqlite3.Row) -> dict[str, Any]:
+        """Return the JSON columns of a row, and check what tables and charts read of it."""
+        found = {name: self._parsed(row[name]) for name in _JSON}
+        try:
+            parts = msgspec.convert(found, type=_Parts)
+            numbers = [row["value"] or 0.0, row["seconds"], *itertools.chain(*parts.curve or ())]
+            if isinstance(row["value"], str) or not all(map(math.isfinite, numbers)):
+                raise self._db.damaged()
+        except (msgspec.ValidationError, OverflowError) as error:
+            raise self._db.damaged(str(error)) from error
+        return found
+
+    def _parsed(self, text: str | None) -> Any:
+        with decoding(self._db.damaged("a value is not JSON")):
+            found = json.loads(text or "null")
+            if "\\ud" in (text or "").lower():  # half of a surrogate pair is no text
+                canonical(found).encode()
+        return found
 
     def frame(self) -> pd.DataFrame:
         """Return the scores as a pandas data frame, one row per score."""
@@ -308,83 +328,47 @@ class RunStore:
         Raises:
             OutputError: The disk is full or cannot be written.
         """
-        from xaihub.files import write_file
-
         images = {tuple(run._images()) for run in (self, *others)} - {()}
         for other in others:
-            for row in other._db.execute("SELECT key FROM explanations WHERE record IS NOT NULL"):
+            for row in other._db.read("SELECT key FROM explanations WHERE record IS NOT NULL"):
                 theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
-                if theirs.is_file() and not ours.exists():
+                if theirs.exists() and not ours.exists():
+                    check_file(theirs, what="map", error=OutputError, limit=2**28)
                     write_file(ours, partial(shutil.copyfile, theirs))
-        with self._transaction():
+        with self._db.transaction():
             for other in others:
                 for name in ("images", "explanations", "scores"):
                     self._copy(other, name)
-            before = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608 - our own query
+            before = self._count()
             for table, slot in _SLOTS.items():
-                several = self._db.execute(
+                several = [*self._db.read(
                     f"SELECT {slot} FROM {table} WHERE current GROUP BY {slot} HAVING count(*) > 1"  # noqa: S608
-                ).fetchall()
+                )]  # fmt: skip
                 same = " AND ".join(f"{column} = ?" for column in slot.split(", "))
-                self._db.executemany(f"UPDATE {table} SET current = 0 WHERE {same}", map(tuple, several))  # noqa: S608
+                self._db.executemany(f"UPDATE {table} SET current = 0 WHERE {same}", several)  # noqa: S608
             if len(images) > 1:
                 self._db.execute("""UPDATE scores SET current = 0 WHERE basis LIKE '%"pool":%'""")
-            after = self._db.execute(f"SELECT count(*) FROM ({_ROWS})").fetchone()[0]  # noqa: S608
-        return int(before - after)
+            after = self._count()
+        return before - after
+
+    def _count(self) -> int:
+        row = self._db.one(f"SELECT count(*) AS count FROM ({_ROWS})")  # noqa: S608 - our own query
+        return int(row["count"]) if row else 0
 
     def _copy(self, other: RunStore, table: str) -> None:
         """Copy a table's rows: a failure never replaces a row of ours, a result always does."""
-        for row in other._db.execute(f"SELECT * FROM {table}").fetchall():  # noqa: S608 - our own names
-            self._insert(table, mode="IGNORE" if row["error"] else "REPLACE", **dict(row))
-
-    def _insert(self, table: str, *, mode: str = "REPLACE", **row: Any) -> None:
-        columns, marks = ", ".join(row), ", ".join("?" * len(row))
-        self._db.execute(f"INSERT OR {mode} INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+        for row in [*other._db.read(f"SELECT * FROM {table}")]:  # noqa: S608 - our own names
+            self._db.insert(table, mode="IGNORE" if row["error"] else "REPLACE", **dict(row))
 
     def _images(self) -> list[str | None]:
-        return [row["sha256"] for row in self._db.execute("SELECT sha256 FROM images ORDER BY position, source")]
+        return [row["sha256"] for row in self._db.read("SELECT sha256 FROM images ORDER BY position, source")]
 
     def _map_file(self, digest: str) -> Path:
-        return self.folder / MAPS / digest[:2] / f"{digest}.safetensors"
+        folder = self.folder / MAPS / digest[:2]
+        if not KEY.fullmatch(digest) or folder.is_symlink():
+            raise self._db.damaged(f"{digest[:70]!r} is not the key of a map in its own folder")
+        return folder / f"{digest}.safetensors"
 
     def _meta(self, name: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        row = self._db.one("SELECT value FROM meta WHERE name = ?", name)
         return None if row is None else str(row["value"])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            hint = "free some space and resume" if "full" in str(error) or "disk I/O" in str(error) else ""
-            raise OutputError(f"cannot write the run in {str(self.folder)!r}: {error}", hint=hint) from error
-        except sqlite3.DatabaseError as error:
-            raise OutputError(f"the run in {str(self.folder)!r} is damaged: {error}") from error
-        except OSError as error:
-            raise OutputError(f"cannot write the run in {str(self.folder)!r}: {error.strerror}") from error
-
-
-def _connected(file: Path, *, readable: bool) -> sqlite3.Connection:
-    """Open a run's file; one in a read-only folder as immutable, since no journal can be written there."""
-    if not readable:
-        return sqlite3.connect(file, isolation_level=None, timeout=30)
-    unsaved = file.with_name(f"{file.name}-wal")
-    if unsaved.is_file() and unsaved.stat().st_size:
-        raise OutputError(
-            f"the run in {str(file.parent)!r} is read-only and has an unmerged write-ahead log",
-            hint="copy it to a writable folder",
-        )
-    address = f"file:{quote(str(file.resolve()))}?immutable=1"
-    return sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)

@@ -8,16 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
+import msgspec
 from safetensors.torch import save as pack_tensors
 from torch import Tensor, stack
+from torch import bool as bool_
 
 from xaihub.errors import OutputError
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.result import ClassScore, Result
 from xaihub.explainers.target import ResolvedTarget
-from xaihub.files import temporary_file, write_file
+from xaihub.files import decoding, read_file, read_packed, temporary_file, write_file
 from xaihub.models.preprocessing import Geometry
 from xaihub.records import plain
 
@@ -29,6 +29,34 @@ if TYPE_CHECKING:
 FORMAT = 1
 EXTRAS = "extras."  # prefix of further tensors in a file, so that none can be mistaken for the values or the sets
 SETS = "sets"
+LARGEST = 2**24  # bytes of a record
+LARGEST_IMAGE = 178_956_970  # pixels; Pillow decodes no more
+LARGEST_SIDE = 2**26
+
+
+class _Set(msgspec.Struct, forbid_unknown_fields=True):
+    role: str
+    area: float | None = None
+    holds: bool | None = None
+    score: float | None = None
+    baseline: str | None = None
+    details: dict[str, Any] = {}
+
+
+class _Record(msgspec.Struct):
+    """What is read of a record; the rest is metadata."""
+
+    target: ClassScore
+    predicted: ClassScore
+    against: ClassScore | None
+    geometry: Geometry | None
+    sets: list[_Set]
+    explainer: str = ""
+    model: str = ""
+    warnings: list[str] = []
+
+
+_OWN = ("format", "target", "against", "predicted", "geometry", "sets")
 
 
 class Explanation(Result):
@@ -113,23 +141,31 @@ class Explanation(Result):
         """Rebuild an explanation from the results of `to_dict` and `tensors`.
 
         Raises:
-            KeyError: The record or the tensors are incomplete.
-            ValueError: The record and the tensors disagree on the number of sets.
+            OutputError: They are incomplete, have wrong types or shapes, or do not fit together.
         """
-        rest = dict(record)
-        rest.pop("format", None)
-        target, against = rest.pop("target"), rest.pop("against")
-        predicted, geometry, sets = rest.pop("predicted"), rest.pop("geometry"), rest.pop("sets")
-        return cls(
-            values=tensors["values"],
-            sets=tuple(PixelSet.from_dict(one, mask) for one, mask in zip(sets, tensors.get(SETS, ()), strict=True)),
-            extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
-            target=ClassScore(**target),
-            against=ClassScore(**against) if against else None,
-            predicted=ClassScore(**predicted),
-            geometry=Geometry(**{key: tuple(pair) for key, pair in geometry.items()}) if geometry else None,
-            metadata=rest,
-        )
+        with decoding(OutputError("the record or the tensors of an explanation are damaged")):
+            known = msgspec.convert(record, type=_Record)
+            values, masks = tensors["values"], tensors.get(SETS)
+            if values.ndim != 3 or not values.numel() or not bool(values.isfinite().all()):
+                raise ValueError("the values are not a finite (C, H, W) map")
+            if masks is not None and (masks.dtype != bool_ or masks.shape[1:] != values.shape[1:]):
+                raise ValueError("the sets are not (n, H, W) masks")
+            if known.geometry is not None:
+                _check_geometry(known.geometry)
+            return cls(
+                values=values.float(),
+                sets=tuple(
+                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, baseline=one.baseline,
+                             details=one.details)
+                    for one, mask in zip(known.sets, () if masks is None else masks, strict=True)
+                ),
+                extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
+                target=known.target,
+                against=known.against,
+                predicted=known.predicted,
+                geometry=known.geometry,
+                metadata={name: value for name, value in record.items() if name not in _OWN},
+            )  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
         """Write `path`.safetensors (all tensors) and `path`.json (the record); return the path of the former.
@@ -157,20 +193,17 @@ class Explanation(Result):
             OutputError: A file is missing, damaged, or written in another format.
         """
         record_file, values_file = _files(path)
-        try:
-            record = json.loads(record_file.read_text(encoding="utf-8"))
+        damaged = OutputError(f"{str(path)!r} is damaged or not a saved explanation")
+        text = read_file(record_file, what="file", error=OutputError, limit=LARGEST)
+        with decoding(damaged):
+            record = json.loads(text)
             if record["format"] != FORMAT:
                 raise OutputError(f"{str(path)!r} was written by another version of xaihub")
-            loaded = cls.from_dict(record, read_tensors(values_file.read_bytes()))
-            if loaded.values.ndim != 3:
-                raise ValueError(f"values have the shape {tuple(loaded.values.shape)}")
-            return loaded
-        except FileNotFoundError as error:
-            raise OutputError(f"there is no file {str(error.filename)!r}") from error
-        except OSError as error:
-            raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            raise OutputError(f"{str(path)!r} is damaged or not a saved explanation") from error
+        tensors, _ = read_packed(values_file, what="file", refusal=damaged)
+        try:
+            return cls.from_dict(record, tensors)
+        except OutputError as error:
+            raise damaged from error
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: the image, and the map over it with a colour bar."""
@@ -208,6 +241,13 @@ class Explanation(Result):
 
     def _repr_png_(self) -> bytes:
         return self.png()
+
+
+def _check_geometry(geometry: Geometry) -> None:
+    sides = (*geometry.original, *geometry.scaled, *geometry.crop)
+    large = geometry.original[0] * geometry.original[1] > LARGEST_IMAGE
+    if large or min(sides) < 1 or max(map(abs, (*sides, *geometry.offset))) > LARGEST_SIDE:
+        raise ValueError("a side of the geometry is out of range")
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:

@@ -52,8 +52,3 @@ class PixelSet:
             "baseline": self.baseline,
             "details": dict(self.details),
         }
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any], mask: Tensor) -> PixelSet:
-        """Put together what `to_dict` and the mask hold."""
-        return cls(mask=mask, **{name: value for name, value in record.items() if name != "area"})

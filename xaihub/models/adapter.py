@@ -6,16 +6,18 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xaihub.errors import ModelError
+from xaihub.files import inside, read_file
 from xaihub.specs import ModelCard
 
 if TYPE_CHECKING:
     import torch
 
     from xaihub.models.model import Model
+
+LARGEST = 4_000_000  # bytes of a file of class names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,9 @@ class ModelRequest:
         given = self.card.classes
         if isinstance(given, tuple):
             return given
-        return None if given == "imagenet-1k" else read_classes(Path(self.card.base) / given)
+        if given == "imagenet-1k":
+            return None
+        return read_classes(inside(self.card.base, given, who=f"model card {self.card.name!r}", error=ModelError))
 
     def num_classes(self) -> int | None:
         """Return the number of outputs requested by the user or the card, or None.
@@ -65,10 +69,9 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         ModelError: The file cannot be read, or contains no names.
     """
+    data = read_file(path, what="file of class names", error=ModelError, limit=LARGEST)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ModelError(f"cannot read the class names in {os.fspath(path)!r}: {error.strerror}") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ModelError(f"cannot read the class names in {os.fspath(path)!r}: it is not UTF-8 text") from error
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

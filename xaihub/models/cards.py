@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, did_you_mean
 from xaihub.records import YamlFile
 from xaihub.specs import ModelCard, Paper, Weights
+
+# A card is data, possibly from a stranger: these bound what it can make an architecture allocate.
+LARGEST_SIDE = 2048  # pixels to which an image is scaled before it is cropped for the model
+LARGEST_CLASSES = 1_000_000
+LARGEST_OPTION = 2**16
+_Short = Annotated[str, msgspec.Meta(max_length=1000)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Spread = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits
-    mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] | None = None
+    mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=16)] | None = None
+    std: Annotated[tuple[_Spread, ...], msgspec.Meta(max_length=16)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
-    crop_pct: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    crop_pct: Annotated[float, msgspec.Meta(ge=0.1, le=2)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
 
 
@@ -40,14 +50,14 @@ class _Paper(msgspec.Struct, forbid_unknown_fields=True):
 class _Card(msgspec.Struct, forbid_unknown_fields=True):
     """The schema of the file; `ModelCard` is the record made from it."""
 
-    name: str
-    architecture: str
+    name: _Name
+    architecture: _Short
     summary: str = ""
     adapter: str = "timm"
     weights: _Weights = msgspec.field(default_factory=_Weights)
     input: _Input = msgspec.field(default_factory=_Input)
     classes: str | list[str] = "imagenet-1k"
-    num_classes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_CLASSES)] | None = None
     layers: dict[str, str] = {}
     options: dict[str, Any] = {}
     accuracy: str = ""
@@ -69,8 +79,16 @@ def read_card(path: str | Path) -> ModelCard:
     hint = "docs/how-to/add-a-model.md lists the keys"
     card = file.convert(_Card, hint=hint)
     size, weights = card.input.size, card.weights
-    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+    sides = size if isinstance(size, tuple) else (size or 1,)
+    if min(sides) < 1 or size == 0:
         raise file.complaint(f"{size!r} is not one or two positive numbers of pixels", "input", "size", hint=hint)
+    if max(sides) / min(card.input.crop_pct or 1, 1) > LARGEST_SIDE:
+        raise file.complaint(
+            f"images would be scaled to more than {LARGEST_SIDE} pixels", "input", "size", hint="reduce the size"
+        )
+    for name, value in card.options.items():
+        if reason := _unusable(value):
+            raise file.complaint(f"{name!r} {reason}", "options", name, hint=hint)
     if weights.source in ("package", "file") and not weights.path:
         raise file.complaint(f"'path' is missing for the source {weights.source!r}", "weights", hint=hint)
     if weights.source == "package" and not weights.package.isidentifier():
@@ -87,3 +105,34 @@ def read_card(path: str | Path) -> ModelCard:
         "paper": Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
     }
     return ModelCard(**facts, base=str(Path(path).resolve().parent))
+
+
+def check_options(card: ModelCard, known: Collection[str]) -> dict[str, Any]:
+    """Return a card's options for the architecture's constructor.
+
+    A card is data: it may choose numbers, words and lists of them for the keywords in `known`, which an adapter derives
+    from the constructor, and nothing that concerns files, addresses, caches or code.
+
+    Raises:
+        ModelError: An option is not among the known ones, or is not plain data.
+    """
+    for name, value in card.options.items():
+        if name not in known:
+            hint = did_you_mean(name, known) or "a card sets keywords of the architecture's constructor only"
+            raise ModelError(f"model card {card.name!r}: the option {name!r} is not allowed", hint=hint)
+        if reason := _unusable(value):
+            raise ModelError(f"model card {card.name!r}: the option {name!r} {reason}")
+    return dict(card.options)
+
+
+def _unusable(value: Any, depth: int = 0) -> str:
+    """Say why a value cannot be an option; "" if it can."""
+    if isinstance(value, (list, tuple)):
+        if len(value) > 1000 or depth > 3:
+            return "is too long or too deep"
+        return next(filter(None, (_unusable(item, depth + 1) for item in value)), "")
+    if isinstance(value, str):
+        return "is longer than 1000 characters" if len(value) > 1000 else ""
+    if isinstance(value, (int, float)):
+        return "" if abs(value) <= LARGEST_OPTION else f"is not a number up to {LARGEST_OPTION:,}"
+    return "" if value is None else f"is a {type(value).__name__}, not a number, a word or a list"

@@ -70,6 +70,8 @@ def install(
         Stopped: The user interrupted it.
     """
     for item in wanted:
+        if item.startswith("-"):
+            raise PluginError(f"{item!r} is an option, not a name", hint="give options before '--'")
         if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
             raise PluginError(f"there is no file or folder {item!r}")
     words = installer.command("install")

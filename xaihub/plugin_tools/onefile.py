@@ -9,13 +9,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+from warnings import catch_warnings, simplefilter
+
+import msgspec
 
 from xaihub.errors import PluginError
+from xaihub.files import read_file
 from xaihub.hookspecs import hookimpl
 from xaihub.hub.host import PluginHost, PluginInfo
 from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
 
+LARGEST = 2**20  # bytes of a file
+_SET_HERE = {"target", "plugin", "paper"}
 # By base class: the record of a derived class, and the hook that returns the record.
 _KINDS: dict[str, tuple[type[Spec], str]] = {
     "Explainer": (ExplainerSpec, "xaihub_register_explainers"),
@@ -38,11 +44,18 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
         PluginError: The file is missing or broken, or registers nothing.
     """
     shown = os.fspath(path)
-    file = Path(path).expanduser().resolve()
-    for known in host.plugins:
-        if known.module == str(file):
-            return known
-    tree = _parsed(file, shown)
+    try:
+        file = Path(path).expanduser().resolve()
+        known = next((info for info in host.plugins if info.module == str(file)), None)
+        return known or _register(host, file, shown)
+    except PluginError:
+        raise
+    except Exception as error:  # the plugin fence: parsers and records may raise anything for what the file holds
+        raise PluginError(f"plugin file {shown!r} cannot be used: {type(error).__name__}: {error}") from error
+
+
+def _register(host: PluginHost, file: Path, shown: str) -> PluginInfo:
+    tree = _parsed(shown)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     if any(_has_hook(node) for node in functions):
         plugin: Any = _imported(file, shown)
@@ -80,15 +93,15 @@ class _Classes:
         setattr(self, hook, hookimpl(implementation))
 
 
-def _parsed(file: Path, shown: str) -> ast.Module:
+def _parsed(shown: str) -> ast.Module:
+    text = read_file(Path(shown).expanduser(), what="plugin file", error=PluginError, limit=LARGEST)
     try:
-        return ast.parse(file.read_bytes(), filename=shown)
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise PluginError(f"cannot read plugin file {shown!r}: {reason}") from error
-    except (SyntaxError, ValueError) as error:
+        with catch_warnings():
+            simplefilter("ignore")  # the parser warns of odd escapes, which are the author's business
+            return ast.parse(text, filename=shown)
+    except Exception as error:  # in addition to syntax errors: too deep nesting, null bytes, unknown encodings
         where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        what = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__
         raise PluginError(f"plugin file {shown!r} is not valid Python: {where}{what}") from error
 
 
@@ -117,10 +130,20 @@ def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
         if node.name.startswith("_") or any("abstractmethod" in _marks(item) for item in node.body):
             continue
         record, hook = _KINDS[kind]
-        known = {item.name for item in fields(record)} - {"target", "plugin", "paper"}
-        facts = {name: value for name, value in _literals(node) if name in known}
+        hints = get_type_hints(record)
+        known = {item.name: hints[item.name] for item in fields(record) if item.name not in _SET_HERE}
+        facts = {name: _fact(node, name, value, known[name]) for name, value in _literals(node) if name in known}
         summary = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n")[0]
         yield hook, record(**{"name": _snake(node.name), "summary": summary, **facts, "target": f"{file}:{node.name}"})
+
+
+def _fact(node: ast.ClassDef, name: str, value: Any, kind: Any) -> Any:
+    """Return the value of a class attribute as the record's field takes it."""
+    try:
+        return msgspec.convert(value, type=kind)
+    except (msgspec.ValidationError, TypeError) as error:
+        reason = f"{node.name}.{name} cannot be {value!r:.60}: {str(error).lower()}"
+        raise PluginError(reason, hint="correct the class attribute, or rename it") from error
 
 
 def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
@@ -135,7 +158,7 @@ def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
         if isinstance(target, ast.Name):
             try:
                 yield target.id, ast.literal_eval(value)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue
 
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
 from xaihub.errors import OutputError, ParameterError
-from xaihub.files import write_file
+from xaihub.files import decoding, read_file, read_packed, write_file
 from xaihub.images.marking import marked_png
 from xaihub.ranking.statistics import half_width, order_of
 from xaihub.records import plain
@@ -25,7 +25,26 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1
+KIND = "global explanation"
+LARGEST = 2**24  # bytes of a JSON file
 BAR, FAINT = "#35608d", "#8a8a90"
+
+
+class _Known(msgspec.Struct):
+    model: str = ""
+    warnings: list[str] = []
+
+
+class _Record(msgspec.Struct):
+    """What is read of a record; a JSON file holds the weights as well."""
+
+    method: str
+    feature: str
+    names: tuple[str, ...]
+    grid: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]] | None
+    metadata: _Known
+    runs: list[list[float]] | None = None
+    history: list[list[float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +205,7 @@ class GlobalExplanation:
     def _record(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "kind": "global explanation",
+            "kind": KIND,
             "method": self.method,
             "feature": self.feature,
             "names": list(self.names),
@@ -221,25 +240,26 @@ class GlobalExplanation:
         file = Path(path)
         if not file.suffix:
             file = file.with_name(f"{file.name}.safetensors")
-        try:
-            record, runs, history = _read(file)
-            if record["format"] != FORMAT or record["kind"] != "global explanation":
+        damaged = OutputError(f"{str(file)!r} is damaged or not a saved global explanation")
+        if file.suffix == ".json":
+            tensors, text = None, read_file(file, what="file", error=OutputError, limit=LARGEST)
+        else:
+            tensors, metadata = read_packed(file, what="file", refusal=damaged)
+            text = metadata.get("record", "").encode()
+        with decoding(damaged):
+            found = json.loads(text)
+            if (found["format"], found["kind"]) != (FORMAT, KIND):
                 raise OutputError(f"{str(file)!r} is not a global explanation of this version of xaihub")
+            record = msgspec.convert(found, type=_Record)
             return cls(
-                runs=runs,
-                names=tuple(record["names"]),
-                feature=record["feature"],
-                method=record["method"],
-                history=history,
-                grid=None if record["grid"] is None else tuple(record["grid"]),
-                metadata=record["metadata"],
+                runs=_tensor(record.runs) if tensors is None else tensors["runs"],
+                names=record.names,
+                feature=record.feature,
+                method=record.method,
+                history=_tensor(record.history) if tensors is None else tensors.get("history"),
+                grid=record.grid,
+                metadata=found["metadata"],
             )
-        except FileNotFoundError as error:
-            raise OutputError(f"there is no file {str(file)!r}") from error
-        except OSError as error:
-            raise OutputError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError, ParameterError) as error:
-            raise OutputError(f"{str(file)!r} is damaged or not a saved global explanation") from error
 
     def plot(self, *, top: int = 20) -> Figure:
         """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
@@ -285,14 +305,5 @@ def _short(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
-def _read(file: Path) -> tuple[dict[str, Any], Tensor, Tensor | None]:
-    if file.suffix == ".json":
-        record = json.loads(file.read_text(encoding="utf-8"))
-        history = record["history"]
-        runs = torch.tensor(record["runs"], dtype=torch.float64)
-        return record, runs, None if history is None else torch.tensor(history, dtype=torch.float64)
-    file.open("rb").close()  # below, an error does not show whether the file exists
-    with safe_open(file, framework="pt") as stored:
-        record = json.loads((stored.metadata() or {})["record"])
-        found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-    return record, found["runs"], found.get("history")
+def _tensor(rows: list[list[float]] | None) -> Any:
+    return None if rows is None else torch.tensor(rows, dtype=torch.float64)

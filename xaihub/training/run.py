@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from xaihub.errors import MissingExtra, OutputError, ParameterError
-from xaihub.files import write_file
+from xaihub.files import locked, write_file
 from xaihub.hub import Hub
 from xaihub.records import YamlFile
 from xaihub.training.config import Config
@@ -226,23 +226,11 @@ def _line(record: dict[str, Any], epochs: int) -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes away from the folder; the lock is released when its process ends."""
-    from filelock import FileLock, Timeout
-
     if int(os.environ.get("LOCAL_RANK", "0")):
         yield  # the first of several processes holds the lock for all
         return
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"another process is working on the run {str(folder)!r}") from error
-    except OSError as error:
-        raise OutputError(f"cannot write {str(folder)!r}: {error.strerror or error}") from error
-    try:
+    with locked(folder, busy=f"another process is working on the run {str(folder)!r}"):
         for name in FILES:
             for left in folder.glob(f".{name}.*"):  # by a process that was killed while writing
                 left.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()

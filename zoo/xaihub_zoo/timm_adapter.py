@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants, get_session
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
-from timm.models import get_pretrained_cfg
+from timm.models import build_model_with_cfg, get_pretrained_cfg, model_entrypoint
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.models.weights import fill, requested_weights
+from xaihub.files import inside
+from xaihub.models.cards import LARGEST_SIDE, check_options
+from xaihub.models.weights import fill, read_weights, requested_weights
+from xaihub.specs import ModelCard
+from xaihub_zoo.bounds import MANY_CLASSES, SMALL, bounded, keywords
 
 _HUB = ("hf-hub:", "hf_hub:")
+_FOLDER = "local-dir:"
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+_MOST_PATCHES = 10_000  # attention compares each with each
+# They turn a classifier into an extractor of features; timm takes them in addition to the constructor's keywords.
+_EXTRACTOR = {"features_only", "feature_cls", "out_indices"}
 _OWN = "timm/"
 
 
@@ -28,7 +39,7 @@ class TimmAdapter(ModelAdapter):
 
     def knows(self, name: str) -> bool:
         """Whether timm has the architecture, with or without a weights tag, or the name refers to a hub."""
-        if name.startswith((*_HUB, "local-dir:")):
+        if name.startswith((*_HUB, _FOLDER)):
             return True
         return timm.is_model(name.removeprefix(_OWN).partition(".")[0])
 
@@ -38,6 +49,7 @@ class TimmAdapter(ModelAdapter):
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes."""
+        request = _with_folder(request)
         card = request.card
         state, what = requested_weights(request)
         pretrained = state is None and card.weights.source == "pretrained"
@@ -46,6 +58,12 @@ class TimmAdapter(ModelAdapter):
             _refuse_new_head(module, request)
         if state is not None:
             module = self._fit(module, request, state, what=what)
+        patches = getattr(getattr(module, "patch_embed", None), "num_patches", 0)
+        if (card.options or card.input) and patches > _MOST_PATCHES:
+            raise ModelError(
+                f"model card {card.name!r}: images would be cut into {patches:,} patches, more than {_MOST_PATCHES:,}",
+                hint="reduce the size, or enlarge the patches",
+            )
         names = _class_names(request, module)
         preprocessing = _preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans"))
         if _needs_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):
@@ -62,7 +80,7 @@ class TimmAdapter(ModelAdapter):
 
     def _create(self, request: ModelRequest, *, pretrained: bool, num_classes: int | None) -> nn.Module:
         name = request.card.architecture.removeprefix(_OWN)
-        options = {**request.card.options, **request.options}
+        options = {**_options(request.card, name), **request.options}
         if num_classes is not None:
             options["num_classes"] = num_classes
         size = request.card.input.get("size")
@@ -71,7 +89,16 @@ class TimmAdapter(ModelAdapter):
             options.setdefault("img_size", sides)
         try:
             with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
-                module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+                build = partial(timm.create_model, name, pretrained=pretrained, **options)
+                who = f"model card {request.card.name!r}"
+                if name.startswith(_FOLDER):
+                    module: nn.Module = bounded(build, None, who=who, least=max(SMALL, 4 * _check_folder(name)))
+                elif request.card.options or (num_classes or 0) > MANY_CLASSES:
+                    module = bounded(build, partial(timm.create_model, name), who=who)
+                else:
+                    module = build()
+        except ModelError:
+            raise
         except Exception as error:  # timm, huggingface_hub and the network raise many types
             raise _explained(request.name, error) from error
         return module
@@ -85,6 +112,33 @@ class TimmAdapter(ModelAdapter):
             module = self._create(request, pretrained=False, num_classes=outputs)
         fill(module, state, what=what, by_order=by_order)
         return module
+
+
+def _with_folder(request: ModelRequest) -> ModelRequest:
+    """Return a request for the folder that a card names relative to itself."""
+    card = request.card
+    name = card.architecture.removeprefix(_OWN)
+    if not card.base or not name.startswith(_FOLDER):
+        return request
+    folder = inside(card.base, name.removeprefix(_FOLDER), who=f"model card {card.name!r}", error=ModelError)
+    return replace(request, card=replace(card, architecture=f"{_FOLDER}{folder}"))
+
+
+def _check_folder(name: str) -> int:
+    """Return the size of the weights in a folder, all of which can be read without running code."""
+    files = [file for file in Path(name.removeprefix(_FOLDER)).glob("*") if file.suffix in _WEIGHTS]
+    for file in files:
+        read_weights(file)
+    return sum(file.stat().st_size for file in files)
+
+
+def _options(card: ModelCard, name: str) -> dict[str, Any]:
+    """Return a card's options, which must be keywords of the architecture's constructor."""
+    base = name.partition(".")[0]
+    if not card.options or not timm.is_model(base):
+        return check_options(card, {"in_chans", "drop_rate", "drop_path_rate", "global_pool", "img_size"})
+    factories = (timm.create_model, build_model_with_cfg)
+    return check_options(card, keywords(model_entrypoint(base), factories=factories) - _EXTRACTOR)
 
 
 def _needs_size(name: str, sides: tuple[int, int]) -> bool:
@@ -165,6 +219,8 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int |
         overrides["input_size"] = (own[0] if channels is None else channels, height, width)
     try:
         config = resolve_data_config(args=overrides, model=module)
+        if size is not None or "crop_pct" in overrides:
+            _check_scale(config)
         if config["input_size"][0] not in (1, 3):
             raise ModelError(f"images have 1 or 3 channels, but the model takes {config['input_size'][0]}")
         for name in ("mean", "std"):  # per-colour values, if the model takes grey images
@@ -182,6 +238,14 @@ def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int |
         std=tuple(config["std"]),
         description=dict(sorted(config.items())),
     )
+
+
+def _check_scale(config: dict[str, Any]) -> None:
+    """Refuse settings with which an image would be scaled to a huge one before it is cropped."""
+    if max(config["input_size"][1:]) / min(config["crop_pct"], 1) > LARGEST_SIDE:
+        raise ModelError(
+            f"images would be scaled to more than {LARGEST_SIDE} pixels", hint="reduce the size, or raise crop_pct"
+        )
 
 
 def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:

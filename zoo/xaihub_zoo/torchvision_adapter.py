@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torchvision import models, transforms
 from torchvision.transforms._presets import ImageClassification
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
+from xaihub.models.cards import check_options
 from xaihub.models.weights import fill, requested_weights
+from xaihub_zoo.bounds import MANY_CLASSES, bounded, keywords
 
 PREFIX = "torchvision/"
 AUXILIARY = ("googlenet", "inception_v3")  # with heads for training from scratch, which a checkpoint may contain
@@ -48,7 +51,10 @@ class TorchvisionAdapter(ModelAdapter):
             raise ModelError(f"torchvision has no weights {tag!r} for {name!r}", hint=f"it has {known}") from error
         state, what = requested_weights(request)
         download = state is None and card.weights.source == "pretrained"
-        options = {**card.options, **request.options}
+        builder = models.get_model_builder(name)
+        options = {**check_options(card, keywords(builder, factories=[builder])), **request.options}
+        many = (request.num_classes() or 0) > MANY_CLASSES
+        who = f"model card {card.name!r}" if card.options or many else ""
         classes = request.class_names() or tuple(weights.meta["categories"])
         if (outputs := request.num_classes()) is not None:
             options["num_classes"] = outputs
@@ -56,13 +62,13 @@ class TorchvisionAdapter(ModelAdapter):
             options.setdefault("aux_logits", any("aux" in key.lower() for key in state or ()))
             options.setdefault("init_weights", state is None)
             options.setdefault("transform_input", True)  # as for the weights whose preprocessing is used
-        module = self._create(name, weights if download else None, options)
+        module = self._create(name, weights if download else None, options, who=who)
         if name in AUXILIARY and download:
             whole: Any = module
             whole.aux_logits, whole.AuxLogits = False, None
         trained = None if state is None or "num_classes" in options else _rows_of_head(module, state)
         if trained is not None and trained != len(weights.meta["categories"]):
-            module = self._create(name, None, {**options, "num_classes": trained})
+            module = self._create(name, None, {**options, "num_classes": trained}, who=who)
             classes = ()
         if state is not None:
             fill(module, state, what=what, by_order=request.checkpoint is None and card.weights.keys == "order")
@@ -76,15 +82,21 @@ class TorchvisionAdapter(ModelAdapter):
             device=device,
         )
 
-    def _create(self, name: str, weights: models.WeightsEnum | None, options: dict[str, object]) -> nn.Module:
+    def _create(
+        self, name: str, weights: models.WeightsEnum | None, options: dict[str, object], *, who: str
+    ) -> nn.Module:
+        """Build a network, bounded in size if `who` names the card that sets its options."""
         try:
-            module: nn.Module = models.get_model(name, weights=weights, **options)
+            build = partial(models.get_model, name, weights=weights, **options)
+            module: nn.Module = bounded(build, partial(models.get_model, name), who=who) if who else build()
         except OSError as error:  # urllib's errors are OSErrors
             raise ModelError(
                 f"the weights of '{PREFIX}{name}' cannot be downloaded: {error}",
                 hint="go online, pass --checkpoint FILE, or use an offline model from 'xaihub list models'",
             ) from error
-        except (TypeError, ValueError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # constructors raise many types for values that they do not check
             raise ModelError(f"torchvision {torchvision.__version__} cannot build {name!r}: {error}") from error
         return module
 

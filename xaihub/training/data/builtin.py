@@ -53,8 +53,9 @@ def _digits() -> tuple[Any, list[int]]:
 def evidence(data: str) -> LabelledImages:
     """Noise with one small shape that alone determines the class: "evidence", or "evidence:N" for N images."""
     _, _, text = data.partition(":")
-    if text and not (text.isdecimal() and int(text) >= 2 * len(SHAPES)):
-        raise InputError(f"evidence cannot have {text!r} images", hint=f"give a number from {2 * len(SHAPES)}")
+    if text and not (text.isdecimal() and len(text) < 7 and int(text) >= 2 * len(SHAPES)):
+        hint = f"give a number from {2 * len(SHAPES)} to 999999"
+        raise InputError(f"evidence cannot have {text[:40]!r} images", hint=hint)
     count = int(text or 800)
     return LabelledImages(
         name=data,

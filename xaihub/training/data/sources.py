@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.errors import InputError, MissingExtra
 from xaihub.images import image_files, load_image
 from xaihub.images.finding import ARCHIVED
+from xaihub.records import read_table
 from xaihub.training.data.builtin import BUILT_IN
 from xaihub.training.data.images import LabelledImages
 
@@ -116,22 +116,16 @@ def _folders(folder: Path) -> list[Path]:
 
 def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
     """Read a CSV file with a column of paths, one of labels (names or indices), and optionally one called split."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{str(file)!r} is not a CSV file: {error}") from error
+    columns, rows = read_table(file)
     # With class names given, a label that is a number is ambiguous; a column of indices is not.
     labels_in = _LABEL if classes is None else (_INDEX, *_LABEL)
     path_column, label_column = _one_of(file, columns, _FILE), _one_of(file, columns, labels_in)
+    path_place, label_place = columns.index(path_column), columns.index(label_column)
+    split_place = columns.index("split") if "split" in columns else None
     paths, texts, parts = [], [], []
     for line, row in enumerate(rows, start=2):
-        path, text = (row[path_column] or "").strip(), (row[label_column] or "").strip()
-        part = (row.get("split") or "train").strip().lower()
+        path, text = row[path_place].strip(), row[label_place].strip()
+        part = (split_place is not None and row[split_place].strip().lower()) or "train"
         if not path or not text:
             raise InputError(f"{str(file)!r}, line {line}: {path_column if not path else label_column!r} is empty")
         if part not in _PARTS:
@@ -147,7 +141,7 @@ def _table(file: Path, classes: Sequence[str] | None) -> LabelledImages:
         classes=names,
         labels=[labels[row] for row in kept],
         names=files,
-        parts=["val" if parts[row] == "test" else parts[row] for row in kept] if "split" in columns else (),
+        parts=["val" if parts[row] == "test" else parts[row] for row in kept] if split_place is not None else (),
         read=partial(_read, files),
         notes=[f"{skipped} rows of the split test skipped"] if skipped else [],
     )
@@ -174,12 +168,13 @@ def _labels(
                     f"{str(file)!r}, line {line}: {text!r} is not among the {len(names)} class names given"
                 )
         return [index_of[text] for text in texts], tuple(names)
-    indices = [int(text) for text in texts]
+    # Longer numbers are no index, and `int` refuses very long ones.
+    indices = [int(text) if len(text) < 10 else MAX_CLASSES for text in texts]
     count = min(max(indices, default=-1) + 1, MAX_CLASSES) if classes is None else len(classes)
-    for line, index in enumerate(indices, start=2):
+    for line, (index, text) in enumerate(zip(indices, texts, strict=True), start=2):
         if not 0 <= index < count:
             raise InputError(
-                f"{str(file)!r}, line {line}: the label {index} is out of range",
+                f"{str(file)!r}, line {line}: the label {text[:40]} is out of range",
                 hint=f"labels go from 0 to {count - 1}",
             )
     return indices, tuple(map(str, range(count))) if classes is None else tuple(classes)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xaihub.errors import ModelError, OutputError
-from xaihub.files import write_file
+from xaihub.files import check_file, decoding, write_file
 
 _FORM = "xaihub training checkpoint 1"
 
@@ -44,15 +44,11 @@ class Checkpoint:
         Raises:
             ModelError: It is missing, damaged, or not a checkpoint.
         """
-        if not path.is_file():
-            raise ModelError(f"there is no checkpoint {str(path)!r}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        check_file(path, what="checkpoint", error=ModelError)
+        with decoding(ModelError(f"checkpoint {str(path)!r} is damaged")), safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             state = json.loads(metadata.get("state", "null"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"checkpoint {str(path)!r} is damaged: {error}") from error
         if metadata.get("form") != _FORM or not isinstance(state, dict):
             raise ModelError(f"{str(path)!r} is not a checkpoint of a training run", hint="use -m for model weights")
         tensors: dict[str, dict[str, Tensor]] = {}

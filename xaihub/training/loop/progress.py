@@ -35,6 +35,20 @@ class Progress:
     best: int = 0
     done: bool = False
 
+    def check(self) -> None:
+        """Refuse counters that contradict each other.
+
+        Raises:
+            ValueError: They do.
+        """
+        epochs = [record.get("epoch") for record in self.history]
+        if (
+            epochs != list(range(1, self.epoch + 1))
+            or not 0 <= self.best <= self.epoch
+            or min(self.epoch_step, self.step) < 0
+        ):
+            raise ValueError("the counters contradict each other")
+
 
 class Sums:
     """Weighted sums of losses, notes and correct predictions, by name.

@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError, TrainingError
+from xaihub.files import decoding
 from xaihub.models.weights import fill
 from xaihub.objective import Losses, Objective, Step
 from xaihub.training.config import Config
@@ -280,13 +282,15 @@ class Trainer:
             raise ModelError(
                 "the checkpoint belongs to another run: its plan or data differ", hint="start a new run with another -o"
             )
-        fill(self.network, checkpoint.tensors.get("model", {}), what="the checkpoint")
-        if self.ema is not None:
-            fill(self.ema.module, checkpoint.tensors.get("ema", {}), what="the checkpoint's average")
-        load_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
-        self.best = dict(checkpoint.tensors.get("best", {}))
-        self.progress = Progress(**state["progress"])
-        self.objective.state.clear()
-        self.objective.state.update(state["objective"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        with decoding(ModelError("the checkpoint is damaged", hint="start a new run with another -o")):
+            fill(self.network, checkpoint.tensors.get("model", {}), what="the checkpoint")
+            if self.ema is not None:
+                fill(self.ema.module, checkpoint.tensors.get("ema", {}), what="the checkpoint's average")
+            load_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
+            self.best = dict(checkpoint.tensors.get("best", {}))
+            self.progress = msgspec.convert(state["progress"], type=Progress)
+            self.progress.check()
+            self.objective.state.clear()
+            self.objective.state.update(state["objective"])
+            if state["scaler"] is not None and self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
