@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-READ = """
-import resource, sys
+# The peak of this process: `ru_maxrss` would include what its parent used before.
+PEAK = "next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+READ = f"""
+import sys
 import xaihub
 from xaihub.errors import InputError
 try:
@@ -23,7 +25,7 @@ try:
     print("read", image.rgb.size)
 except InputError as error:
     print("refused", error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print({PEAK})
 """
 
 
@@ -51,6 +53,7 @@ def saved(kind: str, side: int, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "outcome"),
@@ -72,7 +75,7 @@ def saved(kind: str, side: int, **options: object) -> bytes:
 def test_reading_stays_far_below_two_gigabytes(make: Callable[[], bytes], outcome: str, tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     file.write_bytes(make())
-    assert file.stat().st_size < 4e6
+    assert file.stat().st_size < 8e6
     done = subprocess.run([sys.executable, "-c", READ, str(file)], capture_output=True, text=True, check=True)
     line, peak = done.stdout.splitlines()
     assert line.startswith(outcome)
