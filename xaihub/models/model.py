@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -389,16 +389,9 @@ class Model:
         def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             maps.append(output)
 
-        with locked(self._locks):
-            fused = [(module, module.fused_attn) for module in blocks]
-            handles = []
-            try:
-                for module in blocks:
-                    module.fused_attn = False
-                    handles.append(module.attn_drop.register_forward_hook(record))
-                yield maps
-            finally:
-                for handle in handles:
-                    handle.remove()
-                for module, flag in fused:
-                    module.fused_attn = flag
+        with locked(self._locks), ExitStack() as stack:
+            for module in blocks:
+                stack.callback(setattr, module, "fused_attn", module.fused_attn)
+                module.fused_attn = False
+                stack.callback(module.attn_drop.register_forward_hook(record).remove)
+            yield maps
