@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -14,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from xaihub.errors import InputError
 from xaihub.images.colour import opaque_rgb, tiff_tag
+from xaihub.notices import caught
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -155,7 +154,7 @@ def _boundary(shown: str) -> Iterator[None]:
     """Turn whatever a decoder raises into an `InputError` that names the image."""
     what = shown or "the image"
     try:
-        with _quiet:
+        with caught():
             yield
     except InputError as error:
         raise InputError(f"{shown}: {error.message}" if shown else error.message, hint=error.hint) from error
@@ -167,31 +166,3 @@ def _boundary(shown: str) -> Iterator[None]:
         raise InputError(f"{what} needs more memory than there is", hint="scale it down first") from error
     except Exception as error:
         raise InputError(f"{what} is damaged or truncated: {str(error) or type(error).__name__}") from error
-
-
-class _Quiet:
-    """Ignores warnings inside: Pillow's are about large photos and odd metadata, and it raises for what it cannot read.
-
-    Unlike `warnings.catch_warnings`, it can be used by several threads at the same time: the last one out restores
-    the filters that the first one found.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._caught = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *_error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._caught.__exit__(None, None, None)
-
-
-_quiet = _Quiet()

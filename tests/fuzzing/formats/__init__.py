@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzzing.driver import Format
-from tests.fuzzing.formats import configs, explanations, plugin_files, runs, tables, weights
+from tests.fuzzing.formats import configs, explanations, images, plugin_files, runs, tables, weights
 
 FORMATS: tuple[Format, ...] = (
     *configs.FORMATS,
@@ -12,4 +12,5 @@ FORMATS: tuple[Format, ...] = (
     *weights.FORMATS,
     *tables.FORMATS,
     *plugin_files.FORMATS,
+    *images.FORMATS,
 )
