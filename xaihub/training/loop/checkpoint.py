@@ -94,7 +94,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor])
     """Restore the optimizer's state per weight; learning rates and groups stay as they are.
 
     Raises:
-        ModelError: The state belongs to other weights.
+        ModelError: The state belongs to other weights, or is damaged.
     """
     with decoding(ModelError("the optimizer's state in the checkpoint is damaged")):
         state: dict[int, dict[str, Tensor]] = {}
@@ -105,8 +105,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor])
         for position, entries in state.items():
             for name, value in entries.items():
                 if position >= len(weights) or (value.ndim and value.shape != weights[position].shape):
-                    raise ModelError(f"the optimizer's weight {position} in the checkpoint has shape {tuple(value.shape)},"
-                                     " which does not fit the model")  # fmt: skip
+                    shape = tuple(value.shape)
+                    raise ModelError(
+                        f"the optimizer's weight {position} in the checkpoint has shape {shape}, which does not fit the"
+                        " model"
+                    )
                 if value.ndim:
                     # In the weight's memory layout, as in an uninterrupted run.
                     entries[name] = torch.empty_like(weights[position]).copy_(value)
