@@ -28,7 +28,9 @@ from tests.fuzzing.formats.runs import HOSTILE
 from xaihub.cli import cli
 from xaihub.errors import InputError, MissingExtra, ModelError, OutputError, ParameterError, PluginError, XaihubError
 from xaihub.evaluation.annotations import read_labels
+from xaihub.evaluation.charts import plot
 from xaihub.evaluation.config import read_config
+from xaihub.evaluation.leaderboard import boards
 from xaihub.evaluation.merge import merge
 from xaihub.evaluation.store import RunStore
 from xaihub.explainers.explanation import Explanation
@@ -404,6 +406,18 @@ class TestRuns:
                 assert {row.error for row in store.rows()} == {"3", None}
             else:
                 assert "is damaged" in refused(store.rows, kind=OutputError)
+
+    @pytest.mark.parametrize("name", ["$\\frac{$", "a\0b", "x" * 5000, "../../escaped", "a\nb"])
+    @pytest.mark.filterwarnings("ignore")
+    def test_charts_are_drawn_inside_the_folder_whatever_names_are(self, run: Path, tmp_path: Path, name: str) -> None:
+        with closing(sqlite3.connect(run / "run.sqlite")) as file:
+            file.execute("UPDATE explanations SET model = ?, explainer = ?", (name, name))
+            file.commit()
+        with RunStore(run) as store:
+            rows = store.rows()
+        written = plot(boards(rows, hub()), rows, tmp_path / "charts")
+        assert written
+        assert {file.parent for file in written} == {tmp_path / "charts"}
 
     def test_a_refused_run_is_not_left_locked(self, run: Path, tmp_path: Path) -> None:
         self.edit(run, "UPDATE explanations SET key = 'x'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -15,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, Ranking, class_scores
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, class_scores
+from xaihub.files import read_file
 from xaihub_scores_activation.gate import ScoresActivation, gates
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
 from xaihub_scores_activation.shap_importance import Algorithm, shap_importance
 
 FLAT = 1.5  # a largest weight below this multiple of the mean ranks hardly anything
 FIELD = 2**24  # characters
+LARGEST_LOG = 2**26  # bytes
 
 
 class Scores(GlobalExplainer):
@@ -76,15 +79,16 @@ class Scores(GlobalExplainer):
 def _history(model: Model, width: int) -> Tensor | None:
     """Return the (epochs, d) weights in the run's log next to the model's card, or None without a usable log."""
     try:
-        with (Path(model.card.base) / "log.csv").open(newline="", encoding="utf-8") as stream:
-            # A row holds d numbers, which exceeds the reader's default limit.
-            before = csv.field_size_limit(FIELD)
-            try:
-                found = [json.loads(row["objective"])["scores"]["weights"] for row in csv.DictReader(stream)]
-            finally:
-                csv.field_size_limit(before)
+        file = Path(model.card.base) / "log.csv"
+        text = read_file(file, what="log", error=ModelError, limit=LARGEST_LOG).decode()
+        # A row holds d numbers, which exceeds the reader's default limit.
+        before = csv.field_size_limit(FIELD)
+        try:
+            found = [json.loads(row["objective"])["scores"]["weights"] for row in csv.DictReader(io.StringIO(text))]
+        finally:
+            csv.field_size_limit(before)
         table = torch.tensor(found, dtype=torch.float64)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+    except Exception:
         return None  # the log is optional: card and weights define the model
     return table if model.card.base and table.ndim == 2 and table.shape[1] == width else None
 

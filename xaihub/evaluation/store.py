@@ -8,7 +8,6 @@ is committed. Results of earlier settings stay in the file and reappear when the
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -67,11 +66,16 @@ _JSON = ("explainer_parameters", "metric_parameters", "curve", "details", "recor
 _SLOTS = {"explanations": "image, model, explainer, parameters", "scores": "key, metric, parameters"}
 
 
+_Passes = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+
+
 class _Class(msgspec.Struct):
     index: int
 
 
 class _Record(msgspec.Struct):
+    forward_passes: _Passes | msgspec.UnsetType = msgspec.UNSET
+    backward_passes: _Passes | msgspec.UnsetType = msgspec.UNSET
     target: _Class | msgspec.UnsetType = msgspec.UNSET
     predicted: _Class | msgspec.UnsetType = msgspec.UNSET
 
@@ -295,8 +299,9 @@ class RunStore:
         found = {name: self._parsed(row[name]) for name in _JSON}
         try:
             parts = msgspec.convert(found, type=_Parts)
-            numbers = [row["value"] or 0.0, row["seconds"], *itertools.chain(*parts.curve or ())]
-            if isinstance(row["value"], str) or not all(map(math.isfinite, numbers)):
+            x, y = parts.curve or ([0.0], [0.0])
+            numbers = [row["value"] or 0.0, row["seconds"], *x, *y]
+            if isinstance(row["value"], str) or not all(map(math.isfinite, numbers)) or not len(x) == len(y) > 0:
                 raise self._db.damaged()
         except (msgspec.ValidationError, OverflowError) as error:
             raise self._db.damaged(str(error)) from error

@@ -211,9 +211,11 @@ def figure(explanation: Result) -> Figure:
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
     left.imshow(_photo(explanation)[0])
-    left.set_title(f"{explanation.model} predicts {explanation.predicted}", fontsize=9)
+    titles = (f"{explanation.model} predicts {explanation.predicted}",
+              f"{explanation.explainer}: {_short(explanation.claim, 60)}")  # fmt: skip
+    for axes, title in zip((left, right), titles, strict=True):
+        axes.set_title(title.replace("$", r"\$"), fontsize=9)  # a dollar sign would begin a formula
     right.imshow(painted)
-    right.set_title(f"{explanation.explainer}: {_short(explanation.claim, 60)}", fontsize=9)
     for axes in (left, right):
         axes.set_axis_off()
     colours = ScalarMappable(Normalize(scale.low, scale.high), colormaps[DIVERGING if scale.signed else SEQUENTIAL])

@@ -302,7 +302,8 @@ class GlobalExplanation:
 
 
 def _short(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: room - 1] + "…"
+    """Return a text for a chart, cut to the room; a dollar sign would begin a formula."""
+    return (text if len(text) <= room else text[: room - 1] + "…").replace("$", r"\$")
 
 
 def _tensor(rows: list[list[float]] | None) -> Any:

@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, get_pretrained_cfg, model_entrypoi
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.files import inside
+from xaihub.files import check_file, inside
 from xaihub.models.cards import LARGEST_SIDE, check_options
 from xaihub.models.weights import fill, read_weights, requested_weights
 from xaihub.specs import ModelCard
@@ -126,7 +126,9 @@ def _with_folder(request: ModelRequest) -> ModelRequest:
 
 def _check_folder(name: str) -> int:
     """Return the size of the weights in a folder, all of which can be read without running code."""
-    files = [file for file in Path(name.removeprefix(_FOLDER)).glob("*") if file.suffix in _WEIGHTS]
+    folder = Path(name.removeprefix(_FOLDER))
+    check_file(folder / "config.json", what="configuration", error=ModelError, limit=2**22)
+    files = [file for file in folder.glob("*") if file.suffix in _WEIGHTS]
     for file in files:
         read_weights(file)
     return sum(file.stat().st_size for file in files)

@@ -84,7 +84,10 @@ def _change(data: bytes, draw: random.Random) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
         path.write_bytes(data)
-        with closing(sqlite3.connect(path, isolation_level=None)) as file, suppress(sqlite3.Error, OverflowError):
+        with (
+            closing(sqlite3.connect(path, isolation_level=None)) as file,
+            suppress(sqlite3.Error, ValueError, ArithmeticError, RecursionError),
+        ):
             if draw.random() < 0.3:
                 file.executescript(draw.choice(HOSTILE))
             for _ in range(draw.choice((1, 1, 2))):

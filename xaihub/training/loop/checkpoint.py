@@ -94,19 +94,23 @@ def load_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor])
     """Restore the optimizer's state per weight; learning rates and groups stay as they are.
 
     Raises:
-        ModelError: The state belongs to other weights.
+        ModelError: The state belongs to other weights, or is damaged.
     """
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for position, entries in state.items():
-        for name, value in entries.items():
-            if position >= len(weights) or (value.ndim and value.shape != weights[position].shape):
-                raise ModelError(f"the optimizer's weight {position} in the checkpoint has shape {tuple(value.shape)},"
-                                 " which does not fit the model")  # fmt: skip
-            if value.ndim:
-                # In the weight's memory layout, as in an uninterrupted run.
-                entries[name] = torch.empty_like(weights[position]).copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    with decoding(ModelError("the optimizer's state in the checkpoint is damaged")):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            index, _, name = key.partition("/")
+            state.setdefault(int(index), {})[name] = value
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        for position, entries in state.items():
+            for name, value in entries.items():
+                if position >= len(weights) or (value.ndim and value.shape != weights[position].shape):
+                    shape = tuple(value.shape)
+                    raise ModelError(
+                        f"the optimizer's weight {position} in the checkpoint has shape {shape}, which does not fit the"
+                        " model"
+                    )
+                if value.ndim:
+                    # In the weight's memory layout, as in an uninterrupted run.
+                    entries[name] = torch.empty_like(weights[position]).copy_(value)
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
