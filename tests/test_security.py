@@ -110,7 +110,7 @@ class TestPromises:
 
     def test_every_format_that_is_fuzzed_is_in_the_table(self) -> None:
         text = self.text().lower()
-        assert not [item.name for item in FORMATS if not all(word in text for word in item.name.split())]
+        assert not [item.name for item in FORMATS if not all(word in text for word in item.name.lower().split())]
 
 
 class TestCards:
@@ -350,7 +350,7 @@ class TestRuns:
             for statement in statements:
                 file.executescript(statement)
 
-    @pytest.mark.parametrize("key", ["../../../escaped", "/root/escaped", "A" * 64, "ab" * 31, "../" + "a" * 61, ""])
+    @pytest.mark.parametrize("key", ["../../../escaped", "/escaped", "A" * 64, "ab" * 31, "../" + "a" * 61, ""])
     def test_merging_writes_inside_its_output_only(self, run: Path, tmp_path: Path, key: str) -> None:
         target = run / "maps" / key[:2] / f"{key}.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)

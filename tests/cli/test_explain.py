@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import io
 import json
 import os
@@ -374,8 +374,11 @@ def test_a_model_that_cannot_be_used_is_one_line(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    found = importlib.util.find_spec
-    monkeypatch.setattr("xaihub.models.weights.find_spec", lambda name: None if "lite2" in name else found(name))
+    found = importlib.metadata.distributions
+    monkeypatch.setattr(
+        "xaihub.models.weights.metadata.distributions",
+        lambda **asked: () if "lite2" in asked.get("name", "") else found(**asked),
+    )
     result = run("explain", *arguments, "-q")
     assert result.exit_code == 1, result.output
     assert len(result.stderr.strip().splitlines()) == 1

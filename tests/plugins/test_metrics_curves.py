@@ -265,6 +265,7 @@ def test_imputed_pixels_carry_the_noise_and_visible_ones_do_not() -> None:
 
     scene = scene_of(model_of(Formula(formula), (1, 64, 64)), torch.full((1, 64, 64), 0.5))
     batch_rows(scene.model)  # measures a row with a pass of its own
+    scene.model.check_rows()
     seen.clear()
     case = case_of(scene, distinct_heat(64), seed=3)
     value(ROAD(percentiles="40,70", noise=0.02, order="morf"), case)

@@ -276,6 +276,7 @@ def test_masks_of_a_round_share_batches_and_metrics_share_verdicts() -> None:
     scene = scene_of(lambda x: 6 * x.mean((1, 2, 3)) - 2, rows=64)
     case = case_of(scene, distinct())
     module: Any = scene.model.module
+    scene.model.check_rows()
     module.rows.clear()
     first = TransplantColours(count=16).measure(case)[1].forward_passes
     assert len(module.rows) <= 5 + 2  # rounds of the search, and 80 rows of transplants

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from xaihub import ParameterError
 from xaihub.cli import cli
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
@@ -46,11 +45,6 @@ def test_no_cell_alone_tells_the_label_of_the_exclusive_or() -> None:
     for cell in range(9):
         there = images.evidence[:, cell]
         assert abs(float(torch.corrcoef(torch.stack([first[there, cell], labels[there]]))[0, 1])) < 0.15
-
-
-def test_unknown_images_are_refused() -> None:
-    with pytest.raises(ParameterError, match="no images 'faces'"):
-        make_images("faces", 2, train=True, seed=0)  # type: ignore[arg-type]
 
 
 class _Additive(ShapleyVision):

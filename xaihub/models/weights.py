@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import site
-import sysconfig
+import sys
 import zipfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -58,15 +57,15 @@ def weights_file(card: ModelCard) -> Path:
 def _installed_file(package: str, distribution: str, path: str) -> Path | None:
     """Return a file of an installed package without importing it; None if the package is not installed.
 
-    Only the metadata of installed distributions is read, so that neither the package nor a folder or module of its name
-    in the working folder can run code.
+    Only the metadata of distributions in site-packages is read, so that neither the package nor a folder or module of
+    its name in the working folder can run code.
 
     Raises:
         ModelError: The package has no such file.
     """
-    paths = sysconfig.get_paths()
-    folders = dict.fromkeys([*site.getsitepackages(), site.getusersitepackages(), paths["purelib"], paths["platlib"]])
-    for found in metadata.distributions(name=distribution or package, path=list(folders)):
+    named = [folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")]
+    folders = [folder for folder in named if Path(folder).resolve() != Path.cwd()]
+    for found in metadata.distributions(name=distribution or package, path=folders):
         for file in found.files or ():
             if file.as_posix() == f"{package}/{path}":
                 return Path(str(file.locate()))
