@@ -397,3 +397,9 @@ def test_what_is_held_out_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> N
     write_held_out(made, tmp_path / "held")
     assert len(list((tmp_path / "held" / "images").iterdir())) == 2
     assert not list(tmp_path.glob(".held*"))
+
+
+@pytest.mark.parametrize("start", ["digits:", "", "a/"])
+def test_a_name_that_is_too_long_for_a_file_is_refused_in_one_line(start: str) -> None:
+    with pytest.raises(InputError):
+        open_images(start + "9" * 5000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,11 +42,12 @@ def open_images(data: str, *, classes: Sequence[str] | None = None) -> LabelledI
     name = data.partition(":")[0]
     if data.startswith("hf:"):
         images = _hugging_face(data.removeprefix("hf:"))
-    elif name in BUILT_IN and not Path(data).exists():
+    # os.path takes a name that is too long for one of no file; pathlib raises.
+    elif name in BUILT_IN and not os.path.exists(data):  # noqa: PTH110
         images = BUILT_IN[name](data)
-    elif Path(data).is_dir():
+    elif os.path.isdir(data):  # noqa: PTH112
         images = _folder(Path(data), classes)
-    elif Path(data).is_file():
+    elif os.path.isfile(data):  # noqa: PTH113
         images = _table(Path(data), classes)
     else:
         raise InputError(
