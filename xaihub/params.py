@@ -43,7 +43,7 @@ class When:
 
     @property
     def _written(self) -> str:
-        return " and ".join(f"{name}={' or '.join(map(_written, allowed))}" for name, allowed in self.values.items())
+        return " and ".join(f"{name}={_listed(allowed)}" for name, allowed in self.values.items())
 
 
 class Unless(When):
@@ -102,6 +102,10 @@ class Parameter:
     def conditions(self) -> list[When]:
         """The conditions under which it has an effect; all must hold."""
         return self._marks(When)
+
+    def is_a(self, alias: Any) -> bool:
+        """Return whether it is annotated with an `Annotated` alias such as `BaselineName`, with or without more."""
+        return set(alias.__metadata__) <= set(getattr(self.annotation, "__metadata__", ()))
 
     @property
     def execution(self) -> bool:
@@ -200,6 +204,11 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
             raise ParameterError(f"{who} has no parameter {given!r}", hint=hint)
         converted[name] = _convert(value, known[name], who)
     return converted
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    *most, last = map(_written, values)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _written(value: Any) -> str:

@@ -168,21 +168,26 @@ class _Trials:
         return any(isinstance(self._run({**base, **context}, 0), Run) for base in self.bases)
 
     def has_effect(self, item: Parameter, context: Values) -> bool:
-        """Whether some value of the parameter changes the result, or is refused or noted."""
-        tried = False
-        for base in self.bases:
+        """Whether some value of the parameter changes the result, or is refused or noted.
+
+        With all other parameters at their defaults, being refused or noted counts only if it happens to every value.
+        """
+        silent = excused = False
+        for number, base in enumerate(self.bases):
             values = {**base, **context}
-            for scene in range(len(self.scenes)):
+            for scene in range(len(self.scenes) if number == 0 else 1):
                 before = self._run(values, scene)
                 for value in self._others(item, values[item.name]) if isinstance(before, Run) else ():
-                    tried = True
                     after = self._run({**values, item.name: value}, scene)
                     if not isinstance(after, Run) or _noted(item, after):
-                        if context:
-                            return True
+                        excused = True
                     elif after.differs(before) or (item.execution and after.cost != before.cost):
                         return True
-        return not tried
+                    else:
+                        silent = True
+                if excused and context:
+                    return True
+        return not silent
 
     def _run(self, values: Values, scene: int) -> Run | XaihubError:
         key = (repr(sorted(values.items(), key=lambda pair: pair[0])), scene)
