@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, Literal
 
 import torch
@@ -34,6 +35,8 @@ from xaihub_first_principles.regions import Regions, make_regions
 from xaihub_first_principles.registry import NAMES, FamilySettings, make_family, using
 
 MOSAICS = 8
+NOISY = 0.25  # standard error, as a fraction of the map's spread, above which a map carries a warning
+LEAST = 3  # points per region before a run may stop early: with fewer, the fit leaves too little to judge its error
 BROUGHT = ("features", "baseline", "output", "shifts", "smooth")  # settings that a measure's file determines
 
 
@@ -69,15 +72,18 @@ class FirstPrinciples(Explainer):
             " probability."
         ),
     ] = "blur"
-    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 1000
+    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 500
     shifts: Annotated[
         int, Meta(ge=1, le=16, description="Number of grids; all but the first are shifted at random.")
-    ] = 2
+    ] = 1
     tolerance: Annotated[
         float,
-        Meta(ge=0, description="Stop when the standard error is below this fraction of the map's spread."),
+        Meta(
+            ge=0,
+            description="Stop when the standard error is below this fraction of the map's spread; 0 spends the budget.",
+        ),
         When(family=using("tolerance")),
-    ] = 0.05
+    ] = 0.25
     centre: Annotated[
         bool,
         Meta(description="Subtract the mean score under the base law; ranks are unchanged."),
@@ -90,7 +96,7 @@ class FirstPrinciples(Explainer):
         Meta(description="Sizes of random masks: the family's own law, uniform, or one that suits every family."),
         When(family=using("sizes")),
     ] = "own"
-    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "probability"
+    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "logit"
     exact: Annotated[
         bool, Meta(description="Exact integrals only: finite support, or piecewise-affine lines, at any cost.")
     ] = False
@@ -156,7 +162,7 @@ class FirstPrinciples(Explainer):
             results.append(result)
             gaps.append(gap)
         noise = max(_noise(result) for result in results)
-        warnings = [f"the standard error is {noise:.0%} of the map's spread: raise the budget"] if noise > 0.5 else []
+        warnings = [_noisy(noise, sum(result.points for result in results))] if noise > NOISY else []
         warnings += self._unused(results)
         if learned is not None and learned.header.model != model.name:
             warnings.append(f"the measure was chosen on {learned.header.model!r}, not on {model.name!r}")
@@ -203,7 +209,8 @@ class FirstPrinciples(Explainer):
             return target.score(logits, output=self.output)
 
         def enough(found: PointOutputs) -> bool:
-            return _noise(found.measure(family, score)) < self.tolerance
+            few = len(found.points) < LEAST * (grid.features.count + 1)
+            return not few and _noise(found.measure(family, score)) < self.tolerance
 
         found = evaluate_points(
             model, image, points, features=grid.features, removals=removals,
@@ -280,6 +287,13 @@ def _origin(learned: LearnedMeasure) -> dict[str, Any]:
         "measure_sha256": learned.digest,
         "measure": to_builtins(header),
     }
+
+
+def _noisy(noise: float, points: int) -> str:
+    """Return the warning for a map whose standard error is large, with the budget that should suffice."""
+    wanted = ceil(points * (noise / NOISY) ** 2 / 100) * 100
+    advice = f"budget={wanted} should give {NOISY:.0%}" if noise < 2 else "raise the budget"
+    return f"the standard error is {noise:.0%} of the map's spread: {advice}"
 
 
 def _noise(result: MeasureResult) -> float:

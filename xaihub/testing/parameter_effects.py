@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 from torch import Tensor
 
 from xaihub.errors import ParameterError, XaihubError
+from xaihub.explainers.pixel_set import PixelSet
 from xaihub.metric import Case
 from xaihub.params import Parameter, Unless, convert, parameters
 from xaihub.testing.catalogue import applies, check, raised, require
@@ -25,7 +27,7 @@ ADVICE = (
 )
 ROUNDING = 1e-6  # of the largest value; smaller differences may come from another order of sums
 FLOATS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0, 2.0)
-INTEGERS = (1, 2, 3, 4, 6, 16, 40)
+INTEGERS = (1, 2, 3, 4, 6, 8, 16, 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,11 @@ def _cases(subject: MetricSubject) -> list[Case]:
     if subject.homes == ["explained"]:
         return subject.cases(count=2)
     planted = [planted_case(scene, kind) for scene in planted_scenes(1) for kind in KINDS]
-    return [*planted, toy_case(), toy_case(of_noise=True)]
+    with_set = toy_case()
+    mask = torch.zeros_like(with_set.heat, dtype=torch.bool)
+    mask[: len(mask) // 2] = True
+    with_set = replace(with_set, explanation=replace(with_set.explanation, sets=(PixelSet(mask=mask),)))
+    return [*planted, toy_case(), toy_case(of_noise=True), with_set]
 
 
 def _measures(subject: MetricSubject, case: Case) -> Runner:
@@ -170,22 +176,22 @@ class _Trials:
     def has_effect(self, item: Parameter, context: Values) -> bool:
         """Whether some value of the parameter changes the result, or is refused or noted.
 
-        With all other parameters at their defaults, being refused or noted counts only if it happens to every value.
+        With the other parameters at their defaults, a refusal counts only if every value is refused.
         """
-        silent = excused = False
+        silent = refused = False
         for number, base in enumerate(self.bases):
             values = {**base, **context}
             for scene in range(len(self.scenes) if number == 0 else 1):
                 before = self._run(values, scene)
                 for value in self._others(item, values[item.name]) if isinstance(before, Run) else ():
                     after = self._run({**values, item.name: value}, scene)
-                    if not isinstance(after, Run) or _noted(item, after):
-                        excused = True
-                    elif after.differs(before) or (item.execution and after.cost != before.cost):
+                    if not isinstance(after, Run):
+                        refused = True
+                    elif after.differs(before) or (item.execution and after.cost != before.cost) or _noted(item, after):
                         return True
                     else:
                         silent = True
-                if excused and context:
+                if refused and context:
                     return True
         return not silent
 
