@@ -162,8 +162,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ("perturbation", "stochastic"),
             cost="at most samples forward passes; a coalition drawn again costs nothing",
             variant="Stated: a linear model of visible features, weighted by an exponential kernel of the distance to"
-            " the image. Our choice: cosine distance, and ridge regression without feature selection; each pixel carries"
-            " its feature's coefficient.",
+            " the image. Our choice: cosine distance, and ridge regression without feature selection; each pixel"
+            " carries its feature's coefficient.",
             limits="Depends on the superpixels and on the kernel width; the linear fit may be poor.",
         ),
     ]
