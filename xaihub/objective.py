@@ -87,7 +87,7 @@ class Objective(Parametrised, ABC):
 
     The training loop owns data, optimizer, schedule, checkpoints and precision; an objective owns the loss, and the
     change of the network if there is one. Methods are called in the order `wrap`, `begin`, then in each epoch `loss` at
-    every step and `epoch_end`, finally `finish`.
+    every step, `epoch_end` and `figures`, finally `finish` and `advice`.
 
     Attributes:
         on_features: `loss` runs the network on the given inputs only, unmodified, so that with a frozen backbone the
@@ -177,6 +177,20 @@ class Objective(Parametrised, ABC):
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
         """Return entries for the record of an epoch (counted from 1); JSON types only."""
         return {}
+
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return what the line of an epoch and, for the saved epoch, the model card report in addition to the losses.
+
+        Args:
+            network: The network whose weights would be saved, in evaluation mode.
+            record: The epoch's means: "train/NAME" and "val/NAME" of terms and notes; without held-out images there is
+                no "val/NAME".
+        """
+        return {}
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        """Return warnings about the saved network, whose `figures` are given; each a lower-case line."""
+        return []
 
     def finish(self, network: nn.Module) -> Finished:
         """Return the network to save."""

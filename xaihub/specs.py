@@ -263,6 +263,7 @@ class ModelCard(Spec):
         layers: Overrides of the traced layers, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.
+        measured: Further figures of a trained model, by name, as its objective reported them (`Objective.figures`).
         objective: The training objective that modified the architecture; it is applied again before the weights are
             loaded. Empty if there is none.
         objective_options: That objective's parameters.
@@ -278,6 +279,7 @@ class ModelCard(Spec):
     layers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
     objective: str = ""
     objective_options: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""

@@ -208,9 +208,12 @@ def _run(
         write_log(folder / LOG, progress.history)
         write_result(hub, setup, card)
     trainer.accelerator.wait_for_everyone()
+    best = progress.history[progress.best - 1]
+    for text in trainer.objective.advice(best.get("measured", {})):
+        tell(f"warning: {text}")
     return Outcome(
         card=card,
-        best=progress.history[progress.best - 1],
+        best=best,
         history=progress.history,
         early=progress.epoch < config.epochs,
     )
@@ -220,6 +223,7 @@ def _line(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.4g}"]
     if "val_loss" in record:
         parts.append(f"validation loss {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
+    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in record.get("measured", {}).items()]
     return ", ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
