@@ -48,10 +48,11 @@ class PixelSet:
 
     @property
     def claim(self) -> str:
-        """The set in words: its area, what it keeps of the score, and the runner-up."""
-        parts = [f"{percent(self.area)} of the input"]
+        """The set in words: "area 34 %, keeps 32 % of 94 %, runner-up 3 %"."""
+        parts = [f"area {percent(self.area)}"]
         if self.score is not None:
-            parts.append(f"{percent(self.score)}{'' if self.whole is None else f' of {percent(self.whole)}'}")
+            whole = "" if self.whole is None else f" of {percent(self.whole)}"
+            parts.append(f"keeps {percent(self.score)}{whole}")
         if self.runner_up is not None:
             parts.append(f"runner-up {percent(self.runner_up)}")
         if self.holds is False:

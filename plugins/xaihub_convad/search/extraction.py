@@ -148,7 +148,8 @@ class _Same(Goal):
 def labels(size: tuple[int, int], side: int) -> NDArray[np.intp]:
     """Return the number of each pixel's cell in a grid of `side` pixels: (H, W), row by row."""
     rows, columns = (np.arange(length) // side for length in size)
-    return rows[:, None] * (columns[-1] + 1) + columns
+    found: NDArray[np.intp] = rows[:, None] * (columns[-1] + 1) + columns
+    return found
 
 
 def cell_prefixes(values: Values, side: int, allowed: Mask) -> tuple[Callable[[int], Mask], int]:
@@ -202,12 +203,12 @@ def _without(
         if not loose and proof:
             return mask, True
         without = mask & ~np.logical_or.accumulate([np.zeros_like(mask), *loose])  # the first n pieces gone
-        counts = np.unique(np.geomspace(2, len(loose), TOGETHER).round().astype(int)) if len(loose) > 1 else []
+        counts = sorted({round(count) for count in np.geomspace(2, len(loose), TOGETHER)}) if len(loose) > 1 else []
         counts = counts[: budget.take(len(counts), each=goal.rows)]
         together = min(1, len(loose))
-        if len(counts):
+        if counts:
             verdicts = yield goal.masks([without[count] for count in counts])
-            together = max([1, *counts[goal.met(verdicts)].tolist()])
+            together = max([1, *(count for count, all_met in zip(counts, goal.met(verdicts), strict=True) if all_met)])
         mask = without[together]
         doubtful, proof = loose[together:], False
         if not doubtful and prove:
