@@ -152,4 +152,5 @@ class ExplainOptions(ModelOptions):
 
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
+    smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

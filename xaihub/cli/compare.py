@@ -44,7 +44,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row])
+        figure = grid([row for row in rows if row], smooth=given.smooth)
         written = write_file(place.path(f"{image_stem(sources[0])}__compare", ".png"), png_bytes(figure))
         if given.as_json:
             put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})

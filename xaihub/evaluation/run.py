@@ -172,7 +172,7 @@ class _OfModel:
             self._done += 1
 
     def _show_current(self) -> dict[str, str]:
-        """Show of this model what the plan asks for; return the first image of each explanation."""
+        """Make visible the rows of this model that the plan contains; return the first image of each explanation."""
         wanted: dict[str, tuple[str, str, str]] = {}
         for source in self._plan.images:
             checksum = self._run.depends.checksum(source)

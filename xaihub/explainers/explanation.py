@@ -207,25 +207,33 @@ class Explanation(Result):
         except OutputError as error:
             raise damaged from error
 
-    def plot(self) -> Figure:
-        """Return a matplotlib figure: the image, and the map over it with a colour bar."""
+    def plot(self, *, smooth: bool | None = None) -> Figure:
+        """Return a matplotlib figure: the image, and the map over it with a colour bar.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import figure
 
-        return figure(self)
+        return figure(self, smooth=smooth)
 
-    def png(self) -> bytes:
-        """Return the overlay with its legend as PNG bytes, at the original image's geometry."""
+    def png(self, *, smooth: bool | None = None) -> bytes:
+        """Return the overlay with its legend as PNG bytes, at the original image's geometry.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import overlay, png_bytes
 
-        return png_bytes(overlay(self))
+        return png_bytes(overlay(self, smooth=smooth))
 
-    def save_png(self, path: str | Path) -> Path:
-        """Write the overlay with its legend; return the path.
+    def save_png(self, path: str | Path, *, smooth: bool | None = None) -> Path:
+        """Write the overlay with its legend; return the path. `smooth` is that of `png`.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_file(path, self.png())
+        return write_file(path, self.png(smooth=smooth))
 
     def save_sets_png(self, path: str | Path) -> Path | None:
         """Draw the sets of pixels: outlined on the image, then each alone.
