@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, class_scores
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, When, class_scores
 from xaihub.files import read_file
 from xaihub_scores_activation.gate import ScoresActivation, gates
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
@@ -115,7 +115,9 @@ class GlobalSHAP(GlobalExplainer):
     background: Annotated[
         int, Meta(ge=1, description="Maximum number of images whose values replace masked channels.")
     ] = 20
-    permutations: Annotated[int, Meta(ge=1, description="Orders of the channels per image.")] = 1
+    permutations: Annotated[
+        int, Meta(ge=1, description="Orders of the channels per image."), When(algorithm="permutation")
+    ] = 1
     output: Annotated[
         Literal["probability", "logit"], Meta(description="The outputs that are distributed over the channels.")
     ] = "probability"

@@ -87,6 +87,7 @@ class Hub:
 
         spec = self.explainers.get(name)
         explainer: Explainer = _create(spec, Explainer, values)
+        explainer.check_parameters()
         explainer.variant = spec.variant
         return explainer
 
@@ -95,6 +96,7 @@ class Hub:
         from xaihub.ranking.explainer import GlobalExplainer
 
         explainer: GlobalExplainer = _create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer.check_parameters()
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
@@ -102,6 +104,7 @@ class Hub:
         from xaihub.metric import Metric
 
         metric: Metric = _create(self.metrics.get(name), Metric, values)
+        metric.check_parameters()
         return metric
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:

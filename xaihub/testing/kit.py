@@ -12,7 +12,7 @@ from xaihub.hub.registry import Registry
 from xaihub.metric import Metric
 from xaihub.models.adapter import ModelAdapter
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
-from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks
+from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks, parameter_effects
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
 from xaihub.testing.explainer_subject import ExplainerSubject
@@ -23,7 +23,7 @@ from xaihub.testing.toys import SIDE
 KINDS: tuple[Kind, ...] = ("explainer", "metric", "adapter", "model")
 LOADS = "loads"  # the check that precedes all others, and is not in the catalogue
 # Importing these modules fills the catalogue, in this order.
-MODULES = (explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks)
+MODULES = (explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks, parameter_effects)
 _RECORDS: dict[type, Kind] = {
     ExplainerSpec: "explainer",
     MetricSpec: "metric",
