@@ -241,7 +241,8 @@ def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
 
 
 def test_the_area_score_and_verdict_of_a_set_stand_below_it() -> None:
-    facts = ({}, {"score": 0.5}, {"score": 0.5, "holds": True}, {"score": 0.5, "holds": False})
+    kept = {"score": 0.5, "whole": 0.9, "runner_up": 0.1}
+    facts = ({}, kept, {**kept, "holds": True}, {**kept, "holds": False})
     drawn = [np.asarray(sets_figure(with_sets((1, 1), **one)))[170:, 324:] for one in facts]
     ink = [int((caption < 200).sum()) for caption in drawn]
     assert ink[0] < ink[1] == ink[2] < ink[3]

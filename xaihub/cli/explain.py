@@ -80,8 +80,10 @@ def _save(explanation: Explanation, stem: Path, smooth: bool | None) -> dict[str
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
-    """Print one line per explanation, notes on stderr, and on request the map itself."""
+    """Print one line per explanation and per set of pixels, notes on stderr, and on request the map itself."""
     put(f"{png}  {explanation.explainer}: {explanation.claim}")
+    for one in explanation.sets:
+        put(f"  {one.role} set: {one.claim}")
     if not given.quiet:
         for warning in explanation.warnings:
             say(f"note: {explanation.explainer}: {warning}")

@@ -39,6 +39,8 @@ class _Set(msgspec.Struct, forbid_unknown_fields=True):
     area: float | None = None
     holds: bool | None = None
     score: float | None = None
+    whole: float | None = None
+    runner_up: float | None = None
     baseline: str | None = None
     details: dict[str, Any] = {}
 
@@ -155,8 +157,8 @@ class Explanation(Result):
             return cls(
                 values=values.float(),
                 sets=tuple(
-                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, baseline=one.baseline,
-                             details=one.details)
+                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, whole=one.whole,
+                             runner_up=one.runner_up, baseline=one.baseline, details=one.details)
                     for one, mask in zip(known.sets, () if masks is None else masks, strict=True)
                 ),
                 extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},

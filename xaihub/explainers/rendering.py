@@ -111,7 +111,7 @@ def sets_figure(explanation: Result) -> Image.Image | None:
         outlined[_ring(mask, width)] = colour
         alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
         nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
-        panels.append((alone, one.role + nth, _caption(one), colour))
+        panels.append((alone, one.role + nth, one.claim, colour))
     first = (_framed(Image.fromarray(outlined), geometry), explanation.explainer, explanation.claim, INK)
     return _tiled([[first, *panels]])
 
@@ -153,11 +153,6 @@ def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * width + 1))
     ring: NDArray[np.bool_] = (np.asarray(image) > 0) & ~mask
     return ring
-
-
-def _caption(one: PixelSet) -> str:
-    confidence = "" if one.score is None else f", confidence {one.score:.1%}"
-    return f"{one.area:.1%} of the input{confidence}" + (f", not {one.role}" if one.holds is False else "")
 
 
 def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
