@@ -66,9 +66,7 @@ class PluginInfo:
     @property
     def identity(self) -> dict[str, str]:
         """What distinguishes this plugin from others and from its other versions, for notes on disk."""
-        return {
-            "plugin": self.name, "distribution": self.distribution, "version": self.version, "module": self.module
-        }
+        return {"plugin": self.name, "distribution": self.distribution, "version": self.version, "module": self.module}
 
     @property
     def removal(self) -> str:
@@ -195,9 +193,7 @@ class PluginHost:
         reason = self._hanging.get(info.name) or self.notes.held(info.identity)
         if reason:
             remedy = f"try again: xaihub plugins retry {info.name}"
-            self.problem(
-                info, f"skipped, because {reason}", remedy="; ".join(filter(None, (remedy, info.removal)))
-            )
+            self.problem(info, f"skipped, because {reason}", remedy="; ".join(filter(None, (remedy, info.removal))))
         return bool(reason)
 
     @cached_property
@@ -252,7 +248,7 @@ class PluginHost:
         info.hooks = sorted(caller.name for caller in self._manager.get_hookcallers(plugin) or [])
 
     def _fence(self, info: PluginInfo, action: Callable[[], Any], *, step: str) -> Any:
-        """Run a plugin's code, which may fail in any way and must disable only that plugin; return its value or None."""
+        """Run a plugin's code, which may fail in any way and must disable only it; return its value or None."""
         return self._judge(info, self._run(info, action, step=step), step=step)
 
     def _run(self, info: PluginInfo, action: Callable[[], Any], *, step: str) -> fence.Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.registry import Registry
+from xaihub.notices.fence import described
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -214,7 +215,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, XaihubError) else described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -243,9 +244,8 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
     except XaihubError:
         raise
     except Exception as error:  # architectures are foreign code
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"model {request.name!r} cannot be built: {type(error).__name__}: {reason}",
+            f"model {request.name!r} cannot be built: {described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 

@@ -70,26 +70,27 @@ class Notes:
         """Put the plugins into quarantine whose process has ended while it ran their code.
 
         Returns:
-            By name, the plugins that other processes have been loading for longer than the limit, with the reason.
+            By name, these plugins and those that another process has been loading for too long, with the reason.
         """
-        hanging: dict[str, str] = {}
+        found: dict[str, str] = {}
         for file in _files(self._folder / "loading"):
             note = _read(file)
             if _is_locked(file):
                 seconds = time.time() - _written(file)
                 if seconds > LIMIT and note:
-                    hanging[note["plugin"]] = f"another process has been {note['step']} for {seconds:.0f} s"
+                    found[note["plugin"]] = f"another process has been {note['step']} for {seconds:.0f} s"
             else:
                 if note:
-                    self.hold(note, f"a process ended while {note['step']}")
+                    found[note["plugin"]] = self.hold(note, f"a process ended while {note['step']}")
                 with suppress(OSError):
                     file.unlink()
-        return hanging
+        return found
 
-    def hold(self, plugin: dict[str, str], reason: str) -> None:
-        """Put a plugin into quarantine: later processes skip this version of it."""
-        when = time.strftime("%Y-%m-%d %H:%M")
-        _write(self._folder / "held" / _safe(plugin["plugin"]), {**plugin, "reason": f"{reason} ({when})"})
+    def hold(self, plugin: dict[str, str], reason: str) -> str:
+        """Put a plugin into quarantine: later processes skip this version of it. Return the reason with the time."""
+        reason = f"{reason} ({time.strftime('%Y-%m-%d %H:%M')})"
+        _write(self._folder / "held" / _safe(plugin["plugin"]), {**plugin, "reason": reason})
+        return reason
 
     def held(self, plugin: dict[str, str]) -> str:
         """Return why a plugin is in quarantine, or an empty string."""

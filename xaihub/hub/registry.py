@@ -31,7 +31,9 @@ class Registry(Generic[S]):
 
     def _add(self, host: PluginHost, info: PluginInfo, spec: S) -> None:
         holder = self._by_name.get(same_name(spec.name))
-        if holder is not None:
+        if holder is not None and holder.plugin == info.name:
+            host.problem(info, f"registers {self.noun} {spec.name!r} twice; the first is used")
+        elif holder is not None:
             own = f"{info.name}/{spec.name}"
             if host.plugin(holder.plugin).builtin:
                 text = f"{self.noun} {spec.name!r} belongs to plugin {holder.plugin!r}; use {own!r}"

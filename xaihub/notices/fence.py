@@ -1,4 +1,4 @@
-"""A fence around foreign code: what it raises is returned, what it prints goes to stderr, what it changes is restored."""
+"""A fence around foreign code: its errors are returned, its output goes to stderr, what it changes is restored."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(
-    action: Callable[[], Any], *, patience: float | None = None, limit: float = 0.0, slow: Callable[[], None] | None = None
+    action: Callable[[], Any],
+    *,
+    libraries: bool = False,
+    patience: float | None = None,
+    limit: float = 0.0,
+    slow: Callable[[], None] | None = None,
 ) -> Outcome:
     """Call `action` behind the fence.
 
     Args:
         action: The foreign code.
+        libraries: It may import large libraries, which set environment variables for themselves.
         patience: Seconds after which `slow` is called, or None to let the code run without being watched.
         limit: Seconds after which the code is stopped; only in the main thread, and not while it is in native code.
         slow: Called once, from another thread.
@@ -64,7 +70,7 @@ def run(
     """
     outcome = Outcome()
     with _turn, stdout_to_stderr(), _Watch(patience, limit, slow) as watch:
-        before = [(name, read(), restore) for name, read, restore in _settings()]
+        before = [(name, read(), restore) for name, read, restore in _settings(environment=not libraries)]
         depth, started = sys.getrecursionlimit(), time.perf_counter()
         try:
             outcome.value = action()
@@ -193,7 +199,7 @@ class _Watch:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-# Each setting has a name, a function that reads it, and one that restores what was read and returns whether it differed.
+# The name of a setting, a function that reads it, and one that restores what was read and returns whether it differed.
 _Setting = tuple[str, Callable[[], Any], Callable[[Any], bool]]
 
 
@@ -207,9 +213,9 @@ def _setting(name: str, read: Callable[[], Any], write: Callable[[Any], Any]) ->
     return name, read, restore
 
 
-def _settings() -> list[_Setting]:
+def _settings(*, environment: bool) -> list[_Setting]:
     """Return the settings of the process that imports must not change; those of torch if it is imported."""
-    return [*_PROCESS, *_of_torch(sys.modules.get("torch"))]
+    return [*_PROCESS, *[_ENVIRONMENT] * environment, *_of_torch(sys.modules.get("torch"))]
 
 
 def _of_torch(torch: Any) -> list[_Setting]:
@@ -224,9 +230,7 @@ def _of_torch(torch: Any) -> list[_Setting]:
             torch.are_deterministic_algorithms_enabled,
             torch.use_deterministic_algorithms,
         ),
-        _setting(
-            "torch's matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-        ),
+        _setting("torch's matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
         _setting(
             "torch's random state",
             lambda: torch.get_rng_state().numpy().tobytes(),
@@ -313,10 +317,10 @@ def _set_hooks(old: tuple[Any, ...]) -> None:
     sys.stdout, sys.stderr, sys.stdin, sys.excepthook, threading.excepthook = old
 
 
+_ENVIRONMENT = _setting("environment variables", lambda: dict(os.environ), _set_environment)
 _PROCESS: tuple[_Setting, ...] = (
     ("built-in functions", lambda: dict(vars(builtins)), _restore_builtins),
     _setting("the working directory", _folder, _enter_folder),
-    _setting("environment variables", lambda: dict(os.environ), _set_environment),
     ("the order of sys.path", lambda: list(sys.path), _restore_path),
     _setting("signal handlers", _handlers, _set_handlers),
     _setting("the file mode mask", _umask, os.umask),
