@@ -39,13 +39,19 @@ class Site:
         self.environment["XAIHUB_LOAD_PLUGINS"] = ",".join(self.names)  # none of the developer's own
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=timeout)
+        return self.python("-m", "xaihub", *arguments, timeout=timeout)
+
+    def python(self, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        with self._start(*arguments) as process:
+            out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return self._start("-m", "xaihub", *arguments)
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "xaihub", *arguments],
+            [sys.executable, "-P", *arguments],
             cwd=self.work,
             env=self.environment,
             stdin=subprocess.DEVNULL,

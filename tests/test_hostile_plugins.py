@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.plugins_on_disk import GOOD, Site
+from xaihub.hub.quarantine import LIMIT
 
 HOOK = "from xaihub import hookimpl\n@hookimpl\ndef xaihub_register_metrics():\n"
 
@@ -65,7 +69,15 @@ CHANGING = {
 }
 
 
-@pytest.mark.parametrize("name", CONTAINED)
+# All of them are loaded together below; alone, most of them only in the nightly run.
+FAST = {"interrupt", "str_raises", "endless", "chdir", "recursion_limit", "os_exit", "segfault"}
+
+
+def alone(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", alone(CONTAINED))
 def test_whatever_a_plugin_raises_costs_only_itself(site: Site, name: str) -> None:
     source, reason = CONTAINED[name]
     site.add("bad", source)
@@ -79,7 +91,7 @@ def test_whatever_a_plugin_raises_costs_only_itself(site: Site, name: str) -> No
     assert line.endswith("(remove it: xaihub plugins uninstall xaihub-bad)")
 
 
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("name", alone(CHANGING))
 def test_what_a_plugin_changes_in_the_process_is_restored_and_blames_nobody_else(site: Site, name: str) -> None:
     source, setting = CHANGING[name]
     site.add("bad", f"import random\nrandom.random()\n{source}\n" + GOOD.format(name="bad"))
@@ -116,7 +128,7 @@ ENDING = {
 }
 
 
-@pytest.mark.parametrize("name", ENDING)
+@pytest.mark.parametrize("name", alone(ENDING))
 def test_one_that_ends_the_process_is_named_and_skipped_by_the_next_command(site: Site, name: str) -> None:
     source, code, step = ENDING[name]
     site.add("bad", source)
@@ -196,6 +208,7 @@ def test_one_that_swallows_ctrl_c_ends_with_the_third(site: Site) -> None:
     assert "skipped, because a process ended while importing it" in explainers(site)[1][0]
 
 
+@pytest.mark.slow
 def test_a_plugin_that_another_process_is_loading_is_not_blamed_before_the_limit(site: Site) -> None:
     site.add("sleepy", SLEEPS.replace("60", "4"))
     process = site.start("list")
@@ -207,6 +220,34 @@ def test_a_plugin_that_another_process_is_loading_is_not_blamed_before_the_limit
     process.communicate(timeout=60)
 
     assert process.returncode == 0
+
+
+def test_one_that_hangs_in_another_process_is_skipped_after_the_limit(site: Site) -> None:
+    site.add("sleepy", SLEEPS)
+    process = site.start("list")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "asleep\n"
+    (note,) = (site.folder.parent / "state").rglob("loading/*")
+    os.utime(note, (time.time() - 2 * LIMIT,) * 2)
+
+    (line,) = explainers(site)[1]
+    process.kill()
+    process.communicate(timeout=60)
+
+    assert "plugin 'sleepy' (xaihub-sleepy 0.3): skipped, because another process has been importing it for" in line
+
+
+def test_one_that_never_ends_is_stopped_at_the_limit_and_skipped_from_then_on(site: Site) -> None:
+    site.add("sleepy", SLEEPS)
+    command = "from xaihub.hub import host; host.PATIENCE, host.LIMIT = 0.1, 0.5; from xaihub.cli import main; main()"
+
+    done = site.python("-c", command, "list", "explainers", "--json", timeout=30)
+
+    assert done.returncode == 0, done.stderr
+    assert {"alpha", "zeta"} <= {row["name"] for row in json.loads(done.stdout)}
+    assert "plugin 'sleepy' (xaihub-sleepy 0.3): skipped, failed while importing it: TimeoutError" in done.stderr
+    (line,) = explainers(site)[1]
+    assert "skipped, because it was stopped after 0.5 s of importing it" in line
 
 
 def test_without_a_folder_for_state_everything_works(site: Site) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from itertools import islice
@@ -128,6 +128,7 @@ class PluginHost:
 
     def load(self) -> PluginHost:
         """Load every installed plugin of the entry-point group and return the host."""
+        self.notes.settle()
         for info, point in self.found():
             if self.admits(info):
                 self._load(info, point)
@@ -151,7 +152,7 @@ class PluginHost:
         functions = {impl.plugin_name: impl.function for impl in caller.get_hookimpls()}
         for info in self.plugins:
             if info.name in functions:
-                records = self._fence(info, lambda f=functions[info.name]: _as_list(f()), step=f"calling {hook}")
+                records = self._fence(info, partial(_records, functions[info.name]), step=f"calling {hook}")
                 if self._environ.get("XAIHUB_TRACE_PLUGINS", "") not in ("", "0"):
                     sys.stderr.write(f"[plugins] {hook} -> {info.name}: {records!r}\n")
                 for record in records or []:
@@ -190,15 +191,11 @@ class PluginHost:
         """Whether a third-party plugin is skipped, because it ended or hung a process the last time."""
         if info.builtin:
             return False
-        reason = self._hanging.get(info.name) or self.notes.held(info.identity)
+        reason = self.notes.held(info.identity)
         if reason:
             remedy = f"try again: xaihub plugins retry {info.name}"
             self.problem(info, f"skipped, because {reason}", remedy="; ".join(filter(None, (remedy, info.removal))))
         return bool(reason)
-
-    @cached_property
-    def _hanging(self) -> dict[str, str]:
-        return self.notes.settle()
 
     def _installed(self) -> Iterable[EntryPoint]:
         """Return the entry points of the group; a distribution with unreadable metadata is noted and skipped."""
@@ -310,8 +307,9 @@ def _name_of(dist: metadata.Distribution) -> str:
     return ""
 
 
-def _as_list(records: Any) -> list[Any]:
+def _records(function: Callable[[], Any]) -> list[Any]:
     # Generators run here, inside the fence: one that fails halfway registers nothing.
+    records = function()
     if records is None or isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         raise PluginError(f"returned {type(records).__name__}, not a list of records")
     found = list(islice(records, MOST_RECORDS + 1))

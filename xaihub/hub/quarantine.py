@@ -66,22 +66,15 @@ class Notes:
                     file.unlink()  # first, because an unlocked note means that its process has ended
                 os.close(handle)
 
-    def settle(self) -> dict[str, str]:
-        """Put the plugins into quarantine whose process has ended while it ran their code.
-
-        Returns:
-            By name, these plugins and those that another process has been loading for too long, with the reason.
-        """
-        found: dict[str, str] = {}
+    def settle(self) -> bool:
+        """Put the plugins into quarantine whose process has ended while it ran their code; return whether any was."""
+        found = False
         for file in _files(self._folder / "loading"):
             note = _read(file)
-            if _is_locked(file):
-                seconds = time.time() - _written(file)
-                if seconds > LIMIT and note:
-                    found[note["plugin"]] = f"another process has been {note['step']} for {seconds:.0f} s"
-            else:
+            if not _is_locked(file):
                 if note:
-                    found[note["plugin"]] = self.hold(note, f"a process ended while {note['step']}")
+                    self.hold(note, f"a process ended while {note['step']}")
+                    found = True
                 with suppress(OSError):
                     file.unlink()
         return found
@@ -93,10 +86,16 @@ class Notes:
         return reason
 
     def held(self, plugin: dict[str, str]) -> str:
-        """Return why a plugin is in quarantine, or an empty string."""
+        """Return why a plugin is in quarantine, or seems to hang in another process; otherwise an empty string."""
         found = _read(self._folder / "held" / _safe(plugin["plugin"]))
-        same = all(found.get(key) == value for key, value in plugin.items())
-        return found.get("reason", "") if found and same else ""
+        if found and _is_about(found, plugin):
+            return found.get("reason", "")
+        for file in _files(self._folder / "loading"):
+            seconds = time.time() - _written(file)
+            note = _read(file) if seconds > LIMIT else {}
+            if note and _is_about(note, plugin):
+                return f"another process has been {note['step']} for {seconds:.0f} s"
+        return ""
 
     def release(self, name: str) -> bool:
         """Take a plugin out of quarantine; return whether it was there."""
@@ -118,12 +117,16 @@ class Notes:
     def recalled(self, plugin: dict[str, str]) -> tuple[float | None, str]:
         """Return the load time in seconds and the problem of a plugin's last load, or None and an empty string."""
         found = _read(self._folder / "loaded" / _safe(plugin["plugin"]))
-        if not all(found.get(key) == value for key, value in plugin.items()):
+        if not _is_about(found, plugin):
             return None, ""
         try:
             return float(found.get("seconds", "")), found.get("problem", "")
         except ValueError:
             return None, ""
+
+
+def _is_about(record: dict[str, str], plugin: dict[str, str]) -> bool:
+    return all(record.get(key) == value for key, value in plugin.items())
 
 
 def _files(folder: Path) -> list[Path]:
