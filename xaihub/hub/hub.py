@@ -224,13 +224,18 @@ class Hub:
         adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
         return adapter
 
+    def adapter_names(self, spec: AdapterSpec) -> list[str]:
+        """Return the models that an adapter lists; none if it does not work, which is reported."""
+        try:
+            return [str(name) for name in self._adapter(spec.name).names()]
+        except (Exception, SystemExit) as error:  # the plugin fence, as above
+            self._blame(spec, error)
+            return []
+
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
         for spec in self.adapters:
-            try:
-                known += self._adapter(spec.name).names()
-            except (Exception, SystemExit) as error:  # the plugin fence, as above
-                self._blame(spec, error)
+            known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
