@@ -38,6 +38,18 @@ def test_without_arguments_the_sample_photo_is_explained(run: Run, tmp_path: Pat
     assert f"{stem}.png  gradcam: tiger cat" in result.stdout
 
 
+def test_a_second_target_keeps_the_first_result(run: Run, cat: Path, tmp_path: Path) -> None:
+    for target in ("Egyptian cat", "tabby"):
+        assert run("explain", str(cat), "-t", target, "-o", "out", "-q").exit_code == 0
+        assert run("compare", str(cat), "-t", target, "-o", "out", "-q").exit_code == 0
+
+    names = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert names == {
+        *(f"cat__efficientnet_lite0__gradcam__{target}" for target in ("Egyptian_cat", "tabby")),
+        *(f"cat__compare__{target}" for target in ("Egyptian_cat", "tabby")),
+    }
+
+
 def test_the_strongest_evidence_lies_on_the_cat_of_the_sample_photo() -> None:
     explanation = xaihub.explain(explainer="gradcam")
     heat = explanation.heatmap(original=True).nan_to_num(-1)

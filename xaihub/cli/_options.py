@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
+from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
@@ -80,6 +81,12 @@ def _seed(ctx: click.Context, param: click.Parameter, seed: int | None) -> int |
     return seed
 
 
+def _reserve(ctx: click.Context, _param: click.Parameter, wanted: bool) -> bool:
+    if wanted and not ctx.resilient_parsing:
+        ctx.with_resource(reserved_stdout())
+    return wanted
+
+
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     def complete(ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
         registry = getattr(ctx.ensure_object(App).hub, kind)
@@ -112,7 +119,7 @@ TARGET = Opt(
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
-JSON = Opt("Print the results as JSON on stdout.", "--json")
+JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )

@@ -26,6 +26,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
     image, model and explainer: the overlay (.png), the values (.safetensors) and a JSON record of how they were made.
+    With -t their names end with the class, so that the results for several classes are kept.
     Methods that find sets of pixels, such as convad, add a figure of them (__sets.png).
 
     \b
@@ -49,7 +50,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load_models(app.hub, given, bar.step)
-        names = OutputNames((model.name for model in models), given.explainers, sources)
+        names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
         for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
             done += 1
             if outcome.error is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.registry import Registry
+from xaihub.notices.fence import described
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -217,7 +218,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, XaihubError) else described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -226,13 +227,18 @@ class Hub:
         adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
         return adapter
 
+    def adapter_names(self, spec: AdapterSpec) -> list[str]:
+        """Return the models that an adapter lists; none if it does not work, which is reported."""
+        try:
+            return [str(name) for name in self._adapter(spec.name).names()]
+        except (Exception, SystemExit) as error:  # the plugin fence, as above
+            self._blame(spec, error)
+            return []
+
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
         for spec in self.adapters:
-            try:
-                known += self._adapter(spec.name).names()
-            except (Exception, SystemExit) as error:  # the plugin fence, as above
-                self._blame(spec, error)
+            known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
@@ -246,9 +252,8 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
     except XaihubError:
         raise
     except Exception as error:  # architectures are foreign code
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"model {request.name!r} cannot be built: {type(error).__name__}: {reason}",
+            f"model {request.name!r} cannot be built: {described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 

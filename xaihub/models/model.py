@@ -269,13 +269,19 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores per image.
+            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, or there are more or
+                fewer class names than scores.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
+            )
+        if self.classes and logits.shape[1] not in (1, len(self.classes)):
+            raise ModelError(
+                f"model {self.name!r} has {len(self.classes)} class names for {logits.shape[1]} class scores",
+                hint="give one name per score, in order, or none",
             )
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
