@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 
 
@@ -108,6 +109,7 @@ class Objective(Parametrised, ABC):
     """
 
     on_features: ClassVar[bool] = False
+    noun: ClassVar[str] = "objective"
 
     # The optional methods do nothing by default, so their arguments are unused.
     # ruff: noqa: ARG002
@@ -200,6 +202,25 @@ class Objective(Parametrised, ABC):
     def state(self) -> dict[str, Any]:
         """State that a checkpoint stores in addition to the weights; JSON types only."""
         return {}
+
+
+_METHODS = ("wrap", "trainable", "groups", "begin", "loss", "comparable", "epoch_end", "finish")
+
+
+def fenced_objective(objective: Objective) -> Objective:
+    """Return the objective with methods that raise, in place of whatever they raise, an error that names the plugin."""
+
+    def fence(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **values: Any) -> Any:
+            with fenced(objective):
+                return method(*args, **values)
+
+        return call
+
+    for name in _METHODS:
+        setattr(objective, name, fence(getattr(objective, name)))
+    return objective
 
 
 @contextmanager
