@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import torch
@@ -29,8 +30,8 @@ from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop.trainer import Trainer, Watch
 from xaihub.training.seeds import seed_everything
 
-# These may differ when a run is resumed: they do not change any result.
-_FREE = ("workers", "save_every", "logger")
+# These may differ when a run is resumed: they do not change any result, or extend the run.
+_FREE = ("workers", "save_every", "logger", "epochs")
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -60,8 +61,10 @@ class Setup:
 
 
 @contextmanager
-def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
+def accelerating(config: Config, device: str, folder: Path | None = None) -> Iterator[Accelerator]:
     """Yield Accelerate's object for the device and the precision, and reset its global state afterwards.
+
+    The plan's tracker writes to `folder`, if it writes files.
 
     Raises:
         ModelError: There is no such device.
@@ -76,6 +79,8 @@ def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
             accelerator = Accelerator(
                 mixed_precision=_PRECISION[config.precision],
                 cpu=chosen.type == "cpu",
+                log_with=config.logger if folder is not None and config.logger != "csv" else None,
+                project_dir=folder,
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except ValueError as error:  # how Accelerate reports an unsupported precision
@@ -102,6 +107,11 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         XaihubError: The data, the model, the objective or a parameter cannot be used.
     """
     objective = hub.get_objective(config.objective, **config.parameters)
+    if config.mixes and not objective.soft_labels:
+        raise ParameterError(
+            f"the objective {config.objective!r} needs one class per image, so mixup and cutmix do not apply",
+            hint="drop them, or use randaugment",
+        )
     labelled = labelled_images(config)
     check_classes(labelled)
     seed_everything("weights", config.seed)
@@ -127,8 +137,15 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         )
     model = with_classes(model, classes, seed=config.seed)
     images = ImageLoader(
-        data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
+        data,
+        model.preprocessing,
+        config,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        pin=accelerator.device.type == "cuda",
     )
+    if config.randaugment is not None:
+        images.augmentation.distort  # noqa: B018 - refuses a description that timm cannot read
     try:
         head = find_head(model)
     except ModelError:
@@ -141,7 +158,7 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         fill(network, learned, what=f"the weights of {config.model!r}")
     part = objective.trainable(network, head) if config.freeze and head is not None else None
     loader: Loader = images
-    if part is not None and part is not network and objective.on_features and not config.augments:
+    if part is not None and part is not network and objective.on_features and not config.varies:
         loader = cache_features(network, part, images, device=accelerator.device, watch=watch) or images
     trainer = Trainer(
         objective,
@@ -149,6 +166,7 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         loader=loader,
         config=config,
         accelerator=accelerator,
+        classes=len(classes),
         head=head,
         part=part,
         loss_network=None if loader is images else part,
