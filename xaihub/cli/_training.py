@@ -62,7 +62,9 @@ class PlanCommand(click.Command):
             typed = error.option_name
             name = typed.lstrip("-").removeprefix("no-").replace("-", "_")
             if name in Config.__struct_fields__:
-                raise click.UsageError(f"there is no option {typed}; use --set {name}=VALUE", ctx) from error
+                switch = get_type_hints(Config)[name] in (bool, bool | None)
+                value = ("false" if typed.startswith("--no-") else "true") if switch else "VALUE"
+                raise click.UsageError(f"there is no option {typed}; use --set {name}={value}", ctx) from error
             raise
 
 
