@@ -133,7 +133,7 @@ def start_tracker(accelerator: Accelerator, config: Config, folder: Path) -> Non
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
     """Send the numbers of one epoch to the tracker, such as "val/loss"."""
     numbers = {
-        name.replace("_", "/", 1): value
+        name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name: value
         for name, value in record.items()
         if isinstance(value, int | float) and name not in ("epoch", "steps")
     }

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
 
-from xaihub.errors import MissingExtra, OutputError, ParameterError
+from xaihub.errors import OutputError, ParameterError
 from xaihub.files import locked, write_file
 from xaihub.hub import Hub
 from xaihub.records import YamlFile
@@ -123,11 +122,6 @@ def train(
     folder = Path(folder)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
-    if config.logger != "csv" and find_spec(config.logger) is None:
-        package = "'xaihub[tensorboard]'" if config.logger == "tensorboard" else config.logger
-        raise MissingExtra(
-            f"logger={config.logger} needs {config.logger!r}, which is not installed", hint=f"pip install {package}"
-        )
     with accelerating(config, device, folder) as accelerator:
         setup = set_up(hub, config, accelerator, watch)
         for note in setup.data.images.notes:

@@ -11,10 +11,11 @@ import msgspec
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from xaihub.errors import ModelError, ParameterError
+from xaihub.errors import MissingExtra, ModelError, ParameterError
 from xaihub.hub import Hub, pick_device
 from xaihub.models.adapter import read_classes
 from xaihub.models.model import Model
@@ -64,12 +65,17 @@ class Setup:
 def accelerating(config: Config, device: str, folder: Path | None = None) -> Iterator[Accelerator]:
     """Yield Accelerate's object for the device and the precision, and reset its global state afterwards.
 
-    The plan's tracker writes to `folder`, if it writes files.
+    With a `folder`, the plan's tracker is made, and writes there if it writes files.
 
     Raises:
+        MissingExtra: Accelerate finds no package for the tracker.
         ModelError: There is no such device.
         ParameterError: The device does not support the precision.
     """
+    tracker = config.logger if folder is not None and config.logger != "csv" else None
+    if tracker is not None and not filter_trackers(tracker, folder):
+        package = "'xaihub[tensorboard]'" if tracker == "tensorboard" else tracker
+        raise MissingExtra(f"logger={tracker} needs {tracker!r}, which is not installed", hint=f"pip install {package}")
     chosen = pick_device(device)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
@@ -79,7 +85,7 @@ def accelerating(config: Config, device: str, folder: Path | None = None) -> Ite
             accelerator = Accelerator(
                 mixed_precision=_PRECISION[config.precision],
                 cpu=chosen.type == "cpu",
-                log_with=config.logger if folder is not None and config.logger != "csv" else None,
+                log_with=tracker,
                 project_dir=folder,
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )

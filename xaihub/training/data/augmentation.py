@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,11 +60,15 @@ class Augmentation:
             "img_mean": tuple(min(255, round(255 * mean)) for mean in np.resize(self.preprocessing.mean, 3).tolist()),
         }
         try:
-            return rand_augment_transform(str(self.randaugment), settings)
+            transform = rand_augment_transform(str(self.randaugment), settings)
         except (AssertionError, ValueError, KeyError) as error:  # timm raises no type of its own
             raise ParameterError(
                 f"randaugment cannot be {self.randaugment!r}: timm cannot read it", hint="such as rand-m9-mstd0.5-inc1"
             ) from error
+        for operation in transform.ops:
+            if operation.name.startswith("Posterize"):
+                operation.level_fn = partial(_one_bit_left, operation.level_fn)
+        return transform
 
     def __call__(self, image: Image, epoch: int, index: int) -> Tensor:
         """Return the (C, H, W) input of an RGB image, as drawn for this epoch."""
@@ -94,3 +98,8 @@ class Augmentation:
         mode = InterpolationMode(name if name in known else "bilinear")
         image = resized_crop(image, *box, size=[height, width], interpolation=mode, antialias=True)
         return image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+
+def _one_bit_left(level_fn: Any, level: float, hparams: Any) -> tuple[int]:
+    """Return the bits that posterising keeps; timm asks for 0 at one end of the scale, which Pillow refuses."""
+    return (max(1, level_fn(level, hparams)[0]),)
