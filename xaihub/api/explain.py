@@ -153,7 +153,7 @@ def explain_many(
         XaihubError: Immediately, if a model does not have the target.
     """
     for model in models:
-        Target.parse(target, model.classes)
+        Target.parse(target, model.classes, model.outputs)
 
     def outcomes() -> Iterator[Outcome]:
         for source in sources:

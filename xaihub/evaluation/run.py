@@ -252,12 +252,13 @@ class _OfModel:
         label = plan.labels.get(source)
         try:
             found = self._inputs.get(source, image)
-            wanted = Target(index=label) if label is not None else Target.parse(plan.config.target, self._model.classes)
+            text = plan.config.target if label is None else label
+            wanted = Target.parse(text, self._model.classes, self._model.outputs)
             return Scene(
                 model=self._model,
                 image=found.pixels,
                 logits=found.logits,
-                target=wanted.resolve(found.logits[None]),
+                target=wanted.resolve(found.logits[None], self._model.outputs),
                 truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
                 pool=self._inputs.pool(position) if self._pooled else (),
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import torch
 from safetensors.torch import save as pack_tensors
 from torch import Tensor, stack
 from torch import bool as bool_
@@ -91,19 +92,16 @@ class Explanation(Result):
         sets: tuple[PixelSet, ...] = (),
     ) -> Explanation:
         """Build the explanation of one row of a batch; `sets` are that row's own."""
-        probabilities = logits[row].softmax(0)
+        one, own = logits[row : row + 1], target[row : row + 1]
 
         def score(index: int) -> ClassScore:
-            name = classes[index] if index < len(classes) else f"class {index}"
-            return ClassScore(
-                index=index, name=name, logit=float(logits[row, index]), probability=float(probabilities[index])
-            )
+            return ClassScore.of(one, ResolvedTarget(index=torch.tensor([index]), outputs=own.outputs), classes)
 
         return cls(
             values=values[row].clone(),
-            target=score(int(target.index[row])),
-            against=None if target.against is None else score(int(target.against[row])),
-            predicted=score(int(logits[row].argmax())),
+            target=ClassScore.of(one, replace(own, against=None), classes),
+            against=None if own.against is None else score(int(own.against)),
+            predicted=score(int(own.outputs.predicted(one)) if own.outputs.classify else int(own.index)),
             metadata=metadata,
             sets=sets,
             extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
@@ -123,9 +121,9 @@ class Explanation(Result):
         """Return everything but tensors and the image, as JSON types; NaN and infinity become None."""
         record = {
             "format": FORMAT,
-            "target": asdict(self.target),
-            "against": None if self.against is None else asdict(self.against),
-            "predicted": asdict(self.predicted),
+            "target": self.target.to_dict(),
+            "against": None if self.against is None else self.against.to_dict(),
+            "predicted": self.predicted.to_dict(),
             "geometry": None if self.geometry is None else asdict(self.geometry),
             "sets": [one.to_dict() for one in self.sets],
             **self.metadata,

@@ -24,7 +24,7 @@ class Verdicts:
     """The model's decisions for n masks."""
 
     keeps: Mask  # (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class
-    confidence: Values  # (n,) its softmax probability, or the difference of two
+    confidence: Values  # (n,) its probability, or the difference of two
     runner_up: Values  # (n,) the highest probability of another class; NaN for a contrast
 
     def __len__(self) -> int:
@@ -55,8 +55,10 @@ class Evaluator:
         """Evaluate the whole image, and the image with everything masked.
 
         Raises:
-            ExplainerRefused: The target is a contrast whose first class does not lead.
+            ExplainerRefused: The model makes no decision about the target, or does not decide for it on this image.
         """
+        if target.undecided:
+            raise ExplainerRefused(target.undecided)
         self.model, self.image, self.removal = model, image, removal
         self._target = target
         self.size = (image.shape[-2], image.shape[-1])
@@ -67,6 +69,8 @@ class Evaluator:
         self.rank = int(target.ahead(self._whole))  # other classes that score at least as high on the whole image
         verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
+            if target.against is None:
+                raise ExplainerRefused(f"model {model.name!r} does not find the label on this image")
             raise ExplainerRefused(
                 f"model {model.name!r} does not prefer the first class of the contrast on this image",
                 hint="swap the two classes",
