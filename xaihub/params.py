@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from keyword import iskeyword
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from xaihub.errors import ParameterError, did_you_mean
+from xaihub.specs import Origin
 
 T = TypeVar("T")
 
@@ -127,9 +128,13 @@ class Parametrised:
 
     Attributes:
         name: The registered name; set by the hub.
+        origin: The plugin that registered it; set by the hub.
+        noun: What it is, for messages.
     """
 
     name = ""
+    origin = Origin()
+    noun: ClassVar[str] = "method"
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Turn a subclass that declares parameters into a dataclass that keeps this class's `eq` and `repr`."""
@@ -140,6 +145,12 @@ class Parametrised:
             cls.__annotations__[name] = typing.get_type_hints(cls, include_extras=True)[name]
         if any("ClassVar" not in str(hint) for hint in inspect.get_annotations(cls).values()):
             dataclass(kw_only=True, eq=False, repr=False)(cls)
+
+    @property
+    def described(self) -> str:
+        """The plugin, and what the method is in it, for messages about its faults."""
+        who = f"{self.noun} {(self.name or type(self).__name__)!r}"
+        return f"plugin {self.origin.label}, {who}" if self.origin.plugin else who
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -166,6 +177,20 @@ class Parametrised:
                     hint="omit it" if isinstance(failed, Unless) else f"omit it; it is used {failed}",
                 )
         return who
+
+    def refuse_inert(self, *names: str, because: str) -> None:
+        """Refuse parameters that were changed although the values of others leave them without effect.
+
+        Raises:
+            ParameterError: One of them differs from its default.
+        """
+        method: type = type(self)
+        for item in map(parameters(method).__getitem__, names):
+            if (value := getattr(self, item.name)) != item.default:
+                raise ParameterError(
+                    f"{item.shown}={value} of {self.name or type(self).__name__} has no effect: {because}",
+                    hint=f"drop {item.shown}",
+                )
 
     def __repr__(self) -> str:
         """The class and its parameters, as a constructor call."""
@@ -233,7 +258,7 @@ def _convert(value: Any, parameter: Parameter, who: str) -> Any:
         if get_origin(bare) is Literal:
             reason = f"expected one of {', '.join(map(str, get_args(bare)))}"
         raise ParameterError(
-            f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
+            f"parameter {parameter.shown!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
             hint=f"it must be {parameter.type}; default: {parameter.default!r}",
         ) from error
 

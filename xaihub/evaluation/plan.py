@@ -117,7 +117,7 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
                 if first != name:
                     raise ParameterError(f"{first!r} and {name!r} are the same network", hint="drop one")
         with _at(file, "target"):
-            Target.parse(config.target, model.classes)
+            Target.parse(config.target, model.classes, model.outputs)
         with _at(file, "labels"):
             for image, label in plan.labels.items():
                 if model.classes and label >= len(model.classes):
