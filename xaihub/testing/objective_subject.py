@@ -64,8 +64,8 @@ class ObjectiveSubject:
         objective.name = self.name
         return objective
 
-    def start(self, *, seed: int = 0) -> Run:
-        """Return a new run on the first toy that the objective supports.
+    def start(self, *, seed: int = 0, epochs: int = 1) -> Run:
+        """Return a new run of some epochs on the first toy that the objective supports.
 
         Raises:
             Refused: It supports none.
@@ -83,7 +83,7 @@ class ObjectiveSubject:
             inputs = images(ROWS)
             labels = torch.arange(ROWS) % len(CLASSES)
             network.requires_grad_(True).eval()
-            objective.begin(network, [(inputs, labels)], torch.Generator().manual_seed(seed), 1)
+            objective.begin(network, [(inputs, labels)], torch.Generator().manual_seed(seed), epochs)
             return Run(objective, model, network.train(), inputs, labels)
         raise Refused(f"it refuses every network of the kit: {reasons[0]}")
 
