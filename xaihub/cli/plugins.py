@@ -245,7 +245,11 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
 @click.option("--only", multiple=True, metavar="CHECK", help="Run only this check; repeatable.")
 @option("settings", tuple[Setting, ...], (), PARAM)
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, show_default=True, metavar="SECONDS",
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
     help="Time limit of each check.",
 )
 @json_option
@@ -278,9 +282,7 @@ def check(
                 start = f"{result.subject:<{widths[0]}}  {result.check:<{widths[1]}}  {result.outcome:<14}"
                 put(f"{start}  {result.seconds:5.1f} s  {result.advice}".rstrip())
 
-        results = check_plugin(
-            name, app.hub, only=only, settings=settings, each=tell, isolated=True, seconds=timeout
-        )
+        results = check_plugin(name, app.hub, only=only, settings=settings, each=tell, isolated=True, seconds=timeout)
     if not results and not as_json:
         put(f"{name} registers nothing that has checks")
     failed = [result for result in results if result.outcome == "failed"]
