@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -93,7 +94,8 @@ class _Install(click.Command):
 def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: bool, as_json: bool) -> None:
     """Install plugins with pip (or uv).
 
-    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL.
+    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL. A
+    folder comes before a package of the same name; the command asks if it can, and NAME>=0 always means the package.
     Unlisted options are forwarded to pip; write their values as --option=value.
 
     \b
@@ -102,12 +104,16 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
       xaihub plugins install --editable ./xaihub-celldrop
       xaihub plugins install xaihub-zennit --no-deps --index-url=https://example.org/simple
     """
+    from xaihub.plugin_tools.installing import folders_named_like_packages
     from xaihub.plugin_tools.installing import install as run
 
     options = [item for item in packages if item.startswith("-")]
     wanted = [item for item in packages if not item.startswith("-")]
     if not wanted:
         raise click.UsageError("no package to install; name one")
+    if not editable:
+        taken = {item: f"./{item}" for item in folders_named_like_packages(wanted) if _is_meant(item)}
+        wanted = [taken.get(item, item) for item in wanted]
     found = run(wanted, editable=editable, upgrade=upgrade, options=options, tell=_teller(quiet))
     if as_json:
         put_json([asdict(plugin) for plugin in found])
@@ -147,32 +153,59 @@ def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
 
 
 @plugins.command("list")
+@click.option("--load", is_flag=True, help="Load the plugins, and list what they register and their problems.")
 @json_option
 @click.pass_obj
-def list_(app: App, /, *, as_json: bool) -> None:
-    """List plugins, what they registered and their problems.
+def list_(app: App, /, load: bool, *, as_json: bool) -> None:
+    """List installed plugins and their state.
+
+    No plugin is loaded. A third-party plugin is new before its first load, and then ready or failed; it is skipped if
+    it ended or hung an earlier command, off if XAIHUB_LOAD_PLUGINS excludes it, and in conflict if a requirement is not
+    met. The load time is that of an earlier command.
 
     \b
     Examples:
       xaihub plugins list
-      xaihub plugins list --json
+      xaihub plugins list --load --json
     """
-    from xaihub.plugin_tools.overview import count, overview
+    from xaihub.plugin_tools.overview import count, overview, states
 
-    rows = overview(app.hub, commands=_commands(app))
+    rows = overview(app.hub, commands=_commands(app)) if load else states(app.host)
     if as_json:
         put_json(rows)
         return
+    columns = ("plugin", "distribution", "version", "registered") if load else (
+        "plugin", "distribution", "version", "load time", "state"
+    )  # fmt: skip
     shown = [
         {
+            **row,
             "plugin": row["name"],
-            "distribution": row["distribution"],
-            "version": row["version"],
-            "registered": count(row["registered"]) or ("nothing" if not row["problems"] else "nothing, see below"),
+            "load time": "" if row["seconds"] is None else f"{1000 * row['seconds']:.1f} ms",
+            "registered": count(row.get("registered", {})) or ("nothing" + ", see below" * bool(row["problems"])),
+            "state": ": ".join(filter(None, (row.get("state"), "; ".join(row["problems"])))),
         }
         for row in rows
     ]
-    put(table(shown, ("plugin", "distribution", "version", "registered")))
+    put(table(shown, columns))
+
+
+@plugins.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.pass_obj
+def retry(app: App, /, names: tuple[str, ...]) -> None:
+    """Load plugins again that ended or hung an earlier command.
+
+    Until then they are skipped; installing another version also ends that. NAME is a plugin or its distribution.
+
+    \b
+    Examples:
+      xaihub plugins retry celldrop
+    """
+    from xaihub.plugin_tools.overview import release
+
+    for name in names:
+        put(f"the next command loads {', '.join(release(app.host, name))} again")
 
 
 @plugins.command()
@@ -211,7 +244,7 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
             "problems": "; ".join(row["problems"]),
         }
         put(f"{row['name']}{' (built in)' if row['builtin'] else ''}")
-        put("\n".join(f"  {key:<14}{value}" for key, value in facts.items() if value))
+        put("\n".join(f"  {key.replace('_', ' '):<16} {value}" for key, value in facts.items() if value))
         if row["card"]:
             put("\n" + row["card"])
 
@@ -276,6 +309,15 @@ def _commands(app: App) -> list[tuple[str, str]]:
     """Return the commands of plugins; one named like a built-in command is reported as a problem and skipped."""
     _root().list_commands(click.get_current_context().find_root())
     return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name not in _root().commands]
+
+
+def _is_meant(folder: str) -> bool:
+    """Whether the user means the folder and not the package of that name; without a terminal, the folder is taken."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        text = f"Install the folder './{folder}'? (no: the package {folder!r} from the package index)"
+        return click.confirm(text, default=True, err=True)
+    say(f"note: installing the folder './{folder}'; for the package of that name, write '{folder}>=0'")
+    return True
 
 
 def _teller(quiet: bool) -> Callable[[str], None] | None:

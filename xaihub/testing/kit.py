@@ -23,6 +23,7 @@ from xaihub.testing import (
     metric_checks,
     model_checks,
     objective_checks,
+    parameter_effects,
     process_checks,
 )
 from xaihub.testing.baseline_subject import BaselineSubject
@@ -47,6 +48,7 @@ MODULES = (
     objective_checks,
     baseline_checks,
     model_checks,
+    parameter_effects,
 )
 _RECORDS: dict[type, Kind] = {
     ExplainerSpec: "explainer",
