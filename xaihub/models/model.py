@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.models.checks import check_modules, check_rows
-from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.hashing import hash_state, sha256_of
+from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
 from xaihub.models.outputs import HOW, Outputs

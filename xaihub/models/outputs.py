@@ -82,7 +82,7 @@ class Outputs:
         return noun if count == 1 else f"{noun} {index}"
 
 
-def class_scores(rows: Tensor, output: str, outputs: Outputs = Outputs()) -> Tensor:  # noqa: B008 - it is immutable
+def class_scores(rows: Tensor, output: str, outputs: Outputs = Outputs()) -> Tensor:
     """Return the (N, K) scores of all columns of (N, K) outputs on one scale.
 
     Args:
