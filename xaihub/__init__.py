@@ -49,7 +49,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import Objective as Objective
     from xaihub.objective import Step as Step
     from xaihub.objective import evaluation_mode as evaluation_mode
+    from xaihub.params import Execution as Execution
     from xaihub.params import Meta as Meta
+    from xaihub.params import Unless as Unless
+    from xaihub.params import When as When
     from xaihub.randomness import current_generator as current_generator
     from xaihub.randomness import forked_generator as forked_generator
     from xaihub.randomness import generator_for as generator_for
@@ -89,7 +92,7 @@ _NAMES = {
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
-    "params": "Meta",
+    "params": "Execution Meta Unless When",
     "notices": "without_warnings",
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",

@@ -105,8 +105,19 @@ def completeness(
     gap = (values.flatten(1).sum(1) - difference).abs()
     relative = gap / difference.abs().clamp(min=1e-9)
     worst = float(relative.max())
-    text = f"the values miss the change in score from the baseline by {worst:.1%} of it; {remedy}"
-    return gap, relative, [text] if worst > tolerance else []
+    return gap, relative, [_graded(worst, remedy)] if worst > tolerance else []
+
+
+def _graded(worst: float, remedy: str) -> str:
+    """Return the warning about a relative gap; from a quarter on the sizes, from 1 on the whole map is in doubt."""
+    if worst < 0.25:
+        return f"the values miss the change in score from the baseline by {worst:.1%} of it; {remedy}"
+    if worst < 1:
+        return f"the sizes of the values are unreliable: they miss the change in score by {worst:.0%} of it; {remedy}"
+    return (
+        "the values do not explain the score: their sum misses the change in score from the baseline by"
+        f" {worst:.3g} times that change; do not use this map; {remedy}"
+    )
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
     kind: type = type(item)
     for name, parameter in parameters(kind).items():
         value = getattr(item, name)
-        if parameter.annotation == BaselineName and isinstance(value, str):
+        if parameter.is_a(BaselineName) and isinstance(value, str):
             with suppress(ExplainerRefused):  # a refusal is a result, recorded with each image
                 make_removal(value, model, blank)
 

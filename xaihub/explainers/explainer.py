@@ -24,6 +24,7 @@ from xaihub.models.model import Model
 from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
+from xaihub.records import plain
 
 PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
@@ -95,6 +96,7 @@ class Explainer(Parametrised, ABC):
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
+    noun: ClassVar[str] = "explainer"
     variant = ""  # set by the hub, as the name is, from the explainer's record
 
     @abstractmethod
@@ -142,6 +144,7 @@ class Explainer(Parametrised, ABC):
                 wrong shape.
             ExplainerRefused: The method is not valid for this model, or its result is malformed or not finite.
             ModelError: The model's class scores are not finite, are random, or depend on the rest of the batch.
+            PluginError: `attribute` changed the network or the process and did not undo it.
         """
         who = self.check_parameters()
         if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
@@ -152,7 +155,7 @@ class Explainer(Parametrised, ABC):
         if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
             raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
         wanted = Target.parse(target, model.classes, model.outputs)
-        with model.untouched(parallel=self.parallel):
+        with model.untouched(parallel=self.parallel, by=self):
             model.check_rows()
             if logits is None and self.plain_first:
                 return self._explain(model, inputs, LateTarget(wanted, model.outputs), None, seed, who)
@@ -223,6 +226,7 @@ class Explainer(Parametrised, ABC):
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
             "variant": self.variant,
+            "plugin": self.origin.record(),
             "parameters": self.parameters,
             "seed": seed,
             "device": str(model.device),
@@ -260,9 +264,9 @@ def _explanations(
     extras, sets = _extras(result.extras, rows, who), _sets(result.sets, rows, (height, width), who)
     record = {
         **record,
-        "layer": result.layer,
-        "details": dict(result.details),
-        "warnings": list(dict.fromkeys([*result.warnings, *record["warnings"]])),
+        "layer": None if result.layer is None else str(result.layer),
+        "details": plain(dict(result.details)),
+        "warnings": list(dict.fromkeys([*map(str, result.warnings), *record["warnings"]])),
     }
     if result.forward_passes is not None:
         record["forward_passes"] = result.forward_passes

@@ -40,6 +40,8 @@ class _Set(msgspec.Struct, forbid_unknown_fields=True):
     area: float | None = None
     holds: bool | None = None
     score: float | None = None
+    whole: float | None = None
+    runner_up: float | None = None
     baseline: str | None = None
     details: dict[str, Any] = {}
 
@@ -153,8 +155,8 @@ class Explanation(Result):
             return cls(
                 values=values.float(),
                 sets=tuple(
-                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, baseline=one.baseline,
-                             details=one.details)
+                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, whole=one.whole,
+                             runner_up=one.runner_up, baseline=one.baseline, details=one.details)
                     for one, mask in zip(known.sets, () if masks is None else masks, strict=True)
                 ),
                 extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
@@ -203,25 +205,33 @@ class Explanation(Result):
         except OutputError as error:
             raise damaged from error
 
-    def plot(self) -> Figure:
-        """Return a matplotlib figure: the image, and the map over it with a colour bar."""
+    def plot(self, *, smooth: bool | None = None) -> Figure:
+        """Return a matplotlib figure: the image, and the map over it with a colour bar.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import figure
 
-        return figure(self)
+        return figure(self, smooth=smooth)
 
-    def png(self) -> bytes:
-        """Return the overlay with its legend as PNG bytes, at the original image's geometry."""
+    def png(self, *, smooth: bool | None = None) -> bytes:
+        """Return the overlay with its legend as PNG bytes, at the original image's geometry.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import overlay, png_bytes
 
-        return png_bytes(overlay(self))
+        return png_bytes(overlay(self, smooth=smooth))
 
-    def save_png(self, path: str | Path) -> Path:
-        """Write the overlay with its legend; return the path.
+    def save_png(self, path: str | Path, *, smooth: bool | None = None) -> Path:
+        """Write the overlay with its legend; return the path. `smooth` is that of `png`.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_file(path, self.png())
+        return write_file(path, self.png(smooth=smooth))
 
     def save_sets_png(self, path: str | Path) -> Path | None:
         """Draw the sets of pixels: outlined on the image, then each alone.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.models.checks import check_modules, check_rows
+from xaihub.models.containment import Guard
 from xaihub.models.hashing import hash_state, sha256_of
 from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
@@ -23,6 +24,7 @@ from xaihub.models.outputs import HOW, Outputs
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
+from xaihub.params import Parametrised
 from xaihub.randomness import exclusive
 from xaihub.records import canonical
 from xaihub.specs import ModelCard
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(kw_only=True)
@@ -127,19 +126,21 @@ class Model:
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks = locks_of(self.module)
+        self._locks, self._guard = locks_of(self.module), Guard()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return everything but the locks, so that a model can be copied."""
-        return {name: value for name, value in self.__dict__.items() if name != "_locks"}
+        """Return everything but the locks and the guard, so that a model can be copied."""
+        self._guard.check()
+        return {name: value for name, value in self.__dict__.items() if name not in ("_locks", "_guard")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy, with locks of its own."""
-        self.__dict__.update(state)
-        self._locks = locks_of(self.module)
+        """Restore a copy, with locks and a guard of its own."""
+        self.__dict__.update(state, _checked_rows=False)
+        self._locks, self._guard = locks_of(self.module), Guard()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+        self._guard.check()
         with locked(self._locks):
             outputs: Tensor = self._ordered(lambda: self.module(self._own(inputs)))
         return outputs.float() if isinstance(outputs, Tensor) else outputs
@@ -283,7 +284,7 @@ class Model:
             ModelError: They are random, or depend on the rest of the batch; or the network cannot be run.
         """
         if not self._checked_rows:
-            with locked(self._locks), torch.inference_mode():
+            with locked(self._locks), self._guard.learning(self.module), torch.inference_mode():
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
@@ -302,7 +303,8 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores per image.
+            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, or there are more or
+                fewer class names than scores.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
@@ -313,6 +315,11 @@ class Model:
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
+            )
+        if self.classes and logits.shape[1] not in (1, len(self.classes)):
+            raise ModelError(
+                f"model {self.name!r} has {len(self.classes)} class names for {logits.shape[1]} class scores",
+                hint="give one name per score, in order, or none",
             )
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
@@ -356,54 +363,57 @@ class Model:
             handle.remove()
 
     @contextmanager
-    def untouched(self, *, parallel: bool = False) -> Iterator[None]:
-        """Restore modes, gradient flags, gradients and hooks of the network on exit, also after an error.
+    def untouched(self, *, parallel: bool = False, by: Parametrised | None = None) -> Iterator[None]:
+        """Restore the network on exit, also after an error: modules, modes, gradient flags, gradients and hooks.
 
         Inside, the network is in evaluation mode, no weight requires a gradient, gradients can be computed also under
         `torch.inference_mode()`, and other threads that use the model wait. Unless `parallel`, this thread may also use
         the state of the whole process, as with `exclusive`.
+
+        `by` is the method whose code runs inside: the weights and the settings of the process are then watched and
+        restored as well, and an exception is noted as its own.
+
+        Raises:
+            PluginError: `by` changed something, so that its result must not be used.
+            ModelError: The model's scores are random, or depend on the rest of the batch; or the model was changed
+                before and could not be restored.
         """
         with (
             nullcontext() if parallel else exclusive(),
             locked(self._locks),
             eager(self.module),
             torch.inference_mode(mode=False),
-            self._restored(),
+            self._evaluating(),
         ):
-            yield
+            if by is not None:
+                self.check_rows()
+            with self._guard.watching(self, by, parallel=parallel):
+                yield
 
     @contextmanager
-    def _restored(self) -> Iterator[None]:
+    def _evaluating(self) -> Iterator[None]:
+        """Switch to evaluation mode and freeze the weights; return to the previous modes and flags on exit."""
         modules = list(self.module.modules())
         modes = [module.training for module in modules]
         weights = [
-            (weight, weight.requires_grad, weight.grad)
+            weight
             for module in modules
             for weight in module._parameters.values()
-            if weight is not None
+            if weight is not None and weight.requires_grad
         ]
-        tables = [getattr(module, name) for module in modules for name in _HOOKS]
-        hooks = [(table, set(table)) for table in tables]
         # Setting an attribute of a module is slow, so only changes are written.
         if any(modes):
             self.module.eval()
-        for weight, requires_grad, _ in weights:
-            if requires_grad:
-                weight.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(False)
         try:
             yield
         finally:
             for module, training in zip(modules, modes, strict=True):
                 if module.training != training:
                     module.training = training
-            for weight, requires_grad, gradient in weights:
-                if weight.requires_grad != requires_grad:
-                    weight.requires_grad_(requires_grad)
-                if weight.grad is not gradient:
-                    weight.grad = gradient
-            for table, before in hooks:
-                for key in table.keys() - before:
-                    del table[key]
+            for weight in weights:
+                weight.requires_grad_(True)
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:
