@@ -30,6 +30,7 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
             checkpoint=wanted.checkpoint,
             classes=wanted.classes,
             layer=wanted.layer,
+            outputs=wanted.outputs,
             runtime=Runtime(batch_size=wanted.batch_size, autocast=wanted.autocast, progress=step),
         )
         for name in dict.fromkeys(wanted.models)
