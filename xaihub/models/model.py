@@ -269,7 +269,7 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row per image with one score per class name.
+            ModelError: A logit is NaN or infinite, or the output is not one score per image and class name.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
