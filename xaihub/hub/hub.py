@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,6 +82,11 @@ class Hub:
     def registries(self) -> dict[str, Registry[Any]]:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
         return {kind: getattr(self, kind) for kind in REGISTRIES}
+
+    @property
+    def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
+        """The loaders of the removal operators by name, including those that are registered later."""
+        return _Removals(self)
 
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
@@ -193,7 +198,7 @@ class Hub:
             model = _built(adapter, request, pick_device(device))
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
-        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
@@ -264,6 +269,28 @@ class Hub:
         for spec in self.adapters:
             known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
+
+
+class _Removals(Mapping[str, Any]):
+    """A view of the baselines of a hub; a copy holds those of the moment."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        spec = self._hub.baselines.find(name)
+        if spec is None:
+            raise KeyError(name)
+        return spec.load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.baselines.names())
+
+    def __len__(self) -> int:
+        return len(self._hub.baselines.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
