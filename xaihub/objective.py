@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 
 
@@ -87,7 +88,7 @@ class Objective(Parametrised, ABC):
 
     The training loop owns data, optimizer, schedule, checkpoints and precision; an objective owns the loss, and the
     change of the network if there is one. Methods are called in the order `wrap`, `begin`, then in each epoch `loss` at
-    every step and `epoch_end`, finally `finish`.
+    every step, `epoch_end` and `figures`, finally `finish` and `advice`.
 
     Attributes:
         on_features: `loss` runs the network on the given inputs only, unmodified, so that with a frozen backbone the
@@ -109,6 +110,7 @@ class Objective(Parametrised, ABC):
     """
 
     on_features: ClassVar[bool] = False
+    noun: ClassVar[str] = "objective"
     soft_labels: ClassVar[bool] = False
 
     # The optional methods do nothing by default, so their arguments are unused.
@@ -183,6 +185,20 @@ class Objective(Parametrised, ABC):
         """
         return {}
 
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return what the line of an epoch and, for the saved epoch, the model card report in addition to the losses.
+
+        Args:
+            network: The network whose weights would be saved, in evaluation mode.
+            record: The epoch's means: "train/NAME" and "val/NAME" of terms and notes; without held-out images there is
+                no "val/NAME".
+        """
+        return {}
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        """Return warnings about the saved network, whose `figures` are given; each a lower-case line."""
+        return []
+
     def finish(self, network: nn.Module) -> Finished:
         """Return the network to save."""
         return Finished(network=network, wrapped=type(self).wrap is not Objective.wrap)
@@ -191,6 +207,25 @@ class Objective(Parametrised, ABC):
     def state(self) -> dict[str, Any]:
         """State that a checkpoint stores in addition to the weights; JSON types only."""
         return {}
+
+
+_METHODS = ("wrap", "trainable", "groups", "begin", "loss", "comparable", "epoch_end", "finish")
+
+
+def fenced_objective(objective: Objective) -> Objective:
+    """Return the objective with methods that raise, in place of whatever they raise, an error that names the plugin."""
+
+    def fence(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **values: Any) -> Any:
+            with fenced(objective):
+                return method(*args, **values)
+
+        return call
+
+    for name in _METHODS:
+        setattr(objective, name, fence(getattr(objective, name)))
+    return objective
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xaihub.errors import InputError, ParameterError, XaihubError
+from xaihub.errors import InputError, XaihubError
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
@@ -105,11 +106,12 @@ def rank(
             watch(f"{explainer.name} on {model.name}")
             outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
             try:
-                yield outcome(explanation=explainer.explain(model, photos, truth, seed=seed))
-            except ParameterError:
-                raise  # wrong for the next model as well
+                with fenced(explainer):
+                    made = explainer.explain(model, photos, truth, seed=seed)
             except XaihubError as error:
                 yield outcome(error=error)
+                continue
+            yield outcome(explanation=made)
 
 
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
+from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
@@ -81,6 +82,12 @@ def _seed(ctx: click.Context, param: click.Parameter, seed: int | None) -> int |
     return seed
 
 
+def _reserve(ctx: click.Context, _param: click.Parameter, wanted: bool) -> bool:
+    if wanted and not ctx.resilient_parsing:
+        ctx.with_resource(reserved_stdout())
+    return wanted
+
+
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     def complete(ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
         registry = getattr(ctx.ensure_object(App).hub, kind)
@@ -113,7 +120,7 @@ TARGET = Opt(
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
-JSON = Opt("Print the results as JSON on stdout.", "--json")
+JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
@@ -153,4 +160,5 @@ class ExplainOptions(ModelOptions):
 
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
+    smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

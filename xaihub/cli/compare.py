@@ -34,7 +34,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
-    from xaihub.images.naming import image_stem
+    from xaihub.images.naming import image_stem, target_part
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:
@@ -44,8 +44,9 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row])
-        written = write_file(place.path(f"{image_stem(sources[0])}__compare", ".png"), png_bytes(figure))
+        figure = grid([row for row in rows if row], smooth=given.smooth)
+        stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])
+        written = write_file(place.path(stem, ".png"), png_bytes(figure))
         if given.as_json:
             put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})
         else:

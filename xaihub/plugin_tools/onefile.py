@@ -18,6 +18,7 @@ from xaihub.errors import PluginError
 from xaihub.files import read_file
 from xaihub.hookspecs import hookimpl
 from xaihub.hub.host import PluginHost, PluginInfo
+from xaihub.notices import fence
 from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
 
 LARGEST = 2**20  # bytes of a file
@@ -68,7 +69,7 @@ def _register(host: PluginHost, file: Path, shown: str) -> PluginInfo:
             )
         plugin = _Classes(specs)
     count = len(host.warnings)
-    info = host.register(plugin, name=re.sub(r"[^\w.+-]", "_", file.stem))
+    info = host.register(plugin, name=re.sub(r"[^\w.+-]|^\W", "_", file.stem)[:100])
     if info.problems:
         del host.warnings[count:]  # the error reports them
         raise PluginError(
@@ -106,10 +107,11 @@ def _parsed(shown: str) -> ast.Module:
 
 
 def _imported(file: Path, shown: str) -> Any:
-    try:
-        return import_file(str(file))
-    except (Exception, SystemExit) as error:  # the plugin fence: the file may fail in any way
-        raise PluginError(f"plugin file {shown!r} cannot be imported: {type(error).__name__}: {error}") from error
+    outcome = fence.run(lambda: import_file(str(file)), libraries=True)
+    if outcome.error is not None:
+        what = fence.described(outcome.error)
+        raise PluginError(f"plugin file {shown!r} cannot be imported: {what}") from outcome.error
+    return outcome.value
 
 
 def _has_hook(node: ast.FunctionDef) -> bool:

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +45,7 @@ def write_card(
     classes: Sequence[str],
     sha256: str,
     accuracy: str,
+    measured: Mapping[str, float] = MappingProxyType({}),
     objective: Objective,
     wrapped: bool,
 ) -> None:
@@ -62,6 +64,8 @@ def write_card(
         "accuracy": accuracy,
         "tags": ["trained"],
     }
+    if measured:
+        card["measured"] = {name: float(f"{value:.4g}") for name, value in measured.items()}
     card |= {name: plain(value) for name in ("input", "layers", "options") if (value := getattr(base, name))}
     if wrapped:
         card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
@@ -100,6 +104,7 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         classes=data.images.classes,
         sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
         accuracy=accuracy,
+        measured=record.get("measured", {}),
         objective=trainer.objective,
         wrapped=finished.wrapped,
     )

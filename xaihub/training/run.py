@@ -207,9 +207,12 @@ def _run(
         write_log(folder / LOG, progress.history)
         write_result(hub, setup, card)
     trainer.accelerator.wait_for_everyone()
+    best = progress.history[progress.best - 1]
+    for text in trainer.objective.advice(best.get("measured", {})):
+        tell(f"warning: {text}")
     return Outcome(
         card=card,
-        best=progress.history[progress.best - 1],
+        best=best,
         history=progress.history,
         early=progress.epoch < config.epochs,
     )
@@ -220,8 +223,8 @@ def epoch_line(record: Mapping[str, Any], epochs: int, terms: Sequence[str]) -> 
     parts = [f"epoch {record['epoch']}/{epochs}: training {_loss(record, 'train', terms)}"]
     if "val_loss" in record:
         parts.append(f"validation {_loss(record, 'val', terms)}, {scores(record)}")
-    reported = record.get("objective", {})
-    parts += [f"{name} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)]
+    reported = {**record.get("objective", {}), **record.get("measured", {})}
+    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)]
     return "; ".join([*parts, f"{record['seconds']:.1f} s"])
 
 

@@ -236,9 +236,12 @@ class Trainer:
         with torch.no_grad():
             judged.eval()
             noted = dict(self.objective.epoch_end(judged, progress.epoch + 1))
+            measured = dict(self.objective.figures(judged, record))
         record["seconds"] = round(progress.seconds, 3)
         if noted:
             record["objective"] = noted
+        if measured:
+            record["measured"] = measured
         history = progress.history
         history.append(record)
         if progress.best == 0 or self._beats(record, history[progress.best - 1]) or self.config.keep == "last":
