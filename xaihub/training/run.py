@@ -224,7 +224,9 @@ def epoch_line(record: Mapping[str, Any], epochs: int, terms: Sequence[str]) -> 
     if "val_loss" in record:
         parts.append(f"validation {_loss(record, 'val', terms)}, {scores(record)}")
     reported = {**record.get("objective", {}), **record.get("measured", {})}
-    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)]
+    parts += [
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)
+    ]
     return "; ".join([*parts, f"{record['seconds']:.1f} s"])
 
 
