@@ -40,12 +40,14 @@ class Outcome:
 
     Attributes:
         card: The card of the trained model.
+        classes: Class names, in the order of the scores.
         best: The record of the epoch whose weights were saved.
         history: The records of all epochs.
         early: Whether training stopped before the last epoch.
     """
 
     card: Path
+    classes: Sequence[str]
     best: dict[str, Any]
     history: list[dict[str, Any]]
     early: bool
@@ -212,6 +214,7 @@ def _run(
         tell(f"warning: {text}")
     return Outcome(
         card=card,
+        classes=setup.data.images.classes,
         best=best,
         history=progress.history,
         early=progress.epoch < config.epochs,
