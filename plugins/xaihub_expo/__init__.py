@@ -84,7 +84,6 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
             target="xaihub_expo.reproduction.command:reproduce_expo",
             summary="Test loss, fidelity and stability of networks on tables, with and without ExpO.",
             paper=_PAPER,
-            extra="tables",
         )
     ]
 
