@@ -256,7 +256,7 @@ def test_a_transformer_takes_the_gate_as_well() -> None:
 
 
 def test_the_reproduction_runs_and_reports_what_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("wine",))
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("classification_10",))
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.CONTROL", "wine")
     monkeypatch.setattr("xaihub_scores_activation.reproduction.experiments.ROWS", 8)
 
