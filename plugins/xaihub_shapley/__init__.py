@@ -8,7 +8,10 @@ _PAPER = Paper(
     2025,
     "https://arxiv.org/abs/2512.14354",
 )
-_STATED = "our reconstruction: patch scores that sum to the class scores, cross-entropy and a Shapley loss are stated"
+_STATED = (
+    "our reconstruction: patch scores that sum to the class scores, cross-entropy and a Shapley loss on masked images"
+    " (stated)"
+)
 
 
 @hookimpl
@@ -25,7 +28,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             limits="Only models trained with the objective shapley. Patch scores are Shapley values of the network's"
             " own masked predictions as far as training went: refine=128 corrects them, and shapley_values with"
             " baseline=own_masking checks them.",
-            variant=f"{_STATED}; centring over classes and refine are our choice.",
+            variant=f"{_STATED}; the correction by refine (derived); centring over classes and refine itself (our"
+            " choice).",
             tags=("self-explaining", "shapley"),
         ),
         ExplainerSpec(
@@ -75,8 +79,10 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             paper=_PAPER,
             cost="1 + coalitions forward and backward passes",
             limits="Needs a timm network whose features form a grid. Pulls towards patches that ignore each other and"
-            " softens predictions, more so the larger lambda is.",
-            variant=f"{_STATED}; coalitions, masking, lambda and schedule are our choice.",
+            " softens predictions, more so the larger lambda is. After a short training the patch scores are not yet"
+            " Shapley values: read patch_score_r2 on the epoch line or the card.",
+            variant=f"{_STATED}; Shapley values at that loss's minimum (derived); squared error over pairs of"
+            " coalitions, masked patches at the mean colour, lambda = 1, its schedule and votes_lambda (our choice).",
             tags=("self-explaining", "shapley"),
         )
     ]

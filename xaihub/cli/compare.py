@@ -30,7 +30,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
-    from xaihub.api.compare import compare as run
+    from xaihub.api.compare import compare_models as run
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,6 +83,11 @@ class Hub:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
         return {kind: getattr(self, kind) for kind in REGISTRIES}
 
+    @property
+    def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
+        """The loaders of the removal operators by name, including those that are registered later."""
+        return _Removals(self)
+
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
         from xaihub.explainers.explainer import Explainer
@@ -141,6 +146,7 @@ class Hub:
         classes: str | os.PathLike[str] | None = None,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        outputs: str = "",
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
@@ -155,6 +161,8 @@ class Hub:
             classes: A text file with one class name per line, which replaces the model's class names.
             layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
+            outputs: What the outputs mean, instead of what the card or the adapter declares: "multiclass",
+                "multilabel", "binary", "regression", "regression:UNIT" or "embedding".
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
@@ -162,6 +170,7 @@ class Hub:
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         from dataclasses import replace
 
@@ -180,12 +189,16 @@ class Hub:
             checkpoint=None if checkpoint is None else os.fspath(checkpoint),
             classes=None if classes is None else read_classes(classes),
             options=options or {},
+            outputs=outputs,
         )
+        declared = request.declared
         if card.objective:
             model = self._build_wrapped(request, adapter, pick_device(device))
         else:
             model = _built(adapter, request, pick_device(device))
-        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        if declared is not None and declared != model.outputs:
+            model = model.declared(declared)
+        model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
@@ -256,6 +269,28 @@ class Hub:
         for spec in self.adapters:
             known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
+
+
+class _Removals(Mapping[str, Any]):
+    """A view of the baselines of a hub; a copy holds those of the moment."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        spec = self._hub.baselines.find(name)
+        if spec is None:
+            raise KeyError(name)
+        return spec.load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.baselines.names())
+
+    def __len__(self) -> int:
+        return len(self._hub.baselines.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
-from xaihub.models.checks import check_modules, check_rows
+from xaihub.models.checks import check_class_names, check_modules, check_rows
 from xaihub.models.containment import Guard
-from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.hashing import hash_state, sha256_of
+from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
 from xaihub.models.outputs import HOW, Outputs
@@ -303,8 +303,7 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, or there are more or
-                fewer class names than scores.
+            ModelError: A logit is NaN or infinite, or the output is not one score per image and class name.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
@@ -316,11 +315,7 @@ class Model:
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
             )
-        if self.classes and logits.shape[1] not in (1, len(self.classes)):
-            raise ModelError(
-                f"model {self.name!r} has {len(self.classes)} class names for {logits.shape[1]} class scores",
-                hint="give one name per score, in order, or none",
-            )
+        check_class_names(self.classes, logits.shape[1], name=self.name)
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
 

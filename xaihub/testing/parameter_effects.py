@@ -27,7 +27,7 @@ ADVICE = (
     "use the parameter, remove it, declare when it has an effect with `When(...)` or `Unless(...)` in `Annotated`, or"
     " declare `Execution()` if it changes only the cost"
 )
-EPOCHS = 3  # of an objective; what begins later has no effect here
+ROUNDS = 3  # epochs of an objective; what begins later has no effect here
 ROUNDING = 1e-6  # of the largest value; smaller differences may come from another order of sums
 FLOATS = (0.5, 0.02, 0.1, 0.25, 0.75, 0.9, 0.98, 1.0, 2.0, 0.0)
 INTEGERS = (1, 2, 3, 4, 6, 8, 16, 40)
@@ -100,17 +100,17 @@ def _trains(subject: ObjectiveSubject, values: Values) -> Run:
     changed = ObjectiveSubject(subject.method, spec=subject.spec, parameters=values)
     changed.make().check_parameters()
     try:
-        started = changed.start(epochs=EPOCHS)
+        started = changed.start()
     except Refused as error:
         raise XaihubError(str(error)) from error
     objective, network = started.objective, started.network
     results: list[Tensor | float] = []
     for group in objective.groups(network):
         results += [group.lr_scale, -1.0 if group.weight_decay is None else group.weight_decay]
-    for epoch in range(1, EPOCHS + 1):
-        losses = started.losses(TOTAL * (epoch - 1) // EPOCHS)
+    for epoch in range(1, ROUNDS + 1):
+        losses = started.losses(TOTAL * (epoch - 1) // ROUNDS)
         network.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         gradients = [weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]
         results += [*(term.detach() for term in losses.terms.values()), torch.cat(gradients)]
         with torch.no_grad():
@@ -194,7 +194,9 @@ class _Trials:
             if other.name == item.name or not (self._has_few(other) or type(None) in _kinds(other.annotation)):
                 continue
             around = self._enabling(other, self.bases[0])
-            values = [] if around is None else self._others(other, self.bases[0][other.name])
+            if around is None:
+                continue
+            values = self._others(other, self.bases[0][other.name])
             for value in values[: None if self._has_few(other) else 1]:
                 context = {**around, other.name: value}
                 more = self._enabling(item, {**self.bases[0], **context})
