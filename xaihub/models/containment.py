@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,8 @@ class Snapshot:
     Attributes that a network may fill while it runs, such as cached tensors, are no part of it.
     """
 
-    def __init__(
-        self, network: nn.Module, *, copies: Copies | None = None, ignored: frozenset[str] = frozenset()
-    ) -> None:
-        """Record the state.
-
-        Args:
-            network: The network.
-            copies: Where copies of the tensors are kept, for later snapshots to reuse; None compares counters only.
-            ignored: Differences, in words, that the network itself makes.
-        """
+    def __init__(self, network: nn.Module, *, ignored: frozenset[str] = frozenset()) -> None:
+        """Record the state, of tensors only the counters; `ignored` are differences that the network itself makes."""
         self.network, self._ignored = network, ignored
         self._names = [name for name, part in network.named_modules() if not isinstance(part, torch.jit.ScriptModule)]
         self._parts = [part for part in network.modules() if not isinstance(part, torch.jit.ScriptModule)]
@@ -69,8 +62,14 @@ class Snapshot:
         self._tensors = _tensors(network)
         self._counters = [*map(_counter, self._tensors)]
         self._flags = [*map(_flags, self._tensors)]
-        self._kept = None if copies is None else [_copied(tensor, copies) for tensor in self._tensors]
-        self.weights_hash = ""  # noted where only counters are compared
+        self._kept: list[Tensor] | None = None
+        self.weights_hash = ""
+
+    def with_contents(self, copies: Copies | None = None) -> Snapshot:
+        """Return this snapshot with the contents of the tensors, in those of `copies` that are equal, or in new ones."""
+        found, known = copy(self), {} if copies is None else copies
+        found._kept = [_copied(tensor, known) for tensor in self._tensors]
+        return found
 
     @property
     def unchanged(self) -> bool:
@@ -322,23 +321,21 @@ class Guard:
 
     def _snapshot(self, model: Model, *, foreign: bool, watched: bool) -> Snapshot:
         """Return the last snapshot, where nothing has changed since, or a new one."""
-        if foreign:
-            # Code of a third party may itself run another method, whose snapshot must not replace the outer one's.
-            return Snapshot(model.module, copies={} if self._depth else self._copies, ignored=self._ignored)
         if self._last is None or self._last.network is not model.module or not self._last.unchanged:
             self._last = Snapshot(model.module, ignored=self._ignored)
         if watched and not self._last.weights_hash:
             self._last.weights_hash = model.weights_hash
-        return self._last
+        # Code of a third party may itself run another method, whose copies must not replace the outer one's.
+        return self._last.with_contents({} if self._depth else self._copies) if foreign else self._last
 
     def _restore(self, before: Snapshot, by: Parametrised | None) -> list[str]:
         who = "code" if by is None else by.described
         try:
             found = before.restore()
             left = before.changes() if found else []
-            if before.weights_hash and before.written():
+            if before.written():
                 self._last = None
-                if before.weights_hash != hash_state(before.network.state_dict()):
+                if before.weights_hash not in ("", hash_state(before.network.state_dict())):
                     left = ["changed the weights"]
         except Exception as error:  # whatever was done to the tensors
             found, left = [], [f"changed the weights beyond reading ({type(error).__name__})"]
