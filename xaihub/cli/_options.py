@@ -113,6 +113,15 @@ SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
 JSON = Opt("Print the results as JSON on stdout.", "--json")
+# Also the default of `xaihub.evaluation.isolation`, which the command line imports only when it runs.
+TIMEOUT = 600.0
+LIMIT = Opt(
+    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
+    " in this process.",
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )

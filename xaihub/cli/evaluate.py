@@ -19,12 +19,14 @@ from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
+    LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
     PARAM,
     SEED,
     TARGET,
+    TIMEOUT,
     Display,
     Opt,
     options,
@@ -58,6 +60,7 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
+    timeout: Annotated[float, LIMIT] = TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
@@ -117,7 +120,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
         with progress(quiet=given.quiet) as bar:
-            totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
+            retry = not given.only_missing
+            totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub)
         charts = plot(tables, rows, store.folder / "charts")

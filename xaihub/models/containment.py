@@ -66,7 +66,7 @@ class Snapshot:
         self.weights_hash = ""
 
     def with_contents(self, copies: Copies | None = None) -> Snapshot:
-        """Return this snapshot with the contents of the tensors, in those of `copies` that are equal, or in new ones."""
+        """Return this snapshot with the contents of the tensors: those of `copies` that are equal, or new copies."""
         found, known = copy(self), {} if copies is None else copies
         found._kept = [_copied(tensor, known) for tensor in self._tensors]
         return found
@@ -263,7 +263,7 @@ class Guard:
 
     def __init__(self) -> None:
         """Watch nothing yet."""
-        self._reason = ""  # why the model cannot be used any more
+        self.reason = ""  # why the model cannot be used any more
         self._copies: Copies = {}
         self._depth = 0
         self._ignored: frozenset[str] = frozenset()
@@ -275,8 +275,8 @@ class Guard:
         Raises:
             ModelError: It was.
         """
-        if self._reason:
-            raise ModelError(self._reason, hint="load the model again")
+        if self.reason:
+            raise ModelError(self.reason, hint="load the model again")
 
     @contextmanager
     def learning(self, network: nn.Module) -> Iterator[None]:
@@ -316,7 +316,7 @@ class Guard:
                     vars(model).pop(name, None)
         if found and by is not None:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            undone = "the model cannot be used any more" if self._reason else "it was undone"
+            undone = "the model cannot be used any more" if self.reason else "it was undone"
             raise PluginError(f"{by.described} {found[0]}{more}; {undone}, and the result is discarded")
 
     def _snapshot(self, model: Model, *, foreign: bool, watched: bool) -> Snapshot:
@@ -335,12 +335,12 @@ class Guard:
             left = before.changes() if found else []
             if before.written():
                 self._last = None
-                if before.weights_hash not in ("", hash_state(before.network.state_dict())):
+                if by is not None and before.weights_hash not in ("", hash_state(before.network.state_dict())):
                     left = ["changed the weights"]
         except Exception as error:  # whatever was done to the tensors
             found, left = [], [f"changed the weights beyond reading ({type(error).__name__})"]
         if left:
-            self._reason = f"the model was changed and cannot be restored: {who} {left[0]}"
+            self.reason = f"the model was changed and cannot be restored: {who} {left[0]}"
         return found or left
 
 
@@ -348,11 +348,11 @@ def _restore_model(model: Model, own: dict[str, Any], runtime: dict[str, Any]) -
     """Undo changes of the attributes of a model and of its runtime."""
     found = []
     now = vars(model)
-    for name in [name for name in now.keys() | own.keys() if now.get(name) is not own.get(name)]:
-        if name not in _CACHES:
-            now.pop(name, None)
-            now.update({name: own[name]} if name in own else {})
-            found.append(f"changed {name!r} of the model")
+    changed = [name for name in own if now.get(name) is not own[name] and name not in _CACHES]
+    for name in changed + [name for name in now if name not in own and callable(getattr(type(model), name, None))]:
+        now.pop(name, None)
+        now.update({name: own[name]} if name in own else {})
+        found.append(f"changed {name!r} of the model")
     if vars(model.runtime) != runtime:
         vars(model.runtime).update(runtime)
         found.append("changed the runtime of the model")
