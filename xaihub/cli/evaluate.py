@@ -96,10 +96,10 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("--only-missing requires --resume")
     if given.resume and given.config:
         raise click.UsageError("--resume takes its plan from the run; remove --config")
-    file = None
+    file, origins = None, {}
     if given.resume:
         with RunStore(given.resume) as store:
-            config = store.config
+            config, origins = store.config, store.origins
     elif given.config:
         config, file = read_config(given.config)
     elif images:
@@ -109,7 +109,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     config = _updated(app.hub, config, images, given, add=bool(given.resume))
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
-    plan = make_plan(app.hub, config, file)
+    plan = make_plan(app.hub, config, file, origins=origins)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
         _estimate(app.hub, plan, models, as_json=given.as_json)
@@ -151,10 +151,16 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return why each metric or explainer failed, and how often."""
-    failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
+    """Return why each metric or explainer failed, how often, and on which image first."""
+    failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
-    return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
+    first: dict[Any, str] = {}
+    for (*pair, _), image in failed.items():
+        first.setdefault(tuple(pair), Path(image).name)
+    return [
+        f"{who}: {reason} ({first[who, reason] if count == 1 else f'{count} maps, the first of {first[who, reason]}'})"
+        for (who, reason), count in counts.items()
+    ]
 
 
 def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:

@@ -123,7 +123,7 @@ class Isolation:
         }
         key = canonical(wanted)
         if key not in self._ready:
-            files = [method.origin.source for method in foreign if method.origin.sha256]
+            files = model.loaded["plugin_files"]
             if self._worker is None or not set(files) <= set(self._files):
                 self.__exit__(None, None, None)
                 self._files = [*dict.fromkeys([*self._files, *files])]
@@ -154,7 +154,8 @@ class Isolation:
 def _asked(model: Model) -> dict[str, Any]:
     runtime = model.runtime
     settings = {"batch_size": runtime.batch_size, "memory_budget": runtime.memory_budget, "autocast": runtime.autocast}
-    return {"shown": model.name, "arguments": dict(model.loaded or {}), "runtime": settings}
+    arguments = {name: value for name, value in (model.loaded or {}).items() if name != "plugin_files"}
+    return {"shown": model.name, "arguments": arguments, "runtime": settings}
 
 
 def _named(method: Parametrised) -> list[Any]:

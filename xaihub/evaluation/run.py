@@ -84,6 +84,7 @@ def evaluate(
     with store.writing():
         run = Run(hub=hub, plan=plan, store=store, retry=retry, timeout=timeout, watch=watch)
         store.set_config(plan.config)
+        store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         store.show_scores(run.depends.all_scores())
         return run.work(models)

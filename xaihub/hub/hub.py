@@ -193,6 +193,7 @@ class Hub:
             named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
             name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
             model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
+            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:

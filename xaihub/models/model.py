@@ -111,7 +111,7 @@ class Model:
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
-        self.loaded: Mapping[str, Any] | None = None
+        self.loaded: dict[str, Any] | None = None
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
