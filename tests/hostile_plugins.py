@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from xaihub import Attribution, Case, Explainer, Measurement, Metric, Model, ModelAdapter, ModelRequest, Preprocessing
 from xaihub import ResolvedTarget as Target
@@ -170,7 +170,7 @@ class PatchesFunction(_Hostile):
     """Replaces a function of torch."""
 
     def harm(self, model: Model) -> None:
-        F.batch_norm = lambda inputs, *args, **values: inputs
+        functional.batch_norm = lambda inputs, *args, **values: inputs
 
 
 class ChangesSetting(_Hostile):
@@ -398,7 +398,7 @@ class Hangs(_Hostile):
         while True:
             try:
                 time.sleep(1)
-            except BaseException:
+            except BaseException:  # noqa: S112
                 continue
 
 

@@ -64,9 +64,12 @@ def photo(tmp_path: Path) -> str:
     return str(tmp_path / "photo.png")
 
 
-def outcomes(hub: Hub, names: list[str], photo: str, *, timeout: float = 0) -> list[Outcome]:
+def outcomes(
+    hub: Hub, names: list[str], photo: str, *, timeout: float = 0, model: Model | None = None
+) -> list[Outcome]:
     explainers = [hub.get_explainer(name) for name in names]
-    return list(explain_many([hub.load_model("tiny", device="cpu")], explainers, [photo], timeout=timeout))
+    models = [model or hub.load_model("tiny", device="cpu")]
+    return list(explain_many(models, explainers, [photo], timeout=timeout))
 
 
 def contents(outcome: Outcome) -> tuple[bytes, str]:
@@ -78,7 +81,7 @@ def contents(outcome: Outcome) -> tuple[bytes, str]:
 
 def process() -> tuple[object, ...]:
     return (
-        torch.get_num_threads(), torch.get_default_dtype(), torch.zeros(1).device, sys.getrecursionlimit(), os.getcwd(),
+        torch.get_num_threads(), torch.get_default_dtype(), torch.zeros(1).device, sys.getrecursionlimit(), Path.cwd(),
         torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), np.geterr(), sys.stdout,
         torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes(),
         torch.nn.functional.batch_norm, nn.ReLU6.forward, len(nn.modules.module._global_forward_hooks),
@@ -93,12 +96,11 @@ def test_there_are_forty() -> None:
 @pytest.mark.parametrize("name", CONTAINED)
 def test_each_alone_costs_its_own_result_and_nothing_else(hub: Hub, photo: str, name: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
+    model = hub.load_model("tiny", device="cpu")  # which draws numbers
     before = process()
-    first, bad, second = outcomes(hub, [GOOD[0], name, GOOD[1]], photo)
+    first, bad, second = outcomes(hub, [GOOD[0], name, GOOD[1]], photo, model=model)
     assert process() == before
     assert [contents(first), contents(second)] == undisturbed
-    if name == "returns_nonsense" and bad.error is None:
-        pytest.fail("a record without a text was accepted")
     assert bad.error is not None
     told = str(bad.error)
     assert name in told or HARMLESS[name] in told
@@ -189,12 +191,16 @@ def test_threads_of_the_users_own_pool_are_no_plugins_fault() -> None:
 
 def test_ctrl_c_of_the_user_passes_even_if_the_plugin_swallows_it() -> None:
     swallowed = []
-    with pytest.raises(KeyboardInterrupt), fenced(plugins.Good()):
+
+    def swallow() -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
         except BaseException:
             swallowed.append(True)
+
+    with pytest.raises(KeyboardInterrupt), fenced(plugins.Good()):
+        swallow()
     assert swallowed
 
 
