@@ -12,7 +12,14 @@ from xaihub.hub.registry import Registry
 from xaihub.metric import Metric
 from xaihub.models.adapter import ModelAdapter
 from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
-from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks, parameter_effects
+from xaihub.testing import (
+    explainer_contract,
+    explainer_cost,
+    explainer_meaning,
+    metric_checks,
+    model_checks,
+    parameter_effects,
+)
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
 from xaihub.testing.explainer_subject import ExplainerSubject
