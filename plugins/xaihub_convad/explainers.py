@@ -151,7 +151,7 @@ def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> lis
             f" {result.merged.agreement:.2f}; raise iterations"
         )
     if result.stopped:
-        warnings.append(f"only {len(sets)} sets were found: {result.stopped}")
+        warnings.append(f"no further set was found: {result.stopped}; more alternatives have no effect")
     for one in sets:
         if not one.holds:
             why = ": the class is kept without it" if one.details.get("necessary") is False else ""

@@ -54,7 +54,9 @@ class Settings(Parametrised):
         ),
     ] = 100
     radius: Annotated[
-        float, Meta(gt=0, description="Radius, in pixels, of the smallest disc that is tried."), When(strategy="spatial")
+        float,
+        Meta(gt=0, description="Radius, in pixels, of the smallest disc that is tried."),
+        When(strategy="spatial"),
     ] = 25.0
     alternatives: Annotated[
         int, Meta(ge=1, description="Maximum number of disjoint sets."), When(strategy="multiple")
