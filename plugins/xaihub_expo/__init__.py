@@ -56,7 +56,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             "expo-stability",
             "Stability",
             "Cross-entropy plus the squared change of the logits under small noise or faded patches.",
-            cost="1 + penalty_batch / batch / every passes, twice the penalty without --freeze-norm or with dropout",
+            cost="1 + penalty_batch / batch / every passes, twice the penalty without freeze_norm or with dropout",
             limits="Flattens the function, so it is for classifiers only. ",
             variant="noise on pixels (stated, for MNIST); it penalises slope first (derived); faded cells and"
             " evaluation mode for both sides",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, class_scores
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, When, class_scores
 from xaihub.files import read_file
 from xaihub_scores_activation.gate import ScoresActivation, gates, warnings_of_flatness
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
@@ -113,7 +113,9 @@ class GlobalSHAP(GlobalExplainer):
     background: Annotated[
         int, Meta(ge=1, description="Maximum number of images whose values replace masked channels.")
     ] = 20
-    permutations: Annotated[int, Meta(ge=1, description="Orders of the channels per image.")] = 1
+    permutations: Annotated[
+        int, Meta(ge=1, description="Orders of the channels per image."), When(algorithm="permutation")
+    ] = 1
     output: Annotated[
         Literal["probability", "logit"], Meta(description="The outputs that are distributed over the channels.")
     ] = "probability"
@@ -125,7 +127,7 @@ class GlobalSHAP(GlobalExplainer):
         background, rows = features[order[: self.background]], features[order[-self.rows :]]
         started = time.process_time()
         weights = shap_importance(
-            lambda table: class_scores(head(table), self.output),
+            lambda table: class_scores(head(table), self.output, model.outputs),
             background,
             rows,
             algorithm=self.algorithm,
@@ -189,7 +191,7 @@ class PermutationImportance(GlobalExplainer):
 
 def _quality(head: Callable[[Tensor], Tensor], kind: str, _estimator: Any, x: Any, y: Any) -> float:
     labels = torch.from_numpy(y)
-    logs = head(torch.from_numpy(np.ascontiguousarray(x))).double().log_softmax(1)
+    logs = class_scores(head(torch.from_numpy(np.ascontiguousarray(x))).double(), "log_probability")
     right = logs[torch.arange(len(y)), labels] if kind == "log_loss" else (logs.argmax(1) == labels).double()
     return float(right.mean())
 

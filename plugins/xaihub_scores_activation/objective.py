@@ -22,6 +22,7 @@ class GatedClassifier(Objective):
     """Cross-entropy through a softmax gate on channels, positions, patches or input channels."""
 
     on_features = True
+    soft_labels = True
 
     site: Annotated[
         Site,

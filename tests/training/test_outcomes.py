@@ -43,7 +43,7 @@ def test_images_that_are_held_out_are_copied_after_the_objective_agrees(hub: Hub
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patience": 1, "keep": "last"}, "--patience cannot be combined with --keep last"),
+        ({"patience": 1, "keep": "last"}, "patience cannot be combined with keep=last"),
         ({"scratch": True, "checkpoint": "w.safetensors"}, "--scratch cannot be combined with --checkpoint"),
         ({"patience": 1, "val": 0.0}, "patience needs validation images"),
     ],

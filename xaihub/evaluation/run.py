@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from xaihub.errors import OutputError, XaihubError
+from xaihub.errors import XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
 from xaihub.evaluation.inputs import Inputs
+from xaihub.evaluation.isolation import TIMEOUT, Isolation
 from xaihub.evaluation.plan import Plan, load_models
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
@@ -62,6 +63,7 @@ def evaluate(
     models: Sequence[Model] | None = None,
     *,
     retry: bool = True,
+    timeout: float = TIMEOUT,
     watch: Watch | None = None,
 ) -> Totals:
     """Compute what a plan's run lacks; may be interrupted and called again at any time.
@@ -72,6 +74,7 @@ def evaluate(
         store: Where results go.
         models: The plan's models as returned by `load_models`; loaded here by default.
         retry: Retry what failed before.
+        timeout: Limit for one explanation or score by a plugin of a third party, in seconds; see `Isolation`.
         watch: Called with the current step, the number of explanations done, and their total number.
 
     Raises:
@@ -79,8 +82,9 @@ def evaluate(
             that fails is recorded as failed, and the run continues.
     """
     with store.writing():
-        run = Run(hub=hub, plan=plan, store=store, retry=retry, watch=watch)
+        run = Run(hub=hub, plan=plan, store=store, retry=retry, timeout=timeout, watch=watch)
         store.set_config(plan.config)
+        store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         store.show_scores(run.depends.all_scores())
         return run.work(models)
@@ -96,6 +100,7 @@ class Run:
     retry: bool = True
     watch: Watch | None = None
     limit: int | None = None
+    timeout: float = TIMEOUT
     totals: Totals = field(default_factory=Totals, init=False)
 
     @cached_property
@@ -106,11 +111,14 @@ class Run:
     def work(self, models: Sequence[Model] | None = None) -> Totals:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
         started = time.perf_counter()
-        for number, model in enumerate(load_models(self.hub, self.plan) if models is None else models):
-            with model.counting() as counts:
-                _OfModel(self, model, number).work()
-            self.totals.forward_passes += counts.forward_passes
-            self.totals.backward_passes += counts.backward_passes
+        with Isolation(timeout=self.timeout) as isolation:
+            for number, model in enumerate(load_models(self.hub, self.plan) if models is None else models):
+                with model.counting() as counts:
+                    _OfModel(self, model, number, isolation).work()
+                self.totals.forward_passes += counts.forward_passes
+                self.totals.backward_passes += counts.backward_passes
+        self.totals.forward_passes += isolation.spent.forward_passes
+        self.totals.backward_passes += isolation.spent.backward_passes
         self.totals.seconds = time.perf_counter() - started
         return self.totals
 
@@ -118,9 +126,9 @@ class Run:
 class _OfModel:
     """One model over all images."""
 
-    def __init__(self, run: Run, model: Model, number: int) -> None:
+    def __init__(self, run: Run, model: Model, number: int, isolation: Isolation) -> None:
         self._run, self._plan, self._store, self._totals = run, run.plan, run.store, run.totals
-        self._model, self._number = model, number
+        self._model, self._number, self._isolation = model, number, isolation
         self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in run.plan.metrics}
         self._explainers = [(explainer, with_files(explainer.parameters)) for explainer in run.plan.explainers]
         self._pooled = any(metric.needs_pool for metric in run.plan.metrics)
@@ -172,7 +180,7 @@ class _OfModel:
             self._done += 1
 
     def _show_current(self) -> dict[str, str]:
-        """Show of this model what the plan asks for; return the first image of each explanation."""
+        """Make visible the rows of this model that the plan contains; return the first image of each explanation."""
         wanted: dict[str, tuple[str, str, str]] = {}
         for source in self._plan.images:
             checksum = self._run.depends.checksum(source)
@@ -195,10 +203,9 @@ class _OfModel:
         for wanted in missing:
             self._report(f"{Path(image.source).name}: {wanted.metric} of {explainer.name}")
             started = time.perf_counter()
+            metric = self._metrics[wanted.metric, wanted.parameters]
             try:
-                measured, counts = self._metrics[wanted.metric, wanted.parameters].measure(case)
-            except OutputError:
-                raise
+                measured, counts = self._isolation.measure(metric, case)
             except XaihubError as error:
                 self._totals.failed += 1
                 self._store.add_score(key, Score(wanted, error=str(error)))
@@ -218,9 +225,8 @@ class _OfModel:
     def _explain(self, key: Key, image: SourceImage, scene: Scene, explainer: Explainer) -> Explanation | None:
         inputs, seed = scene.image[None], self._plan.config.seed
         try:
-            found = explainer.explain(self._model, inputs, scene.target.fixed(), seed=seed, logits=scene.logits[None])[
-                0
-            ]
+            target, logits = scene.target.fixed(), scene.logits[None]
+            found = self._isolation.explain(explainer, self._model, inputs, target, seed=seed, logits=logits)
         except XaihubError as error:
             self._totals.failed += 1
             self._store.add_explanation(key, image.source, None, error=str(error))
@@ -251,12 +257,13 @@ class _OfModel:
         label = plan.labels.get(source)
         try:
             found = self._inputs.get(source, image)
-            wanted = Target(index=label) if label is not None else Target.parse(plan.config.target, self._model.classes)
+            text = plan.config.target if label is None else label
+            wanted = Target.parse(text, self._model.classes, self._model.outputs)
             return Scene(
                 model=self._model,
                 image=found.pixels,
                 logits=found.logits,
-                target=wanted.resolve(found.logits[None]),
+                target=wanted.resolve(found.logits[None], self._model.outputs),
                 truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
                 pool=self._inputs.pool(position) if self._pooled else (),
             )

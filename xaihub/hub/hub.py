@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
+from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
+from xaihub.notices.fence import described
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -81,12 +84,18 @@ class Hub:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
         return {kind: getattr(self, kind) for kind in REGISTRIES}
 
+    @property
+    def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
+        """The loaders of the removal operators by name, including those that are registered later."""
+        return _Removals(self)
+
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
         from xaihub.explainers.explainer import Explainer
 
         spec = self.explainers.get(name)
-        explainer: Explainer = _create(spec, Explainer, values)
+        explainer: Explainer = self._create(spec, Explainer, values)
+        explainer.check_parameters()
         explainer.variant = spec.variant
         return explainer
 
@@ -94,22 +103,39 @@ class Hub:
         """Create the global explainer called `name` with the given parameters."""
         from xaihub.ranking.explainer import GlobalExplainer
 
-        explainer: GlobalExplainer = _create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer: GlobalExplainer = self._create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer.check_parameters()
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
         """Create the metric called `name` with the given parameters."""
         from xaihub.metric import Metric
 
-        metric: Metric = _create(self.metrics.get(name), Metric, values)
+        metric: Metric = self._create(self.metrics.get(name), Metric, values)
+        metric.check_parameters()
         return metric
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
-        from xaihub.objective import Objective
+        from xaihub.objective import Objective, fenced_objective
 
-        objective: Objective = _create(self.objectives.get(name), Objective, values)
-        return objective
+        return fenced_objective(self._create(self.objectives.get(name), Objective, values))
+
+    def _create(self, spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
+        """Create an instance of the class that a record names, which must derive from `kind`."""
+        from xaihub.params import convert
+
+        method = spec.load_class(kind)
+        origin = origin_of(self.host.plugin(spec.plugin))
+        try:
+            created = method(**convert(method, values, who=spec.name))
+            created.name, created.origin = spec.name, origin
+        except XaihubError:
+            raise
+        except (Exception, SystemExit) as error:  # the plugin fence: a constructor may fail in any way
+            what = f"plugin {origin.label} cannot make {method.noun} {spec.name!r}"
+            raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
+        return created
 
     def load_model(
         self,
@@ -121,6 +147,7 @@ class Hub:
         classes: str | os.PathLike[str] | None = None,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        outputs: str = "",
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
@@ -135,6 +162,8 @@ class Hub:
             classes: A text file with one class name per line, which replaces the model's class names.
             layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
+            outputs: What the outputs mean, instead of what the card or the adapter declares: "multiclass",
+                "multilabel", "binary", "regression", "regression:UNIT" or "embedding".
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
@@ -142,6 +171,7 @@ class Hub:
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         from dataclasses import replace
 
@@ -160,17 +190,27 @@ class Hub:
             checkpoint=None if checkpoint is None else os.fspath(checkpoint),
             classes=None if classes is None else read_classes(classes),
             options=options or {},
+            outputs=outputs,
         )
+        declared = request.declared
         if card.objective:
             model = self._build_wrapped(request, adapter, pick_device(device))
         else:
             model = _built(adapter, request, pick_device(device))
-        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        if declared is not None and declared != model.outputs:
+            model = model.declared(declared)
+        model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
         if runtime is not None:
             model.runtime = runtime
+        if not scratch and not options:
+            files = {"checkpoint": checkpoint, "classes": classes}
+            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
+            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
+            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
+            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
@@ -214,7 +254,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, XaihubError) else described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -223,14 +263,41 @@ class Hub:
         adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
         return adapter
 
+    def adapter_names(self, spec: AdapterSpec) -> list[str]:
+        """Return the models that an adapter lists; none if it does not work, which is reported."""
+        try:
+            return [str(name) for name in self._adapter(spec.name).names()]
+        except (Exception, SystemExit) as error:  # the plugin fence, as above
+            self._blame(spec, error)
+            return []
+
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
         for spec in self.adapters:
-            try:
-                known += self._adapter(spec.name).names()
-            except (Exception, SystemExit) as error:  # the plugin fence, as above
-                self._blame(spec, error)
+            known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
+
+
+class _Removals(Mapping[str, Any]):
+    """A view of the baselines of a hub; a copy holds those of the moment."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        spec = self._hub.baselines.find(name)
+        if spec is None:
+            raise KeyError(name)
+        return spec.load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.baselines.names())
+
+    def __len__(self) -> int:
+        return len(self._hub.baselines.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
@@ -242,22 +309,11 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
         return adapter.build(request, device)
     except XaihubError:
         raise
-    except Exception as error:  # architectures are foreign code
-        reason = " ".join(str(error).split())[:200]
+    except (Exception, SystemExit) as error:  # architectures are foreign code
         raise ModelError(
-            f"model {request.name!r} cannot be built: {type(error).__name__}: {reason}",
+            f"model {request.name!r} cannot be built: {described(error)}",
             hint="check the options of its card or of the command",
         ) from error
-
-
-def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
-    """Create an instance of the class that a record names, which must derive from `kind`."""
-    from xaihub.params import convert
-
-    method = spec.load_class(kind)
-    created = method(**convert(method, values, who=spec.name))
-    created.name = spec.name
-    return created
 
 
 def pick_device(name: str) -> Any:
