@@ -24,7 +24,9 @@ from xaihub.params import parameters
 from xaihub.plugin_tools.scaffold import render
 from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
+from xaihub.training.config import Config
 
+DOCS = Path(__file__).parent
 # Names from other libraries, whose own docstrings cover more than what we use.
 _FOREIGN = {
     "BaselineName": "The type of a parameter that selects the fill for masked pixels; its description lists the names.",
@@ -48,6 +50,22 @@ def commands() -> str:
         if isinstance(command, click.Group):
             found += [_command(f"{name} {inner}", item) for inner, item in sorted(command.commands.items())]
     return "\n".join(found).strip()
+
+
+def gallery() -> str:
+    """Show the thumbnails that docs/gallery.py drew, in columns, with what each explainer does."""
+    columns, rows = 3, []
+    found = [spec for spec in hub().explainers if (DOCS / "images" / "gallery" / f"{spec.name}.jpg").exists()]
+    for start in range(0, len(found), columns):
+        row = found[start : start + columns]
+        images = [f"![{spec.name}](images/gallery/{spec.name}.jpg)" for spec in row]
+        texts = [f"[`{spec.name}`](reference/explainers.md#{spec.name}): {spec.summary}" for spec in row]
+        rows += [_row(cells + [""] * (columns - len(row))) for cells in (images, texts)]
+    return "\n".join(["| | | |", "|---|---|---|", *rows])
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def project(name: str, path: str, *, kind: str = "explainer") -> str:
@@ -93,6 +111,16 @@ def objectives() -> str:
         return {"With --freeze": "features are computed once" if method.on_features else "images are read again"}
 
     return _methods(hub().objectives, ("what is minimised", "cost per image"), lambda spec: (spec.cost,), facts)
+
+
+def settings() -> str:
+    """List the settings of a training plan."""
+    rows = []
+    for name, item in parameters(Config).items():
+        shown = f"`{item.default}`".lower() if isinstance(item.default, bool | int | float | str) else ""
+        values = "names with values" if item.type.startswith("dict") else item.type.replace(" | ", ", ")
+        rows.append((f"`{name}`", item.description, values, shown))
+    return _table(("setting", "meaning", "values", "default"), rows)
 
 
 def models() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from itertools import count
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 torch.set_num_threads(1)
 # Collecting garbage would walk through the libraries' many objects again and again, also while they are imported.
 gc.set_threshold(20_000, 20, 20)
+_numbers = count()
 
 
 def pytest_collection_finish() -> None:
@@ -20,8 +22,9 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a developer's own settings out of the tests."""
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep a developer's own settings and state out of the tests."""
+    monkeypatch.setenv("XAIHUB_STATE", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))
     for name in (
         "XAIHUB_LOAD_PLUGINS",
         "XAIHUB_STRICT_PLUGINS",

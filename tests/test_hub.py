@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from timm.data import ImageNetInfo
 
 import xaihub_rise
@@ -26,6 +28,8 @@ from xaihub import (
     load_image,
     sample_photo,
 )
+from xaihub.cli import cli
+from xaihub.cli._app import App
 from xaihub.errors import MissingExtra, ModelError, PluginError, UnknownName
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
@@ -219,6 +223,28 @@ class TestThirdPartyAdapters:
     def test_one_may_bring_models(self, module: Any) -> None:
         module.Adapter = MineAdapter
         assert make_hub(Mine("a_plugins_module:Adapter")).load_model("mine/net").name == "mine/net"
+
+    def test_models_that_one_names_are_listed_on_request(self, module: Any) -> None:
+        class Listing(MineAdapter):
+            def names(self, pattern: str = "*") -> list[str]:
+                return ["mine/net", "mine/other"]
+
+        module.Adapter = Listing
+        hub = make_hub(Mine("a_plugins_module:Adapter"))
+
+        result = CliRunner().invoke(cli, ["list", "models", "--json"], obj=App(hub))
+
+        rows = [row for row in json.loads(result.stdout) if row["plugin"] == "third0"]
+        assert [(row["name"], row["adapter"]) for row in rows] == [("mine/net", "mine"), ("mine/other", "mine")]
+
+    def test_one_that_cannot_list_its_models_costs_only_them(self) -> None:
+        hub = make_hub(Mine("no_such_module:X"))
+
+        result = CliRunner().invoke(cli, ["list", "models", "--json"], obj=App(hub))
+
+        assert result.exit_code == 0
+        assert "efficientnet_lite0" in {row["name"] for row in json.loads(result.stdout)}
+        assert "adapter 'mine' does not work" in result.stderr
 
     @pytest.mark.parametrize("failure", ["import", "type", "constructor", "knows"])
     def test_a_broken_one_hides_no_model_of_the_others(self, module: Any, failure: str) -> None:

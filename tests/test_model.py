@@ -27,6 +27,14 @@ def wrapped(module: nn.Module | None = None) -> Model:
     return Model(network() if module is None else module, name="toy", preprocessing=PREPROCESSING)
 
 
+@pytest.mark.parametrize("count", [3, 6])
+def test_class_names_of_the_wrong_number_are_refused(count: int) -> None:
+    model = Model(network(), name="toy", preprocessing=PREPROCESSING, classes=[f"c{i}" for i in range(count)])
+
+    with pytest.raises(ModelError, match=f"model 'toy' has {count} class names for 5 class scores"):
+        model.predict(torch.zeros(1, 3, 8, 8))
+
+
 class TestWeightsHash:
     def test_equal_weights_have_equal_hashes(self) -> None:
         assert wrapped().weights_hash == wrapped().weights_hash

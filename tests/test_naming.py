@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from xaihub.images.naming import OutputNames, file_names, image_stem, safe_name
+from xaihub.images.naming import IMAGE, OutputNames, file_names, image_stem, safe_name
 
 
 def test_a_plain_name_stays_as_it_is() -> None:
@@ -16,6 +16,16 @@ def test_a_plain_name_stays_as_it_is() -> None:
     assert names.stem("resnet50", "gradcam", "-") == "stdin__resnet50__gradcam"
     assert names.stem("resnet50", "gradcam", "photos/été 1.png") == "été_1__resnet50__gradcam"
     assert names.stem("resnet50", "gradcam") == "resnet50__gradcam"
+
+
+def test_a_given_target_is_part_of_the_name_so_that_results_for_several_are_kept() -> None:
+    def stem(target: str | None) -> str:
+        return OutputNames(["resnet50"], ["gradcam"], ["cat.jpg"], target).stem("resnet50", "gradcam", "cat.jpg")
+
+    assert stem(None) == "cat__resnet50__gradcam"
+    assert stem("Egyptian cat") == "cat__resnet50__gradcam__Egyptian_cat"
+    assert stem("tabby vs tiger cat") != stem("tabby vs Egyptian cat")
+    assert len({stem("c" * 200 + end) for end in "ab"}) == 2
 
 
 ALIKE = [
@@ -59,8 +69,8 @@ def test_models_with_alike_names_get_different_files() -> None:
 
 def test_a_long_name_is_shortened_with_a_hash() -> None:
     short = image_stem("l" * 230 + ".png")
-    assert len(short) == 120
-    assert short.startswith("l" * 100)
+    assert len(short) == IMAGE
+    assert short.startswith("l" * 80)
     assert short != image_stem("l" * 231 + ".png")
     assert len(safe_name("ü" * 200, 58).encode()) <= 58
 

@@ -7,9 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
+    from xaihub.api.compare import compare as compare
+    from xaihub.api.evaluate import evaluate as evaluate
     from xaihub.api.explain import explain as explain
     from xaihub.api.explain import get_explainer as get_explainer
     from xaihub.api.explain import load_model as load_model
+    from xaihub.api.rank import rank as rank
+    from xaihub.api.registration import register as register
+    from xaihub.api.train import train as train
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
@@ -22,7 +27,6 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.explainers.result import ClassScore as ClassScore
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
-    from xaihub.explainers.target import class_scores as class_scores
     from xaihub.hookspecs import hookimpl as hookimpl
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
@@ -38,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
     from xaihub.models.model import Runtime as Runtime
+    from xaihub.models.outputs import Outputs as Outputs
+    from xaihub.models.outputs import class_scores as class_scores
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
@@ -48,7 +54,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import Objective as Objective
     from xaihub.objective import Step as Step
     from xaihub.objective import evaluation_mode as evaluation_mode
+    from xaihub.params import Execution as Execution
     from xaihub.params import Meta as Meta
+    from xaihub.params import Unless as Unless
+    from xaihub.params import When as When
     from xaihub.randomness import current_generator as current_generator
     from xaihub.randomness import forked_generator as forked_generator
     from xaihub.randomness import generator_for as generator_for
@@ -70,13 +79,18 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
 __version__ = "0.1.0"
 
 _NAMES = {
+    "api.compare": "compare",
+    "api.evaluate": "evaluate",
     "api.explain": "explain get_explainer load_model",
+    "api.rank": "rank",
+    "api.registration": "register",
+    "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",
     "explainers.pixel_set": "PixelSet",
     "explainers.result": "ClassScore",
-    "explainers.target": "ResolvedTarget Target class_scores",
+    "explainers.target": "ResolvedTarget Target",
     "hookspecs": "hookimpl",
     "hub": "Hub",
     "images": "SourceImage load_image sample_photo",
@@ -84,10 +98,11 @@ _NAMES = {
     "models.adapter": "ModelAdapter ModelRequest",
     "models.layer": "Layer Layout",
     "models.model": "Model Runtime",
+    "models.outputs": "Outputs class_scores",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
-    "params": "Meta",
+    "params": "Execution Meta Unless When",
     "notices": "without_warnings",
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from xaihub.errors import MissingExtra, PluginError
+from xaihub.errors import MissingExtra, PluginError, XaihubError, did_you_mean
+from xaihub.notices import fence
 
 __all__ = [
     "AdapterSpec",
@@ -89,7 +92,10 @@ class Paper:
 
 
 def import_file(path: str) -> ModuleType:
-    """Import a Python file that belongs to no package, once, under a unique module name."""
+    """Import a Python file that belongs to no package, once, under a unique module name.
+
+    It can import the modules next to it, which come before installed ones of the same name, as for a script.
+    """
     from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
 
     file = Path(path).resolve()
@@ -100,11 +106,40 @@ def import_file(path: str) -> ModuleType:
             raise ImportError(f"{path!r} is not a Python file")
         module = sys.modules[name] = util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            with _siblings(str(file.parent)):
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
     return sys.modules[name]
+
+
+_folders: set[str] = set()  # of the files that `import_file` has imported
+
+
+@contextmanager
+def _siblings(folder: str) -> Iterator[None]:
+    """Let imports find the modules in a folder first, and not those of the same name next to another file."""
+    others = _folders - {folder}
+    hidden = {name: module for name, module in sys.modules.items() if _folder_of(module) in others}
+    hidden = {name: module for name, module in hidden.items() if not name.startswith("xaihub_file_")}
+    for name in hidden:
+        del sys.modules[name]
+    _folders.add(folder)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for imports inside functions
+        for name, module in hidden.items():
+            sys.modules.setdefault(name, module)
+
+
+def _folder_of(module: object) -> str:
+    file = getattr(module, "__file__", None)
+    return str(Path(file).parent) if isinstance(file, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,20 +172,33 @@ class Spec:
             PluginError: The module cannot be imported, or does not define the object.
         """
         module_name, _, attribute = self.target.rpartition(":")
-        try:
-            load = import_file if module_name.endswith(".py") else import_module
-            return getattr(load(module_name), attribute)
-        except ModuleNotFoundError as error:
-            if error.name and f"{module_name}.".startswith(f"{error.name}."):
-                raise PluginError(f"plugin {self.plugin!r}: there is no module {error.name!r}") from error
-            hint = f"pip install 'xaihub[{self.extra}]'" if self.extra else f"pip install {error.name}"
-            raise MissingExtra(f"{self.name!r} needs {error.name!r}, which is not installed", hint=hint) from error
-        except (Exception, SystemExit) as error:
-            # The plugin fence: whatever a module raises disables only this name.
-            raise PluginError(
-                f"plugin {self.plugin!r} cannot load {self.name!r} from {self.target!r}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
+        load = import_file if module_name.endswith(".py") else import_module
+        outcome = fence.run(lambda: getattr(load(module_name), attribute), libraries=True)
+        if outcome.changed:
+            what = ", ".join(outcome.changed)
+            warnings.warn(f"plugin {self.plugin!r}: importing {self.name!r} changed {what}; restored", stacklevel=2)
+        if outcome.error is None:
+            return outcome.value
+        if isinstance(outcome.error, ModuleNotFoundError) and outcome.error.name:
+            raise self._missing(module_name, outcome.error.name) from outcome.error
+        raise PluginError(
+            f"plugin {self.plugin!r} cannot load {self.name!r} from {self.target!r}: {fence.described(outcome.error)}"
+        ) from outcome.error
+
+    def _missing(self, module: str, missing: str) -> XaihubError:
+        """Return the error about a module that is not there; only what nobody has locally can be installed."""
+        top = missing.partition(".")[0]
+        folder = Path(module).parent if module.endswith(".py") else None
+        local = [] if folder is None else [file.stem for file in folder.iterdir() if file.suffix in (".py", "")]
+        if f"{module}.".startswith(f"{missing}.") or top in (*sys.modules, *local):
+            return PluginError(f"plugin {self.plugin!r}: there is no module {missing!r}")
+        what = f"{self.name!r} needs {missing!r}, which is not installed"
+        if self.extra:
+            return MissingExtra(what, hint=f"pip install 'xaihub[{self.extra}]'")
+        if folder is None:
+            return MissingExtra(what, hint=f"pip install {top}")
+        near = did_you_mean(top, local)
+        return MissingExtra(f"{what} and not next to {Path(module).name!r}", hint=near or "install it, or put it there")
 
     def load_class(self, base: type) -> Any:
         """Import and return the registered class, which must be a subclass of `base`; raises as `load`."""
@@ -305,11 +353,14 @@ class ModelCard(Spec):
         weights: The source of the weights.
         classes: Class names: "imagenet-1k", the path of a text file, or the names themselves.
         num_classes: Number of outputs; None takes it from the weights or the architecture.
+        outputs: What the outputs mean: "multiclass", "multilabel", "binary", "regression", "regression:UNIT" or
+            "embedding"; empty leaves it to the adapter.
         input: Overrides of the model's own preprocessing: size (one side, or height and width), mean,
             std, interpolation, crop_pct, crop_mode.
         layers: Overrides of the traced layers, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.
+        measured: Further figures of a trained model, by name, as its objective reported them (`Objective.figures`).
         objective: The training objective that modified the architecture; it is applied again before the weights are
             loaded. Empty if there is none.
         objective_options: That objective's parameters.
@@ -321,10 +372,12 @@ class ModelCard(Spec):
     weights: Weights = field(default_factory=Weights)
     classes: str | tuple[str, ...] = "imagenet-1k"
     num_classes: int | None = None
+    outputs: str = ""
     input: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
     objective: str = ""
     objective_options: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""

@@ -23,25 +23,26 @@ class Scores(nn.Module):
     of rows and the result does not depend on the batch size. Otherwise all rows pass together.
     """
 
-    def __init__(self, model: Model, *, bounded: bool = True) -> None:
+    def __init__(self, model: Model, target: ResolvedTarget, *, bounded: bool = True) -> None:
         """Keep the model; its network becomes a submodule, so that captum finds the layers to hook."""
         super().__init__()
         self.module = model.module
         self.model = model
+        self.target = target
         # Determined now, since it may take a forward pass, which captum's hooks must not see.
         self.rows = gradient_rows(model) if bounded else None
 
-    def forward(self, inputs: Tensor, index: Tensor, against: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, *parts: Tensor) -> Tensor:
         """Return (n,) scores; differentiable with respect to `inputs`."""
-        target = ResolvedTarget(index=index, against=against)
+        target = self.target.of(*parts)
         rows = self.rows
         if rows is None:
             return target.score(self.model(inputs))
         if torch.is_grad_enabled() and inputs.requires_grad:
             scores: Tensor = _RowGradients.apply(inputs, self.model, target, rows)
             return scores
-        parts = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
-        return torch.cat([target[part].score(self.model(inputs[part])) for part in parts])
+        pieces = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
+        return torch.cat([target[piece].score(self.model(inputs[piece])) for piece in pieces])
 
 
 class _RowGradients(torch.autograd.Function):
@@ -74,7 +75,7 @@ def gradient_rows(model: Model) -> int:
 
 def classes(target: ResolvedTarget) -> tuple[Tensor, ...]:
     """Return the class indices as extra arguments of `Scores`; captum repeats them along with the rows."""
-    return (target.index,) if target.against is None else (target.index, target.against)
+    return target.parts
 
 
 def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:
@@ -104,8 +105,19 @@ def completeness(
     gap = (values.flatten(1).sum(1) - difference).abs()
     relative = gap / difference.abs().clamp(min=1e-9)
     worst = float(relative.max())
-    text = f"the values miss the change in score from the baseline by {worst:.1%} of it; {remedy}"
-    return gap, relative, [text] if worst > tolerance else []
+    return gap, relative, [_graded(worst, remedy)] if worst > tolerance else []
+
+
+def _graded(worst: float, remedy: str) -> str:
+    """Return the warning about a relative gap; from a quarter on the sizes, from 1 on the whole map is in doubt."""
+    if worst < 0.25:
+        return f"the values miss the change in score from the baseline by {worst:.1%} of it; {remedy}"
+    if worst < 1:
+        return f"the sizes of the values are unreliable: they miss the change in score by {worst:.0%} of it; {remedy}"
+    return (
+        "the values do not explain the score: their sum misses the change in score from the baseline by"
+        f" {worst:.3g} times that change; do not use this map; {remedy}"
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import xaihub
+from xaihub.explainers.pixel_set import percent
 
 Run = Callable[..., Result]
 FAST = ("-e", "rise", "-p", "masks=4")
@@ -35,6 +36,18 @@ def test_without_arguments_the_sample_photo_is_explained(run: Run, tmp_path: Pat
     stem = "chelsea__efficientnet_lite0__gradcam"
     assert written == [f"{stem}.json", f"{stem}.png", f"{stem}.safetensors"]
     assert f"{stem}.png  gradcam: tiger cat" in result.stdout
+
+
+def test_a_second_target_keeps_the_first_result(run: Run, cat: Path, tmp_path: Path) -> None:
+    for target in ("Egyptian cat", "tabby"):
+        assert run("explain", str(cat), "-t", target, "-o", "out", "-q").exit_code == 0
+        assert run("compare", str(cat), "-t", target, "-o", "out", "-q").exit_code == 0
+
+    names = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert names == {
+        *(f"cat__efficientnet_lite0__gradcam__{target}" for target in ("Egyptian_cat", "tabby")),
+        *(f"cat__compare__{target}" for target in ("Egyptian_cat", "tabby")),
+    }
 
 
 def test_the_strongest_evidence_lies_on_the_cat_of_the_sample_photo() -> None:
@@ -112,11 +125,14 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
 
 
 def test_the_confidence_that_a_set_keeps_is_a_parameter(run: Run, cat: Path, tmp_path: Path) -> None:
-    short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "step=2000", "-p", "shrink=false", "-q", "--json")
-    result = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short)
-    (record,) = json.loads(result.stdout)
+    short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "shrink=0", "-q")
+    shown = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short).stdout
+    (record,) = json.loads(run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short, "--json").stdout)
+    one = record["sets"][0]
+    kept = [percent(one[name]) for name in ("area", "score", "whole", "runner_up")]
+    assert "  sufficient set: area {}, keeps {} of {}, runner-up {}".format(*kept) in shown.splitlines()
     assert record["parameters"]["confidence"] == 0.75
-    assert record["sets"][0]["score"] >= 0.75 * record["details"]["confidence"] - 1e-4
+    assert one["score"] >= 0.75 * one["whole"] - 1e-4
     refused = run("explain", "cat.png", "-e", "gradcam", "-p", "confidence=0.75")
     assert refused.exit_code == 2
     assert "gradcam has no parameter 'confidence'" in refused.stderr

@@ -36,12 +36,12 @@ class Renamed(Explainer):
 
 
 def test_list_tells_what_each_plugin_registered(run: Run) -> None:
-    rows = {row["name"]: row for row in json.loads(run("plugins", "list", "--json").stdout)}
+    rows = {row["name"]: row for row in json.loads(run("plugins", "list", "--load", "--json").stdout)}
 
     assert rows["rise"]["registered"] == {"explainers": ["rise"]}
     assert rows["zoo"]["registered"]["adapters"] == ["timm", "torchvision"]
     assert all(row["distribution"] == "xaihub" and row["seconds"] >= 0 for row in rows.values())
-    assert "3 models, 2 adapters" in run("plugins", "list").stdout
+    assert "3 models, 2 adapters" in run("plugins", "list", "--load").stdout
 
 
 def test_list_tells_what_is_wrong_with_a_plugin() -> None:
@@ -52,12 +52,20 @@ def test_list_tells_what_is_wrong_with_a_plugin() -> None:
 
     host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
     host.register(Plugin(), name="sick")
-    result = CliRunner().invoke(cli, ["plugins", "list"], obj=App(Hub(host)))
+    result = CliRunner().invoke(cli, ["plugins", "list", "--load"], obj=App(Hub(host)))
 
     assert result.exit_code == 0
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("sick ")]
     assert "nothing, see below" in line
     assert result.stderr.count("OSError: no luck") == 1
+
+
+def test_list_shows_plugins_that_were_registered_by_hand_without_loading_anything(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(RENAMED, encoding="utf-8")
+
+    rows = json.loads(run("--plugin", "mine.py", "plugins", "list", "--json").stdout)
+
+    assert [(row["name"], row["state"]) for row in rows if not row["builtin"]] == [("mine", "ready")]
 
 
 def test_info_shows_files_hooks_records_load_time_and_the_card(run: Run) -> None:

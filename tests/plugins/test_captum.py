@@ -27,6 +27,7 @@ from tests.plugins.captum_networks import (
 from xaihub import Model, get_explainer
 from xaihub.masking import baseline_image, coalition_scores, make_features, make_removal
 from xaihub.randomness import seeded
+from xaihub_captum.scores import completeness
 from xaihub_shap.method import shap  # imported there without the warnings of its import
 
 
@@ -260,3 +261,24 @@ def test_integrated_gradients_warn_when_too_few_steps_leave_a_gap() -> None:
     assert any("use more steps" in warning for warning in coarse.warnings)
     assert fine.warnings == []
     assert fine.metadata["completeness_gap"] < coarse.metadata["completeness_gap"]
+
+
+@pytest.mark.parametrize(
+    ("miss", "said"),
+    [
+        (0.04, ""),
+        (0.08, "the values miss the change in score from the baseline by 8.0% of it; use more steps"),
+        (0.5, "the sizes of the values are unreliable: they miss the change in score by 50% of it; use more steps"),
+        (
+            14.0,
+            "the values do not explain the score: their sum misses the change in score from the baseline by 14 times",
+        ),
+    ],
+)
+def test_the_warning_about_a_completeness_gap_grows_with_it(miss: float, said: str) -> None:
+    values = torch.full((1, 1, 2, 2), (1 + miss) / 4)
+
+    _, _, warnings = completeness(values, torch.ones(1), tolerance=0.05, remedy="use more steps")
+
+    assert len(warnings) == bool(said)
+    assert all(warning.startswith(said) for warning in warnings)

@@ -28,7 +28,14 @@ class Fresh:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL", "XAIHUB"))}
         # Nothing is downloaded: the build backend is there already, and so is whatever a plugin needs.
         offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
-        self.environment = {**kept, **offline, "PATH": f"{home / 'bin'}{os.pathsep}{kept['PATH']}", "COLUMNS": "200"}
+        own = {"XAIHUB_STATE": str(work / "state")}
+        self.environment = {
+            **kept,
+            **offline,
+            **own,
+            "PATH": f"{home / 'bin'}{os.pathsep}{kept['PATH']}",
+            "COLUMNS": "200",
+        }
 
     def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.evaluation.isolation import Isolation
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, Hub
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
 from xaihub.models.model import Model, Runtime
 from xaihub.models.process import fenced
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from xaihub.models.preprocessing import Geometry
 
 
-@cache
-def default_hub() -> Hub:
-    """Return the hub with all installed plugins, created on first use."""
-    return Hub()
-
-
 def load_model(
     name: str = DEFAULT_MODEL,
     *,
@@ -38,6 +33,7 @@ def load_model(
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    outputs: str = "",
     runtime: Runtime | None = None,
 ) -> Model:
     """Load a model by name: a zoo model, a model card, or any classifier of timm or torchvision.
@@ -45,8 +41,33 @@ def load_model(
     `xaihub.Hub.load_model` documents the arguments and errors.
     """
     return default_hub().load_model(
-        name, device=device, checkpoint=checkpoint, classes=classes, layer=layer, options=options, runtime=runtime
+        name,
+        device=device,
+        checkpoint=checkpoint,
+        classes=classes,
+        layer=layer,
+        options=options,
+        outputs=outputs,
+        runtime=runtime,
     )
+
+
+def as_model(model: Any, **options: Any) -> Model:
+    """Return a model that is given as it is or by name; the options are those of `load_model`, for a name.
+
+    Raises:
+        ParameterError: It is neither, such as a bare network.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(os.fspath(model), **options)
+    if not isinstance(model, Model):
+        raise ParameterError(
+            f"model is a {type(model).__name__}, which says nothing about its inputs",
+            hint="wrap a network: xaihub.Model(network, name='mine', preprocessing=xaihub.Preprocessing(...))",
+        )
+    if not model.baselines:  # it was not loaded by a hub
+        model.baselines = default_hub().removals
+    return model
 
 
 def get_explainer(name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
@@ -61,7 +82,7 @@ def explain(
     source: Any = None,
     *,
     model: str | Model = DEFAULT_MODEL,
-    explainer: str | Explainer = DEFAULT_EXPLAINER,
+    explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -72,12 +93,13 @@ def explain(
     Args:
         source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
         model: A model, or its name.
-        explainer: An explainer, or its name.
-        target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), or None for the
-            predicted class.
+        explainer: An explainer, its class, or its name.
+        target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), several labels ("cat +
+            dog"), "positive" or "negative" (binary outputs), "value up" or "value down" (regression), or None for the
+            predicted class or the only value.
         seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
-        values: Parameters of the explainer; only for an explainer given by name.
+        values: Parameters of the explainer, unless it is an instance.
 
     Raises:
         XaihubError: The image, model, explainer, target or a parameter cannot be used, or the explainer refuses.
@@ -89,15 +111,10 @@ def explain(
     """
     from xaihub.images import sample_photo
 
-    loaded = load_model(model, device=device) if isinstance(model, str) else model
-    if isinstance(explainer, str):
-        explainer = get_explainer(explainer, **values)
-    elif values:
-        raise ParameterError(
-            f"{', '.join(values)} cannot be combined with an explainer instance", hint="pass them to its constructor"
-        )
+    loaded = as_model(model, device=device)
+    method = instance(Explainer, get_explainer, explainer, values)
     image = load_image(sample_photo() if source is None else source)
-    return _Input(loaded, image).explain(explainer, target, seed)
+    return _Input(loaded, image).explain(method, target, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +178,7 @@ def explain_many(
         XaihubError: Immediately, if a model does not have the target.
     """
     for model in models:
-        Target.parse(target, model.classes)
+        Target.parse(target, model.classes, model.outputs)
 
     def outcomes(isolation: Isolation) -> Iterator[Outcome]:
         for source in sources:

@@ -16,7 +16,8 @@ import click
 from xaihub.cli._output import clean, say
 from xaihub.errors import XaihubError, did_you_mean
 from xaihub.hub import Hub
-from xaihub.hub.host import PluginInfo
+from xaihub.hub.host import PluginHost, PluginInfo
+from xaihub.notices.fence import described
 
 _COMMAND = re.compile(r"\w[\w-]*")
 
@@ -32,6 +33,11 @@ class App:
     def hub(self) -> Hub:
         """The hub."""
         return self._hub or Hub()
+
+    @property
+    def host(self) -> PluginHost:
+        """The hub's plugin host, or one that has loaded nothing if no hub was created yet."""
+        return self.hub.host if self._hub or "hub" in self.__dict__ else PluginHost()
 
     @cached_property
     def plugin_commands(self) -> dict[str, tuple[PluginInfo, click.Command]]:
@@ -117,8 +123,8 @@ class Group(Family):
             result = run(*args, standalone_mode=False, **extra)
         except Exception as error:
             sys.exit(_report(error))
-        except KeyboardInterrupt:
-            say("stopped")
+        except KeyboardInterrupt as error:
+            say(str(error) or "stopped")
             sys.exit(130)
         sys.exit(result if isinstance(result, int) else 0)
 
@@ -137,7 +143,7 @@ def _report(error: Exception) -> int:
         say(f"error: {error.format_message().rstrip('.')}{see}")
         return error.exit_code
     if isinstance(error, click.Abort):
-        say("stopped")
+        say(str(error.__cause__ or "") or "stopped")  # the cause names the plugin that was being loaded
         return 130
     if isinstance(error, BrokenPipeError):
         # The reader of the pipe has exited; silence Python's own message at exit.
@@ -145,8 +151,7 @@ def _report(error: Exception) -> int:
         return 1
     if os.environ.get("XAIHUB_DEBUG"):
         raise error
-    text = " ".join(str(error).split())[:300]
-    say(f"error: {_blame(error)}{type(error).__name__}: {text} (set XAIHUB_DEBUG=1 for the traceback)")
+    say(f"error: {_blame(error)}{described(error)} (set XAIHUB_DEBUG=1 for the traceback)")
     return 1
 
 

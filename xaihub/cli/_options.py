@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
+from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
@@ -67,7 +68,8 @@ def options(record: type) -> Callable[[F], F]:
     return wrap
 
 
-def _settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
+def parse_settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
+    """Read NAME=VALUE options."""
     try:
         return tuple(Setting.parse(text) for text in texts)
     except ParameterError as error:
@@ -78,6 +80,12 @@ def _seed(ctx: click.Context, param: click.Parameter, seed: int | None) -> int |
     if seed is not None and not -(2**63) <= seed < 2**63:
         raise click.BadParameter(f"{seed} is not a 64-bit integer", ctx, param)
     return seed
+
+
+def _reserve(ctx: click.Context, _param: click.Parameter, wanted: bool) -> bool:
+    if wanted and not ctx.resilient_parsing:
+        ctx.with_resource(reserved_stdout())
+    return wanted
 
 
 def _complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -103,18 +111,22 @@ MODEL = named(
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
-    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=_settings,
+    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=parse_settings,
 )  # fmt: skip
 TARGET = Opt(
-    "Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
+    "Class index or name, rank (top2), contrast ('tabby vs tiger cat'), several labels ('cat + dog'), positive or"
+    " negative (binary), 'value down' (regression); default: the predicted class or the only value.",
     "-t", "--target", metavar="CLASS",
 )  # fmt: skip
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
-JSON = Opt("Print the results as JSON on stdout.", "--json")
-# Also the default of `xaihub.evaluation.isolation`, which the command line imports only when it runs.
-TIMEOUT = 600.0
+OUTPUTS = Opt(
+    "What the outputs mean: multiclass, multilabel, binary, regression, regression:UNIT or embedding; default: what the"
+    " model card or the architecture declares, else multiclass.",
+    metavar="KIND", show_default=False,
+)  # fmt: skip
+JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 LIMIT = Opt(
     "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
     " in this process.",
@@ -145,6 +157,7 @@ class ModelOptions(Display):
     models: Annotated[tuple[str, ...], MODEL] = (DEFAULT_MODEL,)
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
+    outputs: Annotated[str, OUTPUTS] = ""
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None
@@ -161,4 +174,5 @@ class ExplainOptions(ModelOptions):
 
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
+    smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

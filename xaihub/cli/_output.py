@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from xaihub.notices.fence import stdout_to_stderr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,9 +42,29 @@ def say(text: str) -> None:
         click.echo(clean(" ".join(text.split())), err=True)
 
 
+_results: list[TextIO] = []  # the streams of `reserved_stdout`
+
+
+@contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Keep stdout for results; what anything else prints, from Python or by file descriptor, goes to stderr."""
+    own = sys.stdout
+    with stdout_to_stderr() as kept, ExitStack() as stack:
+        with suppress(OSError, ValueError, AttributeError):  # ValueError: not a file, as in tests and notebooks
+            if kept is not None and own.fileno() == 1:
+                own = stack.enter_context(open(os.dup(kept), "w", encoding=own.encoding, errors=own.errors))  # noqa: PTH123
+        _results.append(own)
+        stack.callback(_results.pop)
+        yield
+
+
 def put(text: str) -> None:
     """Write text to stdout."""
-    click.echo("\n".join(clean(line) for line in text.split("\n")))
+    _put("\n".join(clean(line) for line in text.split("\n")))
+
+
+def _put(text: str, *, nl: bool = True) -> None:
+    click.echo(text, nl=nl, file=_results[-1] if _results else None)
 
 
 def note(quiet: bool) -> Callable[[str], None]:
@@ -51,7 +74,7 @@ def note(quiet: bool) -> Callable[[str], None]:
 
 def put_json(record: Any) -> None:
     """Write a record to stdout as JSON, with control characters escaped."""
-    click.echo(_json(record))
+    _put(_json(record))
 
 
 @contextmanager
@@ -65,14 +88,14 @@ def put_json_list(wanted: bool) -> Iterator[Callable[[Any], None]]:
     def put_item(record: Any) -> None:
         nonlocal count
         if wanted:
-            click.echo(("," if count else "[") + "\n" + textwrap.indent(_json(record), "  "), nl=False)
+            _put(("," if count else "[") + "\n" + textwrap.indent(_json(record), "  "), nl=False)
             count += 1
 
     try:
         yield put_item
     finally:
         if wanted:
-            click.echo("\n]" if count else "[]")
+            _put("\n]" if count else "[]")
 
 
 def _json(record: Any) -> str:
@@ -110,7 +133,8 @@ def put_board(board: Board) -> None:
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    put(f"{board.model}, {images} image{'' if images == '1' else 's'}")
+    accuracy = "" if board.accuracy is None else f", accuracy {board.accuracy:.3f} on {board.labelled} labelled images"
+    put(f"{board.model}, {images} image{'' if images == '1' else 's'}{accuracy}")
     for line, text in zip(lines, texts, strict=True):
         # click strips the style if stdout is not a terminal.
         click.echo(click.style(clean(text), dim=line[0] in board.controls))

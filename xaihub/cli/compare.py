@@ -8,16 +8,17 @@ from typing import Annotated
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import LIMIT, TIMEOUT, ExplainOptions, options
+from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
+from xaihub.hub import DEFAULT_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(ExplainOptions):
     """What to compare, and for how long at most."""
 
-    timeout: Annotated[float, LIMIT] = TIMEOUT
+    timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
 
 
 @click.command()
@@ -40,11 +41,11 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
-    from xaihub.api.compare import compare as run
+    from xaihub.api.compare import compare_models as run
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
-    from xaihub.images.naming import image_stem
+    from xaihub.images.naming import image_stem, target_part
 
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:
@@ -62,8 +63,9 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row])
-        written = write_file(place.path(f"{image_stem(sources[0])}__compare", ".png"), png_bytes(figure))
+        figure = grid([row for row in rows if row], smooth=given.smooth)
+        stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])
+        written = write_file(place.path(stem, ".png"), png_bytes(figure))
         if given.as_json:
             put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})
         else:

@@ -7,7 +7,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import json_option
 from xaihub.cli._output import put, put_json, table
-from xaihub.hub.describe import KINDS, listing
+from xaihub.hub.describe import KINDS, listing, models_of_adapters
 
 COLUMNS = {
     "explainers": ("name", "needs", "summary"),
@@ -33,6 +33,8 @@ def list_(
 ) -> None:
     """List explainers, metrics, models and so on.
 
+    The list of models includes those that adapters of installed plugins name, but not all of timm and torchvision.
+
     \b
     Examples:
       xaihub list
@@ -50,6 +52,8 @@ def list_(
         return
     kinds = (kind,) if kind else KINDS
     found = {each: listing(app.hub, each) for each in kinds}
+    if kind == "models":  # only on request, because it imports the adapters of third parties
+        found[kind] += models_of_adapters(app.hub)
     if as_json:
         put_json(found[kind] if kind else found)
         return

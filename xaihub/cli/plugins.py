@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from xaihub.api.parameters import Setting
 from xaihub.cli._app import App, Family
-from xaihub.cli._options import json_option
-from xaihub.cli._output import progress, put, put_json, say, some, table
+from xaihub.cli._options import PARAM, json_option, option
+from xaihub.cli._output import put, put_json, put_json_list, say, some, table
 
 if TYPE_CHECKING:
     from xaihub.plugin_tools.installing import Installed
+    from xaihub.testing.catalogue import CheckResult
 
 
 # The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
-KINDS = ("explainer", "metric", "adapter", "command")
+KINDS = ("explainer", "metric", "objective", "baseline", "adapter", "model", "command")
+TIMEOUT = 120.0  # seconds per check; the slowest one of a built-in takes three on an idle core
 
 
 @click.group(cls=Family)
@@ -35,26 +40,36 @@ def plugins() -> None:
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What the plugin adds.")
+@click.option(
+    "--from", "source", metavar="FILE", help="Turn this single-file plugin into a package; NAME is then optional."
+)
 @click.option("-o", "--output", default=".", metavar="FOLDER", help="Parent folder of the project.")
 @click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="Licence of the project.")
 @click.pass_obj
-def new(app: App, /, name: str, kind: str, output: str, licence: str) -> None:
+def new(app: App, /, name: str | None, kind: str, source: str | None, output: str, licence: str) -> None:
     """Create a plugin project.
 
-    The project is complete: a working method, its card, its hooks and tests.
+    The project is complete: a working method, its card, its hooks, its tests, its licence and a workflow for continuous
+    integration. The kind "model" is a model card.
 
     \b
     Examples:
       xaihub plugins new celldrop
       xaihub plugins new evidence-share --kind metric -o ~/code --licence MIT
+      xaihub plugins new --from my_method.py
     """
-    from xaihub.plugin_tools.scaffold import new_plugin
+    from xaihub.plugin_tools.scaffold import NO_TEXT, new_plugin
 
+    if name is None and source is None:
+        raise click.UsageError("give the NAME of the plugin")
+    name = name or Path(source or "").stem.strip("_")
     taken = [*_root().commands, *app.plugin_commands]
-    folder = new_plugin(app.hub, name, kind, output, licence=licence, commands=taken)
+    folder = new_plugin(app.hub, name, kind, output, licence=licence, commands=taken, source=source or "")
     put(str(folder))
+    if (folder / "LICENSE").read_text(encoding="utf-8").startswith(NO_TEXT):
+        say(f"note: put the text of {licence} into {folder / 'LICENSE'}")
     say(f"next: xaihub plugins install --editable {folder}")
 
 
@@ -81,7 +96,8 @@ class _Install(click.Command):
 def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: bool, as_json: bool) -> None:
     """Install plugins with pip (or uv).
 
-    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL.
+    Loads each plugin and reports what it added. PACKAGE is anything pip accepts: a name, a folder, a file or a URL. A
+    folder comes before a package of the same name; the command asks if it can, and NAME>=0 always means the package.
     Unlisted options are forwarded to pip; write their values as --option=value.
 
     \b
@@ -90,12 +106,16 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
       xaihub plugins install --editable ./xaihub-celldrop
       xaihub plugins install xaihub-zennit --no-deps --index-url=https://example.org/simple
     """
+    from xaihub.plugin_tools.installing import folders_named_like_packages
     from xaihub.plugin_tools.installing import install as run
 
     options = [item for item in packages if item.startswith("-")]
     wanted = [item for item in packages if not item.startswith("-")]
     if not wanted:
         raise click.UsageError("no package to install; name one")
+    if not editable:
+        taken = {item: f"./{item}" for item in folders_named_like_packages(wanted) if _is_meant(item)}
+        wanted = [taken.get(item, item) for item in wanted]
     found = run(wanted, editable=editable, upgrade=upgrade, options=options, tell=_teller(quiet))
     if as_json:
         put_json([asdict(plugin) for plugin in found])
@@ -135,32 +155,59 @@ def uninstall(names: tuple[str, ...], yes: bool, quiet: bool) -> None:
 
 
 @plugins.command("list")
+@click.option("--load", is_flag=True, help="Load the plugins, and list what they register and their problems.")
 @json_option
 @click.pass_obj
-def list_(app: App, /, *, as_json: bool) -> None:
-    """List plugins, what they registered and their problems.
+def list_(app: App, /, load: bool, *, as_json: bool) -> None:
+    """List installed plugins and their state.
+
+    No plugin is loaded. A third-party plugin is new before its first load, and then ready or failed; it is skipped if
+    it ended or hung an earlier command, off if XAIHUB_LOAD_PLUGINS excludes it, and in conflict if a requirement is not
+    met. The load time is that of an earlier command.
 
     \b
     Examples:
       xaihub plugins list
-      xaihub plugins list --json
+      xaihub plugins list --load --json
     """
-    from xaihub.plugin_tools.overview import count, overview
+    from xaihub.plugin_tools.overview import count, overview, states
 
-    rows = overview(app.hub, commands=_commands(app))
+    rows = overview(app.hub, commands=_commands(app)) if load else states(app.host)
     if as_json:
         put_json(rows)
         return
+    columns = ("plugin", "distribution", "version", "registered") if load else (
+        "plugin", "distribution", "version", "load time", "state"
+    )  # fmt: skip
     shown = [
         {
+            **row,
             "plugin": row["name"],
-            "distribution": row["distribution"],
-            "version": row["version"],
-            "registered": count(row["registered"]) or ("nothing" if not row["problems"] else "nothing, see below"),
+            "load time": "" if row["seconds"] is None else f"{1000 * row['seconds']:.1f} ms",
+            "registered": count(row.get("registered", {})) or ("nothing" + ", see below" * bool(row["problems"])),
+            "state": ": ".join(filter(None, (row.get("state"), "; ".join(row["problems"])))),
         }
         for row in rows
     ]
-    put(table(shown, ("plugin", "distribution", "version", "registered")))
+    put(table(shown, columns))
+
+
+@plugins.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.pass_obj
+def retry(app: App, /, names: tuple[str, ...]) -> None:
+    """Load plugins again that ended or hung an earlier command.
+
+    Until then they are skipped; installing another version also ends that. NAME is a plugin or its distribution.
+
+    \b
+    Examples:
+      xaihub plugins retry celldrop
+    """
+    from xaihub.plugin_tools.overview import release
+
+    for name in names:
+        put(f"the next command loads {', '.join(release(app.host, name))} again")
 
 
 @plugins.command()
@@ -199,7 +246,7 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
             "problems": "; ".join(row["problems"]),
         }
         put(f"{row['name']}{' (built in)' if row['builtin'] else ''}")
-        put("\n".join(f"  {key:<14}{value}" for key, value in facts.items() if value))
+        put("\n".join(f"  {key.replace('_', ' '):<16} {value}" for key, value in facts.items() if value))
         if row["card"]:
             put("\n" + row["card"])
 
@@ -207,33 +254,52 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
 @plugins.command()
 @click.argument("name")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run only this check; repeatable.")
+@option("settings", tuple[Setting, ...], (), PARAM)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time limit of each check.",
+)
 @json_option
 @click.pass_obj
-def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> None:
+def check(
+    app: App, /, name: str, only: tuple[str, ...], settings: tuple[Setting, ...], timeout: float, *, as_json: bool
+) -> None:
     """Run the conformance checks on a plugin.
 
-    Exits with 1 if a check fails. NAME is a plugin, a distribution, or a single explainer, metric, adapter or model.
+    Prints one line per check and exits with 1 if one fails. The checks run in a process of their own, which is
+    replaced if the plugin ends or blocks it. NAME is a plugin, a distribution, or a single explainer, metric, objective,
+    baseline, adapter or model. Parameters such as masks and samples are small unless -p sets them.
 
     \b
     Examples:
       xaihub plugins check rise
+      xaihub plugins check rise -p masks=8
       xaihub --plugin ./my_method.py plugins check my_method
     """
-    from xaihub.plugin_tools.conformance import check_plugin
+    from xaihub.plugin_tools.conformance import check_plugin, planned
 
-    with progress(quiet=as_json) as bar:
-        results = check_plugin(
-            name, app.hub, only=only, each=lambda result: bar.watch(f"{result.subject}: {result.check}")
-        )
+    tasks = planned(name, app.hub, only)
+    shown = [(task.about.name, task.item.name) for task in tasks]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)] if shown else [0, 0]
+    with put_json_list(as_json) as put_item:
+
+        def tell(result: CheckResult) -> None:
+            put_item(asdict(result))
+            if not as_json:
+                start = f"{result.subject:<{widths[0]}}  {result.check:<{widths[1]}}  {result.outcome:<14}"
+                put(f"{start}  {result.seconds:5.1f} s  {result.advice}".rstrip())
+
+        results = check_plugin(name, app.hub, only=only, settings=settings, each=tell, isolated=True, seconds=timeout)
+    if not results and not as_json:
+        put(f"{name} registers nothing that has checks")
     failed = [result for result in results if result.outcome == "failed"]
-    if as_json:
-        put_json([asdict(result) for result in results])
-    else:
-        columns = ("subject", "check", "outcome", "seconds", "advice")
-        rows = [{**asdict(result), "seconds": f"{result.seconds:.1f}"} for result in results]
-        put(table(rows, columns) if rows else f"{name} registers nothing that has checks")
     if failed:
-        say(f"{len(failed)} of {len(results)} checks failed")
+        culprits = ", ".join(dict.fromkeys(f"{result.subject} (plugin {result.plugin})" for result in failed))
+        say(f"{len(failed)} of {len(results)} checks failed: {culprits}")
         raise click.exceptions.Exit(1)
 
 
@@ -247,6 +313,15 @@ def _commands(app: App) -> list[tuple[str, str]]:
     """Return the commands of plugins; one named like a built-in command is reported as a problem and skipped."""
     _root().list_commands(click.get_current_context().find_root())
     return [(plugin.name, name) for name, (plugin, _) in app.plugin_commands.items() if name not in _root().commands]
+
+
+def _is_meant(folder: str) -> bool:
+    """Whether the user means the folder and not the package of that name; without a terminal, the folder is taken."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        text = f"Install the folder './{folder}'? (no: the package {folder!r} from the package index)"
+        return click.confirm(text, default=True, err=True)
+    say(f"note: installing the folder './{folder}'; for the package of that name, write '{folder}>=0'")
+    return True
 
 
 def _teller(quiet: bool) -> Callable[[str], None] | None:

@@ -13,14 +13,14 @@ from xaihub.errors import XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
 from xaihub.evaluation.inputs import Inputs
-from xaihub.evaluation.isolation import TIMEOUT, Isolation
+from xaihub.evaluation.isolation import Isolation
 from xaihub.evaluation.plan import Plan, load_models
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.images import SourceImage, load_image
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
@@ -63,7 +63,7 @@ def evaluate(
     models: Sequence[Model] | None = None,
     *,
     retry: bool = True,
-    timeout: float = TIMEOUT,
+    timeout: float = DEFAULT_TIMEOUT,
     watch: Watch | None = None,
 ) -> Totals:
     """Compute what a plan's run lacks; may be interrupted and called again at any time.
@@ -100,7 +100,7 @@ class Run:
     retry: bool = True
     watch: Watch | None = None
     limit: int | None = None
-    timeout: float = TIMEOUT
+    timeout: float = DEFAULT_TIMEOUT
     totals: Totals = field(default_factory=Totals, init=False)
 
     @cached_property
@@ -180,7 +180,7 @@ class _OfModel:
             self._done += 1
 
     def _show_current(self) -> dict[str, str]:
-        """Show of this model what the plan asks for; return the first image of each explanation."""
+        """Make visible the rows of this model that the plan contains; return the first image of each explanation."""
         wanted: dict[str, tuple[str, str, str]] = {}
         for source in self._plan.images:
             checksum = self._run.depends.checksum(source)
@@ -257,12 +257,13 @@ class _OfModel:
         label = plan.labels.get(source)
         try:
             found = self._inputs.get(source, image)
-            wanted = Target(index=label) if label is not None else Target.parse(plan.config.target, self._model.classes)
+            text = plan.config.target if label is None else label
+            wanted = Target.parse(text, self._model.classes, self._model.outputs)
             return Scene(
                 model=self._model,
                 image=found.pixels,
                 logits=found.logits,
-                target=wanted.resolve(found.logits[None]),
+                target=wanted.resolve(found.logits[None], self._model.outputs),
                 truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
                 pool=self._inputs.pool(position) if self._pooled else (),
             )

@@ -12,6 +12,7 @@ from xaihub.specs import MethodSpec, MetricSpec, ModelCard, Spec
 
 KINDS = (*REGISTRIES, "plugins")
 # What a listing shows of the records that have it.
+MOST_NAMES = 500  # of one adapter in a list
 COLUMNS = ("name", "summary", "needs", "cost", "higher_is_better", "bounds", "architecture", "adapter")
 
 
@@ -21,6 +22,17 @@ def listing(hub: Hub, kind: str) -> list[dict[str, Any]]:
         keys = ("name", "distribution", "version", "builtin", "hooks", "problems")
         return [{key: getattr(info, key) for key in keys} for info in hub.host.plugins]
     return [_row(spec) for spec in hub.registries[kind]]
+
+
+def models_of_adapters(hub: Hub) -> list[dict[str, Any]]:
+    """Return one record per model that an adapter of a third party lists; this imports the adapter."""
+    found = [
+        {"name": name, "summary": "", "adapter": spec.name, "weights": "", "plugin": spec.plugin}
+        for spec in hub.adapters
+        if not hub.host.plugin(spec.plugin).builtin
+        for name in hub.adapter_names(spec)[:MOST_NAMES]
+    ]
+    return [row for row in found if row["name"] not in hub.models]
 
 
 def card(hub: Hub, name: str) -> dict[str, Any]:

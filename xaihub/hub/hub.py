@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
+from xaihub.notices.fence import described
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
 S = TypeVar("S", bound=Spec)
 
 
@@ -83,12 +85,18 @@ class Hub:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
         return {kind: getattr(self, kind) for kind in REGISTRIES}
 
+    @property
+    def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
+        """The loaders of the removal operators by name, including those that are registered later."""
+        return _Removals(self)
+
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
         from xaihub.explainers.explainer import Explainer
 
         spec = self.explainers.get(name)
         explainer: Explainer = self._create(spec, Explainer, values)
+        explainer.check_parameters()
         explainer.variant = spec.variant
         return explainer
 
@@ -97,6 +105,7 @@ class Hub:
         from xaihub.ranking.explainer import GlobalExplainer
 
         explainer: GlobalExplainer = self._create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer.check_parameters()
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
@@ -104,6 +113,7 @@ class Hub:
         from xaihub.metric import Metric
 
         metric: Metric = self._create(self.metrics.get(name), Metric, values)
+        metric.check_parameters()
         return metric
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
@@ -138,6 +148,7 @@ class Hub:
         classes: str | os.PathLike[str] | None = None,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        outputs: str = "",
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
@@ -152,6 +163,8 @@ class Hub:
             classes: A text file with one class name per line, which replaces the model's class names.
             layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
+            outputs: What the outputs mean, instead of what the card or the adapter declares: "multiclass",
+                "multilabel", "binary", "regression", "regression:UNIT" or "embedding".
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
@@ -159,6 +172,7 @@ class Hub:
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         from dataclasses import replace
 
@@ -177,23 +191,29 @@ class Hub:
             checkpoint=None if checkpoint is None else os.fspath(checkpoint),
             classes=None if classes is None else read_classes(classes),
             options=options or {},
+            outputs=outputs,
         )
+        declared = request.declared
         if card.objective:
             model = self._build_wrapped(request, adapter, pick_device(device))
         else:
             model = _built(adapter, request, pick_device(device))
-        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        if declared is not None and declared != model.outputs:
+            model = model.declared(declared)
+        model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
         if runtime is not None:
             model.runtime = runtime
         if not scratch and not options:
-            files = {"checkpoint": checkpoint, "classes": classes}
-            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
-            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
-            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
-            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
+            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            model.loaded = {
+                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
+            }  # fmt: skip
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
@@ -237,7 +257,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, XaihubError) else described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -246,14 +266,41 @@ class Hub:
         adapter: ModelAdapter = self.adapters.get(name).load_class(ModelAdapter)()
         return adapter
 
+    def adapter_names(self, spec: AdapterSpec) -> list[str]:
+        """Return the models that an adapter lists; none if it does not work, which is reported."""
+        try:
+            return [str(name) for name in self._adapter(spec.name).names()]
+        except (Exception, SystemExit) as error:  # the plugin fence, as above
+            self._blame(spec, error)
+            return []
+
     def _near_models(self, name: str) -> str:
         known = [*self.models.names()]
         for spec in self.adapters:
-            try:
-                known += self._adapter(spec.name).names()
-            except (Exception, SystemExit) as error:  # the plugin fence, as above
-                self._blame(spec, error)
+            known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
+
+
+class _Removals(Mapping[str, Any]):
+    """A view of the baselines of a hub; a copy holds those of the moment."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        spec = self._hub.baselines.find(name)
+        if spec is None:
+            raise KeyError(name)
+        return spec.load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.baselines.names())
+
+    def __len__(self) -> int:
+        return len(self._hub.baselines.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
@@ -266,9 +313,8 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
     except XaihubError:
         raise
     except (Exception, SystemExit) as error:  # architectures are foreign code
-        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"model {request.name!r} cannot be built: {type(error).__name__}: {reason}",
+            f"model {request.name!r} cannot be built: {described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 

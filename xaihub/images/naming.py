@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import PurePath
 
 HASH = 8  # hexadecimal digits that distinguish names
-IMAGE, PART = 120, 58  # bytes of an image's name and of others: three of them and a suffix stay below the usual 255
+# Bytes of the names of an image, of a model or explainer, and of a target: all and a suffix stay below the usual 255.
+IMAGE, PART, TARGET = 90, 50, 40
 
 
 def safe_name(name: str, room: int = IMAGE) -> str:
@@ -27,21 +28,29 @@ def image_stem(source: str) -> str:
 
 
 class OutputNames:
-    """File names of results, without suffixes: image (if there are any), model and explainer.
+    """File names of results, without suffixes: image and target (if there are any), model and explainer.
 
     Images that share a name are named with their folders and suffixes, and with a hash of their paths if that is not
     enough. Names depend on the images, models and explainers, not on their order.
     """
 
-    def __init__(self, models: Iterable[str], explainers: Iterable[str], sources: Iterable[str] = ()) -> None:
+    def __init__(
+        self, models: Iterable[str], explainers: Iterable[str], sources: Iterable[str] = (), target: str | None = None
+    ) -> None:
         """Find the name of each, in linear time."""
         self._sources = _unique(sources, [image_stem, _with_folder, _with_hash(_with_folder, IMAGE)])
         self._models, self._explainers = file_names(models), file_names(explainers)
+        self._target = target_part(target)
 
     def stem(self, model: str, explainer: str, source: str | None = None) -> str:
         """Return the name of one result."""
         image = [] if source is None else [self._sources[source]]
-        return "__".join([*image, self._models[model], self._explainers[explainer]])
+        return "__".join([*image, self._models[model], self._explainers[explainer], *self._target])
+
+
+def target_part(target: str | None) -> list[str]:
+    """Return what the name of a result has for the target, so that results for several targets are kept."""
+    return [] if target is None else [safe_name(target, TARGET)]
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,19 @@ def check_modules(network: nn.Module, *, name: str) -> None:
                 " scores are random",
                 hint="let eval() switch it off",
             )
+
+
+def check_class_names(classes: Sequence[str], count: int, *, name: str) -> None:
+    """Check that there are no class names, or one for each of `count` scores; a single score may stand for two classes.
+
+    Raises:
+        ModelError: There are more or fewer.
+    """
+    if classes and count not in (1, len(classes)):
+        raise ModelError(
+            f"model {name!r} has {len(classes)} class names for {count} class scores",
+            hint="give one name per score, in order, or none",
+        )
 
 
 def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Models: a network with its preprocessing and class names, forward passes, counting and safe modification."""
+"""Models: a network with its preprocessing and classes, forward passes, counting and safe modification."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
-from xaihub.models.checks import check_modules, check_rows
+from xaihub.models.checks import check_class_names, check_modules, check_rows
 from xaihub.models.containment import Guard
 from xaihub.models.hashing import hash_state, sha256_of
+from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
+from xaihub.models.outputs import HOW, Outputs
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
@@ -67,7 +69,7 @@ class Counts:
 
 
 class Model:
-    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) float32 logits.
+    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) float32 scores.
 
     Several threads may use one model: each call holds the network's lock, and so does an explanation or a measurement
     as a whole. Calls of `module` itself from another thread are not protected.
@@ -76,10 +78,14 @@ class Model:
         module: The network, in evaluation mode, on `device`.
         name: The name under which it was requested.
         preprocessing: Its own scaling, cropping and normalisation.
-        classes: Class names by index; empty if unknown.
+        classes: Class names by index; empty if unknown. Binary outputs have two: not the class, and the class.
+        outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
+        masked_rows: Masked images evaluated so far.
     """
+
+    masked_rows = 0
 
     def __init__(
         self,
@@ -88,6 +94,7 @@ class Model:
         name: str,
         preprocessing: Preprocessing,
         classes: Sequence[str] = (),
+        outputs: str | Outputs | None = None,
         hints: Hints | None = None,
         card: ModelCard | None = None,
         device: str | torch.device = "cpu",
@@ -95,8 +102,11 @@ class Model:
     ) -> None:
         """Move `module` to `device`, in evaluation mode and channels-last memory order.
 
+        `outputs` declares what the network returns, see `Outputs.parse`; by default, logits of two or more classes.
+
         Raises:
             ModelError: The network cannot be moved or switched to evaluation mode, or rows of a batch would interact.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         self.device = torch.device(device)
         # Channels-last is the faster layout for convolutions on a CPU and, with autocast, on a GPU.
@@ -106,6 +116,9 @@ class Model:
         self.name = name
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
+        self.outputs, self._declared = Outputs(), False
+        if outputs is not None:
+            self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
@@ -164,7 +177,7 @@ class Model:
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
     def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
-        """Return a model of another network with the same inputs and classes."""
+        """Return a model of another network with the same inputs, classes and meaning of its scores."""
         names = {name for name, _ in module.named_modules()}
         hints = replace(
             self._hints,
@@ -181,8 +194,27 @@ class Model:
             device=self.device,
             runtime=self.runtime,
         )
+        model.outputs, model._declared = self.outputs, self._declared
         model.baselines = self.baselines
         model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
+        return model
+
+    def declared(self, outputs: str | Outputs) -> Model:
+        """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
+        model = self.around(without_head(self.module))
+        model._declare(Outputs.parse(outputs))
+        return model
+
+    def _declare(self, outputs: Outputs) -> None:
+        head = {"binary": Signed, "regression": Columns}.get(outputs.kind)
+        self.module = Headed(self.module, head()) if head else self.module
+        self.outputs, self._declared = outputs, True
+        self.classes = outputs.names(self.classes)
+
+    def with_head(self, head: RowsHead, outputs: Outputs, classes: Sequence[str]) -> Model:
+        """Return a model of the same network whose scores are the rows of a head, with their meaning and names."""
+        model = self.around(Headed(without_head(self.module), head))
+        model.outputs, model.classes, model._declared, model._checked_rows = outputs, tuple(classes), True, False
         return model
 
     def use_layer(self, name: str) -> None:
@@ -221,7 +253,8 @@ class Model:
         drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are printed with their addresses
         card = self.card
         options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
-        made = canonical([drawn, card.architecture, card.objective, *options])
+        meaning = [] if self.outputs == Outputs() else [str(self.outputs)]
+        made = canonical([drawn, card.architecture, card.objective, *options, *meaning])
         return sha256_of(made)
 
     @cached_property
@@ -277,14 +310,19 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one row of scores per image.
+            ModelError: A logit is NaN or infinite, or the output is not one score per image and class name.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
+        if logits.shape[1] == 1 and not self._declared:
+            raise ModelError(
+                f"model {self.name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW
+            )
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
             )
+        check_class_names(self.classes, logits.shape[1], name=self.name)
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
 

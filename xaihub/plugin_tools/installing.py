@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 
 from xaihub.errors import PluginError, UnknownName, did_you_mean
 from xaihub.hookspecs import PROJECT
-from xaihub.hub.host import DELAY, OWN_DISTRIBUTION
+from xaihub.hub.host import DELAY, OWN_DISTRIBUTION, same_name
+from xaihub.hub.quarantine import Notes
 from xaihub.plugin_tools import installer
 from xaihub.plugin_tools.overview import canonical
 
@@ -72,7 +74,7 @@ def install(
     for item in wanted:
         if item.startswith("-"):
             raise PluginError(f"{item!r} is an option, not a name", hint="give options before '--'")
-        if item.startswith((".", "/", "~", "\\")) and not Path(item.partition("[")[0]).expanduser().exists():
+        if item.startswith((".", "/", "~", "\\")) and not _path(item).exists():
             raise PluginError(f"there is no file or folder {item!r}")
     words = installer.command("install")
     words += ["--upgrade"] * upgrade + list(options)
@@ -88,7 +90,7 @@ def install(
         raise PluginError(installer.last_words(lines, f"the installer failed with status {code}"))
     after = _distributions()
     fresh = {name for name, stamp in after.items() if before.get(name) != stamp}
-    named &= set(after)
+    named = named & set(after) | {name for name in after if _origin(name) in {_address(item) for item in wanted}}
     plugins = {name for name in fresh | named if _is_plugin(name)}
     if interrupted:
         listed = " ".join(sorted(plugins or fresh))
@@ -111,7 +113,12 @@ def inspect_installed(distributions: Iterable[str]) -> list[Installed]:
     Every plugin is loaded with all others, to find name clashes, and then alone, to measure its loading time.
     """
     wanted = {canonical(name) for name in distributions}
+    notes = Notes()
+    for point in (point for name in wanted for point in _points(name)):
+        notes.release(point)
     rows, failure = _listed()
+    while failure and notes.settle():
+        rows, failure = _listed()  # without the plugin that ended the process
     found = []
     for name in sorted(wanted):
         version = metadata.version(name)
@@ -165,8 +172,9 @@ def _holders(name: str, plugins: dict[str, list[str]], every: set[str]) -> list[
         others = [item for item in plugins[name] if item != OWN_DISTRIBUTION]
         hint = f"to remove the other plugin of that name, use {' or '.join(others)}" if others else ""
         raise PluginError(f"plugin {name!r} is part of xaihub and cannot be removed alone", hint=hint)
-    if name in plugins:
-        return plugins[name]
+    same = [held for point, found in plugins.items() if same_name(point) == same_name(name) for held in found]
+    if same:
+        return same
     if canonical(name) in every:
         return [canonical(name)]
     if canonical(name) in _distributions():
@@ -199,7 +207,7 @@ def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("XAIHUB_")}
     if only is not None:
         kept["XAIHUB_LOAD_PLUGINS"] = only
-    command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--json"]
+    command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--load", "--json"]
     try:
         done = subprocess.run(  # noqa: S603 - the running interpreter with fixed arguments
             command,
@@ -241,6 +249,40 @@ def _points(distribution: str) -> list[str]:
         return [point.name for point in metadata.distribution(distribution).entry_points if point.group == PROJECT]
     except Exception:  # as above, or not installed
         return []
+
+
+def _path(item: str) -> Path:
+    """Return the path that an argument of pip may be, without the extras in brackets."""
+    return Path(item.partition("[")[0]).expanduser()
+
+
+def folders_named_like_packages(wanted: Iterable[str]) -> list[str]:
+    """Return the arguments that name a folder here, and a package for pip.
+
+    Raises:
+        PluginError: Such a folder holds no project.
+    """
+    found = [item for item in wanted if re.fullmatch(r"\w[\w.-]*(\[.*\])?", item) and _path(item).is_dir()]
+    for item in found:
+        if not any((_path(item) / file).is_file() for file in ("pyproject.toml", "setup.py")):
+            raise PluginError(
+                f"{item!r} is a folder here, without a pyproject.toml",
+                hint=f"for the package of that name, write '{item}>=0'",
+            )
+    return found
+
+
+def _address(item: str) -> str:
+    """Return the URL that installers record for a path or a URL."""
+    return _path(item).resolve().as_uri() if _path(item).exists() else item.removeprefix("git+")
+
+
+def _origin(name: str) -> str:
+    """Return the URL that a distribution was installed from, or an empty string for the package index (PEP 610)."""
+    try:
+        return str(json.loads(metadata.distribution(name).read_text("direct_url.json") or "{}").get("url", ""))
+    except Exception:  # broken metadata, as above
+        return ""
 
 
 def _is_plugin(name: str) -> bool:

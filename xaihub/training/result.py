@@ -3,66 +3,25 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
-import yaml
-from torch import Tensor
+from accelerate import Accelerator
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, TrainingError
 from xaihub.files import write_file
 from xaihub.hub import Hub
+from xaihub.models.saving import WEIGHTS, write_card, write_weights
 from xaihub.models.weights import fill
-from xaihub.objective import Objective
-from xaihub.records import plain
-from xaihub.specs import ModelCard
-from xaihub.training.loop.checkpoint import write_tensors
+from xaihub.training.config import Config
 
 if TYPE_CHECKING:
     from xaihub.training.setup import Setup
-
-
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
-    """Write a state dict as safetensors and return the file's sha256."""
-    write_tensors(path, state)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_card(
-    path: Path,
-    base: ModelCard,
-    *,
-    classes: Sequence[str],
-    sha256: str,
-    accuracy: str,
-    objective: Objective,
-    wrapped: bool,
-) -> None:
-    """Write the card of a model that was trained from `base`; its weights are `weights.safetensors` next to the card.
-
-    `wrapped` states that the objective must change the architecture before the weights fit.
-    """
-    licence = {"licence": base.weights.licence} if base.weights.licence else {}
-    card: dict[str, Any] = {
-        "name": path.parent.resolve().name or "trained",
-        "summary": f"{base.name}, trained by xaihub with the objective {objective.name}",
-        "adapter": base.adapter,
-        "architecture": base.architecture,
-        "weights": {"source": "file", "path": "weights.safetensors", "sha256": sha256, **licence},
-        "classes": list(classes),
-        "accuracy": accuracy,
-        "tags": ["trained"],
-    }
-    card |= {name: plain(value) for name in ("input", "layers", "options") if (value := getattr(base, name))}
-    if wrapped:
-        card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
-    write_file(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -72,7 +31,8 @@ def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     for record in history:
-        writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in record.items()})
+        cells = {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in record.items()}
+        writer.writerow(cells)
     write_file(path, table.getvalue())
 
 
@@ -90,14 +50,19 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
     accuracy = f"not measured: no images were held out ({epochs})"
     if "val_accuracy" in record:
         accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out images ({epochs})"
+    base, objective = setup.model.card, trainer.objective
+    options = {"objective": objective.name, "objective_options": objective.parameters} if finished.wrapped else {}
     write_card(
         path,
-        setup.model.card,
+        base,
+        sha256=write_weights(path.parent / WEIGHTS, finished.network.state_dict()),
         classes=data.images.classes,
-        sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
+        name=path.parent.resolve().name or "trained",
+        summary=f"{base.name}, trained by xaihub with the objective {objective.name}",
         accuracy=accuracy,
-        objective=trainer.objective,
-        wrapped=finished.wrapped,
+        measured={name: float(f"{value:.4g}") for name, value in record.get("measured", {}).items()},
+        tags=["trained"],
+        **options,
     )
     device = trainer.accelerator.device
     loaded = hub.load_model(str(path), device=str(device))
@@ -111,16 +76,26 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         )
 
 
-def tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that writes the metrics of one epoch for TensorBoard, to a subfolder of a run."""
-    from torch.utils.tensorboard import SummaryWriter
+def start_tracker(accelerator: Accelerator, config: Config, folder: Path) -> None:
+    """Start the plan's tracker in the main process, with the plan; TensorBoard writes to a subfolder of the run.
 
-    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    Raises:
+        TrainingError: The tracker cannot be started, for instance without a login.
+    """
+    plan = {name: value if isinstance(value, int | float | str) else json.dumps(value)
+            for name, value in msgspec.to_builtins(config).items()}  # fmt: skip
+    project = "tensorboard" if config.logger == "tensorboard" else "xaihub"
+    try:
+        accelerator.init_trackers(project, config=plan, init_kwargs={"wandb": {"name": folder.resolve().name}})
+    except Exception as error:  # each tracker raises its own types
+        raise TrainingError(f"the tracker {config.logger!r} cannot be started: {error}") from error
 
-    def write(record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if isinstance(value, int | float) and name not in ("epoch", "steps"):
-                writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-        writer.flush()
 
-    return write
+def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
+    """Send the numbers of one epoch to the tracker, such as "val/loss"."""
+    numbers = {
+        name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name: value
+        for name, value in record.items()
+        if isinstance(value, int | float) and name not in ("epoch", "steps")
+    }
+    accelerator.log(numbers, step=record["epoch"])
