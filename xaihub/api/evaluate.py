@@ -120,7 +120,7 @@ def evaluate(
     with RunStore(folder, create=not resume) as store:
         totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout)
         return Evaluation(
-            boards=boards(store.rows(), hub),
+            boards=boards(store.rows(), hub, work.labels),
             scores=store.frame(),
             totals=totals,
             failed=store.failed_images(),
