@@ -42,7 +42,9 @@ def plugins() -> None:
 @plugins.command()
 @click.argument("name", required=False)
 @click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What the plugin adds.")
-@click.option("--from", "source", metavar="FILE", help="Turn this single-file plugin into a package; NAME is then optional.")
+@click.option(
+    "--from", "source", metavar="FILE", help="Turn this single-file plugin into a package; NAME is then optional."
+)
 @click.option("-o", "--output", default=".", metavar="FOLDER", help="Parent folder of the project.")
 @click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="Licence of the project.")
 @click.pass_obj

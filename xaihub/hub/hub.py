@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
 S = TypeVar("S", bound=Spec)
 
 
@@ -206,11 +207,13 @@ class Hub:
         if runtime is not None:
             model.runtime = runtime
         if not scratch and not options:
-            files = {"checkpoint": checkpoint, "classes": classes}
-            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
-            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
-            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
-            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
+            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            model.loaded = {
+                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
+            }  # fmt: skip
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:

@@ -88,7 +88,8 @@ def kind_of(thing: Any) -> Kind:
     found = next((kinds[base] for base in getattr(kind, "__mro__", ()) if base in kinds), None)
     if found is None:
         raise ParameterError(
-            f"{thing!r} cannot be checked", hint="pass a subclass of Explainer, Metric or Objective, or a registered name"
+            f"{thing!r} cannot be checked",
+            hint="pass a subclass of Explainer, Metric or Objective, or a registered name",
         )
     return found
 

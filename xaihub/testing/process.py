@@ -98,7 +98,9 @@ def observed(into: Observation, *, draws: bool = True) -> Iterator[None]:
                     into.changes.append(name + _difference(before[name], now))
             into.changes += [f"the function {name!r} of torch" for name in _replaced(functions)]
             into.changes += [f"the threads ({thread.name!r} still runs)" for thread in _left(threads)]
-            into.changes += [f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children]
+            into.changes += [
+                f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children
+            ]
 
 
 def _difference(before: Any, now: Any) -> str:

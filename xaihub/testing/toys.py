@@ -80,7 +80,9 @@ def _mixed(outputs: int = len(CLASSES)) -> nn.Module:
     activations = (nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.SiLU(), nn.GELU())
     blocks = [
         nn.Sequential(nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.BatchNorm2d(after), activation)
-        for before, after, stride, activation in zip((3, 8, 16, 16), (8, 16, 16, 16), (2, 2, 2, 1), activations, strict=True)
+        for before, after, stride, activation in zip(
+            (3, 8, 16, 16), (8, 16, 16, 16), (2, 2, 2, 1), activations, strict=True
+        )
     ]
     end = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(16, outputs)}
     return nn.Sequential(OrderedDict(features=nn.Sequential(*blocks), **end))

@@ -21,6 +21,8 @@ from xaihub.plugin_tools.scaffold.rendering import KINDS, NO_TEXT, class_name, p
 __all__ = ["KINDS", "NO_TEXT", "new_plugin", "render"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+
+
 def new_plugin(
     hub: Hub,
     name: str,
