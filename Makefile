@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Results do not depend on the number of threads; more threads than idle cores slow small networks down.
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,9 +14,12 @@ define install
 @$(BIN)/python -m pip install --quiet $(1) || { echo "retrying"; sleep 5; $(BIN)/python -m pip install --quiet $(1); }
 endef
 
+UV = $(BIN)/uv
+# The announcement is about the next major version, which this site does not use.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all lint format docs api support-matrix bench clean
+.PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix bench lock dist audit release clean
 
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,11 +28,17 @@ demo: $(VENV)/.installed  ## Explain the sample photo and print the path of the 
 	$(BIN)/xaihub explain -o xaihub-out
 	@echo "Figure: $$(ls -t xaihub-out/*.png | head -n 1)"
 
-test: lint  ## Check style, types and imports, then run the tests.
+test: lint pytest  ## Check style, types and imports, then run the tests.
+
+pytest: $(VENV)/.installed-dev  ## Run the tests only.
 	$(PYTEST) -m "not slow"
 
 test-all: lint  ## Like test, with the slow tests as well; for nightly runs.
 	NUMBA_DISABLE_JIT=0 $(PYTEST)
+
+test-lowest: $(VENV)/.installed-uv  ## Run the tests with the lowest versions that pyproject.toml allows.
+	$(UV) run --isolated --resolution lowest-direct --group dev --python 3.11 \
+	  python -m pytest -q -n auto --maxprocesses 4 -m "not slow" -W default
 
 lint: $(VENV)/.installed-dev  ## Check style, types and import contracts.
 	$(BIN)/ruff check .
@@ -41,8 +50,21 @@ format: $(VENV)/.installed-dev  ## Fix the style automatically.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-dev  ## Regenerate the generated parts of pyproject.toml, README.md and docs/.
+docs: regenerated site  ## Regenerate the generated parts of pyproject.toml, README.md and docs/, and build the site.
+
+regenerated: $(VENV)/.installed-dev
 	$(BIN)/python -m cogapp -r -U -I docs pyproject.toml README.md $$(find docs -name '*.md' | sort)
+
+site: $(VENV)/.installed-docs  ## Build the documentation site into build/site; broken links are errors.
+	$(MKDOCS) build --quiet --config-file docs/site/mkdocs.yml
+	@echo "Site: build/site/index.html"
+
+serve: $(VENV)/.installed-docs  ## Preview the documentation site and follow changes.
+	$(MKDOCS) serve --config-file docs/site/mkdocs.yml
+
+publish-site: $(VENV)/.installed-docs  ## Publish the site of VERSION beside those of other versions.
+	$(BIN)/mike deploy --config-file docs/site/mkdocs.yml --push --update-aliases "$(VERSION)" latest
+	$(BIN)/mike set-default --config-file docs/site/mkdocs.yml --push latest
 
 api: $(VENV)/.installed-dev  ## Accept an intended change of the public names and hooks.
 	$(BIN)/python docs/public_api.py
@@ -52,6 +74,23 @@ support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model fa
 
 bench: $(VENV)/.installed-dev  ## Measure speed relative to bare forward passes and to other libraries (minutes).
 	@for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+lock: $(VENV)/.installed-uv  ## Update uv.lock, the exact versions for development.
+	$(UV) lock
+
+dist: $(VENV)/.installed-dev  ## Build the wheel and the source archive; equal sources give equal bytes.
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --quiet
+	@$(BIN)/python docs/release.py
+
+audit: $(VENV)/.installed-uv  ## Look up the locked versions in the database of known vulnerabilities, and write an SBOM.
+	@mkdir -p dist
+	$(UV) export --quiet --locked --no-emit-project --format requirements-txt --output-file build/requirements.txt
+	$(UV) tool run pip-audit --disable-pip --require-hashes --requirement build/requirements.txt \
+	  --format cyclonedx-json --output dist/sbom.json
+
+release: test dist audit  ## Check everything for VERSION and print the steps that are left to a person.
+	@$(BIN)/python docs/release.py "$(VERSION)"
 
 clean:  ## Remove everything that the other tasks created.
 	rm -rf $(VENV) build dist xaihub-out .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -69,3 +108,12 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(call install,--upgrade 'pip>=25.1')
 	$(call install,--editable . --group dev)
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(call install,--upgrade 'pip>=25.1')
+	$(call install,--group docs)
+	@touch $@
+
+$(VENV)/.installed-uv: | $(BIN)/python
+	$(call install,uv)
+	@touch $@

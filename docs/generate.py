@@ -24,6 +24,7 @@ from xaihub.params import parameters
 from xaihub.plugin_tools.scaffold import render
 from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
+from xaihub.training.config import Config
 
 # Names from other libraries, whose own docstrings cover more than what we use.
 _FOREIGN = {
@@ -93,6 +94,16 @@ def objectives() -> str:
         return {"With --freeze": "features are computed once" if method.on_features else "images are read again"}
 
     return _methods(hub().objectives, ("what is minimised", "cost per image"), lambda spec: (spec.cost,), facts)
+
+
+def settings() -> str:
+    """List the settings of a training plan."""
+    rows = []
+    for name, item in parameters(Config).items():
+        shown = f"`{item.default}`".lower() if isinstance(item.default, bool | int | float | str) else ""
+        values = "names with values" if item.type.startswith("dict") else item.type.replace(" | ", ", ")
+        rows.append((f"`{name}`", item.description, values, shown))
+    return _table(("setting", "meaning", "values", "default"), rows)
 
 
 def models() -> str:

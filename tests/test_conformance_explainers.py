@@ -348,7 +348,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (DividesByNothing, None, "values_are_finite", "avoid divisions by 0"),
     (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
     (CountsBatches, None, "model_is_left_as_found", "was changed: undo every change"),
-    (LeavesAHook, None, "model_is_left_as_found", "the number of hooks of 'the network' was changed"),
+    (LeavesAHook, None, "model_is_left_as_found", "the set of hooks of 'the network' was changed"),
     (TrainsInstead, None, "model_is_left_as_found", "the mode of"),
     (CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),
     (ClampsInPlace, None, "input_is_left_alone", "work on a copy"),

@@ -117,7 +117,8 @@ class TestSaving:
 
     def test_sets_of_pixels_come_back_as_they_were(self, explanation: Explanation, tmp_path: Path) -> None:
         masks = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.3
-        full = PixelSet(mask=masks[0], role="contrastive", holds=False, score=0.25, baseline="blur", details={"k": [1]})
+        full = PixelSet(mask=masks[0], role="contrastive", holds=False, score=0.25, whole=0.75, runner_up=0.2,
+                        baseline="blur", details={"k": [1]})  # fmt: skip
         whole = replace(explanation, sets=(full, PixelSet(mask=masks[1])))
         whole.save(tmp_path / "x")
         loaded = Explanation.load(tmp_path / "x")
@@ -128,10 +129,22 @@ class TestSaving:
             "area": float(masks[0].double().mean()),
             "holds": False,
             "score": 0.25,
+            "whole": 0.75,
+            "runner_up": 0.2,
             "baseline": "blur",
             "details": {"k": [1]},
         }
         assert explanation.to_dict()["sets"] == []
+
+    def test_a_set_says_what_it_keeps_of_what_and_who_comes_next(self) -> None:
+        mask = torch.zeros(10, 10, dtype=torch.bool)
+        mask[:4] = True
+        one = PixelSet(mask=mask, score=0.32, whole=0.94, runner_up=0.03)
+        assert one.claim == "area 40 %, keeps 32 % of 94 %, runner-up 3 %"
+        assert replace(one, score=0.0081, whole=1.0, runner_up=None, holds=False).claim == (
+            "area 40 %, keeps 0.8 % of 100 %, not sufficient"
+        )
+        assert PixelSet(mask=mask).claim == "area 40 %"
 
     @pytest.mark.parametrize("sets", [[], [{}, {}], [{"role": "odd", "x": 1}], 7, None], ids=str)
     def test_a_record_whose_sets_differ_from_the_tensors_is_damaged(

@@ -50,8 +50,8 @@ def test_a_map_with_negative_values_is_centred_on_zero() -> None:
     colours = scale.colours()
     middle = colours[150, 200]
     assert np.ptp(middle) < 0.02  # zero is a neutral grey
-    assert colours[2, 2, 0] > colours[2, 2, 2]  # red speaks for
-    assert colours[-2, -2, 2] > colours[-2, -2, 0]  # blue speaks against
+    assert colours[2, 2, 0] > colours[2, 2, 2]  # red supports
+    assert colours[-2, -2, 2] > colours[-2, -2, 0]  # blue opposes
 
 
 def test_a_map_without_negative_values_starts_at_its_least() -> None:
@@ -59,6 +59,54 @@ def test_a_map_without_negative_values_starts_at_its_least() -> None:
     assert not scale.signed
     assert scale.low == pytest.approx(0.4, abs=1e-3)
     assert float(scale.strength.min()) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_scale_that_does_not_start_at_zero_says_so_and_colours_nothing_at_its_start() -> None:
+    values = torch.full((1, 8, 8), 0.4)
+    values[0, 3:5, 3:5] = 0.5
+    scale = heat(explanation(values))
+    assert scale.ends == ("least 0.4, not 0", "most 0.5")
+    drawn = np.asarray(overlay(explanation(values)).crop((0, 0, 400, 300)), dtype=float)
+    assert np.ptp(drawn[5, 60]) < 3  # grey: nothing is tinted where the map is least
+    assert np.ptp(drawn[150, 200]) > 50
+    assert heat(explanation(values - 0.4)).ends[0] == "least 0"
+
+
+def speckled(seed: int = 0, side: int = 112) -> Explanation:
+    draw = torch.Generator().manual_seed(seed)
+    values = torch.randn(1, side, side, generator=draw)
+    values[0, 40:60, 40:60] += 1.0
+    return explanation(values)
+
+
+def test_a_pixelwise_map_is_smoothed_for_display_and_its_values_stay() -> None:
+    subject = speckled()
+    before = subject.values.clone()
+    shown, raw = heat(subject), heat(subject, smooth=False)
+    assert (shown.sigma, raw.sigma) == (3.0, 0.0)
+    assert "smoothed for display by 3 px" in shown.remarks
+    assert "clipped at percentile 99" in shown.remarks
+    evidence = (slice(110, 157), slice(147, 210))  # the block, in the original's geometry
+    assert shown.strength[evidence].mean() > 3 * np.abs(shown.strength[:80]).mean()  # readable only when smoothed
+    assert raw.strength[evidence].mean() < 2 * np.abs(raw.strength[:80]).mean()
+    assert torch.equal(subject.values, before)
+
+
+@pytest.mark.parametrize("cells", [7, 14, 28, 56])
+def test_maps_made_of_cells_are_not_smoothed_unless_that_is_wanted(cells: int) -> None:
+    draw = torch.Generator().manual_seed(cells)
+    values = torch.randn(1, cells, cells, generator=draw).repeat_interleave(224 // cells, 1)
+    subject = explanation(values.repeat_interleave(224 // cells, 2))
+    assert heat(subject).sigma == 0
+    assert heat(subject, smooth=True).sigma == 6
+
+
+def test_long_notes_in_a_legend_take_up_to_three_lines() -> None:
+    def height(words: int) -> int:
+        subject = explanation(torch.rand(1, 8, 8))
+        return overlay(replace(subject, metadata=subject.metadata | {"warnings": ["word " * words]})).height
+
+    assert height(3) < height(20) < height(30) == height(300)
 
 
 def test_the_overlay_has_the_images_own_pixels_above_its_legend() -> None:
@@ -193,7 +241,8 @@ def test_an_explanation_without_sets_has_no_such_image(tmp_path: Path) -> None:
 
 
 def test_the_area_score_and_verdict_of_a_set_stand_below_it() -> None:
-    facts = ({}, {"score": 0.5}, {"score": 0.5, "holds": True}, {"score": 0.5, "holds": False})
+    kept = {"score": 0.5, "whole": 0.9, "runner_up": 0.1}
+    facts = ({}, kept, {**kept, "holds": True}, {**kept, "holds": False})
     drawn = [np.asarray(sets_figure(with_sets((1, 1), **one)))[170:, 324:] for one in facts]
     ink = [int((caption < 200).sum()) for caption in drawn]
     assert ink[0] < ink[1] == ink[2] < ink[3]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.explainers.result import ClassScore as ClassScore
     from xaihub.explainers.target import ResolvedTarget as ResolvedTarget
     from xaihub.explainers.target import Target as Target
-    from xaihub.explainers.target import class_scores as class_scores
     from xaihub.hookspecs import hookimpl as hookimpl
     from xaihub.hub import Hub as Hub
     from xaihub.images import SourceImage as SourceImage
@@ -43,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
     from xaihub.models.model import Runtime as Runtime
+    from xaihub.models.outputs import Outputs as Outputs
+    from xaihub.models.outputs import class_scores as class_scores
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
@@ -53,7 +54,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import Objective as Objective
     from xaihub.objective import Step as Step
     from xaihub.objective import evaluation_mode as evaluation_mode
+    from xaihub.params import Execution as Execution
     from xaihub.params import Meta as Meta
+    from xaihub.params import Unless as Unless
+    from xaihub.params import When as When
     from xaihub.randomness import current_generator as current_generator
     from xaihub.randomness import forked_generator as forked_generator
     from xaihub.randomness import generator_for as generator_for
@@ -86,7 +90,7 @@ _NAMES = {
     "explainers.explanation": "Explanation",
     "explainers.pixel_set": "PixelSet",
     "explainers.result": "ClassScore",
-    "explainers.target": "ResolvedTarget Target class_scores",
+    "explainers.target": "ResolvedTarget Target",
     "hookspecs": "hookimpl",
     "hub": "Hub",
     "images": "SourceImage load_image sample_photo",
@@ -94,10 +98,11 @@ _NAMES = {
     "models.adapter": "ModelAdapter ModelRequest",
     "models.layer": "Layer Layout",
     "models.model": "Model Runtime",
+    "models.outputs": "Outputs class_scores",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
-    "params": "Meta",
+    "params": "Execution Meta Unless When",
     "notices": "without_warnings",
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",

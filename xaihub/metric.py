@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,6 +22,7 @@ from xaihub.masking import Removal, baseline_image, make_removal
 from xaihub.models.model import Counts, Model
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
+from xaihub.records import plain
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -72,6 +74,11 @@ class _Memory:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Result] = {}
+        self._apart: dict[str, _Memory] = {}
+
+    def apart(self, plugin: str) -> _Memory:
+        """Return the memory of one plugin alone, which no other plugin's results are taken from."""
+        return self._apart.setdefault(plugin, _Memory())
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` returned for this key, calling it the first time only."""
@@ -139,6 +146,32 @@ class _Guarded(Scene):
         if name in closed:
             raise MetricRefused(closed[name], hint=f"write needs_{name} = True in its class")
         return super().__getattribute__(name)
+
+
+def _private(case: Case, metric: Metric, who: str) -> Case:
+    """Return the case as a metric sees it: what a third party writes to must not reach the scores of others."""
+    scene = case.scene
+    if metric.origin.builtin:
+        return replace(case, scene=_guarded(scene, metric, who))
+    scene = replace(
+        scene,
+        image=scene.image.clone(),
+        logits=scene.logits.clone(),
+        target=copy.deepcopy(scene.target),
+        truth=None if scene.truth is None else scene.truth.clone(),
+        pool=[(image.clone(), label) for image, label in scene.pool] if metric.needs_pool else (),
+        memory=scene.memory.apart(metric.origin.plugin),
+    )
+    explanation = replace(copy.deepcopy(replace(case.explanation, image=None)), image=case.explanation.image)
+    memory = case.memory.apart(metric.origin.plugin)
+    return replace(case, scene=_guarded(scene, metric, who), explanation=explanation, memory=memory)
+
+
+def _plain(result: Any) -> Measurement:
+    """Return what `score` returned as numbers and JSON types, while the metric can still be blamed."""
+    found = result if isinstance(result, Measurement) else Measurement(value=float(result))
+    curve = None if found.curve is None else tuple([float(value) for value in axis] for axis in found.curve)
+    return replace(found, value=float(found.value), curve=curve, details=plain(found.details))  # type: ignore[arg-type]
 
 
 def _guarded(scene: Scene, metric: Metric, who: str) -> Scene:
@@ -278,6 +311,7 @@ class Metric(Parametrised, ABC):
 
     needs_truth: ClassVar[bool] = False
     needs_pool: ClassVar[bool] = False
+    noun: ClassVar[str] = "metric"
 
     @abstractmethod
     def score(self, case: Case) -> float | Measurement:
@@ -296,23 +330,23 @@ class Metric(Parametrised, ABC):
         Raises:
             MetricRefused: The score has no meaning here, is not finite, or used what the metric does not declare.
             ParameterError: A parameter is out of range.
+            PluginError: `score` changed the network or the process and did not undo it.
         """
         who = self.check_parameters()
         if self.needs_truth and case.scene.truth is None:
             raise MetricRefused(f"{who} needs masks or boxes", hint="give --masks or --boxes")
         with (
-            case.model.untouched(),
+            case.model.untouched(by=self),
             case.model.counting() as passes,
             seeded(case.seed),
             torch.no_grad(),
         ):
-            case.model.check_rows()
             outer = _METER.set(meter := _Meter(passes))
             try:
-                result = self.score(replace(case, scene=_guarded(case.scene, self, who)))
+                result = self.score(_private(case, self, who))
             finally:
                 _METER.reset(outer)
-        measured = result if isinstance(result, Measurement) else Measurement(value=float(result))
+            measured = _plain(result)
         if not math.isfinite(measured.value):
             raise MetricRefused(f"{who} returned {measured.value}")
         return measured, meter.charged()

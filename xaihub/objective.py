@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 
 
@@ -39,12 +40,12 @@ class Losses:
     Attributes:
         terms: Scalar tensors by name; training minimises their sum.
         logits: (B, K) class scores of the unmodified inputs, for the accuracy.
-        notes: Further numbers for the log.
+        notes: Further numbers for the log; a scalar tensor spares an accelerator the wait for its value.
     """
 
     terms: Mapping[str, Tensor]
     logits: Tensor
-    notes: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, float | Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -87,12 +88,13 @@ class Objective(Parametrised, ABC):
 
     The training loop owns data, optimizer, schedule, checkpoints and precision; an objective owns the loss, and the
     change of the network if there is one. Methods are called in the order `wrap`, `begin`, then in each epoch `loss` at
-    every step and `epoch_end`, finally `finish`.
+    every step, `epoch_end` and `figures`, finally `finish` and `advice`.
 
     Attributes:
         on_features: `loss` runs the network on the given inputs only, unmodified, so that with a frozen backbone the
             inputs of `trainable` can be computed once and cached. An objective that changes the inputs (masks, noise)
             leaves this False.
+        soft_labels: `loss` also takes (B, K) class probabilities as labels, which mixup and CutMix make.
 
     Example::
 
@@ -108,6 +110,8 @@ class Objective(Parametrised, ABC):
     """
 
     on_features: ClassVar[bool] = False
+    noun: ClassVar[str] = "objective"
+    soft_labels: ClassVar[bool] = False
 
     # The optional methods do nothing by default, so their arguments are unused.
     # ruff: noqa: ARG002
@@ -163,7 +167,7 @@ class Objective(Parametrised, ABC):
         Args:
             network: The network that `wrap` returned (or its trainable part, with cached features as inputs).
             inputs: (B, C, H, W) in the model's units.
-            labels: (B,) class indices.
+            labels: (B,) class indices; with `soft_labels` also (B, K) class probabilities.
             step: The optimizer step.
         """
 
@@ -175,8 +179,25 @@ class Objective(Parametrised, ABC):
         return True
 
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
-        """Return entries for the record of an epoch (counted from 1); JSON types only."""
+        """Return entries for the record of an epoch (counted from 1); JSON types only.
+
+        Numbers are also shown on the epoch's line; the names are those that users read.
+        """
         return {}
+
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:
+        """Return what the line of an epoch and, for the saved epoch, the model card report in addition to the losses.
+
+        Args:
+            network: The network whose weights would be saved, in evaluation mode.
+            record: The epoch's means: "train/NAME" and "val/NAME" of terms and notes; without held-out images there is
+                no "val/NAME".
+        """
+        return {}
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        """Return warnings about the saved network, whose `figures` are given; each a lower-case line."""
+        return []
 
     def finish(self, network: nn.Module) -> Finished:
         """Return the network to save."""
@@ -186,6 +207,25 @@ class Objective(Parametrised, ABC):
     def state(self) -> dict[str, Any]:
         """State that a checkpoint stores in addition to the weights; JSON types only."""
         return {}
+
+
+_METHODS = ("wrap", "trainable", "groups", "begin", "loss", "comparable", "epoch_end", "finish")
+
+
+def fenced_objective(objective: Objective) -> Objective:
+    """Return the objective with methods that raise, in place of whatever they raise, an error that names the plugin."""
+
+    def fence(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **values: Any) -> Any:
+            with fenced(objective):
+                return method(*args, **values)
+
+        return call
+
+    for name in _METHODS:
+        setattr(objective, name, fence(getattr(objective, name)))
+    return objective
 
 
 @contextmanager

@@ -10,14 +10,57 @@ from dataclasses import dataclass
 from functools import cache
 from keyword import iskeyword
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from xaihub.errors import ParameterError, did_you_mean
+from xaihub.specs import Origin
 
-__all__ = ["Meta", "Parameter", "Parametrised", "convert", "parameters"]
+T = TypeVar("T")
+
+__all__ = ["Execution", "Meta", "Parameter", "Parametrised", "Unless", "When", "convert", "parameters"]
+
+
+class When:
+    """In `Annotated`: the parameter has an effect only while other parameters have certain values.
+
+    `When(unit="patches")` names one value, `When(family=("keep_p", "rise"))` several, and `When(a=1, b=2)` requires
+    both. A parameter that differs from its default where it has no effect is refused; its description and the
+    conformance kit use the same declaration. Several conditions in one `Annotated` must all hold.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+
+    def holds(self, given: Mapping[str, Any]) -> bool:
+        """Return whether the parameter has an effect, with the values of all parameters by name."""
+        return all(given[name] in allowed for name, allowed in self.values.items())
+
+    def __str__(self) -> str:
+        """The condition, such as "only with unit=patches"."""
+        return f"only with {self._written}"
+
+    @property
+    def _written(self) -> str:
+        return " and ".join(f"{name}={_listed(allowed)}" for name, allowed in self.values.items())
+
+
+class Unless(When):
+    """In `Annotated`: the opposite of `When`: the parameter has no effect while others have all of these values."""
+
+    def holds(self, given: Mapping[str, Any]) -> bool:
+        """Return whether the parameter has an effect, with the values of all parameters by name."""
+        return not super().holds(given)
+
+    def __str__(self) -> str:
+        """The condition, such as "not with family=pdp"."""
+        return f"not with {self._written}"
+
+
+class Execution:
+    """In `Annotated`: the parameter changes the cost of a result, such as its number of passes, but not the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +90,31 @@ class Parameter:
 
     @property
     def description(self) -> str:
-        """Its meaning."""
-        metas = getattr(self.annotation, "__metadata__", ())
-        return next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
+        """Its meaning, and the conditions under which it has an effect."""
+        text = next((meta.description for meta in self._marks(Meta) if meta.description), "")
+        return f"{text.removesuffix('.')} ({'; '.join(map(str, self.conditions))})." if self.conditions else text
+
+    @property
+    def examples(self) -> list[Any]:
+        """Values that the author gave as examples, in `Meta(examples=[...])`."""
+        return next((list(meta.examples) for meta in self._marks(Meta) if meta.examples), [])
+
+    @property
+    def conditions(self) -> list[When]:
+        """The conditions under which it has an effect; all must hold."""
+        return self._marks(When)
+
+    def is_a(self, alias: Any) -> bool:
+        """Return whether it is annotated with an `Annotated` alias such as `BaselineName`, with or without more."""
+        return set(alias.__metadata__) <= set(getattr(self.annotation, "__metadata__", ()))
+
+    @property
+    def execution(self) -> bool:
+        """Whether it changes only the cost of a result."""
+        return bool(self._marks(Execution))
+
+    def _marks(self, kind: type[T]) -> list[T]:
+        return [mark for mark in getattr(self.annotation, "__metadata__", ()) if isinstance(mark, kind)]
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
@@ -63,9 +128,13 @@ class Parametrised:
 
     Attributes:
         name: The registered name; set by the hub.
+        origin: The plugin that registered it; set by the hub.
+        noun: What it is, for messages.
     """
 
     name = ""
+    origin = Origin()
+    noun: ClassVar[str] = "method"
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Turn a subclass that declares parameters into a dataclass that keeps this class's `eq` and `repr`."""
@@ -78,6 +147,12 @@ class Parametrised:
             dataclass(kw_only=True, eq=False, repr=False)(cls)
 
     @property
+    def described(self) -> str:
+        """The plugin, and what the method is in it, for messages about its faults."""
+        who = f"{self.noun} {(self.name or type(self).__name__)!r}"
+        return f"plugin {self.origin.label}, {who}" if self.origin.plugin else who
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """The value of each parameter, by name."""
         method: type = type(self)
@@ -87,11 +162,34 @@ class Parametrised:
         """Validate every parameter and return the name to use in messages.
 
         Raises:
-            ParameterError: A parameter is of the wrong type or out of range.
+            ParameterError: A parameter is of the wrong type or out of range, or has no effect with the others.
         """
         who = self.name or type(self).__name__
-        convert(type(self), self.parameters, who=who)
+        given = self.parameters
+        convert(type(self), given, who=who)
+        for item in parameters(type(self)).values():
+            failed = [condition for condition in item.conditions if not condition.holds(given)]
+            if failed and given[item.name] != item.default:
+                others = ", ".join(f"{name}={_written(given[name])}" for name in failed[0].values)
+                raise ParameterError(
+                    f"parameter {item.shown!r} of {who} has no effect with {others}",
+                    hint=f"omit it; it is used {failed[0]}",
+                )
         return who
+
+    def refuse_inert(self, *names: str, because: str) -> None:
+        """Refuse parameters that were changed although the values of others leave them without effect.
+
+        Raises:
+            ParameterError: One of them differs from its default.
+        """
+        method: type = type(self)
+        for item in map(parameters(method).__getitem__, names):
+            if (value := getattr(self, item.name)) != item.default:
+                raise ParameterError(
+                    f"{item.shown}={value} of {self.name or type(self).__name__} has no effect: {because}",
+                    hint=f"drop {item.shown}",
+                )
 
     def __repr__(self) -> str:
         """The class and its parameters, as a constructor call."""
@@ -133,6 +231,16 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
     return converted
 
 
+def _listed(values: tuple[Any, ...]) -> str:
+    *most, last = map(_written, values)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _written(value: Any) -> str:
+    """Return a value as users type it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else repr(value) if value == "" else str(value)
+
+
 def _convert(value: Any, parameter: Parameter, who: str) -> Any:
     annotation = parameter.annotation
     bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
@@ -145,7 +253,7 @@ def _convert(value: Any, parameter: Parameter, who: str) -> Any:
         if get_origin(bare) is Literal:
             reason = f"expected one of {', '.join(map(str, get_args(bare)))}"
         raise ParameterError(
-            f"parameter {parameter.name!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
+            f"parameter {parameter.shown!r} of {who} cannot be {value!r}: {reason[0].lower()}{reason[1:]}",
             hint=f"it must be {parameter.type}; default: {parameter.default!r}",
         ) from error
 

@@ -26,6 +26,7 @@ __all__ = [
     "ModelCard",
     "Need",
     "ObjectiveSpec",
+    "Origin",
     "Paper",
     "ReproductionSpec",
     "Spec",
@@ -33,6 +34,37 @@ __all__ = [
 ]
 
 Need = Literal["black-box", "gradients", "activations", "attention"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The plugin that a method comes from, as it is recorded with every result.
+
+    Attributes:
+        plugin: Its name; empty for a class that no plugin registered.
+        distribution: The installed distribution, if there is one.
+        version: Its version.
+        source: Where it was installed from, if that is known: an address or a path; of a single file its path.
+        sha256: The checksum of a single file, which has no version.
+        builtin: Whether it is part of xaihub.
+    """
+
+    plugin: str = ""
+    distribution: str = ""
+    version: str = ""
+    source: str = ""
+    sha256: str = ""
+    builtin: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name with distribution and version, or with the file, for messages."""
+        where = f"{self.distribution} {self.version}".strip() or self.source
+        return f"{self.plugin!r} ({where})" if where else repr(self.plugin)
+
+    def record(self) -> dict[str, str]:
+        """Return what is known, for the record of a result."""
+        return {key: value for key, value in vars(self).items() if value and key != "builtin"}
 
 
 @dataclass(frozen=True)
@@ -311,6 +343,7 @@ class ModelCard(Spec):
         layers: Overrides of the traced layers, by role.
         options: Keyword arguments for the architecture's constructor.
         accuracy: Published or measured top-1 accuracy, with its source.
+        measured: Further figures of a trained model, by name, as its objective reported them (`Objective.figures`).
         objective: The training objective that modified the architecture; it is applied again before the weights are
             loaded. Empty if there is none.
         objective_options: That objective's parameters.
@@ -326,6 +359,7 @@ class ModelCard(Spec):
     layers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
     objective: str = ""
     objective_options: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""

@@ -29,7 +29,7 @@ class Saliency(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the gradient: (B, 1, H, W) if absolute, else (B, C, H, W)."""
-        gradient: Tensor = captum.attr.Saliency(Scores(model)).attribute(
+        gradient: Tensor = captum.attr.Saliency(Scores(model, target)).attribute(
             inputs.requires_grad_(), abs=self.absolute, additional_forward_args=classes(target)
         )
         return gradient.amax(1, keepdim=True) if self.absolute else gradient
@@ -42,7 +42,7 @@ class InputXGradient(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the signed product, (B, C, H, W)."""
-        product: Tensor = captum.attr.InputXGradient(Scores(model)).attribute(
+        product: Tensor = captum.attr.InputXGradient(Scores(model, target)).attribute(
             inputs.requires_grad_(), additional_forward_args=classes(target)
         )
         return product.detach()
@@ -63,7 +63,7 @@ class IntegratedGradients(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
         """Return (B, C, H, W) values that sum to the score minus the baseline's score."""
-        scores, where = Scores(model), classes(target)
+        scores, where = Scores(model, target), classes(target)
         start = baselines(self.baseline, model, inputs)
         values: Tensor = captum.attr.IntegratedGradients(scores).attribute(
             inputs,
@@ -101,7 +101,7 @@ class GradientShap(Explainer):
                 f"baselines cannot be {self.baselines!r}", hint="write comma-separated names: black,white"
             )
         starts = torch.cat([baselines(name, model, inputs) for name in names])
-        scores, where = Scores(model), classes(target)
+        scores, where = Scores(model, target), classes(target)
         values = torch.zeros_like(inputs)
         # captum holds all samples at once, so they are computed in blocks.
         for done in range(0, self.samples, BLOCK):
@@ -137,7 +137,7 @@ class SmoothGrad(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
         """Return the mean gradient: (1, 1, H, W) if absolute, else (1, C, H, W)."""
-        saliency, where, generator = captum.attr.Saliency(Scores(model)), classes(target), current_generator()
+        saliency, where, generator = captum.attr.Saliency(Scores(model, target)), classes(target), current_generator()
         mean = torch.zeros_like(inputs)
         # captum's NoiseTunnel draws the same numbers, but from the global generator.
         for done in range(0, self.samples, BLOCK):

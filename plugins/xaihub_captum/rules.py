@@ -40,7 +40,7 @@ class GuidedBackprop(Explainer):
         """
         refuse_unless_relu(model, inputs[:1], target[:1])
         with hooked(model):
-            values: Tensor = captum.attr.GuidedBackprop(Scores(model)).attribute(
+            values: Tensor = captum.attr.GuidedBackprop(Scores(model, target)).attribute(
                 inputs.requires_grad_(), additional_forward_args=classes(target)
             )
         return values
@@ -59,7 +59,7 @@ class DeepLift(Explainer):
         Raises:
             ExplainerRefused: captum cannot hook the network, or the values miss the score by more than 10 %.
         """
-        scores = Scores(model, bounded=False)
+        scores = Scores(model, target, bounded=False)
         start = baselines(self.baseline, model, inputs)
         # One image at a time: captum's rule for softmax mixes the rows of a batch.
         rows = [slice(row, row + 1) for row in range(len(inputs))]

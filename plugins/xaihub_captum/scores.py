@@ -23,17 +23,18 @@ class Scores(nn.Module):
     of rows and the result does not depend on the batch size. Otherwise all rows pass together.
     """
 
-    def __init__(self, model: Model, *, bounded: bool = True) -> None:
+    def __init__(self, model: Model, target: ResolvedTarget, *, bounded: bool = True) -> None:
         """Keep the model; its network becomes a submodule, so that captum finds the layers to hook."""
         super().__init__()
         self.module = model.module
         self.model = model
+        self.target = target
         # Determined now, since it may take a forward pass, which captum's hooks must not see.
         self.rows = gradient_rows(model) if bounded else None
 
-    def forward(self, inputs: Tensor, index: Tensor, against: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, *parts: Tensor) -> Tensor:
         """Return (n,) scores; differentiable with respect to `inputs`."""
-        target = ResolvedTarget(index=index, against=against)
+        target = self.target.of(*parts)
         rows = self.rows
         if rows is None:
             return target.score(self.model(inputs))
@@ -74,7 +75,7 @@ def gradient_rows(model: Model) -> int:
 
 def classes(target: ResolvedTarget) -> tuple[Tensor, ...]:
     """Return the class indices as extra arguments of `Scores`; captum repeats them along with the rows."""
-    return (target.index,) if target.against is None else (target.index, target.against)
+    return target.parts
 
 
 def baselines(name: str, model: Model, inputs: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ _REX = Paper("Explanations for Occluded Images", 2021, "https://arxiv.org/abs/21
 def xaihub_register_explainers() -> list[ExplainerSpec]:
     """Register the causal search, with masked pixels replaced and with units switched off."""
     summary = "Causal responsibility of pixels and a minimal set that keeps the class, with"
-    cost = "at most 14 iterations x refinements + 2 forward passes, plus several hundred for the sets of pixels"
+    cost = "at most 14 * iterations * refinements + shrink + 64 forward passes; more for strategies with several sets"
     limits = (
-        "A set is sufficient under its own removal only, and minimal up to a cell, not the smallest possible; unless"
-        " confidence is set, it often keeps little of the original confidence."
+        "A set is sufficient under its own removal only, and not the smallest possible; with a low confidence it can be"
+        " lost by one pixel."
     )
     tags = ("perturbation", "causal", "masks")
     return [
@@ -31,7 +31,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost=cost,
             limits=limits,
             variant="Our reconstruction: the full text was not available to us. Units of masked pixels set to 0, no"
-            " retraining (stated); aligned rule, whole cells, the search of rex (our choice).",
+            " retraining (stated); aligned rule, seven eighths of a cell, the search and sets of rex (our choice).",
             tags=tags,
         ),
         ExplainerSpec(
@@ -42,7 +42,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost=cost,
             limits=limits,
             variant="14 mutants per split, responsibility 1/(1+k) (stated); mean over searches, passing mutants keep"
-            " half of the confidence, sets are shrunk (our choice).",
+            " half of the confidence, sets keep half of it, are shrunk and padded (our choice).",
             tags=tags,
         ),
     ]
@@ -63,6 +63,7 @@ def xaihub_register_baselines() -> list[BaselineSpec]:
     ]
     variants = {
         "deactivate": ("deactivation", "Switch off units that represent masked pixels; no fill value."),
+        "deactivate_most": ("most", "Deactivation that keeps only units of whose cell seven eighths are visible."),
         "deactivate_whole": ("whole", "Deactivation that keeps only units whose whole cell is visible."),
         "deactivate_live": ("live", "Deactivation with spatial means over active units only."),
         "deactivate_layerwise": ("layerwise", "Deactivation by the active fraction of each layer's windows."),

@@ -6,6 +6,7 @@ Chockler 2025 (arXiv 2510.01038) do.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -23,15 +24,17 @@ from xaihub import (
     current_generator,
     forked_generator,
 )
+from xaihub.explainers.pixel_set import percent
 from xaihub.masking import batch_rows
 from xaihub_convad.baselines import named_removal
 from xaihub_convad.search.evaluation import SLACK, Evaluator
-from xaihub_convad.search.extraction import SAME_CONFIDENCE
+from xaihub_convad.search.extraction import SAME_CONFIDENCE, neighbours
 from xaihub_convad.search.procedure import FEWEST_ITERATIONS, LEAST_BUDGET, MUTANTS, CausalSearch, FoundSet, Result
 from xaihub_convad.search.scheduling import run_all
 from xaihub_convad.search.settings import Settings
 
-STABLE = 0.8  # a lower expected correlation with another seed's map is worth a warning
+LITTLE = 0.1  # of the original confidence; a set that keeps less is worth a warning
+STABLE = 0.5  # a lower expected correlation with another seed's map is worth a warning
 
 
 class _Causal(Settings, Explainer):
@@ -45,7 +48,7 @@ class _Causal(Settings, Explainer):
     baseline: Annotated[
         str,
         Meta(
-            description="What replaces masked pixels: auto (zero for rex, deactivate_whole for convad), min or max (the"
+            description="What replaces masked pixels: auto (zero for rex, deactivate_most for convad), min or max (the"
             " smallest or largest value of the model's input), mean, zero, blur, noise, inpaint, black, white, grey,"
             " constant:V, image:PATH, or a name from 'xaihub list baselines'."
         ),
@@ -101,21 +104,25 @@ class _Causal(Settings, Explainer):
         )
 
     def _checked(self, baseline: str, evaluator: Evaluator, one: FoundSet) -> PixelSet:
-        """Evaluate a set, and its complement where the role depends on it, in separate forward passes."""
-        verdict = evaluator.alone(one.mask)
+        """Evaluate a set in separate forward passes: alone, to a pixel, and its complement where the role needs it."""
+        verdict = evaluator.alone(one.mask, *neighbours(one.mask))
+        score, runner_up = float(verdict.confidence[0]), float(verdict.runner_up[0])
         holds, details = bool(verdict.pass_at(self.confidence * evaluator.confidence)[0]), {}
         if one.role == "contrastive":
             details = {"sufficient": holds, "necessary": not bool(evaluator.alone(~one.mask).keeps[0])}
             holds = all(details.values())
         if one.role == "complete":
-            holds = holds and abs(float(verdict.confidence[0]) - evaluator.confidence) < SAME_CONFIDENCE + SLACK
+            holds = holds and abs(score - evaluator.confidence) < SAME_CONFIDENCE + SLACK
+        eroded, dilated = map(bool, verdict.keeps[1:])
         return PixelSet(
             mask=torch.from_numpy(one.mask),
             role=one.role,
             holds=holds,
-            score=float(verdict.confidence[0]),
+            score=score,
+            whole=evaluator.confidence,
+            runner_up=None if math.isnan(runner_up) else runner_up,
             baseline=baseline,
-            details={"minimal_to_a_cell": one.minimal, **details},
+            details={"minimal_to_a_cell": one.minimal, "kept_if_eroded": eroded, "kept_if_dilated": dilated, **details},
         )
 
 
@@ -128,8 +135,8 @@ class Rex(_Causal):
 class ConvAD(_Causal):
     """Responsibility and a minimal sufficient set of pixels, with units switched off inside the network."""
 
-    # The variant of deactivation whose sets keep their class on new backgrounds most often: docs/explanation.
-    own_baseline = "deactivate_whole"
+    # Large sets, which keep their class on new backgrounds, and which losing a pixel at their border does not undo.
+    own_baseline = "deactivate_most"
 
 
 def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> list[str]:
@@ -149,6 +156,13 @@ def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> lis
         if not one.holds:
             why = ": the class is kept without it" if one.details.get("necessary") is False else ""
             warnings.append(f"the {one.role} set is not {one.role} in a separate forward pass{why}")
+        if one.score is not None and one.score < LITTLE * evaluator.confidence:
+            warnings.append(
+                f"the {one.role} set keeps {percent(one.score)} of {percent(evaluator.confidence)}; raise confidence"
+            )
+        lost = [word for word in ("eroded", "dilated") if not one.details[f"kept_if_{word}"]]
+        if lost and one.holds:
+            warnings.append(f"the class changes if the {one.role} set is {' or '.join(lost)} by one pixel")
     return warnings
 
 

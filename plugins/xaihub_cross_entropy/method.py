@@ -14,6 +14,7 @@ class CrossEntropy(Objective):
     """The mean over the batch of -log softmax(logits)[label]."""
 
     on_features = True
+    soft_labels = True
 
     smoothing: Annotated[float, Meta(ge=0, lt=1, description="Label smoothing.")] = 0.0
 

@@ -53,7 +53,7 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             "expo-stability",
             "Stability",
             "Cross-entropy plus the squared change of the logits under small noise or faded patches.",
-            cost="1 + penalty_batch / batch / every passes, twice the penalty without --freeze-norm or with dropout",
+            cost="1 + penalty_batch / batch / every passes, twice the penalty without freeze_norm or with dropout",
             limits="Stated; faded cells are our choice. Flattens the function, so it is for classifiers only. ",
             tags=("robustness",),
         ),

@@ -32,7 +32,11 @@ class Expo(Objective):
 
     c: Annotated[
         float,
-        Meta(ge=0, description="Penalty as a fraction of the loss when it is switched on (the paper's c); 0: none."),
+        Meta(
+            ge=0,
+            description="Penalty as a fraction of the loss when it is switched on (the paper's c); 0: no penalty, so"
+            " that the other parameters do nothing.",
+        ),
     ] = 0.01
     weight: Annotated[
         Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight; overrides c.")
@@ -59,10 +63,21 @@ class Expo(Objective):
     _cells: Segments | None = field(default=None, init=False)
 
     def wrap(self, model: Model) -> nn.Module:
-        """Return the model's own network; its preprocessing gives the units of pixels."""
+        """Return the model's own network; its preprocessing gives the units of pixels.
+
+        Raises:
+            ParameterError: A parameter is out of range, or was changed although others leave it without effect.
+        """
+        self.check_parameters()
+        self.refuse_without_effect()
         self._model, self._cells = model, None
         network: nn.Module = model.module
         return network
+
+    def refuse_without_effect(self) -> None:
+        """Refuse parameters that were changed although others leave them without effect."""
+        if self.weight is not None:
+            self.refuse_inert("c", "warmup", because="weight is given")
 
     def finish(self, network: nn.Module) -> Finished:
         """Return the network, whose architecture is unchanged."""

@@ -34,6 +34,12 @@ class Stability(Expo):
         bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
     ] = False
 
+    def refuse_without_effect(self) -> None:
+        """Refuse parameters of the other neighbourhood as well."""
+        super().refuse_without_effect()
+        others = {"pixels": ("keep", "grid", "baseline"), "patches": ("radius",)}[self.neighbourhood]
+        self.refuse_inert(*others, because=f"neighbourhood is {self.neighbourhood}")
+
     def penalty(
         self, network: nn.Module, inputs: Tensor, logits: Tensor, select: Select, generator: torch.Generator
     ) -> Tensor:
@@ -104,10 +110,11 @@ class Fidelity(_AffineFit):
 
     penalised_in: ClassVar[int] = 16
 
+    c = 1.0
     keep: Annotated[
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(description="Probability that a cell is visible; none: each mask draws its own from U[0, 1]."),
-    ] = 0.8
+    ] = None
     opacities: Annotated[
         Literal["binary", "uniform"],
         Meta(description="Cells are visible or masked, or have an opacity from U[0.5, 1]."),
@@ -115,6 +122,12 @@ class Fidelity(_AffineFit):
     samples: Annotated[
         Annotated[int, Meta(ge=4)] | None, Meta(description="Masks drawn per image [default: 3 (cells + 1)].")
     ] = None
+
+    def refuse_without_effect(self) -> None:
+        """Refuse the probability of masks if there are none."""
+        super().refuse_without_effect()
+        if self.opacities == "uniform":
+            self.refuse_inert("keep", because="opacities is uniform")
 
     def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw opacities of all cells.

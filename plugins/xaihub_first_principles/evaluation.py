@@ -12,7 +12,7 @@ from xaihub import ExplainerRefused, Model
 from xaihub.masking import Features, Removal, masked_forward_passes
 from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
 
-CHECKS = 4  # how often the standard errors are checked during a run
+CHECKS = 8  # how often the standard errors are checked during a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def evaluate_points(
 ) -> PointOutputs:
     """Evaluate the model on masked copies of a (C, H, W) image; a point's values are the opacities of the regions.
 
-    `points.base` selects the removal of each point. `enough` is called after each quarter; True ends the run with the
+    `points.base` selects the removal of each point. `enough` is called after each eighth; True ends the run with the
     points evaluated so far. For the progress bar, `done` is the rows of earlier calls and `total` those of all calls.
 
     Raises:

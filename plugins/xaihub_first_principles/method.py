@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,6 +21,8 @@ from xaihub import (
     Model,
     ParameterError,
     ResolvedTarget,
+    Unless,
+    When,
     current_generator,
 )
 from xaihub.masking import Fill, Inpaint, Removal, Segments, baseline_image, make_removal
@@ -29,9 +32,11 @@ from xaihub_first_principles.learned_measures import Header, LearnedMeasure, rea
 from xaihub_first_principles.mask_families import ENUMERATE_UP_TO
 from xaihub_first_principles.measures import MeasureFamily, MeasureResult
 from xaihub_first_principles.regions import Regions, make_regions
-from xaihub_first_principles.registry import FamilySettings, make_family
+from xaihub_first_principles.registry import NAMES, FamilySettings, make_family, using
 
 MOSAICS = 8
+NOISY = 0.25  # standard error, as a fraction of the map's spread, above which a map carries a warning
+LEAST = 3  # points per region before a run may stop early: with fewer, the fit leaves too little to judge its error
 BROUGHT = ("features", "baseline", "output", "shifts", "smooth")  # settings that a measure's file determines
 
 
@@ -44,38 +49,62 @@ class FirstPrinciples(Explainer):
     family: Annotated[
         str,
         Meta(
+            examples=list(NAMES),
             description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise,"
             " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or a family of a plugin."
         ),
+        When(measure=""),
     ] = "keep_p"
-    p: Annotated[float, Meta(gt=0, lt=1, description="Probability that a region is visible (keep-p and RISE).")] = 0.5
-    features: Annotated[str, Meta(description="Regions: grid:7, patches:16, superpixels:50 or pixels.")] = "grid:7"
+    p: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="Probability that a region is visible."),
+        When(family=using("p")),
+        When(measure=""),
+    ] = 0.5
+    features: Annotated[
+        str, Meta(examples=["grid:3"], description="Regions: grid:7, patches:16, superpixels:50 or pixels.")
+    ] = "grid:7"
     baseline: Annotated[
         str,
         Meta(
+            examples=["mean", "blur,mean", "inpaint"],
             description="Baseline(s) that replace masked regions; several, comma-separated, are drawn with equal"
             " probability."
         ),
     ] = "blur"
-    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 1000
+    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 500
     shifts: Annotated[
         int, Meta(ge=1, le=16, description="Number of grids; all but the first are shifted at random.")
-    ] = 2
+    ] = 1
     tolerance: Annotated[
-        float, Meta(ge=0, description="Stop when the standard error is below this fraction of the map's spread.")
-    ] = 0.05
-    centre: Annotated[bool, Meta(description="Subtract the mean score under the base law; ranks are unchanged.")] = True
-    smooth: Annotated[bool, Meta(description="Interpolate between grid cells; ignored for Shapley values.")] = True
+        float,
+        Meta(
+            ge=0,
+            description="Stop when the standard error is below this fraction of the map's spread; 0 spends the budget.",
+        ),
+        When(family=using("tolerance")),
+    ] = 0.25
+    centre: Annotated[
+        bool,
+        Meta(description="Subtract the mean score under the base law; ranks are unchanged."),
+        When(family=using("centre")),
+        When(measure=""),
+    ] = True
+    smooth: Annotated[bool, Meta(description="Interpolate between grid cells."), Unless(family="shapley")] = True
     sizes: Annotated[
         Literal["own", "uniform", "shared"],
         Meta(description="Sizes of random masks: the family's own law, uniform, or one that suits every family."),
+        When(family=using("sizes")),
     ] = "own"
-    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "probability"
+    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "logit"
     exact: Annotated[
         bool, Meta(description="Exact integrals only: finite support, or piecewise-affine lines, at any cost.")
     ] = False
     adjust: Annotated[
-        bool, Meta(description="Fit an additive game first, which reduces the variance of keep-p and Shapley values.")
+        bool,
+        Meta(description="Fit an additive game first, which reduces the variance."),
+        When(family=using("adjust")),
+        When(measure=""),
     ] = True
     measure: Annotated[
         str,
@@ -99,8 +128,6 @@ class FirstPrinciples(Explainer):
             ParameterError: A given setting contradicts the measure.
         """
         default = FirstPrinciples()
-        if self.family != default.family:
-            raise ParameterError(f"measure and family={self.family} exclude each other", hint="omit family")
         brought = {name: getattr(header, name) for name in BROUGHT}
         for name, value in brought.items():
             given = getattr(self, name)
@@ -135,7 +162,8 @@ class FirstPrinciples(Explainer):
             results.append(result)
             gaps.append(gap)
         noise = max(_noise(result) for result in results)
-        warnings = [f"the standard error is {noise:.0%} of the map's spread: raise the budget"] if noise > 0.5 else []
+        warnings = [_noisy(noise, sum(result.points for result in results))] if noise > NOISY else []
+        warnings += self._unused(results)
         if learned is not None and learned.header.model != model.name:
             warnings.append(f"the measure was chosen on {learned.header.model!r}, not on {model.name!r}")
         return Attribution(
@@ -181,7 +209,8 @@ class FirstPrinciples(Explainer):
             return target.score(logits, output=self.output)
 
         def enough(found: PointOutputs) -> bool:
-            return _noise(found.measure(family, score)) < self.tolerance
+            few = len(found.points) < LEAST * (grid.features.count + 1)
+            return not few and _noise(found.measure(family, score)) < self.tolerance
 
         found = evaluate_points(
             model, image, points, features=grid.features, removals=removals,
@@ -225,6 +254,14 @@ class FirstPrinciples(Explainer):
             found.append(Fill(images.gather(0, where.expand(1, *image.shape)).squeeze(0)))
         return found
 
+    def _unused(self, results: list[MeasureResult]) -> list[str]:
+        """Return a note for each given setting that matters only if a measure has further points."""
+        if not all(result.exact and result.points for result in results):
+            return []
+        default, names = FirstPrinciples(), ("tolerance", "sizes", "adjust", "exact")
+        given = [name for name in names if getattr(self, name) != getattr(default, name)]
+        return [f"{name} has no effect: every point of the measure was evaluated" for name in given]
+
     def _details(self, results: list[MeasureResult], noise: float) -> dict[str, Any]:
         first = results[0]
         exact = all(result.exact for result in results)
@@ -250,6 +287,13 @@ def _origin(learned: LearnedMeasure) -> dict[str, Any]:
         "measure_sha256": learned.digest,
         "measure": to_builtins(header),
     }
+
+
+def _noisy(noise: float, points: int) -> str:
+    """Return the warning for a map whose standard error is large, with the budget that should suffice."""
+    wanted = ceil(points * (noise / NOISY) ** 2 / 100) * 100
+    advice = f"budget={wanted} should give {NOISY:.0%}" if noise < 2 else "raise the budget"
+    return f"the standard error is {noise:.0%} of the map's spread: {advice}"
 
 
 def _noise(result: MeasureResult) -> float:

@@ -59,7 +59,7 @@ def make_family(name: str, settings: FamilySettings) -> MeasureFamily:
     if name in families.NOT_MEASURES:
         return families.NotAMeasure(method=name)
     if name in _BUILDERS:
-        return _BUILDERS[name](settings)
+        return _BUILDERS[name][0](settings)
     found = metadata.entry_points(group=GROUP, name=name)
     if found:
         family: MeasureFamily = next(iter(found)).load()(settings)
@@ -79,6 +79,19 @@ def _one_by_one(kind: type[mask_families.Occlusion], name: str, s: FamilySetting
     return kind(background=s.background, centre=s.centre)
 
 
+def _shapley(s: FamilySettings) -> MeasureFamily:
+    return mask_families.Shapley(budget=s.budget, law=s.law, background=s.background, adjust=s.adjust)
+
+
+def _lime(s: FamilySettings) -> MeasureFamily:
+    return mask_families.LIME(budget=s.budget, law=s.law, background=s.background)
+
+
+def _axis_dirac(s: FamilySettings) -> MeasureFamily:
+    s.samples("axis_dirac")
+    return families.AxisDirac(centre=s.centre)
+
+
 def _length_weighted(s: FamilySettings) -> MeasureFamily:
     samples = s.samples("length_weighted", least=2)  # per feature; the mean that is subtracted takes as many
     return families.LengthWeighted(samples=samples * s.count // (s.count + 1), centre=s.centre)
@@ -93,20 +106,36 @@ def _fd_ig(s: FamilySettings) -> MeasureFamily:
     return families.FiniteDifferenceIG(h=0.05, steps=min(MAX_NODES, s.samples("fd_ig", least=2) // 2))
 
 
-_BUILDERS: dict[str, Builder] = {
-    "keep_p": partial(_keep, mask_families.KeepP),
-    "signed_keep_p": partial(_keep, mask_families.SignedKeepP),
-    "shapley": lambda s: mask_families.Shapley(budget=s.budget, law=s.law, background=s.background, adjust=s.adjust),
-    "occlusion": partial(_one_by_one, mask_families.Occlusion, "occlusion"),
-    "pdp": partial(_one_by_one, mask_families.KeepOne, "pdp"),
-    "independent": partial(_one_by_one, mask_families.KeepOne, "independent"),
-    "conditional": partial(_one_by_one, mask_families.KeepOne, "conditional"),
-    "rise": partial(_keep, mask_families.RISE),
-    "lime_fixed": lambda s: mask_families.LIME(budget=s.budget, law=s.law, background=s.background),
-    "axis_dirac": lambda s: families.AxisDirac(centre=s.centre),
-    "axis_lebesgue": _axis_lebesgue,
-    "length_weighted": _length_weighted,
-    "smoothgrad": lambda s: families.SmoothGradStein(sigma=0.3, samples=s.budget),
-    "fd_ig": _fd_ig,
+# What makes each family, and the parameters of the explainer that it uses.
+_BUILDERS: dict[str, tuple[Builder, str]] = {
+    "keep_p": (partial(_keep, mask_families.KeepP), "p sizes centre adjust tolerance"),
+    "signed_keep_p": (partial(_keep, mask_families.SignedKeepP), "p sizes adjust tolerance"),
+    "shapley": (_shapley, "sizes adjust tolerance"),
+    "occlusion": (partial(_one_by_one, mask_families.Occlusion, "occlusion"), ""),
+    "pdp": (partial(_one_by_one, mask_families.KeepOne, "pdp"), "centre"),
+    "independent": (partial(_one_by_one, mask_families.KeepOne, "independent"), "centre tolerance"),
+    "conditional": (partial(_one_by_one, mask_families.KeepOne, "conditional"), "centre"),
+    "rise": (partial(_keep, mask_families.RISE), "p sizes centre tolerance"),
+    "lime_fixed": (_lime, "sizes tolerance"),
+    "axis_dirac": (_axis_dirac, "centre"),
+    "axis_lebesgue": (_axis_lebesgue, "centre"),
+    "length_weighted": (_length_weighted, "centre tolerance"),
+    "smoothgrad": (lambda s: families.SmoothGradStein(sigma=0.3, samples=s.budget), "tolerance"),
+    "fd_ig": (_fd_ig, ""),
 }
 NAMES = tuple(_BUILDERS)
+
+
+class _Using(tuple[str, ...]):
+    """The built-in families that use a parameter; it contains every family of a plugin, which may use any."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether the family may use the parameter."""
+        return super().__contains__(name) or name not in _BUILDERS
+
+
+def using(parameter: str) -> tuple[str, ...]:
+    """Return the families that use a parameter of the explainer."""
+    return _Using(name for name, (_, used) in _BUILDERS.items() if parameter in used.split())

@@ -20,7 +20,7 @@ class AverageDrop(Metric):
         """Return max(0, p(x) - p(m x)) / p(x).
 
         Raises:
-            MetricRefused: The map is constant, or the score of a contrast is not positive.
+            MetricRefused: The map is constant, the score of a contrast is not positive, or the outputs are values.
         """
         whole, masked = _probabilities(case, self.baseline)
         if whole <= 0:
@@ -37,7 +37,7 @@ class IncreaseInConfidence(Metric):
         """Return 0 or 1; the mean over images is the published number.
 
         Raises:
-            MetricRefused: The map is constant.
+            MetricRefused: The map is constant, or the outputs are values.
         """
         whole, masked = _probabilities(case, self.baseline)
         return Measurement(value=float(masked > whole), details={"whole": whole, "masked": masked})
@@ -45,6 +45,8 @@ class IncreaseInConfidence(Metric):
 
 def _probabilities(case: Case, baseline: str) -> tuple[float, float]:
     """Return the target's probability for the image, and for the image multiplied by its map."""
+    if not case.scene.target.outputs.classify:
+        raise MetricRefused(f"values ({case.scene.target.outputs.kind}) have no confidence")
 
     def evaluate() -> tuple[float, float]:
         lowest, highest = case.heat.min(), case.heat.max()

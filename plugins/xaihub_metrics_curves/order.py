@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaihub import Case, Meta
+from xaihub import Case, Meta, When
 from xaihub.masking import make_features
 
 Direction = Literal["hide", "show"]
@@ -16,7 +16,7 @@ Unit = Annotated[
     Literal["pixels", "patches"],
     Meta(description="What is masked as one piece; patches are ordered by their mean value."),
 ]
-Patch = Annotated[int, Meta(ge=1, description="Side length of a patch in pixels, for unit=patches.")]
+Patch = Annotated[int, Meta(ge=1, description="Side length of a patch in pixels."), When(unit="patches")]
 
 TIES = 0  # seed of the order within ties; fixed, so that equal maps get equal scores
 

@@ -58,13 +58,16 @@ class LogOdds(CurveMetric):
         """Return the mean change with the changes as a curve.
 
         Raises:
-            MetricRefused: No point of the curve lies within `removed`, or the model has a single class.
+            MetricRefused: No point of the curve lies within `removed`, or the target has no odds: a value, several classes,
+                or the only class.
         """
         found = self.curves(case)
         points = _points(found, self.removed)
         if self.form == "odds":
             values = _log_odds(case.scene, found.logits("hide").double())
         else:
+            if not case.scene.target.outputs.classify:
+                raise MetricRefused(f"values ({case.scene.target.outputs.kind}) have no probability")
             values = found.scores("hide", "log_probability")
         changes = (values - values[0])[: points + 1]
         return Measurement(
@@ -114,9 +117,13 @@ def _points(found: Curves, removed: float) -> int:
 
 def _log_odds(scene: Scene, logits: Tensor) -> Tensor:
     """Return the (n,) log-odds of the target, exact even where its probability rounds to 1."""
-    if scene.target.against is not None:
+    target = scene.target
+    if not target.outputs.classify or target.also:
+        what = "several classes" if target.also else f"values ({target.outputs.kind})"
+        raise MetricRefused(f"{what} have no odds")
+    if target.against is not None or target.outputs.kind != "multiclass":
         return scene.score(logits, output="logit")
     if logits.shape[1] < 2:
         raise MetricRefused("a model with one class has no odds")
-    others = logits.index_fill(1, scene.target.index.to(logits.device), -torch.inf)
+    others = logits.index_fill(1, target.index.to(logits.device), -torch.inf)
     return scene.score(logits, output="logit") - others.logsumexp(1)

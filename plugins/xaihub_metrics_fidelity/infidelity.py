@@ -12,7 +12,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from xaihub import Case, Measurement, Meta, Metric, Model, ParameterError
+from xaihub import Case, Measurement, Meta, Metric, Model, ParameterError, When
 from xaihub.masking import BaselineName, Removal, masked_forward_passes
 
 
@@ -32,10 +32,16 @@ class Infidelity(Metric):
     ] = "optimal"
     samples: Annotated[int, Meta(ge=1, description="Number of perturbations; each costs one forward pass.")] = 200
     largest: Annotated[
-        float, Meta(gt=0, le=1, description="Maximum side of a square, as a fraction of the input's shorter side.")
+        float,
+        Meta(gt=0, le=1, description="Maximum side of a square, as a fraction of the input's shorter side."),
+        When(perturbation="squares"),
     ] = 0.5
-    sigma: Annotated[float, Meta(gt=0, description="Standard deviation of the noise, for pixels in [0, 1].")] = 0.1
-    baseline: BaselineName = "zero"
+    sigma: Annotated[
+        float,
+        Meta(gt=0, description="Standard deviation of the noise, for pixels in [0, 1]."),
+        When(perturbation="noise", units="gradient"),
+    ] = 0.1
+    baseline: Annotated[BaselineName, When(perturbation="squares")] = "zero"
     output: Annotated[Literal["logit", "probability", "log_probability"], Meta(description="The score f.")] = "logit"
 
     def score(self, case: Case) -> Measurement:

@@ -26,8 +26,11 @@ class GridPointing(Metric):
         """Return the fraction, in [0, 1].
 
         Raises:
-            MetricRefused: The run has too few other classes, or no pixel of the mosaic's map is positive.
+            MetricRefused: An image can have several classes, the run has too few others, or no pixel of the mosaic's map is positive.
         """
+        outputs = case.model.outputs
+        if not outputs.exclusive:
+            raise MetricRefused(f"images without the target are unknown, because the outputs are {outputs.kind}")
         # The mosaic belongs to the image, so that all explainers see the same one.
         key = ("grid_pointing: mosaic", self.cells, case.seed)
         mosaic = case.scene.memory.once(key, lambda: make_mosaic(case.scene, self.cells, case.seed))
@@ -72,7 +75,7 @@ def make_mosaic(scene: Scene, cells: int, seed: int) -> Mosaic:
     generator = generator_for(f"mosaic {seed}", scene.image)
     target = int(scene.target.index[0])
     # The predicted class is excluded as well, since the pool may contain this very image.
-    known = {target, int(scene.logits.argmax())}
+    known = {target, int(scene.model.outputs.predicted(scene.logits[None]))}
     others: list[tuple[Tensor, int]] = []
     for position in torch.randperm(len(scene.pool), generator=generator).tolist():
         tile, predicted = scene.pool[position]

@@ -25,7 +25,7 @@ class RandomLogit(Metric):
         """
         key = ("random_logit: class", case.seed)
         other = case.scene.memory.once(key, lambda: other_class(case.scene, case.seed))
-        heat = case.explain(target=replace(case.scene.target.fixed(), index=other)).heatmap()
+        heat = case.explain(target=replace(case.scene.target.fixed(), index=other, also=())).heatmap()
         return Measurement(
             value=similarity(case.heat, heat, self.similarity, absolute=self.absolute), details={"class": other}
         )
@@ -35,10 +35,11 @@ def other_class(scene: Scene, seed: int) -> int:
     """Draw a class that is not part of the target, from the seed and the image.
 
     Raises:
-        MetricRefused: There is none.
+        MetricRefused: There is none, or its score is that of the target with the opposite sign.
     """
-    target = scene.target.fixed()
-    taken = {target.index, target.against and target.against.index}
+    if scene.model.outputs.kind == "binary":
+        raise MetricRefused("the other class of binary outputs has the same logit with the opposite sign")
+    taken = {int(part) for part in scene.target.parts}
     free = [index for index in range(scene.logits.numel()) if index not in taken]
     if not free:
         raise MetricRefused(f"model {scene.model.name!r} has no other class to explain")

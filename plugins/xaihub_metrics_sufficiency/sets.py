@@ -94,10 +94,14 @@ class Sets:
         """The target's confidence on the whole image.
 
         Raises:
-            MetricRefused: The target is a contrast whose first class does not lead.
+            MetricRefused: The model makes no decision about the target, or does not decide for it on this image.
         """
         scene, logits = self.case.scene, self.case.scene.logits[None]
+        if scene.target.undecided:
+            raise MetricRefused(scene.target.undecided)
         if not scene.target.kept(logits, logits):
+            if scene.target.against is None:
+                raise MetricRefused("the model does not find the label on this image")
             raise MetricRefused("the model does not prefer the first class of the contrast on this image")
         return float(scene.score(logits.double()))
 

@@ -106,8 +106,13 @@ def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
     nor the image's own.
 
     Raises:
-        MetricRefused: There is no such image.
+        MetricRefused: There is no such image, or photos of another class may hold the target as well.
     """
+    outputs = scene.model.outputs
+    if scene.target.undecided:
+        raise MetricRefused(scene.target.undecided)
+    if family == "photos" and not outputs.exclusive:
+        raise MetricRefused(f"photos without the target are unknown, because the outputs are {outputs.kind}")
 
     def make() -> Tensor:
         generator = generator_for(f"transplant onto {family} {seed}", scene.image)
@@ -115,7 +120,7 @@ def backgrounds(scene: Scene, family: Family, count: int, seed: int) -> Tensor:
             colours = torch.rand(count, len(scene.image), 1, 1, generator=generator)
             flat = colours.expand(-1, -1, *scene.image.shape[1:])
             return torch.stack([scene.model.preprocessing.normalise(one) for one in flat])
-        own = {int(scene.target.index[0]), int(scene.logits.argmax())}
+        own = {int(scene.target.index[0]), int(outputs.predicted(scene.logits[None]))}
         order = torch.randperm(len(scene.pool), generator=generator).tolist()
         pool = [scene.pool[position] for position in order]
         others = [image for image, predicted in pool if predicted not in own]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from xaihub import ParameterError
 
+FLAT = 1.5  # our choice: a largest weight below this multiple of the mean ranks hardly anything
+
 
 class ScoresActivation(nn.Module):
     """Multiply each feature by its weight: y = gain * softmax(s / temperature) * x, with one s for all samples.
@@ -84,6 +86,10 @@ class ScoresActivation(nn.Module):
         shape[self.dim] = self.num_features
         return inputs * self.factors().to(inputs.dtype).reshape(shape)
 
+    def largest(self) -> float:
+        """Return the largest weight as a multiple of the mean weight: 1 if all are equal, at most d."""
+        return float(self.weights().max()) * self.num_features
+
     def ranking(self) -> Tensor:
         """Return (d,) feature indices, most important first; ties go to the lower index."""
         return torch.argsort(self.weights(), descending=True, stable=True)
@@ -101,6 +107,16 @@ class ScoresActivation(nn.Module):
     def extra_repr(self) -> str:
         """The arguments, as torch shows a layer."""
         return f"{self.num_features}, dim={self.dim}, gain={self.gain!r}, temperature={self.temperature}"
+
+
+def warnings_of_flatness(largest: float) -> list[str]:
+    """Return a warning if the largest weight, as a multiple of the mean, is too small for a ranking."""
+    if largest >= FLAT:
+        return []
+    return [
+        f"the ranking is nearly flat: the largest weight is {largest:.2f} times the mean; train for more epochs or with"
+        " a higher score_lr"
+    ]
 
 
 def gates(network: nn.Module) -> list[tuple[str, ScoresActivation]]:

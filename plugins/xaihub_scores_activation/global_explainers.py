@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, class_scores
+from xaihub import ExplainerRefused, GlobalExplainer, Meta, Model, ModelError, Ranking, When, class_scores
 from xaihub.files import read_file
-from xaihub_scores_activation.gate import ScoresActivation, gates
+from xaihub_scores_activation.gate import ScoresActivation, gates, warnings_of_flatness
 from xaihub_scores_activation.placement import GatedHead, GatedInput, GatedPatches, GatedPositions
 from xaihub_scores_activation.shap_importance import Algorithm, shap_importance
 
-FLAT = 1.5  # a largest weight below this multiple of the mean ranks hardly anything
 FIELD = 2**24  # characters
 LARGEST_LOG = 2**26  # bytes
 
@@ -40,15 +39,15 @@ class Scores(GlobalExplainer):
         found = gates(model.module)
         if len(found) != 1:
             raise ExplainerRefused(
-                f"model {model.name!r} has {len(found) or 'no'} gates whose weights could be read, instead of one",
-                hint="train one with 'xaihub train --objective scores_activation'",
+                f"model {model.name!r} has {f'{len(found)} gates' if found else 'no gate'}: the ranking is read from"
+                " exactly one",
+                hint="train a model with 'xaihub train DATA --objective scores_activation'",
             )
         name, gate = found[0]
         started = time.process_time()
         weights = gate.weights()
         gate.ranking()
         cpu = time.process_time() - started
-        largest = float(weights.max()) * gate.num_features
         layer = name.rpartition(".")[0]
         owner = model.module.get_submodule(layer)
         if self.readout == "weight_x_norm":
@@ -58,7 +57,6 @@ class Scores(GlobalExplainer):
                 )
             weights = weights * owner.head.weight.norm(dim=0)
         feature, names, grid = _meaning(owner, gate)
-        flat = f"the ranking is nearly flat: the largest weight is {largest:.2f} times the mean; train longer"
         return Ranking(
             weights=weights,
             feature=feature,
@@ -68,11 +66,11 @@ class Scores(GlobalExplainer):
             details={
                 "gain": gate.gain,
                 "temperature": gate.temperature,
-                "largest_times_mean": largest,
+                "largest_times_mean": gate.largest(),
                 "scoring_cpu_seconds": cpu,
             },
             history=_history(model, gate.num_features),
-            warnings=[flat] if largest < FLAT else [],
+            warnings=warnings_of_flatness(gate.largest()),
         )
 
 
@@ -115,7 +113,9 @@ class GlobalSHAP(GlobalExplainer):
     background: Annotated[
         int, Meta(ge=1, description="Maximum number of images whose values replace masked channels.")
     ] = 20
-    permutations: Annotated[int, Meta(ge=1, description="Orders of the channels per image.")] = 1
+    permutations: Annotated[
+        int, Meta(ge=1, description="Orders of the channels per image."), When(algorithm="permutation")
+    ] = 1
     output: Annotated[
         Literal["probability", "logit"], Meta(description="The outputs that are distributed over the channels.")
     ] = "probability"

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step
-from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm
+from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm, warnings_of_flatness
 from xaihub_scores_activation.placement import Gain, GatedHead, GatedPositions, Site, attach, folded
 
+LARGEST = "largest_weight_times_mean"  # the name of that figure in the log and on the card
 TOP = 10  # features named in the record of an epoch
 DIGITS = 6  # significant digits of a weight in that record
 
@@ -21,6 +22,7 @@ class GatedClassifier(Objective):
     """Cross-entropy through a softmax gate on channels, positions, patches or input channels."""
 
     on_features = True
+    soft_labels = True
 
     site: Annotated[
         Site,
@@ -56,6 +58,8 @@ class GatedClassifier(Objective):
         """
         if self.fold and self.site != "channels":
             raise ModelError(f"a gate on {self.site} cannot be folded", hint="use fold=false, or site=channels")
+        if self.site != "patches":
+            self.refuse_inert("patches", because=f"site is {self.site}")
         network = attach(model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches).to(
             model.device
         )
@@ -87,13 +91,11 @@ class GatedClassifier(Objective):
         """Return the cross-entropy of one batch, and the entropy term if it has a weight."""
         logits = network(inputs)
         terms = {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)}
-        gate = _gate(network)
-        weights = gate.factors() / gate.factor
         if self.entropy:
+            gate = _gate(network)
+            weights = gate.factors() / gate.factor
             terms["entropy"] = self.entropy * torch.special.entr(weights).sum()  # 0 log 0 is 0
-        return Losses(
-            terms=terms, logits=logits, notes={"largest_weight": float(weights.detach().max()) * len(weights)}
-        )
+        return Losses(terms=terms, logits=logits)
 
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:  # noqa: ARG002
         """Return the current weights, which are a ranking at any moment, and the top features."""
@@ -106,6 +108,14 @@ class GatedClassifier(Objective):
             }
         }
 
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:  # noqa: ARG002
+        """Return the largest weight as a multiple of the mean weight."""
+        return {LARGEST: _gate(network).largest()}
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        """Warn if the weights are nearly equal."""
+        return warnings_of_flatness(figures[LARGEST]) if LARGEST in figures else []
+
     def finish(self, network: nn.Module) -> Finished:
         """Return the gated network, or with `fold` a plain one with the same outputs."""
         if self.fold:
@@ -116,5 +126,5 @@ class GatedClassifier(Objective):
 def _gate(network: nn.Module) -> ScoresActivation:
     found = gates(network)
     if len(found) != 1:
-        raise ModelError(f"the network has {len(found)} gates instead of one")
+        raise ModelError(f"the network has {len(found)} gates, but the objective trains exactly one")
     return found[0][1]

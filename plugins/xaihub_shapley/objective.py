@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -9,20 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, evaluation_mode
+from xaihub_shapley.held_out import COALITIONS, FAITHFUL, R2, describe, errors, r2
 from xaihub_shapley.losses import check_even, patch_score_loss, sample_coalitions, shapley_loss
 from xaihub_shapley.network import ShapleyVision
-
-# N / 2 was best where we measured it, for up to 16 patches; larger grids start at the value for 20 patches.
-LARGEST_LAMBDA = 10.0
 
 
 class ShapleyObjective(Objective):
     """Cross-entropy + lambda * Shapley loss (Fan, Yang, Ma 2025, arXiv 2512.14354; its second term as in FastSHAP)."""
 
     lambda_: Annotated[
-        float | None,
-        Meta(description="Weight of the Shapley loss (lambda on the command line); by default N / 2, at most 10."),
-    ] = None
+        float,
+        Meta(
+            ge=0,
+            description="Weight of the Shapley loss (lambda on the command line). 0: the baseline model, for which"
+            " target_grad, centre, classes and ramp do nothing unless votes_lambda is set.",
+        ),
+    ] = 1.0
     coalitions: Annotated[int, Meta(ge=2, description="Masked copies per image and step; an even number.")] = 2
     mask: Annotated[
         Literal["pixel", "attention"],
@@ -79,7 +82,7 @@ class ShapleyObjective(Objective):
         logits = phi.sum(1)
         terms = {"cross_entropy": F.cross_entropy(logits, labels)}
         ramp = self._ramp(step)
-        weight = self.weight(inner.cells) * ramp
+        weight = self.lambda_ * ramp
         error = self._error(phi, values if self.target_grad else values.detach(), shown, empty, labels)
         notes = {"lambda": weight, "shapley_error": float(error.detach())}
         if weight:
@@ -88,6 +91,8 @@ class ShapleyObjective(Objective):
             error = self._patch_score_error(inner, inputs, labels, phi, step)
             terms["votes"] = self.votes_lambda * ramp * error
             notes["votes_error"] = float(error.detach())
+        if not torch.is_grad_enabled():
+            notes |= self._held_out_fit(inner, inputs, phi, empty, step)
         if self._gamma:
             repeated = labels.repeat_interleave(self.coalitions)
             terms["masked_cross_entropy"] = self._gamma * F.cross_entropy(values.flatten(0, 1), repeated)
@@ -95,9 +100,17 @@ class ShapleyObjective(Objective):
             terms["empty"] = empty.square().sum()
         return Losses(terms=terms, logits=logits, notes=notes)
 
-    def weight(self, players: int) -> float:
-        """Return lambda for N patches."""
-        return min(players / 2, LARGEST_LAMBDA) if self.lambda_ is None else self.lambda_
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:  # noqa: ARG002
+        """Return R2 of the patch scores: how much of the variance of masked held-out images' outputs they predict.
+
+        Outputs are class scores minus their mean over classes; the variance is that within an image and class, over
+        coalitions drawn by the Shapley kernel (our choice). 1 is reached only if patches also ignore each other.
+        """
+        return r2(record.get("val/masked_error", 0.0), record.get("val/masked_variance", 0.0))
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        """Warn if the patch scores do not predict the masked outputs."""
+        return [describe(figures[R2])] if figures.get(R2, FAITHFUL) < FAITHFUL else []
 
     def _error(self, phi: Tensor, values: Tensor, shown: Tensor, empty: Tensor, labels: Tensor) -> Tensor:
         if self.centre:
@@ -113,9 +126,16 @@ class ShapleyObjective(Objective):
         ).to(inputs.device)
         half = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.votes_half)
         with torch.no_grad(), evaluation_mode(network), half:
-            values = torch.stack([network(inputs, row).float() for row in shown.unbind(1)], 1)
+            values = _values(network, inputs, shown)
         # What all classes share supports none of them, and would only add noise.
         return patch_score_loss(*self._compared(_centred(phi), _centred(values), labels), shown)
+
+    def _held_out_fit(
+        self, network: ShapleyVision, inputs: Tensor, phi: Tensor, empty: Tensor, step: Step
+    ) -> dict[str, float]:
+        """Return the squared error of the patch scores' predictions of masked outputs, and the outputs' variance."""
+        shown = sample_coalitions(len(inputs), COALITIONS, network.cells, generator=step.generator).to(inputs.device)
+        return errors(_centred(phi), _centred(_values(network, inputs, shown) - empty), shown)
 
     def _compared(self, phi: Tensor, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the patch scores and values of the classes that are compared."""
@@ -142,6 +162,8 @@ class ShapleyObjective(Objective):
         for name, given in (("lambda", self.lambda_), ("gamma", self.gamma), ("votes_lambda", self.votes_lambda)):
             if given is not None and not 0 <= given < float("inf"):
                 raise ParameterError(f"{name} cannot be {given!r}", hint="use a finite number of at least 0")
+        if self.votes_lambda == 0:
+            self.refuse_inert("votes_coalitions", "votes_half", because="votes_lambda is 0")
         if not self.target_grad and self._gamma == 0:
             raise ParameterError(
                 "target_grad=false with gamma=0 leaves the masked copies' values unanchored: training can diverge",
@@ -152,6 +174,11 @@ class ShapleyObjective(Objective):
 def _centred(values: Tensor) -> Tensor:
     """Subtract the mean over classes."""
     return values - values.mean(-1, keepdim=True)
+
+
+def _values(network: ShapleyVision, inputs: Tensor, shown: Tensor) -> Tensor:
+    """Return the (B, M, K) values of (B, M, N) coalitions, with B rows per forward pass."""
+    return torch.stack([network(inputs, row).float() for row in shown.unbind(1)], 1)
 
 
 def _unwrapped(network: nn.Module) -> ShapleyVision:

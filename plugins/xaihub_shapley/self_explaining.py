@@ -22,6 +22,7 @@ from xaihub import (
 from xaihub.masking import Removal, Segments, coalition_scores
 from xaihub_shapley.estimators import LARGEST_BUDGET, MOST_PLAYERS, Estimate, estimate
 from xaihub_shapley.gaussian_process import shapes
+from xaihub_shapley.held_out import R2, describe
 from xaihub_shapley.network import ShapleyVision
 
 
@@ -29,7 +30,8 @@ class SelfExplained(Explainer):
     """The patch scores whose sum is the prediction (Fan, Yang, Ma 2025, arXiv 2512.14354).
 
     Patch scores are Shapley values as far as training went. `refine` estimates what is missing: Shapley values are
-    linear in the game, so those of v(s) - sum of the patch scores in s are the correction (derived).
+    linear in the game, so those of v(s) - sum of the patch scores in s are the correction (derived). Every map reports
+    how well patch scores did on held-out images, as the model's card records it.
     """
 
     stochastic = True
@@ -86,6 +88,7 @@ class SelfExplained(Explainer):
             patches = patches + torch.stack([found.values for found in missing]).to(patches)
             score = score + torch.tensor([found.whole for found in missing]).to(score)
             extras["standard_errors"] = torch.stack([found.stderr for found in missing]).unflatten(1, network.grid)
+        measured = model.card.measured.get(R2)
         values = network.spread(patches)
         if self.smooth:
             cells = patches.view(-1, 1, *network.grid) * (network.cells / network.cell_of_pixel.numel())
@@ -101,7 +104,9 @@ class SelfExplained(Explainer):
                 "value": network.value_of,
                 "warm_start": network.warm_start,
                 "centred": self.centre,
+                **({} if measured is None else {R2: measured}),
             },
+            warnings=[] if measured is None or self.refine is not None else [describe(measured)],
         )
 
     def _missing(

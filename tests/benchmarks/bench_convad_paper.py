@@ -113,7 +113,7 @@ def make(text: str, search: str) -> Explainer:
     """Make an explainer from EXPLAINER:NAME=VALUE,...; its own extraction is kept cheap, as cuts are made here."""
     name, _, values = text.partition(":")
     pairs = [pair.split("=", 1) for pair in ",".join(filter(None, [search, values])).split(",")]
-    return xaihub.get_explainer(name, **{"agreement": "1", "shrink": "false", "step": "100000", **dict(pairs)})
+    return xaihub.get_explainer(name, **{"agreement": "1", "shrink": "0", **dict(pairs)})
 
 
 def classified(model: Model, folder: Path) -> Iterator[tuple[int, str, Tensor, Tensor]]:

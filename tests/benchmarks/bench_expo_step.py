@@ -44,7 +44,7 @@ def main() -> None:
         network = timm.create_model(name, num_classes=10, **size).train()
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()  # as with --freeze-norm, which is how fine-tuning is done
+                module.eval()  # as with freeze_norm, which is how fine-tuning is done
         unit = Preprocessing(spatial=(), size=(3, options.size, options.size), mean=(0.5,) * 3, std=(0.25,) * 3)
         modes = {module: module.training for module in network.modules()}
         model = Model(network, name=name, preprocessing=unit)

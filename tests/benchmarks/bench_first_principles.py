@@ -1,12 +1,16 @@
-"""Insertion and deletion of every family of measures, and of other methods, at an equal budget of forward passes.
+"""Insertion and deletion of `first_principles`, and of other methods, at an equal number of forward passes.
 
-    python tests/benchmarks/bench_first_principles.py --photos DIR --count 50 --measure my.safetensors --used chosen.txt
+    python tests/benchmarks/bench_first_principles.py --photos DIR --count 50 --groups defaults
+    python tests/benchmarks/bench_first_principles.py --photos DIR --count 50 --reference keep_p \
+      --measure my.safetensors --used chosen.txt
 
-Each method explains the predicted class of each photo with about `--budget` forward passes, and is judged by insertion
-(on a blurred image) and deletion (with zeros) with `--steps` steps. keep-p at 0.5 and the weights of RISE and of LIME
-are read off one set of masks; signed keep-p is twice the centred one. A backward pass counts as two forward passes.
-Means have 95 % bootstrap intervals over photos; "against keep-p" is the mean of differences photo by photo. `--used`
-names photos on which the measure was chosen, one path or name per line; they are skipped.
+Each method explains the predicted class of each photo, and is judged by insertion (on a blurred image) and deletion
+(with zeros) with `--steps` steps. In the group "defaults", `first_principles` runs with its default parameters, and the
+other explainers with their own and as many forward passes as it used on that photo. In the other groups every method
+has `--budget` forward passes; keep-p at 0.5 and the weights of RISE and of LIME are read off one set of masks; signed
+keep-p is twice the centred one. A backward pass counts as two forward passes. Means have 95 % bootstrap intervals over
+photos; "against" is the mean of differences to `--reference`, photo by photo. `--used` names photos on which the
+measure was chosen, one path or name per line; they are skipped.
 
 Results go to `--store`, one line per photo and method, and a run can be resumed; `--report` only prints.
 """
@@ -32,7 +36,6 @@ from xaihub_first_principles.evaluation import evaluate_points
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.regions import make_regions
 
-REFERENCE = "keep_p"
 SUFFIXES = (".jpeg", ".jpg", ".png")
 Maps = Iterator[tuple[str, Tensor, float]]  # name, (H, W) heat, forward passes
 
@@ -50,13 +53,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("bench_first_principles.jsonl"))
     parser.add_argument("--minutes", type=float, default=1e9, help="Stop after so long.")
     parser.add_argument("--groups", nargs="*", help="Only groups of methods whose names begin so.")
+    parser.add_argument("--reference", default="first_principles", help="The method that others are compared with.")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.photos is not None and options.photos.is_dir() and not options.report:
         measure_all(options)
     if options.store.exists():
-        report(options.store)
+        report(options.store, options.reference)
     else:
         print("nothing was measured: give --photos DIR")
 
@@ -103,12 +107,19 @@ def measure_all(options: argparse.Namespace) -> None:
 
 def groups(options: argparse.Namespace) -> dict[str, Callable[..., Maps]]:
     """Return what is measured, by group; a group is evaluated and stored as a whole."""
-    found: dict[str, Callable[..., Maps]] = {"masks": from_one_set_of_masks, "peers": peers}
+    found: dict[str, Callable[..., Maps]] = {"defaults": defaults, "masks": from_one_set_of_masks, "peers": peers}
     for file in options.measure or []:
         found[f"optimised, {file.stem}"] = partial(learned, file)
     found |= {"families": other_families, "base law": peers_over_blur}
     wanted = tuple(options.groups or [""])
     return {name: methods for name, methods in found.items() if name.startswith(wanted)}
+
+
+def defaults(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:  # noqa: ARG001
+    """The public explainer with no parameter given, then others with the same number of forward passes."""
+    (own,) = explained(model, image, {"first_principles": xaihub.Hub().get_explainer("first_principles")})
+    yield own
+    yield from explained(model, image, others(image, round(own[2])))
 
 
 def from_one_set_of_masks(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
@@ -144,17 +155,22 @@ def learned(file: Path, model: xaihub.Model, image: Tensor, options: argparse.Na
 
 def peers(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """Other methods, at the budget where they have one."""
-    hub, n = xaihub.Hub(), options.budget
+    ig = xaihub.Hub().get_explainer("integrated_gradients", steps=options.budget // 3)
+    yield from explained(model, image, {**others(image, options.budget), "IG": ig})
+
+
+def others(image: Tensor, n: int) -> dict[str, xaihub.Explainer]:
+    """Return other methods for n forward passes, otherwise at their defaults; on grids of 7 x 7 cells."""
+    hub = xaihub.Hub()
     chosen = {
+        "shapley_values": ("shapley_values", {"budget": n, "estimator": "interactions"}),
         "RISE": ("rise", {"masks": n}),
         "KernelSHAP": ("kernel_shap", {"samples": n - 2, "features": "grid:7"}),
         "Grad-CAM": ("gradcam", {}),
-        "IG": ("integrated_gradients", {"steps": n // 3}),
         "occlusion window": ("occlusion", {"window": 32, "stride": stride_of(image, n)}),
         "random": ("control_random", {}),
     }
-    made = {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
-    yield from explained(model, image, made)
+    return {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
 
 
 def peers_over_blur(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
@@ -182,18 +198,19 @@ def stride_of(image: Tensor, budget: int) -> int:
 def other_families(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """Families with points of their own, one by one over several grids, so that they spend the budget."""
     n = options.budget
-    several = {"budget": n, "shifts": max(1, n // 66), "tolerance": 0.0}
-    one = {"budget": n, "shifts": 1, "tolerance": 0.0}
+    several = {"budget": n, "shifts": max(1, n // 66), "output": "probability"}
+    one = {"budget": n, "output": "probability"}
+    random = {**one, "tolerance": 0.0}
     made = {
-        "keep_p, two grids": FirstPrinciples(budget=n, shifts=2, tolerance=0),
-        "shapley": FirstPrinciples(family="shapley", **one),
+        "keep_p, two grids": FirstPrinciples(shifts=2, **random),
+        "shapley": FirstPrinciples(family="shapley", **random),
         "occlusion": FirstPrinciples(family="occlusion", **several),
         "pdp = axis_dirac": FirstPrinciples(family="pdp", **several),
-        "independent": FirstPrinciples(family="independent", baseline="blur,mean", budget=8 * 50, shifts=1),
+        "independent": FirstPrinciples(family="independent", baseline="blur,mean", output="probability", budget=8 * 50),
         "conditional": FirstPrinciples(family="conditional", baseline="inpaint", **several),
         "axis_lebesgue": FirstPrinciples(family="axis_lebesgue", **one),
-        "length_weighted": FirstPrinciples(family="length_weighted", **one),
-        "smoothgrad": FirstPrinciples(family="smoothgrad", **one),
+        "length_weighted": FirstPrinciples(family="length_weighted", **random),
+        "smoothgrad": FirstPrinciples(family="smoothgrad", **random),
         "fd_ig": FirstPrinciples(family="fd_ig", **one),
     }
     yield from explained(model, image, made)
@@ -217,7 +234,7 @@ def lines(store: Path) -> list[dict[str, object]]:
     return found
 
 
-def report(store: Path) -> None:
+def report(store: Path, reference: str) -> None:
     """Print the table, best first."""
     values: dict[str, dict[str, tuple[float, float, float]]] = {}
     for line in lines(store):
@@ -228,15 +245,15 @@ def report(store: Path) -> None:
     for name, by_photo in values.items():
         scores = torch.tensor(list(by_photo.values()), dtype=torch.float64)
         gaps = scores[:, 0] - scores[:, 1]
-        common = [photo for photo in by_photo if photo in values.get(REFERENCE, {})]
-        theirs = torch.tensor([values[REFERENCE][p][0] - values[REFERENCE][p][1] for p in common], dtype=torch.float64)
+        common = [photo for photo in by_photo if photo in values.get(reference, {})]
+        theirs = torch.tensor([values[reference][p][0] - values[reference][p][1] for p in common], dtype=torch.float64)
         mine = torch.tensor([by_photo[p][0] - by_photo[p][1] for p in common], dtype=torch.float64)
         rows.append((float(gaps.mean()), name, scores, gaps, mine - theirs))
-    print("| method | photos | forward passes | insertion | deletion | difference | against keep-p |")
+    print(f"| method | photos | forward passes | insertion | deletion | difference | against {reference} |")
     print("|---|---|---|---|---|---|---|")
     for _, name, scores, gaps, against in sorted(rows, key=lambda row: -row[0]):
         cells = [interval(scores[:, 0]), interval(scores[:, 1]), interval(gaps)]
-        cells.append("" if name == REFERENCE or not len(against) else interval(against, sign=True))
+        cells.append("" if name == reference or not len(against) else interval(against, sign=True))
         print(f"| {name} | {len(scores)} | {float(scores[:, 2].mean()):.0f} | {' | '.join(cells)} |")
 
 

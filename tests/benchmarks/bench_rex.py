@@ -2,8 +2,8 @@
 
 Run it where rex-xai 0.4.1 is installed: `python tests/benchmarks/bench_rex.py --iterations 20 --confidence 0.5`. It
 prints the area of the set that each finds, its confidence in a forward pass of its own, times, rows, and our time over
-that of the bare batched forward passes. Times are CPU time of one thread, the wall time of an idle machine. Ours grows
-the set by `--step` pixels and takes cells of `--cell` pixels a side away again; `--no-shrink` leaves that out.
+that of the bare batched forward passes. Times are CPU time of one thread, the wall time of an idle machine. Ours
+grows the set by cells of `--cell` pixels per side and removes cells again, in at most `--shrink` forward passes.
 `--deactivate` compares `convad` with rex-xai over the deactivated network.
 """
 
@@ -38,9 +38,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="rows of rex-xai's extraction; its search takes 14")
     parser.add_argument("--channels-last", action="store_true", help="give rex-xai our memory order as well")
     parser.add_argument("--deactivate", action="store_true")
-    parser.add_argument("--step", type=int, default=5000)
     parser.add_argument("--cell", type=int, default=32)
-    parser.add_argument("--shrink", action=argparse.BooleanOptionalAction, default=True, help="our last step")
+    parser.add_argument("--shrink", type=int, default=100, help="forward passes of our last step")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
@@ -114,7 +113,6 @@ def _ours(model: xaihub.Model, image: Tensor, options: argparse.Namespace, seed:
         agreement=1.0,
         confidence=options.confidence,
         refinements=6,
-        step=options.step,
         cell=options.cell,
         shrink=options.shrink,
     )

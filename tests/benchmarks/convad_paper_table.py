@@ -33,19 +33,19 @@ def _model(title: str, records: Sequence[Record]) -> None:
     rows = {method: [by[method][pair] for pair in whole] for method in methods}
     first = rows[methods[0]][0]
     print(f"\n{title}: {len({photo for _, photo in whole})} photos, {first['search']} rows a search\n")
-    _table("Over the five confidences, and at equal size", rows, _summaries(len(first["colours"]) - CUTS))
+    table("Over the five confidences, and at equal size", rows, _summaries(len(first["colours"]) - CUTS))
     for name, reader in (
         ("Area", "areas"),
         ("Kept on colours", "colours"),
         ("Kept on photos", "photos"),
     ):
-        _table(
+        table(
             f"{name}, by the share of the confidence that is kept",
             rows,
             {level: _at(reader, place) for place, level in enumerate(LEVELS)},
         )
-    _table("Drop of confidence under the method's own pass", rows, {lv: _drop("own", k) for k, lv in enumerate(LEVELS)})
-    _table("Drop of confidence with zeros", rows, {lv: _drop("plain", k) for k, lv in enumerate(LEVELS)})
+    table("Drop of confidence under the method's own pass", rows, {lv: _drop("own", k) for k, lv in enumerate(LEVELS)})
+    table("Drop of confidence with zeros", rows, {lv: _drop("plain", k) for k, lv in enumerate(LEVELS)})
 
 
 def _summaries(sizes: int) -> dict[str, Reader]:
@@ -69,7 +69,7 @@ def _drop(key: str, place: int) -> Reader:
     return lambda one: float(one["confidence"] - one[key][place])
 
 
-def _table(title: str, rows: dict[str, list[Record]], readers: dict[str, Reader]) -> None:
+def table(title: str, rows: dict[str, list[Record]], readers: dict[str, Reader]) -> None:
     print(f"**{title}**\n\n| | {' | '.join(readers)} |\n|---|{'---|' * len(readers)}")
     values = {method: _by_photo(found, list(readers.values())) for method, found in rows.items()}
     base = next(iter(values))

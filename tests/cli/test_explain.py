@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import xaihub
+from xaihub.explainers.pixel_set import percent
 
 Run = Callable[..., Result]
 FAST = ("-e", "rise", "-p", "masks=4")
@@ -124,11 +125,14 @@ def test_sets_of_pixels_are_drawn_beside_the_map(run: Run, cat: Path, tmp_path: 
 
 
 def test_the_confidence_that_a_set_keeps_is_a_parameter(run: Run, cat: Path, tmp_path: Path) -> None:
-    short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "step=2000", "-p", "shrink=false", "-q", "--json")
-    result = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short)
-    (record,) = json.loads(result.stdout)
+    short = ("-p", "iterations=1", "-p", "refinements=1", "-p", "shrink=0", "-q")
+    shown = run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short).stdout
+    (record,) = json.loads(run("explain", "cat.png", "-e", "rex", "-p", "confidence=0.75", *short, "--json").stdout)
+    one = record["sets"][0]
+    kept = [percent(one[name]) for name in ("area", "score", "whole", "runner_up")]
+    assert "  sufficient set: area {}, keeps {} of {}, runner-up {}".format(*kept) in shown.splitlines()
     assert record["parameters"]["confidence"] == 0.75
-    assert record["sets"][0]["score"] >= 0.75 * record["details"]["confidence"] - 1e-4
+    assert one["score"] >= 0.75 * one["whole"] - 1e-4
     refused = run("explain", "cat.png", "-e", "gradcam", "-p", "confidence=0.75")
     assert refused.exit_code == 2
     assert "gradcam has no parameter 'confidence'" in refused.stderr

@@ -18,7 +18,7 @@ from xaihub import (
 from xaihub_convad.explainers import Rex
 
 SIDE = 32
-SMALL = {"cell": 4, "step": 1, "agreement": 1.0, "confidence_filter": 0.0, "refinements": 4}
+SMALL = {"cell": 4, "shrink": 1000, "confidence": 0.0, "agreement": 1.0, "confidence_filter": 0.0, "refinements": 4}
 
 
 class Spots(nn.Module):

@@ -16,7 +16,14 @@ from xaihub.masking import Removal, make_removal, masked_forward_passes
 from xaihub_convad.deactivation import Deactivation
 from xaihub_metrics_curves.areas import Deletion, Insertion
 
-WAYS = ["deactivate", "deactivate_whole", "deactivate_live", "deactivate_layerwise", "deactivate_neighbours"]
+WAYS = [
+    "deactivate",
+    "deactivate_most",
+    "deactivate_whole",
+    "deactivate_live",
+    "deactivate_layerwise",
+    "deactivate_neighbours",
+]
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, Hub, Model, ModelError, Preprocessing, Step
+from xaihub import ExplainerRefused, Hub, Model, ModelError, ParameterError, Preprocessing, Step
 from xaihub.ranking import agreement, order_of
 from xaihub_scores_activation.gate import ScoresActivation, gates, param_groups
 from xaihub_scores_activation.global_explainers import GlobalSHAP, PermutationImportance, Scores
@@ -79,11 +79,9 @@ def digits_cnn(seed: int, *, gate: bool, data: list[Tensor], epochs: int = 15) -
     return network.eval()
 
 
-@pytest.mark.parametrize(
-    ("seeds", "loss"), [((0, 1), 0.03), pytest.param((0, 1, 2), 0.015, marks=pytest.mark.slow)], ids=["two", "three"]
-)
+@pytest.mark.parametrize("seeds", [(0, 1), pytest.param((0, 1, 2), marks=pytest.mark.slow)], ids=["two", "three"])
 def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters(
-    seeds: tuple[int, ...], loss: float
+    seeds: tuple[int, ...],
 ) -> None:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images / 16).float().unsqueeze(1)
@@ -113,7 +111,7 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters(
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
-    assert mean(with_gate) >= mean(bare) - loss
+    assert mean(with_gate) >= mean(bare) - 0.015
     assert mean(with_gate) - mean(top) >= 0.15
     assert mean(with_gate) - mean(bottom) <= 0.03
     assert mean(pearson) >= 0.85
@@ -212,7 +210,6 @@ def test_the_loss_is_cross_entropy_and_the_scores_learn() -> None:
 
     assert list(losses.terms) == ["cross_entropy"]
     assert torch.allclose(losses.total, nn.functional.cross_entropy(network(x), y))
-    assert losses.notes["largest_weight"] == pytest.approx(1)
     (group,) = objective.groups(network)
     assert group.weights[0].grad is not None
     assert group.weights[0].grad.abs().max() > 0
@@ -227,6 +224,30 @@ def test_entropy_is_a_term_only_where_it_is_asked_for() -> None:
 
     # Equal weights of d channels have the entropy log d.
     assert entropy == pytest.approx(0.5 * torch.tensor(96.0).log().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("times", "flat"), [(1.4, True), (1.6, False)])
+def test_training_reports_the_largest_weight_and_warns_where_the_weights_are_nearly_equal(
+    times: float, flat: bool
+) -> None:
+    network, objective = gated("test_resnet").module, GatedClassifier()
+    gate = gates(network)[0][1]
+    assert objective.figures(network, {})["largest_weight_times_mean"] == pytest.approx(
+        float(gate.weights().max() / gate.weights().mean())
+    )
+    with torch.no_grad():  # one of d weights is `times` / d, the others share the rest
+        gate.scores.zero_()[3] = float(
+            torch.tensor(times * (gate.num_features - 1) / (gate.num_features - times)).log()
+        )
+    found = objective.figures(network, {})
+    assert found["largest_weight_times_mean"] == pytest.approx(times, rel=1e-4)
+    assert [f"{times:.2f} times the mean" in text for text in objective.advice(found)] == [True] * flat
+
+
+@pytest.mark.parametrize(("options", "message"), [({"patches": 3}, "patches=3 .* has no effect: site is channels")])
+def test_parameters_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        gated("test_resnet", **options)
 
 
 def test_an_epoch_leaves_the_weights_in_the_record() -> None:
@@ -295,7 +316,7 @@ def test_the_second_reading_multiplies_by_the_columns_of_the_classifier() -> Non
 
 
 def test_a_model_without_a_gate_and_a_flat_ranking_are_told() -> None:
-    with pytest.raises(ExplainerRefused, match="has no gates whose weights could be read"):
+    with pytest.raises(ExplainerRefused, match="has no gate: the ranking is read from exactly one"):
         Scores().explain(made("test_resnet"))
     model = made("test_resnet")
     found = Scores().explain(model.around(GatedClassifier().wrap(model)))

@@ -242,6 +242,39 @@ def test_patch_scores_can_be_trained_in_half_precision() -> None:
     assert float(terms[1].detach()) == pytest.approx(float(terms[0].detach()), rel=0.15)
 
 
+@pytest.mark.parametrize("value", ["visible", "full"])
+def test_validation_reports_how_much_of_the_variance_of_masked_outputs_the_patch_scores_predict(value: str) -> None:
+    network, (x, labels) = _network(value=value), _batch()
+    objective, step = ShapleyObjective(value=value), _step()
+    sample_coalitions(3, 2, 9, generator=step.generator)
+    shown = sample_coalitions(3, 8, 9, generator=step.generator)
+    errors, spreads = [], []
+    with torch.no_grad():
+        notes = objective.loss(network, x, labels, _step()).notes
+        nothing = network(x[:1], torch.zeros(1, 9))[0]
+        for row in range(3):
+            phi = network.phi(x[row : row + 1])[0]
+            values = torch.stack([network(x[row : row + 1], s[None])[0] - nothing for s in shown[row]])
+            values, phi = values - values.mean(1, keepdim=True), phi - phi.mean(1, keepdim=True)
+            errors += [
+                (float(values[k, c]) - float(shown[row, k] @ phi[:, c])) ** 2 for k in range(8) for c in range(4)
+            ]
+            spreads += (values - values.mean(0)).square().flatten().tolist()
+    record = {f"val/{name}": number for name, number in notes.items()}
+    expected = 1 - sum(errors) / sum(spreads)
+    assert objective.figures(network, record)["patch_score_r2"] == pytest.approx(expected, rel=1e-4)
+    assert objective.figures(network, {"train/lambda": 1.0}) == {}
+    assert "masked_error" not in objective.loss(network.requires_grad_(True), x, labels, _step()).notes
+
+
+def test_patch_scores_that_predict_little_are_a_warning_that_names_the_correction() -> None:
+    assert ShapleyObjective().advice({"patch_score_r2": 0.5}) == []
+    assert ShapleyObjective().advice({}) == []
+    (found,) = ShapleyObjective().advice({"patch_score_r2": 0.02})
+    assert "R2 0.02" in found
+    assert "refine=128" in found
+
+
 def test_the_full_value_penalises_the_scores_of_the_empty_coalition() -> None:
     network = _network(value="full")
     with torch.no_grad():
@@ -250,12 +283,9 @@ def test_the_full_value_penalises_the_scores_of_the_empty_coalition() -> None:
     assert float(losses.terms["empty"]) == pytest.approx(float(empty.square().sum()), rel=1e-4)
 
 
-def test_lambda_rises_and_has_a_default_by_the_number_of_patches() -> None:
-    assert ShapleyObjective().weight(9) == 4.5
-    assert ShapleyObjective().weight(49) == 10
-    assert ShapleyObjective(lambda_=0).weight(49) == 0
+def test_lambda_rises_to_1_by_default() -> None:
     notes = [_loss(ShapleyObjective(ramp=0.2), number).notes["lambda"] for number in (0, 9, 19, 60)]
-    assert notes == pytest.approx([4.5 / 20, 2.25, 4.5, 4.5])
+    assert notes == pytest.approx([1 / 20, 0.5, 1, 1])
     assert "shapley" not in _loss(ShapleyObjective(lambda_=0)).terms
 
 
@@ -298,10 +328,13 @@ def test_some_classes_are_the_label_and_the_best() -> None:
     [
         ({"target_grad": False, "gamma": 0}, "can diverge"),
         ({"coalitions": 3}, "cannot be paired"),
-        ({"lambda_": -1}, "lambda cannot be -1"),
+        ({"lambda_": -1}, "'lambda' of ShapleyObjective cannot be -1"),
+        ({"lambda_": float("nan")}, "cannot be nan"),
+        ({"votes_coalitions": 8}, "votes_coalitions=8 of ShapleyObjective has no effect: votes_lambda is 0"),
+        ({"votes_half": True}, "votes_half=True of ShapleyObjective has no effect: votes_lambda is 0"),
         ({"mask": "blur"}, "'mask' of ShapleyObjective cannot be 'blur'"),
         ({"votes_coalitions": 2}, "'votes_coalitions' of ShapleyObjective cannot be 2"),
-        ({"votes_coalitions": 5}, "5 coalitions cannot be paired"),
+        ({"votes_lambda": 1, "votes_coalitions": 5}, "5 coalitions cannot be paired"),
         ({"votes_lambda": float("inf")}, "votes_lambda cannot be inf"),
     ],
 )

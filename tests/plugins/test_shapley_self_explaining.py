@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import factorial
 from typing import Any
@@ -40,6 +41,21 @@ def test_one_pass_explains_every_class() -> None:
     assert torch.allclose(versus.values[0, ::8, ::8] * 64, (phi[0, :, 2] - phi[0, :, 0]).view(3, 3), atol=1e-5)
     plain = SelfExplained(centre=False).explain(model, x, 1)[0]
     assert float(plain.values.sum()) == pytest.approx(float(model.predict(x)[0, 1]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("r2", "advised"), [(0.02, True), (0.93, False)])
+def test_every_map_repeats_the_figure_of_the_card_without_a_further_pass(r2: float, advised: bool) -> None:
+    model, (x, _) = _model(), _batch()
+    model = model.around(model.module, card=replace(model.card, measured={"patch_score_r2": r2}))
+    for explanation in SelfExplained().explain(model, x):
+        assert explanation.metadata["forward_passes"] == 1
+        assert explanation.metadata["details"]["patch_score_r2"] == r2
+        (note,) = explanation.warnings
+        assert f"R2 {r2:.2f}" in note
+        assert ("refine=128" in note) == advised
+    (refined,) = SelfExplained(refine=8).explain(model, x[:1])
+    assert refined.metadata["details"]["patch_score_r2"] == r2
+    assert refined.warnings == []
 
 
 def _outspoken(**options: Any) -> Model:

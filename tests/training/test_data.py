@@ -101,7 +101,7 @@ def test_rows_called_test_are_held_out_only_where_no_others_are(tmp_path: Path) 
 
 def test_a_table_of_indices_takes_its_names_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
-    file.write_text("path,class_index\na.png,2\nb.png,0\n")
+    file.write_text("path,class_index\na.png,2\nb.png,0\nc.png,1\n")
     assert open_images(str(file)).classes == ("0", "1", "2")
     assert open_images(str(file), classes=("x", "y", "z")).classes == ("x", "y", "z")
 
@@ -210,7 +210,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_an_unreadable_image_is_refused_by_name(damaged: Path) -> None:
-    with pytest.raises(InputError, match=r"dog/1\.png.*--skip-unreadable"):
+    with pytest.raises(InputError, match=r"dog/1\.png.*--set skip_unreadable=true"):
         readable(open_images(str(damaged)), skip=False, watch=quiet)
 
 
@@ -226,7 +226,9 @@ def test_an_image_that_the_model_cannot_take_is_found_before_training(tmp_path: 
     )
     images = open_images(str(tmp_path))
     assert len(images) == 3
-    with pytest.raises(InputError, match="900 x 1 pixels is too thin or too large for the model.*--skip-unreadable"):
+    with pytest.raises(
+        InputError, match="900 x 1 pixels is too thin or too large for the model.*--set skip_unreadable=true"
+    ):
         readable(images, skip=False, watch=quiet, check=border.check)
     assert len(readable(images, skip=True, watch=quiet, check=border.check)) == 2
 
@@ -371,8 +373,33 @@ def test_a_label_that_cannot_be_an_index_is_refused_at_once(tmp_path: Path, labe
 
 def test_a_name_with_a_line_in_it_is_no_number(tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
-    file.write_text("file,label\na.png,1_0\nb.png,2\n")
-    assert open_images(str(file)).classes == ("1_0", "2")
+    file.write_text("file,label\na.png,1_0\nb.png,2_0\n")
+    assert open_images(str(file)).classes == ("1_0", "2_0")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("0 1 0 cat", r"line 5: the label 'cat' is a word, but 1 of 4 labels are words \(write names or indices"),
+        ("cat dog 3 cat", "line 4: the label '3' is a number, but 3 of 4 labels are words"),
+        ("1 2 3 1", r"its labels are numbers up to 3, but none is 0 \(number the classes from 0 without gaps"),
+        ("0 1 5 1", "its labels are numbers up to 5, but none is 2, nor 2 others"),
+    ],
+)
+def test_labels_that_are_neither_names_nor_indices_throughout_are_refused(
+    tmp_path: Path, labels: str, message: str
+) -> None:
+    file = tmp_path / "data.csv"
+    rows = [f"{number}.png,{label}" for number, label in enumerate(labels.split())]
+    file.write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(InputError, match=message):
+        open_images(str(file))
+
+
+def test_a_list_of_class_names_settles_what_the_labels_are(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("file,label\na.png,7\nb.png,none\n")
+    assert open_images(str(file), classes=["none", "7"]).labels == [1, 0]
 
 
 def test_images_can_be_sent_to_processes_that_are_not_forked(tmp_path: Path) -> None:

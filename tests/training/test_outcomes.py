@@ -43,7 +43,7 @@ def test_images_that_are_held_out_are_copied_after_the_objective_agrees(hub: Hub
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patience": 1, "keep": "last"}, "--patience cannot be combined with --keep last"),
+        ({"patience": 1, "keep": "last"}, "patience cannot be combined with keep=last"),
         ({"scratch": True, "checkpoint": "w.safetensors"}, "--scratch cannot be combined with --checkpoint"),
         ({"patience": 1, "val": 0.0}, "patience needs validation images"),
     ],
@@ -51,6 +51,31 @@ def test_images_that_are_held_out_are_copied_after_the_objective_agrees(hub: Hub
 def test_settings_that_would_be_without_effect_are_refused(train: Train, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         train(**changes)
+
+
+def test_figures_of_an_objective_are_on_the_epoch_line_and_the_card_and_become_advice(
+    hub: Hub, images: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    plan = checked(toys.plan(images, objective="masked", epochs=3, ema=0.5))
+    found = service.train(hub, plan, tmp_path / "run", device="cpu", tell=told.append)
+    lines = [text for text in told if text.startswith("epoch ")]
+    for record, line in zip(found.history, lines, strict=True):
+        assert f"kept pixels {record['val/kept']:.3g}, factor {record['measured']['factor']:.3g}, " in line
+    model = hub.load_model(str(found.card), device="cpu")
+    factor = found.best["measured"]["factor"]
+    assert factor != 1
+    assert model.card.measured == pytest.approx({"kept_pixels": found.best["val/kept"], "factor": factor}, rel=1e-3)
+    assert float(model.module.factor) == pytest.approx(factor, rel=1e-6)  # the weights that were saved, an average
+    assert told[-1] == f"warning: the factor is {factor:.6f}"
+
+
+def test_without_figures_the_card_has_none(hub: Hub, images: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    plan = checked(toys.plan(images, objective="masked", epochs=1, val=0.0))
+    found = service.train(hub, plan, tmp_path / "run", device="cpu", tell=told.append)
+    assert hub.load_model(str(found.card), device="cpu").card.measured == {}
+    assert told[-1] == "warning: nothing was measured"
 
 
 def test_a_transformer_is_built_for_the_size_that_is_asked_for(hub: Hub, train: Train) -> None:

@@ -99,6 +99,14 @@ class Masked(Objective):
     def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
         return {"calls": self.state["calls"]}
 
+    def figures(self, network: nn.Module, record: Mapping[str, Any]) -> Mapping[str, float]:
+        assert isinstance(network, Scaled)
+        assert not network.training
+        return {"kept_pixels": record["val/kept"], "factor": float(network.factor)} if "val/kept" in record else {}
+
+    def advice(self, figures: Mapping[str, float]) -> list[str]:
+        return [f"the factor is {figures['factor']:.6f}"] if figures else ["nothing was measured"]
+
 
 class Overwriting(Noted):
     """A network that writes to its input, and a loss that needs the input afterwards."""

@@ -16,6 +16,7 @@ from xaihub.explainers.target import Target
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
 from xaihub.models.model import Model, Runtime
+from xaihub.models.process import fenced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +161,7 @@ def explain_many(
         XaihubError: Immediately, if a model does not have the target.
     """
     for model in models:
-        Target.parse(target, model.classes)
+        Target.parse(target, model.classes, model.outputs)
 
     def outcomes() -> Iterator[Outcome]:
         for source in sources:
@@ -175,8 +176,11 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        yield outcome(explanation=seen.explain(explainer, target, seed))
+                        with fenced(explainer):
+                            made = seen.explain(explainer, target, seed)
                     except XaihubError as error:
                         yield outcome(error=error)
+                        continue
+                    yield outcome(explanation=made)
 
     return outcomes()

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from xaihub.api.loading import listed, loaded_models, made
 from xaihub.api.registration import default_hub
-from xaihub.errors import InputError, ParameterError, XaihubError
+from xaihub.errors import InputError, XaihubError
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
@@ -162,11 +163,12 @@ def rank_models(
             watch(f"{explainer.name} on {model.name}")
             outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
             try:
-                yield outcome(explanation=explainer.explain(model, photos, truth, seed=seed))
-            except ParameterError:
-                raise  # wrong for the next model as well
+                with fenced(explainer):
+                    made = explainer.explain(model, photos, truth, seed=seed)
             except XaihubError as error:
                 yield outcome(error=error)
+                continue
+            yield outcome(explanation=made)
 
 
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:

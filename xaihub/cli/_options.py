@@ -68,7 +68,8 @@ def options(record: type) -> Callable[[F], F]:
     return wrap
 
 
-def _settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
+def parse_settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
+    """Read NAME=VALUE options."""
     try:
         return tuple(Setting.parse(text) for text in texts)
     except ParameterError as error:
@@ -110,7 +111,7 @@ MODEL = named(
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
-    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=_settings,
+    "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=parse_settings,
 )  # fmt: skip
 TARGET = Opt(
     "Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
@@ -159,4 +160,5 @@ class ExplainOptions(ModelOptions):
 
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
+    smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

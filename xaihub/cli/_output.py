@@ -133,7 +133,8 @@ def put_board(board: Board) -> None:
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    put(f"{board.model}, {images} image{'' if images == '1' else 's'}")
+    accuracy = "" if board.accuracy is None else f", accuracy {board.accuracy:.3f} on {board.labelled} labelled images"
+    put(f"{board.model}, {images} image{'' if images == '1' else 's'}{accuracy}")
     for line, text in zip(lines, texts, strict=True):
         # click strips the style if stdout is not a terminal.
         click.echo(click.style(clean(text), dim=line[0] in board.controls))

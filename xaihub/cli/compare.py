@@ -44,7 +44,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row])
+        figure = grid([row for row in rows if row], smooth=given.smooth)
         stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])
         written = write_file(place.path(stem, ".png"), png_bytes(figure))
         if given.as_json:

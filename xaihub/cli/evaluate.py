@@ -117,7 +117,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         with progress(quiet=given.quiet) as bar:
             totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
         rows = store.rows()
-        tables = boards(rows, app.hub)
+        tables = boards(rows, app.hub, plan.labels)
         charts = plot(tables, rows, store.folder / "charts")
         failures = store.failed_images()
     if given.as_json:

@@ -62,7 +62,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
                 put_record({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
             elif outcome.explanation is not None:
                 stem = place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
-                drawn = _save(outcome.explanation, stem)
+                drawn = _save(outcome.explanation, stem, given.smooth)
                 put_record({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
                 if not given.as_json:
                     _show(outcome.explanation, drawn["png"], given)
@@ -72,17 +72,19 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
         raise click.exceptions.Exit(min(codes) if failed == done else 1)
 
 
-def _save(explanation: Explanation, stem: Path) -> dict[str, str]:
+def _save(explanation: Explanation, stem: Path, smooth: bool | None) -> dict[str, str]:
     """Write values, record and figures; return the paths of the figures."""
     explanation.save(stem)
-    drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png")))}
+    drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png"), smooth=smooth))}
     sets = explanation.save_sets_png(stem.with_name(f"{stem.name}__sets.png"))
     return drawn | ({"sets_png": str(sets)} if sets else {})
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
-    """Print one line per explanation, notes on stderr, and on request the map itself."""
+    """Print one line per explanation and per set of pixels, notes on stderr, and on request the map itself."""
     put(f"{png}  {explanation.explainer}: {explanation.claim}")
+    for one in explanation.sets:
+        put(f"  {one.role} set: {one.claim}")
     if not given.quiet:
         for warning in explanation.warnings:
             say(f"note: {explanation.explainer}: {warning}")
@@ -97,4 +99,4 @@ def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
     if given.terminal:
         from xaihub.explainers.rendering import overlay
 
-        draw(overlay(explanation))
+        draw(overlay(explanation, smooth=given.smooth))

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xaihub.api.parameters import Setting
 from xaihub.cli._app import App, Family
-from xaihub.cli._options import json_option
-from xaihub.cli._output import progress, put, put_json, say, some, table
+from xaihub.cli._options import PARAM, json_option, option
+from xaihub.cli._output import put, put_json, put_json_list, say, some, table
 
 if TYPE_CHECKING:
     from xaihub.plugin_tools.installing import Installed
+    from xaihub.testing.catalogue import CheckResult
 
 
 # The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
 KINDS = ("explainer", "metric", "adapter", "command")
+TIMEOUT = 120.0  # seconds per check; the slowest one of a built-in takes three on an idle core
 
 
 @click.group(cls=Family)
@@ -240,33 +243,50 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
 @plugins.command()
 @click.argument("name")
 @click.option("--only", multiple=True, metavar="CHECK", help="Run only this check; repeatable.")
+@option("settings", tuple[Setting, ...], (), PARAM)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, show_default=True, metavar="SECONDS",
+    help="Time limit of each check.",
+)
 @json_option
 @click.pass_obj
-def check(app: App, /, name: str, only: tuple[str, ...], *, as_json: bool) -> None:
+def check(
+    app: App, /, name: str, only: tuple[str, ...], settings: tuple[Setting, ...], timeout: float, *, as_json: bool
+) -> None:
     """Run the conformance checks on a plugin.
 
-    Exits with 1 if a check fails. NAME is a plugin, a distribution, or a single explainer, metric, adapter or model.
+    Prints one line per check and exits with 1 if one fails. The checks run in a process of their own, which is
+    replaced if the plugin ends or blocks it. NAME is a plugin, a distribution, or a single explainer, metric, objective,
+    baseline, adapter or model. Parameters such as masks and samples are small unless -p sets them.
 
     \b
     Examples:
       xaihub plugins check rise
+      xaihub plugins check rise -p masks=8
       xaihub --plugin ./my_method.py plugins check my_method
     """
-    from xaihub.plugin_tools.conformance import check_plugin
+    from xaihub.plugin_tools.conformance import check_plugin, planned
 
-    with progress(quiet=as_json) as bar:
+    tasks = planned(name, app.hub, only)
+    shown = [(task.about.name, task.item.name) for task in tasks]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)] if shown else [0, 0]
+    with put_json_list(as_json) as put_item:
+
+        def tell(result: CheckResult) -> None:
+            put_item(asdict(result))
+            if not as_json:
+                start = f"{result.subject:<{widths[0]}}  {result.check:<{widths[1]}}  {result.outcome:<14}"
+                put(f"{start}  {result.seconds:5.1f} s  {result.advice}".rstrip())
+
         results = check_plugin(
-            name, app.hub, only=only, each=lambda result: bar.watch(f"{result.subject}: {result.check}")
+            name, app.hub, only=only, settings=settings, each=tell, isolated=True, seconds=timeout
         )
+    if not results and not as_json:
+        put(f"{name} registers nothing that has checks")
     failed = [result for result in results if result.outcome == "failed"]
-    if as_json:
-        put_json([asdict(result) for result in results])
-    else:
-        columns = ("subject", "check", "outcome", "seconds", "advice")
-        rows = [{**asdict(result), "seconds": f"{result.seconds:.1f}"} for result in results]
-        put(table(rows, columns) if rows else f"{name} registers nothing that has checks")
     if failed:
-        say(f"{len(failed)} of {len(results)} checks failed")
+        culprits = ", ".join(dict.fromkeys(f"{result.subject} (plugin {result.plugin})" for result in failed))
+        say(f"{len(failed)} of {len(results)} checks failed: {culprits}")
         raise click.exceptions.Exit(1)
 
 

@@ -9,16 +9,17 @@ from typing import Annotated, Any
 import click
 
 from xaihub.api.parameters import Setting, assign
+from xaihub.api.train import finished
 from xaihub.cli._app import App
-from xaihub.cli._options import DEVICE, EXPLAINER, METRIC, PARAM, Display, Opt, options
+from xaihub.cli._options import DEVICE, EXPLAINER, METRIC, PARAM, Opt, options
 from xaihub.cli._output import progress, put, put_json, say
-from xaihub.cli._training import PlanCommand, plan_options, read_plan
+from xaihub.cli._training import PlanCommand, PlanOptions, gathered, plan_options
 from xaihub.hub import DEFAULT_EXPLAINER, Hub
 from xaihub.specs import Judged, ObjectiveSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(Display):
+class SweepOptions(PlanOptions):
     """What to report on, and where it goes."""
 
     output: Annotated[
@@ -43,8 +44,8 @@ class SweepOptions(Display):
 @click.argument("values", metavar="NAME=V1,V2,...")
 @options(SweepOptions)
 @plan_options
-@click.pass_obj
-def sweep(app: App, /, data: str, values: str, given: SweepOptions, **plan: Any) -> None:
+@click.pass_context
+def sweep(ctx: click.Context, /, data: str, values: str, given: SweepOptions, **flags: Any) -> None:
     """Train with several values of a parameter and compare.
 
     DATA is as for 'xaihub train'. NAME=V1,V2,... names the parameter and its values, weakest first. The report has the
@@ -60,10 +61,12 @@ def sweep(app: App, /, data: str, values: str, given: SweepOptions, **plan: Any)
     from xaihub.training.sweep import markdown, parse
     from xaihub.training.sweep import sweep as run
 
+    app = ctx.ensure_object(App)
     keep_freed_memory()
     name, listed = parse(values)
+    plan = gathered(ctx, data, flags, given)
     parameters, judged = _selected(app.hub, app.hub.objectives.get(plan["objective"]), given)
-    config = read_plan(data, plan, parameters)
+    config = finished(plan, parameters)
     report = (lambda _text: None) if given.quiet else say
     with progress(quiet=given.quiet) as bar:
         found = run(

@@ -65,5 +65,5 @@ class Inputs:
         for source in neighbours(self._images, position):
             with suppress(XaihubError):
                 one = self.get(source)
-                found.append((one.pixels, int(one.logits.argmax())))
+                found.append((one.pixels, int(self._model.outputs.predicted(one.logits[None]))))
         return found

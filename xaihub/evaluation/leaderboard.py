@@ -49,6 +49,8 @@ class Board:
         explainers: Row names, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
+        accuracy: The fraction of the labelled images whose label the model predicts, or None without labels.
+        labelled: Number of these images.
         notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
             metrics that contradict each other.
     """
@@ -61,11 +63,15 @@ class Board:
     controls: frozenset[str]
     entries: Mapping[tuple[str, str], Entry]
     notes: list[str] = field(default_factory=list)
+    accuracy: float | None = None
+    labelled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON types."""
         return {
             "model": self.model,
+            "accuracy": self.accuracy,
+            "labelled": self.labelled,
             "rows": [
                 {
                     "explainer": name,
@@ -81,12 +87,12 @@ class Board:
         }
 
 
-def boards(rows: Sequence[ScoreRow], hub: Hub) -> list[Board]:
-    """Return one leaderboard per model."""
+def boards(rows: Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Board]:
+    """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy."""
     models: dict[str, list[tuple[ScoreRow, str, str]]] = {}
     for one in labelled(rows):
         models.setdefault(one[0].model, []).append(one)
-    return [_board(found, hub) for found in models.values()]
+    return [_board(found, hub, labels or {}) for found in models.values()]
 
 
 def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
@@ -108,7 +114,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(sample.mean()), float(low), float(high)
 
 
-def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub) -> Board:
+def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub, labels: Mapping[str, int]) -> Board:
     values: dict[tuple[str, str], list[ScoreRow]] = {}
     for row, explainer, metric in rows:
         values.setdefault((explainer, metric), []).append(row)
@@ -127,8 +133,13 @@ def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub) -> Board:
         best = table.best(metric)
         if best is not None:
             entries[best, metric] = replace(entries[best, metric], best=True)
+    # Every record of an image has the class that the model predicts for it.
+    predicted = {row.image: index for row, _, _ in rows if (index := _predicted(row.record)) is not None}
+    right = [index == labels[image] for image, index in predicted.items() if image in labels]
     return Board(
         model=rows[0][0].model,
+        accuracy=sum(right) / len(right) if right else None,
+        labelled=len(right),
         metrics=list(directions),
         directions=directions,
         axes={metric: spec.axes for metric, spec in specs.items()},
@@ -137,6 +148,11 @@ def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub) -> Board:
         entries=entries,
         notes=[*table.uneven(), *table.beaten(sorted(controls)), *table.contradictions()],
     )
+
+
+def _predicted(record: Mapping[str, Any]) -> int | None:
+    found = record.get("predicted")
+    return found.get("index") if isinstance(found, Mapping) else None
 
 
 class _Table:

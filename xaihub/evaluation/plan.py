@@ -117,7 +117,7 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
                 if first != name:
                     raise ParameterError(f"{first!r} and {name!r} are the same network", hint="drop one")
         with _at(file, "target"):
-            Target.parse(config.target, model.classes)
+            Target.parse(config.target, model.classes, model.outputs)
         with _at(file, "labels"):
             for image, label in plan.labels.items():
                 if model.classes and label >= len(model.classes):
@@ -138,7 +138,7 @@ def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:
     kind: type = type(item)
     for name, parameter in parameters(kind).items():
         value = getattr(item, name)
-        if parameter.annotation == BaselineName and isinstance(value, str):
+        if parameter.is_a(BaselineName) and isinstance(value, str):
             with suppress(ExplainerRefused):  # a refusal is a result, recorded with each image
                 make_removal(value, model, blank)
 

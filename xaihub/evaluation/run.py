@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from xaihub.errors import OutputError, XaihubError
+from xaihub.errors import XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
 from xaihub.evaluation.inputs import Inputs
@@ -23,6 +23,7 @@ from xaihub.hub import Hub
 from xaihub.images import SourceImage, load_image
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
+from xaihub.models.process import fenced
 from xaihub.records import canonical
 
 Watch = Callable[[str, int, int], None]
@@ -172,7 +173,7 @@ class _OfModel:
             self._done += 1
 
     def _show_current(self) -> dict[str, str]:
-        """Show of this model what the plan asks for; return the first image of each explanation."""
+        """Make visible the rows of this model that the plan contains; return the first image of each explanation."""
         wanted: dict[str, tuple[str, str, str]] = {}
         for source in self._plan.images:
             checksum = self._run.depends.checksum(source)
@@ -195,10 +196,10 @@ class _OfModel:
         for wanted in missing:
             self._report(f"{Path(image.source).name}: {wanted.metric} of {explainer.name}")
             started = time.perf_counter()
+            metric = self._metrics[wanted.metric, wanted.parameters]
             try:
-                measured, counts = self._metrics[wanted.metric, wanted.parameters].measure(case)
-            except OutputError:
-                raise
+                with fenced(metric):
+                    measured, counts = metric.measure(case)
             except XaihubError as error:
                 self._totals.failed += 1
                 self._store.add_score(key, Score(wanted, error=str(error)))
@@ -218,9 +219,9 @@ class _OfModel:
     def _explain(self, key: Key, image: SourceImage, scene: Scene, explainer: Explainer) -> Explanation | None:
         inputs, seed = scene.image[None], self._plan.config.seed
         try:
-            found = explainer.explain(self._model, inputs, scene.target.fixed(), seed=seed, logits=scene.logits[None])[
-                0
-            ]
+            with fenced(explainer):
+                target, logits = scene.target.fixed(), scene.logits[None]
+                (found,) = explainer.explain(self._model, inputs, target, seed=seed, logits=logits)
         except XaihubError as error:
             self._totals.failed += 1
             self._store.add_explanation(key, image.source, None, error=str(error))
@@ -251,12 +252,13 @@ class _OfModel:
         label = plan.labels.get(source)
         try:
             found = self._inputs.get(source, image)
-            wanted = Target(index=label) if label is not None else Target.parse(plan.config.target, self._model.classes)
+            text = plan.config.target if label is None else label
+            wanted = Target.parse(text, self._model.classes, self._model.outputs)
             return Scene(
                 model=self._model,
                 image=found.pixels,
                 logits=found.logits,
-                target=wanted.resolve(found.logits[None]),
+                target=wanted.resolve(found.logits[None], self._model.outputs),
                 truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
                 pool=self._inputs.pool(position) if self._pooled else (),
             )

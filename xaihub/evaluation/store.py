@@ -323,9 +323,9 @@ class RunStore:
     def absorb(self, *others: RunStore) -> int:
         """Copy every record and map of other runs into this one, and hide conflicting results.
 
-        A result takes precedence over a failure, whichever run it came from. Hidden until a plan asks for them are
-        scores of one map with different bases, explanations of one image with different seeds, targets or versions,
-        and, if the runs have different images, scores that depend on the other images.
+        A result takes precedence over a failure, whichever run it came from. Three kinds of rows are hidden until a
+        plan contains them: scores of one map with different bases; explanations of one image with different seeds,
+        targets or versions; and, if the runs have different images, scores that depend on the other images.
 
         Returns:
             The number of hidden scores.

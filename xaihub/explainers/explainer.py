@@ -24,11 +24,13 @@ from xaihub.models.model import Model
 from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
+from xaihub.records import plain
 
 PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"
 )
+VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
     "does not require grad|appears to not have been used in the graph|not implemented for 'Q|derivative for .* is not"
     " implemented|None of the .*requires? grad",
@@ -94,6 +96,7 @@ class Explainer(Parametrised, ABC):
     class_agnostic: ClassVar[bool] = False
     completeness: ClassVar[bool] = False
     plain_first: ClassVar[bool] = False
+    noun: ClassVar[str] = "explainer"
     variant = ""  # set by the hub, as the name is, from the explainer's record
 
     @abstractmethod
@@ -141,6 +144,7 @@ class Explainer(Parametrised, ABC):
                 wrong shape.
             ExplainerRefused: The method is not valid for this model, or its result is malformed or not finite.
             ModelError: The model's class scores are not finite, are random, or depend on the rest of the batch.
+            PluginError: `attribute` changed the network or the process and did not undo it.
         """
         who = self.check_parameters()
         if inputs.ndim != 4 or not len(inputs) or inputs.shape[1] != model.input_size[0]:
@@ -150,13 +154,13 @@ class Explainer(Parametrised, ABC):
             )
         if logits is not None and (logits.ndim != 2 or len(logits) != len(inputs)):
             raise ParameterError(f"logits have the shape {tuple(logits.shape)}", hint=f"expected ({len(inputs)}, K)")
-        wanted = Target.parse(target, model.classes)
-        with model.untouched(parallel=self.parallel):
+        wanted = Target.parse(target, model.classes, model.outputs)
+        with model.untouched(parallel=self.parallel, by=self):
             model.check_rows()
             if logits is None and self.plain_first:
-                return self._explain(model, inputs, LateTarget(wanted), None, seed, who)
+                return self._explain(model, inputs, LateTarget(wanted, model.outputs), None, seed, who)
             logits = model.predict(inputs) if logits is None else model.checked(logits, rows=len(inputs))
-            resolved = wanted.resolve(logits)
+            resolved = wanted.resolve(logits, model.outputs)
             explanations: list[Explanation] = []
             step = 1 if self.stochastic and not (self.together or self.plain_first) else len(inputs)
             for start in range(0, len(inputs), step):
@@ -171,6 +175,7 @@ class Explainer(Parametrised, ABC):
         started = time.perf_counter()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
         private = inputs.detach().to(model.device, torch.float32, copy=True)
+        target, masked = target.noting(len(inputs)), model.masked_rows
         with (
             model.counting() as counts,
             _first_pass(model, target, len(inputs)),
@@ -194,23 +199,34 @@ class Explainer(Parametrised, ABC):
             "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
             "backward_passes": counts.backward_passes / rows,
             "seconds": round((time.perf_counter() - started) / rows, 6),
-            "warnings": [*heard, *[PROBABILITIES] * are_probabilities(logits)],
+            "warnings": [*heard, *self._notes(model, logits)],
         }
+        # Of a gradient method, equal scores of a few points say nothing.
+        constant = target.constant() if model.masked_rows > masked else [""] * rows
         step = rows // len(parts)
         found: list[Explanation] = []
         for number, part in enumerate(parts):
             own = slice(number * step, (number + 1) * step)
-            found += _explanations(model, part, inputs[own], target[own], logits[own], record)
+            found += _explanations(model, part, inputs[own], target[own], logits[own], constant[own], record)
         return found
+
+    def _notes(self, model: Model, logits: Tensor) -> list[str]:
+        """Return what the reader must know of the scale of the outputs."""
+        if model.outputs.classify:
+            return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
+        output = self.parameters.get("output")
+        return [VALUES.format(output=output)] if output in ("logit", "probability") else []
 
     def _record(self, model: Model, who: str, seed: int) -> dict[str, Any]:
         """Return what is needed to reproduce a result."""
         return {
             "model": model.name,
+            "outputs": str(model.outputs),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
             "variant": self.variant,
+            "plugin": self.origin.record(),
             "parameters": self.parameters,
             "seed": seed,
             "device": str(model.device),
@@ -225,6 +241,7 @@ def _explanations(
     inputs: Tensor,
     target: ResolvedTarget,
     logits: Tensor,
+    constant: list[str],
     record: dict[str, Any],
 ) -> list[Explanation]:
     """Check what `attribute` returned for these rows and build each row's explanation."""
@@ -239,15 +256,17 @@ def _explanations(
         raise ExplainerRefused(f"{who} returned shape {tuple(values.shape)} for inputs {tuple(inputs.shape)}")
     if not bool(torch.isfinite(values).all()):
         raise ExplainerRefused(f"{who} returned NaN or infinite values on {model.name!r}")
+    if any(constant):  # what a method makes of a constant score is rounding, or the density of its own masks
+        values = values * torch.tensor([not same for same in constant])[:, None, None, None]
     gaps = None if result.completeness_gap is None else result.completeness_gap.detach().float().cpu()
     if gaps is not None and gaps.shape != (rows,):
         raise ExplainerRefused(f"{who} returned a completeness gap of shape {tuple(gaps.shape)} for {rows} rows")
     extras, sets = _extras(result.extras, rows, who), _sets(result.sets, rows, (height, width), who)
     record = {
         **record,
-        "layer": result.layer,
-        "details": dict(result.details),
-        "warnings": list(dict.fromkeys([*result.warnings, *record["warnings"]])),
+        "layer": None if result.layer is None else str(result.layer),
+        "details": plain(dict(result.details)),
+        "warnings": list(dict.fromkeys([*map(str, result.warnings), *record["warnings"]])),
     }
     if result.forward_passes is not None:
         record["forward_passes"] = result.forward_passes
@@ -258,12 +277,16 @@ def _explanations(
             logits=logits,
             target=target,
             classes=model.classes,
-            metadata={**record, "completeness_gap": None if gaps is None else float(gaps[row])},
+            metadata={**record, "warnings": [*record["warnings"], *_constant(constant[row])], "completeness_gap": None if gaps is None else float(gaps[row])},
             extras=extras,
-            sets=sets[row],
+            sets=() if constant[row] else sets[row],
         )
         for row in range(rows)
     ]
+
+
+def _constant(score: str) -> list[str]:
+    return [f"the score is the same, {score}, for all masked images, so the map is empty"] if score else []
 
 
 def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import torch
 from safetensors.torch import save as pack_tensors
 from torch import Tensor, stack
 from torch import bool as bool_
@@ -39,6 +40,8 @@ class _Set(msgspec.Struct, forbid_unknown_fields=True):
     area: float | None = None
     holds: bool | None = None
     score: float | None = None
+    whole: float | None = None
+    runner_up: float | None = None
     baseline: str | None = None
     details: dict[str, Any] = {}
 
@@ -89,19 +92,16 @@ class Explanation(Result):
         sets: tuple[PixelSet, ...] = (),
     ) -> Explanation:
         """Build the explanation of one row of a batch; `sets` are that row's own."""
-        probabilities = logits[row].softmax(0)
+        one, own = logits[row : row + 1], target[row : row + 1]
 
         def score(index: int) -> ClassScore:
-            name = classes[index] if index < len(classes) else f"class {index}"
-            return ClassScore(
-                index=index, name=name, logit=float(logits[row, index]), probability=float(probabilities[index])
-            )
+            return ClassScore.of(one, ResolvedTarget(index=torch.tensor([index]), outputs=own.outputs), classes)
 
         return cls(
             values=values[row].clone(),
-            target=score(int(target.index[row])),
-            against=None if target.against is None else score(int(target.against[row])),
-            predicted=score(int(logits[row].argmax())),
+            target=ClassScore.of(one, replace(own, against=None), classes),
+            against=None if own.against is None else score(int(own.against)),
+            predicted=score(int(own.outputs.predicted(one)) if own.outputs.classify else int(own.index)),
             metadata=metadata,
             sets=sets,
             extras={name: tensor[row].clone() for name, tensor in (extras or {}).items()},
@@ -121,9 +121,9 @@ class Explanation(Result):
         """Return everything but tensors and the image, as JSON types; NaN and infinity become None."""
         record = {
             "format": FORMAT,
-            "target": asdict(self.target),
-            "against": None if self.against is None else asdict(self.against),
-            "predicted": asdict(self.predicted),
+            "target": self.target.to_dict(),
+            "against": None if self.against is None else self.against.to_dict(),
+            "predicted": self.predicted.to_dict(),
             "geometry": None if self.geometry is None else asdict(self.geometry),
             "sets": [one.to_dict() for one in self.sets],
             **self.metadata,
@@ -155,8 +155,8 @@ class Explanation(Result):
             return cls(
                 values=values.float(),
                 sets=tuple(
-                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, baseline=one.baseline,
-                             details=one.details)
+                    PixelSet(mask=mask, role=one.role, holds=one.holds, score=one.score, whole=one.whole,
+                             runner_up=one.runner_up, baseline=one.baseline, details=one.details)
                     for one, mask in zip(known.sets, () if masks is None else masks, strict=True)
                 ),
                 extras={name[len(EXTRAS) :]: item for name, item in tensors.items() if name.startswith(EXTRAS)},
@@ -205,25 +205,33 @@ class Explanation(Result):
         except OutputError as error:
             raise damaged from error
 
-    def plot(self) -> Figure:
-        """Return a matplotlib figure: the image, and the map over it with a colour bar."""
+    def plot(self, *, smooth: bool | None = None) -> Figure:
+        """Return a matplotlib figure: the image, and the map over it with a colour bar.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import figure
 
-        return figure(self)
+        return figure(self, smooth=smooth)
 
-    def png(self) -> bytes:
-        """Return the overlay with its legend as PNG bytes, at the original image's geometry."""
+    def png(self, *, smooth: bool | None = None) -> bytes:
+        """Return the overlay with its legend as PNG bytes, at the original image's geometry.
+
+        Args:
+            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        """
         from xaihub.explainers.rendering import overlay, png_bytes
 
-        return png_bytes(overlay(self))
+        return png_bytes(overlay(self, smooth=smooth))
 
-    def save_png(self, path: str | Path) -> Path:
-        """Write the overlay with its legend; return the path.
+    def save_png(self, path: str | Path, *, smooth: bool | None = None) -> Path:
+        """Write the overlay with its legend; return the path. `smooth` is that of `png`.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_file(path, self.png())
+        return write_file(path, self.png(smooth=smooth))
 
     def save_sets_png(self, path: str | Path) -> Path | None:
         """Draw the sets of pixels: outlined on the image, then each alone.

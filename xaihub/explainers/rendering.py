@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
+from xaihub.explainers.heat import Heat, scaled, smoothed
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.result import Result
 from xaihub.images.marking import marked_png
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from xaihub.models.preprocessing import Geometry
 
 
-# Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
-# designed for diverging data; its red supports the target, its blue opposes it.
-SEQUENTIAL = "inferno"
-DIVERGING = "coolwarm"
 NARROWEST = 360  # pixels; narrower images are enlarged by an integer factor so that the legend is legible
 TALLEST = 4000  # pixels; narrow images are not enlarged beyond this height
 LARGEST, REDUCED = 2**25, 2**24  # pixels; larger images are drawn at a reduced size, which takes less memory
@@ -42,63 +38,32 @@ OUTLINES = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (213,
 
 # An image, a title and a line of text below it, and the colour of a marker before the title.
 Cell = tuple[Image.Image, str, str, tuple[int, int, int] | None]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heat:
-    """A map scaled for drawing.
-
-    Attributes:
-        strength: (H, W) in [0, 1] for a sequential map, in [-1, 1] for a signed one; NaN outside the model's input.
-        signed: Some values oppose the target.
-        low: The value at the start of the colour scale.
-        high: The value at its end.
-    """
-
-    strength: NDArray[np.float32]
-    signed: bool
-    low: float
-    high: float
-
-    def colours(self) -> NDArray[np.float32]:
-        """Return (H, W, 3) colours in [0, 1]."""
-        known = np.nan_to_num(self.strength)
-        position = (known + 1) / 2 if self.signed else known
-        return np.asarray(colormaps[DIVERGING if self.signed else SEQUENTIAL](position)[..., :3], dtype=np.float32)
-
-
-def heat(explanation: Result) -> Heat:
+def heat(explanation: Result, *, smooth: bool | None = None) -> Heat:
     """Scale a map for drawing, in the original geometry where it is known.
 
-    Signed maps are scaled symmetrically around zero, unsigned maps from their smallest value. The scale ends at the
-    99th percentile of magnitude (signed) or the 99.8th (unsigned), so that single pixels do not wash out the rest.
+    Args:
+        explanation: What is drawn.
+        smooth: Smooth the map for display; None smooths maps that are pixelwise.
     """
-    return _scaled(_map(explanation))
+    flat, sigma = smoothed(explanation.heatmap().numpy(), smooth)
+    if (geometry := explanation.geometry) is not None:
+        placed = replace(geometry, original=_drawn_size(geometry.original))
+        flat = placed.to_original(torch.from_numpy(flat)).numpy()
+    return scaled(flat, sigma)
 
 
-def _scaled(values: NDArray[np.float32]) -> Heat:
-    known = values[np.isfinite(values)]
-    top = float(np.abs(known).max(initial=0.0))
-    signed = bool(known.min(initial=0.0) < -1e-6 * top)
-    if signed:
-        high = float(np.percentile(np.abs(known), 99)) or top or 1.0
-        return Heat(strength=np.clip(values / high, -1, 1), signed=True, low=-high, high=high)
-    low = float(known.min()) if known.size else 0.0
-    high = float(np.percentile(known, 99.8)) if known.size else 1.0
-    high = high if high > low else top
-    span = (high - low) or 1.0
-    return Heat(strength=np.clip((values - low) / span, 0, 1), signed=False, low=low, high=low + span)
-
-
-def overlay(explanation: Result) -> Image.Image:
+def overlay(explanation: Result, *, smooth: bool | None = None) -> Image.Image:
     """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
-    An image of more than 33 million pixels is drawn with 16 million.
+    An image of more than 33 million pixels is drawn with 16 million. `smooth` is that of `heat`.
 
     Raises:
         OutputError: The explanation has no image.
     """
-    painted, scale = _painted(explanation)
+    painted, scale = _painted(explanation, smooth)
     factor = max(1, min(-(-NARROWEST // painted.width), TALLEST // painted.height))
     if factor > 1:
         painted = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
@@ -109,10 +74,10 @@ def overlay(explanation: Result) -> Image.Image:
     return canvas
 
 
-def grid(rows: Sequence[Sequence[Result]]) -> Image.Image:
+def grid(rows: Sequence[Sequence[Result]], *, smooth: bool | None = None) -> Image.Image:
     """Draw explanations of one image as a labelled grid: one row per model, one column per explainer.
 
-    The first column shows the image.
+    The first column shows the image. `smooth` is that of `heat`.
     """
     cells: list[list[Cell]] = []
     for explanations in rows:
@@ -121,7 +86,7 @@ def grid(rows: Sequence[Sequence[Result]]) -> Image.Image:
         cells.append([(seen, first.model, f"predicts {first.predicted}", None)])
         for item in explanations:
             cost = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
-            cells[-1].append((_painted(item)[0], item.claim, cost, None))
+            cells[-1].append((_painted(item, smooth)[0], item.claim, cost, None))
     return _tiled(cells, ["image", *(item.explainer for item in rows[0])])
 
 
@@ -146,7 +111,7 @@ def sets_figure(explanation: Result) -> Image.Image | None:
         outlined[_ring(mask, width)] = colour
         alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
         nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
-        panels.append((alone, one.role + nth, _caption(one), colour))
+        panels.append((alone, one.role + nth, one.claim, colour))
     first = (_framed(Image.fromarray(outlined), geometry), explanation.explainer, explanation.claim, INK)
     return _tiled([[first, *panels]])
 
@@ -168,7 +133,7 @@ def _tiled(rows: Sequence[Sequence[Cell]], titles: Sequence[str] = ()) -> Image.
             canvas.paste(_fitted(image), (left, top))
             if colour:
                 draw.rectangle((left, below + 3, left + 9, below + 12), fill=colour)
-            title, text = _fit(draw, title, _font(15), CELL - indent), _fit(draw, text, _font(13), CELL)
+            title, text = _fit(title, _font(15), CELL - indent), _fit(text, _font(13), CELL)
             draw.text((left + indent, below), title, fill=INK, font=_font(15))
             draw.text((left, below + line), text, fill=FAINT, font=_font(13))
     return canvas
@@ -190,24 +155,19 @@ def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return ring
 
 
-def _caption(one: PixelSet) -> str:
-    confidence = "" if one.score is None else f", confidence {one.score:.1%}"
-    return f"{one.area:.1%} of the input{confidence}" + (f", not {one.role}" if one.holds is False else "")
-
-
 def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
     """Overlay any (H, W) map of a model's input on its image, in the image's geometry."""
     photo, shown = _reduced(image.rgb, geometry)
-    return _framed(_blended(_scaled(shown.to_original(values).numpy()), photo), shown)
+    return _framed(_blended(scaled(shown.to_original(values).numpy()), photo), shown)
 
 
-def figure(explanation: Result) -> Figure:
-    """Return a matplotlib figure: the image, and the map over it with a colour bar."""
+def figure(explanation: Result, *, smooth: bool | None = None) -> Figure:
+    """Return a matplotlib figure: the image, and the map over it with a colour bar; `smooth` is that of `heat`."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    painted, scale = _painted(explanation)
+    painted, scale = _painted(explanation, smooth)
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
     left.imshow(_photo(explanation)[0])
@@ -218,8 +178,9 @@ def figure(explanation: Result) -> Figure:
     right.imshow(painted)
     for axes in (left, right):
         axes.set_axis_off()
-    colours = ScalarMappable(Normalize(scale.low, scale.high), colormaps[DIVERGING if scale.signed else SEQUENTIAL])
-    result.colorbar(colours, ax=right, shrink=0.8)
+    colours = ScalarMappable(Normalize(scale.low, scale.high), scale.colormap)
+    bar = result.colorbar(colours, ax=right, shrink=0.8)
+    bar.set_label(", ".join(text for text in (*scale.ends, scale.remarks) if text), fontsize=7)
     return result
 
 
@@ -259,17 +220,9 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
-def _map(explanation: Result) -> NDArray[np.float32]:
-    """Return the (H, W) map at the size at which it is drawn."""
-    flat, geometry = explanation.heatmap(), explanation.geometry
-    if geometry is not None:
-        flat = replace(geometry, original=_drawn_size(geometry.original)).to_original(flat)
-    return flat.numpy()
-
-
-def _painted(explanation: Result) -> tuple[Image.Image, Heat]:
+def _painted(explanation: Result, smooth: bool | None) -> tuple[Image.Image, Heat]:
     photo, geometry = _photo(explanation)
-    scale = heat(explanation)
+    scale = heat(explanation, smooth=smooth)
     return _framed(_blended(scale, photo), geometry), scale
 
 
@@ -288,8 +241,8 @@ def _blended_rows(scale: Heat, image: Image.Image) -> Image.Image:
     # On a pale grey image, colour can only come from the map.
     ground = np.repeat((0.25 + 0.7 * grey)[..., None], 3, axis=2)
     strength = np.abs(np.nan_to_num(scale.strength))[..., None]
-    # The image stays visible under the strongest colours, and nearly unchanged where the map is near zero.
-    opacity = 0.75 * np.sqrt(strength) if scale.signed else 0.25 + 0.5 * strength
+    # The image stays visible under the strongest colours, and unchanged where the scale of the map starts.
+    opacity = 0.75 * (np.sqrt(strength) if scale.signed else strength)
     mixed = (1 - opacity) * ground + opacity * scale.colours()
     unseen = np.isnan(scale.strength)[..., None]
     mixed = np.where(unseen, 0.5 * ground + 0.5, mixed)
@@ -320,26 +273,29 @@ def _legend(explanation: Result, scale: Heat, width: int) -> Image.Image:
     line = round(size * 1.45)
     margin = round(size * 0.7)
     room = width - 2 * margin
-    lines = [f"{explanation.explainer}: {explanation.claim}", f"{explanation.model}"]
+    font = _font(size)
+    model = explanation.model
     if explanation.target.index != explanation.predicted.index:
-        lines[1] += f", which predicts {explanation.predicted}"
-    lines += [f"note: {text}" for text in explanation.warnings[:2]]
+        model += f", which predicts {explanation.predicted}"
+    lines = [_fit(text, font, room) for text in (f"{explanation.explainer}: {explanation.claim}", model)]
+    for text in explanation.warnings[:2]:
+        lines += _wrapped(f"note: {text}", font, room)
     strip = Image.new("RGB", (width, margin * 2 + line * (len(lines) + 2)), PAPER)
     draw = ImageDraw.Draw(strip)
-    font = _font(size)
     for number, text in enumerate(lines):
-        colour = INK if number == 0 else FAINT
-        draw.text((margin, margin + number * line), _fit(draw, text, font, room), fill=colour, font=font)
+        draw.text((margin, margin + number * line), text, fill=FAINT if number else INK, font=font)
     top = margin + len(lines) * line + size // 4
     ramp = np.linspace(-1 if scale.signed else 0, 1, max(2, room), dtype=np.float32)[None].repeat(size // 2 + 2, 0)
-    bar = Heat(strength=ramp, signed=scale.signed, low=scale.low, high=scale.high)
+    bar = replace(scale, strength=ramp)
     strip.paste(Image.fromarray(np.rint(bar.colours() * 255).astype(np.uint8)), (margin, top))
     below = top + size // 2 + 4
-    words = ("opposes", "supports") if scale.signed else ("least", "most")
-    start, end = f"{words[0]} {scale.low:.3g}", f"{words[1]} {scale.high:.3g}"
+    start, end = scale.ends
     small = _font(max(10, round(size * 0.8)))
     draw.text((margin, below), start, fill=FAINT, font=small)
     draw.text((width - margin, below), end, fill=FAINT, font=small, anchor="ra")
+    left, right = 2 * margin + small.getlength(start), width - 2 * margin - small.getlength(end)
+    remarks = _fit(scale.remarks, small, right - left)
+    draw.text(((left + right) / 2, below), remarks, fill=FAINT, font=small, anchor="ma")
     return strip
 
 
@@ -351,12 +307,24 @@ def _short(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
-def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    if draw.textlength(text, font=font) <= room:
+def _fit(text: str, font: Font, room: float) -> str:
+    if font.getlength(text) <= room:
         return text
-    while text and draw.textlength(text + "…", font=font) > room:
+    while text and font.getlength(text + "…") > room:
         text = text[:-1]
     return text + "…"
+
+
+def _wrapped(text: str, font: Font, room: float) -> list[str]:
+    """Break a text between words into at most three lines."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > room and len(lines) < 3:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fit(part, font, room) for part in lines]
 
 
 def _fitted(image: Image.Image) -> Image.Image:
@@ -364,5 +332,5 @@ def _fitted(image: Image.Image) -> Image.Image:
     return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size)

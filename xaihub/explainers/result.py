@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from xaihub.errors import OutputError
 from xaihub.explainers.pixel_set import PixelSet
+from xaihub.explainers.target import ResolvedTarget
 from xaihub.models.preprocessing import Geometry
 
 if TYPE_CHECKING:
@@ -18,16 +19,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class as the model scored it: index, name, logit, and softmax probability."""
+    """One output as the model scored it.
+
+    Attributes:
+        index: Its position; of several classes, that of the first.
+        name: Its name.
+        logit: The logit of a class or label; of several, the mean; None for a value.
+        probability: Softmax or sigmoid of the logit, by the kind of the outputs; None for a value.
+        value: The value of a regression, similarity or feature; None for a class.
+        unit: The unit of the value.
+    """
 
     index: int
     name: str
-    logit: float
-    probability: float
+    logit: float | None = None
+    probability: float | None = None
+    value: float | None = None
+    unit: str = ""
+
+    @classmethod
+    def of(cls, outputs: Tensor, target: ResolvedTarget, classes: Sequence[str]) -> ClassScore:
+        """Score (1, K) outputs for a target that is not a contrast."""
+        meaning, count = target.outputs, outputs.shape[1]
+        names = [meaning.name(int(part), tuple(classes), count) for part in target.parts]
+        name, index = " + ".join(names), int(target.index)
+        up = replace(target, down=False)
+        if not meaning.classify:
+            name = f"lower {name}" if target.down else name
+            return cls(index=index, name=name, value=float(up.score(outputs)), unit=meaning.unit)
+        return cls(
+            index=index,
+            name=name,
+            logit=float(up.score(outputs)),
+            probability=float(up.score(outputs, output="probability")),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes that this kind of output has."""
+        kept = ("index", "name", "logit", "probability") if self.value is None else ("index", "name", "value", "unit")
+        return {name: getattr(self, name) for name in kept}
 
     def __str__(self) -> str:
-        """Name and probability in percent."""
-        return f"{self.name} {self.probability:.1%}"
+        """Name, and probability in percent or value with its unit."""
+        if self.value is not None:
+            return f"{self.name} {self.value:.4g} {self.unit}".rstrip()
+        return self.name if self.probability is None else f"{self.name} {self.probability:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +92,7 @@ class Result:
 
     @property
     def claim(self) -> str:
-        """What was explained, as text: the class with its probability, or one class rather than another."""
+        """What was explained, as text: the class with its probability or the value, or one class rather than another."""
         if self.against is None:
             return str(self.target)
         return f"{self.target} rather than {self.against}"

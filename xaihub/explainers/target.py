@@ -1,20 +1,23 @@
-"""Targets of explanations: a class, the n-th best class, or one class against another."""
+"""Targets of explanations: a class, the n-th best class, one class against another, several labels, or a value."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from xaihub.errors import InputError, ParameterError, did_you_mean
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from xaihub.models.outputs import Outputs, class_scores
 
 _VERSUS = re.compile(r"\s+(?:vs\.?|versus)\s+", re.IGNORECASE)
 TWO = "give two different classes"
+SAME = 1e-6  # relative difference of float32 scores that is rounding
+_PLUS = re.compile(r"\s+\+\s+")
+_SIDES = ("negative", "positive")
 _RANK = re.compile(r"top[- ]?(\d+)", re.IGNORECASE)
 
 
@@ -26,20 +29,35 @@ class Target:
         index: The class, or None for the class of rank `rank` in each sample.
         rank: 0 for the best class, 1 for the second best, and so on; used when `index` is None.
         against: A second target that is subtracted from the first (contrastive explanation).
+        also: Further classes; the score is then the mean of theirs and that of `index`.
+        down: Explain what lowers the value instead of what raises it.
     """
 
     index: int | None = None
     rank: int = 0
     against: Target | None = None
+    also: tuple[int, ...] = ()
+    down: bool = False
 
     @classmethod
-    def parse(cls, text: str | int | Target | None, classes: Sequence[str] = ()) -> Target:
-        """Read a target from an index, a class name, a rank such as "top2", or a contrast "a vs b".
+    def parse(
+        cls,
+        text: str | int | Target | None,
+        classes: Sequence[str] = (),
+        outputs: Outputs = Outputs(),  # noqa: B008 - it is immutable
+    ) -> Target:
+        """Read a target from text, for a model with these class names and outputs.
+
+        It is an index, a class name, a rank such as "top2", a contrast "a vs b" or several classes "a + b". Binary
+        outputs have the classes "positive" and "negative" as well as their names; a value can be followed by "up" or
+        "down".
 
         Raises:
             InputError: No class has that name, or several have; the hint lists indices or similar names.
-            ParameterError: The index or the rank is out of range.
+            ParameterError: The index or the rank is out of range, or the outputs have no such target.
         """
+        if text is None:
+            text = outputs.default or None
         if text is None:
             return cls()
         if isinstance(text, Target):
@@ -47,20 +65,45 @@ class Target:
         # A class name may be a number that is another class's index; the name takes precedence.
         names = [] if isinstance(text, int) else [name.strip() for name in classes]
         sides = _sides(str(text).strip(), classes)
-        first = cls._parse_one(sides[0], classes, names)
-        if len(sides) == 1:
+        first, *others = (cls._parse_side(side, classes, names, outputs) for side in sides)
+        if not others:
             return first
-        second = cls._parse_one(sides[1], classes, names)
+        second = others[0]
         if first == second and first.index is not None:
             raise ParameterError(f"the target compares class {first.index} with itself", hint=TWO)
-        return cls(index=first.index, rank=first.rank, against=second)
+        if any(side.also or side.down for side in (first, second)):
+            raise ParameterError(f"the target {str(text)!r} is not a contrast of two classes or values")
+        return replace(first, against=second)
 
     @classmethod
-    def _parse_one(cls, text: str, classes: Sequence[str], names: Sequence[str]) -> Target:
+    def _parse_side(cls, text: str, classes: Sequence[str], names: Sequence[str], outputs: Outputs) -> Target:
+        parts = [text] if _hits(text, classes) else _PLUS.split(text)
+        first, *others = (cls._parse_one(part, classes, names, outputs) for part in parts)
+        if not others:
+            return first
+        indices = [one.index for one in (first, *others) if one.index is not None and not one.down]
+        if len({*indices}) != len(parts):
+            raise ParameterError(f"the target {text.strip()!r} is not several different classes", hint="write 'a + b'")
+        return replace(first, also=tuple(indices[1:]))
+
+    @classmethod
+    def _parse_one(cls, text: str, classes: Sequence[str], names: Sequence[str], outputs: Outputs) -> Target:
         text = text.strip()
+        if outputs.kind == "binary" and not _hits(text, classes) and text.lower() in _SIDES:
+            return cls(index=_SIDES.index(text.lower()))
+        if not outputs.classify and not _hits(text, classes):
+            named, _, way = text.rpartition(" ")
+            if text.lower() in ("up", "down"):
+                named, way = "value", text
+            if way.lower() in ("up", "down"):
+                return replace(cls._parse_one(named, classes, names, outputs), down=way.lower() == "down")
+            if text.lower() == "value":
+                return cls()
         rank = _RANK.fullmatch(text)
         if rank or text.lower() == "predicted":
             position = int(rank.group(1)) if rank else 1
+            if not outputs.classify:
+                raise ParameterError(f"{text!r} is a rank of classes, but the outputs are values ({outputs.kind})")
             if position < 1 or (classes and position > len(classes)):
                 raise ParameterError(f"rank {text!r} is out of range", hint=f"top1 to top{len(classes) or 'K'}")
             return cls(rank=position - 1)
@@ -71,29 +114,38 @@ class Target:
             return cls(index=index)
         return cls(index=_find_class(text, classes))
 
-    def resolve(self, logits: Tensor) -> ResolvedTarget:
-        """Determine the class of each sample from its (B, K) logits.
+    def resolve(self, logits: Tensor, outputs: Outputs = Outputs()) -> ResolvedTarget:  # noqa: B008 - it is immutable
+        """Determine the class of each sample from its (B, K) outputs.
 
         Raises:
-            ParameterError: A class or a rank is not among the K outputs, or a contrast compares a class with itself.
+            ParameterError: A class or a rank is not among the K outputs, a contrast compares a class with itself, or
+                it is open which of several values is meant.
         """
-        index = self._indices(logits)
+        index = self._indices(logits, outputs)
         if self.against is None:
-            return ResolvedTarget(index=index)
-        against = self.against._indices(logits)
+            also = [Target(index=one)._indices(logits, outputs) for one in self.also]
+            return ResolvedTarget(index=index, also=tuple(also), down=self.down, outputs=outputs)
+        against = self.against._indices(logits, outputs)
         if bool((index == against).any()):
             same = int(index[index == against][0])
             raise ParameterError(f"the target compares class {same} with itself", hint=TWO)
-        return ResolvedTarget(index=index, against=against)
+        return ResolvedTarget(index=index, against=against, outputs=outputs)
 
-    def _indices(self, logits: Tensor) -> Tensor:
-        outputs = logits.shape[1]
+    def _indices(self, logits: Tensor, outputs: Outputs) -> Tensor:
+        count = logits.shape[1]
+        if self.index is None and outputs.kind == "embedding":
+            raise ParameterError(
+                f"the model returns an embedding of {count} features, not class scores",
+                hint="compare it with an image: --like FILE; or name a feature by its index",
+            )
+        if self.index is None and outputs.kind == "regression" and count > 1:
+            raise ParameterError(f"the model returns {count} values", hint="name one of them with --target")
         wanted = self.rank if self.index is None else self.index
-        if not 0 <= wanted < outputs:
+        if not 0 <= wanted < count:
             what = "rank" if self.index is None else "class"
-            raise ParameterError(f"{what} {wanted} is out of range", hint=f"the model has {outputs} outputs")
-        if self.index is not None:
-            return logits.new_full((len(logits),), self.index).long()
+            raise ParameterError(f"{what} {wanted} is out of range", hint=f"the model has {count} outputs")
+        if self.index is not None or not outputs.classify:
+            return logits.new_full((len(logits),), wanted).long()
         return logits.topk(self.rank + 1, dim=1).indices[:, -1]
 
 
@@ -104,10 +156,18 @@ class ResolvedTarget:
     Attributes:
         index: (B,) class indices.
         against: (B,) class indices that are subtracted, or None.
+        also: Further (B,) class indices; the score is the mean over all.
+        down: The score is minus the value.
+        outputs: The meaning of the outputs.
+        seen: (B, 3) lowest score, highest score and number of scores of each sample's masked images, if they are noted.
     """
 
     index: Tensor
     against: Tensor | None = None
+    also: tuple[Tensor, ...] = ()
+    down: bool = False
+    outputs: Outputs = Outputs()  # noqa: RUF009 - it is immutable
+    seen: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -115,34 +175,95 @@ class ResolvedTarget:
 
     def __getitem__(self, rows: slice) -> ResolvedTarget:
         """Return the targets of some samples."""
-        return ResolvedTarget(index=self.index[rows], against=None if self.against is None else self.against[rows])
+        part = self.of(*(part[rows] for part in self.parts))
+        return part if self.seen is None else replace(part, seen=self.seen[rows])  # a view
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All (B,) class indices that the score depends on."""
+        return (self.index, *self.also, *(() if self.against is None else (self.against,)))
+
+    def of(self, index: Tensor, *others: Tensor) -> ResolvedTarget:
+        """Return a target of the same form for other samples, from their indices in the order of `parts`."""
+        return ResolvedTarget(
+            index=index,
+            against=None if self.against is None else others[-1],
+            also=others if self.against is None else (),
+            down=self.down,
+            outputs=self.outputs,
+        )
 
     def fixed(self) -> Target:
         """Return the classes of the first sample as a target that no longer depends on the outputs."""
         against = None if self.against is None else Target(index=int(self.against[0]))
-        return Target(index=int(self.index[0]), against=against)
+        also = tuple(int(one[0]) for one in self.also)
+        return Target(index=int(self.index[0]), against=against, also=also, down=self.down)
 
     def score(self, logits: Tensor, *, output: str = "logit") -> Tensor:
-        """Pick each sample's score from its (B, K) logits: (B,). A contrast is the difference of two scores.
+        """Score (B, K) outputs for each sample: (B,). A contrast is the difference of two scores.
 
         A single target scores any number of rows, as a perturbation method needs: (N, K) -> (N,). See `class_scores`
         for `output`.
         """
-        scores = class_scores(logits, output)
+        scores = class_scores(logits, output, self.outputs)
         picked = _pick(scores, self.index)
-        return picked if self.against is None else picked - _pick(scores, self.against)
+        if self.also:
+            picked = torch.stack([picked, *(_pick(scores, one) for one in self.also)]).mean(0)
+        if self.against is not None:
+            picked = picked - _pick(scores, self.against)
+        scores = -picked if self.down else picked
+        if self.seen is not None and not scores.requires_grad:  # masked images need no gradient
+            self._note(scores.detach().double().cpu())
+        return scores
+
+    def _note(self, scores: Tensor) -> None:
+        seen: Any = self.seen
+        groups = scores[None] if len(seen) == 1 else scores[:, None]
+        seen[:, 0] = torch.minimum(seen[:, 0], groups.amin(1))
+        seen[:, 1] = torch.maximum(seen[:, 1], groups.amax(1))
+        seen[:, 2] += groups.shape[1]
+
+    def noting(self, rows: int) -> ResolvedTarget:
+        """Return the target of `rows` samples with an empty `seen`."""
+        return replace(self, seen=_unseen(rows))
+
+    def constant(self) -> list[str]:
+        """Return for each sample what its score was, if it was the same for all masked images, else ""."""
+        if self.seen is None:
+            return [""] * len(self)
+        return [
+            f"{low:.4g}" if count > 1 and high - low <= SAME * max(abs(low), abs(high)) else ""
+            for low, high, count in self.seen.tolist()
+        ]
 
     def ahead(self, outputs: Tensor) -> Tensor:
         """Return for (N, K) outputs the number of other classes that score at least as high as the target's: (N,)."""
         return (outputs >= _pick(outputs, self.index).unsqueeze(1)).sum(1) - 1
 
+    @property
+    def undecided(self) -> str:
+        """The reason why the outputs make no decision about the target; "" if they do."""
+        if self.against is None and not self.outputs.classify:
+            return f"the outputs are values ({self.outputs.kind}), which make no decision that could be kept or lost"
+        if self.also and self.outputs.exclusive:
+            return "the target is several classes, of which an image has only one"
+        return ""
+
     def kept(self, outputs: Tensor, whole: Tensor) -> Tensor:
         """Return whether (N, K) outputs for masked images keep the decision of the (1, K) outputs for the whole: (N,).
 
-        A class is kept if no more classes are ahead of it, a contrast if its first class leads.
+        A class is kept if no more classes are ahead of it, labels if all have positive logits, a contrast if its first
+        class leads.
+
+        Raises:
+            ParameterError: The outputs make no decision, see `undecided`.
         """
+        if self.undecided:
+            raise ParameterError(self.undecided)
         if self.against is not None:
             return self.score(outputs) > 0
+        if not self.outputs.exclusive:
+            return torch.stack([_pick(outputs, one) for one in self.parts]).min(0).values > 0
         return self.ahead(outputs) <= self.ahead(whole.to(outputs))
 
 
@@ -155,30 +276,25 @@ class LateTarget(ResolvedTarget):
 
     logits: Tensor | None = None
 
-    def __init__(self, wanted: Target) -> None:
+    def __init__(self, wanted: Target, outputs: Outputs) -> None:
         object.__setattr__(self, "_wanted", wanted)  # the base class is frozen
+        object.__setattr__(self, "outputs", outputs)
+
+    def noting(self, rows: int) -> LateTarget:
+        """Note the scores of `rows` samples."""
+        object.__setattr__(self, "seen", _unseen(rows))
+        return self
 
     def see(self, logits: Tensor) -> None:
         """Determine the class of each row from (B, K) logits; only the first call has an effect."""
         if self.logits is None:
-            found = self._wanted.resolve(logits)  # type: ignore[attr-defined]
-            for name, value in (("logits", logits), ("index", found.index), ("against", found.against)):
+            found = self._wanted.resolve(logits, self.outputs)  # type: ignore[attr-defined]
+            for name, value in {**vars(found), "seen": self.seen, "logits": logits}.items():
                 object.__setattr__(self, name, value)
 
 
-def class_scores(logits: Tensor, output: str) -> Tensor:
-    """Return the (N, K) scores of all classes from (N, K) logits: "logit", "probability" or "log_probability".
-
-    Raises:
-        ParameterError: `output` is none of these.
-    """
-    if output == "logit":
-        return logits
-    if output == "probability":
-        return logits.softmax(1)
-    if output == "log_probability":
-        return logits.log_softmax(1)
-    raise ParameterError(f"output cannot be {output!r}", hint="use logit, probability or log_probability")
+def _unseen(rows: int) -> Tensor:
+    return torch.tensor([[torch.inf, -torch.inf, 0.0]], dtype=torch.float64).repeat(rows, 1)
 
 
 def _pick(outputs: Tensor, index: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xaihub.errors import ModelError, UnknownName, XaihubError, did_you_mean
+from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
+from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
-from xaihub.notices.fence import described
+from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -92,7 +93,8 @@ class Hub:
         from xaihub.explainers.explainer import Explainer
 
         spec = self.explainers.get(name)
-        explainer: Explainer = _create(spec, Explainer, values)
+        explainer: Explainer = self._create(spec, Explainer, values)
+        explainer.check_parameters()
         explainer.variant = spec.variant
         return explainer
 
@@ -100,22 +102,39 @@ class Hub:
         """Create the global explainer called `name` with the given parameters."""
         from xaihub.ranking.explainer import GlobalExplainer
 
-        explainer: GlobalExplainer = _create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer: GlobalExplainer = self._create(self.global_explainers.get(name), GlobalExplainer, values)
+        explainer.check_parameters()
         return explainer
 
     def get_metric(self, name: str, /, **values: Any) -> Metric:
         """Create the metric called `name` with the given parameters."""
         from xaihub.metric import Metric
 
-        metric: Metric = _create(self.metrics.get(name), Metric, values)
+        metric: Metric = self._create(self.metrics.get(name), Metric, values)
+        metric.check_parameters()
         return metric
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
-        from xaihub.objective import Objective
+        from xaihub.objective import Objective, fenced_objective
 
-        objective: Objective = _create(self.objectives.get(name), Objective, values)
-        return objective
+        return fenced_objective(self._create(self.objectives.get(name), Objective, values))
+
+    def _create(self, spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
+        """Create an instance of the class that a record names, which must derive from `kind`."""
+        from xaihub.params import convert
+
+        method = spec.load_class(kind)
+        origin = origin_of(self.host.plugin(spec.plugin))
+        outcome = fence.run(lambda: method(**convert(method, values, who=spec.name)), libraries=True)
+        if isinstance(outcome.error, XaihubError):
+            raise outcome.error
+        if outcome.error is not None:
+            what = f"plugin {origin.label} cannot make {method.noun} {spec.name!r}"
+            raise PluginError(f"{what}: {fence.described(outcome.error)}") from outcome.error
+        created = outcome.value
+        created.name, created.origin = spec.name, origin
+        return created
 
     def load_model(
         self,
@@ -220,7 +239,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else described(error)
+        what = str(error) if isinstance(error, XaihubError) else fence.described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -275,21 +294,11 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
         return adapter.build(request, device)
     except XaihubError:
         raise
-    except Exception as error:  # architectures are foreign code
+    except (Exception, SystemExit) as error:  # architectures are foreign code
         raise ModelError(
-            f"model {request.name!r} cannot be built: {described(error)}",
+            f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
-
-
-def _create(spec: Spec, kind: type, values: Mapping[str, Any]) -> Any:
-    """Create an instance of the class that a record names, which must derive from `kind`."""
-    from xaihub.params import convert
-
-    method = spec.load_class(kind)
-    created = method(**convert(method, values, who=spec.name))
-    created.name = spec.name
-    return created
 
 
 def pick_device(name: str) -> Any:

@@ -83,6 +83,7 @@ def masked_forward_passes(
             stream.put_back(part)
             continue
         done += len(part)
+        model.masked_rows += len(part)
         if model.runtime.progress is not None:
             model.runtime.progress(done, total or done)
         yield batch

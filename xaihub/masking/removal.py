@@ -23,6 +23,7 @@ _NAMES = ("blur", "mean", "zero", "black", "white", "grey", "noise", "inpaint")
 BaselineName = Annotated[
     str,
     Meta(
+        examples=["white", "blur"],
         description="Fill for masked pixels: blur, mean (of the image), zero (the data's mean), black, white,"
         " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or a name from 'xaihub list baselines'."
     ),

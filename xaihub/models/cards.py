@@ -61,6 +61,7 @@ class _Card(msgspec.Struct, forbid_unknown_fields=True):
     layers: dict[str, str] = {}
     options: dict[str, Any] = {}
     accuracy: str = ""
+    measured: dict[_Name, float] = {}
     objective: str = ""
     objective_options: dict[str, Any] = {}
     extra: str = ""

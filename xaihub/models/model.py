@@ -1,4 +1,4 @@
-"""Models: a network with its preprocessing and class names, forward passes, counting and safe modification."""
+"""Models: a network with its preprocessing and classes, forward passes, counting and safe modification."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.models.checks import check_class_names, check_modules, check_rows
+from xaihub.models.containment import Guard
 from xaihub.models.hashing import hash_state, sha256_of
+from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
+from xaihub.models.outputs import HOW, Outputs
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
+from xaihub.params import Parametrised
 from xaihub.randomness import exclusive
 from xaihub.records import canonical
 from xaihub.specs import ModelCard
@@ -29,9 +33,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(kw_only=True)
@@ -68,7 +69,7 @@ class Counts:
 
 
 class Model:
-    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) float32 logits.
+    """A network with its preprocessing and class names; callable on (B, C, H, W), returns (B, K) float32 scores.
 
     Several threads may use one model: each call holds the network's lock, and so does an explanation or a measurement
     as a whole. Calls of `module` itself from another thread are not protected.
@@ -77,10 +78,14 @@ class Model:
         module: The network, in evaluation mode, on `device`.
         name: The name under which it was requested.
         preprocessing: Its own scaling, cropping and normalisation.
-        classes: Class names by index; empty if unknown.
+        classes: Class names by index; empty if unknown. Binary outputs have two: not the class, and the class.
+        outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
+        masked_rows: Masked images evaluated so far.
     """
+
+    masked_rows = 0
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class Model:
         name: str,
         preprocessing: Preprocessing,
         classes: Sequence[str] = (),
+        outputs: str | Outputs | None = None,
         hints: Hints | None = None,
         card: ModelCard | None = None,
         device: str | torch.device = "cpu",
@@ -96,8 +102,11 @@ class Model:
     ) -> None:
         """Move `module` to `device`, in evaluation mode and channels-last memory order.
 
+        `outputs` declares what the network returns, see `Outputs.parse`; by default, logits of two or more classes.
+
         Raises:
             ModelError: The network cannot be moved or switched to evaluation mode, or rows of a batch would interact.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         self.device = torch.device(device)
         # Channels-last is the faster layout for convolutions on a CPU and, with autocast, on a GPU.
@@ -107,6 +116,9 @@ class Model:
         self.name = name
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
+        self.outputs, self._declared = Outputs(), False
+        if outputs is not None:
+            self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
@@ -114,19 +126,21 @@ class Model:
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks = locks_of(self.module)
+        self._locks, self._guard = locks_of(self.module), Guard()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return everything but the locks, so that a model can be copied."""
-        return {name: value for name, value in self.__dict__.items() if name != "_locks"}
+        """Return everything but the locks and the guard, so that a model can be copied."""
+        self._guard.check()
+        return {name: value for name, value in self.__dict__.items() if name not in ("_locks", "_guard")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy, with locks of its own."""
-        self.__dict__.update(state)
-        self._locks = locks_of(self.module)
+        """Restore a copy, with locks and a guard of its own."""
+        self.__dict__.update(state, _checked_rows=False)
+        self._locks, self._guard = locks_of(self.module), Guard()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+        self._guard.check()
         with locked(self._locks):
             outputs: Tensor = self._ordered(lambda: self.module(self._own(inputs)))
         return outputs.float() if isinstance(outputs, Tensor) else outputs
@@ -156,7 +170,7 @@ class Model:
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
     def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
-        """Return a model of another network with the same inputs and classes."""
+        """Return a model of another network with the same inputs, classes and meaning of its scores."""
         names = {name for name, _ in module.named_modules()}
         hints = replace(
             self._hints,
@@ -173,8 +187,27 @@ class Model:
             device=self.device,
             runtime=self.runtime,
         )
+        model.outputs, model._declared = self.outputs, self._declared
         model.baselines = self.baselines
         model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
+        return model
+
+    def declared(self, outputs: str | Outputs) -> Model:
+        """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
+        model = self.around(without_head(self.module))
+        model._declare(Outputs.parse(outputs))
+        return model
+
+    def _declare(self, outputs: Outputs) -> None:
+        head = {"binary": Signed, "regression": Columns}.get(outputs.kind)
+        self.module = Headed(self.module, head()) if head else self.module
+        self.outputs, self._declared = outputs, True
+        self.classes = outputs.names(self.classes)
+
+    def with_head(self, head: RowsHead, outputs: Outputs, classes: Sequence[str]) -> Model:
+        """Return a model of the same network whose scores are the rows of a head, with their meaning and names."""
+        model = self.around(Headed(without_head(self.module), head))
+        model.outputs, model.classes, model._declared, model._checked_rows = outputs, tuple(classes), True, False
         return model
 
     def use_layer(self, name: str) -> None:
@@ -213,7 +246,8 @@ class Model:
         drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are printed with their addresses
         card = self.card
         options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
-        made = canonical([drawn, card.architecture, card.objective, *options])
+        meaning = [] if self.outputs == Outputs() else [str(self.outputs)]
+        made = canonical([drawn, card.architecture, card.objective, *options, *meaning])
         return sha256_of(made)
 
     @cached_property
@@ -250,7 +284,7 @@ class Model:
             ModelError: They are random, or depend on the rest of the batch; or the network cannot be run.
         """
         if not self._checked_rows:
-            with locked(self._locks), torch.inference_mode():
+            with locked(self._locks), self._guard.learning(self.module), torch.inference_mode():
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
@@ -273,6 +307,10 @@ class Model:
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
+        if logits.shape[1] == 1 and not self._declared:
+            raise ModelError(
+                f"model {self.name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW
+            )
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
@@ -320,54 +358,57 @@ class Model:
             handle.remove()
 
     @contextmanager
-    def untouched(self, *, parallel: bool = False) -> Iterator[None]:
-        """Restore modes, gradient flags, gradients and hooks of the network on exit, also after an error.
+    def untouched(self, *, parallel: bool = False, by: Parametrised | None = None) -> Iterator[None]:
+        """Restore the network on exit, also after an error: modules, modes, gradient flags, gradients and hooks.
 
         Inside, the network is in evaluation mode, no weight requires a gradient, gradients can be computed also under
         `torch.inference_mode()`, and other threads that use the model wait. Unless `parallel`, this thread may also use
         the state of the whole process, as with `exclusive`.
+
+        `by` is the method whose code runs inside: the weights and the settings of the process are then watched and
+        restored as well, and an exception is noted as its own.
+
+        Raises:
+            PluginError: `by` changed something, so that its result must not be used.
+            ModelError: The model's scores are random, or depend on the rest of the batch; or the model was changed
+                before and could not be restored.
         """
         with (
             nullcontext() if parallel else exclusive(),
             locked(self._locks),
             eager(self.module),
             torch.inference_mode(mode=False),
-            self._restored(),
+            self._evaluating(),
         ):
-            yield
+            if by is not None:
+                self.check_rows()
+            with self._guard.watching(self, by, parallel=parallel):
+                yield
 
     @contextmanager
-    def _restored(self) -> Iterator[None]:
+    def _evaluating(self) -> Iterator[None]:
+        """Switch to evaluation mode and freeze the weights; return to the previous modes and flags on exit."""
         modules = list(self.module.modules())
         modes = [module.training for module in modules]
         weights = [
-            (weight, weight.requires_grad, weight.grad)
+            weight
             for module in modules
             for weight in module._parameters.values()
-            if weight is not None
+            if weight is not None and weight.requires_grad
         ]
-        tables = [getattr(module, name) for module in modules for name in _HOOKS]
-        hooks = [(table, set(table)) for table in tables]
         # Setting an attribute of a module is slow, so only changes are written.
         if any(modes):
             self.module.eval()
-        for weight, requires_grad, _ in weights:
-            if requires_grad:
-                weight.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(False)
         try:
             yield
         finally:
             for module, training in zip(modules, modes, strict=True):
                 if module.training != training:
                     module.training = training
-            for weight, requires_grad, gradient in weights:
-                if weight.requires_grad != requires_grad:
-                    weight.requires_grad_(requires_grad)
-                if weight.grad is not gradient:
-                    weight.grad = gradient
-            for table, before in hooks:
-                for key in table.keys() - before:
-                    del table[key]
+            for weight in weights:
+                weight.requires_grad_(True)
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:

@@ -151,7 +151,7 @@ def describe(hub: Hub, name: str, *, commands: Collection[tuple[str, str]] = ())
 
 def _origin(module: str, distribution: str) -> dict[str, Any]:
     """Return the file of a plugin, the metadata of its distribution, and its card."""
-    file = _file(module)
+    file = file_of(module)
     about: dict[str, Any] = {"file": str(file or ""), "summary": "", "licence": "", "url": "", "requires": []}
     text = ""
     try:
@@ -173,7 +173,7 @@ def _origin(module: str, distribution: str) -> dict[str, Any]:
     return {**about, "card": text.strip()}
 
 
-def _file(module: str) -> Path | None:
+def file_of(module: str) -> Path | None:
     """Return the file of a module or of a single-file plugin, without importing it."""
     if module.endswith(".py"):
         return Path(module)

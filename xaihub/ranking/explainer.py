@@ -18,6 +18,7 @@ from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.ranking.explanation import GlobalExplanation
+from xaihub.records import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class GlobalExplainer(Parametrised, ABC):
     """
 
     needs_images: ClassVar[bool] = False
+    noun: ClassVar[str] = "global explainer"
 
     @abstractmethod
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
@@ -101,13 +103,12 @@ class GlobalExplainer(Parametrised, ABC):
             raise ExplainerRefused(f"{who} needs images to rank features", hint="give a folder of images")
         wall, cpu = time.perf_counter(), time.process_time()
         with (
-            model.untouched(),
+            model.untouched(by=self),
             model.counting() as counts,
             seeded(seed),
             torch.no_grad(),
             caught() as heard,
         ):
-            model.check_rows()
             found = self.rank(model, batches, labels)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         weights = found.weights.detach().double().cpu()
@@ -128,15 +129,16 @@ class GlobalExplainer(Parametrised, ABC):
             metadata={
                 "model": model.name,
                 "weights_sha256": model.weights_hash,
+                "plugin": self.origin.record(),
                 "parameters": self.parameters,
                 "seed": seed,
-                "layer": found.layer,
-                "details": dict(found.details),
+                "layer": str(found.layer),
+                "details": plain(dict(found.details)),
                 "forward_passes": counts.forward_passes,
                 "cpu_seconds": round(cpu, 6),
                 "seconds": round(wall, 6),
                 "device": str(model.device),
-                "warnings": list(dict.fromkeys([*found.warnings, *heard])),
+                "warnings": list(dict.fromkeys([*map(str, found.warnings), *heard])),
                 "versions": {name: metadata.version(name) for name in ("xaihub", "torch")},
             },
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from xaihub.errors import XaihubError
+from xaihub.errors import MissingExtra, XaihubError
 
-Kind = Literal["explainer", "metric", "adapter", "model", "plugin"]
+Kind = Literal["explainer", "metric", "objective", "baseline", "adapter", "model", "plugin"]
 Outcome = Literal["passed", "failed", "refused", "not applicable"]
 S = TypeVar("S")
 
@@ -20,11 +21,12 @@ class CheckResult:
 
     Attributes:
         subject: The name of the subject.
-        kind: "explainer", "metric", "adapter", "model" or "plugin".
+        kind: "explainer", "metric", "objective", "baseline", "adapter", "model" or "plugin".
         check: The name of the check.
         outcome: "passed", "failed", "refused" (by the subject, with a reason) or "not applicable".
         advice: The finding and what to change, if it failed; the reason, if it was refused or not applicable.
         seconds: Run time.
+        plugin: The plugin that registered the subject, if it is known.
     """
 
     subject: str
@@ -33,6 +35,7 @@ class CheckResult:
     outcome: Outcome
     advice: str = ""
     seconds: float = 0.0
+    plugin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +115,17 @@ def run(item: Check, subject: Any, name: str) -> CheckResult:
         item.function(subject)
     except NotApplicable as error:
         outcome, text = "not applicable", str(error)
+    except MissingExtra as error:  # a problem of this environment, not of the plugin
+        outcome, text = "not applicable", str(error)
     except Refused as error:
         outcome, text = "refused", str(error)
     except CheckFailed as error:
         outcome, text = "failed", f"{error.found}: {error.advice or item.advice}"
     except XaihubError as error:
         outcome, text = "failed", f"{error}: {item.advice}"
-    except Exception as error:  # the plugin fence: a plugin may fail in any way, and that is a result here
+    except BaseException as error:  # the plugin fence: it may also exit, or raise something else
+        if is_ctrl_c(error):
+            raise
         outcome, text = "failed", f"it raised {raised(error)}: {item.advice}"
     seconds = time.perf_counter() - started
     return CheckResult(
@@ -126,6 +133,15 @@ def run(item: Check, subject: Any, name: str) -> CheckResult:
     )
 
 
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether the user stopped the program; in a worker, which ignores that signal, a plugin raised the error."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
 def raised(error: BaseException) -> str:
     """Return an exception's type and the beginning of its message on one line."""
-    return f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    try:
+        text = " ".join(str(error).split())[:200]
+    except Exception:  # it is a plugin's exception, with a method of its own
+        text = "its message cannot be read"
+    return f"{type(error).__name__} ({text})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -92,6 +94,8 @@ def values_are_finite(subject: ExplainerSubject) -> None:
 @check("explainer", advice="undo every change of the network in a `with` block or in `finally`")
 def model_is_left_as_found(subject: ExplainerSubject) -> None:
     """Weights, flags, gradients, hooks, modes and settings of the network are unchanged afterwards."""
+    for toy, trial in subject.trials.items():
+        require(not trial.change, f"after `attribute` on {toy!r}, {trial.change}")
     model = subject.model
     require(not (change := subject.try_on(model, subject.images(2)).change), f"after `attribute`, {change}")
     # A state that users may pass: in training mode, with gradients enabled and present on some weights.
@@ -174,9 +178,11 @@ def _with_fuse(subject: ExplainerSubject, at: int, *, backward: bool = False) ->
     model = subject.model
     inside, passes = False, 0
 
-    def enter() -> None:
+    @contextmanager
+    def entered() -> Iterator[None]:
         nonlocal inside
         inside = True
+        yield
 
     def fail(_output: Tensor) -> None:
         raise _Planted("planted by the conformance kit")
@@ -190,6 +196,6 @@ def _with_fuse(subject: ExplainerSubject, at: int, *, backward: bool = False) ->
             output.register_hook(fail)
 
     handle = model.module.register_forward_hook(look)
-    trial = subject.try_on(model, subject.images(1), entering=enter)
+    trial = subject.try_on(model, subject.images(1), around=entered)
     handle.remove()
     return trial, passes

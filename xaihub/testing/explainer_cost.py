@@ -14,11 +14,14 @@ from xaihub.models.model import Runtime
 from xaihub.testing.catalogue import NotApplicable, applies, check, require
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
+from xaihub.testing.memory import peak_memory, traced
 from xaihub.testing.state import hooks_of
 
 BATCH = 4
-# Multiples of the quick budget: a method may keep a block of up to this many passes in memory, but not all.
-LARGE, LARGER = 16, 32
+# The quick budget is multiplied by up to 32, while there are at most 512 passes, and by half of that: a method may keep a
+# block of a few passes in memory, but not all. Fewer than 16 further passes show nothing.
+LEAST_TIMES, MOST_TIMES = 4, 32
+LEAST_PASSES, MOST_PASSES = 16, 512
 CALLS = 20
 LEAST_CALLS = 6
 SECONDS = 0.6
@@ -26,12 +29,16 @@ SECONDS = 0.6
 
 @check("explainer", advice="use `xaihub.masking`, or split the work into batches of `batch_rows(model)` rows")
 def memory_is_bounded(subject: ExplainerSubject) -> None:
-    """No pass has more rows than `model.runtime.batch_size`, and memory does not grow with the number of passes."""
-    large = _Meter(subject, enlarged(subject, LARGE))
+    """No pass has more rows than `model.runtime.batch_size`; a further pass keeps less than half a channel of the image."""
+    subject.require_a_call()
+    trial = subject.trials[subject.home]
+    passes = float(trial.explanations[0].metadata["forward_passes"]) if trial.worked else 1
+    times = int(min(MOST_TIMES, max(LEAST_TIMES, MOST_PASSES // max(passes, 1))))
+    large = _Meter(subject, enlarged(subject, times // 2))
     require(large.rows <= BATCH, f"with batch size {BATCH}, one pass had {large.rows} rows")
-    larger = _Meter(subject, enlarged(subject, LARGER))
+    larger = _Meter(subject, enlarged(subject, times))
     more = larger.passes - large.passes
-    if more >= LARGE:
+    if more >= LEAST_PASSES:
         growth = (larger.peak - large.peak) / more
         require(
             growth < subject.images(1)[0, 0].nbytes / 2,
@@ -79,13 +86,13 @@ def record_is_complete(subject: ExplainerSubject) -> None:
 
 @check("explainer", advice="keep nothing between calls, on the instance or in a module")
 def nothing_is_left_behind(subject: ExplainerSubject) -> None:
-    """After 20 calls (fewer for a slow method) there are no more tensors, modules and hooks than before."""
+    """After 20 calls (fewer for a slow method) there are no more tensors, modules, hooks and other objects than before."""
     model = subject.model
     explainer = subject.make()
     for seed in range(3):  # what is created once and cached, such as the network's structure, is not a leak
         subject.values(model, subject.images(1, seed=seed), explainer=explainer)
     hooks = sum(len(hooks_of(module)) for module in model.module.modules())
-    with _newborn() as newborn:
+    with _newborn() as newborn, traced() as kept:
         calls, started = 0, time.perf_counter()
         while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
             subject.try_on(model, subject.images(1, seed=calls + 10), explainer=explainer)
@@ -94,12 +101,15 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
             left = newborn(kind)
             name = "modules" if kind is nn.Module else "tensors"
             require(left < calls, f"after {calls} calls there are {left} more {name}")
+        growth = kept() / calls
+        limit = subject.images(1)[0, 0].nbytes / 2
+        require(growth < limit, f"each call keeps {growth / 1024:.0f} KiB of arrays and other objects")
     more = sum(len(hooks_of(module)) for module in model.module.modules()) - hooks
     require(more <= 0, f"after {calls} calls the network has {more} more hooks")
 
 
 class _Meter:
-    """Rows of the largest pass, number of passes, and peak memory of tensors in one explanation."""
+    """Rows of the largest pass, number of passes, and peak memory in bytes of one explanation."""
 
     def __init__(self, subject: ExplainerSubject, changed: dict[str, Any]) -> None:
         self.rows = self.passes = self.peak = 0
@@ -108,20 +118,23 @@ class _Meter:
         model.runtime = Runtime(batch_size=BATCH)
         subject.try_on(model, subject.images(1))  # what is found once is found before
         explainer = subject.make(**changed)
-        with _newborn() as self._newborn:
-            handle = model.module.register_forward_hook(self._look)
-            subject.try_on(model, subject.images(1), explainer=explainer, entering=self._enter)
-            handle.remove()
+        handle = model.module.register_forward_hook(self._look)
+        subject.try_on(model, subject.images(1), explainer=explainer, around=self._measured)
+        handle.remove()
 
-    def _enter(self) -> None:
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
         self._inside = True
+        with peak_memory() as peak:
+            try:
+                yield
+            finally:
+                self.peak = max(self.peak, peak())
 
     def _look(self, _module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
         if self._inside:
             self.rows = max(self.rows, len(inputs[0]))
             self.passes += len(inputs[0])
-            alive = {item.data_ptr(): item.untyped_storage().nbytes() for item in _alive(Tensor) if item.numel()}
-            self.peak = max(self.peak, sum(alive.values()))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from xaihub.masking import baseline_image
 from xaihub.models.model import Model
 from xaihub.params import parameters
 from xaihub.ranking import correlation
-from xaihub.testing.catalogue import Refused, applies, check, raised, require
+from xaihub.testing.catalogue import applies, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged, same
 
 # Maps with a higher correlation count as equal. With all layers randomised, every built-in explainer is below 0.9, also
@@ -53,51 +53,6 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     similar = [_correlation(original, trial.values) if trial.worked else 0.0 for trial in trials]
     shown = ", ".join(f"{value:.4f}" for value in similar)
     require(similar[-1] < SAME, f"the map does not change when the layers are randomised (correlations {shown})")
-
-
-def _works_on(subject: ExplainerSubject, toy: str, called: str) -> None:
-    """Require a map, or a reason for refusing."""
-    trial = subject.trials[toy]
-    if trial.error is not None:
-        require(False, f"on {called} it raised {raised(trial.error)}")
-    if trial.refusal is not None:
-        require(
-            len(trial.refusal.split()) > 2,
-            f"it refuses {called} without a reason ({trial.refusal!r})",
-            advice="name in the refusal what the network lacks",
-        )
-        raise Refused(trial.refusal)
-    applies(not trial.rejected, trial.rejected)
-
-
-@check(
-    "explainer", advice="give the class a static method `example_model(*, seed=0)` that returns a small model for it"
-)
-def works_on_a_network(subject: ExplainerSubject) -> None:
-    """It explains one of the kit's networks, or the network from its `example_model`."""
-    refusal = subject.trials[subject.home].refusal
-    require(refusal is None, f"it refuses every network of the kit ({refusal}), so nothing else was checked")
-
-
-_ADVICE = "support this network, or raise ExplainerRefused with the reason"
-
-
-@check("explainer", advice=_ADVICE)
-def works_on_a_cnn(subject: ExplainerSubject) -> None:
-    """It explains a convolutional network, or refuses with a reason."""
-    _works_on(subject, "tiny_cnn", "a convolutional network")
-
-
-@check("explainer", advice=_ADVICE)
-def works_on_a_vit(subject: ExplainerSubject) -> None:
-    """It explains a vision transformer, or refuses with a reason."""
-    _works_on(subject, "tiny_vit", "a vision transformer")
-
-
-@check("explainer", advice=f"convert feature maps with `Layer.to_grid`, which knows the order of axes; {_ADVICE}")
-def works_with_channels_last(subject: ExplainerSubject) -> None:
-    """It explains a network whose feature maps are (B, h, w, C), or refuses with a reason."""
-    _works_on(subject, "tiny_nhwc", "a network with channels last")
 
 
 @check("explainer", advice="raise the default budget, correct the method, or drop `completeness`")

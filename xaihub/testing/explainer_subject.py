@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,14 +19,19 @@ from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.models.model import Model
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
-from xaihub.testing.budgets import small_parameters
-from xaihub.testing.catalogue import Refused, applies, raised
+from xaihub.testing.budgets import MOST, reduced, small_parameters
+from xaihub.testing.catalogue import Refused, applies, is_ctrl_c, raised
 from xaihub.testing.cost import SCALES
+from xaihub.testing.process import Observation, observed
 from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
 
 # As in `Model.baselines`: each is imported when it is called.
 Baselines = Mapping[str, Callable[[], Callable[..., Any]]]
+# Returns what is entered for each call of `attribute`, to observe it.
+Around = Callable[[], AbstractContextManager[None]]
+# Not where other checks take place: it has a single class.
+ASIDE = "tiny_one_output"
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Trial:
     returned: list[tuple[Any, tuple[int, ...]]] = field(default_factory=list)
     refusal: str | None = None
     rejected: str = ""
-    error: Exception | None = None
+    error: BaseException | None = None
     change: str = ""
 
     @property
@@ -60,11 +65,23 @@ class Trial:
         return torch.stack([item.values for item in self.explanations])
 
 
+class _Fuse:
+    """Counts the rows that pass the network, and stops it when there are too many."""
+
+    def __init__(self, most: int) -> None:
+        self.rows, self._most = 0, most
+
+    def __call__(self, _module: object, inputs: tuple[Tensor, ...]) -> None:
+        self.rows += len(inputs[0])
+        if self.rows > self._most:
+            raise RuntimeError("stopped by the conformance kit, which looks for smaller parameters")
+
+
 def enlarged(subject: ExplainerSubject, times: int) -> dict[str, Any]:
     """Return the quick budgets multiplied by `times`, without those that would exceed their limits."""
     known = subject.make().parameters
     larger: dict[str, Any] = {}
-    for name in SCALES:
+    for name in (*SCALES, *subject.scales):
         value = known.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             try:
@@ -102,6 +119,9 @@ class ExplainerSubject:
         self._baselines = baselines or {}
         self.given = dict(parameters or {})
         self.name = spec.name if spec is not None else method.__name__
+        self.seen = Observation()
+        self._observed = partial(observed, self.seen)
+        self.scales: Mapping[str, Any] = {}  # parameters that determine its cost, in addition to those of usual names
         # In this order; the last two are used only if the method refuses the others.
         self.networks: dict[str, Callable[..., Model]] = {**TOYS, "tiny_plain": tiny_plain}
         if hasattr(method, "example_model"):
@@ -110,7 +130,24 @@ class ExplainerSubject:
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """The parameters of a quick run."""
-        return {**small_parameters(self.method, SIDE), **self.given}
+        quick = {**small_parameters(self.method, SIDE), **self.given}
+        return {**quick, **self._reduced(quick)}
+
+    def _reduced(self, quick: dict[str, Any]) -> dict[str, Any]:
+        """Return smaller values for parameters that make it slow under names of their own."""
+
+        def passes(values: Mapping[str, Any]) -> int:
+            for name in TOYS:
+                model, count = self._toy(name), _Fuse(MOST)
+                model.module.register_forward_pre_hook(count)
+                inputs = _images_for(model.input_size, 1)
+                trial = self.try_on(model, inputs, explainer=self.method(**values), around=self._observed)
+                if trial.refusal is None:
+                    break
+            return count.rows
+
+        self.scales = reduced(self.method, quick, passes)
+        return self.scales
 
     def make(self, **changed: Any) -> Explainer:
         """Return a new instance with the quick parameters, or with some of them changed."""
@@ -126,36 +163,47 @@ class ExplainerSubject:
         *,
         explainer: Explainer | None = None,
         seed: int = 0,
-        entering: Callable[[], None] | None = None,
+        around: Around = nullcontext,
     ) -> Trial:
-        """Explain, and record the outcome; `entering` is called before each call of `attribute`."""
+        """Explain, and record the outcome; `around()` is entered for each call of `attribute`."""
         trial = Trial()
         explainer = explainer or self.make()
-        with _watched(explainer, trial, entering):
+        with _watched(explainer, trial, around):
             try:
                 trial.explanations = explainer.explain(model, inputs, target, seed=seed)
             except XaihubError as error:
                 if trial.refusal is None:
                     trial.rejected = error.message
-            except Exception as error:  # the plugin fence: it may fail in any way, and a check reports it
+            except BaseException as error:  # the plugin fence: it may fail in any way, and a check reports it
+                if is_ctrl_c(error):
+                    raise
                 trial.error = error
         return trial
+
+    def exercise(self) -> None:
+        """Create it and explain two images, observed as its first calls were."""
+        self.require_a_call()
+        with observed(self.seen):
+            explainer = self.make()
+        self.try_on(self.toy(), self.images(2), explainer=explainer, around=self._observed)
 
     @cached_property
     def trials(self) -> dict[str, Trial]:
         """The outcome on each network, by name; the last networks are tried only if it refuses the others."""
         trials: dict[str, Trial] = {}
         for name in self.networks:
-            if name in TOYS or all(trial.refusal is not None for trial in trials.values()):
+            if name in TOYS or all(trials[other].refusal is not None for other in trials if other != ASIDE):
                 model = self._toy(name)
-                trials[name] = self.try_on(model, _images_for(model.input_size, 1))
+                # What a plugin changes for good, it changes in the first call.
+                trials[name] = self.try_on(model, _images_for(model.input_size, 1), around=self._observed)
         return trials
 
     @cached_property
     def home(self) -> str:
         """The first network that it explains, or the first one that it does not refuse."""
         trials = self.trials
-        return min(trials, key=lambda name: (not trials[name].worked, trials[name].refusal is not None))
+        homes = [name for name in trials if name != ASIDE]
+        return min(homes, key=lambda name: (not trials[name].worked, trials[name].refusal is not None))
 
     @property
     def model(self) -> Model:
@@ -211,17 +259,16 @@ class ExplainerSubject:
 
 
 @contextmanager
-def _watched(explainer: Explainer, trial: Trial, entering: Callable[[], None] | None) -> Iterator[None]:
+def _watched(explainer: Explainer, trial: Trial, around: Around) -> Iterator[None]:
     """Record what `attribute` receives, returns and changes, before the base class restores the network."""
     original: Callable[..., Any] = explainer.attribute
 
     def attribute(model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         shape = tuple(inputs.shape)
         before = State.of(model.module)
-        if entering is not None:
-            entering()
         try:
-            result = original(model, inputs, target)
+            with around():
+                result = original(model, inputs, target)
         except XaihubError as error:
             trial.refusal = error.message
             raise

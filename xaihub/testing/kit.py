@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from xaihub.errors import ParameterError, UnknownName, XaihubError, did_you_mean
@@ -11,36 +12,70 @@ from xaihub.hub import Hub
 from xaihub.hub.registry import Registry
 from xaihub.metric import Metric
 from xaihub.models.adapter import ModelAdapter
-from xaihub.specs import AdapterSpec, ExplainerSpec, MetricSpec, ModelCard, Spec
-from xaihub.testing import explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks
+from xaihub.objective import Objective
+from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
+from xaihub.testing import (
+    baseline_checks,
+    explainer_contract,
+    explainer_cost,
+    explainer_meaning,
+    explainer_networks,
+    metric_checks,
+    model_checks,
+    objective_checks,
+    parameter_effects,
+    process_checks,
+)
+from xaihub.testing.baseline_subject import BaselineSubject
 from xaihub.testing.budgets import small_parameters
-from xaihub.testing.catalogue import Check, CheckResult, Kind, catalogue, run
+from xaihub.testing.catalogue import Check, Kind, catalogue
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.model_subject import AdapterSubject, ModelSubject
+from xaihub.testing.objective_subject import ObjectiveSubject
 from xaihub.testing.toys import SIDE
 
-KINDS: tuple[Kind, ...] = ("explainer", "metric", "adapter", "model")
-LOADS = "loads"  # the check that precedes all others, and is not in the catalogue
-# Importing these modules fills the catalogue, in this order.
-MODULES = (explainer_contract, explainer_cost, explainer_meaning, metric_checks, model_checks)
+KINDS: tuple[Kind, ...] = ("explainer", "metric", "objective", "baseline", "adapter", "model", "plugin")
+LOADS = "loads"  # the check that precedes all others of a record
+# Importing these modules fills the catalogue. Their checks are run in this order.
+MODULES = (
+    process_checks,  # a plugin changes most when it is called for the first time
+    explainer_contract,
+    explainer_networks,
+    explainer_cost,
+    explainer_meaning,
+    metric_checks,
+    objective_checks,
+    baseline_checks,
+    model_checks,
+    parameter_effects,
+)
 _RECORDS: dict[type, Kind] = {
     ExplainerSpec: "explainer",
     MetricSpec: "metric",
+    ObjectiveSpec: "objective",
+    BaselineSpec: "baseline",
     AdapterSpec: "adapter",
     ModelCard: "model",
 }
-_CLASSES: dict[type, Kind] = {Explainer: "explainer", Metric: "metric"}
+_CLASSES: dict[type, Kind] = {Explainer: "explainer", Metric: "metric", Objective: "objective"}
 
 
 def checks(kind: Kind, only: Iterable[str] = ()) -> list[Check]:
     """Return the checks of a kind, or those named in `only`."""
-    return list(catalogue(kind, only))
+    known = {module.__name__: at for at, module in enumerate(MODULES)}
+    return sorted(catalogue(kind, only), key=lambda item: known.get(item.function.__module__, len(known)))
 
 
 def check_names() -> list[str]:
     """Return the name of every check."""
-    return [LOADS, *dict.fromkeys(item.name for kind in KINDS for item in catalogue(kind))]
+    return list(dict.fromkeys([LOADS, *(item.name for kind in KINDS for item in catalogue(kind))]))
+
+
+def load_check(kind: Kind) -> Check:
+    """Return the check that a record of this kind leads to what it promises; creating the subject is the test."""
+    requirement, advice = "What the record names can be loaded.", "correct its target"
+    return Check(name=LOADS, kind=kind, requirement=requirement, advice=advice, function=lambda _subject: None)
 
 
 def kind_of(thing: Any) -> Kind:
@@ -53,18 +88,18 @@ def kind_of(thing: Any) -> Kind:
     found = next((kinds[base] for base in getattr(kind, "__mro__", ()) if base in kinds), None)
     if found is None:
         raise ParameterError(
-            f"{thing!r} cannot be checked", hint="pass a subclass of Explainer or Metric, or a registered name"
+            f"{thing!r} cannot be checked", hint="pass a subclass of Explainer, Metric or Objective, or a registered name"
         )
     return found
 
 
 def registries(hub: Hub) -> tuple[Registry[Any], ...]:
     """Return the registries whose records can be checked."""
-    return (hub.explainers, hub.metrics, hub.adapters, hub.models)
+    return (hub.explainers, hub.metrics, hub.objectives, hub.baselines, hub.adapters, hub.models)
 
 
 def find(name: str, hub: Hub) -> list[Spec]:
-    """Return the records of the explainer, metric, adapter and model called `name`."""
+    """Return every record called `name`: of an explainer, a metric, an objective, and so on."""
     return [spec for registry in registries(hub) if (spec := registry.find(name)) is not None]
 
 
@@ -78,33 +113,24 @@ def subject_of(thing: Any, hub: Hub, parameters: Mapping[str, Any] | None = None
         return ModelSubject(thing, hub.adapters.get(thing.adapter).load_class(ModelAdapter)())
     if isinstance(thing, AdapterSpec):
         return AdapterSubject(thing, thing.load_class(ModelAdapter)())
-    explains = kind_of(thing) == "explainer"
-    spec: Any
-    if isinstance(thing, Spec):
-        spec, method = thing, thing.load_class(Explainer if explains else Metric)
-    else:
-        spec, method = _record_of(thing, hub), thing
-    if explains:
-        baselines = {item.name: item.load for item in hub.baselines}
-        return ExplainerSubject(method, spec=spec, parameters=parameters, baselines=baselines)
-    return MetricSubject(method, spec=spec, parameters=parameters, explainers=lambda why: _quick_explainers(hub, why))
+    if isinstance(thing, BaselineSpec):
+        return BaselineSubject(thing)
+    base, subject = _SUBJECTS[kind_of(thing)]
+    is_record = isinstance(thing, Spec)
+    method = thing.load_class(base) if is_record else thing
+    known = {"spec": thing if is_record else _record_of(thing, hub), "parameters": parameters}
+    if subject is ExplainerSubject:
+        known["baselines"] = {item.name: item.load for item in hub.baselines}
+    if subject is MetricSubject:
+        known["explainers"] = partial(_quick_explainers, hub)
+    return subject(method, **known)
 
 
-def results(
-    thing: Any, hub: Hub, *, parameters: Mapping[str, Any] | None = None, only: Iterable[str] = ()
-) -> Iterator[CheckResult]:
-    """Run the checks of a class, or of a record's target, and yield their results."""
-    kind = kind_of(thing)
-    name = thing.name if isinstance(thing, Spec) else thing.__name__
-    try:
-        subject = subject_of(thing, hub, parameters)
-    except XaihubError as error:
-        yield CheckResult(
-            subject=name, kind=kind, check=LOADS, outcome="failed", advice=f"{error}: correct the record's target"
-        )
-        return
-    for item in checks(kind, only):
-        yield run(item, subject, name)
+_SUBJECTS: dict[Kind, tuple[Any, Any]] = {
+    "explainer": (Explainer, ExplainerSubject),
+    "metric": (Metric, MetricSubject),
+    "objective": (Objective, ObjectiveSubject),
+}
 
 
 def unknown_check(name: str) -> UnknownName:
@@ -125,5 +151,6 @@ def _quick_explainers(hub: Hub, refusal: str) -> Iterator[Explainer]:
 def _record_of(method: type, hub: Hub) -> Any:
     """Return the record whose target is this class, or None."""
     target = f"{method.__module__}:{method.__qualname__}"
-    registry: Iterable[Spec] = hub.explainers if issubclass(method, Explainer) else hub.metrics
+    owned = {"explainer": hub.explainers, "metric": hub.metrics, "objective": hub.objectives}
+    registry: Iterable[Spec] = owned[kind_of(method)]
     return next((spec for spec in registry if spec.target == target), None)

@@ -19,6 +19,7 @@ from xaihub.specs import MetricSpec
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
+from xaihub.testing.process import Observation, observed
 from xaihub.testing.toys import SIDE, images, tiny_cnn
 
 KINDS: tuple[Planted, ...] = ("oracle", "shuffled", "inverted")
@@ -55,6 +56,7 @@ class MetricSubject:
         self.method = method
         self.spec = spec
         self.given = dict(parameters or {})
+        self.seen = Observation()
         self._quick: Mapping[str, Any] | None = None
         self._explainers = explainers
         self._found: Explainer | None = None
@@ -90,10 +92,27 @@ class MetricSubject:
 
     def try_on(self, case: Case, metric: Metric | None = None) -> float | str:
         """Return the value of a case, or the metric's reason for refusing."""
+        metric = metric or self.make()
+        original: Callable[[Case], Any] = metric.score
+
+        def score(case: Case) -> Any:  # observed here, because `measure` restores what a metric changes
+            with observed(self.seen):
+                return original(case)
+
+        metric.score = score  # type: ignore[method-assign]
         try:
-            return (metric or self.make()).measure(case)[0].value
+            return metric.measure(case)[0].value
         except XaihubError as error:  # a parameter may not fit the kit's small images
             return str(error)
+        finally:
+            del metric.score
+
+    def exercise(self) -> None:
+        """Create it and measure one case, observed as every measurement is."""
+        case = self.cases()[0]
+        with observed(self.seen):
+            metric = self.make()
+        self.try_on(case, metric)
 
     @cached_property
     def homes(self) -> list[str]:

@@ -17,6 +17,7 @@ from xaihub.models.adapter import ModelAdapter, ModelRequest
 from xaihub.models.model import Model
 from xaihub.specs import AdapterSpec, ModelCard, Weights
 from xaihub.testing.catalogue import NotApplicable, applies
+from xaihub.testing.process import Observation, observed
 
 ROWS = 2
 OFFLINE = ("cannot be downloaded", "no connection", "cannot be found on the hub")
@@ -86,6 +87,7 @@ class AdapterSubject(ModelSubject):
     def __init__(self, spec: AdapterSpec, adapter: ModelAdapter) -> None:
         """Check `adapter` on the first of its `examples` or names."""
         self.spec = spec
+        self.seen = Observation()
         known = [*adapter.examples] or adapter.names()[:1]
         self.example = known[0] if known else ""
         card = ModelCard(
@@ -93,6 +95,11 @@ class AdapterSubject(ModelSubject):
         )
         super().__init__(card, adapter)
         self.name = spec.name
+
+    def exercise(self) -> None:
+        """Build the example, observed."""
+        with observed(self.seen):
+            self.build()
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the example.

@@ -31,7 +31,9 @@ class State:
             where = name or "the network"
             parts["mode", where] = child.training
             parts["module", where] = id(child)
-            parts["number of hooks", where] = len(hooks_of(child))
+            parts["class", where] = type(child)
+            parts["method forward of the class", where] = getattr(type(child), "forward", None)
+            parts["set of hooks", where] = hooks_of(child)
             parts["forward method", where] = child.__dict__.get("forward") is None
             for key, value in vars(child).items():
                 if key != "training" and not key.startswith("_") and isinstance(value, _SETTINGS):
@@ -39,7 +41,8 @@ class State:
         for name, weight in module.named_parameters():
             parts["requires_grad", name] = weight.requires_grad
             parts["gradient", name] = None if weight.grad is None else id(weight.grad)
-        tensors = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        # A state dict would leave out buffers that are not persistent.
+        tensors = {key: value.detach().clone() for key, value in (*module.named_parameters(), *module.named_buffers())}
         return cls(parts, tensors)
 
     def change(self, after: State) -> str:

@@ -1,4 +1,4 @@
-"""Tiny networks with fixed random weights: convolutional, vision transformer, and channels-last."""
+"""Tiny networks with fixed random weights, one for each kind of network that methods must expect."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,85 @@ def _chain() -> nn.Module:
     return nn.Sequential(OrderedDict(features=nn.Sequential(*features), **hidden, head=nn.Linear(32, len(CLASSES))))
 
 
+def tiny_mixed(*, seed: int = 0) -> Model:
+    """Return a convolutional network with ReLU in place, ReLU6, SiLU and GELU, in this order."""
+    return _model("tiny_mixed", _mixed, Hints(heads=("head",)), seed)
+
+
+def _mixed(outputs: int = len(CLASSES)) -> nn.Module:
+    activations = (nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.SiLU(), nn.GELU())
+    blocks = [
+        nn.Sequential(nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.BatchNorm2d(after), activation)
+        for before, after, stride, activation in zip((3, 8, 16, 16), (8, 16, 16, 16), (2, 2, 2, 1), activations, strict=True)
+    ]
+    end = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(16, outputs)}
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*blocks), **end))
+
+
+def tiny_one_output(*, seed: int = 0) -> Model:
+    """Return a network with a single logit, as binary classifiers have."""
+    return _model("tiny_one_output", _one_output, Hints(heads=("head",)), seed)
+
+
+def tiny_labels(*, seed: int = 0) -> Model:
+    """Return a network of several labels, none of which excludes another; each logit belongs to a sigmoid."""
+    return _model("tiny_labels", _mixed, Hints(heads=("head",)), seed)
+
+
+def _one_output() -> nn.Module:
+    return _mixed(1)
+
+
+class _Output(NamedTuple):
+    """What a network of transformers returns."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class _Pair(nn.Module):
+    """A layer that returns a tuple."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.block = _block(before, after, stride=2)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
+        return self.block(inputs), None
+
+
+class _Structured(nn.Module):
+    """Layers that return tuples, and a head whose logits are part of a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = _Pair(3, 8), _Pair(8, 16), _Pair(16, 16)
+        self.head = nn.Linear(16, len(CLASSES))
+
+    def forward(self, inputs: Tensor) -> _Output:
+        hidden = inputs
+        for layer in (self.first, self.second, self.third):
+            hidden, _ = layer(hidden)
+        return _Output(logits=self.head(hidden.mean((2, 3))), hidden=hidden)
+
+
+class _Logits(nn.Module):
+    """A network of transformers as an adapter presents it: the scores alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = _Structured()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: _Output = self.network(inputs)
+        return found.logits
+
+
+def tiny_structured(*, seed: int = 0) -> Model:
+    """Return a network whose parts return tuples and a record with `.logits`, as those of transformers do."""
+    return _model("tiny_structured", _Logits, Hints(heads=("network.head",)), seed)
+
+
 def tiny_vit(*, seed: int = 0) -> Model:
     """Return timm's vision transformer with two blocks of two heads, a class token and 8 x 8 patches."""
     return _model("tiny_vit", _vit, Hints(prefix_tokens=1, heads=("head",)), seed)
@@ -93,9 +173,17 @@ def _swin() -> nn.Module:
     return SwinTransformer(embed_dim=16, depths=(1, 1), num_heads=(1, 2), num_classes=classes, **size)  # type: ignore[arg-type]
 
 
-# By the names of their models.
+# By the names of their models. The first ones are where methods that support few networks are at home.
 TOYS: Mapping[str, Callable[..., Model]] = MappingProxyType(
-    {"tiny_cnn": tiny_cnn, "tiny_vit": tiny_vit, "tiny_nhwc": tiny_nhwc}
+    {
+        "tiny_cnn": tiny_cnn,
+        "tiny_vit": tiny_vit,
+        "tiny_nhwc": tiny_nhwc,
+        "tiny_mixed": tiny_mixed,
+        "tiny_structured": tiny_structured,
+        "tiny_one_output": tiny_one_output,
+        "tiny_labels": tiny_labels,
+    }
 )
 
 
@@ -136,7 +224,8 @@ def _randomise_own(module: nn.Module, generator: torch.Generator) -> None:
 def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int) -> Model:
     module = copy.deepcopy(_network(make, hints.heads[0], seed))
     preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES, hints=hints)
+    outputs = len(module.get_submodule(hints.heads[0]).weight)
+    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES[:outputs], hints=hints)
 
 
 @lru_cache(maxsize=32)  # the kit makes each toy many times, and a copy takes a tenth of the time

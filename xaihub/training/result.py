@@ -6,21 +6,25 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 import yaml
+from accelerate import Accelerator
 from torch import Tensor
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, TrainingError
 from xaihub.files import write_file
 from xaihub.hub import Hub
 from xaihub.models.weights import fill
 from xaihub.objective import Objective
 from xaihub.records import plain
 from xaihub.specs import ModelCard
+from xaihub.training.config import Config
 from xaihub.training.loop.checkpoint import write_tensors
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ def write_card(
     classes: Sequence[str],
     sha256: str,
     accuracy: str,
+    measured: Mapping[str, float] = MappingProxyType({}),
     objective: Objective,
     wrapped: bool,
 ) -> None:
@@ -59,6 +64,8 @@ def write_card(
         "accuracy": accuracy,
         "tags": ["trained"],
     }
+    if measured:
+        card["measured"] = {name: float(f"{value:.4g}") for name, value in measured.items()}
     card |= {name: plain(value) for name in ("input", "layers", "options") if (value := getattr(base, name))}
     if wrapped:
         card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
@@ -72,7 +79,8 @@ def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     for record in history:
-        writer.writerow({key: json.dumps(value) if isinstance(value, dict) else value for key, value in record.items()})
+        cells = {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in record.items()}
+        writer.writerow(cells)
     write_file(path, table.getvalue())
 
 
@@ -96,6 +104,7 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         classes=data.images.classes,
         sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
         accuracy=accuracy,
+        measured=record.get("measured", {}),
         objective=trainer.objective,
         wrapped=finished.wrapped,
     )
@@ -111,16 +120,26 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
         )
 
 
-def tensorboard(folder: Path) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that writes the metrics of one epoch for TensorBoard, to a subfolder of a run."""
-    from torch.utils.tensorboard import SummaryWriter
+def start_tracker(accelerator: Accelerator, config: Config, folder: Path) -> None:
+    """Start the plan's tracker in the main process, with the plan; TensorBoard writes to a subfolder of the run.
 
-    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    Raises:
+        TrainingError: The tracker cannot be started, for instance without a login.
+    """
+    plan = {name: value if isinstance(value, int | float | str) else json.dumps(value)
+            for name, value in msgspec.to_builtins(config).items()}  # fmt: skip
+    project = "tensorboard" if config.logger == "tensorboard" else "xaihub"
+    try:
+        accelerator.init_trackers(project, config=plan, init_kwargs={"wandb": {"name": folder.resolve().name}})
+    except Exception as error:  # each tracker raises its own types
+        raise TrainingError(f"the tracker {config.logger!r} cannot be started: {error}") from error
 
-    def write(record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            if isinstance(value, int | float) and name not in ("epoch", "steps"):
-                writer.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-        writer.flush()
 
-    return write
+def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
+    """Send the numbers of one epoch to the tracker, such as "val/loss"."""
+    numbers = {
+        name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name: value
+        for name, value in record.items()
+        if isinstance(value, int | float) and name not in ("epoch", "steps")
+    }
+    accelerator.log(numbers, step=record["epoch"])

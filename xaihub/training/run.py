@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import yaml
 
-from xaihub.errors import MissingExtra, OutputError, ParameterError
+from xaihub.errors import OutputError, ParameterError
 from xaihub.files import locked, write_file
 from xaihub.hub import Hub
 from xaihub.records import YamlFile
@@ -123,11 +122,7 @@ def train(
     folder = Path(folder)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
-    if config.logger == "tensorboard" and find_spec("tensorboard") is None:
-        raise MissingExtra(
-            "--logger tensorboard needs 'tensorboard', which is not installed", hint="pip install 'xaihub[tensorboard]'"
-        )
-    with accelerating(config, device) as accelerator:
+    with accelerating(config, device, folder) as accelerator:
         setup = set_up(hub, config, accelerator, watch)
         for note in setup.data.images.notes:
             tell(f"note: {note}")
@@ -182,45 +177,77 @@ def _run(
 ) -> Outcome:
     from xaihub.training.data.held_out import write_held_out
     from xaihub.training.loop.checkpoint import Checkpoint
-    from xaihub.training.result import tensorboard, write_log, write_result
+    from xaihub.training.result import start_tracker, track, write_log, write_result
 
     trainer, config, main = setup.trainer, setup.trainer.config, setup.trainer.accelerator.is_main_process
     checkpoint, card = folder / CHECKPOINT, folder / CARD
     if checkpoint.exists():
         trainer.restore(Checkpoint.load(checkpoint))
+        if trainer.progress.done:
+            tell(_ended(trainer.progress, config, folder))
     else:
         trainer.begin(setup.held_out())  # before anything is written: an objective may refuse its parameters here
     if held_out is not None and main:
         write_held_out(setup.data, Path(held_out))
-    note = tensorboard(folder) if config.logger == "tensorboard" and main else None
-    if main and not (folder / CONFIG).exists():
-        write_file(folder / CONFIG, yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
+    if config.logger != "csv" and not trainer.progress.done:
+        start_tracker(trainer.accelerator, config, folder)
+    if main:
+        plan = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
+        if not (folder / CONFIG).exists() or (folder / CONFIG).read_text(encoding="utf-8") != plan:
+            write_file(folder / CONFIG, plan)  # again if it has more epochs than before
 
     def epoch_done(progress: Progress) -> None:
         write_log(folder / LOG, progress.history)
-        if note is not None:
-            note(progress.history[-1])
-        tell(_line(progress.history[-1], config.epochs))
+        track(trainer.accelerator, progress.history[-1])
+        tell(epoch_line(progress.history[-1], config.epochs, progress.terms))
 
-    trainer.run(checkpoint, watch=watch, epoch_done=epoch_done)
+    trainer.run(checkpoint, watch=watch, epoch_done=epoch_done, tell=tell)
     progress = trainer.progress
     if main:
         write_log(folder / LOG, progress.history)
         write_result(hub, setup, card)
     trainer.accelerator.wait_for_everyone()
+    best = progress.history[progress.best - 1]
+    for text in trainer.objective.advice(best.get("measured", {})):
+        tell(f"warning: {text}")
     return Outcome(
         card=card,
-        best=progress.history[progress.best - 1],
+        best=best,
         history=progress.history,
         early=progress.epoch < config.epochs,
     )
 
 
-def _line(record: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.4g}"]
+def epoch_line(record: Mapping[str, Any], epochs: int, terms: Sequence[str]) -> str:
+    """Return one line on an epoch: the loss by its terms, the scores, and what the objective reports."""
+    parts = [f"epoch {record['epoch']}/{epochs}: training {_loss(record, 'train', terms)}"]
     if "val_loss" in record:
-        parts.append(f"validation loss {record['val_loss']:.4g}, accuracy {record['val_accuracy']:.3f}")
-    return ", ".join([*parts, f"{record['seconds']:.1f} s"])
+        parts.append(f"validation {_loss(record, 'val', terms)}, {scores(record)}")
+    reported = {**record.get("objective", {}), **record.get("measured", {})}
+    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)]
+    return "; ".join([*parts, f"{record['seconds']:.1f} s"])
+
+
+def scores(record: Mapping[str, Any]) -> str:
+    """Return the validation scores of an epoch in words; runs of earlier versions have the accuracy only."""
+    balanced = f", balanced {record['val_balanced_accuracy']:.3f}" if "val_balanced_accuracy" in record else ""
+    return f"accuracy {record['val_accuracy']:.3f}{balanced}"
+
+
+def _loss(record: Mapping[str, Any], part: str, terms: Sequence[str]) -> str:
+    found = [f"{name} {record[f'{part}/{name}']:.4g}" for name in terms if f"{part}/{name}" in record]
+    return found[0] if len(found) == 1 else f"loss {record[f'{part}_loss']:.4g} = {' + '.join(found)}"
+
+
+def _ended(progress: Progress, config: Config, folder: Path) -> str:
+    """Return why a run is not resumed, and how to train on."""
+    if progress.epoch < config.epochs:
+        why = f"the run stopped early, after {progress.epoch} epochs, {config.patience} of them without improvement"
+        return f"{why}; train on from its result with -m {folder / CARD}"
+    return (
+        f"the run has completed its {config.epochs} epochs;"
+        f" train on with: xaihub train --resume {folder} --epochs {2 * config.epochs}"
+    )
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -25,3 +27,20 @@ def seed_everything(*parts: int | str) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - used by the libraries below
     random.seed(seed)
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Seed the global CPU generators of torch, NumPy and Python within, and restore them afterwards."""
+    seed = seed_of(*parts)
+    before = np.random.get_state(), random.getstate()  # noqa: NPY002 - as above
+    with torch.random.fork_rng(devices=[]):
+        # Only the CPU generator: `torch.manual_seed` would seed every device.
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])  # noqa: NPY002
+            random.setstate(before[1])

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from xaihub.errors import ModelError, ParameterError
+from xaihub.errors import MissingExtra, ModelError, ParameterError
 from xaihub.hub import Hub, pick_device
 from xaihub.models.adapter import read_classes
 from xaihub.models.model import Model
@@ -29,8 +31,8 @@ from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop.trainer import Trainer, Watch
 from xaihub.training.seeds import seed_everything
 
-# These may differ when a run is resumed: they do not change any result.
-_FREE = ("workers", "save_every", "logger")
+# These may differ when a run is resumed: they do not change any result, or extend the run.
+_FREE = ("workers", "save_every", "logger", "epochs")
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -60,13 +62,20 @@ class Setup:
 
 
 @contextmanager
-def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
+def accelerating(config: Config, device: str, folder: Path | None = None) -> Iterator[Accelerator]:
     """Yield Accelerate's object for the device and the precision, and reset its global state afterwards.
 
+    With a `folder`, the plan's tracker is made, and writes there if it writes files.
+
     Raises:
+        MissingExtra: Accelerate finds no package for the tracker.
         ModelError: There is no such device.
         ParameterError: The device does not support the precision.
     """
+    tracker = config.logger if folder is not None and config.logger != "csv" else None
+    if tracker is not None and not filter_trackers(tracker, folder):
+        package = "'xaihub[tensorboard]'" if tracker == "tensorboard" else tracker
+        raise MissingExtra(f"logger={tracker} needs {tracker!r}, which is not installed", hint=f"pip install {package}")
     chosen = pick_device(device)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
@@ -76,6 +85,8 @@ def accelerating(config: Config, device: str) -> Iterator[Accelerator]:
             accelerator = Accelerator(
                 mixed_precision=_PRECISION[config.precision],
                 cpu=chosen.type == "cpu",
+                log_with=tracker,
+                project_dir=folder,
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except ValueError as error:  # how Accelerate reports an unsupported precision
@@ -102,6 +113,11 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         XaihubError: The data, the model, the objective or a parameter cannot be used.
     """
     objective = hub.get_objective(config.objective, **config.parameters)
+    if config.mixes and not objective.soft_labels:
+        raise ParameterError(
+            f"the objective {config.objective!r} needs one class per image, so mixup and cutmix do not apply",
+            hint="drop them, or use randaugment",
+        )
     labelled = labelled_images(config)
     check_classes(labelled)
     seed_everything("weights", config.seed)
@@ -127,8 +143,15 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         )
     model = with_classes(model, classes, seed=config.seed)
     images = ImageLoader(
-        data, model.preprocessing, config, rank=accelerator.process_index, world=accelerator.num_processes
+        data,
+        model.preprocessing,
+        config,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        pin=accelerator.device.type == "cuda",
     )
+    if config.randaugment is not None:
+        images.augmentation.distort  # noqa: B018 - refuses a description that timm cannot read
     try:
         head = find_head(model)
     except ModelError:
@@ -141,7 +164,7 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         fill(network, learned, what=f"the weights of {config.model!r}")
     part = objective.trainable(network, head) if config.freeze and head is not None else None
     loader: Loader = images
-    if part is not None and part is not network and objective.on_features and not config.augments:
+    if part is not None and part is not network and objective.on_features and not config.varies:
         loader = cache_features(network, part, images, device=accelerator.device, watch=watch) or images
     trainer = Trainer(
         objective,
@@ -149,6 +172,7 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         loader=loader,
         config=config,
         accelerator=accelerator,
+        classes=len(classes),
         head=head,
         part=part,
         loss_network=None if loader is images else part,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,17 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from xaihub.errors import ExplainerRefused, MetricRefused, ParameterError
+from xaihub.errors import ParameterError
 from xaihub.files import write_file
 from xaihub.hub import Hub
 from xaihub.specs import Judged
 from xaihub.training.config import Config
 
 if TYPE_CHECKING:
-    from xaihub.explainers.explainer import Explainer
-    from xaihub.explainers.explanation import Explanation
-    from xaihub.metric import Metric
-    from xaihub.models.model import Model
     from xaihub.training.loop.trainer import Watch
 
 
@@ -138,6 +133,7 @@ def sweep(
         XaihubError: As for `train`, or an explainer or metric does not exist.
     """
     from xaihub.explainers.rendering import grid, png_bytes
+    from xaihub.training.judging import judge, make_judges
     from xaihub.training.run import train
 
     plans = {}
@@ -145,20 +141,15 @@ def sweep(
         own = {**config.parameters, parameter: value}
         hub.get_objective(config.objective, **own).check_parameters()  # before any work
         plans[value] = msgspec.structs.replace(config, parameters=own)
-    judges = [
-        (
-            hub.get_explainer(item.explainer, **item.parameters),
-            [hub.get_metric(name, **item.metric_parameters.get(name, {})) for name in item.metrics],
-        )
-        for item in judged
-    ]
+    judges = make_judges(hub, judged)
     folder, trials, examples, count = Path(folder), [], {}, 0
     for value, plan in plans.items():
         run = folder / _UNSAFE.sub("_", f"{parameter}={value}")
         tell(f"{parameter}={value}")
         outcome = train(hub, plan, run, resume=run.exists(), device=device, watch=watch, tell=tell)
         model, best = hub.load_model(str(outcome.card), device=device), outcome.best
-        scores, reasons, examples[value], count = _judge(plan, model, judges, images, shown, watch)
+        found = judge(plan, model, judges, images=images, shown=shown, watch=watch)
+        examples[value], count = found.examples, found.images
         trials.append(
             Trial(
                 value=value,
@@ -166,8 +157,8 @@ def sweep(
                 # The task's own term, if the objective names it as cross_entropy does.
                 loss=best.get("val/cross_entropy", best.get("val_loss", best["train_loss"])),
                 accuracy=best.get("val_accuracy", best["train_accuracy"]),
-                scores=scores,
-                reasons=reasons,
+                scores=found.scores,
+                reasons=found.reasons,
             )
         )
     taken = choose(trials)
@@ -184,55 +175,6 @@ def sweep(
         write_file(folder / "report.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"),
     ]
     return replace(report, files=[*files, *figures])
-
-
-def _judge(
-    plan: Config,
-    model: Model,
-    judges: Sequence[tuple[Explainer, list[Metric]]],
-    images: int,
-    shown: int,
-    watch: Watch,
-) -> tuple[dict[str, float | None], dict[str, str], list[list[Explanation]], int]:
-    """Return mean scores, reasons of refusals, the first images' explanations, and the number of images."""
-    from xaihub.explainers.target import Target
-    from xaihub.images import SourceImage
-    from xaihub.metric import Case, Scene
-    from xaihub.training.setup import labelled_images, prepared
-
-    data = prepared(labelled_images(plan), model, plan, watch, checked=True)
-    held = list(data.val or data.train)
-    some = [held[round(i * (len(held) - 1) / max(images - 1, 1))] for i in range(min(images, len(held)))]
-    found: dict[str, list[float]] = {f"{e.name} {m.name}": [] for e, metrics in judges for m in metrics}
-    reasons: dict[str, str] = {}
-    examples: list[list[Explanation]] = []
-    for number, index in enumerate(some):
-        watch("explaining", number, len(some))
-        image, name = data.images.read(index), data.images.names[index]
-        inputs, geometry = model.prepare(image)
-        logits = model.predict(inputs[None])
-        target = Target(index=data.images.labels[index])  # the true class, so that all trials explain the same one
-        scene = Scene(model=model, image=inputs, logits=logits[0], target=target.resolve(logits))
-        row: list[Explanation] = []
-        for explainer, metrics in judges:
-            try:
-                explanation = explainer.explain(model, inputs[None], target, seed=plan.seed, logits=logits)[0]
-            except ExplainerRefused as error:
-                reasons |= {f"{explainer.name} {metric.name}": str(error) for metric in metrics}
-                continue
-            photo = SourceImage(rgb=image, name=Path(name).stem, source=name, sha256="")
-            row.append(explanation.with_image(photo, geometry))
-            case = Case(scene=scene, explanation=explanation, explainer=explainer, seed=plan.seed)
-            for metric in metrics:
-                key = f"{explainer.name} {metric.name}"
-                try:
-                    found[key].append(metric.measure(case)[0].value)
-                except MetricRefused as error:
-                    reasons[key] = str(error)
-        if row and len(examples) < shown:
-            examples.append(row)
-    means = {key: statistics.fmean(values) if values else None for key, values in found.items()}
-    return means, reasons, examples, len(some)
 
 
 def markdown(report: Report) -> str:

@@ -24,7 +24,8 @@ class Verdicts:
     """The model's decisions for n masks."""
 
     keeps: Mask  # (n,) whether the target keeps its rank among the classes, or its lead over the contrasted class
-    confidence: Values  # (n,) its softmax probability, or the difference of two
+    confidence: Values  # (n,) its probability, or the difference of two
+    runner_up: Values  # (n,) the highest probability of another class; NaN for a contrast
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -32,7 +33,7 @@ class Verdicts:
 
     def __getitem__(self, rows: slice) -> Verdicts:
         """Return the verdicts on some masks."""
-        return Verdicts(self.keeps[rows], self.confidence[rows])
+        return Verdicts(self.keeps[rows], self.confidence[rows], self.runner_up[rows])
 
     def pass_at(self, confidence: float) -> NDArray[np.bool_]:
         """Return for each mask whether the target is kept with at least this confidence: (n,)."""
@@ -43,7 +44,7 @@ class Verdicts:
     def joined(parts: list[Verdicts]) -> Verdicts:
         """Concatenate verdicts."""
         return Verdicts(
-            np.concatenate([part.keeps for part in parts]), np.concatenate([part.confidence for part in parts])
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("keeps", "confidence", "runner_up"))
         )
 
 
@@ -54,8 +55,10 @@ class Evaluator:
         """Evaluate the whole image, and the image with everything masked.
 
         Raises:
-            ExplainerRefused: The target is a contrast whose first class does not lead.
+            ExplainerRefused: The model makes no decision about the target, or does not decide for it on this image.
         """
+        if target.undecided:
+            raise ExplainerRefused(target.undecided)
         self.model, self.image, self.removal = model, image, removal
         self._target = target
         self.size = (image.shape[-2], image.shape[-1])
@@ -66,6 +69,8 @@ class Evaluator:
         self.rank = int(target.ahead(self._whole))  # other classes that score at least as high on the whole image
         verdicts = self.judge(outputs)
         if not verdicts.keeps[0]:
+            if target.against is None:
+                raise ExplainerRefused(f"model {model.name!r} does not find the label on this image")
             raise ExplainerRefused(
                 f"model {model.name!r} does not prefer the first class of the contrast on this image",
                 hint="swap the two classes",
@@ -73,9 +78,10 @@ class Evaluator:
         self.confidence = float(verdicts.confidence[0])  # on the whole image
         self.trivial = bool(verdicts.keeps[1])  # the target is kept with everything masked
 
-    def alone(self, mask: Mask) -> Verdicts:
-        """Evaluate one mask in a separate forward pass."""
-        return next(evaluated([self], [(0, mask[None])]))[0]
+    def alone(self, *masks: Mask) -> Verdicts:
+        """Evaluate masks in forward passes of their own."""
+        found = evaluated([self], [(0, np.stack(masks))])
+        return Verdicts.joined([verdicts for batch in found for verdicts in batch])
 
     def judge(self, outputs: Tensor) -> Verdicts:
         """Return the verdicts on (n, K) logits, and count the rows."""
@@ -83,7 +89,15 @@ class Evaluator:
         with torch.inference_mode():
             confidence = self._target.score(outputs, output="probability").double().cpu().numpy()
             keeps = self._target.kept(outputs, self._whole).cpu().numpy()
-        return Verdicts(keeps, confidence)
+            runner_up = self._runner_up(outputs).double().cpu().numpy()
+        return Verdicts(keeps, confidence, runner_up)
+
+    def _runner_up(self, outputs: Tensor) -> Tensor:
+        if self._target.against is not None or outputs.shape[1] < 2:
+            return torch.full_like(outputs[:, 0], torch.nan)
+        own = self._target.index.to(outputs.device).expand(len(outputs))[:, None]
+        other = outputs.scatter(1, own, -torch.inf).argmax(1)
+        return ResolvedTarget(index=other).score(outputs, output="probability")
 
 
 def evaluated(

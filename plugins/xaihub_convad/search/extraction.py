@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
 from xaihub.masking import SizeSearch
 from xaihub_convad.search.evaluation import Verdicts
@@ -17,20 +17,35 @@ from xaihub_convad.search.scheduling import Task
 
 DISC_GROWTH = 1.2  # as in ReX
 SAME_CONFIDENCE = 0.005  # equal to two decimals
+COARSE = (4, 2, 1)  # sides of the blocks that are removed from a set, in cells
+TOGETHER = 6  # numbers of blocks whose joint removal is evaluated per round
+MARGINS = (1, 2, 3)  # pixels around the cells of a set
+PIXEL = np.ones((3, 3), dtype=np.bool_)  # a pixel and its eight neighbours
 
 
 class Budget:
     """Rows that may still be evaluated; every step reserves its rows first, and gets by with fewer if it must."""
 
-    def __init__(self, rows: float = math.inf) -> None:
-        self._left = max(0.0, rows)
+    def __init__(self, rows: float = math.inf, *, of: Budget | None = None) -> None:
+        """Allow so many rows, which are taken from the budget `of` too."""
+        self._left, self._of = max(0.0, rows), of
+
+    @property
+    def left(self) -> float:
+        """The rows that are left."""
+        return self._left if self._of is None else min(self._left, self._of.left)
 
     def take(self, wanted: int, *, each: int = 1, whole: bool = False) -> int:
         """Reserve `wanted` sets of `each` rows, or as many as fit (`whole`: all or none); return their number."""
-        granted = wanted if wanted * each <= self._left else int(self._left // each)
+        granted = wanted if wanted * each <= self.left else int(self.left // each)
         granted = 0 if whole and granted < wanted else granted
-        self._left -= granted * each
+        self._spend(granted * each)
         return granted
+
+    def _spend(self, rows: int) -> None:
+        self._left -= rows
+        if self._of is not None:
+            self._of._spend(rows)
 
 
 @dataclass(frozen=True)
@@ -75,14 +90,12 @@ def prefix(order: NDArray[np.intp], count: int, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def grown(
-    build: Callable[[int], Mask], total: int, goal: Goal, *, step: int, budget: Budget | None = None
-) -> Task[int]:
-    """Find a small size at which nested sets achieve the goal, to `step` pixels or until the budget is spent.
+def grown(build: Callable[[int], Mask], total: int, goal: Goal, *, budget: Budget | None = None) -> Task[int]:
+    """Find a small size at which nested sets achieve the goal, exactly or until the budget is spent.
 
     `total`, the size of everything, is taken to achieve it.
     """
-    search, budget = SizeSearch(total, resolution=step), budget or Budget()
+    search, budget = SizeSearch(total), budget or Budget()
     while granted := budget.take(len(search.sizes), each=goal.rows):
         # With too small a budget evenly chosen sizes, the largest among them.
         places = np.linspace(len(search.sizes) - 1, 0, granted)[::-1].round().astype(int)
@@ -108,9 +121,7 @@ def disc(values: Values, radius: float, goal: Goal, budget: Budget | None = None
     return discs[int(hits[0])] if len(hits) else None
 
 
-def completed(
-    mask: Mask, order: NDArray[np.intp], confidence: float, *, step: int, budget: Budget | None = None
-) -> Task[Mask]:
+def completed(mask: Mask, order: NDArray[np.intp], confidence: float, *, budget: Budget | None = None) -> Task[Mask]:
     """Add the lowest ranked pixels, as few as possible, until the confidence is the whole image's."""
     rest = order[::-1][~mask.ravel()[order[::-1]]]
 
@@ -123,7 +134,7 @@ def completed(
     verdicts = yield mask[None]
     if abs(float(verdicts.confidence[0]) - confidence) < SAME_CONFIDENCE:
         return mask
-    return build((yield from grown(build, len(rest), goal, step=step, budget=budget)))
+    return build((yield from grown(build, len(rest), goal, budget=budget)))
 
 
 class _Same(Goal):
@@ -134,11 +145,26 @@ class _Same(Goal):
         return near
 
 
+def labels(size: tuple[int, int], side: int) -> NDArray[np.intp]:
+    """Return the number of each pixel's cell in a grid of `side` pixels: (H, W), row by row."""
+    rows, columns = (np.arange(length) // side for length in size)
+    found: NDArray[np.intp] = rows[:, None] * (columns[-1] + 1) + columns
+    return found
+
+
+def cell_prefixes(values: Values, side: int, allowed: Mask) -> tuple[Callable[[int], Mask], int]:
+    """Rank the cells of the allowed pixels by their mean value; return the mask of the first n, and their number."""
+    label = labels(values.shape, side)
+    counts = np.bincount(label.ravel(), weights=allowed.ravel())
+    means = np.bincount(label.ravel(), weights=(values * allowed).ravel()) / np.maximum(counts, 1)
+    grid = means.reshape(-1, label[0, -1] + 1)
+    order = ranking(grid, (counts > 0).reshape(grid.shape))
+    return (lambda count: prefix(order, count, grid.shape).ravel()[label] & allowed), len(order)
+
+
 def cells(mask: Mask, side: int, values: Values) -> list[Mask]:
     """Cut a mask along a grid of `side` pixels; return the pieces that have pixels, least responsible first."""
-    height, width = mask.shape
-    columns = -(-width // side)
-    label = (np.arange(height) // side)[:, None] * columns + np.arange(width) // side
+    label = labels(mask.shape, side)
     counts = np.bincount(label[mask], minlength=1)
     totals = np.bincount(label[mask], weights=values[mask], minlength=1)
     present = np.flatnonzero(counts)
@@ -149,27 +175,72 @@ def cells(mask: Mask, side: int, values: Values) -> list[Mask]:
 def shrunk(
     mask: Mask, values: Values, goal: Goal, *, side: int, budget: Budget | None = None
 ) -> Task[tuple[Mask, bool]]:
-    """Remove cells until removing any single further one would miss the goal: minimal up to a cell.
+    """Remove blocks of cells, then single cells, until removing any single further cell would miss the goal.
 
-    Each round evaluates all single removals, then how many of the possible ones, weakest first, can go together. The
-    last round proves that none can go; if the budget does not cover it, the second result is False.
+    The second result is whether that is known: the budget may end earlier.
     """
-    budget = budget or Budget()
-    while True:
-        pieces = cells(mask, side, values)
-        if not pieces:
-            return mask, True
-        if not budget.take(len(pieces), each=goal.rows, whole=True):
+    budget, minimal = budget or Budget(), False
+    for blocks in COARSE:
+        mask, minimal = yield from _without(mask, values, goal, side=side * blocks, budget=budget, prove=blocks == 1)
+    return mask, minimal
+
+
+def _without(
+    mask: Mask, values: Values, goal: Goal, *, side: int, budget: Budget, prove: bool
+) -> Task[tuple[Mask, bool]]:
+    """Remove pieces of `side` pixels until none can be removed.
+
+    A round evaluates the removal of each single piece that might be spared, then how many of those that can be, least
+    needed first, can go together. What could not be removed is tried again (`prove`) once nothing else is left to try.
+    """
+    doubtful, proof = cells(mask, side, values), True
+    while doubtful:
+        if not budget.take(len(doubtful), each=goal.rows, whole=True):
             return mask, False
-        verdicts = yield goal.masks([mask & ~piece for piece in pieces])
-        loose = [piece for piece, free in zip(pieces, goal.met(verdicts), strict=True) if free]
-        if not loose:
+        verdicts = yield goal.masks([mask & ~piece for piece in doubtful])
+        met, drops = goal.met(verdicts), -verdicts.confidence[:: goal.rows]
+        loose = [doubtful[place] for place in np.argsort(drops, kind="stable") if met[place]]
+        if not loose and proof:
             return mask, True
-        without = mask & ~np.logical_or.accumulate(loose)  # (n, H, W): the weakest gone, the weakest two, ...
-        counts = np.unique(np.geomspace(2, len(loose), 8).round().astype(int)) if len(loose) > 1 else np.array([], int)
+        without = mask & ~np.logical_or.accumulate([np.zeros_like(mask), *loose])  # the first n pieces gone
+        counts = sorted({round(count) for count in np.geomspace(2, len(loose), TOGETHER)}) if len(loose) > 1 else []
         counts = counts[: budget.take(len(counts), each=goal.rows)]
-        together = 1
-        if len(counts):
-            verdicts = yield goal.masks([without[count - 1] for count in counts])
-            together = max([1, *counts[goal.met(verdicts)].tolist()])
-        mask = without[together - 1]
+        together = min(1, len(loose))
+        if counts:
+            verdicts = yield goal.masks([without[count] for count in counts])
+            together = max([1, *(count for count, all_met in zip(counts, goal.met(verdicts), strict=True) if all_met)])
+        mask = without[together]
+        doubtful, proof = loose[together:], False
+        if not doubtful and prove:
+            doubtful, proof = cells(mask, side, values), True
+    return mask, True
+
+
+def padded(mask: Mask, margin: int, allowed: Mask) -> Mask:
+    """Return a set with a margin of allowed pixels around it."""
+    wide: Mask = (binary_dilation(mask, PIXEL, iterations=margin) if margin else mask) & allowed
+    return wide
+
+
+def neighbours(mask: Mask) -> tuple[Mask, Mask]:
+    """Return a set without its outermost pixels, and with one more pixel all around."""
+    return binary_erosion(mask, PIXEL), binary_dilation(mask, PIXEL)
+
+
+def settled(mask: Mask, goal: Goal, allowed: Mask, budget: Budget | None = None) -> Task[Mask]:
+    """Return a set with the first margin with which it achieves the goal and keeps the target to a pixel.
+
+    With one pixel less or more all around it, the target must still be kept. If no margin does, it is the first one
+    that achieves the goal, and if none does that either, no margin.
+    """
+    budget, enough = budget or Budget(), mask
+    for margin in MARGINS:
+        wide = padded(mask, margin, allowed)
+        if not budget.take(2 + goal.rows, whole=True):
+            break
+        verdicts = yield np.concatenate([goal.masks([wide]), np.stack(neighbours(wide))])
+        if goal.met(verdicts[: goal.rows])[0]:
+            if verdicts.keeps[goal.rows :].all():
+                return wide
+            enough = wide if enough is mask else enough
+    return enough

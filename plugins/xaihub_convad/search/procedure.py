@@ -10,16 +10,26 @@ from itertools import islice
 import numpy as np
 
 from xaihub_convad.search.evaluation import Evaluator
-from xaihub_convad.search.extraction import Budget, Goal, completed, disc, grown, prefix, ranking, shrunk
+from xaihub_convad.search.extraction import (
+    Budget,
+    Goal,
+    cell_prefixes,
+    completed,
+    disc,
+    grown,
+    ranking,
+    settled,
+    shrunk,
+)
 from xaihub_convad.search.partition import SUBSETS, Cuts, Mask, Values
 from xaihub_convad.search.responsibility import Iteration, Responsibility, search
 from xaihub_convad.search.scheduling import Task, combined
 from xaihub_convad.search.settings import Settings
 
 MUTANTS = len(SUBSETS)
-FEWEST_ITERATIONS = 4  # before the map may count as stable
+FEWEST_ITERATIONS = 6  # before the map may count as stable
 FIXED = 2  # the whole image, and the image with everything masked
-CHECKS = 4  # maximum per map: each set alone, and where it matters its complement
+CHECKS = 10  # maximum per map: each of three sets alone, eroded and dilated, and the complement of one
 FOR_SETS = 0.25  # of a budget
 LEAST_BUDGET = FIXED + MUTANTS + CHECKS + 2
 
@@ -99,29 +109,28 @@ class CausalSearch:
 
     def _sets(self, values: Values, goal: Goal, budget: Budget) -> Task[list[FoundSet]]:
         """Return the sets of the strategy, the main one first."""
-        sufficient = yield from self._extract(values, goal, budget)
+        spare = Budget(self.settings.shrink, of=budget)
+        sufficient = yield from self._extract(values, goal, budget, spare)
         if self.settings.strategy in ("global", "spatial"):
             return [sufficient]
-        contrastive = yield from self._extract(values, Goal(goal.confidence, necessary=True), budget)
+        contrastive = yield from self._extract(values, Goal(goal.confidence, necessary=True), budget, spare)
         if self.settings.strategy == "contrastive":
             return [contrastive, sufficient]
-        mask = yield from completed(
-            contrastive.mask, ranking(values), self.evaluator.confidence, step=self.settings.step, budget=budget
-        )
+        mask = yield from completed(contrastive.mask, ranking(values), self.evaluator.confidence, budget=budget)
         return [FoundSet(mask=mask, role="complete"), contrastive, sufficient]
 
-    def _extract(self, values: Values, goal: Goal, budget: Budget, allowed: Mask | None = None) -> Task[FoundSet]:
-        """Grow a set along the ranking, then shrink it if the settings say so."""
+    def _extract(
+        self, values: Values, goal: Goal, budget: Budget, spare: Budget, allowed: Mask | None = None
+    ) -> Task[FoundSet]:
+        """Grow a set of cells along the ranking, shrink it with the rows to spare, and give it a margin."""
         settings = self.settings
         if settings.strategy == "spatial":
             allowed = yield from disc(values, settings.radius, goal, budget)
-        order = ranking(values, allowed)
-        count = yield from grown(
-            lambda size: prefix(order, size, values.shape), len(order), goal, step=settings.step, budget=budget
-        )
-        mask, minimal = prefix(order, count, values.shape), False
-        if settings.shrink:
-            mask, minimal = yield from shrunk(mask, values, goal, side=settings.cell, budget=budget)
+        allowed = np.ones(values.shape, dtype=np.bool_) if allowed is None else allowed
+        build, total = cell_prefixes(values, settings.cell, allowed)
+        count = yield from grown(build, total, goal, budget=budget)
+        mask, minimal = yield from shrunk(build(count), values, goal, side=settings.cell, budget=spare)
+        mask = yield from settled(mask, goal, allowed, budget)
         return FoundSet(mask=mask, role="contrastive" if goal.necessary else "sufficient", minimal=minimal)
 
     def _disjoint(self, result: Result, goal: Goal, left: Budget, per_map: float) -> Task[None]:
@@ -129,7 +138,7 @@ class CausalSearch:
         allowed = np.ones(self.evaluator.size, dtype=np.bool_)
         merged = result.merged
         while True:
-            one = yield from self._extract(merged.values, goal, left, allowed)
+            one = yield from self._extract(merged.values, goal, left, Budget(self.settings.shrink, of=left), allowed)
             result.sets.append(one)
             allowed = allowed & ~one.mask
             if len(result.sets) == self.settings.alternatives:

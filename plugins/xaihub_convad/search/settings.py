@@ -20,8 +20,8 @@ class Settings(Parametrised):
     ] = "global"
     confidence: Annotated[
         float, Meta(ge=0, le=1, description="Minimum fraction of the original confidence that a set must keep.")
-    ] = 0.0
-    iterations: Annotated[int, Meta(ge=1, description="Maximum number of random searches.")] = 100
+    ] = 0.5
+    iterations: Annotated[int, Meta(ge=1, description="Maximum number of random searches.")] = 10
     agreement: Annotated[
         float,
         Meta(
@@ -29,7 +29,7 @@ class Settings(Parametrised):
             le=1,
             description="Stop when the expected correlation with another seed's map reaches this; 1 never stops early.",
         ),
-    ] = 0.85
+    ] = 0.5
     budget: Annotated[
         int | None,
         Meta(
@@ -42,10 +42,16 @@ class Settings(Parametrised):
         float,
         Meta(ge=0, le=1, description="Minimum fraction of the original confidence for a mutant to pass in the search."),
     ] = 0.5
-    step: Annotated[int, Meta(ge=1, description="Resolution, in pixels, to which the size of a set is determined.")] = (
-        10
-    )
-    shrink: Annotated[bool, Meta(description="Remove cells from a set until no further one can be removed.")] = True
-    cell: Annotated[int, Meta(ge=1, description="Side of such a cell, in pixels.")] = 16
+    cell: Annotated[
+        int, Meta(ge=1, description="Side, in pixels, of the cells that sets consist of, each with a margin.")
+    ] = 16
+    shrink: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Maximum number of forward passes for removing cells from the sets of an image, large blocks of"
+            " cells first; 0 returns sets as cut from the ranking.",
+        ),
+    ] = 100
     radius: Annotated[float, Meta(gt=0, description="First radius, in pixels (strategy=spatial).")] = 25.0
     alternatives: Annotated[int, Meta(ge=1, description="Maximum number of disjoint sets (strategy=multiple).")] = 4

@@ -143,7 +143,7 @@ def readable(
             watch("checking images", index + 1, len(images))
             if why and not skip:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise InputError(why, hint="--skip-unreadable skips such images")
+                raise InputError(why, hint="--set skip_unreadable=true skips such images")
             if why:
                 bad[index] = why
     if not bad:

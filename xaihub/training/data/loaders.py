@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -57,6 +58,7 @@ class Order:
 
     Attributes:
         count: Number of training rows.
+        weights: How often each row is drawn relative to others, with replacement; empty to use each row once.
         batch: Rows per forward pass, over all processes.
         accumulate: Batches per optimizer step.
         seed: The run's seed.
@@ -70,6 +72,7 @@ class Order:
     seed: int
     rank: int = 0
     world: int = 1
+    weights: Sequence[float] = ()
 
     @property
     def steps(self) -> int:
@@ -79,7 +82,11 @@ class Order:
     def epoch(self, epoch: int, start: int = 0) -> list[list[tuple[list[int], float]]]:
         """Return, for each step, this process's rows of each batch with the batch's fraction of the step."""
         rows = min(self.batch * self.accumulate, self.count)
-        order = torch.randperm(self.count, generator=generator("order", self.seed, epoch)).tolist()
+        draw = generator("order", self.seed, epoch)
+        if self.weights:
+            order = torch.tensor(self.weights).multinomial(self.count, replacement=True, generator=draw).tolist()
+        else:
+            order = torch.randperm(self.count, generator=draw).tolist()
         count = ceil(rows / self.batch)
         steps = []
         for step in range(start, self.steps):
@@ -103,16 +110,29 @@ class Order:
         return [part for batch in self.in_sequence(count) if (part := batch[self.rank :: self.world])]
 
 
+def balancing(labels: Sequence[int]) -> list[float]:
+    """Return the weights of rows under which all classes are drawn equally often."""
+    counts = Counter(labels)
+    return [1 / counts[label] for label in labels]
+
+
 class ImageLoader:
     """Reads images when they are needed; crops and flips the training images."""
 
     def __init__(
-        self, data: Split, preprocessing: Preprocessing, config: Config, *, rank: int = 0, world: int = 1
+        self,
+        data: Split,
+        preprocessing: Preprocessing,
+        config: Config,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
     ) -> None:
-        """Fix the order of rows; nothing is read yet."""
+        """Fix the order of rows; nothing is read yet. With `pin`, batches lie in memory that a GPU copies from."""
         if min(config.batch_size, len(data.train)) < world:
             raise InputError(f"{world} processes cannot share batches of {config.batch_size} rows")
-        self.data, self.preprocessing, self.config = data, preprocessing, config
+        self.data, self.preprocessing, self.config, self.pin = data, preprocessing, config, pin
         self.order = Order(
             count=len(data.train),
             batch=config.batch_size,
@@ -120,9 +140,15 @@ class ImageLoader:
             seed=config.seed,
             rank=rank,
             world=world,
+            weights=balancing([data.images.labels[index] for index in data.train]) if config.balance else (),
         )
         self.augmentation = Augmentation(
-            preprocessing=preprocessing, seed=config.seed, min_crop=config.min_crop, flip=not data.images.upright
+            preprocessing=preprocessing,
+            seed=config.seed,
+            min_crop=config.min_crop,
+            flip=not data.images.upright,
+            crop=config.augments,
+            randaugment=config.randaugment,
         )
 
     @property
@@ -133,7 +159,7 @@ class ImageLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """Yield the batches of each optimizer step of an epoch (counted from 0), from step `start` on."""
         plan = self.order.epoch(epoch, start)
-        drawn = epoch if self.config.augments else None
+        drawn = epoch if self.augmentation.changes else None
         loaded = self._load(self.data.train, [rows for step in plan for rows, _ in step], drawn)
         for step in plan:
             yield [
@@ -164,6 +190,7 @@ class ImageLoader:
             batch_sampler=plan,
             num_workers=self.config.workers,
             collate_fn=_stack,
+            pin_memory=self.pin,  # a GPU then need not wait for the copy
             generator=torch.Generator(),
         )
         for bad, inputs, labels in loader:

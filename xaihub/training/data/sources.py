@@ -161,7 +161,17 @@ def _labels(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Read labels as indices if all are whole numbers, unless all of them are among the class names given."""
     known = named and classes is not None and {*texts} <= {*classes}
-    if known or not all(text.removeprefix("-").isdecimal() for text in texts):
+    words = [line for line, text in enumerate(texts, start=2) if not text.removeprefix("-").isdecimal()]
+    if classes is None and 0 < len(words) < len(texts):
+        rare, line = ("a word", words[0])
+        if len(words) > len(texts) / 2:
+            rare, line = "a number", next(line for line in range(2, len(texts) + 2) if line not in {*words})
+        raise InputError(
+            f"{str(file)!r}, line {line}: the label {texts[line - 2][:40]!r} is {rare}, but {len(words)} of"
+            f" {len(texts)} labels are words",
+            hint="write names or indices throughout, or list all names in a file for --classes",
+        )
+    if known or words:
         names = list(classes) if classes is not None else sorted(set(texts))
         index_of = {name: index for index, name in enumerate(names)}
         for line, text in enumerate(texts, start=2):
@@ -179,7 +189,16 @@ def _labels(
                 f"{str(file)!r}, line {line}: the label {text[:40]} is out of range",
                 hint=f"labels go from 0 to {count - 1}",
             )
-    return indices, tuple(map(str, range(count))) if classes is None else tuple(classes)
+    if classes is not None:
+        return indices, tuple(classes)
+    missing = sorted({*range(count)} - {*indices})
+    if missing:
+        raise InputError(
+            f"{str(file)!r}: its labels are numbers up to {count - 1}, but none is {missing[0]}"
+            + (f", nor {len(missing) - 1} others" if len(missing) > 1 else ""),
+            hint="number the classes from 0 without gaps, or list their names in a file for --classes",
+        )
+    return indices, tuple(map(str, range(count)))
 
 
 def _hugging_face(name: str) -> LabelledImages:

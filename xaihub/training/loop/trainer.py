@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import torch
 from accelerate import Accelerator
+from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from xaihub.errors import ModelError, TrainingError
+from xaihub.errors import ModelError, ParameterError, TrainingError
 from xaihub.files import decoding
 from xaihub.models.weights import fill
 from xaihub.objective import Losses, Objective, Step
@@ -24,8 +25,11 @@ from xaihub.training.config import Config
 from xaihub.training.data.loaders import Batch, Loader
 from xaihub.training.loop.checkpoint import Checkpoint, load_optimizer, optimizer_state
 from xaihub.training.loop.depthwise import quick_depthwise
-from xaihub.training.loop.optimizer import make_optimizer, make_schedule, weight_groups
-from xaihub.training.loop.progress import Progress, Sums
+from xaihub.training.loop.optimizer import make_optimizer, make_schedule, rates, weight_groups
+from xaihub.training.loop.parallel import every_weight_is_used
+from xaihub.training.loop.phases import Phases
+from xaihub.training.loop.progress import Finite, Progress, Sums
+from xaihub.training.loop.scores import Scores
 from xaihub.training.seeds import generator, seed_everything
 
 Watch = Callable[[str, int, int], None]
@@ -45,6 +49,16 @@ class _Loss(nn.Module):
 def _private(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Give the network a copy of its inputs, which it may write to; objectives use them again."""
     return (arguments[0].clone(), *arguments[1:])
+
+
+def _several_values(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Refuse what torch would: batch statistics of a single value."""
+    inputs = arguments[0]
+    if module.training and inputs.numel() == inputs.shape[1]:
+        raise TrainingError(
+            "a batch norm received a single value per channel, which has no variance",
+            hint="use a larger --batch-size, or --set freeze_norm=true",
+        )
 
 
 class Trainer:
@@ -67,12 +81,13 @@ class Trainer:
         loader: Loader,
         config: Config,
         accelerator: Accelerator,
+        classes: int,
         head: nn.Module | None = None,
         part: nn.Module | None = None,
         loss_network: nn.Module | None = None,
         identity: str = "",
     ) -> None:
-        """Make optimizer and schedule; the `head` has a learning rate of its own.
+        """Make optimizer and schedule for a number of `classes`; the `head` has a learning rate of its own.
 
         Without `part` the whole network is trained. `loss_network` is `part` if `loader` yields features. A checkpoint
         with another `identity`, which is plan and data as text, is refused.
@@ -83,6 +98,12 @@ class Trainer:
         self.loss_network = loss_network or network
         for module in {network, self.loss_network}:
             module.register_forward_pre_hook(_private)
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_pre_hook(_several_values)
+        self._classes = classes
+        mixing = {"mixup_alpha": config.mixup, "cutmix_alpha": config.cutmix, "label_smoothing": 0.0}
+        self._mix = Mixup(**mixing, num_classes=classes) if config.mixes else None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.total = loader.steps * config.epochs
@@ -92,8 +113,11 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, config, self.total)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.ema = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema is not None else None
+        if accelerator.num_processes > 1 and every_weight_is_used(self.loss_network, self.weights, loader):
+            accelerator.ddp_handler.find_unused_parameters = False  # the search takes time in every step
         self._loss, self._stepper = accelerator.prepare(_Loss(objective, self.loss_network), self.optimizer)
         self._saved, self._writing = time.monotonic(), 0.0
+        self._sums, self._finite = Sums({}), Finite(self.total)
 
     def begin(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Let the objective prepare before the first step."""
@@ -111,20 +135,29 @@ class Trainer:
             for epoch in range(1, self.config.epochs):
                 self.objective.epoch_end(self.network, epoch)
         self._train_mode()
-        self._step(next(self.loader.epoch(0)), Sums({}))
+        self._step(next(self.loader.epoch(0)))
 
-    def run(self, path: Path | None, *, watch: Watch, epoch_done: Callable[[Progress], None]) -> None:
+    def run(
+        self,
+        path: Path | None,
+        *,
+        watch: Watch,
+        epoch_done: Callable[[Progress], None],
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         """Train to the end from the current progress, with checkpoints in the file `path`, if given.
 
-        `epoch_done` is called after each epoch, in the main process, when the checkpoint is written.
+        `epoch_done` is called after each epoch, in the main process, when the checkpoint is written; `tell` receives a
+        line when another term of the loss begins.
 
         Raises:
             TrainingError: The loss or the gradient is not finite.
             OutputError: The checkpoint cannot be written; the previous one is kept.
         """
         self.save(path)
+        phases = Phases(self.progress.terms, self.total, tell=tell)
         while not self.progress.done:
-            self._epoch(path, watch)
+            self._epoch(path, watch, phases)
             self._close_epoch()
             # Epochs shorter than writing are not saved one by one; an interruption then costs a few of them.
             if self.progress.done or self._since() >= min(self.config.save_every, 10 * self._writing):
@@ -132,41 +165,56 @@ class Trainer:
             if self.accelerator.is_main_process:
                 epoch_done(self.progress)
 
-    def _epoch(self, path: Path | None, watch: Watch) -> None:
+    def _epoch(self, path: Path | None, watch: Watch, phases: Phases) -> None:
         progress, config = self.progress, self.config
-        sums, started, before = Sums(progress.sums), time.monotonic(), progress.seconds
+        started, before = time.monotonic(), progress.seconds
+        self._sums = Sums(progress.sums)
+        begun = started
         for batches in self.loader.epoch(progress.epoch, progress.epoch_step):
             self._train_mode()
-            self._step(batches, sums)
+            terms = self._step(batches)
             progress.epoch_step += 1
             progress.step += 1
-            progress.sums, progress.seconds = sums.values, before + time.monotonic() - started
+            progress.seconds = before + time.monotonic() - started
+            progress.terms = phases.step(progress.step, time.monotonic() - begun, terms)
             watch(f"epoch {progress.epoch + 1}/{config.epochs}", progress.step, self.total)
             if self._since() >= config.save_every and progress.epoch_step < self.loader.steps:
                 self.save(path)
+            begun = time.monotonic()
 
-    def _step(self, batches: list[Batch], sums: Sums) -> None:
-        config = self.config
+    def _step(self, batches: list[Batch]) -> set[str]:
+        """Take one step and return the names of the terms of its loss."""
+        config, terms = self.config, set[str]()
         self.schedule.step_update(self.progress.step + 1)
         self.optimizer.zero_grad()
         for turn, batch in enumerate(batches):
             last = turn == len(batches) - 1
             with self.accelerator.no_sync(self._loss) if not last else nullcontext():
-                labels = batch.labels.to(self.accelerator.device)
-                inputs, step = self._moved(batch.inputs), self._counters("step", self.progress.step, turn)
+                inputs, labels = self._moved(batch.inputs), self._moved(batch.labels)
+                step = self._counters("step", self.progress.step, turn)
+                if self._mix is not None:
+                    inputs, labels = self._mixed(inputs, labels)
                 losses = self._loss(inputs, labels, step)
-                cost = losses.total
-                if not math.isfinite(float(cost.detach())):
-                    raise self._stopped(losses)
+                self._finite.losses(self.progress.step, losses)
+                cost, terms = losses.total, terms | {*losses.terms}
                 with quick_depthwise(cost.device, config.precision):
                     self.accelerator.backward(cost * batch.fraction)
-                sums.add(losses, labels, batch.fraction)
+                self._sums.add(losses, labels, batch.fraction)
         norm = self.accelerator.clip_grad_norm_(self.weights, config.clip or math.inf)
-        if self.accelerator.scaler is None and norm is not None and not math.isfinite(float(norm)):
-            raise self._stopped(None)
+        if self.accelerator.scaler is None and norm is not None:  # a scaler skips such a step, and scales less
+            self._finite.gradient(self.progress.step, norm)
         self._stepper.step()
         if self.ema is not None:
             self.ema.update(self.network, step=self.progress.step)
+        return terms
+
+    def _mixed(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the images of a batch in pairs, and return (B, K) class probabilities; one of an odd number stays."""
+        even = len(inputs) // 2 * 2
+        soft = nn.functional.one_hot(labels, self._classes).float()
+        if even and self._mix is not None:
+            inputs[:even], soft[:even] = self._mix(inputs[:even], labels[:even])
+        return inputs, soft
 
     def _counters(self, purpose: str, *counters: int) -> Step:
         """Seed the global generators, and return the step with a generator of its own."""
@@ -174,40 +222,40 @@ class Trainer:
         seed_everything(*seed)
         return Step(number=self.progress.step, total=self.total, generator=generator("own", *seed))
 
-    def _stopped(self, losses: Losses | None) -> TrainingError:
-        what = "the gradient"
-        if losses is not None:
-            bad = [name for name, term in losses.terms.items() if not math.isfinite(float(term.detach()))]
-            what = f"the loss {bad[0]!r}" if bad else "the loss"
-        return TrainingError(
-            f"{what} is not finite at step {self.progress.step + 1} of {self.total}",
-            hint="the last checkpoint is kept; try a lower --lr or --clip, or --precision fp32",
-        )
-
     def _close_epoch(self) -> None:
         progress = self.progress
+        self._finite.look()
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "steps": progress.step,
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-            **Sums(progress.sums).means(self.accelerator, "train"),
+            **rates(self.optimizer, self.config),
+            **self._sums.means(self.accelerator, "train"),
         }
         judged = self.ema.module if self.ema is not None else self.network
         record |= self.validate(judged)
         with torch.no_grad():
             judged.eval()
             noted = dict(self.objective.epoch_end(judged, progress.epoch + 1))
+            measured = dict(self.objective.figures(judged, record))
         record["seconds"] = round(progress.seconds, 3)
         if noted:
             record["objective"] = noted
+        if measured:
+            record["measured"] = measured
         history = progress.history
         history.append(record)
         if progress.best == 0 or self._beats(record, history[progress.best - 1]) or self.config.keep == "last":
             progress.best = progress.epoch + 1
             self.best = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
-        progress.epoch, progress.epoch_step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
-        waited = self.config.patience is not None and progress.epoch - progress.best >= self.config.patience
-        progress.done = progress.epoch >= self.config.epochs or waited
+        progress.epoch, progress.epoch_step, progress.seconds = progress.epoch + 1, 0, 0.0
+        self._sums = Sums({})
+        progress.done = self._complete()
+
+    def _complete(self) -> bool:
+        progress, patience = self.progress, self.config.patience
+        return progress.epoch >= self.config.epochs or (
+            patience is not None and progress.epoch - progress.best >= patience
+        )
 
     def _beats(self, new: dict[str, Any], old: dict[str, Any]) -> bool:
         new_counts, old_counts = (self.objective.comparable(record["epoch"]) for record in (new, old))
@@ -219,22 +267,24 @@ class Trainer:
             return bool(new["val_accuracy"] > old["val_accuracy"])
         return bool(new["val_loss"] < old["val_loss"]) or not math.isfinite(old["val_loss"])
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return mean losses and accuracy on the validation images; random draws are the same in every epoch."""
+    def validate(self, network: nn.Module) -> dict[str, Any]:
+        """Return mean losses and the scores on the validation images; random draws are the same in every epoch."""
         loss_network = self.loss_network
         if network is not self.network:  # the averaged copy has its own counterpart of the trainable part
             name = next(name for name, part in self.network.named_modules() if part is loss_network)
             loss_network = network.get_submodule(name)
         network.eval()
-        sums = Sums({})
+        sums, scores = Sums({}), Scores(self._classes, self.accelerator.device)
         with torch.no_grad():
             for turn, batch in enumerate(self.loader.validation()):
-                labels = batch.labels.to(self.accelerator.device)
+                labels = self._moved(batch.labels)
                 step = self._counters("validation", turn)
                 with self.accelerator.autocast():
                     losses = self.objective.loss(loss_network, self._moved(batch.inputs), labels, step)
                 sums.add(losses, labels, batch.fraction)
-        return sums.means(self.accelerator, "val")
+                scores.add(losses.logits, labels)
+        means = sums.means(self.accelerator, "val")
+        return means and {**means, **{f"val_{name}": value for name, value in scores.values().items()}}
 
     def _train_mode(self) -> None:
         self.network.train(self.part is self.network)
@@ -252,6 +302,8 @@ class Trainer:
 
     def save(self, path: Path | None) -> None:
         """Write the checkpoint in the main process."""
+        self._finite.look()
+        self.progress.sums = self._sums.values
         started = time.monotonic()
         if path is not None and self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
@@ -272,9 +324,10 @@ class Trainer:
         self._writing = self._saved - started
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
+        """Continue from a checkpoint; the plan may have more epochs than that of the checkpoint.
 
         Raises:
+            ParameterError: The plan has fewer epochs than the checkpoint has completed.
             ModelError: It belongs to another plan, other data or another architecture.
         """
         state = checkpoint.state
@@ -290,7 +343,14 @@ class Trainer:
             self.best = dict(checkpoint.tensors.get("best", {}))
             self.progress = msgspec.convert(state["progress"], type=Progress)
             self.progress.check()
+            self._sums = Sums(self.progress.sums)
             self.objective.state.clear()
             self.objective.state.update(state["objective"])
             if state["scaler"] is not None and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.config.epochs < self.progress.epoch:
+            raise ParameterError(
+                f"the run has completed {self.progress.epoch} epochs, so it cannot end after {self.config.epochs}",
+                hint=f"--epochs {self.progress.epoch + self.config.epochs} trains on",
+            )
+        self.progress.done = self._complete()

@@ -1,0 +1,1 @@
+"""What a model's outputs mean: kinds, their scales, names and targets."""
