@@ -338,6 +338,8 @@ class ModelCard(Spec):
         weights: The source of the weights.
         classes: Class names: "imagenet-1k", the path of a text file, or the names themselves.
         num_classes: Number of outputs; None takes it from the weights or the architecture.
+        outputs: What the outputs mean: "multiclass", "multilabel", "binary", "regression", "regression:UNIT" or
+            "embedding"; empty leaves it to the adapter.
         input: Overrides of the model's own preprocessing: size (one side, or height and width), mean,
             std, interpolation, crop_pct, crop_mode.
         layers: Overrides of the traced layers, by role.
@@ -355,6 +357,7 @@ class ModelCard(Spec):
     weights: Weights = field(default_factory=Weights)
     classes: str | tuple[str, ...] = "imagenet-1k"
     num_classes: int | None = None
+    outputs: str = ""
     input: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -41,8 +41,8 @@ class Scores(nn.Module):
         if torch.is_grad_enabled() and inputs.requires_grad:
             scores: Tensor = _RowGradients.apply(inputs, self.model, target, rows)
             return scores
-        parts = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
-        return torch.cat([target[part].score(self.model(inputs[part])) for part in parts])
+        pieces = [slice(start, start + rows) for start in range(0, len(inputs), rows)]
+        return torch.cat([target[piece].score(self.model(inputs[piece])) for piece in pieces])
 
 
 class _RowGradients(torch.autograd.Function):

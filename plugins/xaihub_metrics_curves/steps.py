@@ -58,8 +58,8 @@ class LogOdds(CurveMetric):
         """Return the mean change with the changes as a curve.
 
         Raises:
-            MetricRefused: No point of the curve lies within `removed`, or the target has no odds: a value, several classes,
-                or the only class.
+            MetricRefused: No point of the curve lies within `removed`, or the target has no odds: a value, several
+                classes, or the only class.
         """
         found = self.curves(case)
         points = _points(found, self.removed)

@@ -26,7 +26,8 @@ class GridPointing(Metric):
         """Return the fraction, in [0, 1].
 
         Raises:
-            MetricRefused: An image can have several classes, the run has too few others, or no pixel of the mosaic's map is positive.
+            MetricRefused: An image can have several classes, the run has too few others, or no pixel of the
+                mosaic's map is positive.
         """
         outputs = case.model.outputs
         if not outputs.exclusive:

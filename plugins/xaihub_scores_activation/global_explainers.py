@@ -127,7 +127,7 @@ class GlobalSHAP(GlobalExplainer):
         background, rows = features[order[: self.background]], features[order[-self.rows :]]
         started = time.process_time()
         weights = shap_importance(
-            lambda table: class_scores(head(table), self.output),
+            lambda table: class_scores(head(table), self.output, model.outputs),
             background,
             rows,
             algorithm=self.algorithm,
@@ -191,7 +191,7 @@ class PermutationImportance(GlobalExplainer):
 
 def _quality(head: Callable[[Tensor], Tensor], kind: str, _estimator: Any, x: Any, y: Any) -> float:
     labels = torch.from_numpy(y)
-    logs = head(torch.from_numpy(np.ascontiguousarray(x))).double().log_softmax(1)
+    logs = class_scores(head(torch.from_numpy(np.ascontiguousarray(x))).double(), "log_probability")
     right = logs[torch.arange(len(y)), labels] if kind == "log_loss" else (logs.argmax(1) == labels).double()
     return float(right.mean())
 

@@ -32,6 +32,7 @@ def load_model(
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    outputs: str = "",
     runtime: Runtime | None = None,
 ) -> Model:
     """Load a model by name: a zoo model, a model card, or any classifier of timm or torchvision.
@@ -39,7 +40,14 @@ def load_model(
     `xaihub.Hub.load_model` documents the arguments and errors.
     """
     return default_hub().load_model(
-        name, device=device, checkpoint=checkpoint, classes=classes, layer=layer, options=options, runtime=runtime
+        name,
+        device=device,
+        checkpoint=checkpoint,
+        classes=classes,
+        layer=layer,
+        options=options,
+        outputs=outputs,
+        runtime=runtime,
     )
 
 
@@ -85,8 +93,9 @@ def explain(
         source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
         model: A model, or its name.
         explainer: An explainer, its class, or its name.
-        target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), or None for the
-            predicted class.
+        target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), several labels ("cat +
+            dog"), "positive" or "negative" (binary outputs), "value up" or "value down" (regression), or None for the
+            predicted class or the only value.
         seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.

@@ -34,6 +34,7 @@ def load_models(
     checkpoint: str | os.PathLike[str] | None = None,
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
+    outputs: str = "",
     batch_size: int | None = None,
     autocast: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -49,6 +50,7 @@ def load_models(
             checkpoint=checkpoint,
             classes=classes,
             layer=layer,
+            outputs=outputs,
             runtime=Runtime(batch_size=batch_size, autocast=autocast, progress=progress),
         )
         for name in dict.fromkeys(names)

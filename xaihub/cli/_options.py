@@ -114,12 +114,18 @@ PARAM = Opt(
     "-p", "--param", metavar="[WHO.]NAME=VALUE", callback=parse_settings,
 )  # fmt: skip
 TARGET = Opt(
-    "Class index or name, rank (top2) or contrast ('tabby vs tiger cat'); default: the predicted class.",
+    "Class index or name, rank (top2), contrast ('tabby vs tiger cat'), several labels ('cat + dog'), positive or"
+    " negative (binary), 'value down' (regression); default: the predicted class or the only value.",
     "-t", "--target", metavar="CLASS",
 )  # fmt: skip
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
+OUTPUTS = Opt(
+    "What the outputs mean: multiclass, multilabel, binary, regression, regression:UNIT or embedding; default: what the"
+    " model card or the architecture declares, else multiclass.",
+    metavar="KIND", show_default=False,
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
@@ -144,6 +150,7 @@ class ModelOptions(Display):
     models: Annotated[tuple[str, ...], MODEL] = (DEFAULT_MODEL,)
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
+    outputs: Annotated[str, OUTPUTS] = ""
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None

@@ -202,7 +202,7 @@ class Explainer(Parametrised, ABC):
             "warnings": [*heard, *self._notes(model, logits)],
         }
         # Of a gradient method, equal scores of a few points say nothing.
-        constant = target.constant() if model.masked_rows > masked else [""] * rows
+        constant = target.constant(logits) if model.masked_rows > masked else [""] * rows
         step = rows // len(parts)
         found: list[Explanation] = []
         for number, part in enumerate(parts):
@@ -277,7 +277,11 @@ def _explanations(
             logits=logits,
             target=target,
             classes=model.classes,
-            metadata={**record, "warnings": [*record["warnings"], *_constant(constant[row])], "completeness_gap": None if gaps is None else float(gaps[row])},
+            metadata={
+                **record,
+                "warnings": [*record["warnings"], *_constant(constant[row])],
+                "completeness_gap": None if gaps is None else float(gaps[row]),
+            },
             extras=extras,
             sets=() if constant[row] else sets[row],
         )
@@ -286,7 +290,8 @@ def _explanations(
 
 
 def _constant(score: str) -> list[str]:
-    return [f"the score is the same, {score}, for all masked images, so the map is empty"] if score else []
+    text = f"the score is the same, {score}, for the image and all masked images, so the map is empty"
+    return [text] if score else []
 
 
 def _extras(extras: Mapping[str, Tensor], rows: int, who: str) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ class Result:
 
     @property
     def claim(self) -> str:
-        """What was explained, as text: the class with its probability or the value, or one class rather than another."""
+        """What was explained, as text: a class with its probability, a value, or one class rather than another."""
         if self.against is None:
             return str(self.target)
         return f"{self.target} rather than {self.against}"

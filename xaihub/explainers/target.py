@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,7 +158,7 @@ class ResolvedTarget:
         also: Further (B,) class indices; the score is the mean over all.
         down: The score is minus the value.
         outputs: The meaning of the outputs.
-        seen: (B, 3) lowest score, highest score and number of scores of each sample's masked images, if they are noted.
+        seen: The range of the scores of each sample's masked images, if it is noted.
     """
 
     index: Tensor
@@ -167,7 +166,7 @@ class ResolvedTarget:
     also: tuple[Tensor, ...] = ()
     down: bool = False
     outputs: Outputs = Outputs()  # noqa: RUF009 - it is immutable
-    seen: Tensor | None = None
+    seen: Seen | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -176,7 +175,7 @@ class ResolvedTarget:
     def __getitem__(self, rows: slice) -> ResolvedTarget:
         """Return the targets of some samples."""
         part = self.of(*(part[rows] for part in self.parts))
-        return part if self.seen is None else replace(part, seen=self.seen[rows])  # a view
+        return part if self.seen is None else replace(part, seen=self.seen[rows])
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -213,28 +212,20 @@ class ResolvedTarget:
             picked = picked - _pick(scores, self.against)
         scores = -picked if self.down else picked
         if self.seen is not None and not scores.requires_grad:  # masked images need no gradient
-            self._note(scores.detach().double().cpu())
+            self.seen.note(scores, output)
         return scores
 
-    def _note(self, scores: Tensor) -> None:
-        seen: Any = self.seen
-        groups = scores[None] if len(seen) == 1 else scores[:, None]
-        seen[:, 0] = torch.minimum(seen[:, 0], groups.amin(1))
-        seen[:, 1] = torch.maximum(seen[:, 1], groups.amax(1))
-        seen[:, 2] += groups.shape[1]
-
     def noting(self, rows: int) -> ResolvedTarget:
-        """Return the target of `rows` samples with an empty `seen`."""
-        return replace(self, seen=_unseen(rows))
+        """Return the target of `rows` samples, which notes the scores of masked images."""
+        return replace(self, seen=Seen.nothing(rows))
 
-    def constant(self) -> list[str]:
-        """Return for each sample what its score was, if it was the same for all masked images, else ""."""
+    def constant(self, logits: Tensor) -> list[str]:
+        """Return for each sample the score that its image, with (B, K) logits, and all masked images share, else ""."""
         if self.seen is None:
             return [""] * len(self)
-        return [
-            f"{low:.4g}" if count > 1 and high - low <= SAME * max(abs(low), abs(high)) else ""
-            for low, high, count in self.seen.tolist()
-        ]
+        for output in tuple(self.seen.scales):
+            self.score(logits, output=output)
+        return self.seen.constant()
 
     def ahead(self, outputs: Tensor) -> Tensor:
         """Return for (N, K) outputs the number of other classes that score at least as high as the target's: (N,)."""
@@ -267,6 +258,44 @@ class ResolvedTarget:
         return self.ahead(outputs) <= self.ahead(whole.to(outputs))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The scores that were computed for each of B samples, without those that are differentiated.
+
+    Attributes:
+        range: (B, 3) lowest score, highest score and number of scores.
+        scales: The scales of the scores.
+    """
+
+    range: Tensor
+    scales: set[str]
+
+    @classmethod
+    def nothing(cls, rows: int) -> Seen:
+        """Return the record of `rows` samples without any score."""
+        return cls(torch.tensor([[torch.inf, -torch.inf, 0.0]], dtype=torch.float64).repeat(rows, 1), set())
+
+    def __getitem__(self, rows: slice) -> Seen:
+        """Return a view of some samples."""
+        return Seen(self.range[rows], self.scales)
+
+    def note(self, scores: Tensor, scale: str) -> None:
+        """Add (n,) scores of the only sample, or one score for each."""
+        self.scales.add(scale)
+        scores = scores.detach().double().cpu()
+        groups = scores[None] if len(self.range) == 1 else scores[:, None]
+        self.range[:, 0] = torch.minimum(self.range[:, 0], groups.amin(1))
+        self.range[:, 1] = torch.maximum(self.range[:, 1], groups.amax(1))
+        self.range[:, 2] += groups.shape[1]
+
+    def constant(self) -> list[str]:
+        """Return the score of each sample of which at least three are equal, else ""."""
+        return [
+            f"{low:.4g}" if count > 2 and high - low <= SAME * max(abs(low), abs(high)) else ""
+            for low, high, count in self.range.tolist()
+        ]
+
+
 class LateTarget(ResolvedTarget):
     """A target determined by the first forward pass over the unmodified inputs, so that no extra pass is needed for it.
 
@@ -282,7 +311,7 @@ class LateTarget(ResolvedTarget):
 
     def noting(self, rows: int) -> LateTarget:
         """Note the scores of `rows` samples."""
-        object.__setattr__(self, "seen", _unseen(rows))
+        object.__setattr__(self, "seen", Seen.nothing(rows))
         return self
 
     def see(self, logits: Tensor) -> None:
@@ -291,10 +320,6 @@ class LateTarget(ResolvedTarget):
             found = self._wanted.resolve(logits, self.outputs)  # type: ignore[attr-defined]
             for name, value in {**vars(found), "seen": self.seen, "logits": logits}.items():
                 object.__setattr__(self, name, value)
-
-
-def _unseen(rows: int) -> Tensor:
-    return torch.tensor([[torch.inf, -torch.inf, 0.0]], dtype=torch.float64).repeat(rows, 1)
 
 
 def _pick(outputs: Tensor, index: Tensor) -> Tensor:

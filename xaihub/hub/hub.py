@@ -146,6 +146,7 @@ class Hub:
         classes: str | os.PathLike[str] | None = None,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        outputs: str = "",
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
@@ -160,6 +161,8 @@ class Hub:
             classes: A text file with one class name per line, which replaces the model's class names.
             layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
+            outputs: What the outputs mean, instead of what the card or the adapter declares: "multiclass",
+                "multilabel", "binary", "regression", "regression:UNIT" or "embedding".
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
@@ -167,6 +170,7 @@ class Hub:
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
+            ParameterError: `outputs` is not a kind of outputs.
         """
         from dataclasses import replace
 
@@ -185,11 +189,15 @@ class Hub:
             checkpoint=None if checkpoint is None else os.fspath(checkpoint),
             classes=None if classes is None else read_classes(classes),
             options=options or {},
+            outputs=outputs,
         )
+        declared = request.declared
         if card.objective:
             model = self._build_wrapped(request, adapter, pick_device(device))
         else:
             model = _built(adapter, request, pick_device(device))
+        if declared is not None and declared != model.outputs:
+            model = model.declared(declared)
         model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from xaihub.errors import ModelError
 from xaihub.files import inside, read_file
+from xaihub.models.outputs import Outputs
 from xaihub.specs import ModelCard
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ModelRequest:
         checkpoint: A local weights file that replaces the card's weights.
         classes: Class names that replace the card's.
         options: Extra keyword arguments for the architecture's constructor.
+        outputs: What the outputs mean, instead of what the card declares; see `Outputs.parse`.
     """
 
     name: str
@@ -37,6 +39,17 @@ class ModelRequest:
     checkpoint: str | None = None
     classes: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    outputs: str = ""
+
+    @property
+    def declared(self) -> Outputs | None:
+        """What the user or the card declares of the outputs, or None.
+
+        Raises:
+            ParameterError: It is not a kind of outputs.
+        """
+        text = self.outputs or self.card.outputs
+        return Outputs.parse(text) if text else None
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the class names given by the user or the card, or None for the model's own.
@@ -60,6 +73,8 @@ class ModelRequest:
             ModelError: The card's file of class names cannot be read.
         """
         names = self.class_names()
+        if self.card.num_classes is None and self.declared is not None and self.declared.kind == "binary":
+            return 1  # whatever the number of names
         return self.card.num_classes if names is None else len(names)
 
 

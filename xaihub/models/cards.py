@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from xaihub.errors import ModelError, did_you_mean
+from xaihub.errors import ModelError, ParameterError, did_you_mean
+from xaihub.models.outputs import Outputs
 from xaihub.records import YamlFile
 from xaihub.specs import ModelCard, Paper, Weights
 
@@ -58,6 +59,7 @@ class _Card(msgspec.Struct, forbid_unknown_fields=True):
     input: _Input = msgspec.field(default_factory=_Input)
     classes: str | list[str] = "imagenet-1k"
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_CLASSES)] | None = None
+    outputs: _Short = ""
     layers: dict[str, str] = {}
     options: dict[str, Any] = {}
     accuracy: str = ""
@@ -87,6 +89,11 @@ def read_card(path: str | Path) -> ModelCard:
         raise file.complaint(
             f"images would be scaled to more than {LARGEST_SIDE} pixels", "input", "size", hint="reduce the size"
         )
+    if card.outputs:
+        try:
+            Outputs.parse(card.outputs)
+        except ParameterError as error:
+            raise file.complaint(error.message, "outputs", hint=error.hint) from error
     for name, value in card.options.items():
         if reason := _unusable(value):
             raise file.complaint(f"{name!r} {reason}", "options", name, hint=hint)

@@ -34,7 +34,8 @@ class Headed(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (B, K) scores of (B, C, H, W) inputs."""
-        return self.head.rows(self.network(inputs))
+        scores: Tensor = self.head.rows(self.network(inputs))
+        return scores
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the network."""
@@ -46,7 +47,7 @@ class Headed(nn.Module):
             return getattr(self.network, name)
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """The network's own mode."""
         return bool(self.network.training)
 
@@ -58,7 +59,7 @@ class Headed(nn.Module):
 
 def without_head(network: nn.Module) -> nn.Module:
     """Return the network itself."""
-    return network.network if isinstance(network, Headed) else network  # type: ignore[return-value]
+    return network.network if isinstance(network, Headed) else network
 
 
 class Columns(RowsHead):

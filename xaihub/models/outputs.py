@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING, Literal, get_args
 
 from xaihub.errors import ParameterError
+
+if TYPE_CHECKING:  # cards are read without torch
+    from torch import Tensor
 
 Kind = Literal["multiclass", "multilabel", "binary", "regression", "embedding"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -82,7 +82,7 @@ class Outputs:
         return noun if count == 1 else f"{noun} {index}"
 
 
-def class_scores(rows: Tensor, output: str, outputs: Outputs = Outputs()) -> Tensor:  # noqa: B008 - it is immutable
+def class_scores(rows: Tensor, output: str, outputs: Outputs = Outputs()) -> Tensor:
     """Return the (N, K) scores of all columns of (N, K) outputs on one scale.
 
     Args:
@@ -106,4 +106,8 @@ def class_scores(rows: Tensor, output: str, outputs: Outputs = Outputs()) -> Ten
         return rows
     if outputs.kind == "multiclass":
         return rows.softmax(1) if output == "probability" else rows.log_softmax(1)
-    return rows.sigmoid() if output == "probability" else logsigmoid(rows)
+    if output == "probability":
+        return rows.sigmoid()
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(rows)

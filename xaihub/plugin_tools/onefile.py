@@ -43,19 +43,34 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
         raise PluginError(f"plugin file {shown!r} cannot be used: {type(error).__name__}: {error}") from error
 
 
+def records_in(path: str) -> list[tuple[str, Spec]] | None:
+    """Return the hook and the record of each class that a file would register, or None if it has hooks of its own.
+
+    Raises:
+        PluginError: The file is missing or not valid Python, or registers nothing.
+    """
+    tree = _parsed(path)
+    if any(_has_hook(node) for node in tree.body if isinstance(node, ast.FunctionDef)):
+        return None
+    return _some(list(_specs(tree, Path(path).expanduser().resolve())), path)
+
+
+def _some(specs: list[tuple[str, Spec]], shown: str) -> list[tuple[str, Spec]]:
+    if not specs:
+        raise PluginError(
+            f"plugin file {shown!r} registers nothing",
+            hint=f"derive a class from xaihub.{' or xaihub.'.join(KINDS)}, or define a function with @hookimpl",
+        )
+    return specs
+
+
 def _register(host: PluginHost, file: Path, shown: str) -> PluginInfo:
     tree = _parsed(shown)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     if any(_has_hook(node) for node in functions):
         plugin: Any = _imported(file, shown)
     else:
-        specs = list(_specs(tree, file))
-        if not specs:
-            raise PluginError(
-                f"plugin file {shown!r} registers nothing",
-                hint=f"derive a class from xaihub.{' or xaihub.'.join(KINDS)}, or define a function with @hookimpl",
-            )
-        plugin = _Classes(specs)
+        plugin = _Classes(_some(list(_specs(tree, file)), shown))
     count = len(host.warnings)
     info = host.register(plugin, name=re.sub(r"[^\w.+-]|^\W", "_", file.stem)[:100])
     if info.problems:

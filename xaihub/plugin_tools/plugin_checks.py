@@ -15,7 +15,7 @@ from xaihub.errors import MissingExtra, XaihubError
 from xaihub.hub import Hub
 from xaihub.hub.host import OWN_DISTRIBUTION, PluginInfo
 from xaihub.plugin_tools.overview import canonical, file_of
-from xaihub.plugin_tools.scaffold import KINDS, render
+from xaihub.plugin_tools.scaffold import KINDS, NO_TEXT, render
 from xaihub.testing.catalogue import applies, check, require
 from xaihub.testing.kit import registries
 
@@ -83,7 +83,9 @@ def licence_is_declared(subject: PluginSubject) -> None:
         canonicalize_license_expression(expression)
     except InvalidLicenseExpression as error:
         require(False, f"its licence {expression!r} is not an SPDX expression ({error})")
-    require(bool(dist.metadata.get_all("License-File")), "it does not contain the text of its licence")
+    texts = [dist.read_text(f"licenses/{name}") or "" for name in dist.metadata.get_all("License-File") or []]
+    require(any(texts), "it does not contain the text of its licence")
+    require(not any(text.startswith(NO_TEXT) for text in texts), "its LICENSE does not contain the text yet")
 
 
 @check("plugin", advice="describe your own method: write README.md and the record anew")
@@ -124,7 +126,7 @@ def _template(name: str, kind: str) -> dict[str, str]:
     snake = name.replace("-", "_")
     card = files["README.md"].partition("## Develop")[0].partition("```\n\n")[2]
     limits = re.findall(r'limits="([^"]*)"', files[f"xaihub_{snake}/__init__.py"])
-    return {"method": _plain(files[f"xaihub_{snake}/method.py"]), "texts": "\n\n".join([KINDS[kind], card, *limits])}
+    return {"method": _plain(files.get(f"xaihub_{snake}/method.py", "")), "texts": "\n\n".join([KINDS[kind], card, *limits])}
 
 
 def _sentences(text: str) -> list[str]:

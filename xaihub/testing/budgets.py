@@ -9,7 +9,6 @@ from typing import Any
 from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
 
-
 MOST, QUICK = 64, 16  # forward passes of one explanation: the most that stay unchanged, and what others are reduced to
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class _Storages(TorchDispatchMode):
@@ -21,11 +20,11 @@ class _Storages(TorchDispatchMode):
         self.peak = self._bytes = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {item.untyped_storage()._cdata for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
-        for item in tree_leaves(result):
-            if isinstance(item, Tensor) and (storage := item.untyped_storage())._cdata not in known:
+        # Weights and inputs that an operation returns are counted once; that does not change growth.
+        for item in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(item, Tensor) and (storage := item.untyped_storage())._cdata not in self._alive:
                 self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
                 self._bytes += storage.nbytes()
         if self._bytes > self.peak:  # only then the dead ones matter

@@ -223,7 +223,9 @@ class _Trials:
         return changed
 
     def _is_choice(self, item: Parameter) -> bool:
-        return bool(item.examples) or any(kind is bool or get_origin(kind) is Literal for kind in _kinds(item.annotation))
+        return bool(item.examples) or any(
+            kind is bool or get_origin(kind) is Literal for kind in _kinds(item.annotation)
+        )
 
     def _others(self, item: Parameter, value: Any) -> list[Any]:
         """Return valid values that differ from `value`."""

@@ -64,7 +64,7 @@ class TimmAdapter(ModelAdapter):
                 f"model card {card.name!r}: images would be cut into {patches:,} patches, more than {_MOST_PATCHES:,}",
                 hint="reduce the size, or enlarge the patches",
             )
-        names = _class_names(request, module)
+        names = _class_names(request, module) if getattr(module, "num_classes", None) != 0 else ()
         preprocessing = _preprocessing(module, dict(card.input), {**card.options, **request.options}.get("in_chans"))
         if _needs_size(card.architecture.removeprefix(_OWN), preprocessing.size[1:]):
             _try_size(module, preprocessing.size, request.name)
@@ -73,6 +73,7 @@ class TimmAdapter(ModelAdapter):
             name=request.name,
             preprocessing=preprocessing,
             classes=names,
+            outputs="embedding" if getattr(module, "num_classes", None) == 0 else None,
             hints=_hints(module, dict(card.layers)),
             card=card,
             device=device,
@@ -182,7 +183,7 @@ def _refuse_new_head(module: nn.Module, request: ModelRequest) -> None:
     """Refuse pretrained weights whose classifier timm replaced with a random one."""
     trained = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
     outputs = getattr(module, "num_classes", trained)
-    if trained is not None and outputs != trained:
+    if trained is not None and outputs not in (trained, 0):  # without a classifier, nothing is random
         raise ModelError(
             f"the weights of {request.name!r} are for {trained} classes, not {outputs}",
             hint="pass --checkpoint FILE with weights for these classes",

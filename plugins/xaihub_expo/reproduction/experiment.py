@@ -122,7 +122,7 @@ def _run_split(
 
     def f(inputs: Tensor) -> Tensor:
         outputs: Tensor = trained.network(inputs)
-        return outputs.sigmoid() if split.binary else outputs
+        return class_scores(outputs, "probability", Outputs("multilabel")) if split.binary else outputs
 
     inputs, targets = split.test
     with torch.no_grad():

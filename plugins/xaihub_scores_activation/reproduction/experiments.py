@@ -45,7 +45,7 @@ def probabilities(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def predict(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            out: Tensor = network(x).softmax(1)
+            out = class_scores(network(x), "probability")
         return out
 
     network.eval()

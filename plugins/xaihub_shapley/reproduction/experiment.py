@@ -201,8 +201,8 @@ def run(
 def _probabilities(network: ShapleyVision, inputs: Tensor, shown: Tensor, top: Tensor) -> Tensor:
     """Return (n, steps) probabilities of the predicted class."""
     steps = shown.shape[1]
-    logits = network(inputs.repeat_interleave(steps, 0), shown.flatten(0, 1)).unflatten(0, (-1, steps))
-    return logits.double().softmax(2)[torch.arange(len(inputs)), :, top]  # type: ignore[no-any-return]
+    logits = network(inputs.repeat_interleave(steps, 0), shown.flatten(0, 1))
+    return class_scores(logits.double(), "probability").unflatten(0, (-1, steps))[torch.arange(len(inputs)), :, top]
 
 
 def _area(curve: Tensor) -> float:
