@@ -62,6 +62,21 @@ class Origin:
         where = f"{self.distribution} {self.version}".strip() or self.source
         return f"{self.plugin!r} ({where})" if where else repr(self.plugin)
 
+    @property
+    def described(self) -> str:
+        """The label, and where the plugin was installed from or the checksum of its file."""
+        source = f", from {self.source}" if self.source and self.distribution else ""
+        return self.label + source + (f", sha256 {self.sha256[:12]}" if self.sha256 else "")
+
+    @property
+    def remedy(self) -> str:
+        """What makes the plugin available again."""
+        if self.sha256:
+            return f"add --plugin {self.source} before the command"
+        if self.distribution:
+            return f"xaihub plugins install {self.source or f'{self.distribution}=={self.version}'}"
+        return "register it again"
+
     def record(self) -> dict[str, str]:
         """Return what is known, for the record of a result."""
         return {key: value for key, value in vars(self).items() if value and key != "builtin"}

@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     watching, over = Guard.watching, False
     for name in chosen.models:
-        model = xaihub.load_model(name, device="cpu", **({} if name == "efficientnet_lite0" else {}))
+        model = xaihub.load_model(name, device="cpu")
         inputs = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)[0][None]
         logits = model.predict(inputs)
         for method in EXPLAINERS:

@@ -11,6 +11,7 @@ from typing import Any
 from xaihub.api.explain import Outcome, explain_many
 from xaihub.api.loading import listed, loaded_models, made
 from xaihub.api.registration import default_hub
+from xaihub.evaluation.isolation import TIMEOUT
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
@@ -45,6 +46,7 @@ def compare(
     params: Mapping[str, Any] | None = None,
     target: str | None = None,
     seed: int = 0,
+    timeout: float = TIMEOUT,
     **loading: Any,
 ) -> Comparison:
     """Compare explainers and models on one image, as `xaihub compare` does.
@@ -56,7 +58,9 @@ def compare(
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
         target: The class to explain; without it, each model's own prediction.
         seed: Seed of every random choice.
-        loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
+        timeout: Seconds for one explanation by a third-party plugin, which runs in a process of its own; 0: no limit, and
+            in this process.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one model and explainer is in `failures`.
@@ -71,7 +75,7 @@ def compare(
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
     networks = loaded_models(listed(models), **loading)
     source = os.fspath(sample_photo() if image is None else image)
-    rows, failures = compare_models(networks, methods, source, target=target, seed=seed)
+    rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)
 
 
@@ -82,14 +86,17 @@ def compare_models(
     *,
     target: str | None = None,
     seed: int = 0,
+    timeout: float = TIMEOUT,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> tuple[list[list[Explanation]], list[Outcome]]:
     """Explain one image with every model and explainer; without a target, each model's own prediction.
 
+    Plugins of third parties run in a worker process, each explanation for at most `timeout` seconds (see `Isolation`).
+
     Returns:
         One row per model with its explanations, and the outcomes that failed.
     """
-    outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, watch=watch))
+    outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, timeout=timeout, watch=watch))
     made = [item for item in outcomes if item.model]  # by model; the names of models may repeat
     width = len(explainers)
     rows = [made[place * width : (place + 1) * width] for place in range(len(models))]

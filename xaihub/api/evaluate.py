@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from xaihub.api.parameters import Setting, assign
 from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
+from xaihub.evaluation.isolation import TIMEOUT
 from xaihub.hub import Hub
+from xaihub.specs import Origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,7 @@ def evaluate(
     resume: str | Path | None = None,
     only_missing: bool = False,
     dry_run: bool = False,
+    timeout: float = TIMEOUT,
     **plan: Any,
 ) -> Evaluation | Cost:
     """Score explainers with metrics over many images, as `xaihub evaluate` does.
@@ -73,6 +76,8 @@ def evaluate(
         resume: The folder of a run to resume; may add images, models, explainers and metrics.
         only_missing: With `resume`: do not retry what failed.
         dry_run: Return the cost, measured on one image; nothing is stored.
+        timeout: Seconds for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no
+            limit, and in this process.
         plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
 
     Raises:
@@ -94,7 +99,7 @@ def evaluate(
         raise ParameterError("only_missing requires resume")
     hub = default_hub()
     given = [images] if isinstance(images, (str, Path)) else images
-    made, file = planned(
+    made, file, origins = planned(
         hub,
         [str(item) for item in given],
         lists={"models": names(models), "explainers": names(explainers), "metrics": names(metrics)},
@@ -107,7 +112,7 @@ def evaluate(
     folder = resume or made.output
     if not folder and not dry_run:
         raise ParameterError("no output folder for the run", hint="add output='runs/first'")
-    work = make_plan(hub, made, file)
+    work = make_plan(hub, made, file, origins=origins)
     loaded = load_models(hub, work, file)
     if dry_run:
         from xaihub.evaluation.estimate import estimate
@@ -115,9 +120,9 @@ def evaluate(
         with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
             return estimate(hub, work, store, loaded)
     with RunStore(folder, create=not resume) as store:
-        totals = run(hub, work, store, loaded, retry=not only_missing)
+        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout)
         return Evaluation(
-            boards=boards(store.rows(), hub),
+            boards=boards(store.rows(), hub, work.labels),
             scores=store.frame(),
             totals=totals,
             failed=store.failed_images(),
@@ -135,8 +140,8 @@ def planned(
     no_controls: bool,
     config: str | Path | None,
     resume: str | Path | None,
-) -> tuple[Config, Any]:
-    """Return the plan of a run, and the YAML file it was read from, if any.
+) -> tuple[Config, Any, Mapping[str, Origin]]:
+    """Return the plan of a run, the YAML file it was read from, if any, and `RunStore.origins` of a resumed run.
 
     Lists of models, explainers and metrics replace those of a file, and extend those of a run that is resumed; then
     `params` are for what is added. Scalars that are None change nothing.
@@ -149,10 +154,10 @@ def planned(
 
     if resume and config:
         raise ParameterError("a resumed run takes its plan from the run", hint="remove the config")
-    file = None
+    file, origins = None, {}
     if resume:
         with RunStore(resume) as store:
-            made = store.config
+            made, origins = store.config, store.origins
     elif config:
         made, file = read_config(config)
     elif images:
@@ -166,7 +171,7 @@ def planned(
     if no_controls:
         made.controls = False
     _rooted(made)
-    return made, file
+    return made, file, origins
 
 
 def _update_lists(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
+from xaihub.evaluation.isolation import Isolation
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -145,12 +146,17 @@ class _Input:
         with self.model.untouched():
             return self.model.predict(self.prepared[0])
 
-    def explain(self, explainer: Explainer, target: str | int | Target | None, seed: int) -> Explanation:
+    def explain(
+        self, explainer: Explainer, target: str | int | Target | None, seed: int, isolation: Isolation | None = None
+    ) -> Explanation:
         inputs, geometry = self.prepared
         logits = None if explainer.plain_first else self.logits
-        return explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0].with_image(
-            self.image, geometry
-        )
+        if isolation is None:
+            found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
+        else:
+            wanted = Target.parse(target, self.model.classes)
+            found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)
+        return found.with_image(self.image, geometry)
 
 
 def explain_many(
@@ -160,10 +166,12 @@ def explain_many(
     *,
     target: str | None = None,
     seed: int = 0,
+    timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
+    With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
     `watch` is called with a description of each step before it starts.
 
     Raises:
@@ -172,7 +180,7 @@ def explain_many(
     for model in models:
         Target.parse(target, model.classes, model.outputs)
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes(isolation: Isolation) -> Iterator[Outcome]:
         for source in sources:
             try:
                 image = load_image(source)
@@ -186,10 +194,14 @@ def explain_many(
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
                         with fenced(explainer):
-                            made = seen.explain(explainer, target, seed)
+                            made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)
                         continue
                     yield outcome(explanation=made)
 
-    return outcomes()
+    def isolated() -> Iterator[Outcome]:
+        with Isolation(timeout=timeout) as isolation:
+            yield from outcomes(isolation)
+
+    return isolated()

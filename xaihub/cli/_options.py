@@ -126,6 +126,15 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+# Also the default of `xaihub.evaluation.isolation`, which the command line imports only when it runs.
+TIMEOUT = 600.0
+LIMIT = Opt(
+    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
+    " in this process.",
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+)
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -17,12 +17,14 @@ from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
+    LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
     PARAM,
     SEED,
     TARGET,
+    TIMEOUT,
     Display,
     Opt,
     options,
@@ -55,6 +57,7 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
+    timeout: Annotated[float, LIMIT] = TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
@@ -92,7 +95,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     if not (images or given.resume or given.config):
         raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
-    config, file = planned(
+    config, file, origins = planned(
         app.hub,
         images,
         lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
@@ -104,7 +107,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     )
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
-    plan = make_plan(app.hub, config, file)
+    plan = make_plan(app.hub, config, file, origins=origins)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
         _estimate(app.hub, plan, models, as_json=given.as_json)
@@ -115,7 +118,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
         with progress(quiet=given.quiet) as bar:
-            totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
+            retry = not given.only_missing
+            totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub, plan.labels)
         charts = plot(tables, rows, store.folder / "charts")
@@ -145,10 +149,16 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return why each metric or explainer failed, and how often."""
-    failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
+    """Return why each metric or explainer failed, how often, and on which image first."""
+    failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
-    return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
+    first: dict[Any, str] = {}
+    for (*pair, _), image in failed.items():
+        first.setdefault(tuple(pair), Path(image).name)
+    return [
+        f"{who}: {reason} ({first[who, reason] if count == 1 else f'{count} maps, the first of {first[who, reason]}'})"
+        for (who, reason), count in counts.items()
+    ]
 
 
 def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -> None:

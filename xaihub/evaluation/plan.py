@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub.errors import ExplainerRefused, InputError, ParameterError, XaihubError
+from xaihub.errors import ExplainerRefused, InputError, ParameterError, UnknownName, XaihubError
 from xaihub.evaluation.annotations import Box, read_boxes, read_labels, read_masks
 from xaihub.evaluation.config import Choice, Config
 from xaihub.explainers.explainer import Explainer
@@ -23,6 +23,7 @@ from xaihub.metric import Metric
 from xaihub.models.model import Model, Runtime
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
+from xaihub.specs import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,33 @@ class Plan:
     masks: Mapping[str, Path]
     boxes: Mapping[str, Sequence[Box]]
 
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """The plugins of third parties that it uses, by "explainers/NAME" and "metrics/NAME"."""
+        methods = {"explainers": self.explainers, "metrics": self.metrics}
+        return {
+            f"{kind}/{method.name}": method.origin
+            for kind, chosen in methods.items()
+            for method in chosen
+            if method.origin.plugin and not method.origin.builtin
+        }
 
-def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
+
+def make_plan(
+    hub: Hub, config: Config, file: YamlFile | None = None, *, origins: Mapping[str, Origin] | None = None
+) -> Plan:
     """Check everything that can be checked without a model.
+
+    Args:
+        hub: Where names come from.
+        config: The configuration.
+        file: The file it was read from, if any.
+        origins: `RunStore.origins` of a run that is resumed, which names the plugins that are missing now.
 
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
+    _check_known(hub, config, origins or {})
     explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
@@ -132,6 +153,20 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
                 with _at(file, key, place):
                     _check_baselines(model, blank, _made(make, choice, file, key, place))
     return list(models.values())
+
+
+def _check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
+    """Name the plugin of an explainer or a metric of a run that is not registered any more."""
+    for kind, registry in (("explainers", hub.explainers), ("metrics", hub.metrics)):
+        for choice in getattr(config, kind):
+            name = choice if isinstance(choice, str) else choice.name
+            origin = origins.get(f"{kind}/{name}")
+            if origin is not None and registry.find(name) is None:
+                raise UnknownName(
+                    f"the results of {kind[:-1]} {name!r} in this run were made by plugin {origin.described}, which is"
+                    " not installed or does not register it any more",
+                    hint=origin.remedy,
+                )
 
 
 def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:

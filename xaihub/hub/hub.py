@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
@@ -204,6 +205,12 @@ class Hub:
             model.use_layer(layer)
         if runtime is not None:
             model.runtime = runtime
+        if not scratch and not options:
+            files = {"checkpoint": checkpoint, "classes": classes}
+            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
+            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
+            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
+            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:

@@ -123,6 +123,8 @@ class Model:
         self.runtime = runtime or Runtime()
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
+        # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
+        self.loaded: dict[str, Any] | None = None
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
@@ -148,6 +150,11 @@ class Model:
     def _own(self, inputs: Tensor) -> Tensor:
         """Return a copy for the network, which may write to it, in its precision and memory order."""
         return inputs.to(device=self.device, dtype=self.dtype, memory_format=self._order, copy=True)
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it was changed by a plugin and could not be restored, so that it refuses to be used."""
+        return bool(self._guard.reason)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -142,17 +142,17 @@ class ProcessState:
             for name in [name for name, value in functions.items() if now.get(name) is not value]:
                 setattr(owner, name, functions[name])
                 found.append(f"replaced {owner.__name__}.{name}")
-        return found + [f"left the thread {thread.name!r} running" for thread in self.left_over()]
+        threads = [] if self._threads is None else left_over(self._threads)
+        return found + [f"left the thread {thread.name!r} running" for thread in threads]
 
-    def left_over(self) -> list[threading.Thread]:
-        """Return the threads that were started since and still run."""
-        if self._threads is None or len(now := threading.enumerate()) <= len(self._threads & set(now)):
-            return []
-        started = [thread for thread in now if thread not in self._threads]
-        for thread in started:
-            thread.join(GRACE / len(started))
-        # The monitor of tqdm's progress bars is one per process, and runs until the process ends.
-        return [one for one in started if one.is_alive() and type(one).__module__ != "tqdm._monitor"]
+
+def left_over(known: set[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that run in addition to the known ones, and do not end within a moment."""
+    started = [thread for thread in threading.enumerate() if thread not in known]
+    for thread in started:
+        thread.join(GRACE / len(started))
+    # The monitor of tqdm's progress bars is one per process, and runs until the process ends.
+    return [one for one in started if one.is_alive() and type(one).__module__ != "tqdm._monitor"]
 
 
 @contextmanager

@@ -22,8 +22,6 @@ def small_budget(side: int) -> dict[str, Any]:
         "budget": 40,
         "iterations": 2,
         "refinements": 1,
-        "step": 4096,
-        "shrink": False,
         "steps": 4,
         "features": "grid:2",
         "window": round(side / 3),

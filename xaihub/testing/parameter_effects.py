@@ -60,7 +60,7 @@ def every_parameter_has_an_effect(subject: ExplainerSubject | MetricSubject) -> 
     """Each parameter can change the result (with `Execution`: the cost), or is refused or noted in that combination."""
     examples: dict[str, Sequence[Any]] = {}
     if isinstance(subject, ExplainerSubject):
-        scenes = [_explains(subject, row) for row in range(2)]
+        scenes = [_explains(subject, row) for row in _sensitive(subject)]
         examples["layer"] = [name for name, _ in subject.model.module.named_modules() if name]
     else:
         applies("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
@@ -68,6 +68,14 @@ def every_parameter_has_an_effect(subject: ExplainerSubject | MetricSubject) -> 
     quick, default = subject.make().parameters, subject.given  # small budgets first; some show nothing with them
     found = list(without_effect(subject.method, [quick, default], scenes, examples=examples))
     require(not found, "; ".join(found))
+
+
+def _sensitive(subject: ExplainerSubject) -> list[int]:
+    """Return two images, if possible such that the predicted class changes if everything is masked."""
+    inputs = subject.images(16)
+    logits = subject.model.predict(torch.cat([inputs, torch.zeros_like(inputs[:1])]))
+    changes = logits[:-1].argmax(1) != logits[-1].argmax()
+    return changes.int().argsort(descending=True, stable=True)[:2].tolist()
 
 
 def _explains(subject: ExplainerSubject, row: int) -> Runner:
