@@ -58,8 +58,8 @@ def compare(
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
         target: The class to explain; without it, each model's own prediction.
         seed: Seed of every random choice.
-        timeout: Seconds for one explanation by a third-party plugin, which runs in a process of its own; 0: no limit, and
-            in this process.
+        timeout: Seconds for one explanation by a third-party plugin, which runs in a process of its own; 0: no limit,
+            and in this process.
         loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
 
     Raises:

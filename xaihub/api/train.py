@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.api.parameters import assign
-from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
 from xaihub.training.config import Config, checked
 
@@ -52,6 +51,7 @@ def train(
         card = xaihub.train("photos/", epochs=3, output="runs/mine").card
         xaihub.explain("cat.jpg", model=str(card))
     """
+    from xaihub.api.registration import default_hub, names, settings  # here, as the command line imports this module
     from xaihub.training import run as service
     hub = default_hub()
     if resume:
