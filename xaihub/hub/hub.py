@@ -12,7 +12,7 @@ from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
-from xaihub.notices.fence import described
+from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -128,14 +128,14 @@ class Hub:
 
         method = spec.load_class(kind)
         origin = origin_of(self.host.plugin(spec.plugin))
-        try:
-            created = method(**convert(method, values, who=spec.name))
-            created.name, created.origin = spec.name, origin
-        except XaihubError:
-            raise
-        except (Exception, SystemExit) as error:  # the plugin fence: a constructor may fail in any way
+        outcome = fence.run(lambda: method(**convert(method, values, who=spec.name)), libraries=True)
+        if isinstance(outcome.error, XaihubError):
+            raise outcome.error
+        if outcome.error is not None:
             what = f"plugin {origin.label} cannot make {method.noun} {spec.name!r}"
-            raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{what}: {fence.described(outcome.error)}") from outcome.error
+        created = outcome.value
+        created.name, created.origin = spec.name, origin
         return created
 
     def load_model(
@@ -257,7 +257,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else described(error)
+        what = str(error) if isinstance(error, XaihubError) else fence.described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -314,7 +314,7 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
         raise
     except (Exception, SystemExit) as error:  # architectures are foreign code
         raise ModelError(
-            f"model {request.name!r} cannot be built: {described(error)}",
+            f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 
