@@ -69,7 +69,7 @@ def loss_can_be_minimised(subject: ObjectiveSubject) -> None:
     before = _mean(run)
     for number in range(STEPS):
         optimizer.zero_grad()
-        run.losses(number, seed=number).total.backward()  # type: ignore[no-untyped-call]
+        run.losses(number, seed=number).total.backward()
         optimizer.step()
     after = _mean(run)
     require(
