@@ -39,6 +39,11 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     for name, model in found.items():
         if names[model.name] > 1:  # such as cards of several seeds, whose files and rows would be confused
             model.name = name
+    like = getattr(wanted, "like", ())
+    if like:
+        from xaihub.models.similarity import like as similar
+
+        return [similar(model, like) for model in found.values()]
     return list(found.values())
 
 
