@@ -18,6 +18,7 @@ from xaihub.specs import (
     BaselineSpec,
     ExplainerSpec,
     GlobalExplainerSpec,
+    HeadSpec,
     MetricSpec,
     ModelCard,
     ObjectiveSpec,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer
     from xaihub.metric import Metric
     from xaihub.models.adapter import ModelAdapter, ModelRequest
+    from xaihub.models.headed import Head
     from xaihub.models.model import Model, Runtime
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
 S = TypeVar("S", bound=Spec)
 
 
@@ -61,6 +64,7 @@ class Hub:
         metrics: The registry of metrics.
         objectives: The registry of training objectives.
         baselines: The registry of the removal operators that plugins add to the built-in ones.
+        heads: The registry of heads, which turn what a network returns into rows of scores.
         models: The registry of model cards.
         adapters: The registry of sources of models.
         reproductions: The registry of published experiments that can be re-run.
@@ -75,6 +79,7 @@ class Hub:
     metrics = _registry("metrics", MetricSpec)
     objectives = _registry("objectives", ObjectiveSpec)
     baselines = _registry("baselines", BaselineSpec)
+    heads = _registry("heads", HeadSpec)
     models = _registry("models", ModelCard)
     adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
     reproductions = _registry("reproductions", ReproductionSpec)
@@ -114,6 +119,14 @@ class Hub:
         metric: Metric = self._create(self.metrics.get(name), Metric, values)
         metric.check_parameters()
         return metric
+
+    def get_head(self, name: str, /, **values: Any) -> Head:
+        """Create the head called `name` with the given parameters; `Model.with_head` uses it."""
+        from xaihub.models.headed import Head
+
+        head: Head = self._create(self.heads.get(name), Head, values)
+        head.title = head.title or name
+        return head
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
@@ -206,11 +219,13 @@ class Hub:
         if runtime is not None:
             model.runtime = runtime
         if not scratch and not options:
-            files = {"checkpoint": checkpoint, "classes": classes}
-            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
-            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
-            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
-            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
+            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            model.loaded = {
+                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
+            }  # fmt: skip
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
