@@ -33,7 +33,17 @@ def names(kind: str) -> list[str]:
     return [f"{spec.plugin}/{spec.name}" for spec in getattr(hub(), kind)]
 
 
-@pytest.mark.parametrize("name", [*names("explainers"), *names("metrics"), *names("objectives"), *names("baselines"), *names("adapters"), *names("models")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *names("explainers"),
+        *names("metrics"),
+        *names("objectives"),
+        *names("baselines"),
+        *names("adapters"),
+        *names("models"),
+    ],
+)
 def test_a_built_in_passes_every_check(name: str) -> None:
     results = check_plugin(name, hub())
 

@@ -18,8 +18,8 @@ from xaihub_expo.penalties import calibrated
 
 MANY = 10  # classes above which only the true one and its best rivals are penalised
 RIVALS = 4
-Select = Callable[[Tensor], Tensor]
 Grid = Annotated[int, Meta(ge=2, description="Cells per side of the grid whose opacities are the features.")]
+Select = Callable[[Tensor], Tensor]
 
 
 class Expo(Objective):
@@ -41,7 +41,7 @@ class Expo(Objective):
         When(weight=None),
     ] = 0.01
     weight: Annotated[
-        Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight, instead of one from c.")
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight, instead of c.")
     ] = None
     relative: Annotated[
         bool,
@@ -70,7 +70,7 @@ class Expo(Objective):
         """Return the model's own network; its preprocessing gives the units of pixels.
 
         Raises:
-            ParameterError: A parameter is out of range or has no effect with the others.
+            ParameterError: A parameter is out of range, or has no effect with the others.
         """
         self.check_parameters()
         self._model, self._cells = model, None

@@ -32,11 +32,11 @@ class Stability(Expo):
     radius: Annotated[
         float, Meta(gt=0, description="Largest noise, for pixels in [0, 1]."), When(neighbourhood="pixels")
     ] = 0.05
-    grid: Annotated[Grid, When(neighbourhood="patches")] = 4
-    baseline: Annotated[BaselineName, When(neighbourhood="patches")] = "mean"
     keep: Annotated[
         float, Meta(gt=0, lt=1, description="Probability that a cell stays opaque."), When(neighbourhood="patches")
     ] = 0.8
+    grid: Annotated[Grid, When(neighbourhood="patches")] = 4
+    baseline: Annotated[BaselineName, When(neighbourhood="patches")] = "mean"
     stop_gradient: Annotated[
         bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
     ] = False

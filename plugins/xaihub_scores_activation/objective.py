@@ -54,8 +54,8 @@ class GatedClassifier(Objective):
         """Insert the gate into the model's network.
 
         Raises:
+            ParameterError: A parameter is out of range, or has no effect with the others.
             ModelError: The network has no such site, or the gate could not be folded afterwards.
-            ParameterError: A parameter is out of range or has no effect with the others.
         """
         self.check_parameters()
         if self.fold and self.site != "channels":

@@ -139,7 +139,10 @@ def _record(spec: Spec, module: str) -> dict[str, Any]:
     values["target"] = f"{module}:{spec.target.rpartition(':')[2]}"
     default = {item.name: item.default for item in fields(spec) if item.default is not MISSING}
     given = {key: value for key, value in values.items() if key not in default or value != default[key]}
-    shown = {key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value) for key, value in given.items()}
+    shown = {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+        for key, value in given.items()
+    }
     return {
         "type": type(spec).__name__,
         "name": spec.name,
