@@ -69,6 +69,7 @@ def _facts(name: str, kind: str, summary: str, licence: str) -> dict[str, Any]:
         "cls": class_name(snake),
         "kind": kind,
         "summary": summary,
+        "quoted": json.dumps(summary, ensure_ascii=False),
         "licence": licence,
         "xaihub": ".".join(xaihub.__version__.split(".")[:2]),
     }
