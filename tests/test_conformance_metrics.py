@@ -15,7 +15,6 @@ from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.kit import checks
 from xaihub.testing.metric_subject import MetricSubject
 
-
 _LAST = threading.Event()  # never set: threads wait for it until their timeout
 ELSEWHERE = "every_parameter_has_an_effect"  # tested in test_parameter_effects.py
 
@@ -90,7 +89,6 @@ class FreezesTheNetwork(Good):
             for weight in case.model.module.parameters():
                 weight.mul_(0.5)
         return super().score(case)
-
 
     @classmethod
     def analytic_cases(cls) -> list[tuple[Case, float]]:

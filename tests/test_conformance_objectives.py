@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from xaihub import BaselineSpec, Finished, Losses, Model, Objective, ObjectiveSpec, Step
 from xaihub.masking import Fill, Removal

@@ -227,9 +227,7 @@ def test_a_single_file_becomes_a_package_that_passes_its_own_tests(tmp_path: Pat
         ("x = \n", "is not valid Python"),
     ],
 )
-def test_a_file_that_cannot_become_a_package_is_refused(
-    hub: Hub, tmp_path: Path, source: str, reason: str
-) -> None:
+def test_a_file_that_cannot_become_a_package_is_refused(hub: Hub, tmp_path: Path, source: str, reason: str) -> None:
     (tmp_path / "near.py").touch()
     (tmp_path / "one.py").write_text(source, encoding="utf-8")
 
