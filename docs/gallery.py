@@ -32,7 +32,8 @@ def main() -> int:
             file.unlink(missing_ok=True)
             print(f"{spec.name}: {error}")
             continue
-        drawn = painted(found.heatmap(), image, geometry).crop(tuple(map(round, geometry.box())))
+        left, top, right, bottom = geometry.box()
+        drawn = painted(found.heatmap(), image, geometry).crop((left, top, right, bottom))
         drawn.resize((SIDE, SIDE)).save(file, quality=85)
         print(f"{spec.name}: {found.metadata['forward_passes']:.0f} forward passes", flush=True)
     return 0

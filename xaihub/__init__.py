@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.metric import Scene as Scene
     from xaihub.models.adapter import ModelAdapter as ModelAdapter
     from xaihub.models.adapter import ModelRequest as ModelRequest
+    from xaihub.models.headed import FunctionHead as FunctionHead
+    from xaihub.models.headed import Head as Head
     from xaihub.models.layer import Layer as Layer
     from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
@@ -69,6 +71,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.specs import BaselineSpec as BaselineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
     from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
+    from xaihub.specs import HeadSpec as HeadSpec
     from xaihub.specs import MetricSpec as MetricSpec
     from xaihub.specs import ModelCard as ModelCard
     from xaihub.specs import ObjectiveSpec as ObjectiveSpec
@@ -96,6 +99,7 @@ _NAMES = {
     "images": "SourceImage load_image sample_photo",
     "metric": "Case Measurement Metric Scene",
     "models.adapter": "ModelAdapter ModelRequest",
+    "models.headed": "FunctionHead Head",
     "models.layer": "Layer Layout",
     "models.model": "Model Runtime",
     "models.outputs": "Outputs class_scores",
@@ -107,7 +111,7 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec MetricSpec ModelCard ObjectiveSpec Paper"
+    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard ObjectiveSpec Paper"
     " ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -20,6 +20,7 @@ __all__ = [
     "BaselineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
+    "HeadSpec",
     "Judged",
     "MethodSpec",
     "MetricSpec",
@@ -315,6 +316,11 @@ class BaselineSpec(Spec):
     """
 
     limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """One way to turn what a network returns into rows of scores; `target` names a subclass of `xaihub.Head`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,21 +62,12 @@ class Plan:
         }
 
 
-def make_plan(
-    hub: Hub, config: Config, file: YamlFile | None = None, *, origins: Mapping[str, Origin] | None = None
-) -> Plan:
+def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     """Check everything that can be checked without a model.
-
-    Args:
-        hub: Where names come from.
-        config: The configuration.
-        file: The file it was read from, if any.
-        origins: `RunStore.origins` of a run that is resumed, which names the plugins that are missing now.
 
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
-    _check_known(hub, config, origins or {})
     explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
@@ -155,8 +146,12 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     return list(models.values())
 
 
-def _check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
-    """Name the plugin of an explainer or a metric of a run that is not registered any more."""
+def check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
+    """Check that the explainers and metrics of a run are still registered.
+
+    Raises:
+        UnknownName: One is not; names the plugin that made its results, with version and origin.
+    """
     for kind, registry in (("explainers", hub.explainers), ("metrics", hub.metrics)):
         for choice in getattr(config, kind):
             name = choice if isinstance(choice, str) else choice.name

@@ -20,7 +20,7 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
 from xaihub.models.checks import are_probabilities
-from xaihub.models.model import Model
+from xaihub.models.model import MASKED_ROWS, Model
 from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
@@ -175,7 +175,7 @@ class Explainer(Parametrised, ABC):
         started = time.perf_counter()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
         private = inputs.detach().to(model.device, torch.float32, copy=True)
-        target, masked = target.noting(len(inputs)), model.masked_rows
+        target, masked = target.noting(len(inputs)), MASKED_ROWS.get()
         with (
             model.counting() as counts,
             _first_pass(model, target, len(inputs)),
@@ -202,7 +202,7 @@ class Explainer(Parametrised, ABC):
             "warnings": [*heard, *self._notes(model, logits)],
         }
         # Of a gradient method, equal scores of a few points say nothing.
-        constant = target.constant(logits) if model.masked_rows > masked else [""] * rows
+        constant = target.constant(logits) if MASKED_ROWS.get() > masked else [""] * rows
         step = rows // len(parts)
         found: list[Explanation] = []
         for number, part in enumerate(parts):
@@ -222,6 +222,7 @@ class Explainer(Parametrised, ABC):
         return {
             "model": model.name,
             "outputs": str(model.outputs),
+            **({"head": model.head} if model.head else {}),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.models.checks import check_class_names, check_modules, check_rows
 from xaihub.models.containment import Guard
 from xaihub.models.hashing import hash_state, sha256_of
-from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
+from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
 from xaihub.models.outputs import HOW, Outputs
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+
+
+# Masked images that were evaluated in this thread.
+MASKED_ROWS: ContextVar[int] = ContextVar("masked_rows", default=0)
 
 
 @dataclass(kw_only=True)
@@ -82,10 +87,7 @@ class Model:
         outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
-        masked_rows: Masked images evaluated so far.
     """
-
-    masked_rows = 0
 
     def __init__(
         self,
@@ -211,11 +213,33 @@ class Model:
         self.outputs, self._declared = outputs, True
         self.classes = outputs.names(self.classes)
 
-    def with_head(self, head: RowsHead, outputs: Outputs, classes: Sequence[str]) -> Model:
-        """Return a model of the same network whose scores are the rows of a head, with their meaning and names."""
+    def with_head(self, head: Head) -> Model:
+        """Return a model of the same network whose scores are the rows of a head."""
+        head.bind(self)
         model = self.around(Headed(without_head(self.module), head))
-        model.outputs, model.classes, model._declared, model._checked_rows = outputs, tuple(classes), True, False
+        model.outputs, model.classes, model._declared, model._checked_rows = head.outputs, head.classes, True, False
         return model
+
+    def before_classifier(self) -> Model:
+        """Return a model of the same network whose outputs are the features that its classifier reads.
+
+        Raises:
+            ModelError: The classifier was not found.
+        """
+        name = self.structure.head
+        if not name:
+            raise ModelError(
+                f"the classifier of model {self.name!r} was not found, so its features are unknown",
+                hint="if it returns features, declare them: --outputs embedding",
+            )
+        model = self.around(BeforeClassifier(without_head(self.module), name))
+        model.outputs, model.classes, model._declared, model._checked_rows = Outputs("embedding"), (), True, False
+        return model
+
+    @property
+    def head(self) -> str:
+        """The title of the head that computes the scores, or "" if the network returns them."""
+        return self.module.shell_head.title if isinstance(self.module, Headed) else ""
 
     def use_layer(self, name: str) -> None:
         """Use the layer that the user named for activation maps, instead of the traced one."""
@@ -253,7 +277,8 @@ class Model:
         drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are printed with their addresses
         card = self.card
         options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
-        meaning = [] if self.outputs == Outputs() else [str(self.outputs)]
+        head = self.module.shell_head if isinstance(self.module, Headed) else None
+        meaning = [] if self.outputs == Outputs() else [str(self.outputs), *((head.title, head.identity) if head else ())]
         made = canonical([drawn, card.architecture, card.objective, *options, *meaning])
         return sha256_of(made)
 

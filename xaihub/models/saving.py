@@ -64,15 +64,11 @@ def write_card(path: Path, base: ModelCard, *, sha256: str, classes: Sequence[st
         facts: Further keys of the card, which replace those of `base`; empty ones are left out.
     """
     licence = {"licence": base.weights.licence} if base.weights.licence else {}
-    kept = {name: getattr(base, name) for name in ("adapter", "architecture", "input", "layers", "options")}
-    card = {
-        **kept,
-        "weights": {"source": "file", "path": WEIGHTS, "sha256": sha256, **licence},
-        "classes": list(classes),
-        **facts,
-    }
-    first = {name: card.pop(name) for name in ("name", "summary") if name in card}
-    written = {name: plain(value) for name, value in {**first, **card}.items() if value not in ("", (), {}, [], None)}
+    kept = ("adapter", "architecture", "outputs", "input", "layers", "options")
+    card: dict[str, Any] = {"name": "", "summary": "", **{name: getattr(base, name) for name in kept}}
+    card |= {"weights": {"source": "file", "path": WEIGHTS, "sha256": sha256, **licence}, "classes": list(classes)}
+    card |= facts
+    written = {name: plain(value) for name, value in card.items() if value not in ("", (), {}, [], None)}
     write_file(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=120))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -41,9 +42,7 @@ def _libraries() -> dict[str, str]:
     """Return the installed version of each library that xaihub can use, by name."""
     found = {}
     for requirement in metadata.requires("xaihub") or ():
-        name = re.match(r"[\w.-]+", requirement)
-        try:
-            found[name[0]] = metadata.version(name[0]) if name else ""
-        except metadata.PackageNotFoundError:  # an extra that is not installed
-            continue
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        with suppress(metadata.PackageNotFoundError):  # an extra that is not installed
+            found[name] = metadata.version(name)
     return dict(sorted(found.items()))

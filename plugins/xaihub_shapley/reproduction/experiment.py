@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_explainer
+from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, class_scores, get_explainer
 from xaihub.masking import every_coalition, shapley_weights
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
