@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
     """Load every model once; it reports progress to `step`. Models that share a name are named as they were given."""
-    from xaihub.models.model import Runtime
+    from xaihub.models.passes import Runtime
 
     found = {
         name: hub.load_model(

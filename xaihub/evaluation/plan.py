@@ -20,7 +20,8 @@ from xaihub.hub import Hub, pick_device
 from xaihub.images import find_images
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 

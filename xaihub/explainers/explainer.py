@@ -20,7 +20,8 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
 from xaihub.models.checks import are_probabilities
-from xaihub.models.model import MASKED_ROWS, Model
+from xaihub.models.model import Model
+from xaihub.models.passes import MASKED_ROWS
 from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded

@@ -163,7 +163,5 @@ class FunctionHead(Head):
         scores = self.function(outputs)
         if not isinstance(scores, Tensor) or scores.numel() != len(scores):
             what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ModelError(
-                f"the target {self.title!r} returned {what}", hint="return one score per image"
-            )
+            raise ModelError(f"the target {self.title!r} returned {what}", hint="return one score per image")
         return scores.reshape(len(scores), -1)
