@@ -194,6 +194,16 @@ def test_binary_outputs_are_one_logit() -> None:
         net.predict(bright())
 
 
+def test_outputs_that_are_probabilities_already_are_reported() -> None:
+    explainer = xaihub.get_explainer("saliency")
+    for layer, kind in ((nn.Softmax(1), "multiclass"), (nn.Sigmoid(), "multilabel")):
+        network = nn.Sequential(OnCells((EVIDENCE, OTHER, (0, 0))), layer)
+        (found,) = explainer.explain(networks.model(network, outputs=kind), bright(EVIDENCE))
+        assert len(found.warnings) == 1
+        (plain,) = explainer.explain(networks.model(network[0], outputs=kind), bright(EVIDENCE))
+        assert not plain.warnings
+
+
 def test_scales() -> None:
     rows = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     for kind in ("multiclass", "multilabel", "binary"):

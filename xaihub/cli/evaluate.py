@@ -19,9 +19,11 @@ from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
+    LIKE,
     METRIC,
     MODEL,
     NEW_FOLDER,
+    OUTPUTS,
     PARAM,
     SEED,
     TARGET,
@@ -48,6 +50,8 @@ class EvaluateOptions(Display):
     metrics: Annotated[tuple[str, ...], METRIC] = ()
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     target: Annotated[str | None, TARGET] = None
+    outputs: Annotated[str | None, OUTPUTS] = None
+    like: Annotated[tuple[str, ...], LIKE] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -174,9 +178,10 @@ def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOpt
     for name, fresh in lists.items():
         old = getattr(config, name) if add or not fresh else []
         setattr(config, name, old + [item for item in fresh if item not in old])
-    for name in ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
+    for name in ("target", "outputs", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
         if getattr(given, name) is not None:
             setattr(config, name, getattr(given, name))
+    config.like = list(given.like) or config.like
     if given.no_controls:
         config.controls = False
     _rooted(config)
@@ -189,6 +194,7 @@ def _rooted(config: Config) -> None:
     config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
     models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
+    config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
 

@@ -31,6 +31,10 @@ PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"
 )
+SIGMOIDS = (
+    "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
+    " are computed as the sigmoid of the outputs"
+)
 VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
     "does not require grad|appears to not have been used in the graph|not implemented for 'Q|derivative for .* is not"
@@ -213,6 +217,8 @@ class Explainer(Parametrised, ABC):
 
     def _notes(self, model: Model, logits: Tensor) -> list[str]:
         """Return what the reader must know of the scale of the outputs."""
+        if model.outputs.kind == "multilabel" and logits.shape[1] > 2:
+            return [SIGMOIDS] * bool(((logits >= 0) & (logits <= 1)).all())
         if model.outputs.classify:
             return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
         output = self.parameters.get("output")

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from xaihub.errors import ModelError
 from xaihub.models.attention import recorded
-from xaihub.models.checks import check_modules, check_rows
+from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
 from xaihub.models.hashing import hash_state, hash_structure, tensors_of
 from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import hookable, prepared, to_order
-from xaihub.models.outputs import HOW, Outputs
+from xaihub.models.outputs import Outputs
 from xaihub.models.passes import Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
@@ -159,6 +159,7 @@ class Model:
     def declared(self, outputs: str | Outputs) -> Model:
         """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
         model = self.around(without_head(self.module))
+        model.classes = () if self.outputs.kind == "binary" else self.classes  # both sides were named
         model._declare(Outputs.parse(outputs))
         return model
 
@@ -283,24 +284,10 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, or there are more or
-                fewer class names than scores.
+            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, its meaning is open,
+                or there are more or fewer class names than scores.
         """
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
-            raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
-        if logits.shape[1] == 1 and not self._declared:
-            raise ModelError(
-                f"model {self.name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW
-            )
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
-            )
-        if self.classes and logits.shape[1] not in (1, len(self.classes)):
-            raise ModelError(
-                f"model {self.name!r} has {len(self.classes)} class names for {logits.shape[1]} class scores",
-                hint="give one name per score, in order, or none",
-            )
+        check_scores(logits, rows, self.classes, name=self.name, declared=self._declared)
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
         return logits.detach().float().clone()
 
