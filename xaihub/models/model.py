@@ -289,7 +289,8 @@ class Model:
         """
         check_scores(logits, rows, self.classes, name=self.name, declared=self._declared)
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
-        return logits.detach().float().clone()
+        scores: Tensor = logits.detach().float().clone()
+        return scores
 
     @cached_property
     def structure(self) -> Structure:
