@@ -19,7 +19,7 @@ UV = $(BIN)/uv
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix bench lock dist audit release clean
+.PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix gallery bench lock dist audit release clean
 
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,6 +71,9 @@ api: $(VENV)/.installed-dev  ## Accept an intended change of the public names an
 
 support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model family (minutes).
 	$(BIN)/python docs/support_matrix.py
+
+gallery: $(VENV)/.installed-dev  ## Draw every explainer on the sample photo for the gallery page (minutes).
+	$(BIN)/python docs/gallery.py
 
 bench: $(VENV)/.installed-dev  ## Measure speed relative to bare forward passes and to other libraries (minutes).
 	@for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

@@ -13,7 +13,15 @@ from xaihub.plugin_tools.conformance import check_plugin
 from xaihub.testing import planted_case, planted_scenes
 
 # Checks that a thing may pass by refusing with a reason.
-MAY_REFUSE = {"works_on_a_cnn", "works_on_a_vit", "works_with_channels_last"}
+MAY_REFUSE = {
+    "works_on_a_cnn",
+    "works_on_a_vit",
+    "works_with_channels_last",
+    "works_with_other_activations",
+    "works_with_structured_outputs",
+    "works_with_one_output",
+    "works_with_independent_labels",
+}
 
 
 @cache
@@ -25,7 +33,17 @@ def names(kind: str) -> list[str]:
     return [f"{spec.plugin}/{spec.name}" for spec in getattr(hub(), kind)]
 
 
-@pytest.mark.parametrize("name", [*names("explainers"), *names("metrics"), *names("adapters"), *names("models")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *names("explainers"),
+        *names("metrics"),
+        *names("objectives"),
+        *names("baselines"),
+        *names("adapters"),
+        *names("models"),
+    ],
+)
 def test_a_built_in_passes_every_check(name: str) -> None:
     results = check_plugin(name, hub())
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -28,6 +33,7 @@ from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.kit import checks
 
+_LAST = threading.Event()  # never set: threads wait for it until their timeout
 Count = Annotated[int, Meta(ge=1, description="Points.")]
 
 
@@ -327,6 +333,109 @@ class Hoards(Good):
         return super().attribute(model, inputs, target)
 
 
+class HoardsArrays(Good):
+    seen: ClassVar[list[Any]] = []
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        self.seen.append(inputs.numpy().copy())
+        return super().attribute(model, inputs, target)
+
+
+class StacksAtTheEnd(Good):
+    """Keeps all maps under a name of its own, and no tensor while the network runs."""
+
+    def __init__(self, *, repeats: Count = 500) -> None:
+        self.repeats = repeats
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        for share in torch.linspace(0.5, 1, self.repeats).tolist():
+            model(inputs * share)
+        many = np.repeat(inputs.numpy()[None], self.repeats, axis=0)
+        return super().attribute(model, inputs + 0 * torch.from_numpy(many.mean(0)), target)
+
+
+class SwapsReLU6(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        for parent in list(model.module.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.ReLU6):
+                    setattr(parent, name, nn.ReLU())
+        return super().attribute(model, inputs, target)
+
+
+class PatchesAClass(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        for module in model.module.modules():
+            if type(module) is nn.SiLU:
+                module.__class__ = nn.ReLU  # type: ignore[assignment]
+        return values
+
+
+class LeavesAThread(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        threading.Thread(target=_LAST.wait, args=(20,), daemon=True).start()
+        return super().attribute(model, inputs, target)
+
+
+class RaisesTheRecursionLimit(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+        return super().attribute(model, inputs, target)
+
+
+class ChangesTheFolder(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        os.chdir(os.path.dirname(os.getcwd()))  # noqa: PTH109, PTH120
+        return super().attribute(model, inputs, target)
+
+
+class SetsTheDtype(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        values = super().attribute(model, inputs, target)
+        torch.set_float32_matmul_precision("medium")
+        return values
+
+
+class SeedsInItsConstructor(Good):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+
+
+class Prints(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        os.write(1, b"100 %\n")
+        return super().attribute(model, inputs, target)
+
+
+class _Fails(Good):
+    """Fails on one network."""
+
+    toy: ClassVar[str]
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        assert model.name != self.toy
+        return super().attribute(model, inputs, target)
+
+
+class NoGELU(_Fails):
+    toy = "tiny_mixed"
+
+
+class NoTuples(_Fails):
+    toy = "tiny_structured"
+
+
+class NoSecondClass(Good):
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
+        model.predict(inputs)[:, 1].sum()
+        return super().attribute(model, inputs, target)
+
+
+class NoLabels(_Fails):
+    toy = "tiny_labels"
+
+
 def record(**more: Any) -> ExplainerSpec:
     return ExplainerSpec(
         **{"name": "bad", "summary": "Bad.", "cost": "1 forward pass", "needs": ("gradients",), **more}
@@ -343,7 +452,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (KeepsMoreInPublic, None, "constructor_only_stores", "declare private state as `_name: T = field("),
     (KeepsHiddenState, None, "constructor_only_stores", "also stores '_cache'"),
     (DescribesNothing, None, "constructor_only_stores", "the parameter 'samples' has no description"),
-    (HalfSize, None, "shape_is_that_of_the_input", "(3, 3, 32, 32) for inputs (3, 3, 64, 64): return"),
+    (HalfSize, None, "shape_is_that_of_the_input", "(2, 3, 32, 32) for inputs (2, 3, 64, 64): return"),
     (NoTensor, None, "shape_is_that_of_the_input", "returned ndarray instead of a tensor"),
     (DividesByNothing, None, "values_are_finite", "avoid divisions by 0"),
     (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
@@ -380,7 +489,31 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (NoGap, None, "values_are_complete", "completeness_gap=..."),
     (WrongSum, None, "values_are_complete", "drop `completeness`"),
     (Hoards, None, "nothing_is_left_behind", "more tensors: keep nothing between calls"),
+    (HoardsArrays, None, "nothing_is_left_behind", "KiB of arrays and other objects: keep nothing"),
+    (StacksAtTheEnd, None, "memory_is_bounded", "each further pass keeps"),
+    (SwapsReLU6, None, "model_is_left_as_found", "after `attribute` on 'tiny_mixed', the"),
+    (PatchesAClass, None, "model_is_left_as_found", "the class of 'features.2.2' was changed"),
+    (LeavesAThread, None, "process_is_left_as_found", "still runs): undo every change"),
+    (RaisesTheRecursionLimit, None, "process_is_left_as_found", "the recursion limit (from"),
+    (ChangesTheFolder, None, "process_is_left_as_found", "the working directory (from"),
+    (SetsTheDtype, None, "process_is_left_as_found", "torch's precision of matrix products (from 'highest'"),
+    (SeedsInItsConstructor, None, "random_state_is_left_as_found", "it changed torch's random state"),
+    (Prints, None, "nothing_is_printed", r"it printed '100 %\n"),
+    (NoGELU, None, "works_with_other_activations", "it raised AssertionError"),
+    (NoTuples, None, "works_with_structured_outputs", "it raised AssertionError"),
+    (NoSecondClass, None, "works_with_one_output", "it raised IndexError"),
+    (NoLabels, None, "works_with_independent_labels", "it raised AssertionError"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Restore what the explainers above change in the process."""
+    folder, limit, precision = Path.cwd(), sys.getrecursionlimit(), torch.get_float32_matmul_precision()
+    yield
+    os.chdir(folder)
+    sys.setrecursionlimit(limit)
+    torch.set_float32_matmul_precision(precision)
 
 
 def failures(subject: ExplainerSubject) -> list[CheckResult]:
@@ -428,6 +561,10 @@ def test_the_example_model_replaces_networks_that_the_explainer_refuses() -> Non
         "works_on_a_cnn",
         "works_on_a_vit",
         "works_with_channels_last",
+        "works_with_other_activations",
+        "works_with_structured_outputs",
+        "works_with_one_output",
+        "works_with_independent_labels",
     }
 
 

@@ -7,9 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
+    from xaihub.api.compare import compare as compare
+    from xaihub.api.evaluate import evaluate as evaluate
     from xaihub.api.explain import explain as explain
     from xaihub.api.explain import get_explainer as get_explainer
     from xaihub.api.explain import load_model as load_model
+    from xaihub.api.rank import rank as rank
+    from xaihub.api.registration import register as register
+    from xaihub.api.train import train as train
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
@@ -77,7 +82,12 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
 __version__ = "0.1.0"
 
 _NAMES = {
+    "api.compare": "compare",
+    "api.evaluate": "evaluate",
     "api.explain": "explain get_explainer load_model",
+    "api.rank": "rank",
+    "api.registration": "register",
+    "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",

@@ -44,7 +44,10 @@ class When:
 
     @property
     def _written(self) -> str:
-        return " and ".join(f"{name}={_listed(allowed)}" for name, allowed in self.values.items())
+        return " and ".join(
+            f"no {name}" if allowed in (("",), (None,)) else f"{name}={_listed(allowed)}"
+            for name, allowed in self.values.items()
+        )
 
 
 class Unless(When):
@@ -91,18 +94,18 @@ class Parameter:
     @property
     def description(self) -> str:
         """Its meaning, and the conditions under which it has an effect."""
-        text = next((meta.description for meta in self._marks(Meta) if meta.description), "")
+        text = next((meta.description for meta in _marks(self.annotation, Meta) if meta.description), "")
         return f"{text.removesuffix('.')} ({'; '.join(map(str, self.conditions))})." if self.conditions else text
 
     @property
     def examples(self) -> list[Any]:
         """Values that the author gave as examples, in `Meta(examples=[...])`."""
-        return next((list(meta.examples) for meta in self._marks(Meta) if meta.examples), [])
+        return next((list(meta.examples) for meta in _marks(self.annotation, Meta) if meta.examples), [])
 
     @property
     def conditions(self) -> list[When]:
         """The conditions under which it has an effect; all must hold."""
-        return self._marks(When)
+        return _marks(self.annotation, When)
 
     def is_a(self, alias: Any) -> bool:
         """Return whether it is annotated with an `Annotated` alias such as `BaselineName`, with or without more."""
@@ -111,10 +114,7 @@ class Parameter:
     @property
     def execution(self) -> bool:
         """Whether it changes only the cost of a result."""
-        return bool(self._marks(Execution))
-
-    def _marks(self, kind: type[T]) -> list[T]:
-        return [mark for mark in getattr(self.annotation, "__metadata__", ()) if isinstance(mark, kind)]
+        return bool(_marks(self.annotation, Execution))
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
@@ -165,31 +165,18 @@ class Parametrised:
             ParameterError: A parameter is of the wrong type or out of range, or has no effect with the others.
         """
         who = self.name or type(self).__name__
+        method: type = type(self)
         given = self.parameters
-        convert(type(self), given, who=who)
-        for item in parameters(type(self)).values():
-            failed = [condition for condition in item.conditions if not condition.holds(given)]
-            if failed and given[item.name] != item.default:
-                others = ", ".join(f"{name}={_written(given[name])}" for name in failed[0].values)
+        convert(method, given, who=who)
+        for item in parameters(method).values():
+            failed = next((condition for condition in item.conditions if not condition.holds(given)), None)
+            if failed is not None and given[item.name] != item.default:
+                others = ", ".join(f"{name}={_written(given[name])}" for name in failed.values)
                 raise ParameterError(
                     f"parameter {item.shown!r} of {who} has no effect with {others}",
-                    hint=f"omit it; it is used {failed[0]}",
+                    hint="omit it" if isinstance(failed, Unless) else f"omit it; it is used {failed}",
                 )
         return who
-
-    def refuse_inert(self, *names: str, because: str) -> None:
-        """Refuse parameters that were changed although the values of others leave them without effect.
-
-        Raises:
-            ParameterError: One of them differs from its default.
-        """
-        method: type = type(self)
-        for item in map(parameters(method).__getitem__, names):
-            if (value := getattr(self, item.name)) != item.default:
-                raise ParameterError(
-                    f"{item.shown}={value} of {self.name or type(self).__name__} has no effect: {because}",
-                    hint=f"drop {item.shown}",
-                )
 
     def __repr__(self) -> str:
         """The class and its parameters, as a constructor call."""
@@ -231,6 +218,10 @@ def convert(method: type, values: Mapping[str, Any], *, who: str = "") -> dict[s
     return converted
 
 
+def _marks(annotation: Any, kind: type[T]) -> list[T]:
+    return [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, kind)]
+
+
 def _listed(values: tuple[Any, ...]) -> str:
     *most, last = map(_written, values)
     return f"{', '.join(most)} or {last}" if most else last
@@ -238,7 +229,7 @@ def _listed(values: tuple[Any, ...]) -> str:
 
 def _written(value: Any) -> str:
     """Return a value as users type it."""
-    return str(value).lower() if value is None or isinstance(value, bool) else repr(value) if value == "" else str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _convert(value: Any, parameter: Parameter, who: str) -> Any:

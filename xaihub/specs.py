@@ -63,6 +63,21 @@ class Origin:
         where = f"{self.distribution} {self.version}".strip() or self.source
         return f"{self.plugin!r} ({where})" if where else repr(self.plugin)
 
+    @property
+    def described(self) -> str:
+        """The label, and where the plugin was installed from or the checksum of its file."""
+        source = f", from {self.source}" if self.source and self.distribution else ""
+        return self.label + source + (f", sha256 {self.sha256[:12]}" if self.sha256 else "")
+
+    @property
+    def remedy(self) -> str:
+        """What makes the plugin available again."""
+        if self.sha256:
+            return f"add --plugin {self.source} before the command"
+        if self.distribution:
+            return f"xaihub plugins install {self.source or f'{self.distribution}=={self.version}'}"
+        return "register it again"
+
     def record(self) -> dict[str, str]:
         """Return what is known, for the record of a result."""
         return {key: value for key, value in vars(self).items() if value and key != "builtin"}
@@ -70,7 +85,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Paper:
-    """The publication of a method or a model."""
+    """The publication of a method or a model.
+
+    Attributes:
+        title: Its title.
+        year: The year of publication.
+        url: Where it can be read; a DOI or arXiv address is best.
+    """
 
     title: str
     year: int
@@ -200,7 +221,9 @@ class MethodSpec(Spec):
 
     Attributes:
         cost: Forward and backward passes per image, ranking, map or training image, as a formula over the parameters:
-            "2 * samples + 1 forward passes".
+            "2 * samples + 1 forward passes". Each part "EXPRESSION forward" counts, and the parts are added; an
+            expression consists of numbers, names of parameters, + - * / ^, brackets, and x for times. "none" is 0.
+            Other text, or text with words such as "about" or "per", is shown but not checked.
         limits: What the result does not show, and where the method refuses.
         variant: Which published variant is computed and where it departs from the paper. Each claim about the paper is
             marked "(stated)" by its authors, "(derived)" from what they state, or "(our choice)". Where the full text
@@ -217,7 +240,8 @@ class ExplainerSpec(MethodSpec):
     """One explainer; `target` names a subclass of `xaihub.Explainer`.
 
     Attributes:
-        needs: What the model must offer; "black-box" needs outputs only.
+        needs: What the model must offer: "black-box" (outputs only), "gradients", "activations" (feature maps of a
+            layer) or "attention" (attention probabilities); several can be given.
     """
 
     needs: tuple[Need, ...] = ("black-box",)

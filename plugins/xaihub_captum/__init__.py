@@ -127,7 +127,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             "Drop in the class score when a sliding window is masked.",
             ("perturbation",),
             cost="1 forward pass, and 1 for each of about (side / stride)^2 windows",
-            variant="Our choice: all channels at once; a pixel's value is the mean over the windows that cover it.",
+            variant="Stated: a grey square slides over the image, and the class score is measured at each place. Our"
+            " choice: all channels at once; a pixel's value is the mean drop over the windows that cover it.",
             limits="Misses redundant evidence: masking one of two copies changes nothing. The window's size limits what"
             " can be seen.",
         ),
@@ -138,7 +139,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ("perturbation",),
             paper="occlusion",
             cost="1 forward pass, and 1 per feature",
-            variant="Our choice: each pixel carries its feature's value.",
+            variant="Our choice: cells, patches or superpixels instead of the paper's window; each pixel carries its"
+            " feature's value.",
             limits="Misses redundant evidence: masking one of two copies changes nothing.",
         ),
         _spec(
@@ -150,7 +152,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost="at most samples + 2 forward passes; a coalition drawn again costs nothing",
             variant="Derived: coalitions drawn in proportion to the Shapley kernel. Our choice: each pixel carries its"
             " feature's value; values sum over features, not pixels, to the score minus the masked image's score.",
-            limits="An estimate: coalitions are random. Masked images are unlike the training images.",
+            limits="An estimate: coalitions are random; at equal passes shapley_values had smaller errors in all our"
+            " measurements. Masked images are unlike the training images.",
         ),
         _spec(
             "lime",
@@ -158,8 +161,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             "Linear model of the score over superpixels, fitted near the image.",
             ("perturbation", "stochastic"),
             cost="at most samples forward passes; a coalition drawn again costs nothing",
-            variant="Our choice: exponential kernel on the cosine distance, and ridge regression without feature"
-            " selection; each pixel carries its feature's coefficient.",
+            variant="Stated: a linear model of visible features, weighted by an exponential kernel of the distance to"
+            " the image. Our choice: cosine distance, and ridge regression without feature selection; each pixel"
+            " carries its feature's coefficient.",
             limits="Depends on the superpixels and on the kernel width; the linear fit may be poor.",
         ),
     ]

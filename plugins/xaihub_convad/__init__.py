@@ -15,7 +15,10 @@ _REX = Paper("Explanations for Occluded Images", 2021, "https://arxiv.org/abs/21
 def xaihub_register_explainers() -> list[ExplainerSpec]:
     """Register the causal search, with masked pixels replaced and with units switched off."""
     summary = "Causal responsibility of pixels and a minimal set that keeps the class, with"
-    cost = "at most 14 * iterations * refinements + shrink + 64 forward passes; more for strategies with several sets"
+    cost = (
+        "at most 14 * iterations * refinements + shrink + 100 forward passes; contrastive and complete sets add at most"
+        " 200, and strategy=multiple multiplies all of it by alternatives"
+    )
     limits = (
         "A set is sufficient under its own removal only, and not the smallest possible; with a low confidence it can be"
         " lost by one pixel."

@@ -29,7 +29,7 @@ from xaihub.masking import batch_rows
 from xaihub_convad.baselines import named_removal
 from xaihub_convad.search.evaluation import SLACK, Evaluator
 from xaihub_convad.search.extraction import SAME_CONFIDENCE, neighbours
-from xaihub_convad.search.procedure import FEWEST_ITERATIONS, LEAST_BUDGET, MUTANTS, CausalSearch, FoundSet, Result
+from xaihub_convad.search.procedure import LEAST_BUDGET, MUTANTS, CausalSearch, FoundSet, Result
 from xaihub_convad.search.scheduling import run_all
 from xaihub_convad.search.settings import Settings
 
@@ -74,7 +74,7 @@ class _Causal(Settings, Explainer):
             with forked_generator():  # a random baseline depends on its own image only
                 removal = named_removal(name, model, image)
             evaluator = Evaluator(model, image, target[row : row + 1], removal)
-            wave = max(FEWEST_ITERATIONS, -(-batch_rows(model) // MUTANTS))
+            wave = -(-batch_rows(model) // MUTANTS)
             searches.append(CausalSearch(settings=self, evaluator=evaluator, seed=seed, wave=wave))
         results = run_all([(one.evaluator, one.task()) for one in searches])
         return [self._reported(name, one.evaluator, found) for one, found in zip(searches, results, strict=True)]
@@ -151,7 +151,7 @@ def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> lis
             f" {result.merged.agreement:.2f}; raise iterations"
         )
     if result.stopped:
-        warnings.append(f"only {len(sets)} sets were found: {result.stopped}")
+        warnings.append(f"no further set was found: {result.stopped}; more alternatives have no effect")
     for one in sets:
         if not one.holds:
             why = ": the class is kept without it" if one.details.get("necessary") is False else ""

@@ -40,28 +40,33 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             "Fidelity",
             "Cross-entropy plus a penalty on how far the logits are from affine in which patches are visible.",
             cost=fits,
-            limits="Stated on tables; masked cells of images are our choice. ",
+            variant="least-squares fits on random neighbours (stated, for tables); it never penalises slope (derived);"
+            " cells of a grid as features, masks of all sizes as neighbours and c = 1",
         ),
         _objective(
             "expo-1d",
             "LineFidelity",
             "Cross-entropy plus a penalty on how far the logits are from affine in the opacity of one random patch.",
             cost=fits,
-            limits="Stated on tables; faded cells of images are our choice. Ignores interactions between patches. ",
+            limits="Ignores interactions between patches. ",
+            variant="least-squares fits along one random feature (stated, for tables); it sees only the diagonal of the"
+            " Hessian (derived); opacities of grid cells as features and all settings on images",
         ),
         _objective(
             "expo-stability",
             "Stability",
             "Cross-entropy plus the squared change of the logits under small noise or faded patches.",
             cost="1 + penalty_batch / batch / every passes, twice the penalty without freeze_norm or with dropout",
-            limits="Stated; faded cells are our choice. Flattens the function, so it is for classifiers only. ",
+            limits="Flattens the function, so it is for classifiers only. ",
+            variant="noise on pixels (stated, for MNIST); it penalises slope first (derived); faded cells and"
+            " evaluation mode for both sides",
             tags=("robustness",),
         ),
     ]
 
 
 def _objective(
-    name: str, target: str, summary: str, *, cost: str, limits: str, tags: tuple[str, ...] = ()
+    name: str, target: str, summary: str, *, cost: str, variant: str, limits: str = "", tags: tuple[str, ...] = ()
 ) -> ObjectiveSpec:
     return ObjectiveSpec(
         name=name,
@@ -70,6 +75,8 @@ def _objective(
         paper=_PAPER,
         cost=cost,
         limits=limits + _PROMISE,
+        variant=f"our reconstruction: a weight calibrated once as c * loss / penalty (stated); {variant}, and when the"
+        " weight is calibrated (our choice).",
         tags=("local-linear", *tags),
         judged=_JUDGED,
     )
@@ -84,7 +91,6 @@ def xaihub_register_reproductions() -> list[ReproductionSpec]:
             target="xaihub_expo.reproduction.command:reproduce_expo",
             summary="Test loss, fidelity and stability of networks on tables, with and without ExpO.",
             paper=_PAPER,
-            extra="tables",
         )
     ]
 
@@ -101,7 +107,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             "PointFidelity",
             "Squared error of the local linear model at the image itself",
             "(g(1) - f(1))^2",
-            variant="Stated (on tables); masked regions as features: our choice",
+            variant="The squared error (stated, for tables); masked regions as features (our choice)",
             cost="none",
             limits=local,
         ),
@@ -111,7 +117,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             "Mean squared error of the local linear model under fresh random masks",
             "mean over masks z of (g(z) - f(z))^2",
             relative=("the variance of the output", "Var f(z)"),
-            variant="Stated (on tables); masked regions as features: our choice",
+            variant="The mean squared error (stated, for tables); masked regions as features (our choice)",
             cost=masks,
             limits=local,
         ),
@@ -121,7 +127,8 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             "Squared change of the local linear model's coefficients under small image noise",
             "mean over noisy x' of ||e(x') - e(x)||_2^2",
             relative=("their squared norm", "||beta(x)||_2^2"),
-            variant="Stated (on tables), with x' explained as defined; the released code explains x again",
+            variant="The squared change, with x' explained (stated, for tables; the released code explains x again);"
+            " images (our choice)",
             cost=copies,
             limits=f"{local}, on a grid; {constant}",
         ),
@@ -131,7 +138,7 @@ def xaihub_register_metrics() -> list[MetricSpec]:
             "Mean squared per-pixel change of the map under small image noise",
             "mean over noisy x' and pixels of (map(x') - map(x))^2",
             relative=("the map's mean square", "mean of map(x)^2"),
-            variant="Stated (saliency on MNIST); for maps of any explainer: our choice",
+            variant="The squared change (stated, for saliency on MNIST); maps of any explainer (our choice)",
             cost=copies,
             limits=constant,
             tag="robustness",
@@ -155,7 +162,8 @@ def _metrics(
     forms = [("", "", "", "", variant, "; smaller outputs score better for free, so read the relative form as well")]
     if relative is not None:
         words, symbols = relative
-        forms.append(("_relative", "Relative", f", divided by {words}", f" / {symbols}", "Our choice (scale-free)", ""))
+        mark = f"Division by {words} (our choice). {variant}"
+        forms.append(("_relative", "Relative", f", divided by {words}", f" / {symbols}", mark, ""))
     for suffix, prefix, over, divided, mark, scale in forms:
         yield MetricSpec(
             name=name + suffix,
@@ -165,7 +173,7 @@ def _metrics(
             higher_is_better=False,
             bounds=(0.0, float("inf")),
             formula=formula + divided,
-            variant=f"{mark}. All explainers and models get the same masks, noise and random numbers.",
+            variant=f"{mark}. All explainers and models get the same masks, noise and random numbers (our choice).",
             cost=cost,
             limits=f"{limits[0].upper()}{limits[1:]}{scale}.",
             tags=(tag,),

@@ -28,8 +28,10 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             needs=("black-box",),
             cost="at most budget forward passes, fewer if the tolerance is met",
             limits="The baseline that replaces masked regions is part of the result; gradients and IG are refused.",
-            variant="Stated: attributions as measures, the removal and axis families. Derived: keep_p and all other"
-            " families. Our choice: regions of images, keep_p at 0.5, centred and adjusted, by default.",
+            variant="Stated: attributions as measures; the families conditional, independent, pdp, axis_dirac,"
+            " axis_lebesgue and length_weighted. Derived: keep_p, shapley, occlusion and the other families. Our"
+            " choice: regions of images, baselines and masks; the defaults (keep_p at 0.5, centred and adjusted, on one"
+            " grid, ended early by the standard error).",
             tags=("perturbation",),
         )
     ]

@@ -51,7 +51,7 @@ class FirstPrinciples(Explainer):
         Meta(
             examples=list(NAMES),
             description="keep_p, signed_keep_p, shapley, occlusion, pdp, independent, conditional, rise,"
-            " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or a family of a plugin."
+            " lime_fixed, axis_dirac, axis_lebesgue, length_weighted, smoothgrad, fd_ig, or a family of a plugin.",
         ),
         When(measure=""),
     ] = "keep_p"
@@ -69,10 +69,10 @@ class FirstPrinciples(Explainer):
         Meta(
             examples=["mean", "blur,mean", "inpaint"],
             description="Baseline(s) that replace masked regions; several, comma-separated, are drawn with equal"
-            " probability."
+            " probability.",
         ),
     ] = "blur"
-    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 500
+    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 400
     shifts: Annotated[
         int, Meta(ge=1, le=16, description="Number of grids; all but the first are shifted at random.")
     ] = 1
@@ -96,7 +96,7 @@ class FirstPrinciples(Explainer):
         Meta(description="Sizes of random masks: the family's own law, uniform, or one that suits every family."),
         When(family=using("sizes")),
     ] = "own"
-    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "logit"
+    output: Annotated[Literal["probability", "logit"], Meta(description="The integrated score.")] = "probability"
     exact: Annotated[
         bool, Meta(description="Exact integrals only: finite support, or piecewise-affine lines, at any cost.")
     ] = False

@@ -21,9 +21,12 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             paper=_PAPER,
             cost="1 forward and 1 backward pass, plus one softmax and one product",
             limits="Channels and positions need one linear classifier; two-headed and convolutional ones are refused."
-            " A weight describes the trained model, not causes.",
-            variant="our reconstruction: the equations are stated (in two machine-written reviews); gain d,"
-            " learning rates and every use on images are our choice.",
+            " A short training leaves the weights nearly equal, which a warning reports. A weight describes the trained"
+            " model, not causes.",
+            variant="our reconstruction: trained scores that rank the features at any moment (stated); one softmax over"
+            " the features and its product with them (stated in two machine-written reviews only); the gate adds no"
+            " capacity and can be folded (derived); gain d, learning rates, initial scores and every use on images (our"
+            " choice).",
         )
     ]
 
@@ -41,7 +44,8 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             cost="one softmax",
             limits="Only for models trained with the objective scores_activation; correlated features share credit"
             " arbitrarily.",
-            variant="our reconstruction: the weights are stated; readout=weight_x_norm is our choice.",
+            variant="our reconstruction: the trained weights as the ranking (stated); readout=weight_x_norm and the"
+            " warning about flat rankings (our choice).",
         ),
         GlobalExplainerSpec(
             name="shap_global",
@@ -53,6 +57,8 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             needs=("images",),
             cost="1 forward pass per image; rows * permutations * (2 d + 1) * background passes of the classifier",
             limits="Channels of the classifier's input only; a masked channel takes its value in other images.",
+            variant="SHAP values by the shap library (stated); channels as features, and the mean of |value| over"
+            " images and classes (our choice).",
         ),
         GlobalExplainerSpec(
             name="permutation_importance",
@@ -62,6 +68,8 @@ def xaihub_register_global_explainers() -> list[GlobalExplainerSpec]:
             needs=("images", "labels, or else the model's own predictions"),
             cost="1 forward pass per image; d * repeats passes of the classifier",
             limits="Redundant channels, which can replace each other, all look unimportant.",
+            variant="Drop in quality when a feature is shuffled (stated, for random forests; by scikit-learn); channels"
+            " of a classifier, and the log loss as quality (our choice).",
         ),
     ]
 

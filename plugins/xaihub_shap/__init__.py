@@ -17,8 +17,10 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             ),
             needs=("black-box",),
             cost="at most evaluations forward passes",
-            limits="Regions that the budget does not reach share their parent's value evenly.",
-            variant="shap's PartitionExplainer. Our choice: regions are halved across their longer side.",
+            limits="Regions that the budget does not reach share their parent's value evenly; for Shapley values use"
+            " shapley_values.",
+            variant="Our choice: shap's PartitionExplainer, whose Owen values are not the paper's Shapley values;"
+            " regions are halved across their longer side.",
             tags=("perturbation", "shapley"),
         )
     ]

@@ -8,7 +8,10 @@ _PAPER = Paper(
     2025,
     "https://arxiv.org/abs/2512.14354",
 )
-_STATED = "our reconstruction: patch scores that sum to the class scores, cross-entropy and a Shapley loss are stated"
+_STATED = (
+    "our reconstruction: patch scores that sum to the class scores, cross-entropy and a Shapley loss on masked images"
+    " (stated)"
+)
 
 
 @hookimpl
@@ -25,14 +28,15 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             limits="Only models trained with the objective shapley. Patch scores are Shapley values of the network's"
             " own masked predictions as far as training went: refine=128 corrects them, and shapley_values with"
             " baseline=own_masking checks them.",
-            variant=f"{_STATED}; centring over classes and refine are our choice.",
+            variant=f"{_STATED}; the correction by refine (derived); centring over classes and refine itself (our"
+            " choice).",
             tags=("self-explaining", "shapley"),
         ),
         ExplainerSpec(
             name="shapley_values",
             target="xaihub_shapley.posthoc:ShapleyValues",
-            summary="Shapley values of regions for any model, with standard errors; the most accurate of the post-hoc"
-            " estimators we measured.",
+            summary="Shapley values of regions for any model, with standard errors: of all post-hoc estimators we"
+            " measured, the smallest error at every budget.",
             paper=Paper(
                 "Improving KernelSHAP: Practical Shapley Value Estimation Using Linear Regression",
                 2021,
@@ -41,8 +45,9 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost="at most budget forward passes; 2^regions if exact",
             limits="The values depend on the regions and on how they are masked; standard errors cover the choice of"
             " coalitions only.",
-            variant="Estimator kernel follows the paper on paired coalitions, without repetition (our choice); the"
-            " default, interactions, is ours, with derived equations.",
+            variant="Stated: estimator kernel. Our choice: its coalitions, in pairs and without repetition; the default"
+            " estimator interactions, a Gaussian process over games; regions, baseline and budget. Derived: the Shapley"
+            " values and errors of interactions in closed form.",
             tags=("perturbation", "shapley", "completeness"),
         ),
     ]
@@ -74,8 +79,10 @@ def xaihub_register_objectives() -> list[ObjectiveSpec]:
             paper=_PAPER,
             cost="1 + coalitions forward and backward passes",
             limits="Needs a timm network whose features form a grid. Pulls towards patches that ignore each other and"
-            " softens predictions, more so the larger lambda is.",
-            variant=f"{_STATED}; coalitions, masking, lambda and schedule are our choice.",
+            " softens predictions, more so the larger lambda is. After a short training the patch scores are not yet"
+            " Shapley values: read patch_score_r2 on the epoch line or the card.",
+            variant=f"{_STATED}; Shapley values at that loss's minimum (derived); squared error over pairs of"
+            " coalitions, masked patches at the mean colour, lambda = 1, its schedule and votes_lambda (our choice).",
             tags=("self-explaining", "shapley"),
         )
     ]

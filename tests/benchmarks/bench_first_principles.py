@@ -115,7 +115,7 @@ def groups(options: argparse.Namespace) -> dict[str, Callable[..., Maps]]:
     return {name: methods for name, methods in found.items() if name.startswith(wanted)}
 
 
-def defaults(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:  # noqa: ARG001
+def defaults(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """The public explainer with no parameter given, then others with the same number of forward passes."""
     (own,) = explained(model, image, {"first_principles": xaihub.Hub().get_explainer("first_principles")})
     yield own

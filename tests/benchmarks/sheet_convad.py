@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--photos", nargs="*")
     parser.add_argument("--explainer", default="convad")
-    parser.add_argument("-p", dest="values", nargs="*", default=["confidence=0.5"], metavar="NAME=VALUE")
+    parser.add_argument("-p", dest="values", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=int, help="images")
     parser.add_argument("--columns", type=int, default=3)

@@ -22,10 +22,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 import xaihub
+from xaihub.models.saving import write_card, write_weights
 from xaihub.training.data.images import Split, split
 from xaihub.training.data.sources import open_images
 from xaihub.training.head import find_head, with_classes
-from xaihub.training.result import write_card, write_weights
 
 FOLDS = 5
 SAME = 0.97  # photos whose small grey copies correlate by more are taken for one; the nearest that are not, by 0.94
@@ -182,9 +182,8 @@ def warm_card(folder: str | Path, name: str = "efficientnet_lite0") -> Path:
         fresh.bias.copy_(torch.stack([bias[rows].mean(0) for rows in members]))
     folder = Path(folder)
     digest = write_weights(folder / "weights.safetensors", warm.module.state_dict())
-    plain = xaihub.Hub().get_objective("cross_entropy")
-    write_card(folder / "card.yaml", model.card, classes=tuple(SUPERCLASSES), sha256=digest,
-               accuracy="not trained on the superclasses", objective=plain, wrapped=False)  # fmt: skip
+    write_card(folder / "card.yaml", model.card, classes=tuple(SUPERCLASSES), sha256=digest, name=folder.name,
+               accuracy="not trained on the superclasses")  # fmt: skip
     return folder / "card.yaml"
 
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from PIL import Image
 
 from xaihub import Hub, sample_photo
-from xaihub.api.compare import compare
+from xaihub.api.compare import compare_models
 
 Run = Callable[..., Result]
 
@@ -101,7 +101,7 @@ def test_files_whose_names_differ_in_a_sign_do_not_overwrite_each_other(run: Run
 def test_models_of_one_name_have_rows_of_their_own_in_python_as_well() -> None:
     models = [Hub().load_model("test_resnet", scratch=True) for _ in range(2)]
     explainers = [Hub().get_explainer(name) for name in ("saliency", "attention_rollout")]
-    rows, failures = compare(models, explainers, sample_photo())
+    rows, failures = compare_models(models, explainers, sample_photo())
     assert [[item.explainer for item in row] for row in rows] == [["saliency"], ["saliency"]]
     assert not torch.equal(rows[0][0].values, rows[1][0].values)
     assert len(failures) == 2

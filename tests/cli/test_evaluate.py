@@ -92,7 +92,7 @@ def test_the_reasons_of_failures_are_told_once(run: Run, photos: Path) -> None:
     told = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1
     assert "grid_pointing" in told[0]
-    assert "(2 maps)" in told[0]
+    assert "(2 maps, the first of " in told[0]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -36,12 +37,12 @@ class Renamed(Explainer):
 
 
 def test_list_tells_what_each_plugin_registered(run: Run) -> None:
-    rows = {row["name"]: row for row in json.loads(run("plugins", "list", "--json").stdout)}
+    rows = {row["name"]: row for row in json.loads(run("plugins", "list", "--load", "--json").stdout)}
 
     assert rows["rise"]["registered"] == {"explainers": ["rise"]}
     assert rows["zoo"]["registered"]["adapters"] == ["timm", "torchvision"]
     assert all(row["distribution"] == "xaihub" and row["seconds"] >= 0 for row in rows.values())
-    assert "3 models, 2 adapters" in run("plugins", "list").stdout
+    assert "3 models, 2 adapters" in run("plugins", "list", "--load").stdout
 
 
 def test_list_tells_what_is_wrong_with_a_plugin() -> None:
@@ -52,12 +53,20 @@ def test_list_tells_what_is_wrong_with_a_plugin() -> None:
 
     host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
     host.register(Plugin(), name="sick")
-    result = CliRunner().invoke(cli, ["plugins", "list"], obj=App(Hub(host)))
+    result = CliRunner().invoke(cli, ["plugins", "list", "--load"], obj=App(Hub(host)))
 
     assert result.exit_code == 0
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("sick ")]
     assert "nothing, see below" in line
     assert result.stderr.count("OSError: no luck") == 1
+
+
+def test_list_shows_plugins_that_were_registered_by_hand_without_loading_anything(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(RENAMED, encoding="utf-8")
+
+    rows = json.loads(run("--plugin", "mine.py", "plugins", "list", "--json").stdout)
+
+    assert [(row["name"], row["state"]) for row in rows if not row["builtin"]] == [("mine", "ready")]
 
 
 def test_info_shows_files_hooks_records_load_time_and_the_card(run: Run) -> None:
@@ -106,7 +115,7 @@ def test_check_exits_with_1_and_says_what_to_change(run: Run, tmp_path: Path) ->
     result, records = run(*check), json.loads(run(*check, "--json").stdout)
 
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] == "1 of 1 checks failed"
+    assert result.stderr.splitlines()[-1].startswith("1 of 1 checks failed")
     assert [(record["outcome"], record["check"]) for record in records] == [("failed", "constructor_only_stores")]
     assert "steps" in records[0]["advice"]
 
@@ -170,3 +179,27 @@ def test_what_cannot_be_installed_is_one_clear_line(run: Run, arguments: list[st
     assert result.exit_code in (1, 2)
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [("y", "./lens"), ("n", "lens"), ("", "./lens")])
+def test_at_a_terminal_the_user_is_asked_whether_a_folder_is_meant(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, wanted: str
+) -> None:
+    (tmp_path / "lens").mkdir()
+    (tmp_path / "lens" / "pyproject.toml").touch()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(installing, "install", lambda names, **_: asked.append(list(names)) or [])
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(sys.modules["xaihub.cli.plugins"], "sys", terminal)
+
+    result = run("plugins", "install", "lens", "xaihub-other", stdin=f"{answer}\n".encode())
+
+    assert result.exit_code == 0, result.stderr
+    assert "Install the folder './lens'? (no: the package 'lens' from the package index) [Y/n]" in result.stderr
+    assert asked == [[wanted, "xaihub-other"]]
+
+
+def test_info_separates_long_kinds_from_their_names(run: Run) -> None:
+    text = run("plugins", "info", "scores_activation").stdout
+
+    assert "  global explainers " in text

@@ -14,7 +14,7 @@ from PIL import Image
 
 from xaihub import GlobalExplanation, Hub, load_image
 from xaihub.api.contact_sheet import channel_views
-from xaihub.api.rank import Photos, labels_of, rank
+from xaihub.api.rank import Photos, labels_of, rank_models
 from xaihub.cli import cli
 
 Run = Callable[..., Result]
@@ -176,7 +176,7 @@ def test_the_most_activating_images_are_those(work: Path, monkeypatch: pytest.Mo
     hub = Hub()
     model = hub.load_model(str(work / "run0" / "card.yaml"), device="cpu")
     sources = sorted(map(str, (work / "photos").iterdir()))
-    (outcome,) = rank([model], [hub.get_global_explainer()], sources)
+    (outcome,) = rank_models([model], [hub.get_global_explainer()], sources)
     assert outcome.explanation is not None
     rows, how = channel_views(model, outcome.explanation, outcome.photos, top=3, across=2)
 

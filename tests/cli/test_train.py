@@ -46,7 +46,9 @@ def test_the_result_is_a_model_like_any_other(run: Run, photos: Path) -> None:
         r" balanced [\d.]+; [\d.]+ s",
         epochs[0],
     )
-    assert re.fullmatch(r"best epoch [12] of 2: accuracy [\d.]+, balanced [\d.]+", best)
+    assert re.fullmatch(
+        r"best epoch [12] of 2: accuracy [\d.]+, balanced [\d.]+; lowest of a class: [\d.]+ \((red|blue)\)", best
+    )
     assert then == "explain an image with: xaihub explain IMAGE -m run/card.yaml"
 
     image = str(photos / "red/0.png")

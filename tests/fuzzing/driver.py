@@ -136,6 +136,7 @@ def inputs(format_: Format, count: int, seed: int) -> Iterator[bytes]:
 def fuzz(format_: Format, folder: Path, *, count: int = 10**9, seconds: float = 10**9, seed: int = 0) -> Tally:
     """Read inputs until the number or the time is reached."""
     import matplotlib.font_manager  # noqa: F401  its first import on a machine runs fc-list, whatever the input
+
     inner = folder / "a" / "b" / "inside"
     inner.mkdir(parents=True, exist_ok=True)
     tally, home, started = Tally(), Path.cwd(), time.perf_counter()

@@ -17,11 +17,20 @@ from xaihub import (
     ParameterError,
     ResolvedTarget,
     get_explainer,
+    load_image,
     load_model,
+    sample_photo,
 )
 from xaihub.masking import make_removal
+from xaihub.testing.catalogue import run
+from xaihub.testing.cost import announced
+from xaihub.testing.explainer_subject import ExplainerSubject
+from xaihub.testing.kit import checks
+from xaihub_convad import xaihub_register_explainers
+from xaihub_convad.baselines import named_removal
 from xaihub_convad.explainers import Rex
 from xaihub_convad.search.evaluation import Evaluator
+from xaihub_convad.search.extraction import neighbours
 from xaihub_convad.search.partition import SUBSETS, Box, Cuts, mutants, painted, split
 from xaihub_convad.search.responsibility import responsibilities, search
 from xaihub_convad.search.scheduling import Task, combined, run_all
@@ -192,7 +201,7 @@ class TestSearch:
             return int(explained(Spots(ONE), iterations=2, shrink=0, **values).metadata["details"]["refinements"])
 
         assert refinements(refinements=3) == 6
-        assert refinements(refinements=50, budget=80) == 4
+        assert refinements(refinements=50, budget=94) == 4
         assert refinements(refinements=50, budget=28) == 1
         with pytest.raises(ParameterError, match="budget=27 does not cover one split and one set"):
             refinements(budget=27)
@@ -201,10 +210,28 @@ class TestSearch:
     @pytest.mark.parametrize("budget", [28, 59, 90, 200, 400])
     def test_a_budget_covers_the_search_and_the_sets(self, strategy: str, budget: int) -> None:
         module = Spots(ONE, (20, 2, 8))
-        values = {"strategy": strategy, "alternatives": {28: 1, 59: 2}.get(budget, 3), "radius": 2.0}
+        values: dict[str, Any] = {"strategy": strategy}
+        if strategy == "multiple":
+            values["alternatives"] = {28: 1, 59: 2}.get(budget, 3)
+        if strategy == "spatial":
+            values["radius"] = 2.0
         found = explained(module, budget=budget, **values)
         assert found.metadata["forward_passes"] <= budget
         assert [(one.holds, one.area > 0) for one in found.sets] == [(True, True)] * len(found.sets)
+
+    @pytest.mark.parametrize("strategy", ["global", "spatial", "contrastive", "complete", "multiple"])
+    @pytest.mark.parametrize("cell", [1, 4])
+    def test_the_declared_cost_is_an_upper_bound(self, strategy: str, cell: int) -> None:
+        (spec,) = (one for one in xaihub_register_explainers() if one.name == "rex")
+        for need in (0.3, 0.7, 0.95):
+            module = Spots(ONE, (20, 2, 8), (0, 0, 32), need=need)
+            own = {"radius": 1.0} if strategy == "spatial" else {"alternatives": 3} if strategy == "multiple" else {}
+            found = explained(module, strategy=strategy, cell=cell, confidence=0.5, iterations=2, shrink=60, **own)
+            bound = announced(spec.cost, found.metadata["parameters"])
+            assert bound == 14 * 2 * 4 + 60 + 100
+            bound += 200 if strategy in ("contrastive", "complete") else 0
+            bound *= 3 if strategy == "multiple" else 1
+            assert found.metadata["forward_passes"] <= bound
 
     def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
         found = explained(Spots(ONE), iterations=5)
@@ -282,7 +309,7 @@ class TestReproducibility:
         assert expected == pytest.approx(shown, abs=0.1)
 
     def test_a_map_that_has_not_settled_is_reported(self) -> None:
-        found = explained(Spots(ONE), iterations=2, refinements=1)
+        found = explained(Spots(ONE), iterations=1, refinements=1)
         assert any("is not stable" in warning for warning in found.warnings)
 
 
@@ -348,3 +375,29 @@ def test_each_explainer_is_registered_and_hides_pixels_its_own_way(name: str, ba
     assert float(logits.softmax(1)[0, found.target.index]) == pytest.approx(one.score, abs=1e-5)
     assert int(logits.argmax()) == found.target.index
     assert one.holds
+
+
+def test_every_parameter_can_change_the_result_or_is_refused() -> None:
+    (item,) = checks("explainer", ["every_parameter_has_an_effect"])
+    result = run(item, ExplainerSubject(Rex), "rex")
+    assert (result.outcome, result.advice) == ("passed", "")
+    for values in ({"radius": 9.0}, {"alternatives": 2}, {"strategy": "multiple", "radius": 9.0}):
+        with pytest.raises(ParameterError, match="has no effect"):
+            explained(Spots(ONE), **values)
+
+
+@pytest.mark.parametrize("name", ["rex", "convad"])
+def test_a_default_set_keeps_half_of_the_confidence_and_survives_a_pixel(name: str, tmp_path: Any) -> None:
+    model = load_model("efficientnet_lite0", device="cpu")
+    image, _ = model.prepare(load_image(sample_photo()).rgb)
+    get_explainer(name).explain(model, image[None])[0].save(tmp_path / "x")
+    found = Explanation.load(tmp_path / "x")
+    (one,) = found.sets
+    masks = torch.from_numpy(np.stack([one.mask.numpy(), *neighbours(one.mask.numpy())])).float().unsqueeze(1)
+    with torch.inference_mode():
+        logits = named_removal(one.baseline or "", model, image)(model, image, masks)
+    assert logits.argmax(1).tolist() == [found.target.index] * 3
+    assert float(logits.softmax(1)[0, found.target.index]) >= 0.5 * found.target.probability - 1e-5
+    assert one.whole == pytest.approx(found.target.probability, abs=1e-5)
+    assert [text for text in found.warnings if "set" in text] == []
+    assert found.metadata["forward_passes"] <= 14 * 10 * 2 + 100 + 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import product
 from math import factorial
@@ -42,7 +43,8 @@ def _image(seed: int = 0) -> Tensor:
 
 
 def _explain(model: Model | None = None, target: Any = 1, seed: int = 0, **parameters: Any) -> Any:
-    values = {"features": "grid:3", "baseline": "black", "shifts": 1, "smooth": False, "output": "logit", **parameters}
+    smooth = parameters.get("family") == "shapley"  # Shapley values are never interpolated
+    values = {"features": "grid:3", "baseline": "black", "smooth": smooth, "output": "logit", **parameters}
     return FirstPrinciples(**values).explain(model or _model(), _image(), target, seed=seed)[0]
 
 
@@ -166,8 +168,40 @@ def test_a_run_ends_early_once_the_standard_error_is_small() -> None:
 
 
 def test_a_map_that_is_mostly_noise_says_so() -> None:
-    found = _explain(family="keep_p", features="patches:1", budget=40)
-    assert any("raise the budget" in warning for warning in found.metadata["warnings"])
+    (warning,) = _explain(family="keep_p", features="patches:1", budget=40).metadata["warnings"]
+    assert re.fullmatch(r"the standard error is \d+% of the map's spread: .*budget.*", warning)
+
+
+def test_the_budget_that_a_warning_names_makes_the_standard_error_small_enough() -> None:
+    settings: dict[str, Any] = {"tolerance": 0, "features": "grid:5", "adjust": False}
+    (warning,) = _explain(budget=100, **settings).metadata["warnings"]
+    wanted = int(re.search(r"budget=(\d+) should give 25%", warning)[1])  # type: ignore[index]
+    assert _explain(budget=wanted, **settings).metadata["details"]["stderr_to_spread"] < 0.3
+
+
+def test_a_run_does_not_end_before_its_error_can_be_judged() -> None:
+    # With hardly more masks than regions the fit is nearly exact, so its residuals look small.
+    found = _explain(features="grid:6", budget=320, tolerance=1e6)
+    assert found.metadata["forward_passes"] >= 3 * 37
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("p", 0.3), ("adjust", False), ("sizes", "uniform"), ("tolerance", 0.1), ("centre", False)]
+)
+def test_a_parameter_that_a_family_does_not_use_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=f"'{name}' of FirstPrinciples has no effect with family=occlusion"):
+        _explain(family="occlusion", **{name: value})
+
+
+def test_a_parameter_of_random_points_is_noted_if_every_point_is_evaluated() -> None:
+    found = _explain(budget=512, sizes="uniform", adjust=False, exact=True)
+    assert found.metadata["details"]["exact"]
+    assert [note.partition(" ")[0] for note in found.metadata["warnings"]] == ["sizes", "adjust", "exact"]
+
+
+def test_axis_dirac_keeps_to_its_budget() -> None:
+    with pytest.raises(ParameterError, match="a budget of 9 is too small for axis_dirac on 9 regions"):
+        _explain(family="axis_dirac", budget=9)
 
 
 def test_masks_drawn_once_serve_families_and_targets() -> None:

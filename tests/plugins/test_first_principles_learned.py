@@ -198,13 +198,18 @@ def test_free_weights_explain_by_their_own_masks(tmp_path: Path) -> None:
     assert first.metadata["forward_passes"] == 40
     assert first.metadata["details"]["exact"]
     assert first.metadata["details"]["stderr_to_spread"] == 0
+    noted = _explain(file, tolerance=0.1, sizes="uniform").warnings
+    assert [note.partition(" has no effect")[0] for note in noted[:2]] == ["tolerance", "sizes"]
     assert int(first.values[0].argmax()) in {row * SIDE + column for row in range(4, 8) for column in range(4, 8)}
 
 
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"family": "shapley"}, "measure and family=shapley exclude each other"),
+        ({"family": "shapley"}, r"'family' of FirstPrinciples has no effect with measure=.*only with no measure"),
+        ({"p": 0.3}, "'p' of FirstPrinciples has no effect with measure="),
+        ({"adjust": False}, "'adjust' of FirstPrinciples has no effect with measure="),
+        ({"centre": False}, "'centre' of FirstPrinciples has no effect with measure="),
         ({"features": "grid:5"}, "features=grid:5 contradicts the measure"),
         ({"output": "probability", "baseline": "white"}, "baseline=white contradicts the measure"),
     ],

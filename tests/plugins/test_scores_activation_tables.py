@@ -256,12 +256,21 @@ def test_a_transformer_takes_the_gate_as_well() -> None:
 
 
 def test_the_reproduction_runs_and_reports_what_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("wine",))
-    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_EPOCHS", 2)
+    monkeypatch.setattr("xaihub_scores_activation.reproduction.command.QUICK_TABLES", ("classification_10",))
     monkeypatch.setattr("xaihub_scores_activation.reproduction.command.CONTROL", "wine")
     monkeypatch.setattr("xaihub_scores_activation.reproduction.experiments.ROWS", 8)
 
-    command = ["reproduce", "scores-activation", "--quick", "--keep", str(tmp_path / "parts.json")]
+    command = [
+        "reproduce",
+        "scores-activation",
+        "--quick",
+        "--seeds",
+        "2",
+        "--epochs",
+        "2",
+        "--keep",
+        str(tmp_path / "parts.json"),
+    ]
     shown = CliRunner().invoke(cli, command)
     record = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)  # of the same parts
 
@@ -273,6 +282,15 @@ def test_the_reproduction_runs_and_reports_what_is_unknown(monkeypatch: pytest.M
     figures = record["tables"][0]["figures"]["Pearson with SHAP"]
     assert len(figures["values"]) == 2
     assert figures["low"] <= figures["mean"] <= figures["high"]
+
+
+def test_a_trial_run_measures_less_of_the_same() -> None:
+    seeds = [0, 1, 2]
+    quick, whole = Plan(seeds, 100, quick=True).parts, Plan(seeds, 100).parts
+
+    assert set(quick) < set(whole)
+    for name, part in quick.items():
+        assert (part.func, part.args, part.keywords) == (whole[name].func, whole[name].args, whole[name].keywords)
 
 
 def test_an_interrupted_reproduction_can_be_resumed(tmp_path: Path) -> None:
@@ -290,7 +308,7 @@ def test_an_interrupted_reproduction_can_be_resumed(tmp_path: Path) -> None:
     plan().run(keep)
 
     assert first == ["table classification_16", "table wine"]
-    assert asked == [*first, "control", "parity", "cost"]
+    assert asked == [*first, "control", "cost"]
     with pytest.raises(OutputError, match="measured with other settings"):
         plan(seeds=2).run(keep)
     keep.write_text("[]", encoding="utf-8")

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from xaihub import ParameterError
 from xaihub.cli import cli
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
-from xaihub_shapley.reproduction.experiment import METHODS, agreement, curves, exact_shapley, pointing, small_model
+from xaihub_shapley.reproduction.experiment import (
+    METHODS,
+    Agreement,
+    Curves,
+    agreement,
+    curves,
+    exact_shapley,
+    pointing,
+    small_model,
+)
 from xaihub_shapley.reproduction.images import LabelledImages, Task, make_images
 
 
@@ -45,6 +55,11 @@ def test_no_cell_alone_tells_the_label_of_the_exclusive_or() -> None:
     for cell in range(9):
         there = images.evidence[:, cell]
         assert abs(float(torch.corrcoef(torch.stack([first[there, cell], labels[there]]))[0, 1])) < 0.15
+
+
+def test_unknown_images_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"there are no images 'faces' \(use located, digits, xor\)"):
+        make_images("faces", 2, train=True, seed=0)  # type: ignore[arg-type]
 
 
 class _Additive(ShapleyVision):
@@ -108,6 +123,30 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path) -> None:
     # The baseline model is always there, and once.
     assert [record["lambda"] for record in records] == [0.0] * len(METHODS) + [2.0] * len(METHODS)
     assert all(0 <= record["deletion"] <= 1 for record in records if record["deletion"] is not None)
+
+
+def test_a_trial_run_measures_less_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def run(task: str, kind: str, weight: float, **effort: Any) -> dict[str, dict[str, float]]:
+        calls.append({"task": task, "kind": kind, "weight": weight, **effort})
+        return {"shapley": dict.fromkeys(["accuracy", *Agreement._fields, *Curves._fields], 0.5)}
+
+    def called(*arguments: str) -> list[dict[str, Any]]:
+        calls.clear()
+        result = CliRunner().invoke(cli, ["reproduce", "shapley", "-q", *arguments])
+        assert result.exit_code == 0, result.output
+        return [*calls]
+
+    monkeypatch.setattr("xaihub_shapley.reproduction.experiment.run", run)
+    whole, quick = called(), called("--quick")
+    assert len(quick) < len(whole)
+    for found in quick:
+        assert {**found, "judged": 20} in whole
+        assert found["judged"] == 5
+    assert [(call["task"], call["judged"]) for call in called("--quick", "--data", "xor", "--judged", "7")] == [
+        ("xor", 7)
+    ] * 2
 
 
 @pytest.mark.parametrize(

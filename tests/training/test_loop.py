@@ -360,7 +360,7 @@ def test_images_may_be_read_in_other_processes(train: Train, tmp_path: Path) -> 
 def test_missing_tensorboard_is_reported_before_any_work(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "filter_trackers", lambda *_given: [])
+    monkeypatch.setattr(setup, "get_available_trackers", list)
     with pytest.raises(MissingExtra, match=r"logger=tensorboard needs 'tensorboard'.*xaihub\[tensorboard\]"):
         train(logger="tensorboard")
     assert list(tmp_path.iterdir()) == []

@@ -212,7 +212,8 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             events.append(("finish", None))
 
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Remembering)
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.WANDB])
+    for module in (tracking, setup):
+        monkeypatch.setattr(module, "get_available_trackers", lambda: [LoggerType.WANDB])
     return events
 
 

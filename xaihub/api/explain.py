@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
+from xaihub.evaluation.isolation import Isolation
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, Hub
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
@@ -24,12 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xaihub.models.preprocessing import Geometry
-
-
-@cache
-def default_hub() -> Hub:
-    """Return the hub with all installed plugins, created on first use."""
-    return Hub()
 
 
 def load_model(
@@ -59,6 +55,24 @@ def load_model(
     )
 
 
+def as_model(model: Any, **options: Any) -> Model:
+    """Return a model that is given as it is or by name; the options are those of `load_model`, for a name.
+
+    Raises:
+        ParameterError: It is neither, such as a bare network.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(os.fspath(model), **options)
+    if not isinstance(model, Model):
+        raise ParameterError(
+            f"model is a {type(model).__name__}, which says nothing about its inputs",
+            hint="wrap a network: xaihub.Model(network, name='mine', preprocessing=xaihub.Preprocessing(...))",
+        )
+    if not model.baselines:  # it was not loaded by a hub
+        model.baselines = default_hub().removals
+    return model
+
+
 def get_explainer(name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
     """Make an explainer by name; keyword arguments are its parameters.
 
@@ -71,7 +85,7 @@ def explain(
     source: Any = None,
     *,
     model: str | Model = DEFAULT_MODEL,
-    explainer: str | Explainer = DEFAULT_EXPLAINER,
+    explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
     seed: int = 0,
@@ -83,7 +97,7 @@ def explain(
     Args:
         source: A path, "-", bytes, a PIL image or an array; None is the sample photo.
         model: A model, or its name.
-        explainer: An explainer, or its name.
+        explainer: An explainer, its class, or its name.
         target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), several labels ("cat +
             dog"), "positive" or "negative" (binary outputs), "value up" or "value down" (regression), or None for the
             predicted class or the only value. Or a function of what the network returns (a tensor, tuple, dictionary),
@@ -92,7 +106,7 @@ def explain(
             than the second of two.
         seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
-        values: Parameters of the explainer; only for an explainer given by name.
+        values: Parameters of the explainer, unless it is an instance.
 
     Raises:
         XaihubError: The image, model, explainer, target or a parameter cannot be used, or the explainer refuses.
@@ -104,19 +118,14 @@ def explain(
     """
     from xaihub.images import sample_photo
 
-    loaded = load_model(model, device=device) if isinstance(model, str) else model
-    if isinstance(explainer, str):
-        explainer = get_explainer(explainer, **values)
-    elif values:
-        raise ParameterError(
-            f"{', '.join(values)} cannot be combined with an explainer instance", hint="pass them to its constructor"
-        )
+    loaded = as_model(model, device=device)
+    method = instance(Explainer, get_explainer, explainer, values)
     if like is not None:
         loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
     image = load_image(sample_photo() if source is None else source)
-    return _Input(loaded, image).explain(explainer, target, seed)
+    return _Input(loaded, image).explain(method, target, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +157,17 @@ class _Input:
         with self.model.untouched():
             return self.model.predict(self.prepared[0])
 
-    def explain(self, explainer: Explainer, target: str | int | Target | None, seed: int) -> Explanation:
+    def explain(
+        self, explainer: Explainer, target: str | int | Target | None, seed: int, isolation: Isolation | None = None
+    ) -> Explanation:
         inputs, geometry = self.prepared
         logits = None if explainer.plain_first else self.logits
-        return explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0].with_image(
-            self.image, geometry
-        )
+        if isolation is None:
+            found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
+        else:
+            wanted = Target.parse(target, self.model.classes)
+            found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)
+        return found.with_image(self.image, geometry)
 
 
 def explain_many(
@@ -163,10 +177,12 @@ def explain_many(
     *,
     target: str | None = None,
     seed: int = 0,
+    timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
+    With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
     `watch` is called with a description of each step before it starts.
 
     Raises:
@@ -175,7 +191,7 @@ def explain_many(
     for model in models:
         Target.parse(target, model.classes, model.outputs)
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes(isolation: Isolation) -> Iterator[Outcome]:
         for source in sources:
             try:
                 image = load_image(source)
@@ -189,10 +205,14 @@ def explain_many(
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
                         with fenced(explainer):
-                            made = seen.explain(explainer, target, seed)
+                            made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)
                         continue
                     yield outcome(explanation=made)
 
-    return outcomes()
+    def isolated() -> Iterator[Outcome]:
+        with Isolation(timeout=timeout) as isolation:
+            yield from outcomes(isolation)
+
+    return isolated()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xaihub.api.loading import listed, loaded_models, made
+from xaihub.api.registration import default_hub
 from xaihub.errors import InputError, XaihubError
+from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
@@ -78,6 +83,58 @@ class RankOutcome:
 
 
 def rank(
+    images: str | Path | Sequence[str | Path] = (),
+    *,
+    models: str | Model | Sequence[str | Model] = DEFAULT_MODEL,
+    explainers: str
+    | type[GlobalExplainer]
+    | GlobalExplainer
+    | Sequence[str | type[GlobalExplainer] | GlobalExplainer] = DEFAULT_GLOBAL_EXPLAINER,
+    params: Mapping[str, Any] | None = None,
+    labels: str | Path | None = None,
+    seed: int = 0,
+    combine: bool = False,
+    **loading: Any,
+) -> list[GlobalExplanation]:
+    """Rank the features that models as a whole rely on, as `xaihub rank` does.
+
+    Args:
+        images: Files, folders or globs; global explainers that read the ranking from the weights need none.
+        models: Models, or their names.
+        explainers: Global explainers, their classes or names.
+        params: Parameters of every global explainer given by name or class that has them, or of one: {"scores.x": 1}.
+        labels: A CSV file with the classes of the images (file, label).
+        seed: Seed of every random choice.
+        combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
+        loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
+
+    Returns:
+        One ranking per model and global explainer, or one per global explainer with `combine`.
+
+    Raises:
+        XaihubError: An argument cannot be used, or a ranking fails.
+
+    Example::
+
+        xaihub.rank("photos/", models="runs/gated/card.yaml")[0].table(10)
+    """
+    from xaihub.images import find_images
+
+    hub = default_hub()
+    methods = made(GlobalExplainer, hub.global_explainers, hub.get_global_explainer, listed(explainers), params)
+    networks = loaded_models(listed(models), **loading)
+    sources = find_images([os.fspath(item) for item in listed(images)]) if images else []
+    outcomes = []
+    for outcome in rank_models(networks, methods, sources, labels=None if labels is None else str(labels), seed=seed):
+        if outcome.error is not None:
+            raise outcome.error
+        outcomes.append(outcome)
+    if combine:
+        return combined(outcomes)
+    return [outcome.explanation for outcome in outcomes if outcome.explanation is not None]
+
+
+def rank_models(
     models: Sequence[Model],
     explainers: Sequence[GlobalExplainer],
     sources: Sequence[str],

@@ -10,7 +10,9 @@ from xaihub.cli.compare import compare
 from xaihub.cli.evaluate import evaluate
 from xaihub.cli.explain import explain
 from xaihub.cli.export import export, merge
+from xaihub.cli.info import info
 from xaihub.cli.list import list_
+from xaihub.cli.models import models
 from xaihub.cli.plugins import plugins
 from xaihub.cli.rank import rank
 from xaihub.cli.reproduce import reproduce
@@ -60,7 +62,9 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-for command in (explain, compare, rank, evaluate, export, merge, train, sweep, reproduce, list_, show, plugins):
+for command in (
+    explain, compare, rank, evaluate, export, merge, train, sweep, reproduce, list_, show, models, plugins, info
+):  # fmt: skip
     cli.add_command(command)
 
 

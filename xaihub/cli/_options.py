@@ -135,6 +135,13 @@ OUTPUTS = Opt(
     metavar="KIND", show_default=False,
 )  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
+LIMIT = Opt(
+    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
+    " in this process.",
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )

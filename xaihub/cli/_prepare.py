@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,31 +19,17 @@ if TYPE_CHECKING:
 
 
 def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
-    """Load every model once; it reports progress to `step`. Models that share a name are named as they were given."""
-    from xaihub.models.passes import Runtime
+    """Load every model once; forward passes are reported to `step`."""
+    from xaihub.api.loading import load_models as load
 
-    found = {
-        name: hub.load_model(
-            name,
-            device=wanted.device,
-            checkpoint=wanted.checkpoint,
-            classes=wanted.classes,
-            layer=wanted.layer,
-            outputs=wanted.outputs,
-            runtime=Runtime(batch_size=wanted.batch_size, autocast=wanted.autocast, progress=step),
-        )
-        for name in dict.fromkeys(wanted.models)
-    }
-    names = Counter(model.name for model in found.values())
-    for name, model in found.items():
-        if names[model.name] > 1:  # such as cards of several seeds, whose files and rows would be confused
-            model.name = name
+    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
+    models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
     like = getattr(wanted, "like", ())
-    if like:
-        from xaihub.models.similarity import like as similar
+    if not like:
+        return models
+    from xaihub.models.similarity import like as similar
 
-        return [similar(model, like) for model in found.values()]
-    return list(found.values())
+    return [similar(model, like) for model in models]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -13,7 +13,8 @@ import msgspec
 
 from xaihub.api.parameters import Setting
 from xaihub.cli._options import Display, Opt, option, parse_settings
-from xaihub.training.config import Config, checked, read_file, settings
+from xaihub.cli._output import say
+from xaihub.training.config import Config, read_file, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,15 +102,12 @@ def gathered(ctx: click.Context, data: str | None, flags: Mapping[str, Any], giv
     return plan
 
 
-def finished(plan: dict[str, Any], parameters: Mapping[str, str]) -> Config:
-    """Return the plan; paths become absolute, because a run may be resumed from another folder.
-
-    Raises:
-        ParameterError: A value is out of range, or two of them exclude each other.
-    """
-    plan = {**plan, "parameters": {**plan.get("parameters", {}), **parameters}}
-    for name in ("data", "checkpoint", "classes", "model"):
-        path = plan.get(name)
-        if path and (name != "model" or path.lower().endswith((".yaml", ".yml"))) and os.path.exists(path):  # noqa: PTH110 - a long name is no error
-            plan[name] = str(Path(path).resolve())
-    return checked(plan)
+@contextmanager
+def on_interrupt(how: str, needed: Path | None = None) -> Iterator[None]:
+    """On Ctrl-C, print how to continue, if the file that this needs has been written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if needed is None or needed.exists():
+            say(f"interrupted; {how}")
+        raise

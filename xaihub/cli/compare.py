@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import ExplainOptions, options
+from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
+from xaihub.hub import DEFAULT_TIMEOUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ExplainOptions):
+    """What to compare, and for how long at most."""
+
+    timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
 
 
 @click.command()
 @click.argument("image", required=False)
-@options(ExplainOptions)
+@options(CompareOptions)
 @click.pass_obj
-def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
+def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     """Compare explainers and models on one image.
 
     Writes one labelled figure, with one row per model and one column per explainer.
@@ -30,7 +41,7 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
-    from xaihub.api.compare import compare as run
+    from xaihub.api.compare import compare_models as run
     from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
@@ -39,7 +50,15 @@ def compare(app: App, /, image: str | None, given: ExplainOptions) -> None:
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
-        rows, failures = run(models, explainers, sources[0], target=given.target, seed=given.seed, watch=bar.watch)
+        rows, failures = run(
+            models,
+            explainers,
+            sources[0],
+            target=given.target,
+            seed=given.seed,
+            timeout=given.timeout,
+            watch=bar.watch,
+        )
     for failure in failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from xaihub.api.parameters import Setting, assign
+from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
     LIKE,
+    LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
@@ -32,9 +31,9 @@ from xaihub.cli._options import (
     options,
 )
 from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
+from xaihub.hub import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
-    from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.plan import Plan
     from xaihub.evaluation.results import ScoreRow
     from xaihub.hub import Hub
@@ -62,6 +61,7 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
+    timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
@@ -89,7 +89,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
       xaihub evaluate --config bench.yaml --dry-run
       xaihub evaluate --resume runs/first -e shap
     """
-    from xaihub.evaluation.config import Config, read_config
+    from xaihub.api.evaluate import planned
     from xaihub.evaluation.plan import load_models, make_plan
     from xaihub.evaluation.store import RunStore
 
@@ -97,17 +97,18 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("--only-missing requires --resume")
     if given.resume and given.config:
         raise click.UsageError("--resume takes its plan from the run; remove --config")
-    file = None
-    if given.resume:
-        with RunStore(given.resume) as store:
-            config = store.config
-    elif given.config:
-        config, file = read_config(given.config)
-    elif images:
-        config = Config(images=[])
-    else:
+    if not (images or given.resume or given.config):
         raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
-    config = _updated(app.hub, config, images, given, add=bool(given.resume))
+    config, file = planned(
+        app.hub,
+        images,
+        lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
+        params=given.settings,
+        scalars=vars(given),
+        no_controls=given.no_controls,
+        config=given.config,
+        resume=given.resume,
+    )
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
     plan = make_plan(app.hub, config, file)
@@ -121,7 +122,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
         with progress(quiet=given.quiet) as bar:
-            totals = run(app.hub, plan, store, models, retry=not given.only_missing, watch=bar.report)
+            retry = not given.only_missing
+            totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
         rows = store.rows()
         tables = boards(rows, app.hub, plan.labels)
         charts = plot(tables, rows, store.folder / "charts")
@@ -151,52 +153,16 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
 
 def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return why each metric or explainer failed, and how often."""
-    failed = {(row.metric if row.record else row.explainer, row.error, row.key): None for row in rows if row.error}
+    """Return why each metric or explainer failed, how often, and on which image first."""
+    failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
-    return [f"{who}: {reason} ({count} {'map' if count == 1 else 'maps'})" for (who, reason), count in counts.items()]
-
-
-def _updated(hub: Hub, config: Config, images: Sequence[str], given: EvaluateOptions, *, add: bool) -> Config:
-    """Apply the options to a plan; with `add` its lists are extended, otherwise they are replaced.
-
-    With `add`, `-p` sets parameters of what is added.
-    """
-    from xaihub.evaluation.config import Choice
-
-    lists: dict[str, list[Any]] = {"images": list(images), "models": list(given.models)}
-    choices: dict[str, list[Choice]] = {}
-    for kind in ("explainers", "metrics"):
-        named = dict.fromkeys(getattr(given, kind)) or ([] if add else getattr(config, kind))
-        choices[kind] = [Choice(item) if isinstance(item, str) else item for item in named]
-    if given.settings:
-        specs = [getattr(hub, kind).get(choice.name) for kind, chosen in choices.items() for choice in chosen]
-        for choice, own in zip(itertools.chain(*choices.values()), assign(given.settings, specs), strict=True):
-            choice.params = {**choice.params, **own}
-    for kind, chosen in choices.items():
-        lists[kind] = [choice if choice.params else choice.name for choice in chosen]
-    for name, fresh in lists.items():
-        old = getattr(config, name) if add or not fresh else []
-        setattr(config, name, old + [item for item in fresh if item not in old])
-    for name in ("target", "outputs", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output"):
-        if getattr(given, name) is not None:
-            setattr(config, name, getattr(given, name))
-    config.like = list(given.like) or config.like
-    if given.no_controls:
-        config.controls = False
-    _rooted(config)
-    return config
-
-
-def _rooted(config: Config) -> None:
-    """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
-    rooted = os.path.abspath
-    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
-    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
-    config.models = list(dict.fromkeys(models))
-    config.like = [rooted(path) for path in config.like]
-    for name in ("labels", "masks", "boxes"):
-        setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
+    first: dict[tuple[str, str | None], str] = {}
+    for (who, reason, _), image in failed.items():
+        first.setdefault((who, reason), Path(image).name)
+    return [
+        f"{who}: {reason} ({first[who, reason] if count == 1 else f'{count} maps, the first of {first[who, reason]}'})"
+        for (who, reason), count in counts.items()
+    ]
 
 
 def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -> None:

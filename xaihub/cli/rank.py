@@ -57,7 +57,7 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
     from xaihub.api.parameters import make
     from xaihub.api.rank import combined
-    from xaihub.api.rank import rank as run
+    from xaihub.api.rank import rank_models as run
     from xaihub.images.naming import OutputNames
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)

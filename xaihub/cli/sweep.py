@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import click
 
 from xaihub.api.parameters import Setting, assign
+from xaihub.api.train import finished
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, EXPLAINER, METRIC, PARAM, Opt, options
 from xaihub.cli._output import progress, put, put_json, say
-from xaihub.cli._training import PlanCommand, PlanOptions, finished, gathered, plan_options
+from xaihub.cli._training import PlanCommand, PlanOptions, gathered, on_interrupt, plan_options
 from xaihub.hub import DEFAULT_EXPLAINER, Hub
 from xaihub.specs import Judged, ObjectiveSpec
 
@@ -67,7 +68,7 @@ def sweep(ctx: click.Context, /, data: str, values: str, given: SweepOptions, **
     parameters, judged = _selected(app.hub, app.hub.objectives.get(plan["objective"]), given)
     config = finished(plan, parameters)
     report = (lambda _text: None) if given.quiet else say
-    with progress(quiet=given.quiet) as bar:
+    with on_interrupt("run the same command again to continue"), progress(quiet=given.quiet) as bar:
         found = run(
             app.hub,
             config,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +11,11 @@ import click
 import msgspec
 
 from xaihub.api.parameters import Setting, assign
+from xaihub.api.train import finished
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, NEW_FOLDER, PARAM, Opt, options
 from xaihub.cli._output import progress, put, put_json, say, some, table
-from xaihub.cli._training import PlanCommand, PlanOptions, finished, gathered, plan_options, typed
+from xaihub.cli._training import PlanCommand, PlanOptions, gathered, on_interrupt, plan_options, typed
 
 if TYPE_CHECKING:
     from xaihub.training.comparison import Comparison
@@ -86,7 +86,8 @@ def train(ctx: click.Context, /, data: str | None, given: TrainOptions, **plan: 
         raise click.UsageError("no output folder for the run; add -o FOLDER")
     folder = given.resume or str(given.output)
     report = (lambda _text: None) if given.quiet else say
-    with _resumable(folder, compare=given.compare), progress(quiet=given.quiet) as bar:
+    resume = f"continue with: xaihub train --resume {folder}{' --compare' if given.compare else ''}"
+    with on_interrupt(resume, Path(folder) / "checkpoint.safetensors"), progress(quiet=given.quiet) as bar:
         if given.dry_run:
             found = service.estimate(app.hub, config, device=given.device, watch=bar.report)
             _show(found, config, as_json=given.as_json)
@@ -108,17 +109,6 @@ def train(ctx: click.Context, /, data: str | None, given: TrainOptions, **plan: 
     put(str(outcome.card))
 
 
-@contextmanager
-def _resumable(folder: str, *, compare: bool) -> Iterator[None]:
-    """On Ctrl-C, print how to continue, if there is something to continue."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if (Path(folder) / "checkpoint.safetensors").exists():
-            say(f"interrupted; continue with: xaihub train --resume {folder}{' --compare' if compare else ''}")
-        raise
-
-
 def _record(outcome: Outcome) -> dict[str, Any]:
     return {
         "card": str(outcome.card),
@@ -136,7 +126,10 @@ def _conclude(outcome: Outcome, config: Config, report: Callable[[str], None]) -
     early = f" (stopped early: no improvement in {config.patience} epochs)" if outcome.early else ""
     known = scores(best) if "val_accuracy" in best else "no image was held out to measure its accuracy"
     kind = "last" if config.keep == "last" else "best"
-    report(f"{kind} epoch {best['epoch']} of {len(outcome.history)}{early}: {known}")
+    pairs = zip(best.get("val_class_accuracy", ()), outcome.classes, strict=False)
+    lowest = min((pair for pair in pairs if pair[0] is not None), default=None)
+    worst = f"; lowest of a class: {lowest[0]:.3f} ({lowest[1]})" if lowest else ""
+    report(f"{kind} epoch {best['epoch']} of {len(outcome.history)}{early}: {known}{worst}")
     report(f"explain an image with: xaihub explain IMAGE -m {outcome.card}")
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from xaihub import __version__
 from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.results import ScoreKey
 from xaihub.explainers.explainer import Explainer
 from xaihub.hub import Hub
+from xaihub.hub.host import OWN_DISTRIBUTION
 from xaihub.metric import Metric
 from xaihub.records import canonical
 
@@ -99,7 +99,7 @@ def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def code(hub: Hub, explainer: Explainer) -> str:
     """Return the software versions that an explanation's values depend on."""
     versions = [
-        f"xaihub {__version__}",
+        f"xaihub {metadata.version(OWN_DISTRIBUTION)}",
         f"torch {torch.__version__.partition('+')[0]}",
         f"timm {metadata.version('timm')}",
         _plugin_code(hub.explainers, hub, explainer),

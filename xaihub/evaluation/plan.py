@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xaihub.errors import ExplainerRefused, InputError, ParameterError, XaihubError
+from xaihub.errors import ExplainerRefused, InputError, ParameterError, UnknownName, XaihubError
 from xaihub.evaluation.annotations import Box, read_boxes, read_labels, read_masks
 from xaihub.evaluation.config import Choice, Config
 from xaihub.explainers.explainer import Explainer
@@ -25,6 +25,7 @@ from xaihub.models.passes import Runtime
 from xaihub.models.similarity import like
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
+from xaihub.specs import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,17 @@ class Plan:
     labels: Mapping[str, int]
     masks: Mapping[str, Path]
     boxes: Mapping[str, Sequence[Box]]
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """The plugins of third parties that it uses, by "explainers/NAME" and "metrics/NAME"."""
+        methods = {"explainers": self.explainers, "metrics": self.metrics}
+        return {
+            f"{kind}/{method.name}": method.origin
+            for kind, chosen in methods.items()
+            for method in chosen
+            if method.origin.plugin and not method.origin.builtin
+        }
 
 
 def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
@@ -136,6 +148,24 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
                 with _at(file, key, place):
                     _check_baselines(model, blank, _made(make, choice, file, key, place))
     return list(models.values())
+
+
+def check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
+    """Check that the explainers and metrics of a run are still registered.
+
+    Raises:
+        UnknownName: One is not; names the plugin that made its results, with version and origin.
+    """
+    for kind, registry in (("explainers", hub.explainers), ("metrics", hub.metrics)):
+        for choice in getattr(config, kind):
+            name = choice if isinstance(choice, str) else choice.name
+            origin = origins.get(f"{kind}/{name}")
+            if origin is not None and registry.find(name) is None:
+                raise UnknownName(
+                    f"the results of {kind[:-1]} {name!r} in this run were made by plugin {origin.described}, which is"
+                    " not installed or does not register it any more",
+                    hint=origin.remedy,
+                )
 
 
 def _check_baselines(model: Model, blank: Tensor, item: Parametrised) -> None:

@@ -13,17 +13,17 @@ from xaihub.errors import XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
 from xaihub.evaluation.inputs import Inputs
+from xaihub.evaluation.isolation import Isolation
 from xaihub.evaluation.plan import Plan, load_models
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.images import SourceImage, load_image
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
-from xaihub.models.process import fenced
 from xaihub.records import canonical
 
 Watch = Callable[[str, int, int], None]
@@ -63,6 +63,7 @@ def evaluate(
     models: Sequence[Model] | None = None,
     *,
     retry: bool = True,
+    timeout: float = DEFAULT_TIMEOUT,
     watch: Watch | None = None,
 ) -> Totals:
     """Compute what a plan's run lacks; may be interrupted and called again at any time.
@@ -73,6 +74,7 @@ def evaluate(
         store: Where results go.
         models: The plan's models as returned by `load_models`; loaded here by default.
         retry: Retry what failed before.
+        timeout: Limit for one explanation or score by a plugin of a third party, in seconds; see `Isolation`.
         watch: Called with the current step, the number of explanations done, and their total number.
 
     Raises:
@@ -80,8 +82,9 @@ def evaluate(
             that fails is recorded as failed, and the run continues.
     """
     with store.writing():
-        run = Run(hub=hub, plan=plan, store=store, retry=retry, watch=watch)
+        run = Run(hub=hub, plan=plan, store=store, retry=retry, timeout=timeout, watch=watch)
         store.set_config(plan.config)
+        store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         store.show_scores(run.depends.all_scores())
         return run.work(models)
@@ -97,6 +100,7 @@ class Run:
     retry: bool = True
     watch: Watch | None = None
     limit: int | None = None
+    timeout: float = DEFAULT_TIMEOUT
     totals: Totals = field(default_factory=Totals, init=False)
 
     @cached_property
@@ -107,11 +111,14 @@ class Run:
     def work(self, models: Sequence[Model] | None = None) -> Totals:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
         started = time.perf_counter()
-        for number, model in enumerate(load_models(self.hub, self.plan) if models is None else models):
-            with model.counting() as counts:
-                _OfModel(self, model, number).work()
-            self.totals.forward_passes += counts.forward_passes
-            self.totals.backward_passes += counts.backward_passes
+        with Isolation(timeout=self.timeout) as isolation:
+            for number, model in enumerate(load_models(self.hub, self.plan) if models is None else models):
+                with model.counting() as counts:
+                    _OfModel(self, model, number, isolation).work()
+                self.totals.forward_passes += counts.forward_passes
+                self.totals.backward_passes += counts.backward_passes
+        self.totals.forward_passes += isolation.spent.forward_passes
+        self.totals.backward_passes += isolation.spent.backward_passes
         self.totals.seconds = time.perf_counter() - started
         return self.totals
 
@@ -119,9 +126,9 @@ class Run:
 class _OfModel:
     """One model over all images."""
 
-    def __init__(self, run: Run, model: Model, number: int) -> None:
+    def __init__(self, run: Run, model: Model, number: int, isolation: Isolation) -> None:
         self._run, self._plan, self._store, self._totals = run, run.plan, run.store, run.totals
-        self._model, self._number = model, number
+        self._model, self._number, self._isolation = model, number, isolation
         self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in run.plan.metrics}
         self._explainers = [(explainer, with_files(explainer.parameters)) for explainer in run.plan.explainers]
         self._pooled = any(metric.needs_pool for metric in run.plan.metrics)
@@ -198,8 +205,7 @@ class _OfModel:
             started = time.perf_counter()
             metric = self._metrics[wanted.metric, wanted.parameters]
             try:
-                with fenced(metric):
-                    measured, counts = metric.measure(case)
+                measured, counts = self._isolation.measure(metric, case)
             except XaihubError as error:
                 self._totals.failed += 1
                 self._store.add_score(key, Score(wanted, error=str(error)))
@@ -219,9 +225,8 @@ class _OfModel:
     def _explain(self, key: Key, image: SourceImage, scene: Scene, explainer: Explainer) -> Explanation | None:
         inputs, seed = scene.image[None], self._plan.config.seed
         try:
-            with fenced(explainer):
-                target, logits = scene.target.fixed(), scene.logits[None]
-                (found,) = explainer.explain(self._model, inputs, target, seed=seed, logits=logits)
+            target, logits = scene.target.fixed(), scene.logits[None]
+            found = self._isolation.explain(explainer, self._model, inputs, target, seed=seed, logits=logits)
         except XaihubError as error:
             self._totals.failed += 1
             self._store.add_explanation(key, image.source, None, error=str(error))

@@ -26,6 +26,7 @@ from xaihub.evaluation.database import KEY, Database
 from xaihub.evaluation.results import Key, Score, ScoreKey, ScoreRow
 from xaihub.files import check_file, decoding, locked, read_packed, write_file
 from xaihub.records import canonical
+from xaihub.specs import Origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,6 +172,22 @@ class RunStore:
         """Store the run's configuration."""
         with self._db.transaction():
             self._db.insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """The plugins of third parties that made its results, by "explainers/NAME" and "metrics/NAME".
+
+        Raises:
+            OutputError: They are damaged.
+        """
+        with decoding(OutputError(f"the plugins of the run in {str(self.folder)!r} are damaged")):
+            return msgspec.json.decode(self._meta("origins") or "{}", type=dict[str, Origin])
+
+    def add_origins(self, *found: Mapping[str, Origin]) -> None:
+        """Store which plugins make its results; the last of several wins."""
+        known = {name: origin.record() for part in (self.origins, *found) for name, origin in part.items()}
+        with self._db.transaction():
+            self._db.insert("meta", name="origins", value=canonical(known))
 
     def add_image(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
         """Store an image of the run, or the reason why it cannot be evaluated."""
@@ -354,6 +371,7 @@ class RunStore:
             if len(images) > 1:
                 self._db.execute("""UPDATE scores SET current = 0 WHERE basis LIKE '%"pool":%'""")
             after = self._count()
+        self.add_origins(*(other.origins for other in others))
         return before - after
 
     def _count(self) -> int:

@@ -158,7 +158,8 @@ def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Image.Image:
     """Overlay any (H, W) map of a model's input on its image, in the image's geometry."""
     photo, shown = _reduced(image.rgb, geometry)
-    return _framed(_blended(scaled(shown.to_original(values).numpy()), photo), shown)
+    flat, sigma = smoothed(values.numpy(), None)
+    return _framed(_blended(scaled(shown.to_original(torch.from_numpy(flat)).numpy(), sigma), photo), shown)
 
 
 def figure(explanation: Result, *, smooth: bool | None = None) -> Figure:

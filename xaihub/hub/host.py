@@ -109,8 +109,8 @@ class PluginHost:
         return sorted(self._infos.values(), key=lambda info: (not info.builtin, info.name))
 
     def plugin(self, name: str) -> PluginInfo:
-        """Return the known plugin called `name`."""
-        return self._infos[same_name(name)]
+        """Return the known plugin called `name`, or one without an origin for what a script or notebook registered."""
+        return self._infos.get(same_name(name)) or PluginInfo(name=name)
 
     def found(self) -> list[tuple[PluginInfo, EntryPoint]]:
         """Return every installed plugin in the order of loading, from metadata alone.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
-from xaihub.notices.fence import described
+from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
 S = TypeVar("S", bound=Spec)
 
 
@@ -88,6 +90,11 @@ class Hub:
         """Every registry by its attribute's name, in the order in which they are listed and searched."""
         return {kind: getattr(self, kind) for kind in REGISTRIES}
 
+    @property
+    def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
+        """The loaders of the removal operators by name, including those that are registered later."""
+        return _Removals(self)
+
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
         from xaihub.explainers.explainer import Explainer
@@ -134,14 +141,14 @@ class Hub:
 
         method = spec.load_class(kind)
         origin = origin_of(self.host.plugin(spec.plugin))
-        try:
-            created = method(**convert(method, values, who=spec.name))
-            created.name, created.origin = spec.name, origin
-        except XaihubError:
-            raise
-        except (Exception, SystemExit) as error:  # the plugin fence: a constructor may fail in any way
+        outcome = fence.run(lambda: method(**convert(method, values, who=spec.name)), libraries=True)
+        if isinstance(outcome.error, XaihubError):
+            raise outcome.error
+        if outcome.error is not None:
             what = f"plugin {origin.label} cannot make {method.noun} {spec.name!r}"
-            raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{what}: {fence.described(outcome.error)}") from outcome.error
+        created = outcome.value
+        created.name, created.origin = spec.name, origin
         return created
 
     def load_model(
@@ -206,12 +213,20 @@ class Hub:
             model = _built(adapter, request, pick_device(device))
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
-        model.baselines = {spec.name: spec.load for spec in self.baselines}
+        model.baselines = self.removals
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
         if runtime is not None:
             model.runtime = runtime
+        if not scratch and not options:
+            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            model.loaded = {
+                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
+            }  # fmt: skip
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
@@ -255,7 +270,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else described(error)
+        what = str(error) if isinstance(error, XaihubError) else fence.described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -279,6 +294,28 @@ class Hub:
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
+class _Removals(Mapping[str, Any]):
+    """A view of the baselines of a hub; a copy holds those of the moment."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        spec = self._hub.baselines.find(name)
+        if spec is None:
+            raise KeyError(name)
+        return spec.load
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.baselines.names())
+
+    def __len__(self) -> int:
+        return len(self._hub.baselines.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
 
 
@@ -290,7 +327,7 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
         raise
     except (Exception, SystemExit) as error:  # architectures are foreign code
         raise ModelError(
-            f"model {request.name!r} cannot be built: {described(error)}",
+            f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from xaihub.errors import UnknownName, XaihubError, did_you_mean
+from xaihub.hub import session
 from xaihub.hub.host import NAME, PluginHost, PluginInfo, same_name
 from xaihub.specs import Spec
 
@@ -15,7 +16,10 @@ SUMMARY = 200  # characters
 
 
 class Registry(Generic[S]):
-    """The records of one kind. The first to register a name keeps it; a later one is called `plugin/name`."""
+    """The records of one kind, and those of this session. The first to register a name keeps it.
+
+    A later plugin's record of that name is called `plugin/name`.
+    """
 
     def __init__(self, host: PluginHost, hook: str, record_type: type[S], noun: str) -> None:
         """Collect the records of `hook`, which must be of `record_type`; `noun` is used in messages."""
@@ -48,7 +52,8 @@ class Registry(Generic[S]):
 
     def __iter__(self) -> Iterator[S]:
         """Yield the records, sorted by name."""
-        return iter(sorted(self._by_name.values(), key=lambda spec: spec.name))
+        own = cast("Iterator[S]", session.records(self._record_type))
+        return iter(sorted([*self._by_name.values(), *own], key=lambda spec: spec.name))
 
     def __contains__(self, name: object) -> bool:
         """Whether a record has this name (also as `plugin/name`)."""
@@ -65,7 +70,9 @@ class Registry(Generic[S]):
             return found
         plugin, _, short = same_name(name).rpartition("/")
         spec = self._by_name.get(short)
-        return spec if plugin and spec is not None and same_name(spec.plugin) == plugin else None
+        if plugin and spec is not None and same_name(spec.plugin) == plugin:
+            return spec
+        return cast("S | None", session.find(self._record_type, name))
 
     def get(self, name: str) -> S:
         """Return the record called `name` or `plugin/name`.

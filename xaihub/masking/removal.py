@@ -25,7 +25,7 @@ BaselineName = Annotated[
     Meta(
         examples=["white", "blur"],
         description="Fill for masked pixels: blur, mean (of the image), zero (the data's mean), black, white,"
-        " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or a name from 'xaihub list baselines'."
+        " grey, noise, inpaint, constant:V with V in [0, 1], image:PATH, or a name from 'xaihub list baselines'.",
     ),
 ]
 

@@ -42,6 +42,19 @@ def check_modules(network: nn.Module, *, name: str) -> None:
             )
 
 
+def check_class_names(classes: Sequence[str], count: int, *, name: str) -> None:
+    """Check that there are no class names, or one for each of `count` scores; a single score may stand for two classes.
+
+    Raises:
+        ModelError: There are more or fewer.
+    """
+    if classes and count not in (1, len(classes)):
+        raise ModelError(
+            f"model {name!r} has {len(classes)} class names for {count} class scores",
+            hint="give one name per score, in order, or none",
+        )
+
+
 def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name: str) -> None:
     """Run the network on noise, then on a batch of the same noise and a blank image; the noise must score the same.
 
@@ -96,11 +109,7 @@ def check_scores(logits: Any, rows: int, classes: Sequence[str], *, name: str, d
         raise ModelError(
             f"model {name!r} returned NaN or infinite class scores", hint="check its weights and precision"
         )
-    if classes and logits.shape[1] not in (1, len(classes)):
-        raise ModelError(
-            f"model {name!r} has {len(classes)} class names for {logits.shape[1]} class scores",
-            hint="give one name per score, in order, or none",
-        )
+    check_class_names(classes, logits.shape[1], name=name)
 
 
 def _random_states() -> list[Any]:

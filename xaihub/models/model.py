@@ -87,6 +87,8 @@ class Model:
         self.runtime = runtime or Runtime()
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
+        # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
+        self.loaded: dict[str, Any] | None = None
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
@@ -112,6 +114,11 @@ class Model:
     def _own(self, inputs: Tensor) -> Tensor:
         """Return a copy for the network, which may write to it, in its precision and memory order."""
         return inputs.to(device=self.device, dtype=self.dtype, memory_format=self._order, copy=True)
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it was changed by a plugin and could not be restored, so that it refuses to be used."""
+        return bool(self._guard.reason)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,7 +166,7 @@ class Model:
     def declared(self, outputs: str | Outputs) -> Model:
         """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
         model = self.around(without_head(self.module))
-        model.classes = () if self.outputs.kind == "binary" else self.classes  # both sides were named
+        model.classes = () if self.outputs.kind == "binary" else self.classes
         model._declare(Outputs.parse(outputs))
         return model
 
@@ -225,11 +232,8 @@ class Model:
     @property
     def structure_hash(self) -> str:
         """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
-        head = self.module.shell_head if isinstance(self.module, Headed) else None
-        of_head = (head.title, head.identity) if head else ()
-        return hash_structure(
-            self.module, self.card, [] if self.outputs == Outputs() else [str(self.outputs), *of_head]
-        )
+        head = [self.module.shell_head.title, self.module.shell_head.identity] if self.head else []
+        return hash_structure(self.module, self.card, [] if self.outputs == Outputs() else [str(self.outputs), *head])
 
     @cached_property
     def row_bytes(self) -> int:

@@ -60,7 +60,8 @@ def run(
 
     Args:
         action: The foreign code.
-        libraries: It may import large libraries, which set environment variables for themselves.
+        libraries: It may import large libraries: they set environment variables, which stay, and draw random numbers,
+            which is no fault.
         patience: Seconds after which `slow` is called, or None to let the code run without being watched.
         limit: Seconds after which the code is stopped; only in the main thread, and not while it is in native code.
         slow: Called once, from another thread.
@@ -81,7 +82,8 @@ def run(
                 sys.setrecursionlimit(depth)  # here, because under a low limit no function could be called
                 outcome.changed.append("the recursion limit")
             outcome.seconds = time.perf_counter() - started
-            outcome.changed += [name for name, old, restore in before if restore(old)]
+            changed = [name for name, old, restore in before if restore(old)]
+            outcome.changed += [name for name in changed if not (libraries and name.endswith("random state"))]
     if watch.interrupts:
         raise Interrupted(outcome.seconds)
     if watch.stopped:

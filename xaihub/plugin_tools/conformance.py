@@ -19,7 +19,17 @@ from xaihub.plugin_tools.overview import find as find_plugins
 from xaihub.plugin_tools.plugin_checks import PluginSubject
 from xaihub.specs import AdapterSpec, ModelCard, Spec
 from xaihub.testing.catalogue import Check, CheckResult, Kind, run
-from xaihub.testing.kit import LOADS, check_names, checks, find, kind_of, load_check, registries, subject_of, unknown_check
+from xaihub.testing.kit import (
+    LOADS,
+    check_names,
+    checks,
+    find,
+    kind_of,
+    load_check,
+    registries,
+    subject_of,
+    unknown_check,
+)
 from xaihub.testing.worker import AVAILABLE, Worker, WorkerLost
 
 __all__ = ["CheckResult", "check_plugin", "planned"]

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from warnings import catch_warnings, simplefilter
-
-import msgspec
 
 from xaihub.errors import PluginError
 from xaihub.files import read_file
 from xaihub.hookspecs import hookimpl
+from xaihub.hub.authoring import KINDS, known_fields, record_of
 from xaihub.hub.host import PluginHost, PluginInfo
 from xaihub.notices import fence
-from xaihub.specs import AdapterSpec, ExplainerSpec, GlobalExplainerSpec, MetricSpec, ObjectiveSpec, Spec, import_file
+from xaihub.specs import Spec, import_file
 
 LARGEST = 2**20  # bytes of a file
-_SET_HERE = {"target", "plugin", "paper"}
-# By base class: the record of a derived class, and the hook that returns the record.
-_KINDS: dict[str, tuple[type[Spec], str]] = {
-    "Explainer": (ExplainerSpec, "xaihub_register_explainers"),
-    "GlobalExplainer": (GlobalExplainerSpec, "xaihub_register_global_explainers"),
-    "Metric": (MetricSpec, "xaihub_register_metrics"),
-    "Objective": (ObjectiveSpec, "xaihub_register_objectives"),
-    "ModelAdapter": (AdapterSpec, "xaihub_register_model_adapters"),
-}
 
 
 def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
@@ -55,19 +43,34 @@ def register_file(host: PluginHost, path: str | os.PathLike[str]) -> PluginInfo:
         raise PluginError(f"plugin file {shown!r} cannot be used: {type(error).__name__}: {error}") from error
 
 
+def records_in(path: str) -> list[tuple[str, Spec]] | None:
+    """Return the hook and the record of each class that a file would register, or None if it has hooks of its own.
+
+    Raises:
+        PluginError: The file is missing or not valid Python, or registers nothing.
+    """
+    tree = _parsed(path)
+    if any(_has_hook(node) for node in tree.body if isinstance(node, ast.FunctionDef)):
+        return None
+    return _some(list(_specs(tree, Path(path).expanduser().resolve())), path)
+
+
+def _some(specs: list[tuple[str, Spec]], shown: str) -> list[tuple[str, Spec]]:
+    if not specs:
+        raise PluginError(
+            f"plugin file {shown!r} registers nothing",
+            hint=f"derive a class from xaihub.{' or xaihub.'.join(KINDS)}, or define a function with @hookimpl",
+        )
+    return specs
+
+
 def _register(host: PluginHost, file: Path, shown: str) -> PluginInfo:
     tree = _parsed(shown)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     if any(_has_hook(node) for node in functions):
         plugin: Any = _imported(file, shown)
     else:
-        specs = list(_specs(tree, file))
-        if not specs:
-            raise PluginError(
-                f"plugin file {shown!r} registers nothing",
-                hint=f"derive a class from xaihub.{' or xaihub.'.join(_KINDS)}, or define a function with @hookimpl",
-            )
-        plugin = _Classes(specs)
+        plugin = _Classes(_some(list(_specs(tree, file)), shown))
     count = len(host.warnings)
     info = host.register(plugin, name=re.sub(r"[^\w.+-]|^\W", "_", file.stem)[:100])
     if info.problems:
@@ -121,9 +124,9 @@ def _has_hook(node: ast.FunctionDef) -> bool:
 
 def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
     """Yield the hook and the record of each class to register; base classes in the same file are followed."""
-    kinds = {name: name for name in _KINDS}
+    kinds = {name: name for name in KINDS}
     for line in (node for node in tree.body if isinstance(node, ast.ImportFrom)):
-        kinds |= {item.asname: item.name for item in line.names if item.asname and item.name in _KINDS}
+        kinds |= {item.asname: item.name for item in line.names if item.asname and item.name in KINDS}
     for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         kind = next((kinds[base] for base in map(_last_name, node.bases) if base in kinds), None)
         if kind is None:
@@ -131,21 +134,10 @@ def _specs(tree: ast.Module, file: Path) -> Iterator[tuple[str, Spec]]:
         kinds[node.name] = kind
         if node.name.startswith("_") or any("abstractmethod" in _marks(item) for item in node.body):
             continue
-        record, hook = _KINDS[kind]
-        hints = get_type_hints(record)
-        known = {item.name: hints[item.name] for item in fields(record) if item.name not in _SET_HERE}
-        facts = {name: _fact(node, name, value, known[name]) for name, value in _literals(node) if name in known}
-        summary = inspect.cleandoc(ast.get_docstring(node) or "").partition("\n")[0]
-        yield hook, record(**{"name": _snake(node.name), "summary": summary, **facts, "target": f"{file}:{node.name}"})
-
-
-def _fact(node: ast.ClassDef, name: str, value: Any, kind: Any) -> Any:
-    """Return the value of a class attribute as the record's field takes it."""
-    try:
-        return msgspec.convert(value, type=kind)
-    except (msgspec.ValidationError, TypeError) as error:
-        reason = f"{node.name}.{name} cannot be {value!r:.60}: {str(error).lower()}"
-        raise PluginError(reason, hint="correct the class attribute, or rename it") from error
+        record, registry = KINDS[kind]
+        facts = {name: value for name, value in _literals(node) if name in known_fields(record)}
+        spec = record_of(record, node.name, ast.get_docstring(node), facts, target=f"{file}:{node.name}")
+        yield f"xaihub_register_{registry}", spec
 
 
 def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
@@ -170,7 +162,3 @@ def _marks(node: ast.stmt) -> set[str]:
 
 def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -9,7 +9,6 @@ from typing import Any
 from xaihub.errors import ParameterError
 from xaihub.params import convert, parameters
 
-
 MOST, QUICK = 64, 16  # forward passes of one explanation: the most that stay unchanged, and what others are reduced to
 
 
@@ -23,8 +22,6 @@ def small_budget(side: int) -> dict[str, Any]:
         "budget": 40,
         "iterations": 2,
         "refinements": 1,
-        "step": 4096,
-        "shrink": False,
         "steps": 4,
         "features": "grid:2",
         "window": round(side / 3),

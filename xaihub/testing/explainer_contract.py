@@ -18,7 +18,7 @@ from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
 from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.state import State
 
-ROWS = 3
+ROWS = 2
 DECLARE = "declare each parameter as an annotated class attribute, or store each argument under its own name"
 
 

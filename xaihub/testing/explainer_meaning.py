@@ -45,7 +45,7 @@ def depends_on_the_weights(subject: ExplainerSubject) -> None:
     control = subject.spec is not None and CONTROL in subject.spec.tags
     applies(not control, "it is tagged as a control, which does not use the network")
     model = subject.model
-    inputs = subject.images(IMAGES)
+    inputs = subject.images(IMAGES // 2)
     original = subject.values(model, inputs, 0)
     stages = _cascade(model, subject.toy(seed=99))
     trials = [subject.try_on(model, inputs, 0) for _ in stages]

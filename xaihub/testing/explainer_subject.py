@@ -223,7 +223,8 @@ class ExplainerSubject:
         return self._toy(self.home, seed=seed)
 
     def _toy(self, name: str, *, seed: int = 0) -> Model:
-        model = self.networks[name](seed=seed)
+        with torch.random.fork_rng(devices=[]):  # an `example_model` may draw its weights
+            model = self.networks[name](seed=seed)
         model.baselines = self._baselines
         return model
 

@@ -10,22 +10,21 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class _Storages(TorchDispatchMode):
     """Counts the bytes of the storages that operations return, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._bytes = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        known = {item.untyped_storage()._cdata for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)}
-        for item in tree_leaves(result):
-            if isinstance(item, Tensor) and (storage := item.untyped_storage())._cdata not in known:
+        # Weights and inputs that an operation returns are counted once; that does not change growth.
+        for item in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(item, Tensor) and (storage := item.untyped_storage())._cdata not in self._alive:
                 self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
                 self._bytes += storage.nbytes()
         if self._bytes > self.peak:  # only then the dead ones matter
@@ -47,7 +46,7 @@ def peak_memory() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def traced() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the bytes of arrays and objects, but not tensors, allocated inside and still alive."""
+    """Yield a function that returns the bytes of arrays and objects, not tensors, allocated inside and still alive."""
     with _tracing():
         start, _ = tracemalloc.get_traced_memory()
         yield lambda: tracemalloc.get_traced_memory()[0] - start

@@ -140,9 +140,10 @@ class MetricSubject:
     def cases(self, name: str | None = None, *, count: int = 1) -> list[Case]:
         """Return new cases of the scenes called `name`, by default of the first that it scores."""
         name = name or self.homes[0]
-        if name == "planted":
-            return [planted_case(scene) for scene in planted_scenes(count)]
-        return [toy_case(number, explainer=self._found) for number in range(count)]
+        with torch.random.fork_rng(devices=[]):
+            if name == "planted":
+                return [planted_case(scene) for scene in planted_scenes(count)]
+            return [toy_case(number, explainer=self._found) for number in range(count)]
 
     @cached_property
     def values(self) -> list[float]:

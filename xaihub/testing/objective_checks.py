@@ -10,7 +10,7 @@ from torch import Tensor
 from xaihub.errors import XaihubError
 from xaihub.objective import Finished
 from xaihub.testing.catalogue import NotApplicable, check, require
-from xaihub.testing.objective_subject import ROWS, ObjectiveSubject
+from xaihub.testing.objective_subject import ROWS, ObjectiveSubject, Run, step
 from xaihub.testing.toys import CLASSES
 
 STEPS = 12
@@ -30,7 +30,9 @@ def record_is_complete(subject: ObjectiveSubject) -> None:
     require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
 
 
-@check("objective", advice="support one of the toys of `xaihub.testing`, or say in the ModelError what the network lacks")
+@check(
+    "objective", advice="support one of the toys of `xaihub.testing`, or say in the ModelError what the network lacks"
+)
 def works_on_a_network(subject: ObjectiveSubject) -> None:
     """It can be trained on one of the kit's networks."""
     subject.start()
@@ -44,7 +46,7 @@ def losses_are_finite(subject: ObjectiveSubject) -> None:
     for name, term in found.terms.items():
         scalar = isinstance(term, Tensor) and term.ndim == 0
         require(scalar, f"the term {name!r} is not a scalar tensor")
-        require(bool(torch.isfinite(term)), f"the term {name!r} is {float(term)}")
+        require(bool(torch.isfinite(term)), f"the term {name!r} is {float(term.detach())}")
     require(
         isinstance(found.logits, Tensor) and tuple(found.logits.shape) == (ROWS, len(CLASSES)),
         f"the logits have shape {tuple(getattr(found.logits, 'shape', ()))} instead of {(ROWS, len(CLASSES))}",
@@ -67,18 +69,21 @@ def loss_can_be_minimised(subject: ObjectiveSubject) -> None:
     before = _mean(run)
     for number in range(STEPS):
         optimizer.zero_grad()
-        run.losses(number, seed=number).total.backward()  # type: ignore[no-untyped-call]
+        run.losses(number, seed=number).total.backward()
         optimizer.step()
     after = _mean(run)
-    require(after < before, f"{STEPS} steps of Adam with learning rate {RATE:g} change the loss from {before:.4g} to {after:.4g}")
+    require(
+        after < before,
+        f"{STEPS} steps of Adam with learning rate {RATE:g} change the loss from {before:.4g} to {after:.4g}",
+    )
 
 
 @check("objective", advice="draw random numbers from `step.generator` or torch's global generator, which are seeded")
 def same_step_same_loss(subject: ObjectiveSubject) -> None:
     """The same step of two runs gives bit-identical losses, whatever random numbers are drawn in between."""
-    first = subject.start().losses(3, seed=7).total
+    first = subject.start().losses(3, seed=7).total.detach()
     torch.rand(3)
-    second = subject.start().losses(3, seed=7).total
+    second = subject.start().losses(3, seed=7).total.detach()
     require(bool(first == second), f"the same step gives losses {float(first):.8g} and {float(second):.8g}")
 
 
@@ -87,12 +92,15 @@ def batch_is_left_alone(subject: ObjectiveSubject) -> None:
     """The images and labels of a batch are unchanged afterwards."""
     run = subject.start()
     inputs, labels = run.inputs.clone(), run.labels.clone()
-    run.objective.loss(run.network, run.inputs, run.labels, _step())
+    run.objective.loss(run.network, run.inputs, run.labels, step(0))
     require(run.inputs.equal(inputs), "the images were changed")
     require(run.labels.equal(labels), "the labels were changed")
 
 
-@check("objective", advice="return the network of `wrap` from `finish` with wrapped=True, or the model's own with wrapped=False")
+@check(
+    "objective",
+    advice="return the network of `wrap` from `finish` with wrapped=True, or the model's own with wrapped=False",
+)
 def result_can_be_saved_and_loaded(subject: ObjectiveSubject) -> None:
     """The weights that `finish` returns fit a new network, which gives the same class scores; the state is JSON."""
     run = subject.start()
@@ -102,11 +110,11 @@ def result_can_be_saved_and_loaded(subject: ObjectiveSubject) -> None:
     except (TypeError, ValueError) as error:
         require(False, f"`state` is not JSON: {error}", advice="keep JSON types only in `state`")
     finished = run.objective.finish(run.network)
-    require(isinstance(finished, Finished), f"`finish` returned {type(finished).__name__}", advice="return `Finished(...)`")
-    other = subject.start(seed=1)
-    target = other.network if finished.wrapped else other.model.module
-    if finished.wrapped:
-        target = subject.make().wrap(subject.start(seed=1).model)
+    require(
+        isinstance(finished, Finished), f"`finish` returned {type(finished).__name__}", advice="return `Finished(...)`"
+    )
+    other, _, wrapped = subject.wrapped(seed=1)
+    target = wrapped if finished.wrapped else other.module
     try:
         target.load_state_dict(finished.network.state_dict())
     except (RuntimeError, XaihubError) as error:
@@ -117,12 +125,6 @@ def result_can_be_saved_and_loaded(subject: ObjectiveSubject) -> None:
     require(same, "after saving and loading, the class scores differ")
 
 
-def _mean(run: object) -> float:
+def _mean(run: Run) -> float:
     with torch.no_grad():
-        return sum(float(run.losses(STEPS, seed=100 + seed).total) for seed in range(SEEDS)) / SEEDS  # type: ignore[attr-defined]
-
-
-def _step() -> object:
-    from xaihub.objective import Step
-
-    return Step(number=0, total=STEPS, generator=torch.Generator().manual_seed(0))
+        return sum(float(run.losses(STEPS, seed=100 + seed).total) for seed in range(SEEDS)) / SEEDS

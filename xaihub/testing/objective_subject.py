@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, ParameterError
 from xaihub.models.model import Model
 from xaihub.objective import Losses, Objective, Step
 from xaihub.specs import ObjectiveSpec
@@ -19,7 +20,20 @@ from xaihub.testing.process import Observation, observed
 from xaihub.testing.toys import CLASSES, SIDE, images, tiny_cnn, tiny_plain, tiny_vit
 
 ROWS = 6
-TOTAL = 20  # optimizer steps of the run that steps belong to
+TOTAL, EPOCHS = 200, 10  # optimizer steps and epochs of the run that steps belong to
+
+
+def step(number: int, *, seed: int = 0) -> Step:
+    """Return a step, whose random numbers follow from `seed`."""
+    return Step(number=number, total=TOTAL, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Seed torch's global generator within, as the training loop does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass
@@ -34,12 +48,8 @@ class Run:
 
     def losses(self, number: int = 0, *, seed: int = 0) -> Losses:
         """Return the losses of the batch in one step, whose random numbers follow from `seed`."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            found = self.objective.loss(
-                self.network, self.inputs.clone(), self.labels, Step(number=number, total=TOTAL, generator=generator)
-            )
+        with _drawing(seed):
+            found = self.objective.loss(self.network, self.inputs.clone(), self.labels, step(number, seed=seed))
         require(isinstance(found, Losses), f"`loss` returned {type(found).__name__}", advice="return `Losses(...)`")
         return found
 
@@ -54,13 +64,14 @@ class ObjectiveSubject:
         self.method = method
         self.spec = spec
         self.given = dict(parameters or {})
+        self._values: dict[str, Any] = {**small_parameters(method, SIDE), **self.given}
         self.name = spec.name if spec is not None else method.__name__
         self.seen = Observation()
         self._home: Callable[..., Model] | None = None
 
     def make(self) -> Objective:
         """Return a new instance with the quick parameters."""
-        objective = self.method(**{**small_parameters(self.method, SIDE), **self.given})
+        objective = self.method(**self._values)
         objective.name = self.name
         return objective
 
@@ -70,26 +81,37 @@ class ObjectiveSubject:
         Raises:
             Refused: It supports none.
         """
+        model, objective, network = self.wrapped(seed=seed)
+        inputs, labels = images(ROWS), torch.arange(ROWS) % len(CLASSES)
+        try:
+            with _drawing(seed):
+                objective.begin(network, [(inputs, labels)], torch.Generator().manual_seed(seed), EPOCHS)
+        except ParameterError:
+            if self._values == self.given:
+                raise
+            self._values = self.given  # a small budget does not fit its other parameters
+            return self.start(seed=seed)
+        return Run(objective, model, network.train(), inputs, labels)
+
+    def wrapped(self, *, seed: int = 0) -> tuple[Model, Objective, nn.Module]:
+        """Return a new toy, a new objective, and the network that it returns for training, in evaluation mode."""
         reasons = []
         for toy in (self._home,) if self._home else (tiny_cnn, tiny_vit, tiny_plain):
             model, objective = toy(seed=seed), self.make()
             model.module.requires_grad_(True)
             try:
-                network = objective.wrap(model)
+                with _drawing(seed):
+                    network = objective.wrap(model)
             except ModelError as error:
                 reasons.append(str(error))
                 continue
             self._home = toy
-            inputs = images(ROWS)
-            labels = torch.arange(ROWS) % len(CLASSES)
-            network.requires_grad_(True).eval()
-            objective.begin(network, [(inputs, labels)], torch.Generator().manual_seed(seed), 1)
-            return Run(objective, model, network.train(), inputs, labels)
+            return model, objective, network.requires_grad_(True).eval()
         raise Refused(f"it refuses every network of the kit: {reasons[0]}")
 
     def exercise(self) -> None:
         """Create it and run it once, observed."""
         with observed(self.seen):
             run = self.start()
-            run.losses().total.backward()  # type: ignore[no-untyped-call]
+            run.losses().total.backward()
             run.objective.finish(run.network)

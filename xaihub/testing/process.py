@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from torch.nn import functional
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 
 
-def _folder() -> str | None:
+def _folder() -> Path | None:
     with suppress(OSError):  # it may have been deleted
-        return os.getcwd()
+        return Path.cwd()
     return None
 
 
@@ -42,7 +43,6 @@ _FACTS: dict[str, Callable[[], Any]] = {
     "torch's autocast": lambda: torch.is_autocast_enabled("cpu"),
     "cudnn.benchmark": lambda: torch.backends.cudnn.benchmark,
     "cudnn.deterministic": lambda: torch.backends.cudnn.deterministic,
-    "torch's functions": lambda: _functions(torch, functional, torch.Tensor, nn.Module),
     "NumPy's handling of errors": np.geterr,
     "the working directory": _folder,
     "the recursion limit": sys.getrecursionlimit,
@@ -53,6 +53,8 @@ _FACTS: dict[str, Callable[[], Any]] = {
     "sys.stderr": lambda: id(sys.stderr),
     "sys.excepthook": lambda: id(sys.excepthook),
 }
+# Libraries set these when they are imported, as many are in a plugin's first call.
+_BY_IMPORTS = ("the environment variables", "the warning filters")
 _RANDOM: dict[str, Callable[[], Any]] = {
     "Python's random state": random.getstate,
     "NumPy's random state": lambda: repr(np.random.get_state()),  # noqa: NPY002 - the state that plugins may change
@@ -60,9 +62,8 @@ _RANDOM: dict[str, Callable[[], Any]] = {
 }
 
 
-def _functions(*namespaces: Any) -> dict[str, int]:
-    """Return the identities of functions that every network is computed with."""
-    return {f"{space.__name__}.{name}": id(value) for space in namespaces for name, value in vars(space).items() if callable(value)}
+# Namespaces of functions that every network is computed with.
+_NAMESPACES: tuple[Any, ...] = (torch, functional, torch.Tensor, nn.Module)
 
 
 @dataclass
@@ -72,27 +73,35 @@ class Observation:
     Attributes:
         changes: What it changed in the process and did not restore.
         printed: What it wrote to stdout, from Python or by file descriptor.
+        runs: How often code was observed.
     """
 
     changes: list[str] = field(default_factory=list)
     printed: str = ""
+    runs: int = 0
 
 
 @contextmanager
 def observed(into: Observation, *, draws: bool = True) -> Iterator[None]:
     """Observe the code inside; unless `draws` is false, it must not change the random state."""
     facts = {**_FACTS, **(_RANDOM if not draws else {})}
+    into.runs += 1
     with _silenced(into):
         before = {name: read() for name, read in facts.items()}
-        threads, children = set(threading.enumerate()), set(active_children())
+        functions = [dict(vars(space)) for space in _NAMESPACES]
+        threads, children, modules = set(threading.enumerate()), set(active_children()), len(sys.modules)
         try:
             yield
         finally:
             for name, read in facts.items():
-                if (now := read()) != before[name]:
+                excused = name in _BY_IMPORTS and len(sys.modules) > modules
+                if (now := read()) != before[name] and not excused:
                     into.changes.append(name + _difference(before[name], now))
+            into.changes += [f"the function {name!r} of torch" for name in _replaced(functions)]
             into.changes += [f"the threads ({thread.name!r} still runs)" for thread in _left(threads)]
-            into.changes += [f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children]
+            into.changes += [
+                f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children
+            ]
 
 
 def _difference(before: Any, now: Any) -> str:
@@ -102,6 +111,12 @@ def _difference(before: Any, now: Any) -> str:
         return f" ({', '.join(sorted(names)[:3])})"
     text = f" (from {before!r} to {now!r})"
     return text if len(text) < 100 else ""
+
+
+def _replaced(before: list[dict[str, Any]]) -> list[str]:
+    """Return the functions that are no longer what they were; what was added since, by lazy imports, does not count."""
+    pairs = [(old, vars(space)) for old, space in zip(before, _NAMESPACES, strict=True)]
+    return [name for old, now in pairs for name, value in old.items() if now.get(name) is not value and callable(value)]
 
 
 def _left(before: set[threading.Thread]) -> list[threading.Thread]:

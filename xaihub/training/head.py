@@ -39,6 +39,7 @@ def with_classes(model: Model, classes: Sequence[str], *, seed: int) -> Model:
         _replace(model, len(classes))
         model.module.to(model.device)
         model = model.around(model.module)
+        model.classes = ()  # the old names belong to the old scores
         if model.predict(zeros).shape[1] != len(classes):
             raise ModelError(f"the classifier of {model.name!r} cannot be replaced for {len(classes)} classes")
     model.classes = tuple(classes)

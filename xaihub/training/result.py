@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-import yaml
 from accelerate import Accelerator
-from torch import Tensor
 
 from xaihub.errors import ModelError, TrainingError
 from xaihub.files import write_file
 from xaihub.hub import Hub
+from xaihub.models.saving import WEIGHTS, write_card, write_weights
 from xaihub.models.weights import fill
-from xaihub.objective import Objective
-from xaihub.records import plain
-from xaihub.specs import ModelCard
 from xaihub.training.config import Config
-from xaihub.training.loop.checkpoint import write_tensors
 
 if TYPE_CHECKING:
     from xaihub.training.setup import Setup
-
-
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> str:
-    """Write a state dict as safetensors and return the file's sha256."""
-    write_tensors(path, state)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_card(
-    path: Path,
-    base: ModelCard,
-    *,
-    classes: Sequence[str],
-    sha256: str,
-    accuracy: str,
-    measured: Mapping[str, float] = MappingProxyType({}),
-    objective: Objective,
-    wrapped: bool,
-) -> None:
-    """Write the card of a model that was trained from `base`; its weights are `weights.safetensors` next to the card.
-
-    `wrapped` states that the objective must change the architecture before the weights fit.
-    """
-    licence = {"licence": base.weights.licence} if base.weights.licence else {}
-    card: dict[str, Any] = {
-        "name": path.parent.resolve().name or "trained",
-        "summary": f"{base.name}, trained by xaihub with the objective {objective.name}",
-        "adapter": base.adapter,
-        "architecture": base.architecture,
-        "weights": {"source": "file", "path": "weights.safetensors", "sha256": sha256, **licence},
-        "classes": list(classes),
-        "accuracy": accuracy,
-        "tags": ["trained"],
-    }
-    if measured:
-        card["measured"] = {name: float(f"{value:.4g}") for name, value in measured.items()}
-    card |= {name: plain(value) for name in ("input", "layers", "options") if (value := getattr(base, name))}
-    if wrapped:
-        card |= {"objective": objective.name, "objective_options": plain(objective.parameters)}
-    write_file(path, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -98,15 +50,19 @@ def write_result(hub: Hub, setup: Setup, path: Path) -> None:
     accuracy = f"not measured: no images were held out ({epochs})"
     if "val_accuracy" in record:
         accuracy = f"{record['val_accuracy']:.4f} on {len(data.val)} held-out images ({epochs})"
+    base, objective = setup.model.card, trainer.objective
+    options = {"objective": objective.name, "objective_options": objective.parameters} if finished.wrapped else {}
     write_card(
         path,
-        setup.model.card,
+        base,
+        sha256=write_weights(path.parent / WEIGHTS, finished.network.state_dict()),
         classes=data.images.classes,
-        sha256=write_weights(path.parent / "weights.safetensors", finished.network.state_dict()),
+        name=path.parent.resolve().name or "trained",
+        summary=f"{base.name}, trained by xaihub with the objective {objective.name}",
         accuracy=accuracy,
-        measured=record.get("measured", {}),
-        objective=trainer.objective,
-        wrapped=finished.wrapped,
+        measured={name: float(f"{value:.4g}") for name, value in record.get("measured", {}).items()},
+        tags=["trained"],
+        **options,
     )
     device = trainer.accelerator.device
     loaded = hub.load_model(str(path), device=str(device))

@@ -40,12 +40,14 @@ class Outcome:
 
     Attributes:
         card: The card of the trained model.
+        classes: Class names, in the order of the scores.
         best: The record of the epoch whose weights were saved.
         history: The records of all epochs.
         early: Whether training stopped before the last epoch.
     """
 
     card: Path
+    classes: Sequence[str]
     best: dict[str, Any]
     history: list[dict[str, Any]]
     early: bool
@@ -212,6 +214,7 @@ def _run(
         tell(f"warning: {text}")
     return Outcome(
         card=card,
+        classes=setup.data.images.classes,
         best=best,
         history=progress.history,
         early=progress.epoch < config.epochs,
@@ -224,7 +227,9 @@ def epoch_line(record: Mapping[str, Any], epochs: int, terms: Sequence[str]) -> 
     if "val_loss" in record:
         parts.append(f"validation {_loss(record, 'val', terms)}, {scores(record)}")
     reported = {**record.get("objective", {}), **record.get("measured", {})}
-    parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)]
+    parts += [
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in reported.items() if isinstance(value, int | float)
+    ]
     return "; ".join([*parts, f"{record['seconds']:.1f} s"])
 
 

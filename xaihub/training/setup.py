@@ -11,7 +11,7 @@ import msgspec
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.tracking import filter_trackers
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
@@ -73,7 +73,7 @@ def accelerating(config: Config, device: str, folder: Path | None = None) -> Ite
         ParameterError: The device does not support the precision.
     """
     tracker = config.logger if folder is not None and config.logger != "csv" else None
-    if tracker is not None and not filter_trackers(tracker, folder):
+    if tracker is not None and tracker not in {str(item) for item in get_available_trackers()}:
         package = "'xaihub[tensorboard]'" if tracker == "tensorboard" else tracker
         raise MissingExtra(f"logger={tracker} needs {tracker!r}, which is not installed", hint=f"pip install {package}")
     chosen = pick_device(device)

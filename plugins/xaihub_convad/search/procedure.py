@@ -56,12 +56,12 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class CausalSearch:
-    """The procedure for one image; `wave`, the number of searches that run concurrently, changes batch sizes only."""
+    """The procedure for one image; `wave`, the number of searches that run concurrently, changes only the cost."""
 
     settings: Settings
     evaluator: Evaluator
     seed: int
-    wave: int = FEWEST_ITERATIONS
+    wave: int = 1
 
     def task(self) -> Task[Result]:
         """Return the procedure as a task, which shares batches with those of other images."""
@@ -81,7 +81,7 @@ class CausalSearch:
         """Merge searches in order until they are done or the map is stable; count all splits."""
         iterations, refinements = self.settings.iterations, self.settings.refinements
         if budget < math.inf:
-            affordable = max(1, int(budget * (1 - FOR_SETS)) // MUTANTS)
+            affordable = max(1, int((budget - CHECKS) * (1 - FOR_SETS)) // MUTANTS)
             iterations = min(iterations, affordable)
             refinements = min(refinements, affordable // iterations)
 
@@ -98,7 +98,7 @@ class CausalSearch:
 
         merged, splits, waiting = Responsibility(self.evaluator.size), 0, tasks()
         agreement = self.settings.agreement
-        while wave := list(islice(waiting, self.wave)):
+        while wave := list(islice(waiting, max(self.wave, FEWEST_ITERATIONS - merged.count))):
             found = yield from combined(wave)
             splits += sum(done.splits for done in found)
             for done in found:

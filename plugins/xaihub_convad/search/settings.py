@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from xaihub.params import Meta, Parametrised
+from xaihub.params import Meta, Parametrised, When
 
 
 class Settings(Parametrised):
@@ -53,5 +53,11 @@ class Settings(Parametrised):
             " cells first; 0 returns sets as cut from the ranking.",
         ),
     ] = 100
-    radius: Annotated[float, Meta(gt=0, description="First radius, in pixels (strategy=spatial).")] = 25.0
-    alternatives: Annotated[int, Meta(ge=1, description="Maximum number of disjoint sets (strategy=multiple).")] = 4
+    radius: Annotated[
+        float,
+        Meta(gt=0, description="Radius, in pixels, of the smallest disc that is tried."),
+        When(strategy="spatial"),
+    ] = 25.0
+    alternatives: Annotated[
+        int, Meta(ge=1, description="Maximum number of disjoint sets."), When(strategy="multiple")
+    ] = 4

@@ -37,10 +37,10 @@ _ROWS = {
 @click.command("expo")
 @click.option(
     "--data",
-    type=click.Choice(["autompg", "housing", "diabetes", "breast_cancer"]),
-    default="autompg",
+    type=click.Choice(["diabetes", "breast_cancer", "autompg", "housing"]),
+    default="diabetes",
     show_default=True,
-    help="Data set; the first two come with mlxtend, the others with scikit-learn.",
+    help="Data set; the last two need mlxtend ('xaihub[tables]').",
 )
 @click.option(
     "--splits", type=click.IntRange(1), default=5, show_default=True, help="Number of random splits (paper: 20)."

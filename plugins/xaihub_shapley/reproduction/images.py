@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from xaihub import ParameterError
 
 Task = Literal["located", "digits", "xor"]
 CELLS = 3  # per side
@@ -33,7 +35,12 @@ def make_images(task: Task, count: int, *, train: bool, seed: int) -> LabelledIm
     `located`: noise from 0 to 0.6 and one digit in one cell, or in half of the images in two cells. `digits`: a digit
     over all cells. `xor`: noise from 0 to 0.3 and a zero or a one in each of two cells; the label is whether they
     differ, which no single cell reveals.
+
+    Raises:
+        ParameterError: The task is unknown.
     """
+    if task not in get_args(Task):
+        raise ParameterError(f"there are no images {task!r}", hint=f"use {', '.join(get_args(Task))}")
     generator = torch.Generator().manual_seed(2 * seed + train)
     part = slice(None, TRAINING) if train else slice(TRAINING, None)
     glyphs, digits = (values[part] for values in _glyphs())

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from xaihub.errors import ModelError, OutputError
-from xaihub.files import check_file, decoding, write_file
+from xaihub.errors import ModelError
+from xaihub.files import check_file, decoding
+from xaihub.models.saving import write_tensors
 
 _FORM = "xaihub training checkpoint 1"
 
@@ -56,27 +55,6 @@ class Checkpoint:
             kind, _, rest = name.partition("/")
             tensors.setdefault(kind, {})[rest] = tensor
         return cls(tensors=tensors, state=state)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, then rename it into place; a previous file is kept if that fails.
-
-    Raises:
-        OutputError: The disk is full, or the file cannot be written.
-    """
-    # One copy each: safetensors supports neither shared memory nor strides.
-    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        save_file(flat, temporary, metadata=metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-
-    try:
-        write_file(path, write)
-    except SafetensorError as error:  # wraps the system's error
-        why = "No space left on device" if "os error 28" in str(error) else str(error)
-        raise OutputError(f"cannot write {str(path)!r}: {why}") from error
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -43,6 +43,9 @@ class Scores:
         return {
             "accuracy": float(right.sum() / support.sum()),
             "balanced_accuracy": float(of_class[seen].mean()),
-            "class_accuracy": [value if known else None for value, known in zip(of_class.tolist(), seen, strict=True)],
+            "class_accuracy": [
+                round(value, 6) if known else None
+                for value, known in zip(of_class.tolist(), seen.tolist(), strict=True)
+            ],
             "calibration_error": float(found["calibration"]),
         }

@@ -173,6 +173,8 @@ class Trainer:
         for batches in self.loader.epoch(progress.epoch, progress.epoch_step):
             self._train_mode()
             terms = self._step(batches)
+            if phases.measures(terms):
+                self._finite.look()  # waits for the device
             progress.epoch_step += 1
             progress.step += 1
             progress.seconds = before + time.monotonic() - started

@@ -1,0 +1,43 @@
+"""Draw one map of every explainer that is valid for a model, for the page docs/gallery.md: `make gallery` (minutes)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import xaihub
+from xaihub.errors import XaihubError
+from xaihub.explainers.rendering import painted
+from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
+
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "images" / "gallery"
+SIDE = 240  # pixels of a thumbnail
+
+
+def main() -> int:
+    """Write one JPEG per explainer; print those that refuse."""
+    hub = Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": "", "XAIHUB_STRICT_PLUGINS": "1"}).load())
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    model, image = hub.load_model("efficientnet_lite0"), xaihub.load_image(xaihub.sample_photo())
+    inputs, geometry = model.prepare(image.rgb)
+    for spec in hub.explainers:
+        if "control" in spec.tags:
+            continue
+        file = FOLDER / f"{spec.name}.jpg"
+        try:
+            found = hub.get_explainer(spec.name).explain(model, inputs[None])[0]
+        except XaihubError as error:
+            file.unlink(missing_ok=True)
+            print(f"{spec.name}: {error}")
+            continue
+        left, top, right, bottom = geometry.box()
+        drawn = painted(found.heatmap(), image, geometry).crop((left, top, right, bottom))
+        drawn.resize((SIDE, SIDE)).save(file, quality=85)
+        print(f"{spec.name}: {found.metadata['forward_passes']:.0f} forward passes", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

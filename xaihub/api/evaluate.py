@@ -1,0 +1,213 @@
+"""Score explainers with metrics over many images: the plan of a run from its arguments, and the run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaihub.api.parameters import Setting, assign
+from xaihub.api.registration import default_hub, names, settings
+from xaihub.errors import ParameterError
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaihub.evaluation.config import Choice, Config
+    from xaihub.evaluation.estimate import Cost
+    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.run import Totals
+
+# The arguments that replace a key of the plan, unless they are None or empty.
+SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of `evaluate`.
+
+    Attributes:
+        boards: One leaderboard per model.
+        scores: One row per score.
+        totals: What was computed, and what was reused.
+        failed: The images that could not be used, with the reason.
+        folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
+    """
+
+    boards: list[Board]
+    scores: pd.DataFrame
+    totals: Totals
+    failed: Mapping[str, str]
+    folder: Path
+
+
+def evaluate(
+    images: str | Path | Sequence[str | Path] = (),
+    *,
+    models: str | Sequence[str] = (),
+    explainers: str | type | Sequence[str | type] = (),
+    metrics: str | type | Sequence[str | type] = (),
+    params: Mapping[str, Any] | None = None,
+    no_controls: bool = False,
+    config: str | Path | None = None,
+    resume: str | Path | None = None,
+    only_missing: bool = False,
+    dry_run: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+    **plan: Any,
+) -> Evaluation | Cost:
+    """Score explainers with metrics over many images, as `xaihub evaluate` does.
+
+    Args:
+        images: Files, folders or globs.
+        models: Names of models, or cards.
+        explainers: Names of explainers, or registered classes.
+        metrics: Names of metrics, or registered classes.
+        params: Parameters of every explainer and metric that has them, or of one: {"rise.masks": 500}.
+        no_controls: Skip the controls: random map, edge filter and centre prior.
+        config: A YAML file with the plan; other arguments override its keys.
+        resume: The folder of a run to resume; may add images, models, explainers and metrics.
+        only_missing: With `resume`: do not retry what failed.
+        timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
+            0 for no limit and no worker.
+        dry_run: Return the cost, measured on one image; nothing is stored.
+        plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
+
+    Raises:
+        XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
+
+    Example::
+
+        xaihub.evaluate("photos/", explainers=["gradcam", "rise"], metrics="insertion", output="runs/first").boards
+    """
+    from xaihub.evaluation.leaderboard import boards
+    from xaihub.evaluation.plan import load_models, make_plan
+    from xaihub.evaluation.run import evaluate as run
+    from xaihub.evaluation.store import RunStore
+
+    unknown = sorted(set(plan) - set(SCALARS))
+    if unknown:
+        raise ParameterError(f"evaluate has no argument {unknown[0]!r}", hint=f"known: {', '.join(SCALARS)}")
+    if only_missing and not resume:
+        raise ParameterError("only_missing requires resume")
+    hub = default_hub()
+    given = [images] if isinstance(images, (str, Path)) else images
+    made, file = planned(
+        hub,
+        [str(item) for item in given],
+        lists={"models": names(models), "explainers": names(explainers), "metrics": names(metrics)},
+        params=settings(params),
+        scalars={key: str(value) if isinstance(value, Path) else value for key, value in plan.items()},
+        no_controls=no_controls,
+        config=config,
+        resume=resume,
+    )
+    folder = resume or made.output
+    if not folder and not dry_run:
+        raise ParameterError("no output folder for the run", hint="add output='runs/first'")
+    work = make_plan(hub, made, file)
+    loaded = load_models(hub, work, file)
+    if dry_run:
+        from xaihub.evaluation.estimate import estimate
+
+        with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
+            return estimate(hub, work, store, loaded)
+    with RunStore(folder, create=not resume) as store:
+        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout)
+        return Evaluation(
+            boards=boards(store.rows(), hub, work.labels),
+            scores=store.frame(),
+            totals=totals,
+            failed=store.failed_images(),
+            folder=store.folder,
+        )
+
+
+def planned(
+    hub: Hub,
+    images: Sequence[str],
+    *,
+    lists: Mapping[str, Sequence[str]],
+    params: Sequence[Setting],
+    scalars: Mapping[str, Any],
+    no_controls: bool,
+    config: str | Path | None,
+    resume: str | Path | None,
+) -> tuple[Config, Any]:
+    """Return the plan of a run, and the YAML file it was read from, if any.
+
+    Lists of models, explainers and metrics replace those of a file, and extend those of a run that is resumed; then
+    `params` are for what is added. Scalars that are None change nothing.
+
+    Raises:
+        ParameterError: The arguments exclude each other, nothing gives the images, or a parameter has no taker.
+    """
+    from xaihub.evaluation.config import Config, read_config
+    from xaihub.evaluation.plan import check_known
+    from xaihub.evaluation.store import RunStore
+
+    if resume and config:
+        raise ParameterError("a resumed run takes its plan from the run", hint="remove the config")
+    file = None
+    if resume:
+        with RunStore(resume) as store:
+            made = store.config
+            check_known(hub, made, store.origins)
+    elif config:
+        made, file = read_config(config)
+    elif images:
+        made = Config(images=[])
+    else:
+        raise ParameterError("no images to evaluate on", hint="name some, or give a config or a run to resume")
+    _update_lists(hub, made, images, lists, params, add=bool(resume))
+    for name in SCALARS:
+        if scalars.get(name) not in (None, ()):
+            setattr(made, name, scalars[name])
+    made.like = [str(path) for path in made.like]
+    if no_controls:
+        made.controls = False
+    _rooted(made)
+    return made, file
+
+
+def _update_lists(
+    hub: Hub,
+    config: Config,
+    images: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
+    params: Sequence[Setting],
+    *,
+    add: bool,
+) -> None:
+    from xaihub.evaluation.config import Choice
+
+    fresh: dict[str, list[Any]] = {"images": list(images), "models": list(lists["models"])}
+    choices: dict[str, list[Choice]] = {}
+    for kind in ("explainers", "metrics"):
+        named = dict.fromkeys(lists[kind]) or ([] if add else getattr(config, kind))
+        choices[kind] = [Choice(item) if isinstance(item, str) else item for item in named]
+    if params:
+        specs = [getattr(hub, kind).get(choice.name) for kind, chosen in choices.items() for choice in chosen]
+        for choice, own in zip(itertools.chain(*choices.values()), assign(params, specs), strict=True):
+            choice.params = {**choice.params, **own}
+    for kind, chosen in choices.items():
+        fresh[kind] = [choice if choice.params else choice.name for choice in chosen]
+    for name, items in fresh.items():
+        old = getattr(config, name) if add or not items else []
+        setattr(config, name, old + [item for item in items if item not in old])
+
+
+def _rooted(config: Config) -> None:
+    """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
+    rooted: Callable[[str], str] = os.path.abspath
+    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
+    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    config.models = list(dict.fromkeys(models))
+    config.like = [rooted(path) for path in config.like]
+    for name in ("labels", "masks", "boxes"):
+        setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
