@@ -193,7 +193,7 @@ def test_the_command_line_compares_images(tmp_path: Path) -> None:
     Image.fromarray(two()).save(tmp_path / "query.png")
     card = tmp_path / "dino.yaml"
     card.write_text("name: bare\narchitecture: test_vit\nweights: {source: none}\noptions: {num_classes: 0}\n")
-    common = ["explain", str(tmp_path / "query.png"), "-m", str(card), "-e", "gradcam", "-o", str(tmp_path / "out"), "--json"]
+    common = ["explain", str(tmp_path / "query.png"), "-m", str(card), "-o", str(tmp_path / "out"), "--json"]
 
     def run(*more: str) -> Any:
         return CliRunner().invoke(cli, [*common, *more])
@@ -205,5 +205,25 @@ def test_the_command_line_compares_images(tmp_path: Path) -> None:
     assert (both["target"]["name"], both["against"]["name"]) == ("like red", "like blue")
     refused = run()
     assert refused.exit_code != 0
-    assert "returns an embedding of 64 features, not class scores (compare it with an image: --like FILE" in refused.stderr
+    assert "returns an embedding of 64 features" in refused.stderr
+    assert "--like FILE" in refused.stderr
     assert run("--head", "nothing").exit_code != 0
+
+
+def test_similarity_and_declared_outputs_are_evaluated(tmp_path: Path) -> None:
+    for colour in COLOURS:
+        Image.fromarray(plain(colour)).save(tmp_path / f"{colour}.png")
+    Image.fromarray(two()).save(tmp_path / "query.png")
+    card = tmp_path / "bare.yaml"
+    card.write_text("name: bare\narchitecture: test_resnet\nweights: {source: none}\noptions: {num_classes: 0}\n")
+    common = [str(tmp_path / "query.png"), "-m", str(card), "-e", "gradcam", "--no-controls", "--json", "-q"]
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(cli, ["evaluate", *common, *more], prog_name="xaihub")
+
+    result = run("-k", "insertion", "--like", str(tmp_path / "red.png"), "-o", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.stderr
+    result = run("-k", "log_odds", "--outputs", "multilabel", "-t", "1", "-o", str(tmp_path / "labels"))
+    assert result.exit_code == 0, result.stderr
+    result = run("-k", "insertion", "-o", str(tmp_path / "nothing"))
+    assert "returns an embedding" in result.stderr + result.stdout

@@ -8,13 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tests import networks
 import pytest
 import torch
 from torch import Tensor, nn
 
 import xaihub
-from xaihub import ClassScore, Model, Outputs, Target, class_scores
+from tests import networks
+from xaihub import ClassScore, Outputs, Target, class_scores
 from xaihub.errors import ExplainerRefused, ModelError, ParameterError, XaihubError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,8 +116,16 @@ def test_the_logits_of_two_labels_have_a_probability_each() -> None:
     assert str(found) == "b 98.2%"
 
 
-@pytest.mark.parametrize(("text", "sign", "name"), [(None, 1, "defect"), ("positive", 1, "defect"), ("1", 1, "defect"),
-                                                    ("negative", -1, "not defect"), ("not defect", -1, "not defect")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "sign", "name"),
+    [
+        (None, 1, "defect"),
+        ("positive", 1, "defect"),
+        ("1", 1, "defect"),
+        ("negative", -1, "not defect"),
+        ("not defect", -1, "not defect"),
+    ],
+)
 def test_both_sides_of_a_binary_output(text: str | None, sign: int, name: str) -> None:
     net = networks.model(OnCells(), outputs="binary", classes=("defect",))
     (found,) = xaihub.get_explainer("saliency").explain(net, bright(EVIDENCE), text)
@@ -186,6 +194,16 @@ def test_binary_outputs_are_one_logit() -> None:
         net.predict(bright())
 
 
+def test_outputs_that_are_probabilities_already_are_reported() -> None:
+    explainer = xaihub.get_explainer("saliency")
+    for layer, kind in ((nn.Softmax(1), "multiclass"), (nn.Sigmoid(), "multilabel")):
+        network = nn.Sequential(OnCells((EVIDENCE, OTHER, (0, 0))), layer)
+        (found,) = explainer.explain(networks.model(network, outputs=kind), bright(EVIDENCE))
+        assert len(found.warnings) == 1
+        (plain,) = explainer.explain(networks.model(network[0], outputs=kind), bright(EVIDENCE))
+        assert not plain.warnings
+
+
 def test_scales() -> None:
     rows = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     for kind in ("multiclass", "multilabel", "binary"):
@@ -202,7 +220,8 @@ def test_scales() -> None:
 
 def test_a_declared_network_keeps_its_layers_weights_and_mode() -> None:
     network = OnCells()
-    plain, binary = networks.model(copy.deepcopy(network), outputs="multilabel"), networks.model(network, outputs="binary")
+    plain = networks.model(copy.deepcopy(network), outputs="multilabel")
+    binary = networks.model(network, outputs="binary")
     assert binary.weights_hash == plain.weights_hash
     assert binary.structure_hash != plain.structure_hash
     assert [name for name, _ in binary.module.named_modules()] == [name for name, _ in plain.module.named_modules()]
@@ -230,7 +249,9 @@ def test_a_constant_score_is_reported_and_not_drawn(name: str) -> None:
     explainer = xaihub.get_explainer(name, **EXPLAINERS[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        (found,) = explainer.explain(networks.model(OnCells(weight=0.0), outputs="binary"), bright(EVIDENCE), "positive")
+        (found,) = explainer.explain(
+            networks.model(OnCells(weight=0.0), outputs="binary"), bright(EVIDENCE), "positive"
+        )
     assert not found.values.any()
     assert any("the score is the same" in warning for warning in found.warnings)
     (varied,) = explainer.explain(networks.model(OnCells(), outputs="binary"), bright(EVIDENCE))
@@ -260,16 +281,17 @@ def test_no_other_module_turns_scores_into_probabilities() -> None:
     found = set()
     for file in (file for root in ("xaihub", "plugins", "zoo") for file in (ROOT / root).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in ("softmax", "log_softmax", "sigmoid", "logsigmoid", "softmin"):
-                    found.add(file.relative_to(ROOT).as_posix())
+            called = node.func if isinstance(node, ast.Call) else None
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            if name in ("softmax", "log_softmax", "sigmoid", "logsigmoid", "softmin"):
+                found.add(file.relative_to(ROOT).as_posix())
     assert found - set(ALLOWED) == set()
 
 
 class TestMetrics:
     """The scale of each kind, or a refusal with a reason."""
 
-    def case(self, kind: str, target: str | None = None, *, places: tuple[tuple[int, int], ...] = (EVIDENCE,)) -> xaihub.Case:
+    def case(self, kind: str, target: str | None = None, *, places: Any = (EVIDENCE,)) -> xaihub.Case:
         net = networks.model(OnCells(places), outputs=kind)
         image = bright(EVIDENCE)
         logits = net.predict(image)
@@ -316,3 +338,74 @@ class TestMetrics:
             assert 0 < area < 1 / CELLS**2
         with pytest.raises(XaihubError, match="does not find the label"):
             self.value("sufficient_area", self.case("multilabel", "1", places=(EVIDENCE, OTHER)))
+
+
+class Trained(nn.Module):
+    """Two convolutions and one logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 5, 2, 2),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, 2, 1),
+            nn.ReLU(),
+        )
+        self.logit = nn.Linear(16, 1)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.logit(self.body(inputs).amax((2, 3)))
+
+
+def photos(count: int, seed: int) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Noise, half of it with a red and green checkered square in one cell; the labels, and the cells."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 3, SIDE, SIDE, generator=generator) * 0.4
+    places = [tuple(torch.randint(CELLS, (2,), generator=generator).tolist()) for _ in range(count)]
+    step = SIDE // CELLS
+    checks = (torch.arange(step)[:, None] // 4 + torch.arange(step) // 4) % 2
+    square = torch.stack([checks * 4.0 - 2, 2 - checks * 4.0, torch.zeros(step, step)])
+    labels = torch.arange(count) % 2
+    for row in labels.nonzero().flatten().tolist():
+        top, left = places[row]
+        inputs[row, :, top * step : (top + 1) * step, left * step : (left + 1) * step] = square
+    return inputs, labels.float(), places  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def detector() -> xaihub.Model:
+    """A network trained with binary cross-entropy to say whether the square is present."""
+    torch.manual_seed(0)
+    network = Trained()
+    inputs, labels, _ = photos(128, 1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(network(inputs)[:, 0], labels).backward()
+        optimizer.step()
+    return networks.model(network, outputs="binary", classes=("square",))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("gradcam", {}),
+        ("rise", {"masks": 800, "cell": 6}),
+        ("lime", {"samples": 200, "features": "grid:4"}),
+        ("shap", {}),
+        ("convad", {"baseline": "zero"}),
+        ("first_principles", {}),
+    ],
+)
+def test_a_trained_binary_network_is_explained_by_the_evidence(
+    detector: xaihub.Model, name: str, parameters: dict[str, Any]
+) -> None:
+    inputs, labels, places = photos(6, 2)
+    assert (detector.predict(inputs).argmax(1) == labels.long()).all()
+    explainer = xaihub.get_explainer(name, **parameters)
+    for row in labels.nonzero().flatten().tolist():
+        (found,) = explainer.explain(detector, inputs[row : row + 1])
+        assert found.predicted.name == "square"
+        assert peak(found) == places[row]

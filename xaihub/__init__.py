@@ -43,9 +43,9 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.layer import Layer as Layer
     from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
-    from xaihub.models.model import Runtime as Runtime
     from xaihub.models.outputs import Outputs as Outputs
     from xaihub.models.outputs import class_scores as class_scores
+    from xaihub.models.passes import Runtime as Runtime
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
@@ -101,8 +101,9 @@ _NAMES = {
     "models.adapter": "ModelAdapter ModelRequest",
     "models.headed": "FunctionHead Head",
     "models.layer": "Layer Layout",
-    "models.model": "Model Runtime",
+    "models.model": "Model",
     "models.outputs": "Outputs class_scores",
+    "models.passes": "Runtime",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
@@ -111,8 +112,8 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard ObjectiveSpec Paper"
-    " ReproductionSpec Weights",
+    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard ObjectiveSpec"
+    " Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xaihub.evaluation.leaderboard import Board
     from xaihub.evaluation.run import Totals
 
-# The arguments that replace a key of the plan, unless they are None.
-SCALARS = ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+# The arguments that replace a key of the plan, unless they are None or empty.
+SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +166,9 @@ def planned(
         raise ParameterError("no images to evaluate on", hint="name some, or give a config or a run to resume")
     _update_lists(hub, made, images, lists, params, add=bool(resume))
     for name in SCALARS:
-        if scalars.get(name) is not None:
+        if scalars.get(name) not in (None, ()):
             setattr(made, name, scalars[name])
+    made.like = [str(path) for path in made.like]
     if no_controls:
         made.controls = False
     _rooted(made)
@@ -207,5 +208,6 @@ def _rooted(config: Config) -> None:
     config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
     models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
+    config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))

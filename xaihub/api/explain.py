@@ -17,7 +17,8 @@ from xaihub.explainers.target import Target
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
 from xaihub.models.process import fenced
 from xaihub.models.similarity import like as similar
 

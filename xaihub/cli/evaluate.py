@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
@@ -17,10 +17,12 @@ from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
+    LIKE,
     LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
+    OUTPUTS,
     PARAM,
     SEED,
     TARGET,
@@ -47,6 +49,8 @@ class EvaluateOptions(Display):
     metrics: Annotated[tuple[str, ...], METRIC] = ()
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     target: Annotated[str | None, TARGET] = None
+    outputs: Annotated[str | None, OUTPUTS] = None
+    like: Annotated[tuple[str, ...], LIKE] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None

@@ -20,7 +20,8 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
 from xaihub.hub import DEFAULT_TIMEOUT
 from xaihub.metric import Case, Measurement, Metric
-from xaihub.models.model import Counts, Model
+from xaihub.models.model import Model
+from xaihub.models.passes import Counts
 from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 from xaihub.records import canonical

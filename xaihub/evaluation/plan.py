@@ -20,7 +20,9 @@ from xaihub.hub import Hub, pick_device
 from xaihub.images import find_images
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
+from xaihub.models.similarity import like
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -117,7 +119,9 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     networks: dict[str, str] = {}
     for number, name in enumerate(config.models):
         with _at(file, "models", number):
-            model = hub.load_model(name, device=config.device, runtime=Runtime(batch_size=config.batch_size))
+            runtime = Runtime(batch_size=config.batch_size)
+            model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
+            model = like(model, config.like) if config.like else model
             if model.name in models:
                 first = config.models[list(models).index(model.name)]
                 message = f"{first!r} and {name!r} are both named {model.name!r}"

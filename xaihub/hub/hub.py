@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from xaihub.metric import Metric
     from xaihub.models.adapter import ModelAdapter, ModelRequest
     from xaihub.models.headed import Head
-    from xaihub.models.model import Model, Runtime
+    from xaihub.models.model import Model
+    from xaihub.models.passes import Runtime
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from xaihub.errors import ModelError
 from xaihub.masking.features import Features
 from xaihub.masking.removal import Removal
-from xaihub.models.model import MASKED_ROWS, Model
+from xaihub.models.model import Model
+from xaihub.models.passes import MASKED_ROWS
 
 # Default bytes per forward pass on a CPU. Above it the C library returns freed activations to the system, and every
 # pass causes new page faults. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread: 13.6 ms per

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, ParameterError
 from xaihub.models.outputs import Outputs
 from xaihub.params import Parametrised
-
-if TYPE_CHECKING:
-    from xaihub.models.model import Model
 
 
 class Head(Parametrised, ABC):
@@ -42,8 +39,8 @@ class Head(Parametrised, ABC):
     def rows(self, outputs: Any) -> Tensor:
         """Return (B, K) scores for the outputs of B images; differentiable wherever the network is."""
 
-    def bind(self, model: Model) -> None:
-        """Look at the model whose network returns the outputs, for example for names; called once, before `rows`."""
+    def bind(self, model: Any) -> None:
+        """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
 
 
 class _Shell(nn.Module):
@@ -148,7 +145,13 @@ class FunctionHead(Head):
     """A function of the user's as a head; its scores are values."""
 
     def __init__(self, function: Callable[[Any], Tensor] | None = None, name: str = "") -> None:
-        """Keep the function, which returns one score per image; by default its own name is recorded."""
+        """Keep the function, which returns one score per image; by default its own name is recorded.
+
+        Raises:
+            ParameterError: There is no function.
+        """
+        if function is None:
+            raise ParameterError("a target needs a function of the outputs")
         own = getattr(function, "__name__", "")
         self.function = function
         self.name = self.title = name or ("score" if own in ("", "<lambda>") else own.replace("_", " "))
@@ -163,7 +166,5 @@ class FunctionHead(Head):
         scores = self.function(outputs)
         if not isinstance(scores, Tensor) or scores.numel() != len(scores):
             what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ModelError(
-                f"the target {self.title!r} returned {what}", hint="return one score per image"
-            )
+            raise ModelError(f"the target {self.title!r} returned {what}", hint="return one score per image")
         return scores.reshape(len(scores), -1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaihub.models.model import Runtime
+from xaihub.models.passes import Runtime
 from xaihub.testing.catalogue import NotApplicable, applies, check, require
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
