@@ -17,6 +17,7 @@ from xaihub.explainers.pixel_set import PixelSet
 from xaihub.metric import Case
 from xaihub.params import Parameter, Unless, convert, parameters
 from xaihub.testing.catalogue import Refused, applies, check, raised, require
+from xaihub.testing.cost import SCALES
 from xaihub.testing.explainer_subject import ExplainerSubject, same
 from xaihub.testing.metric_subject import KINDS, MetricSubject, toy_case
 from xaihub.testing.objective_subject import TOTAL, ObjectiveSubject
@@ -199,7 +200,8 @@ class _Trials:
             return
         yield plain
         for other in self.known.values():
-            if other.name == item.name or not (self._has_few(other) or type(None) in _kinds(other.annotation)):
+            optional = type(None) in _kinds(other.annotation) and other.name not in SCALES  # a small budget hides much
+            if other.name == item.name or not (self._has_few(other) or optional):
                 continue
             around = self._enabling(other, self.bases[0])
             if around is None:
