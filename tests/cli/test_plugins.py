@@ -115,7 +115,7 @@ def test_check_exits_with_1_and_says_what_to_change(run: Run, tmp_path: Path) ->
     result, records = run(*check), json.loads(run(*check, "--json").stdout)
 
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith("1 of 1 checks failed")
+    assert result.stderr.splitlines()[-1] == "1 of 1 checks failed: renamed (plugin renamed)"
     assert [(record["outcome"], record["check"]) for record in records] == [("failed", "constructor_only_stores")]
     assert "steps" in records[0]["advice"]
 

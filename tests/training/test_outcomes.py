@@ -61,7 +61,7 @@ def test_figures_of_an_objective_are_on_the_epoch_line_and_the_card_and_become_a
     found = service.train(hub, plan, tmp_path / "run", device="cpu", tell=told.append)
     lines = [text for text in told if text.startswith("epoch ")]
     for record, line in zip(found.history, lines, strict=True):
-        assert f"kept pixels {record['val/kept']:.3g}, factor {record['measured']['factor']:.3g}, " in line
+        assert f"; kept pixels {record['val/kept']:.3g}; factor {record['measured']['factor']:.3g}; " in line
     model = hub.load_model(str(found.card), device="cpu")
     factor = found.best["measured"]["factor"]
     assert factor != 1

@@ -53,6 +53,7 @@ def train(
     """
     from xaihub.api.registration import default_hub, names, settings  # here, as the command line imports this module
     from xaihub.training import run as service
+
     hub = default_hub()
     if resume:
         if data or plan or params:

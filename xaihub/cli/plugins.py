@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
-KINDS = ("explainer", "metric", "objective", "baseline", "adapter", "model", "command")
+KINDS = ("explainer", "metric", "objective", "baseline", "adapter", "head", "model", "command")
 TIMEOUT = 120.0  # seconds per check; the slowest one of a built-in takes three on an idle core
 
 

@@ -220,8 +220,13 @@ class Model:
     def weights_hash(self) -> str:
         """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
 
-        It is computed again after a weight has been replaced or changed in place (not through `.data`).
+        It is computed again after a weight has been replaced or changed in place (not through `.data`). While a method
+        runs, it is that of the weights at its start, because a method that changes them has no result.
         """
+        return self._guard.weights_hash or self.fresh_weights_hash()
+
+    def fresh_weights_hash(self) -> str:
+        """Return the hash of the weights as they are now."""
         versions = [
             (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors_of(self.module)
         ]

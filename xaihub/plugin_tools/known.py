@@ -30,7 +30,7 @@ class Known:
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)]
     summary: _Line
-    adds: tuple[Literal["explainer", "metric", "objective", "baseline", "adapter", "model", "command"], ...]
+    adds: tuple[Literal["explainer", "metric", "objective", "baseline", "adapter", "head", "model", "command"], ...]
     licence: _Line
     source: _Line
     install: _Line

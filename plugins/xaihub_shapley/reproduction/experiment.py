@@ -202,8 +202,8 @@ def _probabilities(network: ShapleyVision, inputs: Tensor, shown: Tensor, top: T
     """Return (n, steps) probabilities of the predicted class."""
     steps = shown.shape[1]
     logits = network(inputs.repeat_interleave(steps, 0), shown.flatten(0, 1))
-    every: Tensor = class_scores(logits.double(), "probability").unflatten(0, (-1, steps))
-    return every[torch.arange(len(inputs)), :, top]
+    found: Tensor = class_scores(logits.double(), "probability").unflatten(0, (-1, steps))
+    return found[torch.arange(len(inputs)), :, top]
 
 
 def _area(curve: Tensor) -> float:

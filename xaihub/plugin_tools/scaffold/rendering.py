@@ -23,6 +23,7 @@ KINDS = {
     "objective": "Cross-entropy minus a multiple of the entropy of the predictions.",
     "baseline": "The mean colour of the border of the image.",
     "adapter": "Custom network architectures.",
+    "head": "The logarithm of the summed exponentials of the class scores.",
     "model": "A small residual network for three classes, with random weights.",
     "command": "Print the classes that a model predicts for an image.",
 }
@@ -69,6 +70,7 @@ def _facts(name: str, kind: str, summary: str, licence: str) -> dict[str, Any]:
         "cls": class_name(snake),
         "kind": kind,
         "summary": summary,
+        "quoted": json.dumps(summary, ensure_ascii=False),
         "licence": licence,
         "xaihub": ".".join(xaihub.__version__.split(".")[:2]),
     }
