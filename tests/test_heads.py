@@ -196,9 +196,10 @@ def test_the_command_line_compares_images(tmp_path: Path) -> None:
     common = ["explain", str(tmp_path / "query.png"), "-m", str(card), "-o", str(tmp_path / "out"), "--json"]
 
     def run(*more: str) -> Any:
-        return CliRunner().invoke(cli, [*common, *more])
+        return CliRunner().invoke(cli, [*common, *more], prog_name="xaihub")
 
     one = json.loads(run("--like", str(tmp_path / "red.png")).stdout)[0]
+    assert "error" not in one, one
     assert one["target"]["name"] == "like red"
     assert -1 <= one["target"]["value"] <= 1
     both = json.loads(run("--like", str(tmp_path / "red.png"), "--like", str(tmp_path / "blue.png")).stdout)[0]

@@ -165,7 +165,7 @@ class _Input:
         if isolation is None:
             found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
         else:
-            wanted = Target.parse(target, self.model.classes)
+            wanted = Target.parse(target, self.model.classes, self.model.outputs)
             found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)
         return found.with_image(self.image, geometry)
 
