@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xaihub.errors import ExplainerRefused, ModelError
 from xaihub.models.checks import check_class_names, check_modules, check_rows
 from xaihub.models.containment import Guard
+from xaihub.models.executor import Executor
 from xaihub.models.hashing import hash_state, sha256_of
 from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
 from xaihub.models.layer import Layer
@@ -86,6 +87,7 @@ class Model:
     """
 
     masked_rows = 0
+    _executing = False
 
     def __init__(
         self,
@@ -128,24 +130,40 @@ class Model:
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks, self._guard = locks_of(self.module), Guard()
+        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return everything but the locks and the guard, so that a model can be copied."""
+        """Return everything but the locks, the guard and the executor, so that a model can be copied."""
         self._guard.check()
-        return {name: value for name, value in self.__dict__.items() if name not in ("_locks", "_guard")}
+        own = ("_locks", "_guard", "_executor")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, with locks and a guard of its own."""
         self.__dict__.update(state, _checked_rows=False)
-        self._locks, self._guard = locks_of(self.module), Guard()
+        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
         self._guard.check()
         with locked(self._locks):
-            outputs: Tensor = self._ordered(lambda: self.module(self._own(inputs)))
+            outputs: Tensor = self._ordered(lambda: self._network(inputs)(self._own(inputs)))
         return outputs.float() if isinstance(outputs, Tensor) else outputs
+
+    def _network(self, inputs: Tensor) -> Any:
+        if self._executing and torch.is_inference_mode_enabled():
+            return self._executor.network(self.module, self._own(inputs[:1]))
+        return self.module
+
+    @contextmanager
+    def executing(self) -> Iterator[None]:
+        """Run the passes inside, which have no graph, through the `Executor`; other threads wait."""
+        with locked(self._locks):
+            before, self._executing = self._executing, True
+            try:
+                yield
+            finally:
+                self._executing = before
 
     def _own(self, inputs: Tensor) -> Tensor:
         """Return a copy for the network, which may write to it, in its precision and memory order."""
