@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from xaihub.cli import cli
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
 from xaihub.params import parameters
+from xaihub.plugin_tools import conformance as _checks_of_plugins  # noqa: F401 - it completes the catalogue
+from xaihub.plugin_tools.known import known
 from xaihub.plugin_tools.scaffold import render
 from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
@@ -189,8 +192,17 @@ def conformance() -> str:
 
 
 def records() -> str:
-    """Describe the fields that records share."""
-    return _entries(xaihub.specs, ["Spec", "MethodSpec"])
+    """Describe the fields that records share, and the records inside them."""
+    return _entries(xaihub.specs, ["Judged", "MethodSpec", "Spec"])
+
+
+def known_plugins() -> str:
+    """List the plugins in docs/plugins.toml."""
+    rows = [
+        (f"[{item.name}]({item.source})", ", ".join(item.adds), item.summary, item.licence, f"`{item.install}`")
+        for item in known()
+    ]
+    return _table(("name", "adds", "summary", "licence", "to install it: xaihub plugins install"), rows)
 
 
 def error_classes() -> str:
@@ -323,7 +335,9 @@ class _Bare:
 
 
 def _signature(name: str, thing: Any) -> str:
-    if not inspect.isroutine(thing):
+    """Return a function's signature, or that of a class's constructor: of the fields of a record, with their types."""
+    constructor = isinstance(thing, type) and (is_dataclass(thing) or vars(thing).get("__init__") is not None)
+    if not (inspect.isroutine(thing) or constructor):
         return ""
     signature = inspect.signature(thing)
     arguments = [
@@ -331,9 +345,18 @@ def _signature(name: str, thing: Any) -> str:
         for item in signature.parameters.values()
     ]
     returned = signature.return_annotation
-    bare = returned if returned is signature.empty else _Bare(returned)
-    text = str(signature.replace(parameters=arguments, return_annotation=bare))
-    return f"{name}{text}"
+    bare = signature.empty if constructor or returned is signature.empty else _Bare(returned)
+    text = str(signature.replace(parameters=arguments, return_annotation=bare)).replace("<factory>", "...")
+    short = f"{name}{text}"
+    if len(short) <= 110:
+        return short
+    parts = ["*"] if arguments[0].kind is inspect.Parameter.KEYWORD_ONLY else []
+    for before, item in zip([None, *arguments], arguments, strict=False):
+        if parts and before is not None and item.kind is not before.kind and item.kind is item.KEYWORD_ONLY:
+            parts.append("*")
+        parts.append(str(item).replace("<factory>", "..."))
+    end = "" if bare is signature.empty else f" -> {bare!r}"
+    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){end}"])
 
 
 def _prose(text: str) -> str:

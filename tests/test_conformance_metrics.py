@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,9 @@ from xaihub.testing import planted_case, planted_scenes
 from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.kit import checks
 from xaihub.testing.metric_subject import MetricSubject
+
+_LAST = threading.Event()  # never set: threads wait for it until their timeout
+ELSEWHERE = "every_parameter_has_an_effect"  # tested in test_parameter_effects.py
 
 
 class Good(Metric):
@@ -86,6 +90,31 @@ class FreezesTheNetwork(Good):
                 weight.mul_(0.5)
         return super().score(case)
 
+    @classmethod
+    def analytic_cases(cls) -> list[tuple[Case, float]]:
+        return []
+
+
+class StartsAThread(Good):
+    def score(self, case: Case) -> float:
+        threading.Thread(target=_LAST.wait, args=(20,), daemon=True).start()
+        return super().score(case)
+
+    @classmethod
+    def analytic_cases(cls) -> list[tuple[Case, float]]:
+        return []
+
+
+class SeedsInItsConstructor(Good):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+
+
+class Prints(Good):
+    def score(self, case: Case) -> float:
+        print("scoring")  # noqa: T201
+        return super().score(case)
+
 
 class MinusOne(Good):
     """Tagged as free of scale, and it is not."""
@@ -150,6 +179,9 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
         "works_on_a_case",
         "so nothing else was checked: give the class a static method `analytic_cases()`",
     ),
+    (StartsAThread, record(), "process_is_left_as_found", "still runs): undo every change"),
+    (SeedsInItsConstructor, record(), "random_state_is_left_as_found", "it changed torch's random state"),
+    (Prints, record(), "nothing_is_printed", "it printed 'scoring"),
     (RefusesItsCase, record(), "analytic_cases_hold", "it refuses case 0 (the map has zeros)"),
     (
         ScansTheRows,
@@ -162,7 +194,7 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
 
 
 def results(subject: MetricSubject) -> list[CheckResult]:
-    return [run(item, subject, subject.name) for item in checks("metric")]
+    return [run(item, subject, subject.name) for item in checks("metric") if item.name != ELSEWHERE]
 
 
 @pytest.mark.parametrize(
@@ -191,4 +223,4 @@ def test_a_parameter_that_does_not_suit_small_images_is_a_refusal() -> None:
 
 
 def test_every_check_of_metrics_catches_something() -> None:
-    assert {check for _, _, check, _ in BAD} == {item.name for item in checks("metric")}
+    assert {check for _, _, check, _ in BAD} == {item.name for item in checks("metric")} - {ELSEWHERE}

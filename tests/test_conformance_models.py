@@ -102,10 +102,24 @@ class OtherSize(Good):
     size = 48
 
 
+class SetsThreads(Good):
+    def build(self, request: ModelRequest, device: torch.device) -> Model:
+        torch.set_anomaly_enabled(not torch.is_anomaly_enabled())
+        return super().build(request, device)
+
+
+class Prints(Good):
+    def build(self, request: ModelRequest, device: torch.device) -> Model:
+        print("building")  # noqa: T201
+        return super().build(request, device)
+
+
 BAD_ADAPTERS: list[tuple[type[Good], str, str]] = [
     (KnowsAll, "names_are_its_own", "and for no other"),
     (LooksUp, "unknown_architecture_is_refused", "an unknown architecture raised KeyError: raise `xaihub.ModelError`"),
     (Broken, "can_be_built", "no toys today"),
+    (SetsThreads, "process_is_left_as_found", "torch's anomaly mode (from False to True): undo"),
+    (Prints, "nothing_is_printed", "it printed 'building"),
     (NoGrid, "every_role_resolves", "pass `Hints` for the search"),
     (ForgetsStatistics, "logits_are_unchanged_by_loading", "after saving and loading, the scores differ"),
     (LeavesTraining, "logits_are_unchanged_by_loading", "return it in evaluation mode"),
@@ -123,7 +137,8 @@ def failed(kind: Any, subject: Any) -> list[tuple[str, str]]:
     ("adapter", "check", "advice"), BAD_ADAPTERS, ids=[f"{a.__name__}-{c}" for a, c, _ in BAD_ADAPTERS]
 )
 def test_a_bad_adapter_fails_one_check_with_advice(adapter: type[Good], check: str, advice: str) -> None:
-    ((found, text),) = failed("adapter", AdapterSubject(AdapterSpec(name="toy"), adapter()))
+    with torch.autograd.set_detect_anomaly(False):
+        ((found, text),) = failed("adapter", AdapterSubject(AdapterSpec(name="toy"), adapter()))
 
     assert found == check
     assert advice in text

@@ -220,6 +220,32 @@ def test_a_keyboard_interrupt_in_another_thread_is_the_plugins() -> None:
     assert "KeyboardInterrupt" in str(found[0])
 
 
+def test_a_global_explainer_that_exits_costs_its_own_ranking() -> None:
+    from xaihub import GlobalExplainer, Ranking
+    from xaihub.api.rank import rank_models
+
+    class Weights(GlobalExplainer):
+        def rank(self, model: Model, inputs: object, labels: object) -> Ranking:
+            return Ranking(weights=model.module.head.weight.norm(dim=0), feature="channel", layer="head")
+
+    class Leaves(Weights):
+        def rank(self, model: Model, inputs: object, labels: object) -> Ranking:
+            raise SystemExit(0)
+
+    class Spoils(Weights):
+        def rank(self, model: Model, inputs: object, labels: object) -> Ranking:
+            model.module.head.weight.data.zero_()
+            return super().rank(model, inputs, labels)
+
+    (alone,) = rank_models([model_of()], [Weights()], [])
+    leaves, spoils, good = rank_models([model_of()], [Leaves(), Spoils(), Weights()], [])
+    assert "global explainer 'Leaves': SystemExit" in str(leaves.error)
+    assert "global explainer 'Spoils' changed the weight 'head.weight'" in str(spoils.error)
+    assert alone.explanation is not None
+    assert good.explanation is not None
+    assert torch.equal(alone.explanation.runs, good.explanation.runs)
+
+
 # In a worker process.
 
 
@@ -297,6 +323,7 @@ def test_evaluate_beside_a_few(tmp_path: Path, photo: str) -> None:
 
 
 @SLOW
+@pytest.mark.timeout(2400)
 def test_evaluate_beside_all(tmp_path: Path, photo: str) -> None:
     evaluate_all(tmp_path, photo, HOSTILE, METRICS)
 

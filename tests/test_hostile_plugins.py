@@ -200,8 +200,8 @@ def test_one_that_swallows_ctrl_c_ends_with_the_third(site: Site) -> None:
     assert process.stderr.readline() == "asleep\n"
 
     for _ in range(3):
-        process.send_signal(signal.SIGINT)
         time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
 
     assert process.returncode == -signal.SIGINT

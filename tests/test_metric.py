@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xaihub import Case, Explanation, Metric, Model, Preprocessing, Scene, Target
-from xaihub.models.model import Counts
+from xaihub.models.passes import Counts
 
 
 def case_of(module: nn.Module) -> Case:

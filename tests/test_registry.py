@@ -61,12 +61,89 @@ def test_a_record_of_another_type_is_named_and_the_others_are_kept(host: PluginH
 
 
 @pytest.mark.parametrize(
-    "name", ["", " rise", "a b", "a/b", "a=b", "a,b", "a\nb", "<b>a", "a&b", "a'", "\x1b[31ma", 5, None]
+    "name",
+    [
+        "",
+        " rise",
+        "a b",
+        "a/b",
+        "a=b",
+        "a,b",
+        "a\nb",
+        "<b>a",
+        "a&b",
+        "a'",
+        "\x1b[31ma",
+        "-e",
+        "--help",
+        ".a",
+        "x" * 101,
+        5,
+        None,
+    ],
 )
 def test_a_name_that_could_not_be_typed_is_refused(host: PluginHost, name: Any) -> None:
     host.register(Says(spec(name), spec("fine")), name="odd")
     assert filled(host).names() == ["fine"]
-    assert repr(name) in host.warnings[0].replace("\\\\n", "\\n")
+    assert repr(name)[:100] in host.warnings[0].replace("\\\\n", "\\n")
+
+
+def test_a_clash_between_third_parties_is_reported_neutrally_and_both_are_reached(host: PluginHost) -> None:
+    for name in ("ann", "bob"):
+        host.register(Says(spec("lens", name)), name=name)
+    registry = filled(host)
+
+    assert host.warnings == [
+        "plugin 'bob': plugin 'ann' registers explainer 'lens' as well and is loaded first;"
+        " use 'bob/lens' for this one and 'ann/lens' for the other"
+    ]
+    assert (registry.get("ann/lens").summary, registry.get("bob/lens").summary) == ("ann", "bob")
+
+
+def test_no_clash_suggests_to_remove_a_plugin(host: PluginHost) -> None:
+    for name in ("ann", "bob"):
+        info = host.register(Says(spec("lens")), name=name)
+        info.distribution = f"xaihub-{name}"
+    filled(host)
+
+    (line,) = host.warnings
+    assert "remove" not in line
+
+
+def test_a_plugin_that_registers_a_name_twice_keeps_the_first(host: PluginHost) -> None:
+    host.register(Says(spec("lens", "first"), spec("lens", "second")), name="ann")
+
+    assert filled(host).get("lens").summary == "first"
+    assert host.warnings == ["plugin 'ann': registers explainer 'lens' twice; the first is used"]
+
+
+def test_hyphens_and_underscores_in_names_are_alike(host: PluginHost) -> None:
+    host.register(Says(spec("my_lens")), name="my-lab")
+    host.register(Says(spec("other")), name="my_lab")
+    registry = filled(host)
+
+    assert registry.names() == ["my_lens"]
+    assert registry.get("my-lens") is registry.get("my_lab/my_lens") is registry.get("my-lab/my-lens")
+    assert host.warnings == ["plugin 'my_lab': skipped, because plugin 'my-lab' already has that name"]
+    assert host.plugin("my_lab").name == "my-lab"
+
+
+@pytest.mark.parametrize("name", ["-x", "", "a b", "x" * 101, "a/b"])
+def test_a_plugin_whose_name_could_not_be_typed_is_skipped(host: PluginHost, name: str) -> None:
+    host.register(Says(spec("lens")), name=name)
+
+    assert filled(host).names() == []
+    assert "its name cannot be typed in a command" in host.warnings[0]
+
+
+def test_a_summary_is_one_line_of_at_most_200_characters(host: PluginHost) -> None:
+    host.register(Says(spec("long", "word\n" * 1000), spec("odd", 5)), name="p")  # type: ignore[arg-type]
+    registry = filled(host)
+
+    assert registry.names() == ["long"]
+    assert len(registry.get("long").summary) == 200
+    assert registry.get("long").summary.startswith("word word ")
+    assert "'odd' with a summary that is not text" in host.warnings[0]
 
 
 def test_an_error_in_the_place_of_a_record_costs_only_that_record(host: PluginHost) -> None:

@@ -10,13 +10,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from xaihub.cli import cli
-from xaihub.errors import OutputError, ParameterError
+from xaihub.errors import OutputError, ParameterError, XaihubError
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
-from xaihub.plugin_tools.scaffold import KINDS, new_plugin, render
+from xaihub.plugin_tools.scaffold import KINDS, NO_TEXT, new_plugin, render
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = ["Claim", "Deviations", "Limits", "Develop"]
@@ -40,15 +41,21 @@ def test_a_project_is_valid_and_its_entry_point_leads_to_its_hooks(kind: str) ->
     project = tomllib.loads(files["pyproject.toml"])
     assert project["project"]["entry-points"] == {"xaihub": {"my_thing": "xaihub_my_thing"}}
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["xaihub_my_thing"]
-    assert set(files) == {
+    assert set(files) | {"xaihub_my_thing/method.py"} == {
+        ".github/workflows/check.yml",
+        ".gitignore",
+        "LICENSE",
         "pyproject.toml",
         "README.md",
         "xaihub_my_thing/__init__.py",
         "xaihub_my_thing/method.py",
         "tests/test_my_thing.py",
     }
+    steps = yaml.safe_load(files[".github/workflows/check.yml"])["jobs"]["check"]["steps"]
+    assert [step["run"] for step in steps[-2:]] == ["xaihub plugins check my_thing", "python -m pytest"]
+    assert files["LICENSE"].lstrip().startswith("Apache License")
     for path in files:
-        assert "{{" not in files[path]
+        assert "{{" not in files[path].replace("${{ matrix", "")
         assert files[path].endswith("\n")
     for path in (path for path in files if path.endswith(".py")):
         assert ast.parse(files[path])
@@ -141,8 +148,92 @@ def test_a_command_cannot_be_called_like_a_built_in_one(tmp_path: Path) -> None:
 
 
 def test_a_licence_that_is_no_expression_is_refused(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="is not an SPDX expression"):
-        new_plugin(hub, "mine", "explainer", tmp_path, licence='MIT"\n[project]')
+    for licence in ('MIT"\n[project]', "Apache 2", "Free", ""):
+        with pytest.raises(ParameterError, match="is not an SPDX expression"):
+            new_plugin(hub, "mine", "explainer", tmp_path, licence=licence)
+
+
+def test_a_licence_whose_text_is_not_shipped_is_named_in_its_file(tmp_path: Path) -> None:
+    result = run("mine", "-o", str(tmp_path), "--licence", "gpl-3.0-only")
+
+    folder = tmp_path / "xaihub-mine"
+    assert "put the text of gpl-3.0-only into" in result.stderr
+    assert 'license = "GPL-3.0-only"' in (folder / "pyproject.toml").read_text(encoding="utf-8")
+    assert (folder / "LICENSE").read_text(encoding="utf-8").startswith(NO_TEXT)
+
+
+ONE_FILE = '''
+"""One file.
+
+It says "more" about it.
+"""
+
+import torch
+
+from xaihub import Explainer, GlobalExplainer
+
+
+class TimesInput(Explainer):
+    """Gradient times the "input"."""
+
+    limits = "Noisy."
+    needs = ("gradients",)
+    cost = "1 forward and 1 backward pass"
+
+    def attribute(self, model, inputs, target):
+        inputs.requires_grad_()
+        return torch.autograd.grad(target.score(model(inputs)).sum(), inputs)[0] * inputs.detach()
+
+
+class Anything(GlobalExplainer):
+    """Nothing yet."""
+
+    def rank(self, model, data):
+        raise NotImplementedError
+'''
+
+
+def test_a_single_file_becomes_a_package_that_passes_its_own_tests(tmp_path: Path) -> None:
+    (tmp_path / "one_file.py").write_text(ONE_FILE, encoding="utf-8")
+
+    result = run("--from", str(tmp_path / "one_file.py"), "-o", str(tmp_path), "--licence", "MIT")
+
+    folder = tmp_path / "xaihub-one-file"
+    assert (result.exit_code, result.stdout) == (0, f"{folder}\n"), result.output
+    assert (folder / "xaihub_one_file" / "method.py").read_text(encoding="utf-8") == ONE_FILE
+    assert 'It says "more" about it.' in (folder / "README.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(folder)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    script = "import sys, xaihub_one_file as p; print(p.xaihub_register_explainers(), 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    assert "summary='Gradient times the \"input\".'" in found.stdout
+    assert "needs=('gradients',)" in found.stdout
+    assert found.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import near\n" + ONE_FILE, "imports 'near' from its folder, which the package would lack"),
+        ("from .near import x\n" + ONE_FILE, "from its folder, which the package would lack"),
+        ("x = 1\n", "registers nothing"),
+        ("x = \n", "is not valid Python"),
+    ],
+)
+def test_a_file_that_cannot_become_a_package_is_refused(hub: Hub, tmp_path: Path, source: str, reason: str) -> None:
+    (tmp_path / "near.py").touch()
+    (tmp_path / "one.py").write_text(source, encoding="utf-8")
+
+    with pytest.raises(XaihubError, match=reason):
+        new_plugin(hub, "one", "explainer", tmp_path / "new", source=str(tmp_path / "one.py"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_there_is_never_touched(hub: Hub, tmp_path: Path) -> None:

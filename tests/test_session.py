@@ -224,7 +224,7 @@ class TestCommandsAsFunctions:
         )
 
         assert xaihub.explain(model=str(outcome.card), explainer="saliency").values.shape[-1] == 32
-        with pytest.raises(xaihub.ExplainerRefused, match="has no gates"):
+        with pytest.raises(xaihub.ExplainerRefused, match="has no gate"):
             xaihub.rank(models=str(outcome.card))
         (ranking,) = xaihub.rank(
             xaihub.sample_photo(), models=str(outcome.card), explainers="shap_global", params={"background": 1}

@@ -226,8 +226,11 @@ def test_a_plugins_name_stands_for_all_that_it_registered(hub: Hub) -> None:
 
     assert [(item.subject, item.check) for item in results] == [
         ("controls", "loads"),
+        ("control_centre", "loads"),
         ("control_centre", "constructor_only_stores"),
+        ("control_edges", "loads"),
         ("control_edges", "constructor_only_stores"),
+        ("control_random", "loads"),
         ("control_random", "constructor_only_stores"),
     ]
     assert {item.outcome for item in results} == {"passed"}
@@ -256,9 +259,10 @@ def test_a_name_that_does_not_exist_is_one_line(hub: Hub, name: str, only: list[
 def test_a_broken_plugin_is_a_result(hub: Hub) -> None:
     hub.host.problem(hub.host.plugin("rise"), "it is broken")
 
-    (result,) = check_plugin("rise", hub, only=["loads"])
+    result, of_the_method = check_plugin("rise", hub, only=["loads"])
 
-    assert (result.outcome, result.advice) == ("failed", "it is broken")
+    assert (result.kind, result.outcome, result.advice) == ("plugin", "failed", "it is broken: correct it")
+    assert (of_the_method.kind, of_the_method.outcome) == ("explainer", "passed")
 
 
 class LeadsNowhere:
@@ -271,9 +275,9 @@ def test_a_record_that_leads_nowhere_is_a_failure() -> None:
     host = PluginHost(entry_points=[])
     host.register(LeadsNowhere(), name="nowhere")
 
-    (result,) = check_plugin("nowhere", Hub(host))
+    (result,) = [item for item in check_plugin("nowhere", Hub(host)) if item.subject == "gone"]
 
-    assert result.outcome == "failed"
+    assert (result.check, result.plugin, result.outcome) == ("loads", "nowhere", "failed")
     assert "there is no module 'xaihub_nowhere': correct its target" in result.advice
 
 

@@ -38,12 +38,14 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.metric import Scene as Scene
     from xaihub.models.adapter import ModelAdapter as ModelAdapter
     from xaihub.models.adapter import ModelRequest as ModelRequest
+    from xaihub.models.headed import FunctionHead as FunctionHead
+    from xaihub.models.headed import Head as Head
     from xaihub.models.layer import Layer as Layer
     from xaihub.models.layer import Layout as Layout
     from xaihub.models.model import Model as Model
-    from xaihub.models.model import Runtime as Runtime
     from xaihub.models.outputs import Outputs as Outputs
     from xaihub.models.outputs import class_scores as class_scores
+    from xaihub.models.passes import Runtime as Runtime
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
@@ -69,6 +71,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.specs import BaselineSpec as BaselineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
     from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
+    from xaihub.specs import HeadSpec as HeadSpec
     from xaihub.specs import MetricSpec as MetricSpec
     from xaihub.specs import ModelCard as ModelCard
     from xaihub.specs import ObjectiveSpec as ObjectiveSpec
@@ -96,9 +99,11 @@ _NAMES = {
     "images": "SourceImage load_image sample_photo",
     "metric": "Case Measurement Metric Scene",
     "models.adapter": "ModelAdapter ModelRequest",
+    "models.headed": "FunctionHead Head",
     "models.layer": "Layer Layout",
-    "models.model": "Model Runtime",
+    "models.model": "Model",
     "models.outputs": "Outputs class_scores",
+    "models.passes": "Runtime",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
@@ -107,8 +112,8 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec MetricSpec ModelCard ObjectiveSpec Paper"
-    " ReproductionSpec Weights",
+    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard ObjectiveSpec"
+    " Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

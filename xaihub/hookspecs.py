@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BaselineSpec,
         ExplainerSpec,
         GlobalExplainerSpec,
+        HeadSpec,
         MetricSpec,
         ModelCard,
         ObjectiveSpec,
@@ -56,6 +57,14 @@ def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-bod
 @hookspec
 def xaihub_register_baselines() -> Iterable[BaselineSpec]:  # type: ignore[empty-body]
     """Return a record for each removal operator, usable as the `baseline` of every method and metric that masks.
+
+    Added in 0.1.
+    """
+
+
+@hookspec
+def xaihub_register_heads() -> Iterable[HeadSpec]:  # type: ignore[empty-body]
+    """Return a record for each head, which turns what a network returns into rows of scores; `--head` selects it.
 
     Added in 0.1.
     """

@@ -19,7 +19,8 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.masking import Removal, baseline_image, make_removal
-from xaihub.models.model import Counts, Model
+from xaihub.models.model import Model
+from xaihub.models.passes import Counts
 from xaihub.params import Parametrised
 from xaihub.randomness import seeded
 from xaihub.records import plain

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
+from inspect import isfunction
 from typing import Any, ClassVar
 
 import torch
@@ -209,7 +210,7 @@ class Objective(Parametrised, ABC):
         return {}
 
 
-_METHODS = ("wrap", "trainable", "groups", "begin", "loss", "comparable", "epoch_end", "finish")
+_METHODS = [name for name, value in vars(Objective).items() if isfunction(value) and not name.startswith("_")]
 
 
 def fenced_objective(objective: Objective) -> Objective:

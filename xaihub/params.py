@@ -178,20 +178,6 @@ class Parametrised:
                 )
         return who
 
-    def refuse_inert(self, *names: str, because: str) -> None:
-        """Refuse parameters that were changed although the values of others leave them without effect.
-
-        Raises:
-            ParameterError: One of them differs from its default.
-        """
-        method: type = type(self)
-        for item in map(parameters(method).__getitem__, names):
-            if (value := getattr(self, item.name)) != item.default:
-                raise ParameterError(
-                    f"{item.shown}={value} of {self.name or type(self).__name__} has no effect: {because}",
-                    hint=f"drop {item.shown}",
-                )
-
     def __repr__(self) -> str:
         """The class and its parameters, as a constructor call."""
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"

@@ -20,6 +20,7 @@ __all__ = [
     "BaselineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
+    "HeadSpec",
     "Judged",
     "MethodSpec",
     "MetricSpec",
@@ -84,7 +85,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Paper:
-    """The publication of a method or a model."""
+    """The publication of a method or a model.
+
+    Attributes:
+        title: Its title.
+        year: The year of publication.
+        url: Where it can be read; a DOI or arXiv address is best.
+    """
 
     title: str
     year: int
@@ -214,7 +221,9 @@ class MethodSpec(Spec):
 
     Attributes:
         cost: Forward and backward passes per image, ranking, map or training image, as a formula over the parameters:
-            "2 * samples + 1 forward passes".
+            "2 * samples + 1 forward passes". Each part "EXPRESSION forward" counts, and the parts are added; an
+            expression consists of numbers, names of parameters, + - * / ^, brackets, and x for times. "none" is 0.
+            Other text, or text with words such as "about" or "per", is shown but not checked.
         limits: What the result does not show, and where the method refuses.
         variant: Which published variant is computed and where it departs from the paper. Each claim about the paper is
             marked "(stated)" by its authors, "(derived)" from what they state, or "(our choice)". Where the full text
@@ -231,7 +240,8 @@ class ExplainerSpec(MethodSpec):
     """One explainer; `target` names a subclass of `xaihub.Explainer`.
 
     Attributes:
-        needs: What the model must offer; "black-box" needs outputs only.
+        needs: What the model must offer: "black-box" (outputs only), "gradients", "activations" (feature maps of a
+            layer) or "attention" (attention probabilities); several can be given.
     """
 
     needs: tuple[Need, ...] = ("black-box",)
@@ -306,6 +316,11 @@ class BaselineSpec(Spec):
     """
 
     limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """One way to turn what a network returns into rows of scores; `target` names a subclass of `xaihub.Head`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,6 @@ from xaihub import (
     current_generator,
     forked_generator,
 )
-from xaihub.explainers.pixel_set import percent
 from xaihub.masking import batch_rows
 from xaihub_convad.baselines import named_removal
 from xaihub_convad.search.evaluation import SLACK, Evaluator
@@ -158,7 +157,7 @@ def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> lis
             warnings.append(f"the {one.role} set is not {one.role} in a separate forward pass{why}")
         if one.score is not None and one.score < LITTLE * evaluator.confidence:
             warnings.append(
-                f"the {one.role} set keeps {percent(one.score)} of {percent(evaluator.confidence)}; raise confidence"
+                f"the {one.role} set keeps less than a tenth of the confidence ({one.claim}); raise confidence"
             )
         lost = [word for word in ("eroded", "dilated") if not one.details[f"kept_if_{word}"]]
         if lost and one.holds:

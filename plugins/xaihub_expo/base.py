@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Step
+from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Step, When
 from xaihub.masking import BaselineName, Segments, make_features
 from xaihub_expo.penalties import calibrated
 
 MANY = 10  # classes above which only the true one and its best rivals are penalised
 RIVALS = 4
+Grid = Annotated[int, Meta(ge=2, description="Cells per side of the grid whose opacities are the features.")]
 Select = Callable[[Tensor], Tensor]
 
 
@@ -37,9 +38,10 @@ class Expo(Objective):
             description="Penalty as a fraction of the loss when it is switched on (the paper's c); 0: no penalty, so"
             " that the other parameters do nothing.",
         ),
+        When(weight=None),
     ] = 0.01
     weight: Annotated[
-        Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight; overrides c.")
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Absolute penalty weight, instead of c.")
     ] = None
     relative: Annotated[
         bool,
@@ -48,7 +50,7 @@ class Expo(Objective):
             "so that smaller logits gain nothing."
         ),
     ] = False
-    grid: Annotated[int, Meta(ge=2, description="Cells per side of the grid whose opacities are the features.")] = 4
+    grid: Grid = 4
     baseline: BaselineName = "mean"
     penalty_batch: Annotated[
         Annotated[int, Meta(ge=1)] | None,
@@ -56,7 +58,9 @@ class Expo(Objective):
     ] = None
     every: Annotated[int, Meta(ge=1, description="Apply the penalty every N steps, scaled by N.")] = 1
     warmup: Annotated[
-        int, Meta(ge=0, description="Epochs of plain training before the weight is calibrated; 0: at the start.")
+        int,
+        Meta(ge=0, description="Epochs of plain training before the weight is calibrated; 0: at the start."),
+        When(weight=None),
     ] = 1
 
     _model: Model = field(init=False)  # set by `wrap`
@@ -66,18 +70,12 @@ class Expo(Objective):
         """Return the model's own network; its preprocessing gives the units of pixels.
 
         Raises:
-            ParameterError: A parameter is out of range, or was changed although others leave it without effect.
+            ParameterError: A parameter is out of range, or has no effect with the others.
         """
         self.check_parameters()
-        self.refuse_without_effect()
         self._model, self._cells = model, None
         network: nn.Module = model.module
         return network
-
-    def refuse_without_effect(self) -> None:
-        """Refuse parameters that were changed although others leave them without effect."""
-        if self.weight is not None:
-            self.refuse_inert("c", "warmup", because="weight is given")
 
     def finish(self, network: nn.Module) -> Finished:
         """Return the network, whose architecture is unchanged."""

@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from xaihub import Meta, ParameterError, evaluation_mode
-from xaihub_expo.base import Expo, Select, is_deterministic
+from xaihub import Meta, ParameterError, When, evaluation_mode
+from xaihub.masking import BaselineName
+from xaihub_expo.base import Expo, Grid, Select, is_deterministic
 from xaihub_expo.neighbourhoods import baselines, cell_opacities, faded, line_opacities, mask_opacities, noisy
 from xaihub_expo.penalties import (
     line_fit,
@@ -28,17 +29,17 @@ class Stability(Expo):
     neighbourhood: Annotated[
         Literal["pixels", "patches"], Meta(description="Noise on pixels, or random opacities of grid cells.")
     ] = "pixels"
-    radius: Annotated[float, Meta(gt=0, description="Largest noise, for pixels in [0, 1].")] = 0.05
-    keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell stays opaque.")] = 0.8
+    radius: Annotated[
+        float, Meta(gt=0, description="Largest noise, for pixels in [0, 1]."), When(neighbourhood="pixels")
+    ] = 0.05
+    keep: Annotated[
+        float, Meta(gt=0, lt=1, description="Probability that a cell stays opaque."), When(neighbourhood="patches")
+    ] = 0.8
+    grid: Annotated[Grid, When(neighbourhood="patches")] = 4
+    baseline: Annotated[BaselineName, When(neighbourhood="patches")] = "mean"
     stop_gradient: Annotated[
         bool, Meta(description="Hold the logits of the unchanged image constant in the penalty.")
     ] = False
-
-    def refuse_without_effect(self) -> None:
-        """Refuse parameters of the other neighbourhood as well."""
-        super().refuse_without_effect()
-        others = {"pixels": ("keep", "grid", "baseline"), "patches": ("radius",)}[self.neighbourhood]
-        self.refuse_inert(*others, because=f"neighbourhood is {self.neighbourhood}")
 
     def penalty(
         self, network: nn.Module, inputs: Tensor, logits: Tensor, select: Select, generator: torch.Generator
@@ -114,6 +115,7 @@ class Fidelity(_AffineFit):
     keep: Annotated[
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(description="Probability that a cell is visible; none: each mask draws its own from U[0, 1]."),
+        When(opacities="binary"),
     ] = None
     opacities: Annotated[
         Literal["binary", "uniform"],
@@ -122,12 +124,6 @@ class Fidelity(_AffineFit):
     samples: Annotated[
         Annotated[int, Meta(ge=4)] | None, Meta(description="Masks drawn per image [default: 3 (cells + 1)].")
     ] = None
-
-    def refuse_without_effect(self) -> None:
-        """Refuse the probability of masks if there are none."""
-        super().refuse_without_effect()
-        if self.opacities == "uniform":
-            self.refuse_inert("keep", because="opacities is uniform")
 
     def draw(self, count: int, cells: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw opacities of all cells.

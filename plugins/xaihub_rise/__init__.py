@@ -21,7 +21,8 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             cost="masks forward passes",
             limits="Noisy below about 1000 masks. Values rank pixels; they do not sum to the score.",
             variant="Stated: Eq. 6, the weighted sum of masks divided by the number of masks and the keep probability."
-            " Our choice: 1000 masks by default, drawn for each image from its seed.",
+            " Our choice: 1000 masks by default, drawn for each image from its seed; of values (regression,"
+            " similarity), the mean over the masks is subtracted.",
             tags=("perturbation",),
         )
     ]

@@ -31,11 +31,16 @@ class RISE(Explainer):
     ] = "probability"
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (1, 1, H, W): Eq. 6, the mean of score times mask, divided by the keep probability."""
+        """Return (1, 1, H, W): Eq. 6, the mean of score times mask, divided by the keep probability.
+
+        Values have no natural zero, so their mean over the masks is subtracted; otherwise the density of the masks,
+        times that mean, would drown the map.
+        """
         image = inputs[0]
         height, width = image.shape[1:]
         draws = self._draw((height, width))
-        saliency = torch.zeros(height, width, device=model.device)
+        saliency, density = torch.zeros(2, height, width, device=model.device)
+        total = 0.0
         batches = masked_forward_passes(
             model,
             image,
@@ -46,6 +51,9 @@ class RISE(Explainer):
         for batch in batches:
             scores = target.score(batch.outputs, output=self.output)
             saliency += (scores @ batch.masks.flatten(1)).view(height, width)
+            density, total = density + batch.masks.sum((0, 1)), total + float(scores.sum())
+        if not target.outputs.classify:
+            saliency -= density * total / self.masks
         return Attribution(
             values=(saliency / (self.masks * self.keep)).view(1, 1, height, width),
             details={"baseline": self.baseline, "variant": "RISE Eq. 6"},

@@ -159,6 +159,8 @@ class PermutationImportance(GlobalExplainer):
         """Return the mean drop in quality per channel."""
         from sklearn.inspection import permutation_importance
 
+        if model.outputs.kind != "multiclass":
+            raise ExplainerRefused(f"quality is that of a class among others, but the outputs are {model.outputs.kind}")
         features, head, layer = _classifier_inputs(model, inputs)
         if len(features) < 2:
             raise ExplainerRefused("a single image cannot be shuffled", hint="pass at least two, better hundreds")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step
+from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step, When
 from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm, warnings_of_flatness
 from xaihub_scores_activation.placement import Gain, GatedHead, GatedPositions, Site, attach, folded
 
@@ -44,7 +44,7 @@ class GatedClassifier(Objective):
         float,
         Meta(ge=0, description="Weight of the weights' entropy in the loss; 0 trains on the task's loss alone."),
     ] = 0.0
-    patches: Annotated[int, Meta(ge=2, description="Patches per side, for site=patches.")] = 7
+    patches: Annotated[int, Meta(ge=2, description="Patches per side."), When(site="patches")] = 7
     smoothing: Annotated[float, Meta(ge=0, lt=1, description="Label smoothing.")] = 0.0
     fold: Annotated[
         bool, Meta(description="Fold the gate into the classifier and save a plain model, which has no gate to read.")
@@ -54,12 +54,12 @@ class GatedClassifier(Objective):
         """Insert the gate into the model's network.
 
         Raises:
+            ParameterError: A parameter is out of range, or has no effect with the others.
             ModelError: The network has no such site, or the gate could not be folded afterwards.
         """
+        self.check_parameters()
         if self.fold and self.site != "channels":
             raise ModelError(f"a gate on {self.site} cannot be folded", hint="use fold=false, or site=channels")
-        if self.site != "patches":
-            self.refuse_inert("patches", because=f"site is {self.site}")
         network = attach(model, self.site, gain=self.gain, temperature=self.temperature, patches=self.patches).to(
             model.device
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, evaluation_mode
+from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, Unless, evaluation_mode
 from xaihub_shapley.held_out import COALITIONS, FAITHFUL, R2, describe, errors, r2
 from xaihub_shapley.losses import check_even, patch_score_loss, sample_coalitions, shapley_loss
 from xaihub_shapley.network import ShapleyVision
@@ -54,10 +54,12 @@ class ShapleyObjective(Objective):
     votes_coalitions: Annotated[
         int,
         Meta(ge=4, description="Masked copies per image and step for the second loss, without gradients; even."),
+        Unless(votes_lambda=0.0),
     ] = 16
     votes_half: Annotated[
         bool,
         Meta(description="Evaluate these copies in bfloat16, which is faster on processors that support it."),
+        Unless(votes_lambda=0.0),
     ] = False
 
     def wrap(self, model: Model) -> nn.Module:
@@ -162,8 +164,6 @@ class ShapleyObjective(Objective):
         for name, given in (("lambda", self.lambda_), ("gamma", self.gamma), ("votes_lambda", self.votes_lambda)):
             if given is not None and not 0 <= given < float("inf"):
                 raise ParameterError(f"{name} cannot be {given!r}", hint="use a finite number of at least 0")
-        if self.votes_lambda == 0:
-            self.refuse_inert("votes_coalitions", "votes_half", because="votes_lambda is 0")
         if not self.target_grad and self._gamma == 0:
             raise ParameterError(
                 "target_grad=false with gamma=0 leaves the masked copies' values unanchored: training can diverge",

@@ -23,7 +23,7 @@ import xaihub
 from xaihub.models.containment import Guard
 from xaihub.specs import Origin
 
-EXPLAINERS = ("gradcam", "input_x_gradient", "integrated_gradients")
+EXPLAINERS: dict[str, dict[str, int]] = {"gradcam": {}, "input_x_gradient": {}, "integrated_gradients": {"steps": 4}}
 LIMITS = {True: 0.03, False: 0.20}
 
 
@@ -52,8 +52,8 @@ def main() -> None:
         model = xaihub.load_model(name, device="cpu")
         inputs = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)[0][None]
         logits = model.predict(inputs)
-        for method in EXPLAINERS:
-            explainer = xaihub.get_explainer(method)
+        for method, values in EXPLAINERS.items():
+            explainer = xaihub.get_explainer(method, **values)
             for builtin, limit in LIMITS.items():
                 explainer.origin = Origin(plugin="measured", builtin=builtin)
                 for _ in range(2):

@@ -39,7 +39,7 @@ VARIANTS: dict[str, Any] = {
     f"deactivate_{percent}": lambda percent=percent: lambda *_: Deactivation(threshold=percent / 100)
     for percent in (25, 75)
 }
-METHODS = {"convad": "convad", **{name: f"rex:baseline={name[4:]}" for name in RIVALS}}
+METHODS = {"convad": "convad:baseline=deactivate_whole", **{name: f"rex:baseline={name[4:]}" for name in RIVALS}}
 
 
 def main() -> None:

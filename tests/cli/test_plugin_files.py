@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 
-from xaihub.errors import PluginError
+from xaihub.errors import PluginError, XaihubError
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
 from xaihub.plugin_tools.onefile import register_file
@@ -215,3 +217,90 @@ def test_a_command_of_a_file_is_in_the_help(run: Run) -> None:
 
     assert run("--plugin", "peek.py", "peek").stdout == "ok\n"
     assert "Peek." in run("--plugin", "peek.py", "--help").stdout
+
+
+SIBLINGS = """
+from xaihub import Explainer
+from helpers import LEVEL
+
+
+class Levelled(Explainer):
+    '''A constant.'''
+
+    class_agnostic = True
+
+    def attribute(self, model, inputs, target):
+        from later import again
+
+        return inputs[:, :1] * 0 + again(LEVEL)
+"""
+
+
+def write_siblings(folder: Path, level: int, name: str) -> Path:
+    folder.mkdir()
+    (folder / "helpers.py").write_text(f"LEVEL = {level}\n", encoding="utf-8")
+    (folder / "later.py").write_text("def again(value): return value\n", encoding="utf-8")
+    file = folder / f"{name}.py"
+    file.write_text(SIBLINGS.replace("Levelled", name.capitalize()), encoding="utf-8")
+    return file
+
+
+def test_modules_next_to_a_file_can_be_imported_and_each_file_sees_its_own(tmp_path: Path) -> None:
+    hub = Hub(PluginHost(entry_points=[], environ={}))
+    for number, name in enumerate(("first", "second"), start=1):
+        register_file(hub.host, write_siblings(tmp_path / name, number, name))
+
+    levels = [sys.modules[type(hub.get_explainer(name)).__module__].LEVEL for name in ("first", "second")]
+
+    assert levels == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (
+            "import helprs",
+            "'mine' needs 'helprs', which is not installed and not next to 'mine.py' (did you mean 'helpers'?",
+        ),
+        ("import helpers.part", "plugin 'mine': there is no module 'helpers.part'"),
+        ("import a_far_library", "and not next to 'mine.py' (install it, or put it there)"),
+        ("import json.nothing", "plugin 'mine': there is no module 'json.nothing'"),
+    ],
+)
+def test_nothing_local_is_suggested_to_be_installed(tmp_path: Path, line: str, error: str) -> None:
+    (tmp_path / "helpers.py").touch()
+    text = f"{line}\nfrom xaihub import Explainer\nclass Mine(Explainer):\n    '''Mine.'''\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    hub = Hub(PluginHost(entry_points=[], environ={}))
+    register_file(hub.host, tmp_path / "mine.py")
+
+    with pytest.raises(XaihubError) as caught:
+        hub.get_explainer("mine")
+
+    assert error in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["raise KeyboardInterrupt", "raise BaseException('x')"])
+def test_whatever_a_file_raises_when_a_class_is_used_is_one_line(tmp_path: Path, source: str) -> None:
+    text = f"{source}\nfrom xaihub import Explainer\nclass Mine(Explainer):\n    '''Mine.'''\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    hub = Hub(PluginHost(entry_points=[], environ={}))
+    register_file(hub.host, tmp_path / "mine.py")
+
+    with pytest.raises(PluginError, match="plugin 'mine' cannot load 'mine' from"):
+        hub.get_explainer("mine")
+
+
+def test_what_a_file_changes_in_the_process_is_restored(tmp_path: Path) -> None:
+    text = "import os, sys, torch\nos.chdir('/')\nsys.setrecursionlimit(5000)\ntorch.set_default_dtype(torch.float64)\n"
+    text += "from xaihub import Explainer\nclass Mine(Explainer):\n    '''Mine.'''\n    attribute = None\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    hub = Hub(PluginHost(entry_points=[], environ={}))
+    register_file(hub.host, tmp_path / "mine.py")
+    before = Path.cwd(), sys.getrecursionlimit(), torch.get_default_dtype()
+
+    with pytest.warns(UserWarning, match="the recursion limit, the working directory, torch's default dtype; restored"):
+        hub.get_explainer("mine")
+
+    assert (Path.cwd(), sys.getrecursionlimit(), torch.get_default_dtype()) == before

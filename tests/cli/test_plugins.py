@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -114,7 +115,7 @@ def test_check_exits_with_1_and_says_what_to_change(run: Run, tmp_path: Path) ->
     result, records = run(*check), json.loads(run(*check, "--json").stdout)
 
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] == "1 of 1 checks failed"
+    assert result.stderr.splitlines()[-1] == "1 of 1 checks failed: renamed (plugin renamed)"
     assert [(record["outcome"], record["check"]) for record in records] == [("failed", "constructor_only_stores")]
     assert "steps" in records[0]["advice"]
 
@@ -178,3 +179,27 @@ def test_what_cannot_be_installed_is_one_clear_line(run: Run, arguments: list[st
     assert result.exit_code in (1, 2)
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [("y", "./lens"), ("n", "lens"), ("", "./lens")])
+def test_at_a_terminal_the_user_is_asked_whether_a_folder_is_meant(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, wanted: str
+) -> None:
+    (tmp_path / "lens").mkdir()
+    (tmp_path / "lens" / "pyproject.toml").touch()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(installing, "install", lambda names, **_: asked.append(list(names)) or [])
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(sys.modules["xaihub.cli.plugins"], "sys", terminal)
+
+    result = run("plugins", "install", "lens", "xaihub-other", stdin=f"{answer}\n".encode())
+
+    assert result.exit_code == 0, result.stderr
+    assert "Install the folder './lens'? (no: the package 'lens' from the package index) [Y/n]" in result.stderr
+    assert asked == [[wanted, "xaihub-other"]]
+
+
+def test_info_separates_long_kinds_from_their_names(run: Run) -> None:
+    text = run("plugins", "info", "scores_activation").stdout
+
+    assert "  global explainers " in text

@@ -17,7 +17,9 @@ from xaihub import (
     ParameterError,
     ResolvedTarget,
     get_explainer,
+    load_image,
     load_model,
+    sample_photo,
 )
 from xaihub.masking import make_removal
 from xaihub.testing.catalogue import run
@@ -25,8 +27,10 @@ from xaihub.testing.cost import announced
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.kit import checks
 from xaihub_convad import xaihub_register_explainers
+from xaihub_convad.baselines import named_removal
 from xaihub_convad.explainers import Rex
 from xaihub_convad.search.evaluation import Evaluator
+from xaihub_convad.search.extraction import neighbours
 from xaihub_convad.search.partition import SUBSETS, Box, Cuts, mutants, painted, split
 from xaihub_convad.search.responsibility import responsibilities, search
 from xaihub_convad.search.scheduling import Task, combined, run_all
@@ -380,3 +384,20 @@ def test_every_parameter_can_change_the_result_or_is_refused() -> None:
     for values in ({"radius": 9.0}, {"alternatives": 2}, {"strategy": "multiple", "radius": 9.0}):
         with pytest.raises(ParameterError, match="has no effect"):
             explained(Spots(ONE), **values)
+
+
+@pytest.mark.parametrize("name", ["rex", "convad"])
+def test_a_default_set_keeps_half_of_the_confidence_and_survives_a_pixel(name: str, tmp_path: Any) -> None:
+    model = load_model("efficientnet_lite0", device="cpu")
+    image, _ = model.prepare(load_image(sample_photo()).rgb)
+    get_explainer(name).explain(model, image[None])[0].save(tmp_path / "x")
+    found = Explanation.load(tmp_path / "x")
+    (one,) = found.sets
+    masks = torch.from_numpy(np.stack([one.mask.numpy(), *neighbours(one.mask.numpy())])).float().unsqueeze(1)
+    with torch.inference_mode():
+        logits = named_removal(one.baseline or "", model, image)(model, image, masks)
+    assert logits.argmax(1).tolist() == [found.target.index] * 3
+    assert float(logits.softmax(1)[0, found.target.index]) >= 0.5 * found.target.probability - 1e-5
+    assert one.whole == pytest.approx(found.target.probability, abs=1e-5)
+    assert [text for text in found.warnings if "set" in text] == []
+    assert found.metadata["forward_passes"] <= 14 * 10 * 2 + 100 + 100

@@ -163,8 +163,9 @@ class TestExtraction:
         (one,) = found.sets
         assert one.score < 0.1 * one.whole
         assert one.claim.endswith(f"{percent(one.score)} of 100 %, runner-up {percent(one.runner_up)}")
-        assert f"the sufficient set keeps {percent(one.score)} of 100 %; raise confidence" in found.warnings
-        assert not any("keeps" in text for text in explained(Many(), confidence=0.5).warnings)
+        noted = f"the sufficient set keeps less than a tenth of the confidence ({one.claim}); raise confidence"
+        assert noted in found.warnings
+        assert not any("tenth" in text for text in explained(Many(), confidence=0.5).warnings)
 
     def test_the_size_is_found_to_a_pixel_where_more_is_better(self) -> None:
         evaluator = on_zeros(Spots((0, 0, SIDE), need=0.3))

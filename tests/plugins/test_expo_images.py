@@ -375,6 +375,28 @@ def test_what_cannot_work_is_refused_before_the_first_step(objective: Objective,
         begun(objective, wrapped(vit()))  # a run of 3 epochs
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Fidelity(weight=1.0, c=0.5), "c=0.5 of Fidelity has no effect: weight is given"),
+        (LineFidelity(weight=1.0, warmup=0), "warmup=0 of LineFidelity has no effect: weight is given"),
+        (Fidelity(opacities="uniform", keep=0.5), "keep=0.5 of Fidelity has no effect: opacities is uniform"),
+        (Stability(keep=0.5), "keep=0.5 of Stability has no effect: neighbourhood is pixels"),
+        (Stability(grid=5), "grid=5 of Stability has no effect"),
+        (Stability(baseline="black"), "baseline=black of Stability has no effect"),
+        (Stability(neighbourhood="patches", radius=0.1), "radius=0.1 of Stability has no effect"),
+    ],
+    ids=repr,
+)
+def test_parameters_without_effect_are_refused(objective: Objective, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        objective.wrap(wrapped(vit()))
+
+
+def test_the_defaults_of_fidelity_are_those_that_were_measured() -> None:
+    assert (Fidelity().c, Fidelity().keep) == (1.0, None)
+
+
 def test_a_plain_run_may_end_with_its_warm_up() -> None:
     objective = Stability(c=0, warmup=3)
     network = begun(objective, wrapped(vit()))

@@ -83,7 +83,7 @@ def test_many_masks_converge_to_the_expectation_on_a_linear_model() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(side * side, 1)
     image = torch.randn(1, 1, side, side)
-    model = _model(nn.Sequential(nn.Flatten(), linear), side)
+    model = _model(nn.Sequential(nn.Flatten(), linear), side).declared("multilabel")
     ours = RISE(masks=60_000, cell=cell, keep=keep, output="logit").explain(model, image, 0)[0].values[0]
 
     # For one shift a mask is M = sum_c a_c B_c with sum_c a_c = 1 and independent B_c ~ Bernoulli(p), so that

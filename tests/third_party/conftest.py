@@ -37,10 +37,12 @@ class Fresh:
             "COLUMNS": "200",
         }
 
-    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*map(str, command)],
-            cwd=self.work,
+            cwd=cwd or self.work,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -108,12 +110,13 @@ class Fresh:
             build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
             (folder / "backend.py").parent.mkdir(parents=True, exist_ok=True)
             (folder / "backend.py").write_text(backend, encoding="utf-8")
-        name = folder.name.removeprefix("xaihub-")
+        name = folder.name.removeprefix("xaihub-").replace("-", "_")
         package = folder / f"xaihub_{name}"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(source, encoding="utf-8")
         text = f'[project]\nname = "xaihub-{name}"\nversion = "0.3"\n'
         points = f'[project.entry-points.xaihub]\n{name} = "xaihub_{name}"\n'
+        points += '[tool.hatch.build]\ndev-mode-dirs = ["."]\n'
         (folder / "pyproject.toml").write_text(build + text + points, encoding="utf-8")
         return folder
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors import SafetensorError
 
 from xaihub.errors import OutputError, ParameterError
+from xaihub.models import saving as checkpoints
 from xaihub.training import run as service
-from xaihub.training.loop import checkpoint as checkpoints
 
 Train = Callable[..., service.Outcome]
 

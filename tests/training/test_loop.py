@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from tests.training import toys
 from xaihub.errors import InputError, MissingExtra, ModelError, OutputError, ParameterError, TrainingError
 from xaihub.hub import Hub
+from xaihub.models import saving as checkpoints
 from xaihub.training import run as service
 from xaihub.training import setup
 from xaihub.training.config import checked
 from xaihub.training.data.images import readable, split
 from xaihub.training.data.sources import open_images
-from xaihub.training.loop import checkpoint as checkpoints
 from xaihub.training.loop import trainer
 from xaihub.training.loop.checkpoint import Checkpoint
 

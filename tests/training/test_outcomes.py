@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training import toys
-from xaihub.errors import ModelError, ParameterError
+from xaihub.errors import ModelError, ParameterError, PluginError
 from xaihub.hub import Hub
 from xaihub.training import run as service
 from xaihub.training.config import checked
@@ -61,7 +61,7 @@ def test_figures_of_an_objective_are_on_the_epoch_line_and_the_card_and_become_a
     found = service.train(hub, plan, tmp_path / "run", device="cpu", tell=told.append)
     lines = [text for text in told if text.startswith("epoch ")]
     for record, line in zip(found.history, lines, strict=True):
-        assert f"kept pixels {record['val/kept']:.3g}, factor {record['measured']['factor']:.3g}, " in line
+        assert f"; kept pixels {record['val/kept']:.3g}; factor {record['measured']['factor']:.3g}; " in line
     model = hub.load_model(str(found.card), device="cpu")
     factor = found.best["measured"]["factor"]
     assert factor != 1
@@ -105,3 +105,12 @@ def test_a_network_that_an_objective_changed_is_trained_on(hub: Hub, train: Trai
         service.train(
             hub, checked(toys.plan("evidence:60", objective="masked", **again)), tmp_path / "other", device="cpu"
         )
+
+
+@pytest.mark.parametrize("method", ["wrap", "loss", "epoch_end"])
+def test_an_objective_that_leaves_ends_the_training_with_its_name(train: Train, tmp_path: Path, method: str) -> None:
+    with pytest.raises(PluginError, match="plugin 'toys', objective 'failing': SystemExit"):
+        train(objective="failing", parameters={"at": method})
+    if method == "loss":  # what was written before is a run that can be resumed
+        with pytest.raises(PluginError, match="objective 'failing'"):
+            train(objective="failing", parameters={"at": method}, resume=True)

@@ -137,8 +137,32 @@ class Unready(Noted):
         raise ParameterError("these images do not suit")
 
 
+class Failing(Noted):
+    """An objective that leaves in one of its methods."""
+
+    at: str = "loss"
+
+    def _leave(self, method: str) -> None:
+        if method == self.at:
+            raise SystemExit(0)
+
+    def wrap(self, model: Model) -> nn.Module:
+        self._leave("wrap")
+        return super().wrap(model)
+
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        if step.number:
+            self._leave("loss")
+        return super().loss(network, inputs, labels, step)
+
+    def epoch_end(self, network: nn.Module, epoch: int) -> Mapping[str, Any]:
+        self._leave("epoch_end")
+        return super().epoch_end(network, epoch)
+
+
 @hookimpl
 def xaihub_register_objectives() -> list[ObjectiveSpec]:
     """Register the objectives."""
-    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked, "overwriting": Overwriting, "unready": Unready}
+    kinds = {"noted": Noted, "diverging": Diverging, "masked": Masked, "overwriting": Overwriting, "unready": Unready,
+             "failing": Failing}  # fmt: skip
     return [ObjectiveSpec(name=name, target=f"{__name__}:{kind.__name__}") for name, kind in kinds.items()]

@@ -11,10 +11,9 @@ from typing import Any
 from xaihub.api.explain import Outcome, explain_many
 from xaihub.api.loading import listed, loaded_models, made
 from xaihub.api.registration import default_hub
-from xaihub.evaluation.isolation import TIMEOUT
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.models.model import Model
 
 
@@ -46,7 +45,7 @@ def compare(
     params: Mapping[str, Any] | None = None,
     target: str | None = None,
     seed: int = 0,
-    timeout: float = TIMEOUT,
+    timeout: float = DEFAULT_TIMEOUT,
     **loading: Any,
 ) -> Comparison:
     """Compare explainers and models on one image, as `xaihub compare` does.
@@ -58,8 +57,8 @@ def compare(
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
         target: The class to explain; without it, each model's own prediction.
         seed: Seed of every random choice.
-        timeout: Seconds for one explanation by a third-party plugin, which runs in a process of its own; 0: no limit, and
-            in this process.
+        timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
+            limit and no worker.
         loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
 
     Raises:
@@ -86,7 +85,7 @@ def compare_models(
     *,
     target: str | None = None,
     seed: int = 0,
-    timeout: float = TIMEOUT,
+    timeout: float = DEFAULT_TIMEOUT,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> tuple[list[list[Explanation]], list[Outcome]]:
     """Explain one image with every model and explainer; without a target, each model's own prediction.

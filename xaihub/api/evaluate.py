@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.api.parameters import Setting, assign
 from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
-from xaihub.evaluation.isolation import TIMEOUT
-from xaihub.hub import Hub
-from xaihub.specs import Origin
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from xaihub.evaluation.leaderboard import Board
     from xaihub.evaluation.run import Totals
 
-# The arguments that replace a key of the plan, unless they are None.
-SCALARS = ("target", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+# The arguments that replace a key of the plan, unless they are None or empty.
+SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def evaluate(
     resume: str | Path | None = None,
     only_missing: bool = False,
     dry_run: bool = False,
-    timeout: float = TIMEOUT,
+    timeout: float = DEFAULT_TIMEOUT,
     **plan: Any,
 ) -> Evaluation | Cost:
     """Score explainers with metrics over many images, as `xaihub evaluate` does.
@@ -75,9 +73,9 @@ def evaluate(
         config: A YAML file with the plan; other arguments override its keys.
         resume: The folder of a run to resume; may add images, models, explainers and metrics.
         only_missing: With `resume`: do not retry what failed.
+        timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
+            0 for no limit and no worker.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        timeout: Seconds for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no
-            limit, and in this process.
         plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
 
     Raises:
@@ -99,7 +97,7 @@ def evaluate(
         raise ParameterError("only_missing requires resume")
     hub = default_hub()
     given = [images] if isinstance(images, (str, Path)) else images
-    made, file, origins = planned(
+    made, file = planned(
         hub,
         [str(item) for item in given],
         lists={"models": names(models), "explainers": names(explainers), "metrics": names(metrics)},
@@ -112,7 +110,7 @@ def evaluate(
     folder = resume or made.output
     if not folder and not dry_run:
         raise ParameterError("no output folder for the run", hint="add output='runs/first'")
-    work = make_plan(hub, made, file, origins=origins)
+    work = make_plan(hub, made, file)
     loaded = load_models(hub, work, file)
     if dry_run:
         from xaihub.evaluation.estimate import estimate
@@ -140,8 +138,8 @@ def planned(
     no_controls: bool,
     config: str | Path | None,
     resume: str | Path | None,
-) -> tuple[Config, Any, Mapping[str, Origin]]:
-    """Return the plan of a run, the YAML file it was read from, if any, and `RunStore.origins` of a resumed run.
+) -> tuple[Config, Any]:
+    """Return the plan of a run, and the YAML file it was read from, if any.
 
     Lists of models, explainers and metrics replace those of a file, and extend those of a run that is resumed; then
     `params` are for what is added. Scalars that are None change nothing.
@@ -150,14 +148,16 @@ def planned(
         ParameterError: The arguments exclude each other, nothing gives the images, or a parameter has no taker.
     """
     from xaihub.evaluation.config import Config, read_config
+    from xaihub.evaluation.plan import check_known
     from xaihub.evaluation.store import RunStore
 
     if resume and config:
         raise ParameterError("a resumed run takes its plan from the run", hint="remove the config")
-    file, origins = None, {}
+    file = None
     if resume:
         with RunStore(resume) as store:
-            made, origins = store.config, store.origins
+            made = store.config
+            check_known(hub, made, store.origins)
     elif config:
         made, file = read_config(config)
     elif images:
@@ -166,12 +166,13 @@ def planned(
         raise ParameterError("no images to evaluate on", hint="name some, or give a config or a run to resume")
     _update_lists(hub, made, images, lists, params, add=bool(resume))
     for name in SCALARS:
-        if scalars.get(name) is not None:
+        if scalars.get(name) not in (None, ()):
             setattr(made, name, scalars[name])
+    made.like = [str(path) for path in made.like]
     if no_controls:
         made.controls = False
     _rooted(made)
-    return made, file, origins
+    return made, file
 
 
 def _update_lists(
@@ -207,5 +208,6 @@ def _rooted(config: Config) -> None:
     config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
     models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
+    config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))

@@ -16,8 +16,11 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
-from xaihub.models.model import Model, Runtime
+from xaihub.models.headed import FunctionHead, Head
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
 from xaihub.models.process import fenced
+from xaihub.models.similarity import like as similar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +86,8 @@ def explain(
     *,
     model: str | Model = DEFAULT_MODEL,
     explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
-    target: str | int | Target | None = None,
+    target: str | int | Target | Callable[[Any], Tensor] | None = None,
+    like: Any = None,
     seed: int = 0,
     device: str = "auto",
     **values: Any,
@@ -96,7 +100,10 @@ def explain(
         explainer: An explainer, its class, or its name.
         target: A class index or name, a rank ("top2"), a contrast ("tabby vs Egyptian cat"), several labels ("cat +
             dog"), "positive" or "negative" (binary outputs), "value up" or "value down" (regression), or None for the
-            predicted class or the only value.
+            predicted class or the only value. Or a function of what the network returns (a tensor, tuple, dictionary),
+            which returns one score per image, or a `xaihub.Head`.
+        like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
+            than the second of two.
         seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.
@@ -113,6 +120,10 @@ def explain(
 
     loaded = as_model(model, device=device)
     method = instance(Explainer, get_explainer, explainer, values)
+    if like is not None:
+        loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
+    if callable(target) or isinstance(target, Head):
+        loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
     image = load_image(sample_photo() if source is None else source)
     return _Input(loaded, image).explain(method, target, seed)
 

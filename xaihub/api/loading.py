@@ -15,7 +15,8 @@ from xaihub.errors import ParameterError
 from xaihub.hub import Hub
 from xaihub.hub.authoring import snake
 from xaihub.hub.registry import Registry
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
 
 T = TypeVar("T")
 

@@ -75,13 +75,21 @@ def assign(settings: Sequence[Setting], selected: Sequence[Spec]) -> list[dict[s
 
 
 def make(
-    registry: Registry[Any], maker: Callable[..., T], names: Sequence[str], settings: Sequence[Setting]
+    registry: Registry[Any],
+    maker: Callable[..., T],
+    names: Sequence[str],
+    settings: Sequence[Setting],
+    *,
+    beside: Sequence[Spec] = (),
 ) -> list[T]:
     """Make one object per distinct name, with its settings, such as `make(hub.explainers, hub.get_explainer, ...)`.
+
+    Some of the settings may be for what is made `beside` these.
 
     Raises:
         UnknownName: The registry does not have a name.
         ParameterError: As `assign`, or a value has the wrong type or range.
     """
     specs = [registry.get(name) for name in dict.fromkeys(names)]
-    return [maker(spec.name, **own) for spec, own in zip(specs, assign(settings, specs), strict=True)]
+    taken = assign(settings, [*specs, *beside])
+    return [maker(spec.name, **own) for spec, own in zip(specs, taken, strict=False)]

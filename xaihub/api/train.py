@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaihub.api.parameters import assign
-from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
+from xaihub.training.config import Config, checked
 
 if TYPE_CHECKING:
     from xaihub.training.run import Estimate, Outcome
@@ -50,8 +51,8 @@ def train(
         card = xaihub.train("photos/", epochs=3, output="runs/mine").card
         xaihub.explain("cat.jpg", model=str(card))
     """
+    from xaihub.api.registration import default_hub, names, settings  # here, as the command line imports this module
     from xaihub.training import run as service
-    from xaihub.training.config import checked
 
     hub = default_hub()
     if resume:
@@ -63,8 +64,8 @@ def train(
     else:
         (name,) = names(objective)
         (own,) = assign(settings(params), [hub.objectives.get(name)])
-        paths = {key: _rooted(key, value) for key, value in {**plan, "data": data}.items()}
-        config = checked({**paths, "objective": name, "parameters": own})
+        values = {**plan, "data": data, "objective": name}
+        config = finished({key: str(value) if isinstance(value, Path) else value for key, value in values.items()}, own)
     if dry_run:
         return service.estimate(hub, config, device=device)
     folder = resume or output
@@ -73,10 +74,15 @@ def train(
     return service.train(hub, config, folder, resume=bool(resume), device=device, held_out=held_out)
 
 
-def _rooted(key: str, value: Any) -> Any:
-    """Return a path as an absolute one, because a run may be resumed from another folder."""
-    text = str(value) if isinstance(value, Path) else value
-    is_path = key in ("data", "checkpoint", "classes") or (
-        key == "model" and str(text).lower().endswith((".yaml", ".yml"))
-    )
-    return str(Path(text).resolve()) if is_path and text and Path(text).exists() else text
+def finished(plan: dict[str, Any], parameters: Mapping[str, str]) -> Config:
+    """Return the plan; paths become absolute, because a run may be resumed from another folder.
+
+    Raises:
+        ParameterError: A value is out of range, or two of them exclude each other.
+    """
+    plan = {**plan, "parameters": {**plan.get("parameters", {}), **parameters}}
+    for name in ("data", "checkpoint", "classes", "model"):
+        path = plan.get(name)
+        if path and (name != "model" or path.lower().endswith((".yaml", ".yml"))) and os.path.exists(path):  # noqa: PTH110 - a long name is no error
+            plan[name] = str(Path(path).resolve())
+    return checked(plan)

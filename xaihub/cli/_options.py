@@ -121,13 +121,20 @@ TARGET = Opt(
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
 BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
+LIKE = Opt(
+    "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
+    metavar="IMAGE",
+)  # fmt: skip
+HEAD = Opt(
+    "Head that turns what the network returns into scores (see 'xaihub list heads').", metavar="NAME",
+    show_default=False, shell_complete=_complete("heads"),
+)  # fmt: skip
 OUTPUTS = Opt(
     "What the outputs mean: multiclass, multilabel, binary, regression, regression:UNIT or embedding; default: what the"
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
-# Also the default of `xaihub.evaluation.isolation`, which the command line imports only when it runs.
-TIMEOUT = 600.0
+JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 LIMIT = Opt(
     "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
     " in this process.",
@@ -135,7 +142,6 @@ LIMIT = Opt(
     metavar="SECONDS",
     type=click.FloatRange(0),
 )
-JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
@@ -177,4 +183,6 @@ class ExplainOptions(ModelOptions):
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
+    like: Annotated[tuple[str, ...], LIKE] = ()
+    head: Annotated[str, HEAD] = ""
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

@@ -23,7 +23,13 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     from xaihub.api.loading import load_models as load
 
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
-    return load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
+    models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
+    like = getattr(wanted, "like", ())
+    if not like:
+        return models
+    from xaihub.models.similarity import like as similar
+
+    return [similar(model, like) for model in models]
 
 
 @dataclass(frozen=True)

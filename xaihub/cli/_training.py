@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import msgspec
 from xaihub.api.parameters import Setting
 from xaihub.cli._options import Display, Opt, option, parse_settings
 from xaihub.cli._output import say
-from xaihub.training.config import Config, checked, read_file, settings
+from xaihub.training.config import Config, read_file, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,20 +100,6 @@ def gathered(ctx: click.Context, data: str | None, flags: Mapping[str, Any], giv
     if not plan.get("data"):
         raise click.UsageError("no data to train on; name a folder, a CSV file, hf:NAME, digits or evidence")
     return plan
-
-
-def finished(plan: dict[str, Any], parameters: Mapping[str, str]) -> Config:
-    """Return the plan; paths become absolute, because a run may be resumed from another folder.
-
-    Raises:
-        ParameterError: A value is out of range, or two of them exclude each other.
-    """
-    plan = {**plan, "parameters": {**plan.get("parameters", {}), **parameters}}
-    for name in ("data", "checkpoint", "classes", "model"):
-        path = plan.get(name)
-        if path and (name != "model" or path.lower().endswith((".yaml", ".yml"))) and os.path.exists(path):  # noqa: PTH110 - a long name is no error
-            plan[name] = str(Path(path).resolve())
-    return checked(plan)
 
 
 @contextmanager

@@ -8,16 +8,17 @@ from typing import Annotated
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import LIMIT, TIMEOUT, ExplainOptions, options
+from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
 from xaihub.cli._prepare import Destination, load_models
+from xaihub.hub import DEFAULT_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(ExplainOptions):
     """What to compare, and for how long at most."""
 
-    timeout: Annotated[float, LIMIT] = TIMEOUT
+    timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
 
 
 @click.command()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
@@ -17,19 +17,21 @@ from xaihub.cli._options import (
     BATCH_SIZE,
     DEVICE,
     EXPLAINER,
+    LIKE,
     LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
+    OUTPUTS,
     PARAM,
     SEED,
     TARGET,
-    TIMEOUT,
     Display,
     Opt,
     options,
 )
 from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
+from xaihub.hub import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from xaihub.evaluation.plan import Plan
@@ -47,6 +49,8 @@ class EvaluateOptions(Display):
     metrics: Annotated[tuple[str, ...], METRIC] = ()
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     target: Annotated[str | None, TARGET] = None
+    outputs: Annotated[str | None, OUTPUTS] = None
+    like: Annotated[tuple[str, ...], LIKE] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -57,7 +61,7 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
-    timeout: Annotated[float, LIMIT] = TIMEOUT
+    timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
@@ -95,7 +99,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     if not (images or given.resume or given.config):
         raise click.UsageError("no images to evaluate on; name some, or use --config or --resume")
-    config, file, origins = planned(
+    config, file = planned(
         app.hub,
         images,
         lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
@@ -107,7 +111,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     )
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
-    plan = make_plan(app.hub, config, file, origins=origins)
+    plan = make_plan(app.hub, config, file)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
         _estimate(app.hub, plan, models, as_json=given.as_json)
@@ -152,9 +156,9 @@ def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
     """Return why each metric or explainer failed, how often, and on which image first."""
     failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
-    first: dict[Any, str] = {}
-    for (*pair, _), image in failed.items():
-        first.setdefault(tuple(pair), Path(image).name)
+    first: dict[tuple[str, str | None], str] = {}
+    for (who, reason, _), image in failed.items():
+        first.setdefault((who, reason), Path(image).name)
     return [
         f"{who}: {reason} ({first[who, reason] if count == 1 else f'{count} maps, the first of {first[who, reason]}'})"
         for (who, reason), count in counts.items()

@@ -46,10 +46,15 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     from xaihub.api.parameters import make
     from xaihub.images.naming import OutputNames
 
-    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
+    hub = app.hub
+    specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
+    beside = [hub.heads.get(name) for name in heads]
+    explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
+    made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
-        models = load_models(app.hub, given, bar.step)
+        models = load_models(hub, given, bar.step)
+        models = [model.with_head(head) for model in models for head in made] or models
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
         for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
             done += 1

@@ -1,4 +1,4 @@
-"""`xaihub plugins`: new, install, uninstall, list, check, info."""
+"""`xaihub plugins`: new, install, uninstall, list, search, check, info."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # The kinds of `xaihub.plugin_tools.scaffold`, which is imported only when used.
-KINDS = ("explainer", "metric", "objective", "baseline", "adapter", "model", "command")
+KINDS = ("explainer", "metric", "objective", "baseline", "adapter", "head", "model", "command")
 TIMEOUT = 120.0  # seconds per check; the slowest one of a built-in takes three on an idle core
 
 
@@ -42,7 +42,9 @@ def plugins() -> None:
 @plugins.command()
 @click.argument("name", required=False)
 @click.option("--kind", type=click.Choice(KINDS), default="explainer", show_default=True, help="What the plugin adds.")
-@click.option("--from", "source", metavar="FILE", help="Turn this single-file plugin into a package; NAME is then optional.")
+@click.option(
+    "--from", "source", metavar="FILE", help="Turn this single-file plugin into a package; NAME is then optional."
+)
 @click.option("-o", "--output", default=".", metavar="FOLDER", help="Parent folder of the project.")
 @click.option("--licence", default="Apache-2.0", show_default=True, metavar="SPDX", help="Licence of the project.")
 @click.pass_obj
@@ -100,9 +102,9 @@ def install(packages: tuple[str, ...], editable: bool, upgrade: bool, quiet: boo
 
     \b
     Examples:
-      xaihub plugins install xaihub-zennit
+      xaihub plugins install ./xaihub-celldrop
       xaihub plugins install --editable ./xaihub-celldrop
-      xaihub plugins install xaihub-zennit --no-deps --index-url=https://example.org/simple
+      xaihub plugins install ./xaihub-celldrop --no-deps --index-url=https://example.org/simple
     """
     from xaihub.plugin_tools.installing import folders_named_like_packages
     from xaihub.plugin_tools.installing import install as run
@@ -209,6 +211,33 @@ def retry(app: App, /, names: tuple[str, ...]) -> None:
 
 
 @plugins.command()
+@click.argument("words", nargs=-1, metavar="[WORD]...")
+@json_option
+def search(words: tuple[str, ...], as_json: bool) -> None:
+    """Search the list of known plugins.
+
+    Prints those whose name, summary or kind contains every WORD; without one, all. The list comes with xaihub, so that
+    nothing is downloaded; on the page "Plugins" of the documentation it may be newer.
+
+    \b
+    Examples:
+      xaihub plugins search
+      xaihub plugins search metric
+    """
+    from xaihub.plugin_tools.known import search as run
+
+    found = run(words)
+    if as_json:
+        put_json([asdict(item) for item in found])
+        return
+    if not found:
+        say(f"no known plugin matches {' '.join(words)!r}")
+        return
+    rows = [{**asdict(item), "adds": ", ".join(item.adds)} for item in found]
+    put(table(rows, ("name", "adds", "licence", "install", "summary")))
+
+
+@plugins.command()
 @click.argument("name")
 @json_option
 @click.pass_obj
@@ -220,7 +249,7 @@ def info(app: App, /, name: str, *, as_json: bool) -> None:
     \b
     Examples:
       xaihub plugins info rise
-      xaihub plugins info xaihub-zennit --json
+      xaihub plugins info cam --json
     """
     from xaihub.plugin_tools.overview import describe
 
@@ -269,8 +298,8 @@ def check(
     """Run the conformance checks on a plugin.
 
     Prints one line per check and exits with 1 if one fails. The checks run in a process of their own, which is
-    replaced if the plugin ends or blocks it. NAME is a plugin, a distribution, or a single explainer, metric, objective,
-    baseline, adapter or model. Parameters such as masks and samples are small unless -p sets them.
+    replaced if the plugin ends or blocks it. NAME is a plugin, a distribution, or a single explainer, metric,
+    objective, baseline, adapter or model. Parameters such as masks and samples are small unless -p sets them.
 
     \b
     Examples:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import click
 
 from xaihub.api.parameters import Setting, assign
+from xaihub.api.train import finished
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, EXPLAINER, METRIC, PARAM, Opt, options
 from xaihub.cli._output import progress, put, put_json, say
-from xaihub.cli._training import PlanCommand, PlanOptions, finished, gathered, on_interrupt, plan_options
+from xaihub.cli._training import PlanCommand, PlanOptions, gathered, on_interrupt, plan_options
 from xaihub.hub import DEFAULT_EXPLAINER, Hub
 from xaihub.specs import Judged, ObjectiveSpec
 

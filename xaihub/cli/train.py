@@ -11,10 +11,11 @@ import click
 import msgspec
 
 from xaihub.api.parameters import Setting, assign
+from xaihub.api.train import finished
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, NEW_FOLDER, PARAM, Opt, options
 from xaihub.cli._output import progress, put, put_json, say, some, table
-from xaihub.cli._training import PlanCommand, PlanOptions, finished, gathered, on_interrupt, plan_options, typed
+from xaihub.cli._training import PlanCommand, PlanOptions, gathered, on_interrupt, plan_options, typed
 
 if TYPE_CHECKING:
     from xaihub.training.comparison import Comparison

@@ -36,6 +36,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         labels: A CSV file with the columns file and class_index; the labelled class is then explained.
         masks: A folder with one mask image (white on black) per image, with the same name.
         boxes: A CSV file with the columns file, left, top, right, bottom, in pixels of the image.
+        outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
+        like: Images; the similarity to them is explained instead of a class.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None fits the memory.
@@ -49,6 +51,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: list[str | Choice] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
     controls: bool = True
     target: str | int | None = None
+    outputs: str = ""
+    like: list[str] = []
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None

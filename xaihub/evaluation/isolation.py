@@ -18,13 +18,13 @@ from xaihub.evaluation.worker import STARTING, SUPPORTED, Broken, Worker, settin
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
+from xaihub.hub import DEFAULT_TIMEOUT
 from xaihub.metric import Case, Measurement, Metric
-from xaihub.models.model import Counts, Model
+from xaihub.models.model import Model
+from xaihub.models.passes import Counts
 from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 from xaihub.records import canonical
-
-TIMEOUT = 600.0  # seconds for one explanation or score
 
 
 class Isolation:
@@ -37,7 +37,7 @@ class Isolation:
         spent: The passes that were made in workers.
     """
 
-    def __init__(self, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Start nothing yet; `timeout` is the limit for one explanation or score in seconds."""
         self.timeout = timeout
         self.spent = Counts()

@@ -20,7 +20,9 @@ from xaihub.hub import Hub, pick_device
 from xaihub.images import find_images
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
+from xaihub.models.similarity import like
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -62,21 +64,12 @@ class Plan:
         }
 
 
-def make_plan(
-    hub: Hub, config: Config, file: YamlFile | None = None, *, origins: Mapping[str, Origin] | None = None
-) -> Plan:
+def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     """Check everything that can be checked without a model.
-
-    Args:
-        hub: Where names come from.
-        config: The configuration.
-        file: The file it was read from, if any.
-        origins: `RunStore.origins` of a run that is resumed, which names the plugins that are missing now.
 
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
-    _check_known(hub, config, origins or {})
     explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
@@ -126,7 +119,9 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     networks: dict[str, str] = {}
     for number, name in enumerate(config.models):
         with _at(file, "models", number):
-            model = hub.load_model(name, device=config.device, runtime=Runtime(batch_size=config.batch_size))
+            runtime = Runtime(batch_size=config.batch_size)
+            model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
+            model = like(model, config.like) if config.like else model
             if model.name in models:
                 first = config.models[list(models).index(model.name)]
                 message = f"{first!r} and {name!r} are both named {model.name!r}"
@@ -155,8 +150,12 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     return list(models.values())
 
 
-def _check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
-    """Name the plugin of an explainer or a metric of a run that is not registered any more."""
+def check_known(hub: Hub, config: Config, origins: Mapping[str, Origin]) -> None:
+    """Check that the explainers and metrics of a run are still registered.
+
+    Raises:
+        UnknownName: One is not; names the plugin that made its results, with version and origin.
+    """
     for kind, registry in (("explainers", hub.explainers), ("metrics", hub.metrics)):
         for choice in getattr(config, kind):
             name = choice if isinstance(choice, str) else choice.name

@@ -13,14 +13,14 @@ from xaihub.errors import XaihubError
 from xaihub.evaluation.annotations import truth
 from xaihub.evaluation.dependence import Dependence, code, with_files
 from xaihub.evaluation.inputs import Inputs
-from xaihub.evaluation.isolation import TIMEOUT, Isolation
+from xaihub.evaluation.isolation import Isolation
 from xaihub.evaluation.plan import Plan, load_models
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.images import SourceImage, load_image
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
@@ -63,7 +63,7 @@ def evaluate(
     models: Sequence[Model] | None = None,
     *,
     retry: bool = True,
-    timeout: float = TIMEOUT,
+    timeout: float = DEFAULT_TIMEOUT,
     watch: Watch | None = None,
 ) -> Totals:
     """Compute what a plan's run lacks; may be interrupted and called again at any time.
@@ -100,7 +100,7 @@ class Run:
     retry: bool = True
     watch: Watch | None = None
     limit: int | None = None
-    timeout: float = TIMEOUT
+    timeout: float = DEFAULT_TIMEOUT
     totals: Totals = field(default_factory=Totals, init=False)
 
     @cached_property

@@ -35,7 +35,9 @@ class Broken(PluginError):
 
 def packed(message: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """Return a message with tensors as bytes."""
-    text = json.dumps(message, default=str).encode()
+    # Random numbers are drawn in the order of the memory, so that it has to be the same on the other side.
+    strides = {name: one.stride() for name, one in tensors.items() if not one.is_contiguous() and all(one.stride())}
+    text = json.dumps([message, strides], default=str).encode()
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return len(text).to_bytes(8, "little") + text + save(whole)
 
@@ -43,7 +45,11 @@ def packed(message: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
 def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what `packed` packed."""
     size = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:size]), load(data[size:])
+    (message, strides), tensors = json.loads(data[8:size]), load(data[size:])
+    for name, stride in strides.items():
+        whole = tensors[name]
+        tensors[name] = torch.empty_strided(whole.shape, stride, dtype=whole.dtype).copy_(whole)
+    return message, tensors
 
 
 class Worker:

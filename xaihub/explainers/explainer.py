@@ -21,6 +21,7 @@ from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
 from xaihub.models.checks import are_probabilities
 from xaihub.models.model import Model
+from xaihub.models.passes import MASKED_ROWS
 from xaihub.notices import caught
 from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
@@ -29,6 +30,10 @@ from xaihub.records import plain
 PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"
+)
+SIGMOIDS = (
+    "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
+    " are computed as the sigmoid of the outputs"
 )
 VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
@@ -175,7 +180,7 @@ class Explainer(Parametrised, ABC):
         started = time.perf_counter()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
         private = inputs.detach().to(model.device, torch.float32, copy=True)
-        target, masked = target.noting(len(inputs)), model.masked_rows
+        target, masked = target.noting(len(inputs)), MASKED_ROWS.get()
         with (
             model.counting() as counts,
             _first_pass(model, target, len(inputs)),
@@ -202,7 +207,7 @@ class Explainer(Parametrised, ABC):
             "warnings": [*heard, *self._notes(model, logits)],
         }
         # Of a gradient method, equal scores of a few points say nothing.
-        constant = target.constant(logits) if model.masked_rows > masked else [""] * rows
+        constant = target.constant(logits) if MASKED_ROWS.get() > masked else [""] * rows
         step = rows // len(parts)
         found: list[Explanation] = []
         for number, part in enumerate(parts):
@@ -212,6 +217,8 @@ class Explainer(Parametrised, ABC):
 
     def _notes(self, model: Model, logits: Tensor) -> list[str]:
         """Return what the reader must know of the scale of the outputs."""
+        if model.outputs.kind == "multilabel" and logits.shape[1] > 2:
+            return [SIGMOIDS] * bool(((logits >= 0) & (logits <= 1)).all())
         if model.outputs.classify:
             return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
         output = self.parameters.get("output")
@@ -222,6 +229,7 @@ class Explainer(Parametrised, ABC):
         return {
             "model": model.name,
             "outputs": str(model.outputs),
+            **({"head": model.head} if model.head else {}),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,

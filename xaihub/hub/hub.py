@@ -12,12 +12,13 @@ from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
-from xaihub.notices.fence import described
+from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
     ExplainerSpec,
     GlobalExplainerSpec,
+    HeadSpec,
     MetricSpec,
     ModelCard,
     ObjectiveSpec,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer
     from xaihub.metric import Metric
     from xaihub.models.adapter import ModelAdapter, ModelRequest
-    from xaihub.models.model import Model, Runtime
+    from xaihub.models.headed import Head
+    from xaihub.models.model import Model
+    from xaihub.models.passes import Runtime
     from xaihub.objective import Objective
     from xaihub.ranking.explainer import GlobalExplainer
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
+DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
 S = TypeVar("S", bound=Spec)
 
 
@@ -61,6 +65,7 @@ class Hub:
         metrics: The registry of metrics.
         objectives: The registry of training objectives.
         baselines: The registry of the removal operators that plugins add to the built-in ones.
+        heads: The registry of heads, which turn what a network returns into rows of scores.
         models: The registry of model cards.
         adapters: The registry of sources of models.
         reproductions: The registry of published experiments that can be re-run.
@@ -75,6 +80,7 @@ class Hub:
     metrics = _registry("metrics", MetricSpec)
     objectives = _registry("objectives", ObjectiveSpec)
     baselines = _registry("baselines", BaselineSpec)
+    heads = _registry("heads", HeadSpec)
     models = _registry("models", ModelCard)
     adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
     reproductions = _registry("reproductions", ReproductionSpec)
@@ -115,6 +121,14 @@ class Hub:
         metric.check_parameters()
         return metric
 
+    def get_head(self, name: str, /, **values: Any) -> Head:
+        """Create the head called `name` with the given parameters; `Model.with_head` uses it."""
+        from xaihub.models.headed import Head
+
+        head: Head = self._create(self.heads.get(name), Head, values)
+        head.title = head.title or name
+        return head
+
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
         from xaihub.objective import Objective, fenced_objective
@@ -127,14 +141,14 @@ class Hub:
 
         method = spec.load_class(kind)
         origin = origin_of(self.host.plugin(spec.plugin))
-        try:
-            created = method(**convert(method, values, who=spec.name))
-            created.name, created.origin = spec.name, origin
-        except XaihubError:
-            raise
-        except (Exception, SystemExit) as error:  # the plugin fence: a constructor may fail in any way
+        outcome = fence.run(lambda: method(**convert(method, values, who=spec.name)), libraries=True)
+        if isinstance(outcome.error, XaihubError):
+            raise outcome.error
+        if outcome.error is not None:
             what = f"plugin {origin.label} cannot make {method.noun} {spec.name!r}"
-            raise PluginError(f"{what}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{what}: {fence.described(outcome.error)}") from outcome.error
+        created = outcome.value
+        created.name, created.origin = spec.name, origin
         return created
 
     def load_model(
@@ -206,11 +220,13 @@ class Hub:
         if runtime is not None:
             model.runtime = runtime
         if not scratch and not options:
-            files = {"checkpoint": checkpoint, "classes": classes}
-            named = {key: str(Path(value).absolute()) for key, value in files.items() if value is not None}
-            name = str(Path(name).absolute()) if name.lower().endswith((".yaml", ".yml")) else name
-            model.loaded = {"name": name, "device": str(model.device), "layer": layer, "size": size, **named}
-            model.loaded["plugin_files"] = [info.module for info in self.host.plugins if info.module.endswith(".py")]
+            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            model.loaded = {
+                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
+            }  # fmt: skip
         return model
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
@@ -254,7 +270,7 @@ class Hub:
             return None
 
     def _blame(self, spec: AdapterSpec, error: BaseException) -> None:
-        what = str(error) if isinstance(error, XaihubError) else described(error)
+        what = str(error) if isinstance(error, XaihubError) else fence.described(error)
         self.host.problem(self.host.plugin(spec.plugin), f"adapter {spec.name!r} does not work: {what}")
 
     def _adapter(self, name: str) -> ModelAdapter:
@@ -311,7 +327,7 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
         raise
     except (Exception, SystemExit) as error:  # architectures are foreign code
         raise ModelError(
-            f"model {request.name!r} cannot be built: {described(error)}",
+            f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
 

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from xaihub.errors import ModelError, XaihubError
+from xaihub.models.outputs import HOW
 
 # Largest change of a score, as a fraction of the range of scores, that is rounding: in a repetition, and in a batch,
 # where kernels differ and dynamic quantisation scales activations by the largest value of the batch.
@@ -89,6 +90,26 @@ def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name
             f"model {name!r} returns other scores for an image when another image is in the same batch",
             hint="use normalisation with running statistics in evaluation mode",
         )
+
+
+def check_scores(logits: Any, rows: int, classes: Sequence[str], *, name: str, declared: bool) -> None:
+    """Check what a network returned for `rows` images; `declared` says that its meaning is known.
+
+    Raises:
+        ModelError: It is not one row of finite scores per image, is one score of unknown meaning, or does not have one
+            score per class name.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
+        raise ModelError(f"model {name!r} does not return one row of class scores per image")
+    if logits.shape[1] == 1 and not declared:
+        raise ModelError(
+            f"model {name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(
+            f"model {name!r} returned NaN or infinite class scores", hint="check its weights and precision"
+        )
+    check_class_names(classes, logits.shape[1], name=name)
 
 
 def _random_states() -> list[Any]:

@@ -264,6 +264,7 @@ class Guard:
     def __init__(self) -> None:
         """Watch nothing yet."""
         self.reason = ""  # why the model cannot be used any more
+        self.weights_hash = ""  # of the weights with which a method runs now
         self._copies: Copies = {}
         self._depth = 0
         self._ignored: frozenset[str] = frozenset()
@@ -299,6 +300,7 @@ class Guard:
         own, runtime = dict(vars(model)), dict(vars(model.runtime))
         process = None if by is None else ProcessState(foreign=foreign, parallel=parallel)
         found: list[str] = []
+        outer, self.weights_hash = self.weights_hash, before.weights_hash
         self._depth += 1
         try:
             yield
@@ -308,6 +310,7 @@ class Guard:
             raise
         finally:
             self._depth -= 1
+            self.weights_hash = outer
             found += [] if process is None else process.restore()
             found += _restore_model(model, own, runtime)
             found += self._restore(before, by)
@@ -324,7 +327,7 @@ class Guard:
         if self._last is None or self._last.network is not model.module or not self._last.unchanged:
             self._last = Snapshot(model.module, ignored=self._ignored)
         if watched and not self._last.weights_hash:
-            self._last.weights_hash = model.weights_hash
+            self._last.weights_hash = model.fresh_weights_hash()
         # Code of a third party may itself run another method, whose copies must not replace the outer one's.
         return self._last.with_contents({} if self._depth else self._copies) if foreign else self._last
 

@@ -24,21 +24,30 @@ _ROOT_HOOKS = (
 class Executor:
     """Chooses what runs in place of a network: a copy with folded batch norms, as long as nothing has changed.
 
-    Code that changes a weight, replaces a module or registers a hook on a part gets the network itself.
+    It does so inside a `with` block only, and under `torch.inference_mode()`. Code that changes a weight, replaces a
+    module or registers a hook on a part gets the network itself.
     """
 
     def __init__(self) -> None:
         """Prepare nothing yet."""
+        self._depth = 0
         self._state: tuple[Any, ...] | None = None
         self._fast: nn.Module | None = None
 
+    def __enter__(self) -> None:
+        """Start to choose."""
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the network as it is."""
+        self._depth -= 1
+
     def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the network, or a copy that returns the same scores up to rounding; `inputs` are an example."""
-        state = _state(network)
-        if state is None:
+        if not self._depth or not torch.is_inference_mode_enabled() or (state := _state(network)) is None:
             return network
         if state != self._state:
-            self._fast = _prepared(network, inputs[:1])
+            self._fast = _prepared(network, inputs[:1].clone())
             self._state = _state(network)
         return network if self._fast is None else self._fast
 

@@ -34,6 +34,8 @@ def folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         network: In evaluation mode; it returns one tensor.
         inputs: (B, C, H, W) example inputs, on which the copy is compared with the network.
     """
+    if not any(_is(part, _NORM, _NORM_ACT) for part in network.modules()):
+        return None
     with torch.inference_mode():
         flow = _Flow(network)
         expected = flow.run(inputs)
@@ -74,7 +76,7 @@ class _Flow(TorchFunctionMode):
         ]
         try:
             with self:
-                return self._network(inputs)
+                return self._network.forward(inputs)  # past the hooks of the network as a whole
         finally:
             for handle in handles:
                 handle.remove()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from xaihub.records import canonical
+from xaihub.specs import ModelCard
 
 
 def sha256_of(text: str) -> str:
@@ -21,6 +25,30 @@ def hash_state(state: Mapping[str, Any]) -> str:
     for name, value in sorted(state.items()):
         _add(digest, name, value)
     return digest.hexdigest()
+
+
+def tensors_of(network: nn.Module) -> list[Tensor]:
+    """Return all parameters and buffers; much faster than building a state dict."""
+    return [
+        tensor
+        for module in network.modules()
+        for table in (module._parameters, module._buffers)
+        for tensor in table.values()
+        if tensor is not None
+    ]
+
+
+def versions_of(network: nn.Module) -> list[tuple[int, int]]:
+    """Return what changes when a weight is replaced, or changed in place (not through `.data`)."""
+    tensors = tensors_of(network)
+    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+def hash_structure(network: nn.Module, card: ModelCard, meaning: Sequence[str]) -> str:
+    """Return the sha256 of architecture, options, layers for maps, and the meaning of the outputs."""
+    drawn = re.sub(r" at 0x[0-9a-f]+", "", str(network))  # functions are printed with their addresses
+    options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
+    return sha256_of(canonical([drawn, card.architecture, card.objective, *options, *meaning]))
 
 
 def _add(digest: Any, name: str, value: Any) -> None:

@@ -3,66 +3,117 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xaihub.errors import ModelError
+from xaihub.errors import ModelError, ParameterError
+from xaihub.models.outputs import Outputs
+from xaihub.params import Parametrised
 
 
-class RowsHead(ABC):
-    """Turns what a network returns into (B, K) rows of scores."""
+class Head(Parametrised, ABC):
+    """Turns what a network returns (a tensor, a tuple, a dictionary, anything) into (B, K) rows of scores.
+
+    Attributes:
+        outputs: The meaning of the rows; values by default.
+        classes: The names of the columns; empty if they have none.
+        title: What the record calls it; the head's name by default.
+        identity: What else distinguishes it from heads of the same title, such as a hash.
+
+    Example::
+
+        class Area(Head):
+            def rows(self, outputs):
+                return outputs["masks"].sigmoid().mean((2, 3))
+    """
+
+    outputs = Outputs("regression")
+    classes: tuple[str, ...] = ()
+    title = ""
+    identity = ""
 
     @abstractmethod
     def rows(self, outputs: Any) -> Tensor:
-        """Return (B, K) scores for the outputs of B images; must be differentiable wherever the network is."""
+        """Return (B, K) scores for the outputs of B images; differentiable wherever the network is."""
+
+    def bind(self, model: Any) -> None:
+        """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
 
 
-class Headed(nn.Module):
-    """A network followed by a head, with the network's own layers under the network's own names.
+class _Shell(nn.Module):
+    """A network inside another module, with the network's own layers under the network's own names.
 
     Hooks, layer names, weights and their hash are those of the network, so that whatever reads a layer or calls the
-    network sees rows of scores without knowing of the head.
+    network sees the shell's outputs without knowing of it.
     """
 
-    def __init__(self, network: nn.Module, head: RowsHead) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.__dict__.update(network=network, head=head)  # not a submodule, whose layers would get a prefix
+        self.__dict__["shell_network"] = network  # not a submodule, whose layers would get a prefix
         for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[table] = network.__dict__[table]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return (B, K) scores of (B, C, H, W) inputs."""
-        scores: Tensor = self.head.rows(self.network(inputs))
-        return scores
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the network."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if "network" not in self.__dict__:  # while it is copied
+            if "shell_network" not in self.__dict__:  # while it is copied
                 raise
-            return getattr(self.network, name)
+            return getattr(self.shell_network, name)
 
     @property
     def training(self) -> bool:
         """The network's own mode."""
-        return bool(self.network.training)
+        return bool(self.shell_network.training)
 
     @training.setter
     def training(self, mode: bool) -> None:
-        if "network" in self.__dict__:  # not while it is made
-            self.network.training = mode
+        if "shell_network" in self.__dict__:  # not while it is made
+            self.shell_network.training = mode
+
+
+class Headed(_Shell):
+    """A network followed by a head."""
+
+    def __init__(self, network: nn.Module, head: Head) -> None:
+        super().__init__(network)
+        self.__dict__["shell_head"] = head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (B, K) scores of (B, C, H, W) inputs."""
+        scores: Tensor = self.shell_head.rows(self.shell_network(inputs))
+        return scores
+
+
+class BeforeClassifier(_Shell):
+    """A network that returns what its classifier reads."""
+
+    def __init__(self, network: nn.Module, classifier: str) -> None:
+        super().__init__(network)
+        self.__dict__["shell_reads"] = classifier
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Return the input of the classifier's last call."""
+        read: list[Any] = []
+        classifier = self.shell_network.get_submodule(self.__dict__["shell_reads"])
+        handle = classifier.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        try:
+            self.shell_network(inputs)
+        finally:
+            handle.remove()
+        return read[-1]
 
 
 def without_head(network: nn.Module) -> nn.Module:
-    """Return the network itself."""
-    return network.network if isinstance(network, Headed) else network
+    """Return what a head reads: the network itself, or what its classifier reads."""
+    return network.shell_network if isinstance(network, Headed) else network
 
 
-class Columns(RowsHead):
+class Columns(Head):
     """One column per output; a network may return a vector of one output per image instead."""
 
     def rows(self, outputs: Any) -> Tensor:
@@ -88,3 +139,32 @@ class Signed(Columns):
                 hint="declare multiclass, multilabel or regression",
             )
         return torch.cat([-logit, logit], dim=1)
+
+
+class FunctionHead(Head):
+    """A function of the user's as a head; its scores are values."""
+
+    def __init__(self, function: Callable[[Any], Tensor] | None = None, name: str = "") -> None:
+        """Keep the function, which returns one score per image; by default its own name is recorded.
+
+        Raises:
+            ParameterError: There is no function.
+        """
+        if function is None:
+            raise ParameterError("a target needs a function of the outputs")
+        own = getattr(function, "__name__", "")
+        self.function = function
+        self.name = self.title = name or ("score" if own in ("", "<lambda>") else own.replace("_", " "))
+        self.classes = (self.title,)
+
+    def rows(self, outputs: Any) -> Tensor:
+        """Return (B, K) scores.
+
+        Raises:
+            ModelError: The function does not return one score per image.
+        """
+        scores = self.function(outputs)
+        if not isinstance(scores, Tensor) or scores.numel() != len(scores):
+            what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ModelError(f"the target {self.title!r} returned {what}", hint="return one score per image")
+        return scores.reshape(len(scores), -1)

@@ -2,71 +2,38 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from xaihub.errors import ExplainerRefused, ModelError
-from xaihub.models.checks import check_class_names, check_modules, check_rows
+from xaihub.errors import ModelError
+from xaihub.models.attention import recorded
+from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
 from xaihub.models.executor import Executor
-from xaihub.models.hashing import hash_state, sha256_of
-from xaihub.models.headed import Columns, Headed, RowsHead, Signed, without_head
+from xaihub.models.hashing import hash_state, hash_structure, versions_of
+from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, without_head
 from xaihub.models.layer import Layer
-from xaihub.models.network import hookable, prepared, to_order
-from xaihub.models.outputs import HOW, Outputs
+from xaihub.models.network import evaluating, hookable, prepared, to_order
+from xaihub.models.outputs import Outputs
+from xaihub.models.passes import Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
 from xaihub.params import Parametrised
 from xaihub.randomness import exclusive
-from xaihub.records import canonical
 from xaihub.specs import ModelCard
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-
-
-@dataclass(kw_only=True)
-class Runtime:
-    """Settings of forward passes that do not change their results.
-
-    Attributes:
-        batch_size: Rows per forward pass, or None to choose by device and memory.
-        memory_budget: Memory limit of one forward pass in bytes, or None to choose by device.
-        autocast: Run in mixed precision on a GPU.
-        progress: Called as `progress(done, total)` while masks are evaluated.
-    """
-
-    batch_size: int | None = None
-    memory_budget: int | None = None
-    autocast: bool = False
-    progress: Callable[[int, int], None] | None = None
-
-
-@dataclass
-class Counts:
-    """The numbers of forward and backward passes through the network; each row of a batch is one pass."""
-
-    forward_passes: int = 0
-    backward_passes: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        """Return the sums."""
-        return Counts(self.forward_passes + other.forward_passes, self.backward_passes + other.backward_passes)
-
-    def __sub__(self, other: Counts) -> Counts:
-        """Return the differences."""
-        return Counts(self.forward_passes - other.forward_passes, self.backward_passes - other.backward_passes)
 
 
 class Model:
@@ -83,11 +50,7 @@ class Model:
         outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
-        masked_rows: Masked images evaluated so far.
     """
-
-    masked_rows = 0
-    _executing = False
 
     def __init__(
         self,
@@ -145,25 +108,22 @@ class Model:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+
+        def run() -> Tensor:
+            own = self._own(inputs)
+            scores: Tensor = self._executor.network(self.module, own)(own)
+            return scores
+
         self._guard.check()
         with locked(self._locks):
-            outputs: Tensor = self._ordered(lambda: self._network(inputs)(self._own(inputs)))
+            outputs = self._ordered(run)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
-
-    def _network(self, inputs: Tensor) -> Any:
-        if self._executing and torch.is_inference_mode_enabled():
-            return self._executor.network(self.module, self._own(inputs[:1]))
-        return self.module
 
     @contextmanager
     def executing(self) -> Iterator[None]:
         """Run the passes inside, which have no graph, through the `Executor`; other threads wait."""
-        with locked(self._locks):
-            before, self._executing = self._executing, True
-            try:
-                yield
-            finally:
-                self._executing = before
+        with locked(self._locks), self._executor:
+            yield
 
     def _own(self, inputs: Tensor) -> Tensor:
         """Return a copy for the network, which may write to it, in its precision and memory order."""
@@ -220,6 +180,7 @@ class Model:
     def declared(self, outputs: str | Outputs) -> Model:
         """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
         model = self.around(without_head(self.module))
+        model.classes = () if self.outputs.kind == "binary" else self.classes
         model._declare(Outputs.parse(outputs))
         return model
 
@@ -229,11 +190,34 @@ class Model:
         self.outputs, self._declared = outputs, True
         self.classes = outputs.names(self.classes)
 
-    def with_head(self, head: RowsHead, outputs: Outputs, classes: Sequence[str]) -> Model:
-        """Return a model of the same network whose scores are the rows of a head, with their meaning and names."""
-        model = self.around(Headed(without_head(self.module), head))
-        model.outputs, model.classes, model._declared, model._checked_rows = outputs, tuple(classes), True, False
+    def with_head(self, head: Head) -> Model:
+        """Return a model of the same network whose scores are the rows of a head."""
+        head.bind(self)
+        return self._reading(Headed(without_head(self.module), head), head.outputs, head.classes)
+
+    def _reading(self, module: nn.Module, outputs: Outputs, classes: tuple[str, ...] = ()) -> Model:
+        model = self.around(module)
+        model.outputs, model.classes, model._declared, model._checked_rows = outputs, classes, True, False
         return model
+
+    def before_classifier(self) -> Model:
+        """Return a model of the same network whose outputs are the features that its classifier reads.
+
+        Raises:
+            ModelError: The classifier was not found.
+        """
+        name = self.structure.head
+        if not name:
+            raise ModelError(
+                f"the classifier of model {self.name!r} was not found, so its features are unknown",
+                hint="if it returns features, declare them: --outputs embedding",
+            )
+        return self._reading(BeforeClassifier(without_head(self.module), name), Outputs("embedding"))
+
+    @property
+    def head(self) -> str:
+        """The title of the head that computes the scores, or "" if the network returns them."""
+        return self.module.shell_head.title if isinstance(self.module, Headed) else ""
 
     def use_layer(self, name: str) -> None:
         """Use the layer that the user named for activation maps, instead of the traced one."""
@@ -250,17 +234,14 @@ class Model:
     def weights_hash(self) -> str:
         """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
 
-        It is computed again after a weight has been replaced or changed in place (not through `.data`).
+        It is computed again after a weight has been replaced or changed in place (not through `.data`). While a method
+        runs, it is that of the weights at its start, because a method that changes them has no result.
         """
-        # Much faster than building a state dict, and needed for every explanation.
-        tensors = [
-            tensor
-            for module in self.module.modules()
-            for table in (module._parameters, module._buffers)
-            for tensor in table.values()
-            if tensor is not None
-        ]
-        versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        return self._guard.weights_hash or self.fresh_weights_hash()
+
+    def fresh_weights_hash(self) -> str:
+        """Return the hash of the weights as they are now."""
+        versions = versions_of(self.module)
         if self._hashed is None or self._hashed[0] != versions:
             self._hashed = (versions, hash_state(self.module.state_dict()))
         return self._hashed[1]
@@ -268,12 +249,8 @@ class Model:
     @property
     def structure_hash(self) -> str:
         """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
-        drawn = re.sub(r" at 0x[0-9a-f]+", "", str(self.module))  # functions are printed with their addresses
-        card = self.card
-        options = [dict(part) for part in (card.options, card.objective_options, card.layers)]
-        meaning = [] if self.outputs == Outputs() else [str(self.outputs)]
-        made = canonical([drawn, card.architecture, card.objective, *options, *meaning])
-        return sha256_of(made)
+        head = [self.module.shell_head.title, self.module.shell_head.identity] if self.head else []
+        return hash_structure(self.module, self.card, [] if self.outputs == Outputs() else [str(self.outputs), *head])
 
     @cached_property
     def row_bytes(self) -> int:
@@ -328,21 +305,13 @@ class Model:
         """Return what the network returned for `rows` images as (rows, K) float32 without a graph.
 
         Raises:
-            ModelError: A logit is NaN or infinite, or the output is not one score per image and class name.
+            ModelError: A logit is NaN or infinite, the output is not one row of scores per image, its meaning is open,
+                or there are more or fewer class names than scores.
         """
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
-            raise ModelError(f"model {self.name!r} does not return one row of class scores per image")
-        if logits.shape[1] == 1 and not self._declared:
-            raise ModelError(
-                f"model {self.name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW
-            )
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                f"model {self.name!r} returned NaN or infinite class scores", hint="check its weights and precision"
-            )
-        check_class_names(self.classes, logits.shape[1], name=self.name)
+        check_scores(logits, rows, self.classes, name=self.name, declared=self._declared)
         # Unlike an inference tensor, a clone made outside inference mode can take part in autograd.
-        return logits.detach().float().clone()
+        scores: Tensor = logits.detach().float().clone()
+        return scores
 
     @cached_property
     def structure(self) -> Structure:
@@ -403,37 +372,12 @@ class Model:
             locked(self._locks),
             eager(self.module),
             torch.inference_mode(mode=False),
-            self._evaluating(),
+            evaluating(self.module),
         ):
             if by is not None:
                 self.check_rows()
             with self._guard.watching(self, by, parallel=parallel):
                 yield
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Switch to evaluation mode and freeze the weights; return to the previous modes and flags on exit."""
-        modules = list(self.module.modules())
-        modes = [module.training for module in modules]
-        weights = [
-            weight
-            for module in modules
-            for weight in module._parameters.values()
-            if weight is not None and weight.requires_grad
-        ]
-        # Setting an attribute of a module is slow, so only changes are written.
-        if any(modes):
-            self.module.eval()
-        for weight in weights:
-            weight.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for module, training in zip(modules, modes, strict=True):
-                if module.training != training:
-                    module.training = training
-            for weight in weights:
-                weight.requires_grad_(True)
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:
@@ -444,21 +388,5 @@ class Model:
         Raises:
             ExplainerRefused: The model has no attention over all tokens of the image.
         """
-        blocks: list[Any] = [
-            module
-            for module in self.module.modules()
-            if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
-        ]
-        if not blocks:
-            raise ExplainerRefused(f"model {self.name!r} has no attention layers whose probabilities can be recorded")
-        maps: list[Tensor] = []
-
-        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            maps.append(output)
-
-        with locked(self._locks), ExitStack() as stack:
-            for module in blocks:
-                stack.callback(setattr, module, "fused_attn", module.fused_attn)
-                module.fused_attn = False
-                stack.callback(module.attn_drop.register_forward_hook(record).remove)
+        with recorded(self.module, who=self.name, locks=self._locks) as maps:
             yield maps

@@ -66,6 +66,8 @@ class Outputs:
 
     def names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the columns, from those that were given."""
+        if self.kind == "embedding":
+            return ()
         if self.kind != "binary":
             return classes
         if not classes:

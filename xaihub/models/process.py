@@ -71,11 +71,17 @@ def _autocast(device: str) -> _Setting:
     )
 
 
-_SETTINGS = (
+# Of each thread.
+_OWN = (
     _Setting("number of threads", torch.get_num_threads, torch.set_num_threads),
     _Setting("grad mode", torch.is_grad_enabled, torch._C._set_grad_enabled),
-    _Setting("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     _Setting("default device", _device, _use_device),
+    *map(_autocast, ("cpu", "cuda")),
+    _Setting("handling of NumPy's errors", np.geterr, lambda found: np.seterr(**found)),
+)
+# Of the whole process.
+_SHARED = (
+    _Setting("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     _Setting("deterministic mode", _deterministic, _be_deterministic),
     _Setting("precision of matrix products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     _Setting("anomaly mode", torch.is_anomaly_enabled, torch.set_anomaly_enabled),
@@ -83,10 +89,8 @@ _SETTINGS = (
     _Setting("cudnn.benchmark", *_flag(torch.backends.cudnn, "benchmark")),
     _Setting("cudnn.deterministic", *_flag(torch.backends.cudnn, "deterministic")),
     _Setting("cudnn.enabled", *_flag(torch.backends.cudnn, "enabled")),
-    *map(_autocast, ("cpu", "cuda")),
     _Setting("working directory", _folder, _enter),
     _Setting("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
-    _Setting("handling of NumPy's errors", np.geterr, lambda found: np.seterr(**found)),
     _Setting("standard output", *_flag(sys, "stdout")),
     _Setting("standard error", *_flag(sys, "stderr")),
 )
@@ -122,10 +126,11 @@ class ProcessState:
     def __init__(self, *, foreign: bool, parallel: bool) -> None:
         """Record them; of `parallel` code the random states, which nothing else restores then.
 
-        Threads are watched from the main thread only: in any other, they may be those of the user's own pool.
+        What belongs to the whole process is watched from the main thread only: in any other thread, a change may come
+        from the user's other threads.
         """
         alone = threading.current_thread() is threading.main_thread()
-        settings = () if parallel and not alone else (*_SETTINGS, *(_RANDOM if foreign and parallel else ()))
+        settings = (*_OWN, *(_SHARED if alone else ()), *(_RANDOM if alone and foreign and parallel else ()))
         self._settings = [(setting, setting.read()) for setting in settings]
         self._functions = [(owner, dict(vars(owner))) for owner in _NAMESPACES] if foreign else []
         self._threads = set(threading.enumerate()) if foreign and alone else None

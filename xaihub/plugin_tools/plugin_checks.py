@@ -65,15 +65,22 @@ def metadata_is_complete(subject: PluginSubject) -> None:
     dist = subject.distribution
     facts = dist.metadata
     require(bool(facts["Summary"]), "it has no summary", advice="give `description`")
-    require(bool(_card(subject).strip()), "it has no description", advice='write README.md, and give `readme = "README.md"`')
-    require(bool(facts["Requires-Python"]), "it declares no version of Python", advice='give `requires-python = ">=3.11"`')
+    require(
+        bool(_card(subject).strip()), "it has no description", advice='write README.md, and give `readme = "README.md"`'
+    )
+    require(
+        bool(facts["Requires-Python"]), "it declares no version of Python", advice='give `requires-python = ">=3.11"`'
+    )
     wanted = [Requirement(line) for line in dist.requires or []]
     own = [line for line in wanted if canonical(line.name) == OWN_DISTRIBUTION]
     lowest = any(part.operator in (">=", "==", "~=", ">") for line in own for part in line.specifier)
     require(lowest, "it does not require a version of xaihub", advice='give `dependencies = ["xaihub>=X.Y"]`')
 
 
-@check("plugin", advice='give `license = "..."`, an SPDX expression such as Apache-2.0, and put its text next to it as LICENSE')
+@check(
+    "plugin",
+    advice='give `license = "..."`, an SPDX expression such as Apache-2.0, and put its text next to it as LICENSE',
+)
 def licence_is_declared(subject: PluginSubject) -> None:
     """The distribution declares its licence as a valid SPDX expression and contains its text."""
     dist = subject.distribution
@@ -107,7 +114,9 @@ def no_scaffold_text_is_left(subject: PluginSubject) -> None:
     for what, text in texts.items():
         words = _plain(text)
         for line in (line for files in templates.values() for line in _sentences(files["texts"])):
-            require(line not in words, f"its {what} still says {line!r}, which the project template says of another method")
+            require(
+                line not in words, f"its {what} still says {line!r}, which the project template says of another method"
+            )
 
 
 def _card(subject: PluginSubject) -> str:
@@ -126,7 +135,10 @@ def _template(name: str, kind: str) -> dict[str, str]:
     snake = name.replace("-", "_")
     card = files["README.md"].partition("## Develop")[0].partition("```\n\n")[2]
     limits = re.findall(r'limits="([^"]*)"', files[f"xaihub_{snake}/__init__.py"])
-    return {"method": _plain(files.get(f"xaihub_{snake}/method.py", "")), "texts": "\n\n".join([KINDS[kind], card, *limits])}
+    return {
+        "method": _plain(files.get(f"xaihub_{snake}/method.py", "")),
+        "texts": "\n\n".join([KINDS[kind], card, *limits]),
+    }
 
 
 def _sentences(text: str) -> list[str]:

@@ -21,7 +21,8 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub
 from xaihub.metric import Case, Scene
-from xaihub.models.model import Model, Runtime
+from xaihub.models.model import Model
+from xaihub.models.passes import Runtime
 from xaihub.models.process import fenced, left_over
 from xaihub.plugin_tools.onefile import register_file
 from xaihub.records import canonical

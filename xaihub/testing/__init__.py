@@ -4,7 +4,18 @@ from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import CheckResult
 from xaihub.testing.decorator import conformance
 from xaihub.testing.planted import PlantedExplainer, exact_evidence, planted_case, planted_model, planted_scenes
-from xaihub.testing.toys import images, randomise, tiny_cnn, tiny_nhwc, tiny_plain, tiny_vit
+from xaihub.testing.toys import (
+    images,
+    randomise,
+    tiny_cnn,
+    tiny_labels,
+    tiny_mixed,
+    tiny_nhwc,
+    tiny_one_output,
+    tiny_plain,
+    tiny_structured,
+    tiny_vit,
+)
 
 __all__ = [
     "CheckResult",
@@ -18,7 +29,11 @@ __all__ = [
     "randomise",
     "small_parameters",
     "tiny_cnn",
+    "tiny_labels",
+    "tiny_mixed",
     "tiny_nhwc",
+    "tiny_one_output",
     "tiny_plain",
+    "tiny_structured",
     "tiny_vit",
 ]

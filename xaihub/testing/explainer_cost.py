@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xaihub.models.model import Runtime
+from xaihub.models.passes import Runtime
 from xaihub.testing.catalogue import NotApplicable, applies, check, require
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
@@ -18,8 +18,8 @@ from xaihub.testing.memory import peak_memory, traced
 from xaihub.testing.state import hooks_of
 
 BATCH = 4
-# The quick budget is multiplied by up to 32, while there are at most 256 passes, and by half of that: a method may keep a
-# block of a few passes in memory, but not all. Fewer than 16 further passes show nothing.
+# The quick budget is multiplied by up to 32, while there are at most 256 passes, and by half of that: a method may keep
+# a block of a few passes in memory, but not all. Fewer than 16 further passes show nothing.
 LEAST_TIMES, MOST_TIMES = 4, 32
 LEAST_PASSES, MOST_PASSES = 16, 256
 CALLS = 12
@@ -29,7 +29,7 @@ SECONDS = 0.3
 
 @check("explainer", advice="use `xaihub.masking`, or split the work into batches of `batch_rows(model)` rows")
 def memory_is_bounded(subject: ExplainerSubject) -> None:
-    """No pass has more rows than `model.runtime.batch_size`; a further pass keeps less than half a channel of the image."""
+    """No pass has more rows than `model.runtime.batch_size`; each keeps less than half a channel of the image."""
     subject.require_a_call()
     trial = subject.trials[subject.home]
     passes = float(trial.explanations[0].metadata["forward_passes"]) if trial.worked else 1
@@ -86,7 +86,7 @@ def record_is_complete(subject: ExplainerSubject) -> None:
 
 @check("explainer", advice="keep nothing between calls, on the instance or in a module")
 def nothing_is_left_behind(subject: ExplainerSubject) -> None:
-    """After twelve calls (fewer for a slow method) there are no more tensors, modules, hooks and other objects than before."""
+    """After twelve calls (fewer if slow) there are no more tensors, modules, hooks, arrays and objects than before."""
     model = subject.model
     explainer = subject.make()
     for seed in range(3):  # what is created once and cached, such as the network's structure, is not a leak

@@ -88,7 +88,8 @@ def kind_of(thing: Any) -> Kind:
     found = next((kinds[base] for base in getattr(kind, "__mro__", ()) if base in kinds), None)
     if found is None:
         raise ParameterError(
-            f"{thing!r} cannot be checked", hint="pass a subclass of Explainer, Metric or Objective, or a registered name"
+            f"{thing!r} cannot be checked",
+            hint="pass a subclass of Explainer, Metric or Objective, or a registered name",
         )
     return found
 
@@ -151,6 +152,4 @@ def _quick_explainers(hub: Hub, refusal: str) -> Iterator[Explainer]:
 def _record_of(method: type, hub: Hub) -> Any:
     """Return the record whose target is this class, or None."""
     target = f"{method.__module__}:{method.__qualname__}"
-    owned = {"explainer": hub.explainers, "metric": hub.metrics, "objective": hub.objectives}
-    registry: Iterable[Spec] = owned[kind_of(method)]
-    return next((spec for spec in registry if spec.target == target), None)
+    return next((spec for registry in registries(hub) for spec in registry if spec.target == target), None)

@@ -16,7 +16,7 @@ class _Storages(TorchDispatchMode):
     """Counts the bytes of the storages that operations return, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._bytes = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -46,7 +46,7 @@ def peak_memory() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def traced() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the bytes of arrays and objects, but not tensors, allocated inside and still alive."""
+    """Yield a function that returns the bytes of arrays and objects, not tensors, allocated inside and still alive."""
     with _tracing():
         start, _ = tracemalloc.get_traced_memory()
         yield lambda: tracemalloc.get_traced_memory()[0] - start

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
 from xaihub.testing.process import Observation, observed
+from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, images, tiny_cnn
 
 KINDS: tuple[Planted, ...] = ("oracle", "shuffled", "inverted")
@@ -90,13 +92,16 @@ class MetricSubject:
             raise Refused(value)
         return value
 
-    def try_on(self, case: Case, metric: Metric | None = None) -> float | str:
-        """Return the value of a case, or the metric's reason for refusing."""
+    def try_on(self, case: Case, metric: Metric | None = None, *, changes: list[str] | None = None) -> float | str:
+        """Return the value of a case, or the metric's reason for refusing.
+
+        What `score` changes in the case that it was given is added to `changes`.
+        """
         metric = metric or self.make()
         original: Callable[[Case], Any] = metric.score
 
         def score(case: Case) -> Any:  # observed here, because `measure` restores what a metric changes
-            with observed(self.seen):
+            with nullcontext() if changes is None else _watched(case, changes), observed(self.seen):
                 return original(case)
 
         metric.score = score  # type: ignore[method-assign]
@@ -109,7 +114,7 @@ class MetricSubject:
 
     def exercise(self) -> None:
         """Create it and measure one case, observed as every measurement is."""
-        case = self.cases()[0]
+        case = self.any_case()
         with observed(self.seen):
             metric = self.make()
         self.try_on(case, metric)
@@ -144,6 +149,13 @@ class MetricSubject:
             if name == "planted":
                 return [planted_case(scene) for scene in planted_scenes(count)]
             return [toy_case(number, explainer=self._found) for number in range(count)]
+
+    def any_case(self) -> Case:
+        """Return a new case, also for a metric whose results are discarded, for instance because of what it changes."""
+        try:
+            return self.cases()[0]
+        except Refused:
+            return self.cases("planted")[0]
 
     @cached_property
     def values(self) -> list[float]:
@@ -183,3 +195,19 @@ def toy_case(number: int = 0, *, of_noise: bool = False, explainer: Explainer | 
     if of_noise:
         explanation.values.copy_(torch.randn(explanation.values.shape, generator=torch.Generator().manual_seed(number)))
     return Case(scene=scene, explanation=explanation, explainer=explainer)
+
+
+@contextmanager
+def _watched(case: Case, changes: list[str]) -> Iterator[None]:
+    """Add what changes within to a list."""
+    scene = vars(case.scene)  # whether or not the metric declared that it reads the mask
+    watched = {"image": scene["image"], "mask": scene["truth"], "scores": scene["logits"]}
+    watched["map"] = case.explanation.values
+    before = {name: tensor.clone() for name, tensor in watched.items()}
+    state = State.of(case.model.module)
+    try:
+        yield
+    finally:
+        changes += [f"the {name} was changed" for name, tensor in watched.items() if not tensor.equal(before[name])]
+        if change := state.change(State.of(case.model.module)):
+            changes.append(f"of the network, {change}")

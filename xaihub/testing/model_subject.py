@@ -97,9 +97,13 @@ class AdapterSubject(ModelSubject):
         self.name = spec.name
 
     def exercise(self) -> None:
-        """Build the example, observed."""
+        """Build the example, observed.
+
+        Raises:
+            NotApplicable: It cannot be built, which `can_be_built` reports.
+        """
         with observed(self.seen):
-            self.build()
+            _ = self.model
 
     def build(self, *, card: ModelCard | None = None, checkpoint: str | None = None, seed: int = 0) -> Model:
         """Build the example.

@@ -30,7 +30,9 @@ def record_is_complete(subject: ObjectiveSubject) -> None:
     require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
 
 
-@check("objective", advice="support one of the toys of `xaihub.testing`, or say in the ModelError what the network lacks")
+@check(
+    "objective", advice="support one of the toys of `xaihub.testing`, or say in the ModelError what the network lacks"
+)
 def works_on_a_network(subject: ObjectiveSubject) -> None:
     """It can be trained on one of the kit's networks."""
     subject.start()
@@ -67,10 +69,13 @@ def loss_can_be_minimised(subject: ObjectiveSubject) -> None:
     before = _mean(run)
     for number in range(STEPS):
         optimizer.zero_grad()
-        run.losses(number, seed=number).total.backward()  # type: ignore[no-untyped-call]
+        run.losses(number, seed=number).total.backward()
         optimizer.step()
     after = _mean(run)
-    require(after < before, f"{STEPS} steps of Adam with learning rate {RATE:g} change the loss from {before:.4g} to {after:.4g}")
+    require(
+        after < before,
+        f"{STEPS} steps of Adam with learning rate {RATE:g} change the loss from {before:.4g} to {after:.4g}",
+    )
 
 
 @check("objective", advice="draw random numbers from `step.generator` or torch's global generator, which are seeded")
@@ -92,7 +97,10 @@ def batch_is_left_alone(subject: ObjectiveSubject) -> None:
     require(run.labels.equal(labels), "the labels were changed")
 
 
-@check("objective", advice="return the network of `wrap` from `finish` with wrapped=True, or the model's own with wrapped=False")
+@check(
+    "objective",
+    advice="return the network of `wrap` from `finish` with wrapped=True, or the model's own with wrapped=False",
+)
 def result_can_be_saved_and_loaded(subject: ObjectiveSubject) -> None:
     """The weights that `finish` returns fit a new network, which gives the same class scores; the state is JSON."""
     run = subject.start()
@@ -102,7 +110,9 @@ def result_can_be_saved_and_loaded(subject: ObjectiveSubject) -> None:
     except (TypeError, ValueError) as error:
         require(False, f"`state` is not JSON: {error}", advice="keep JSON types only in `state`")
     finished = run.objective.finish(run.network)
-    require(isinstance(finished, Finished), f"`finish` returned {type(finished).__name__}", advice="return `Finished(...)`")
+    require(
+        isinstance(finished, Finished), f"`finish` returned {type(finished).__name__}", advice="return `Finished(...)`"
+    )
     other, _, wrapped = subject.wrapped(seed=1)
     target = wrapped if finished.wrapped else other.module
     try:

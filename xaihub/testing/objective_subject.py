@@ -113,5 +113,5 @@ class ObjectiveSubject:
         """Create it and run it once, observed."""
         with observed(self.seen):
             run = self.start()
-            run.losses().total.backward()  # type: ignore[no-untyped-call]
+            run.losses().total.backward()
             run.objective.finish(run.network)

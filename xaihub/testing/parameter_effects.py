@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,9 +16,10 @@ from xaihub.errors import ParameterError, XaihubError
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.metric import Case
 from xaihub.params import Parameter, Unless, convert, parameters
-from xaihub.testing.catalogue import applies, check, raised, require
+from xaihub.testing.catalogue import Refused, applies, check, raised, require
 from xaihub.testing.explainer_subject import ExplainerSubject, same
 from xaihub.testing.metric_subject import KINDS, MetricSubject, toy_case
+from xaihub.testing.objective_subject import TOTAL, ObjectiveSubject
 from xaihub.testing.planted import planted_case, planted_scenes
 
 Values = Mapping[str, Any]
@@ -25,8 +27,9 @@ ADVICE = (
     "use the parameter, remove it, declare when it has an effect with `When(...)` or `Unless(...)` in `Annotated`, or"
     " declare `Execution()` if it changes only the cost"
 )
+ROUNDS = 3  # epochs of an objective; what begins later has no effect here
 ROUNDING = 1e-6  # of the largest value; smaller differences may come from another order of sums
-FLOATS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0, 2.0)
+FLOATS = (0.5, 0.02, 0.1, 0.25, 0.75, 0.9, 0.98, 1.0, 2.0, 0.0)
 INTEGERS = (1, 2, 3, 4, 6, 8, 16, 40)
 
 
@@ -55,13 +58,15 @@ class Run:
 Runner = Callable[[Values], Run]
 
 
-@check("explainer", "metric", advice=ADVICE)
-def every_parameter_has_an_effect(subject: ExplainerSubject | MetricSubject) -> None:
+@check("explainer", "metric", "objective", advice=ADVICE)
+def every_parameter_has_an_effect(subject: ExplainerSubject | MetricSubject | ObjectiveSubject) -> None:
     """Each parameter can change the result (with `Execution`: the cost), or is refused or noted in that combination."""
     examples: dict[str, Sequence[Any]] = {}
     if isinstance(subject, ExplainerSubject):
         scenes = [_explains(subject, row) for row in _sensitive(subject)]
         examples["layer"] = [name for name, _ in subject.model.module.named_modules() if name]
+    elif isinstance(subject, ObjectiveSubject):
+        scenes = [partial(_trains, subject)]
     else:
         applies("cost" not in subject.tags, "it is tagged as measuring cost, which may be time")
         scenes = [_measures(subject, case) for case in _cases(subject)]
@@ -96,6 +101,31 @@ def _explains(subject: ExplainerSubject, row: int) -> Runner:
         )
 
     return run
+
+
+def _trains(subject: ObjectiveSubject, values: Values) -> Run:
+    """Train for a step in each of a few epochs; the results are losses, gradients, and what is saved."""
+    changed = ObjectiveSubject(subject.method, spec=subject.spec, parameters=values)
+    changed.make().check_parameters()
+    try:
+        started = changed.start()
+    except Refused as error:
+        raise XaihubError(str(error)) from error
+    objective, network = started.objective, started.network
+    results: list[Tensor | float] = []
+    for group in objective.groups(network):
+        results += [group.lr_scale, -1.0 if group.weight_decay is None else group.weight_decay]
+    for epoch in range(1, ROUNDS + 1):
+        losses = started.losses(TOTAL * (epoch - 1) // ROUNDS)
+        network.zero_grad()
+        losses.total.backward()
+        gradients = [weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]
+        results += [*(term.detach() for term in losses.terms.values()), torch.cat(gradients)]
+        with torch.no_grad():
+            results += [*started.losses(TOTAL).terms.values()]  # as on validation batches
+        objective.epoch_end(network, epoch)
+    finished = objective.finish(network)
+    return Run(results=[*results, float(finished.wrapped), float(len(finished.network.state_dict()))])
 
 
 def _cases(subject: MetricSubject) -> list[Case]:
@@ -140,6 +170,7 @@ def without_effect(
     """
     trials = _Trials(method, bases, scenes, examples or {})
     applies(bool(trials.known), "it has no parameters")
+    trials.require_a_run()
     for item in trials.known.values():
         for context in trials.contexts(item):
             if trials.works(context) and not trials.has_effect(item, context):
@@ -168,14 +199,24 @@ class _Trials:
             return
         yield plain
         for other in self.known.values():
-            if other.name == item.name or not self._is_choice(other):
+            if other.name == item.name or not (self._has_few(other) or type(None) in _kinds(other.annotation)):
                 continue
             around = self._enabling(other, self.bases[0])
-            for value in [] if around is None else self._others(other, self.bases[0][other.name]):
+            if around is None:
+                continue
+            values = self._others(other, self.bases[0][other.name])
+            for value in values[: None if self._has_few(other) else 1]:
                 context = {**around, other.name: value}
                 more = self._enabling(item, {**self.bases[0], **context})
                 if more is not None and not more.keys() & context.keys():
                     yield {**context, **more}
+
+    def require_a_run(self) -> None:
+        """Omit values with which the method does not run; raise `Refused` if there are no others."""
+        refusals = [self._run(base, 0) for base in self.bases]
+        self.bases = [base for base, found in zip(self.bases, refusals, strict=True) if isinstance(found, Run)]
+        if not self.bases:
+            raise Refused(str(refusals[0]))
 
     def works(self, context: Values) -> bool:
         """Whether the method runs at all in this combination."""
@@ -195,7 +236,7 @@ class _Trials:
                     after = self._run({**values, item.name: value}, scene)
                     if not isinstance(after, Run):
                         refused = True
-                    elif after.differs(before) or (item.execution and after.cost != before.cost) or _noted(item, after):
+                    elif _noted(item, after) or _has_changed(item, before, after):
                         return True
                     else:
                         silent = True
@@ -230,7 +271,7 @@ class _Trials:
                     break
         return changed
 
-    def _is_choice(self, item: Parameter) -> bool:
+    def _has_few(self, item: Parameter) -> bool:
         return bool(item.examples) or any(
             kind is bool or get_origin(kind) is Literal for kind in _kinds(item.annotation)
         )
@@ -257,13 +298,11 @@ def _candidates(kind: Any, value: Any) -> list[Any]:
         return [True, False]
     if kind is type(None):
         return [None]
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
-        near = [] if number is None else [int(number) * 2, int(number) // 2, int(number) + 1, int(number) - 1]
-        return [*near, *INTEGERS]
+        return [*([value * 2, value // 2, value + 1, value - 1] if is_number else []), *INTEGERS]
     if kind is float:
-        near = [] if number is None else [float(number) * 2, float(number) / 2]
-        return [*near, *FLOATS]
+        return [*([value * 2, value / 2] if is_number else []), *FLOATS]
     return []
 
 
@@ -274,6 +313,10 @@ def _kinds(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return [kind for part in get_args(annotation) for kind in _kinds(part)]
     return [annotation]
+
+
+def _has_changed(item: Parameter, before: Run | XaihubError, after: Run) -> bool:
+    return isinstance(before, Run) and (after.differs(before) or (item.execution and after.cost != before.cost))
 
 
 def _noted(item: Parameter, run: Run) -> bool:

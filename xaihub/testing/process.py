@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from torch.nn import functional
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 
 
-def _folder() -> str | None:
+def _folder() -> Path | None:
     with suppress(OSError):  # it may have been deleted
-        return os.getcwd()
+        return Path.cwd()
     return None
 
 
@@ -98,7 +99,9 @@ def observed(into: Observation, *, draws: bool = True) -> Iterator[None]:
                     into.changes.append(name + _difference(before[name], now))
             into.changes += [f"the function {name!r} of torch" for name in _replaced(functions)]
             into.changes += [f"the threads ({thread.name!r} still runs)" for thread in _left(threads)]
-            into.changes += [f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children]
+            into.changes += [
+                f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children
+            ]
 
 
 def _difference(before: Any, now: Any) -> str:

@@ -80,7 +80,9 @@ def _mixed(outputs: int = len(CLASSES)) -> nn.Module:
     activations = (nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.SiLU(), nn.GELU())
     blocks = [
         nn.Sequential(nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.BatchNorm2d(after), activation)
-        for before, after, stride, activation in zip((3, 8, 16, 16), (8, 16, 16, 16), (2, 2, 2, 1), activations, strict=True)
+        for before, after, stride, activation in zip(
+            (3, 8, 16, 16), (8, 16, 16, 16), (2, 2, 2, 1), activations, strict=True
+        )
     ]
     end = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(16, outputs)}
     return nn.Sequential(OrderedDict(features=nn.Sequential(*blocks), **end))
@@ -88,12 +90,12 @@ def _mixed(outputs: int = len(CLASSES)) -> nn.Module:
 
 def tiny_one_output(*, seed: int = 0) -> Model:
     """Return a network with a single logit, as binary classifiers have."""
-    return _model("tiny_one_output", _one_output, Hints(heads=("head",)), seed)
+    return _model("tiny_one_output", _one_output, Hints(heads=("head",)), seed, outputs="binary")
 
 
 def tiny_labels(*, seed: int = 0) -> Model:
     """Return a network of several labels, none of which excludes another; each logit belongs to a sigmoid."""
-    return _model("tiny_labels", _mixed, Hints(heads=("head",)), seed)
+    return _model("tiny_labels", _mixed, Hints(heads=("head",)), seed, outputs="multilabel")
 
 
 def _one_output() -> nn.Module:
@@ -221,11 +223,11 @@ def _randomise_own(module: nn.Module, generator: torch.Generator) -> None:
         module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
 
 
-def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int) -> Model:
+def _model(name: str, make: Callable[[], nn.Module], hints: Hints, seed: int, *, outputs: str | None = None) -> Model:
     module = copy.deepcopy(_network(make, hints.heads[0], seed))
     preprocessing = Preprocessing(spatial=[], size=(3, SIDE, SIDE), mean=(0.5,) * 3, std=(0.25,) * 3)
-    outputs = len(module.get_submodule(hints.heads[0]).weight)
-    return Model(module, name=name, preprocessing=preprocessing, classes=CLASSES[:outputs], hints=hints)
+    classes = CLASSES[: module.get_parameter(f"{hints.heads[0]}.weight").shape[0]]
+    return Model(module, name=name, preprocessing=preprocessing, classes=classes, hints=hints, outputs=outputs)
 
 
 @lru_cache(maxsize=32)  # the kit makes each toy many times, and a copy takes a tenth of the time

@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from xaihub import Outputs, class_scores
 from xaihub.errors import MissingExtra, ParameterError
 from xaihub_expo.reproduction.datasets import Split, Table, make_split
 from xaihub_expo.reproduction.explainers import Lime, Maple

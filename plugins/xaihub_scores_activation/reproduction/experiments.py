@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xaihub import class_scores
 from xaihub.ranking import agreement, relevance_auc, seed_interval, stability, top_k_precision
 from xaihub_scores_activation.gate import ScoresActivation
 from xaihub_scores_activation.reproduction.networks import (
@@ -45,8 +46,7 @@ def probabilities(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def predict(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            out = class_scores(network(x), "probability")
-        return out
+            return class_scores(network(x), "probability")
 
     network.eval()
     return predict

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, get_explainer
+from xaihub import ExplainerRefused, Hints, Model, Preprocessing, Step, class_scores, get_explainer
 from xaihub.masking import every_coalition, shapley_weights
 from xaihub_shapley.network import ShapleyVision
 from xaihub_shapley.objective import ShapleyObjective
@@ -202,7 +202,8 @@ def _probabilities(network: ShapleyVision, inputs: Tensor, shown: Tensor, top: T
     """Return (n, steps) probabilities of the predicted class."""
     steps = shown.shape[1]
     logits = network(inputs.repeat_interleave(steps, 0), shown.flatten(0, 1))
-    return class_scores(logits.double(), "probability").unflatten(0, (-1, steps))[torch.arange(len(inputs)), :, top]
+    found: Tensor = class_scores(logits.double(), "probability").unflatten(0, (-1, steps))
+    return found[torch.arange(len(inputs)), :, top]
 
 
 def _area(curve: Tensor) -> float:

@@ -21,6 +21,8 @@ from xaihub.plugin_tools.scaffold.rendering import KINDS, NO_TEXT, class_name, p
 __all__ = ["KINDS", "NO_TEXT", "new_plugin", "render"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+
+
 def new_plugin(
     hub: Hub,
     name: str,
@@ -43,7 +45,7 @@ def new_plugin(
         source: A single-file plugin to turn into a package, instead of the template of `kind`.
 
     Raises:
-        ParameterError: The name or the licence is not valid, or the name is taken; or `source` imports a file next to it.
+        ParameterError: The name or the licence is not valid, the name is taken, or `source` imports a file next to it.
         PluginError: `source` cannot be read, or registers nothing.
         OutputError: The project's folder exists, or cannot be written.
     """
@@ -56,10 +58,7 @@ def new_plugin(
         raise ParameterError(
             f"licence {licence!r} is not an SPDX expression", hint="for example Apache-2.0, MIT or GPL-3.0-only"
         ) from error
-    if source:
-        files = packaged(source, name, licence=licence)
-    else:
-        files = render(name, kind, licence=licence)
+    files = packaged(source, name, licence=licence) if source else render(name, kind, licence=licence)
     parent = Path(output).expanduser()
     folder = parent / f"xaihub-{snake.replace('_', '-')}"
     if os.path.lexists(folder):

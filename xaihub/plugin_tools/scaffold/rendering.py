@@ -23,6 +23,7 @@ KINDS = {
     "objective": "Cross-entropy minus a multiple of the entropy of the predictions.",
     "baseline": "The mean colour of the border of the image.",
     "adapter": "Custom network architectures.",
+    "head": "The logarithm of the summed exponentials of the class scores.",
     "model": "A small residual network for three classes, with random weights.",
     "command": "Print the classes that a model predicts for an image.",
 }
@@ -69,6 +70,7 @@ def _facts(name: str, kind: str, summary: str, licence: str) -> dict[str, Any]:
         "cls": class_name(snake),
         "kind": kind,
         "summary": summary,
+        "quoted": json.dumps(summary, ensure_ascii=False),
         "licence": licence,
         "xaihub": ".".join(xaihub.__version__.split(".")[:2]),
     }
@@ -139,7 +141,10 @@ def _record(spec: Spec, module: str) -> dict[str, Any]:
     values["target"] = f"{module}:{spec.target.rpartition(':')[2]}"
     default = {item.name: item.default for item in fields(spec) if item.default is not MISSING}
     given = {key: value for key, value in values.items() if key not in default or value != default[key]}
-    shown = {key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value) for key, value in given.items()}
+    shown = {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+        for key, value in given.items()
+    }
     return {
         "type": type(spec).__name__,
         "name": spec.name,

@@ -7,6 +7,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassStatScores
 
+from xaihub.models.outputs import class_scores
+
 BINS = 15
 
 
@@ -25,7 +27,7 @@ class Scores:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add (B, K) logits and (B,) class indices."""
-        self._metrics.update(logits.detach().float().softmax(1), labels)
+        self._metrics.update(class_scores(logits.detach().float(), "probability"), labels)
 
     def values(self) -> dict[str, float | list[float | None]]:
         """Return the scores of all predictions.

@@ -1,0 +1,192 @@
+"""Objectives and baselines with one fault each: the corresponding check fails, and its advice says what to change."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from xaihub import BaselineSpec, Finished, Losses, Model, Objective, ObjectiveSpec, Step
+from xaihub.masking import Fill, Removal
+from xaihub.testing.baseline_subject import BaselineSubject
+from xaihub.testing.catalogue import run
+from xaihub.testing.kit import checks
+from xaihub.testing.objective_subject import ObjectiveSubject
+
+
+class Good(Objective):
+    """Cross-entropy."""
+
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        logits = network(inputs)
+        return Losses(terms={"cross_entropy": F.cross_entropy(logits, labels)}, logits=logits)
+
+
+class NoTensor(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        found = super().loss(network, inputs, labels, step)
+        return Losses(terms={**found.terms, "penalty": found.logits.square().mean(1)[:1]}, logits=found.logits)
+
+
+class Detached(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        found = super().loss(network, inputs, labels, step)
+        return Losses(terms={"cross_entropy": found.terms["cross_entropy"].detach()}, logits=found.logits)
+
+
+class Climbs(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        logits = network(inputs)
+        wrong = F.cross_entropy(logits, labels)
+        return Losses(terms={"wrong": 2 * wrong.detach() - wrong}, logits=logits)
+
+
+class OwnRandomness(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+        return super().loss(network, inputs + noise, labels, step)
+
+
+class ClampsInPlace(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        return super().loss(network, inputs.clamp_(-0.5, 0.5), labels, step)
+
+
+class KeepsTensors(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        self.state["mean"] = inputs.mean()
+        return super().loss(network, inputs, labels, step)
+
+
+class SaysWrapped(Good):
+    def finish(self, network: nn.Module) -> Finished:
+        return Finished(network=nn.Sequential(network), wrapped=False)
+
+
+class SetsThePrecision(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        torch.set_float32_matmul_precision("high")
+        return super().loss(network, inputs, labels, step)
+
+
+class Prints(Good):
+    def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
+        print("step", step.number)  # noqa: T201
+        return super().loss(network, inputs, labels, step)
+
+
+RECORD = ObjectiveSpec(name="bad", summary="Bad.", cost="1 forward and 1 backward pass")
+BAD_OBJECTIVES: list[tuple[type[Objective], ObjectiveSpec, str, str]] = [
+    (Good, ObjectiveSpec(name="bad", summary="Bad."), "record_is_complete", "its record has no cost"),
+    (NoTensor, RECORD, "losses_are_finite", "the term 'penalty' is not a scalar tensor"),
+    (Detached, RECORD, "loss_can_be_minimised", "the loss does not depend on the weights: compute every term"),
+    (Climbs, RECORD, "loss_can_be_minimised", "12 steps of Adam"),
+    (OwnRandomness, RECORD, "same_step_same_loss", "draw random numbers from `step.generator`"),
+    (ClampsInPlace, RECORD, "batch_is_left_alone", "the images were changed: clone"),
+    (KeepsTensors, RECORD, "result_can_be_saved_and_loaded", "keep JSON types only in `state`"),
+    (SaysWrapped, RECORD, "result_can_be_saved_and_loaded", "the weights do not fit a new network"),
+    (SetsThePrecision, RECORD, "process_is_left_as_found", "precision of matrix products"),
+    (Prints, RECORD, "nothing_is_printed", "it printed 'step 0"),
+]
+
+
+def failed(kind: Any, subject: Any) -> list[tuple[str, str]]:
+    results = [run(item, subject, "bad") for item in checks(kind)]
+    return [(result.check, result.advice) for result in results if result.outcome == "failed"]
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Any:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("method", "spec", "check", "advice"), BAD_OBJECTIVES, ids=[f"{m.__name__}-{c}" for m, _, c, _ in BAD_OBJECTIVES]
+)
+def test_a_bad_objective_fails_a_check_with_advice(
+    method: type[Objective], spec: ObjectiveSpec, check: str, advice: str
+) -> None:
+    found = dict(failed("objective", ObjectiveSubject(method, spec=spec)))
+
+    assert advice in found[check]
+
+
+def test_a_good_objective_fails_none() -> None:
+    assert failed("objective", ObjectiveSubject(Good, spec=RECORD)) == []
+
+
+def grey(model: Model, image: Tensor) -> Removal:
+    return Fill(torch.zeros_like(image))
+
+
+class Inverted(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        return super().__call__(model, image, 1 - masks)
+
+
+class Blind(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        return super().__call__(model, image, torch.ones_like(masks))
+
+
+class OfTheBatch(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        self.baseline = torch.full_like(image, float(masks.mean()))
+        return super().__call__(model, image, masks)
+
+
+class Halves(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        scores = super().__call__(model, image, masks)
+        masks.mul_(0.5)
+        return scores
+
+
+class Empty(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        means = masks.mean((1, 2, 3), keepdim=True)
+        return super().__call__(model, image, masks * means / means)
+
+
+class PrintsToo(Fill):
+    def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
+        print("masked")  # noqa: T201
+        return super().__call__(model, image, masks)
+
+
+BAD_BASELINES: list[tuple[Any, str, str]] = [
+    (lambda model, image: torch.zeros_like(image), "is_a_removal", "it returned Tensor: return an instance"),
+    (Inverted, "full_mask_keeps_the_image", "keep pixels where the mask is 1"),
+    (Blind, "mask_changes_the_scores", "the same with everything masked: use the mask"),
+    (OfTheBatch, "rows_are_independent", "depend on the other masks of its batch"),
+    (Halves, "nothing_is_changed", "the masks were changed: clone"),
+    (Empty, "scores_are_finite", "some scores are NaN or infinite"),
+    (PrintsToo, "nothing_is_printed", "it printed 'masked"),
+]
+
+
+def baseline(monkeypatch: pytest.MonkeyPatch, make: Any) -> BaselineSubject:
+    module = types.ModuleType("a_baseline")
+    is_fill = isinstance(make, type)
+    module.make = (lambda _model, image: make(torch.zeros_like(image))) if is_fill else make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_baseline", module)
+    return BaselineSubject(BaselineSpec(name="bad", target="a_baseline:make", summary="Bad."))
+
+
+@pytest.mark.parametrize(("make", "check", "advice"), BAD_BASELINES, ids=[check for _, check, _ in BAD_BASELINES])
+def test_a_bad_baseline_fails_a_check_with_advice(
+    monkeypatch: pytest.MonkeyPatch, make: Any, check: str, advice: str
+) -> None:
+    found = dict(failed("baseline", baseline(monkeypatch, make)))
+
+    assert advice in found[check]
+
+
+def test_a_good_baseline_fails_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failed("baseline", baseline(monkeypatch, grey)) == []
