@@ -131,7 +131,7 @@ def _evaluate(
         if expand is not None:
             with torch.autocast(model.device.type, enabled=False):  # mixed precision is only for the network
                 masks = expand(masks)
-        with model.autocast():
+        with model.autocast(), model.executing():
             outputs = removal(model, image, masks).float()
         if not bool(outputs.isfinite().all()):
             raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")

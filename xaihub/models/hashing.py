@@ -38,6 +38,12 @@ def tensors_of(network: nn.Module) -> list[Tensor]:
     ]
 
 
+def versions_of(network: nn.Module) -> list[tuple[int, int]]:
+    """Return what changes when a weight is replaced, or changed in place (not through `.data`)."""
+    tensors = tensors_of(network)
+    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
 def hash_structure(network: nn.Module, card: ModelCard, meaning: Sequence[str]) -> str:
     """Return the sha256 of architecture, options, layers for maps, and the meaning of the outputs."""
     drawn = re.sub(r" at 0x[0-9a-f]+", "", str(network))  # functions are printed with their addresses

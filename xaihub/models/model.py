@@ -16,10 +16,11 @@ from xaihub.errors import ModelError
 from xaihub.models.attention import recorded
 from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
-from xaihub.models.hashing import hash_state, hash_structure, tensors_of
+from xaihub.models.executor import Executor
+from xaihub.models.hashing import hash_state, hash_structure, versions_of
 from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, without_head
 from xaihub.models.layer import Layer
-from xaihub.models.network import hookable, prepared, to_order
+from xaihub.models.network import evaluating, hookable, prepared, to_order
 from xaihub.models.outputs import Outputs
 from xaihub.models.passes import Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
@@ -92,24 +93,37 @@ class Model:
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks, self._guard = locks_of(self.module), Guard()
+        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return everything but the locks and the guard, so that a model can be copied."""
+        """Return everything but the locks, the guard and the executor, so that a model can be copied."""
         self._guard.check()
-        return {name: value for name, value in self.__dict__.items() if name not in ("_locks", "_guard")}
+        own = ("_locks", "_guard", "_executor")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, with locks and a guard of its own."""
         self.__dict__.update(state, _checked_rows=False)
-        self._locks, self._guard = locks_of(self.module), Guard()
+        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+
+        def run() -> Tensor:
+            own = self._own(inputs)
+            scores: Tensor = self._executor.network(self.module, own)(own)
+            return scores
+
         self._guard.check()
         with locked(self._locks):
-            outputs: Tensor = self._ordered(lambda: self.module(self._own(inputs)))
+            outputs = self._ordered(run)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
+
+    @contextmanager
+    def executing(self) -> Iterator[None]:
+        """Run the passes inside, which have no graph, through the `Executor`; other threads wait."""
+        with locked(self._locks), self._executor:
+            yield
 
     def _own(self, inputs: Tensor) -> Tensor:
         """Return a copy for the network, which may write to it, in its precision and memory order."""
@@ -227,9 +241,7 @@ class Model:
 
     def fresh_weights_hash(self) -> str:
         """Return the hash of the weights as they are now."""
-        versions = [
-            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors_of(self.module)
-        ]
+        versions = versions_of(self.module)
         if self._hashed is None or self._hashed[0] != versions:
             self._hashed = (versions, hash_state(self.module.state_dict()))
         return self._hashed[1]
@@ -360,37 +372,12 @@ class Model:
             locked(self._locks),
             eager(self.module),
             torch.inference_mode(mode=False),
-            self._evaluating(),
+            evaluating(self.module),
         ):
             if by is not None:
                 self.check_rows()
             with self._guard.watching(self, by, parallel=parallel):
                 yield
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Switch to evaluation mode and freeze the weights; return to the previous modes and flags on exit."""
-        modules = list(self.module.modules())
-        modes = [module.training for module in modules]
-        weights = [
-            weight
-            for module in modules
-            for weight in module._parameters.values()
-            if weight is not None and weight.requires_grad
-        ]
-        # Setting an attribute of a module is slow, so only changes are written.
-        if any(modes):
-            self.module.eval()
-        for weight in weights:
-            weight.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for module, training in zip(modules, modes, strict=True):
-                if module.training != training:
-                    module.training = training
-            for weight in weights:
-                weight.requires_grad_(True)
 
     @contextmanager
     def attention(self) -> Iterator[list[Tensor]]:

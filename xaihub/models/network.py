@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,3 +76,29 @@ def _leave_inference_mode(module: nn.Module) -> None:
             for key, value in list(table.items()):
                 if isinstance(value, Tensor) and value.is_inference():
                     table[key] = normal(value)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode and freeze the weights; return to the previous modes and flags on exit."""
+    modules = list(network.modules())
+    modes = [module.training for module in modules]
+    weights = [
+        weight
+        for module in modules
+        for weight in module._parameters.values()
+        if weight is not None and weight.requires_grad
+    ]
+    # Setting an attribute of a module is slow, so only changes are written.
+    if any(modes):
+        network.eval()
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, modes, strict=True):
+            if module.training != training:
+                module.training = training
+        for weight in weights:
+            weight.requires_grad_(True)

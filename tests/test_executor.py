@@ -1,0 +1,115 @@
+"""Masked passes run through a faster copy of the network, as long as the network is the one that was copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xaihub import Hub, Model, Preprocessing
+from xaihub.masking import make_removal, masked_forward_passes
+from xaihub.models.executor import Executor
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    made = nn.Sequential(*layers, nn.Linear(8, 3))
+    made[1].running_mean.uniform_(-0.3, 0.3)
+    made[1].running_var.uniform_(0.5, 1.5)
+    return made.eval()
+
+
+def images() -> Tensor:
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def chosen(executor: Executor, network: nn.Module) -> bool:
+    """Whether a copy runs in place of the network."""
+    with torch.inference_mode(), executor:
+        return executor.network(network, images()) is not network
+
+
+def model(network: nn.Module | None = None) -> Model:
+    preprocessing = Preprocessing(spatial=(), size=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+    return Model(
+        net() if network is None else network, name="small", preprocessing=preprocessing, classes=("a", "b", "c")
+    )
+
+
+def test_a_copy_runs_without_a_graph_inside_the_block_only() -> None:
+    executor, network = Executor(), net()
+    assert chosen(executor, network)
+    with executor:
+        assert executor.network(network, images()) is network  # a graph may be needed
+    with torch.inference_mode():
+        assert executor.network(network, images()) is network
+
+
+def test_what_changes_in_the_network_changes_in_the_passes() -> None:
+    subject = model()
+    image, masks = images()[0], (images()[:, :1] > 0.5).float()
+    removal = make_removal("zero", subject, image)
+
+    def passes() -> Tensor:
+        return torch.cat([batch.outputs for batch in masked_forward_passes(subject, image, masks, removal=removal)])
+
+    def literal() -> Tensor:
+        with torch.inference_mode():
+            return subject.module(image * masks)
+
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    with torch.no_grad():
+        subject.module[0].weight.mul_(2.0)
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[2] = nn.Sigmoid()
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[1].running_mean.add_(1.0)
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[4].forward = lambda x: 3 * torch.flatten(x, 1)
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+
+
+def test_a_hook_on_a_part_runs_on_the_part_itself() -> None:
+    network, seen = net(), []
+    executor = Executor()
+    assert chosen(executor, network)
+    handle = network[1].register_forward_hook(lambda *_: seen.append(1))
+    assert not chosen(executor, network)
+    handle.remove()
+    assert chosen(executor, network)
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not chosen(executor, network)
+    finally:
+        handle.remove()
+
+
+def test_hooks_of_the_network_as_a_whole_run_once_per_pass() -> None:
+    subject, rows = model(), []
+    subject.module.register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
+    image, masks = images()[0], torch.ones(5, 1, 8, 8)
+    with subject.counting() as counts:
+        list(masked_forward_passes(subject, image, masks, removal=make_removal("zero", subject, image)))
+    assert counts.forward_passes == sum(rows) == 5
+
+
+GRID = {"features": "grid:4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("rise", {}), ("occlusion", {}), ("kernel_shap", GRID), ("lime", GRID), ("shapley_values", {}), ("rex", {})],
+)
+def test_maps_are_those_of_the_network_itself(
+    name: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xaihub.testing import toys
+
+    subject = toys.tiny_cnn()
+    explainer = Hub().get_explainer(name, **values)
+    inputs = torch.rand(1, *subject.input_size, generator=torch.Generator().manual_seed(0))
+    fast = explainer.explain(subject, inputs)[0].values
+    monkeypatch.setattr(Executor, "network", lambda _self, network, _inputs: network)
+    plain = explainer.explain(subject, inputs)[0].values
+    assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))

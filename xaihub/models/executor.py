@@ -1,0 +1,84 @@
+"""Forward passes without a graph, as fast as they can be made without changing the scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from xaihub.models.folding import folded
+from xaihub.models.headed import Headed, without_head
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# What a module's call looks up; shared with the network, so that its hooks, such as the counter of passes, run as well.
+_ROOT_HOOKS = (
+    *_HOOKS,
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+class Executor:
+    """Chooses what runs in place of a network: a copy with folded batch norms, as long as nothing has changed.
+
+    It does so inside a `with` block only, and under `torch.inference_mode()`. Code that changes a weight, replaces a
+    module or registers a hook on a part gets the network itself.
+    """
+
+    def __init__(self) -> None:
+        """Prepare nothing yet."""
+        self._depth = 0
+        self._state: tuple[Any, ...] | None = None
+        self._fast: nn.Module | None = None
+
+    def __enter__(self) -> None:
+        """Start to choose."""
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the network as it is."""
+        self._depth -= 1
+
+    def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
+        """Return the network, or a copy that returns the same scores up to rounding; `inputs` are an example."""
+        if not self._depth or not torch.is_inference_mode_enabled() or (state := _state(network)) is None:
+            return network
+        if state != self._state:
+            self._fast = _prepared(network, inputs[:1].clone())
+            self._state = _state(network)
+        return network if self._fast is None else self._fast
+
+
+def _state(network: nn.Module) -> tuple[Any, ...] | None:
+    """Return what identifies modules and weights; None if a part has a hook, which must run on the part itself."""
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
+        return None
+    found: list[Any] = []
+    for part in network.modules():
+        facts = part.__dict__
+        if part is not network and any(facts.get(name) for name in _HOOKS):
+            return None
+        found.append((id(part), type(part), facts.get("training"), facts.get("forward")))
+        for name in ("_parameters", "_buffers"):
+            found += [
+                (id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+                for tensor in facts[name].values()
+                if tensor is not None
+            ]
+    return tuple(found)
+
+
+def _prepared(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+    if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
+        return None
+    result = folded(without_head(network), inputs)
+    if result is None:
+        return None
+    if isinstance(network, Headed):
+        result = Headed(result, network.head)
+    for name in _ROOT_HOOKS:
+        result.__dict__[name] = network.__dict__[name]
+    return result
