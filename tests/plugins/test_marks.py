@@ -1,4 +1,4 @@
-"""What `xaihub show` says of the plugins that train: what the authors stated, and what is our choice."""
+"""What `xaihub show` says of methods: what the authors stated, what is derived, and what is our choice."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ SPECS = [
     for spec in registry
     if isinstance(spec, MethodSpec) and spec.plugin in PLUGINS
 ]
+
+
+@pytest.mark.parametrize("kind", ["explainers", "global_explainers", "metrics", "objectives"])
+def test_every_method_with_a_paper_marks_what_is_whose(kind: str) -> None:
+    marks = ("stated", "derived", "our choice")
+    specs = [spec for spec in getattr(Hub(), kind) if spec.paper]
+    assert [spec.name for spec in specs if not any(mark in spec.variant.lower() for mark in marks)] == []
+    assert specs
 
 
 @pytest.mark.parametrize(("noun", "spec"), SPECS, ids=lambda item: getattr(item, "name", item))
