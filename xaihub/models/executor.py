@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from xaihub.models.folding import folded
-from xaihub.models.headed import Headed, without_head
+from xaihub.models.headed import Shell
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What a module's call looks up; shared with the network, so that its hooks, such as the counter of passes, run as well.
@@ -44,12 +44,19 @@ class Executor:
 
     def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the network, or a copy that returns the same scores up to rounding; `inputs` are an example."""
-        if not self._depth or not torch.is_inference_mode_enabled() or (state := _state(network)) is None:
+        if not self._depth or not torch.is_inference_mode_enabled() or _observed(inputs):
+            return network
+        if (state := _state(network)) is None:
             return network
         if state != self._state:
             self._fast = _prepared(network, inputs[:1].clone())
             self._state = _state(network)
         return network if self._fast is None else self._fast
+
+
+def _observed(inputs: Tensor) -> bool:
+    """Return whether something follows the single operations of the network, as deactivation does."""
+    return type(inputs) is not Tensor or torch._C._len_torch_function_stack() > 0
 
 
 def _state(network: nn.Module) -> tuple[Any, ...] | None:
@@ -59,6 +66,8 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     found: list[Any] = []
     for part in network.modules():
         facts = part.__dict__
+        if isinstance(part, torch.jit.ScriptModule):
+            return None
         if part is not network and any(facts.get(name) for name in _HOOKS):
             return None
         found.append((id(part), type(part), facts.get("training"), facts.get("forward")))
@@ -72,13 +81,15 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
 
 
 def _prepared(network: nn.Module, inputs: Tensor) -> nn.Module | None:
-    if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
-        return None
-    result = folded(without_head(network), inputs)
-    if result is None:
-        return None
-    if isinstance(network, Headed):
-        result = Headed(result, network.head)
-    for name in _ROOT_HOOKS:
-        result.__dict__[name] = network.__dict__[name]
+    result = _folded(network, inputs)
+    if result is not None:
+        for name in _ROOT_HOOKS:
+            result.__dict__[name] = network.__dict__[name]
     return result
+
+
+def _folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+    if not isinstance(network, Shell):
+        return folded(network, inputs)
+    inner = _folded(network.shell_network, inputs)
+    return None if inner is None else network.around(inner)
