@@ -66,6 +66,12 @@ def test_what_changes_in_the_network_changes_in_the_passes() -> None:
     with torch.no_grad():
         subject.module[0].weight.mul_(2.0)
     assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[0].weight.data.mul_(0.3)  # no counter shows this
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[1].weight.data.mul_(-1.0)
+    with subject.untouched():
+        assert torch.allclose(passes(), literal(), atol=1e-5)
+        assert torch.allclose(passes(), literal(), atol=1e-5)
     subject.module[2] = nn.Sigmoid()
     assert torch.allclose(passes(), literal(), atol=1e-5)
     subject.module[1].running_mean.add_(1.0)
