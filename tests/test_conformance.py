@@ -11,6 +11,7 @@ from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
 from xaihub.plugin_tools.conformance import check_plugin
 from xaihub.testing import planted_case, planted_scenes
+from xaihub.testing.kit import check_names
 
 # Checks that a thing may pass by refusing with a reason.
 MAY_REFUSE = {
@@ -31,29 +32,37 @@ def hub() -> Hub:
     return Hub(PluginHost(environ={"XAIHUB_LOAD_PLUGINS": "", "XAIHUB_STRICT_PLUGINS": "1"}).load())
 
 
-def names(kind: str) -> list[str]:
-    return [f"{spec.plugin}/{spec.name}" for spec in getattr(hub(), kind)]
+def names(*kinds: str) -> list[str]:
+    return [f"{spec.plugin}/{spec.name}" for kind in kinds for spec in getattr(hub(), kind)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *names("explainers"),
-        *names("metrics"),
-        *names("objectives"),
-        *names("baselines"),
-        *names("adapters"),
-        *names("models"),
-    ],
-)
+# Trying every parameter in every combination takes a hundred runs of a method; the slow tests do so for all methods.
+EFFECTS = "every_parameter_has_an_effect"
+METHODS = names("explainers", "metrics", "objectives")
+
+
+@pytest.mark.parametrize("name", [*METHODS, *names("baselines", "adapters", "models")])
 def test_a_built_in_passes_every_check(name: str) -> None:
-    results = check_plugin(name, hub())
+    results = check_plugin(name, hub(), only=[check for check in check_names() if check != EFFECTS])
 
     failed = [f"{result.check}: {result.advice}" for result in results if result.outcome == "failed"]
     refused = {result.check for result in results if result.outcome == "refused"}
     assert failed == []
     assert name in REFUSES or refused <= MAY_REFUSE
     assert sum(result.outcome == "passed" for result in results) >= 2
+
+
+@pytest.mark.parametrize("name", ["rise/rise", "captum/occlusion", "cam/gradcam", "metrics_curves/monotonicity"])
+def test_every_parameter_of_some_built_ins_has_an_effect(name: str) -> None:
+    assert [f"{item.outcome}: {item.advice}" for item in check_plugin(name, hub(), only=[EFFECTS])] == ["passed: "]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_of_a_built_in_has_an_effect(name: str) -> None:
+    found = [f"{item.outcome}: {item.advice}" for item in check_plugin(name, hub(), only=[EFFECTS])]
+    assert [text for text in found if not text.startswith(("passed", "not applicable"))] == []
+    assert found
 
 
 # What the exact evidence of a planted image scores: 400 of 64 x 64 pixels, all with one value.

@@ -373,6 +373,13 @@ class PatchesAClass(Good):
         return values
 
 
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that leaves threads behind is waited for after each of many calls."""
+    for module in ("xaihub.models.process", "xaihub.testing.process"):
+        monkeypatch.setattr(f"{module}.GRACE", 0.002)
+
+
 class LeavesAThread(Good):
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         threading.Thread(target=_LAST.wait, args=(20,), daemon=True).start()

@@ -95,6 +95,13 @@ class FreezesTheNetwork(Good):
         return []
 
 
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that leaves threads behind is waited for after each of many calls."""
+    for module in ("xaihub.models.process", "xaihub.testing.process"):
+        monkeypatch.setattr(f"{module}.GRACE", 0.002)
+
+
 class StartsAThread(Good):
     def score(self, case: Case) -> float:
         threading.Thread(target=_LAST.wait, args=(20,), daemon=True).start()

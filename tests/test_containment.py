@@ -318,6 +318,7 @@ def evaluate_all(folder: Path, photo: str, explainers: list[str], metrics: list[
     assert scores(folder / "run") == found
 
 
+@SLOW
 def test_evaluate_beside_a_few(tmp_path: Path, photo: str) -> None:
     evaluate_all(tmp_path, photo, ["exits", "ends_process", "writes_through_data"], ["spoils_map", "exits_scoring"])
 

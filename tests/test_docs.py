@@ -133,7 +133,7 @@ def test_every_python_example_compiles(file: Path) -> None:
     examples = [
         text for text in blocks(file.read_text(encoding="utf-8"), "python") if not text.startswith("def xaihub_")
     ]
-    signatures = re.compile(r"^\w+\(.*\) -> [^:]+$")  # of reference/python.md
+    signatures = re.compile(r"^\w+\((?:\n    .*|.*\) -> [^:]+|.*\w: [^\n]*\))$", re.DOTALL)  # of reference/python.md
 
     for text in examples:
         code = text if not signatures.match(text.strip()) else ""

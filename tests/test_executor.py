@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from xaihub import Hub, Model, Preprocessing
 from xaihub.masking import make_removal, masked_forward_passes
 from xaihub.models.executor import Executor
+from xaihub.models.headed import BeforeClassifier
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -62,6 +66,12 @@ def test_what_changes_in_the_network_changes_in_the_passes() -> None:
     with torch.no_grad():
         subject.module[0].weight.mul_(2.0)
     assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[0].weight.data.mul_(0.3)  # no counter shows this
+    assert torch.allclose(passes(), literal(), atol=1e-5)
+    subject.module[1].weight.data.mul_(-1.0)
+    with subject.untouched():
+        assert torch.allclose(passes(), literal(), atol=1e-5)
+        assert torch.allclose(passes(), literal(), atol=1e-5)
     subject.module[2] = nn.Sigmoid()
     assert torch.allclose(passes(), literal(), atol=1e-5)
     subject.module[1].running_mean.add_(1.0)
@@ -85,6 +95,19 @@ def test_a_hook_on_a_part_runs_on_the_part_itself() -> None:
         handle.remove()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_what_follows_single_operations_follows_those_of_the_network() -> None:
+    class Follows(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    executor, network = Executor(), net()
+    with Follows():
+        assert not chosen(executor, network)
+    assert not chosen(executor, torch.jit.script(network))
+    assert chosen(executor, network)
+
+
 def test_hooks_of_the_network_as_a_whole_run_once_per_pass() -> None:
     subject, rows = model(), []
     subject.module.register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
@@ -92,6 +115,27 @@ def test_hooks_of_the_network_as_a_whole_run_once_per_pass() -> None:
     with subject.counting() as counts:
         list(masked_forward_passes(subject, image, masks, removal=make_removal("zero", subject, image)))
     assert counts.forward_passes == sum(rows) == 5
+
+
+@pytest.mark.parametrize("outputs", ["binary", "regression"])
+def test_a_network_with_a_head_runs_as_a_copy_with_the_head(outputs: str) -> None:
+    torch.manual_seed(0)
+    subject = model(nn.Sequential(*net()[:-1], nn.Linear(8, 1)).eval())
+    subject = Model(subject.module, name="one", preprocessing=subject.preprocessing, outputs=outputs)
+    assert chosen(subject._executor, subject.module)
+    image, masks = images()[0], (images()[:, :1] > 0.5).float()
+    found = list(masked_forward_passes(subject, image, masks, removal=make_removal("zero", subject, image)))
+    assert torch.allclose(torch.cat([batch.outputs for batch in found]), subject.predict(image * masks), atol=1e-5)
+
+
+def test_what_a_classifier_reads_is_computed_by_a_copy_too() -> None:
+    network = net()
+    shell = BeforeClassifier(network, "5")
+    executor = Executor()
+    with torch.inference_mode(), executor:
+        copy = executor.network(shell, images())
+        assert copy is not shell
+        assert torch.allclose(copy(images()), network[:5](images()), atol=1e-5)
 
 
 GRID = {"features": "grid:4"}

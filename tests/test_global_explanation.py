@@ -227,8 +227,8 @@ def test_a_seed_fixes_the_ranking_and_random_state_outside_is_left_alone() -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-class Rude(Brightness):
-    """Leaves the model changed, and returns nonsense."""
+class Nonsense(Brightness):
+    """Returns weights of the wrong form."""
 
     needs_images = False
 
@@ -236,21 +236,32 @@ class Rude(Brightness):
         self.kind = kind
 
     def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
-        model.module.train()
-        model.module.register_forward_hook(lambda *_: None)
         weights = {"nan": torch.full((3,), float("nan")), "shape": torch.zeros(2, 2), "names": torch.zeros(3)}
         return Ranking(weights=weights[self.kind], feature="thing", names=("one",) * (self.kind == "names"))
+
+
+class Rude(Brightness):
+    """Leaves the model changed."""
+
+    def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
+        model.module.train()
+        model.module.register_forward_hook(lambda *_: None)
+        return super().rank(model, inputs, labels)
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [("nan", "NaN or infinite weights on 'toy'"), ("shape", r"shape \(2, 2\)"), ("names", "1 names for 3 features")],
 )
-def test_nonsense_is_refused_and_the_model_restored(kind: str, message: str) -> None:
-    toy = model()
-
+def test_nonsense_is_refused(kind: str, message: str) -> None:
     with pytest.raises((ExplainerRefused, ParameterError), match=message):
-        Rude(kind=kind).explain(toy)
+        Nonsense(kind=kind).explain(model())
+
+
+def test_a_changed_model_is_restored_and_the_ranking_discarded() -> None:
+    toy = model()
+    with pytest.raises(PluginError, match=r"'Rude' changed the setting 'training' .* the result is discarded"):
+        Rude().explain(toy, torch.rand(1, 3, 4, 4))
     assert not toy.module.training
     assert not toy.module._forward_hooks
 

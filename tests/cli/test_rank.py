@@ -149,7 +149,7 @@ def test_a_model_without_a_gate_says_how_to_get_one(run: Run, tmp_path: Path) ->
 
     assert result.exit_code == 1
     assert "model 'plain' has no gate" in result.stderr
-    assert "xaihub train --objective scores_activation" in result.stderr
+    assert "xaihub train DATA --objective scores_activation" in result.stderr
     assert not (tmp_path / "xaihub-out").exists()
 
 

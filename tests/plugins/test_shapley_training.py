@@ -31,7 +31,7 @@ def _trained(
     task: Task,
     kind: Literal["vit", "resnet"],
     *,
-    weight: float | None,
+    weight: float,
     epochs: int,
     count: int = 1400,
     seed: int = 0,
@@ -43,9 +43,8 @@ def _trained(
 ) -> Model:
     images = make_images(task, count, train=True, seed=seed)
     mask = mask or ("attention" if kind == "vit" else "pixel")
-    objective = ShapleyObjective(
-        lambda_=weight, mask=mask, value=value, votes_lambda=votes, votes_coalitions=coalitions
-    )
+    second = {"votes_lambda": votes, "votes_coalitions": coalitions} if votes else {}
+    objective = ShapleyObjective(lambda_=weight, mask=mask, value=value, **second)
     model = small_model(kind, images.classes, seed=seed, depth=2)
     return train(model, objective, images, epochs=epochs, seed=seed, lr=lr)
 
@@ -135,7 +134,7 @@ def test_accuracy_is_kept_over_three_seeds() -> None:
 
 @pytest.mark.parametrize("epochs", [8, pytest.param(12, marks=SLOW)])
 def test_evidence_that_exists_only_in_combination_is_kept(epochs: int) -> None:
-    model = _trained("xor", "vit", weight=None, epochs=epochs, count=2000)
+    model = _trained("xor", "vit", weight=4.5, epochs=epochs, count=2000)
     images = _unseen("xor")
     assert accuracy(model, images) >= 0.98
     assert agreement(model, images, 20).correlation > 0.95

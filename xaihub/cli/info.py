@@ -18,6 +18,11 @@ def info(app: App, /, *, as_json: bool) -> None:
     """Report versions, devices and plugins, for bug reports.
 
     The report contains no paths, user names or host names.
+
+    \b
+    Examples:
+      xaihub info
+      xaihub info --json
     """
     from xaihub.plugin_tools.environment import environment
 

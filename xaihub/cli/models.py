@@ -11,7 +11,12 @@ from xaihub.cli._output import put
 
 @click.group()
 def models() -> None:
-    """Download models for machines without a network."""
+    """Download models for machines without a network.
+
+    \b
+    Examples:
+      xaihub models download resnet50 -o resnet50/
+    """
 
 
 @models.command()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from xaihub.errors import ModelError, PluginError
 from xaihub.models.hashing import hash_state
 from xaihub.models.process import ProcessState, marked
 from xaihub.params import Parametrised
-
-if TYPE_CHECKING:
-    from xaihub.models.model import Model
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -287,7 +284,7 @@ class Guard:
         self._ignored |= {*before.changes(), *before.written()}
 
     @contextmanager
-    def watching(self, model: Model, by: Parametrised | None, *, parallel: bool) -> Iterator[None]:
+    def watching(self, model: Any, by: Parametrised | None, *, parallel: bool) -> Iterator[None]:
         """Undo what is changed inside; of `by`, also the settings of the process and the contents of the weights.
 
         Raises:
@@ -322,7 +319,7 @@ class Guard:
             undone = "the model cannot be used any more" if self.reason else "it was undone"
             raise PluginError(f"{by.described} {found[0]}{more}; {undone}, and the result is discarded")
 
-    def _snapshot(self, model: Model, *, foreign: bool, watched: bool) -> Snapshot:
+    def _snapshot(self, model: Any, *, foreign: bool, watched: bool) -> Snapshot:
         """Return the last snapshot, where nothing has changed since, or a new one."""
         if self._last is None or self._last.network is not model.module or not self._last.unchanged:
             self._last = Snapshot(model.module, ignored=self._ignored)
@@ -347,7 +344,7 @@ class Guard:
         return found or left
 
 
-def _restore_model(model: Model, own: dict[str, Any], runtime: dict[str, Any]) -> list[str]:
+def _restore_model(model: Any, own: dict[str, Any], runtime: dict[str, Any]) -> list[str]:
     """Undo changes of the attributes of a model and of its runtime."""
     found = []
     now = vars(model)

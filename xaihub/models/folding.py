@@ -52,6 +52,13 @@ def folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
     return result if close else None
 
 
+def sources(network: nn.Module) -> list[Tensor]:
+    """Return the weights and statistics on which the folded weights depend."""
+    parts = [part for part in network.modules() if _is(part, *_CONVOLUTIONS, _NORM, _NORM_ACT)]
+    tensors = [tensor for part in parts for tensor in (*part._parameters.values(), *part._buffers.values())]
+    return [tensor for tensor in tensors if tensor is not None]
+
+
 class _Flow(TorchFunctionMode):
     """What each tensor of a forward pass was computed by, and how often it was read."""
 

@@ -43,7 +43,7 @@ class Head(Parametrised, ABC):
         """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
 
 
-class _Shell(nn.Module):
+class Shell(nn.Module):
     """A network inside another module, with the network's own layers under the network's own names.
 
     Hooks, layer names, weights and their hash are those of the network, so that whatever reads a layer or calls the
@@ -65,6 +65,10 @@ class _Shell(nn.Module):
                 raise
             return getattr(self.shell_network, name)
 
+    def around(self, network: nn.Module) -> Shell:
+        """Return the same shell of another network."""
+        raise NotImplementedError
+
     @property
     def training(self) -> bool:
         """The network's own mode."""
@@ -76,12 +80,16 @@ class _Shell(nn.Module):
             self.shell_network.training = mode
 
 
-class Headed(_Shell):
+class Headed(Shell):
     """A network followed by a head."""
 
     def __init__(self, network: nn.Module, head: Head) -> None:
         super().__init__(network)
         self.__dict__["shell_head"] = head
+
+    def around(self, network: nn.Module) -> Headed:
+        """Return the same shell of another network."""
+        return Headed(network, self.shell_head)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (B, K) scores of (B, C, H, W) inputs."""
@@ -89,17 +97,21 @@ class Headed(_Shell):
         return scores
 
 
-class BeforeClassifier(_Shell):
+class BeforeClassifier(Shell):
     """A network that returns what its classifier reads."""
 
     def __init__(self, network: nn.Module, classifier: str) -> None:
         super().__init__(network)
         self.__dict__["shell_reads"] = classifier
 
+    def around(self, network: nn.Module) -> BeforeClassifier:
+        """Return the same shell of another network."""
+        return BeforeClassifier(network, self.shell_reads)
+
     def forward(self, inputs: Tensor) -> Any:
         """Return the input of the classifier's last call."""
         read: list[Any] = []
-        classifier = self.shell_network.get_submodule(self.__dict__["shell_reads"])
+        classifier = self.shell_network.get_submodule(self.shell_reads)
         handle = classifier.register_forward_pre_hook(lambda _, given: read.append(given[0]))
         try:
             self.shell_network(inputs)

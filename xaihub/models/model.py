@@ -376,7 +376,7 @@ class Model:
         ):
             if by is not None:
                 self.check_rows()
-            with self._guard.watching(self, by, parallel=parallel):
+            with self._executor.one_period(), self._guard.watching(self, by, parallel=parallel):
                 yield
 
     @contextmanager

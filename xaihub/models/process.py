@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -116,6 +116,8 @@ _RANDOM = (
         lambda state: torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8)),
     ),
 )
+# torch wraps these itself when a part of it is imported, as happens in a first call.
+WRAPPED_LATE = {"manual_seed": "torch._dynamo"}
 # What every network is computed with: a plugin that replaces one of these functions replaces it for all others.
 _NAMESPACES: tuple[Any, ...] = (torch, functional, torch.Tensor, nn.Module)
 
@@ -134,6 +136,7 @@ class ProcessState:
         self._settings = [(setting, setting.read()) for setting in settings]
         self._functions = [(owner, dict(vars(owner))) for owner in _NAMESPACES] if foreign else []
         self._threads = set(threading.enumerate()) if foreign and alone else None
+        self._modules = set(sys.modules)
 
     def restore(self) -> list[str]:
         """Restore what can be restored; return what had been changed, in words."""
@@ -141,14 +144,23 @@ class ProcessState:
         for setting, value in self._settings:
             if setting.read() != value:
                 setting.write(value)
+                if setting in _RANDOM and len(sys.modules) > len(self._modules):
+                    continue  # some libraries draw a number when they are imported, as many are in a first call
                 found.append(f"changed the {setting.name} of the process")
         for owner, functions in self._functions:
             now = vars(owner)
-            for name in [name for name, value in functions.items() if now.get(name) is not value]:
+            replaced = [name for name, value in functions.items() if now.get(name) is not value]
+            for name in [name for name in replaced if not wrapped_late(name, self._modules)]:
                 setattr(owner, name, functions[name])
                 found.append(f"replaced {owner.__name__}.{name}")
         threads = [] if self._threads is None else left_over(self._threads)
         return found + [f"left the thread {thread.name!r} running" for thread in threads]
+
+
+def wrapped_late(name: str, known: Collection[str]) -> bool:
+    """Return whether torch itself has replaced a function since the `known` modules were imported."""
+    module = WRAPPED_LATE.get(name)
+    return module in sys.modules and module not in known
 
 
 def left_over(known: set[threading.Thread]) -> list[threading.Thread]:

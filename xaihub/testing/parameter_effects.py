@@ -132,7 +132,7 @@ def _trains(subject: ObjectiveSubject, values: Values) -> Run:
 def _cases(subject: MetricSubject) -> list[Case]:
     if subject.homes == ["explained"]:
         return subject.cases(count=2)
-    planted = [planted_case(scene, kind) for scene in planted_scenes(1) for kind in KINDS]
+    planted = [planted_case(scene, kind) for scene in planted_scenes(2)[1:] for kind in KINDS]
     with_set = toy_case()
     mask = torch.zeros_like(with_set.heat, dtype=torch.bool)
     mask[: len(mask) // 2] = True

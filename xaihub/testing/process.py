@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from xaihub.models.process import wrapped_late
+
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 
 
@@ -89,15 +91,17 @@ def observed(into: Observation, *, draws: bool = True) -> Iterator[None]:
     with _silenced(into):
         before = {name: read() for name, read in facts.items()}
         functions = [dict(vars(space)) for space in _NAMESPACES]
-        threads, children, modules = set(threading.enumerate()), set(active_children()), len(sys.modules)
+        threads, children, modules = set(threading.enumerate()), set(active_children()), set(sys.modules)
         try:
             yield
         finally:
             for name, read in facts.items():
-                excused = name in _BY_IMPORTS and len(sys.modules) > modules
+                excused = name in _BY_IMPORTS and len(sys.modules) > len(modules)
                 if (now := read()) != before[name] and not excused:
                     into.changes.append(name + _difference(before[name], now))
-            into.changes += [f"the function {name!r} of torch" for name in _replaced(functions)]
+            into.changes += [
+                f"the function {name!r} of torch" for name in _replaced(functions) if not wrapped_late(name, modules)
+            ]
             into.changes += [f"the threads ({thread.name!r} still runs)" for thread in _left(threads)]
             into.changes += [
                 f"the processes ({child.name!r} still runs)" for child in set(active_children()) - children
