@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from itertools import count
 
 import pytest
@@ -15,6 +16,12 @@ torch.set_num_threads(1)
 # Collecting garbage would walk through the libraries' many objects again and again, also while they are imported.
 gc.set_threshold(20_000, 20, 20)
 _numbers = count()
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as usual, also where the shell started the tests in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

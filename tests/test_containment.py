@@ -204,6 +204,15 @@ def test_ctrl_c_of_the_user_passes_even_if_the_plugin_swallows_it() -> None:
     assert swallowed
 
 
+def test_a_keyboard_interrupt_is_the_plugins_where_ctrl_c_is_ignored_as_in_the_background() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(PluginError, match="KeyboardInterrupt"), fenced(plugins.Interrupts()):
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_keyboard_interrupt_in_another_thread_is_the_plugins() -> None:
     found: list[BaseException] = []
 

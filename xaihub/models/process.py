@@ -190,7 +190,9 @@ def fenced(by: Parametrised) -> Iterator[None]:
 
     # Signals reach the main thread only; the handler of somebody else is left alone.
     alone = threading.current_thread() is threading.main_thread()
-    ours = alone and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handler = signal.getsignal(signal.SIGINT)
+    ours = alone and handler is signal.default_int_handler
+    theirs = alone and handler not in (signal.default_int_handler, signal.SIG_IGN)  # ignored: in the background
     if ours:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -198,7 +200,7 @@ def fenced(by: Parametrised) -> Iterator[None]:
     except XaihubError:
         raise
     except BaseException as error:
-        if (isinstance(error, KeyboardInterrupt) and alone and (pressed or not ours)) or os.environ.get("XAIHUB_DEBUG"):
+        if (isinstance(error, KeyboardInterrupt) and (pressed or theirs)) or os.environ.get("XAIHUB_DEBUG"):
             raise
         raise failure(error, by) from error
     finally:
