@@ -78,8 +78,9 @@ gallery: $(VENV)/.installed-dev  ## Draw every explainer on the sample photo for
 bench: $(VENV)/.installed-dev  ## Measure speed relative to bare forward passes and to other libraries (minutes).
 	@for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
-lock: $(VENV)/.installed-uv  ## Update uv.lock, the exact versions for development.
-	$(UV) lock
+lock: $(VENV)/.installed-uv  ## Update requirements.lock, the exact versions for development.
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	  --group dev --group docs pyproject.toml --output-file requirements.lock
 
 dist: $(VENV)/.installed-dev  ## Build the wheel and the source archive; equal sources give equal bytes.
 	rm -rf dist
@@ -88,8 +89,7 @@ dist: $(VENV)/.installed-dev  ## Build the wheel and the source archive; equal s
 
 audit: $(VENV)/.installed-uv  ## Look up the locked versions in the database of known vulnerabilities, and write an SBOM.
 	@mkdir -p dist
-	$(UV) export --quiet --locked --no-emit-project --format requirements-txt --output-file build/requirements.txt
-	$(UV) tool run pip-audit --disable-pip --require-hashes --requirement build/requirements.txt \
+	$(UV) tool run pip-audit --disable-pip --require-hashes --requirement requirements.lock \
 	  --format cyclonedx-json --output dist/sbom.json
 
 release: test dist audit  ## Check everything for VERSION and print the steps that are left to a person.

@@ -29,7 +29,6 @@ from xaihub.specs import Paper
 from xaihub.testing.kit import KINDS, checks
 from xaihub.training.config import Config
 
-DOCS = Path(__file__).parent
 # Names from other libraries, whose own docstrings cover more than what we use.
 _FOREIGN = {
     "BaselineName": "The type of a parameter that selects the fill for masked pixels; its description lists the names.",
@@ -53,22 +52,6 @@ def commands() -> str:
         if isinstance(command, click.Group):
             found += [_command(f"{name} {inner}", item) for inner, item in sorted(command.commands.items())]
     return "\n".join(found).strip()
-
-
-def gallery() -> str:
-    """Show the thumbnails that docs/gallery.py drew, in columns, with what each explainer does."""
-    columns, rows = 3, []
-    found = [spec for spec in hub().explainers if (DOCS / "images" / "gallery" / f"{spec.name}.jpg").exists()]
-    for start in range(0, len(found), columns):
-        row = found[start : start + columns]
-        images = [f"![{spec.name}](images/gallery/{spec.name}.jpg)" for spec in row]
-        texts = [f"[`{spec.name}`](reference/explainers.md#{spec.name}): {spec.summary}" for spec in row]
-        rows += [_row(cells + [""] * (columns - len(row))) for cells in (images, texts)]
-    return "\n".join(["| | | |", "|---|---|---|", *rows])
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def project(name: str, path: str, *, kind: str = "explainer") -> str:

@@ -43,7 +43,7 @@ class Head(Parametrised, ABC):
         """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
 
 
-class Shell(nn.Module):
+class Shell(nn.Module, ABC):
     """A network inside another module, with the network's own layers under the network's own names.
 
     Hooks, layer names, weights and their hash are those of the network, so that whatever reads a layer or calls the
@@ -65,9 +65,9 @@ class Shell(nn.Module):
                 raise
             return getattr(self.shell_network, name)
 
+    @abstractmethod
     def around(self, network: nn.Module) -> Shell:
         """Return the same shell of another network."""
-        raise NotImplementedError
 
     @property
     def training(self) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from xaihub.errors import MissingExtra, XaihubError
+from xaihub.specs import MethodSpec
 
 Kind = Literal["explainer", "metric", "objective", "baseline", "adapter", "model", "plugin"]
 Outcome = Literal["passed", "failed", "refused", "not applicable"]
 S = TypeVar("S")
+R = TypeVar("R", bound=MethodSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,3 +147,13 @@ def raised(error: BaseException) -> str:
     except Exception:  # it is a plugin's exception, with a method of its own
         text = "its message cannot be read"
     return f"{type(error).__name__} ({text})"
+
+
+def require_record(spec: R | None) -> R:
+    """Return a record, which must have a one-line summary and a cost; without one, the check does not apply."""
+    if spec is None:
+        raise NotApplicable("it is not registered, so it has no record")
+    for name in ("summary", "cost"):
+        require(bool(getattr(spec, name)), f"its record has no {name}")
+    require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
+    return spec

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xaihub.models.passes import Runtime
-from xaihub.testing.catalogue import NotApplicable, applies, check, require
+from xaihub.testing.catalogue import applies, check, require, require_record
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.memory import peak_memory, traced
@@ -74,12 +74,7 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
 @check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")
 def record_is_complete(subject: ExplainerSubject) -> None:
     """The record has a one-line summary, a cost, and what the explainer needs from a model."""
-    spec = subject.spec
-    if spec is None:
-        raise NotApplicable("it is not registered, so it has no record")
-    for name in ("summary", "cost"):
-        require(bool(getattr(spec, name)), f"its record has no {name}")
-    require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
+    spec = require_record(subject.spec)
     subject.require_a_call()
     trial = subject.trials[subject.home]
     if trial.worked and trial.explanations[0].metadata["backward_passes"] and spec.needs == ("black-box",):

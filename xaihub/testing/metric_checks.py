@@ -13,7 +13,7 @@ import torch
 from xaihub.errors import ParameterError
 from xaihub.metric import Case, Metric
 from xaihub.params import convert
-from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, applies, check, require
+from xaihub.testing.catalogue import CheckFailed, NotApplicable, Refused, applies, check, require, require_record
 from xaihub.testing.metric_subject import KINDS, MetricSubject
 from xaihub.testing.planted import at_corner, planted_case, planted_scenes
 
@@ -38,11 +38,8 @@ TIES = 0.2
 @check("metric", advice="fill in `MetricSpec(summary=..., formula=..., cost=..., higher_is_better=...)`")
 def record_is_complete(subject: MetricSubject) -> None:
     """The record has a summary, a formula, a cost and bounds."""
-    spec = subject.spec
-    if spec is None:
-        raise NotApplicable("it is not registered, so it has no record")
-    for name in ("summary", "formula", "cost"):
-        require(bool(getattr(spec, name)), f"its record has no {name}")
+    spec = require_record(subject.spec)
+    require(bool(spec.formula), "its record has no formula")
     low, high = spec.bounds
     require(low < high, f"its bounds are {low:g} and {high:g}", advice="give bounds=(lowest, highest)")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaihub.errors import XaihubError
 from xaihub.objective import Finished
-from xaihub.testing.catalogue import NotApplicable, check, require
+from xaihub.testing.catalogue import check, require, require_record
 from xaihub.testing.objective_subject import ROWS, ObjectiveSubject, Run, step
 from xaihub.testing.toys import CLASSES
 
@@ -22,12 +22,7 @@ SAVED = 1e-5  # absolute difference of class scores after saving and loading, wh
 @check("objective", advice="fill in `ObjectiveSpec(summary=..., cost=..., limits=...)`")
 def record_is_complete(subject: ObjectiveSubject) -> None:
     """The record has a one-line summary and a cost."""
-    spec = subject.spec
-    if spec is None:
-        raise NotApplicable("it is not registered, so it has no record")
-    for name in ("summary", "cost"):
-        require(bool(getattr(spec, name)), f"its record has no {name}")
-    require(len(spec.summary.splitlines()) == 1, "its summary is longer than one line")
+    require_record(subject.spec)
 
 
 @check(
