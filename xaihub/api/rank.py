@@ -20,6 +20,7 @@ from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
 from xaihub.models.process import fenced
+from xaihub.models.prompts import aimed
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
@@ -94,6 +95,7 @@ def rank(
     labels: str | Path | None = None,
     seed: int = 0,
     combine: bool = False,
+    text: str | Sequence[str] = (),
     **loading: Any,
 ) -> list[GlobalExplanation]:
     """Rank the features that models as a whole rely on, as `xaihub rank` does.
@@ -106,6 +108,7 @@ def rank(
         labels: A CSV file with the classes of the images (file, label).
         seed: Seed of every random choice.
         combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
+        text: Texts, as classes of models with a text encoder.
         loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
 
     Returns:
@@ -122,7 +125,7 @@ def rank(
 
     hub = default_hub()
     methods = made(GlobalExplainer, hub.global_explainers, hub.get_global_explainer, listed(explainers), params)
-    networks = loaded_models(listed(models), **loading)
+    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
     sources = find_images([os.fspath(item) for item in listed(images)]) if images else []
     outcomes = []
     for outcome in rank_models(networks, methods, sources, labels=None if labels is None else str(labels), seed=seed):
