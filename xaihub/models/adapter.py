@@ -17,6 +17,7 @@ from xaihub.specs import ModelCard
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from xaihub.models.model import Model
 
@@ -82,6 +83,20 @@ class ModelRequest:
         if self.checkpoint is not None:
             return Path(self.checkpoint)
         return weights_file(self.card) if self.card.weights.source in ("package", "file") else None
+
+    def weights(self) -> tuple[dict[str, Tensor] | None, str]:
+        """Return the weights of the checkpoint or the card, with their name for messages.
+
+        They are None if the adapter has to provide them. Raises as `weights_file` and `read_weights`.
+        """
+        from xaihub.models.weights import read_weights
+
+        file = self.weights_file()
+        if file is None:
+            return None, ""
+        if self.checkpoint is not None:
+            return read_weights(self.checkpoint), f"checkpoint {self.checkpoint!r}"
+        return read_weights(file), f"the weights file of {self.card.name!r}"
 
     def num_classes(self) -> int | None:
         """Return the number of outputs requested by the user or the card, or None.

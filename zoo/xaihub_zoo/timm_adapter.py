@@ -16,7 +16,7 @@ from torch import nn
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
 from xaihub.files import check_file, inside
 from xaihub.models.cards import check_options
-from xaihub.models.weights import fill, read_weights, requested_weights
+from xaihub.models.weights import fill, read_weights
 from xaihub.specs import ModelCard
 from xaihub_zoo.bounds import MANY_CLASSES, SMALL, bounded, keywords
 
@@ -48,7 +48,7 @@ class TimmAdapter(ModelAdapter):
         """Build the model that the request describes."""
         request = _with_folder(request)
         card = request.card
-        state, what = requested_weights(request)
+        state, what = request.weights()
         pretrained = state is None and card.weights.source == "pretrained"
         module = self._create(request, pretrained=pretrained, num_classes=request.num_classes())
         if pretrained:
