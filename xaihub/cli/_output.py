@@ -99,7 +99,9 @@ def put_json_list(wanted: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def _json(record: Any) -> str:
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+    from xaihub.records import plain
+
+    text = json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False)
     return _CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 
