@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from xaihub.notices.fence import stdout_to_stderr
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -48,6 +46,8 @@ _results: list[TextIO] = []  # the streams of `reserved_stdout`
 @contextmanager
 def reserved_stdout() -> Iterator[None]:
     """Keep stdout for results; what anything else prints, from Python or by file descriptor, goes to stderr."""
+    from xaihub.notices.fence import stdout_to_stderr
+
     own = sys.stdout
     with stdout_to_stderr() as kept, ExitStack() as stack:
         with suppress(OSError, ValueError, AttributeError):  # ValueError: not a file, as in tests and notebooks
