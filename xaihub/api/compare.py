@@ -62,7 +62,7 @@ def compare(
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
         text: Texts, as classes of models with a text encoder.
-        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, autocast.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one model and explainer is in `failures`.

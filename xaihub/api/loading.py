@@ -36,6 +36,7 @@ def load_models(
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     autocast: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -52,6 +53,7 @@ def load_models(
             classes=classes,
             layer=layer,
             outputs=outputs,
+            input=input,
             runtime=Runtime(batch_size=batch_size, autocast=autocast, progress=progress),
         )
         for name in dict.fromkeys(names)

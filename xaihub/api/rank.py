@@ -109,7 +109,7 @@ def rank(
         seed: Seed of every random choice.
         combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
         text: Texts, as classes of models with a text encoder.
-        loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, autocast.
 
     Returns:
         One ranking per model and global explainer, or one per global explainer with `combine`.
