@@ -124,10 +124,10 @@ def add_photo(folder: Path, number: int) -> None:
 
 @pytest.fixture
 def evaluate(run: Run, toys: Path, photos: Path) -> Callable[..., dict[str, Any]]:
-    """Run `xaihub evaluate ... --json` with the toys, and return what it printed."""
+    """Run `xaihub evaluate ... --json` with the toys in this process, and return what it printed."""
 
     def invoke(*arguments: str, code: int = 0) -> dict[str, Any]:
-        result = run("--plugin", str(toys), "evaluate", *arguments, "--json", "-q")
+        result = run("--plugin", str(toys), "evaluate", *arguments, "--timeout", "0", "--json", "-q")
         assert result.exit_code == code, result.stderr
         found: dict[str, Any] = json.loads(result.stdout)
         return found
