@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError, PluginError
-from xaihub.models.hashing import hash_state
+from xaihub.models.hashing import hash_state, tensors_of
 from xaihub.models.process import ProcessState, marked
 from xaihub.params import Parametrised
 
@@ -29,6 +30,8 @@ _GLOBAL_HOOKS = [
     table for name, table in vars(nn.modules.module).items() if name.startswith("_global_") and isinstance(table, dict)
 ]
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_pointer, _version = Tensor.data_ptr, attrgetter("_version")
+_flags = attrgetter("requires_grad", "grad")
 
 # Twice as fast as comparing two tensors, and the weights are read twice for each explanation of a third party.
 _memcmp = ctypes.CDLL("msvcrt" if os.name == "nt" else None).memcmp
@@ -56,17 +59,24 @@ class Snapshot:
         self._contents = {name: [*map(dict, tables)] for name, tables in self._tables.items()}
         self._classes = _classes(frozenset(self._kinds))
         self._methods = [dict(vars(kind)) for kind in self._classes]
-        self._tensors = _tensors(network)
-        self._counters = [*map(_counter, self._tensors)]
+        self._order = [(table, [*table]) for table in self._tables["_modules"] if len(table) > 1]
+        self._tensors = [*{id(tensor): tensor for tensor in tensors_of(network)}.values()]
+        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._counters = self._count()
         self._flags = [*map(_flags, self._tensors)]
-        self._kept: list[Tensor] | None = None
+        self._contents_of_tensors: _Contents | None = None
         self.weights_hash = ""
 
     def with_contents(self, copies: Copies | None = None) -> Snapshot:
         """Return this snapshot with the contents of the tensors: those of `copies` that are equal, or new copies."""
-        found, known = copy(self), {} if copies is None else copies
-        found._kept = [_copied(tensor, known) for tensor in self._tensors]
+        found = copy(self)
+        found._contents_of_tensors = _Contents(self._tensors, {} if copies is None else copies)
         return found
+
+    @property
+    def contents_unchanged(self) -> bool:
+        """Whether the contents of the tensors are those that were recorded."""
+        return self._contents_of_tensors is not None and self._contents_of_tensors.unchanged
 
     @property
     def unchanged(self) -> bool:
@@ -75,22 +85,28 @@ class Snapshot:
             return (
                 [*map(vars, self._parts)] == self._attributes
                 and self._tables == self._contents
-                and [*map(list, self._tables["_modules"])] == [*map(list, self._contents["_modules"])]
+                and all([*table] == order for table, order in self._order)
                 and [*map(type, self._parts)] == self._kinds
                 and [*map(vars, self._classes)] == self._methods
                 and [*map(_flags, self._tensors)] == self._flags
-                and (
-                    [*map(_counter, self._tensors)] == self._counters
-                    if self._kept is None
-                    else all(map(_equal, self._tensors, self._kept))
-                )
+                and (self._count() == self._counters if self._contents_of_tensors is None else self.contents_unchanged)
             )
         return False
 
+    def _count(self) -> tuple[list[int], list[int]]:
+        """Return what differs after a tensor was given other memory, or was written to past `.data`."""
+        return [*map(_pointer, self._tensors)], [*map(_version, self._counted)]
+
     def written(self) -> list[str]:
         """Return, in the words of `changes`, which weights and buffers have been written to."""
-        pairs = zip(self._tensors, self._counters, strict=True)
-        return [self._weight(tensor) for tensor, counter in pairs if _counter(tensor) != counter]
+        tensors = (self._tensors, self._counted)
+        found = [
+            tensor
+            for some, old, now in zip(tensors, self._counters, self._count(), strict=True)
+            for tensor, before, after in zip(some, old, now, strict=True)
+            if before != after
+        ]
+        return [self._weight(tensor) for tensor in {id(tensor): tensor for tensor in found}.values()]
 
     def changes(self) -> list[str]:
         """Return what differs now, in words."""
@@ -153,10 +169,11 @@ class Snapshot:
                     yield what, partial(_reset, kind, name, before)
 
     def _of_tensors(self) -> Iterator[Difference]:
+        contents = self._contents_of_tensors
         for place, tensor in enumerate(self._tensors):
             requires_grad, gradient = self._flags[place]
-            if self._kept is not None and not _equal(tensor, self._kept[place]):
-                yield self._weight(tensor), partial(_rewrite, tensor, self._kept[place], self._counters[place])
+            if contents is not None and not _equal(tensor, contents.kept[place]):
+                yield self._weight(tensor), partial(_rewrite, tensor, contents.kept[place], self._counters[0][place])
             if tensor.requires_grad != requires_grad:
                 undo = partial(tensor.requires_grad_, requires_grad)
                 yield self._weight(tensor, "changed requires_grad of"), undo
@@ -177,11 +194,27 @@ class Snapshot:
         return f"{verb} of a scripted module"
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    """Return every weight and buffer once; much faster than by name."""
-    tables = [table for part in network.modules() for table in (part._parameters, part._buffers) if table]
-    tensors = [tensor for table in tables for tensor in table.values() if tensor is not None]
-    return list({id(tensor): tensor for tensor in tensors}.values())
+class _Contents:
+    """Copies of tensors, and where they lie: comparing hundreds of tensors one by one costs more than reading them."""
+
+    def __init__(self, tensors: list[Tensor], copies: Copies) -> None:
+        self._tensors = tensors
+        self.kept = [_copied(tensor, copies) for tensor in tensors]
+        self._layouts = [*map(_layout, tensors)]
+        pairs = [*zip(tensors, self.kept, strict=True)]
+        alike = [pair for pair in pairs if _comparable(*pair)]
+        ones, others = zip(*alike, strict=True) if alike else ((), ())
+        self._memory = [*map(_pointer, ones)], [*map(_pointer, others)], [tensor.nbytes for tensor in ones]
+        self._others = [pair for pair in pairs if not _comparable(*pair)]
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every tensor has the memory it had, with the same contents."""
+        return (
+            [*map(_layout, self._tensors)] == self._layouts
+            and not any(map(_memcmp, *self._memory))
+            and all(_equal(*pair) for pair in self._others)
+        )
 
 
 def _same_setting(old: Any, new: Any) -> bool:
@@ -211,12 +244,8 @@ def _classes(kinds: frozenset[type]) -> list[type]:
     return [*{base: None for kind in kinds for base in kind.__mro__ if base is not object}]
 
 
-def _flags(tensor: Tensor) -> tuple[bool, Tensor | None]:
-    return tensor.requires_grad, tensor.grad
-
-
-def _counter(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _copied(tensor: Tensor, copies: Copies) -> Tensor:
@@ -231,7 +260,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     """Compare bit by bit, so that NaN equals itself and -0 does not equal 0."""
     if (one.dtype, one.shape, one.device) != (other.dtype, other.shape, other.device):
         return False
-    if one.device.type == "cpu" and one.stride() == other.stride() and _dense(one):
+    if _comparable(one, other):
         return not _memcmp(one.data_ptr(), other.data_ptr(), one.nbytes)
     one = one.detach()
     if one.is_quantized:
@@ -240,13 +269,15 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) if bits is None else torch.equal(one.view(bits), other.view(bits))
 
 
-def _dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+def _comparable(one: Tensor, other: Tensor) -> bool:
+    """Whether equal tensors of one shape and dtype have equal memory, which is theirs alone."""
+    dense = one.is_contiguous() or (one.ndim == 4 and one.is_contiguous(memory_format=torch.channels_last))
+    return one.device.type == "cpu" and dense and one.stride() == other.stride()
 
 
-def _rewrite(tensor: Tensor, kept: Tensor, counter: tuple[int, int]) -> None:
+def _rewrite(tensor: Tensor, kept: Tensor, pointer: int) -> None:
     """Write the kept values, in place where the tensor has kept its memory, because other tensors may share it."""
-    if tensor.data_ptr() == counter[0] and (tensor.shape, tensor.dtype) == (kept.shape, kept.dtype):
+    if tensor.data_ptr() == pointer and (tensor.shape, tensor.dtype) == (kept.shape, kept.dtype):
         tensor.detach().copy_(kept)
     else:
         tensor.data = kept.clone()
@@ -266,6 +297,7 @@ class Guard:
         self._depth = 0
         self._ignored: frozenset[str] = frozenset()
         self._last: Snapshot | None = None
+        self._filled: tuple[Snapshot, Snapshot] | None = None  # the last one, without and with contents
 
     def check(self) -> None:
         """Refuse a model that was changed and could not be restored.
@@ -325,8 +357,13 @@ class Guard:
             self._last = Snapshot(model.module, ignored=self._ignored)
         if watched and not self._last.weights_hash:
             self._last.weights_hash = model.fresh_weights_hash()
-        # Code of a third party may itself run another method, whose copies must not replace the outer one's.
-        return self._last.with_contents({} if self._depth else self._copies) if foreign else self._last
+        if not foreign:
+            return self._last
+        if self._depth:  # code of a third party runs another method, whose copies must not replace the outer one's
+            return self._last.with_contents()
+        if self._filled is None or self._filled[0] is not self._last or not self._filled[1].contents_unchanged:
+            self._filled = self._last, self._last.with_contents(self._copies)
+        return self._filled[1]
 
     def _restore(self, before: Snapshot, by: Parametrised | None) -> list[str]:
         who = "code" if by is None else by.described
