@@ -376,8 +376,7 @@ class PatchesAClass(Good):
 @pytest.fixture(autouse=True)
 def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that leaves threads behind is waited for after each of many calls."""
-    for module in ("xaihub.models.process", "xaihub.testing.process"):
-        monkeypatch.setattr(f"{module}.GRACE", 0.002)
+    monkeypatch.setattr("xaihub.notices.process.GRACE", 0.002)
 
 
 class LeavesAThread(Good):
@@ -461,10 +460,10 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (HalfSize, None, "shape_is_that_of_the_input", "(2, 3, 32, 32) for inputs (2, 3, 64, 64): return"),
     (NoTensor, None, "shape_is_that_of_the_input", "returned ndarray instead of a tensor"),
     (DividesByNothing, None, "values_are_finite", "avoid divisions by 0"),
-    (SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
-    (CountsBatches, None, "model_is_left_as_found", "was changed: undo every change"),
-    (LeavesAHook, None, "model_is_left_as_found", "the set of hooks of 'the network' was changed"),
-    (TrainsInstead, None, "model_is_left_as_found", "the mode of"),
+    (SwitchesGradientsOn, None, "model_is_left_as_found", "changed requires_grad of"),
+    (CountsBatches, None, "model_is_left_as_found", "num_batches_tracked': undo every change"),
+    (LeavesAHook, None, "model_is_left_as_found", "left hooks on 'the network'"),
+    (TrainsInstead, None, "model_is_left_as_found", "changed the setting 'training' of"),
     (CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),
     (ClampsInPlace, None, "input_is_left_alone", "work on a copy"),
     (OwnRandomness, None, "same_seed_same_map", "global generator"),
@@ -497,8 +496,8 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (Hoards, None, "nothing_is_left_behind", "more tensors: keep nothing between calls"),
     (HoardsArrays, None, "nothing_is_left_behind", "KiB of arrays and other objects: keep nothing"),
     (StacksAtTheEnd, None, "memory_is_bounded", "each further pass keeps"),
-    (SwapsReLU6, None, "model_is_left_as_found", "after `attribute` on 'tiny_mixed', the"),
-    (PatchesAClass, None, "model_is_left_as_found", "the class of 'features.2.2' was changed"),
+    (SwapsReLU6, None, "model_is_left_as_found", "`attribute` on 'tiny_mixed' replaced the modules"),
+    (PatchesAClass, None, "model_is_left_as_found", "changed the class of 'features.2.2'"),
     (LeavesAThread, None, "process_is_left_as_found", "still runs): undo every change"),
     (RaisesTheRecursionLimit, None, "process_is_left_as_found", "the recursion limit (from"),
     (ChangesTheFolder, None, "process_is_left_as_found", "the working directory (from"),

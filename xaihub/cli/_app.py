@@ -31,8 +31,10 @@ class App:
 
     @cached_property
     def hub(self) -> Hub:
-        """The hub."""
-        return self._hub or Hub()
+        """The hub; what went wrong while it was made is told before the command may end in the same way."""
+        hub = self._hub or Hub()
+        _warn(hub.host)
+        return hub
 
     @property
     def host(self) -> PluginHost:
@@ -62,9 +64,13 @@ class App:
     def report_warnings(self) -> None:
         """Print each plugin problem once, on stderr."""
         if "hub" in self.__dict__:
-            for warning in dict.fromkeys(self.hub.host.warnings):
-                say(f"warning: {warning}")
-            self.hub.host.warnings.clear()
+            _warn(self.hub.host)
+
+
+def _warn(host: PluginHost) -> None:
+    for warning in dict.fromkeys(host.warnings):
+        say(f"warning: {warning}")
+    host.warnings.clear()
 
 
 class Family(click.Group):
