@@ -269,7 +269,7 @@ def test_a_worker_computes_the_same_and_survives_an_exit_and_an_endless_loop(hub
     found = {one.explainer: one for one in outcomes(hub, names, photo, timeout=5)}
     assert [contents(found[name]) for name in GOOD] == undisturbed
     told = {name: str(found[name].error) for name in names[1:4]}
-    assert "explainer 'ends_process' ended the worker process (exit status 0)" in told["ends_process"]
+    assert "explainer 'ends_process' ended the process with exit status 0" in told["ends_process"]
     assert "explainer 'hangs' did not finish within 5 s (--timeout sets the limit)" in told["hangs"]
     assert "explainer 'scales_weights' changed the weight" in told["scales_weights"]
 

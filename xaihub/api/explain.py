@@ -19,7 +19,6 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.process import fenced
 from xaihub.models.similarity import like as similar
 
 if TYPE_CHECKING:
@@ -204,8 +203,7 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        with fenced(explainer):
-                            made = seen.explain(explainer, target, seed, isolation)
+                        made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)
                         continue

@@ -15,7 +15,7 @@ from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
@@ -135,13 +135,14 @@ OUTPUTS = Opt(
     metavar="KIND", show_default=False,
 )  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
-LIMIT = Opt(
-    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
-    " in this process.",
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
+_LIMIT = (
+    "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"
 )
+LIMIT = Opt(f"{_LIMIT}.", "--timeout", metavar="SECONDS", type=click.FloatRange(0))
+LIMIT_OF_SEVERAL = Opt(
+    f"{_LIMIT}; default: {DEFAULT_TIMEOUT:g}, or 0 for a single result.", "--timeout", metavar="SECONDS",
+    type=click.FloatRange(0), show_default=False,
+)  # fmt: skip
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )

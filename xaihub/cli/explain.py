@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import ExplainOptions, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, limit_of, load_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
     from xaihub.explainers.explanation import Explanation
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllOptions(ExplainOptions):
+    """Which explainers to run, on which class, and for how long at most."""
+
+    timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+
+
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(ExplainOptions)
+@options(AllOptions)
 @click.pass_obj
-def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None:
+def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     """Explain images: which pixels support a class?
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
@@ -56,7 +64,11 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
         models = load_models(hub, given, bar.step)
         models = [model.with_head(head) for model in models for head in made] or models
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
-        for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
+        limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
+        explained = explain_many(
+            models, explainers, sources, target=given.target, seed=given.seed, timeout=limit, watch=bar.watch
+        )
+        for outcome in explained:
             done += 1
             if outcome.error is not None:
                 failed += 1

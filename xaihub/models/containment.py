@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from xaihub.errors import ModelError, PluginError
 from xaihub.models.hashing import hash_state, tensors_of
-from xaihub.models.process import ProcessState, marked
+from xaihub.models.process import marked
+from xaihub.notices.process import Observer, of_process, of_random, of_thread
 from xaihub.params import Parametrised
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -109,7 +111,7 @@ class Snapshot:
         return [self._weight(tensor) for tensor in {id(tensor): tensor for tensor in found}.values()]
 
     def changes(self) -> list[str]:
-        """Return what differs now, in words."""
+        """Return what differs now, in words such as "changed the weight 'head.bias'"."""
         return [] if self.unchanged else [what for what, _ in self._differences()]
 
     def restore(self) -> list[str]:
@@ -327,7 +329,7 @@ class Guard:
         foreign = by is not None and not by.origin.builtin
         before = self._snapshot(model, foreign=foreign, watched=by is not None)
         own, runtime = dict(vars(model)), dict(vars(model.runtime))
-        process = None if by is None else ProcessState(foreign=foreign, parallel=parallel)
+        process = None if by is None else _observer(foreign=foreign, parallel=parallel)
         found: list[str] = []
         outer, self.weights_hash = self.weights_hash, before.weights_hash
         self._depth += 1
@@ -340,7 +342,7 @@ class Guard:
         finally:
             self._depth -= 1
             self.weights_hash = outer
-            found += [] if process is None else process.restore()
+            found += [] if process is None else [f"changed {what}" for what in process.restore()]
             found += _restore_model(model, own, runtime)
             found += self._restore(before, by)
             if found:
@@ -379,6 +381,20 @@ class Guard:
         if left:
             self.reason = f"the model was changed and cannot be restored: {who} {left[0]}"
         return found or left
+
+
+def _observer(*, foreign: bool, parallel: bool) -> Observer:
+    """Observe the process, from the main thread only what other threads share: a change may be one of theirs.
+
+    The random states are observed of `parallel` code, since nothing else restores them then.
+    """
+    alone = threading.current_thread() is threading.main_thread()
+    settings = (
+        *of_thread(),
+        *(of_process() if alone else ()),
+        *(of_random() if alone and foreign and parallel else ()),
+    )
+    return Observer(settings, left=foreign and alone, functions=foreign)
 
 
 def _restore_model(model: Any, own: dict[str, Any], runtime: dict[str, Any]) -> list[str]:
