@@ -15,6 +15,7 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.models.model import Model
+from xaihub.models.prompts import aimed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def compare(
     target: str | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
+    text: str | Sequence[str] = (),
     **loading: Any,
 ) -> Comparison:
     """Compare explainers and models on one image, as `xaihub compare` does.
@@ -59,6 +61,7 @@ def compare(
         seed: Seed of every random choice.
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
+        text: Texts, as classes of models with a text encoder.
         loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
 
     Raises:
@@ -72,7 +75,7 @@ def compare(
 
     hub = default_hub()
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
-    networks = loaded_models(listed(models), **loading)
+    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
     source = os.fspath(sample_photo() if image is None else image)
     rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)

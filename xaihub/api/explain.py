@@ -19,7 +19,7 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.similarity import like as similar
+from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,7 @@ def explain(
     explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
+    text: str | Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     **values: Any,
@@ -103,6 +104,7 @@ def explain(
             which returns one score per image, or a `xaihub.Head`.
         like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
             than the second of two.
+        text: A text, or a list of texts, as classes of a model with a text encoder.
         seed: Seed of every random choice.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.
@@ -119,8 +121,8 @@ def explain(
 
     loaded = as_model(model, device=device)
     method = instance(Explainer, get_explainer, explainer, values)
-    if like is not None:
-        loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
+    references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
+    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
     image = load_image(sample_photo() if source is None else source)

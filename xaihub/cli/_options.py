@@ -126,6 +126,10 @@ LIKE = Opt(
     "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
     metavar="IMAGE",
 )  # fmt: skip
+TEXT = Opt(
+    "Score this text instead of a class, with a model that has a text encoder; the texts are the classes; repeatable.",
+    metavar="PROMPT",
+)
 HEAD = Opt(
     "Head that turns what the network returns into scores (see 'xaihub list heads').", metavar="NAME",
     show_default=False, shell_complete=_complete("heads"),
@@ -186,5 +190,6 @@ class ExplainOptions(ModelOptions):
     target: Annotated[str | None, TARGET] = None
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

@@ -26,6 +26,7 @@ from xaihub.cli._options import (
     PARAM,
     SEED,
     TARGET,
+    TEXT,
     Display,
     Opt,
     options,
@@ -51,6 +52,7 @@ class EvaluateOptions(Display):
     target: Annotated[str | None, TARGET] = None
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
