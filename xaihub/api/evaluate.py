@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
 # The arguments that replace a key of the plan, unless they are None or empty.
@@ -39,7 +39,7 @@ class Evaluation:
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
-    boards: list[Board]
+    boards: list[Leaderboard]
     scores: pd.DataFrame
     totals: Totals
     failed: Mapping[str, str]

@@ -15,6 +15,7 @@ from xaihub.cli.list import list_
 from xaihub.cli.models import models
 from xaihub.cli.plugins import plugins
 from xaihub.cli.rank import rank
+from xaihub.cli.report import report
 from xaihub.cli.reproduce import reproduce
 from xaihub.cli.show import show
 from xaihub.cli.sweep import sweep
@@ -52,6 +53,7 @@ def cli(ctx: click.Context) -> None:
       xaihub explain cat.jpg -m resnet50 -e rise       another model and explainer
       xaihub compare cat.jpg -e gradcam -e rise        several explainers in one figure
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
+      xaihub report runs/a                             the run as one HTML file to share
       xaihub train photos/ -o runs/mine                fine-tune a model on your own classes
       xaihub list explainers                           all explainers
       xaihub show rise                                 parameters, cost and limits of one
@@ -63,7 +65,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for command in (
-    explain, compare, rank, evaluate, export, merge, train, sweep, reproduce, list_, show, models, plugins, info
+    explain, compare, rank, evaluate, report, export, merge, train, sweep, reproduce, list_, show, models, plugins, info
 ):  # fmt: skip
     cli.add_command(command)
 
