@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
 _FILE = re.compile(r"\.ya?ml$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
@@ -54,7 +54,7 @@ class Evaluation:
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
-    boards: list[Board]
+    boards: list[Leaderboard]
     scores: pd.DataFrame
     totals: Totals
     failed: Mapping[str, str]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,6 +16,9 @@ from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from xaihub.explainers.heat import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
@@ -189,7 +192,17 @@ class ExplainOptions(ModelOptions):
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
+    colormap: Annotated[
+        str | None, Opt("Colour map of matplotlib; default: inferno, or coolwarm for signed maps.", metavar="NAME")
+    ] = None
+    alpha: Annotated[float, Opt("Opacity of the strongest colours over the image.", type=click.FloatRange(0, 1))] = 0.75
+    html: Annotated[bool, Opt("Also write an HTML page per image, with all maps side by side.")] = False
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
+
+    @property
+    def drawing(self) -> Drawing:
+        """How maps are drawn."""
+        return {"smooth": self.smooth, "colormap": self.colormap, "alpha": self.alpha}

@@ -16,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board, Entry
+    from xaihub.evaluation.board import Board, Entry
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,

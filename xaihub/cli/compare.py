@@ -28,7 +28,8 @@ class CompareOptions(ExplainOptions):
 def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     """Compare explainers and models on one image.
 
-    Writes one labelled figure, with one row per model and one column per explainer.
+    Writes one labelled figure, with one row per model and one column per explainer; --html adds a page that opens
+    offline, with an opacity slider.
 
     \b
     Examples:
@@ -41,12 +42,15 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
+    from xaihub.api.compare import Comparison
     from xaihub.api.compare import compare_models as run
     from xaihub.api.parameters import make
+    from xaihub.explainers.heat import check_drawing
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
     from xaihub.images.naming import image_stem, target_part
 
+    check_drawing(given.drawing)
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
@@ -63,13 +67,17 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row], smooth=given.smooth)
+        figure = grid([row for row in rows if row], **given.drawing)
         stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])
         written = write_file(place.path(stem, ".png"), png_bytes(figure))
+        page = {}
+        if given.html:
+            made = Comparison(explanations=rows, failures=failures)
+            page = {"html": str(made.save(place.path(stem, ".html"), **given.drawing))}
         if given.as_json:
-            put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})
+            put_json({"png": str(written), **page, "explanations": [[item.to_dict() for item in row] for row in rows]})
         else:
-            put(str(written))
+            put("\n".join([str(written), *page.values()]))
         if given.terminal:
             draw(figure)
     if failures:
