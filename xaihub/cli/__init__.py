@@ -19,7 +19,7 @@ COMMANDS = {
     "models": ("models:models", "Download models for machines without a network."),
     "plugins": ("plugins:plugins", "Create, install, check and remove plugins."),
     "rank": ("rank:rank", "Rank the features that a model as a whole relies on."),
-    "report": ("report:report", "Turn a run into one HTML file that opens offline."),
+    "report": ("report:report", "Write a run as one HTML file to share."),
     "reproduce": ("reproduce:reproduce", "Re-run a published experiment."),
     "show": ("show:show", "Show an explainer, metric, model and so on."),
     "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
