@@ -24,6 +24,7 @@ from xaihub import (
     Layout,
     Meta,
     Model,
+    Passes,
     Preprocessing,
     ResolvedTarget,
 )
@@ -310,6 +311,11 @@ class TwiceTheCost(AllAtOnce):
         return total
 
 
+class Miscounts(TwiceTheCost):
+    def __init__(self, *, samples: Annotated[int, Meta(ge=1, description="Points."), Passes()] = 4) -> None:
+        self.samples = samples
+
+
 class NoGap(Good):
     completeness = True
 
@@ -490,6 +496,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (KeepsEverything, None, "memory_is_bounded", "batch by batch"),
     (OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' declares 8 forward passes, but it used 9"),
     (TwiceTheCost, record(cost="samples forward passes"), "keeps_to_its_budget", "correct the record's `cost`"),
+    (Miscounts, None, "spends_the_budget_it_takes", "with a budget of 128 passes it used 768"),
     (Good, record(cost=""), "record_is_complete", "its record has no cost"),
     (Good, record(needs=("black-box",)), "record_is_complete", 'give needs=("gradients",)'),
     (NoGap, None, "values_are_complete", "completeness_gap=..."),

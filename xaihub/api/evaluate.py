@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from xaihub.evaluation.run import Totals
 
 # The arguments that replace a key of the plan, unless they are None or empty.
-SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+SCALARS = (
+    "target",
+    "outputs",
+    "like",
+    "labels",
+    "masks",
+    "boxes",
+    "seed",
+    "device",
+    "batch_size",
+    "budget",
+    "limit",
+    "output",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +89,7 @@ def evaluate(
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
+        plan: target, labels, masks, boxes, seed, device, batch_size, budget, limit, output: as the command's options.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.

@@ -19,7 +19,7 @@ from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
-LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
+LAST = ("settings", "budget", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
 
 class Opt:
@@ -134,6 +134,11 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+BUDGET = Opt(
+    "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
+    " counts as two. Methods that cannot choose their number of passes are named.",
+    metavar="N|SECONDSs",
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 LIMIT = Opt(
     "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
@@ -185,4 +190,5 @@ class ExplainOptions(ModelOptions):
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     head: Annotated[str, HEAD] = ""
+    budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

@@ -14,6 +14,7 @@ from xaihub.cli._prepare import Destination, load_models
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xaihub.api.explain import Outcome
     from xaihub.explainers.explanation import Explanation
 
 
@@ -34,6 +35,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
       xaihub explain cat.jpg
       xaihub explain cat.jpg dogs/ -m resnet50 -e gradcam -e integrated_gradients -t "Egyptian cat" -o out/
       xaihub explain cat.jpg -e rise -p masks=2000 -p cell=8 --seed 1 --json
+      xaihub explain cat.jpg -e rise -e shapley_values --budget 10s
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
     """
@@ -44,19 +46,37 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     place = Destination.parse(given.output, results=count)
     from xaihub.api.explain import explain_many
     from xaihub.api.parameters import make
+    from xaihub.explainers.budget import budgeted
     from xaihub.images.naming import OutputNames
 
     hub = app.hub
     specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
     beside = [hub.heads.get(name) for name in heads]
     explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
+    explainers = budgeted(explainers, given.budget, note(given.quiet))
     made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load_models(hub, given, bar.step)
         models = [model.with_head(head) for model in models for head in made] or models
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
-        for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
+
+        def stem_of(outcome: Outcome) -> Path:
+            return place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
+
+        def show(outcome: Outcome) -> None:
+            if outcome.explanation is not None:
+                _save(outcome.explanation, stem_of(outcome), given.smooth)
+                record = outcome.explanation.metadata
+                note(given.quiet)(
+                    f"{outcome.explainer}: preliminary map after {record['seconds']:.1f} s and"
+                    f" {passes(record['forward_passes'], 'forward')}"
+                )
+
+        outcomes = explain_many(
+            models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch, preview=show
+        )
+        for outcome in outcomes:
             done += 1
             if outcome.error is not None:
                 failed += 1
@@ -66,8 +86,7 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
                 say(f"error: {outcome.source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
                 put_record({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
             elif outcome.explanation is not None:
-                stem = place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
-                drawn = _save(outcome.explanation, stem, given.smooth)
+                drawn = _save(outcome.explanation, stem_of(outcome), given.smooth)
                 put_record({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
                 if not given.as_json:
                     _show(outcome.explanation, drawn["png"], given)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xaihub.errors import XaihubError
 from xaihub.evaluation.worker import apply_settings, packed, unpacked
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -76,8 +77,9 @@ class Server:
         hashes = (model.weights_hash, model.structure_hash)
         return hashes == (wanted.get("weights", hashes[0]), wanted.get("structure", hashes[1]))
 
-    def _explainer(self, named: tuple[str, Mapping[str, Any]]) -> Explainer:
-        return self._hub.get_explainer(named[0], **named[1])
+    def _explainer(self, named: Sequence[Any]) -> Explainer:
+        explainer = self._hub.get_explainer(named[0], **named[1])
+        return budgeted([explainer], named[2] if len(named) > 2 else None)[0]
 
     def _explain(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         explainer, target = self._explainer(message["explainer"]), _target(message["target"])
