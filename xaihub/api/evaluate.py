@@ -37,6 +37,7 @@ SCALARS = (
     "seed",
     "device",
     "batch_size",
+    "budget",
     "limit",
     "output",
 )
@@ -91,7 +92,7 @@ def evaluate(
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, limit, output: as the
+        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, budget, limit, output: as the
             options of the command.
 
     Raises:

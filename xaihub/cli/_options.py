@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
-LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
+LAST = ("settings", "budget", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
 
 class Opt:
@@ -142,6 +142,11 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+BUDGET = Opt(
+    "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
+    " counts as two. Methods that cannot choose their number of passes are named.",
+    metavar="N|SECONDSs",
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 _LIMIT = (
     "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"
@@ -200,6 +205,7 @@ class ExplainOptions(ModelOptions):
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
 
     @property
