@@ -59,6 +59,10 @@ class Snapshot:
         self._tables = {name: [vars(part)[name] for part in self._parts] for name in (*_TABLES, *_HOOKS)}
         self._tables["global hooks"] = _GLOBAL_HOOKS
         self._contents = {name: [*map(dict, tables)] for name, tables in self._tables.items()}
+        tables = [table for some in self._tables.values() for table in some]
+        # Most are empty, and comparing each of them with an empty copy would take as long as all the rest.
+        self._empty, self._full = [one for one in tables if not one], [one for one in tables if one]
+        self._full_contents = [*map(dict, self._full)]
         self._classes = _classes(frozenset(self._kinds))
         self._methods = [dict(vars(kind)) for kind in self._classes]
         self._order = [(table, [*table]) for table in self._tables["_modules"] if len(table) > 1]
@@ -86,7 +90,8 @@ class Snapshot:
         with suppress(Exception):  # tensors have no truth value
             return (
                 [*map(vars, self._parts)] == self._attributes
-                and self._tables == self._contents
+                and not any(self._empty)
+                and self._full == self._full_contents
                 and all([*table] == order for table, order in self._order)
                 and [*map(type, self._parts)] == self._kinds
                 and [*map(vars, self._classes)] == self._methods
@@ -370,6 +375,8 @@ class Guard:
     def _restore(self, before: Snapshot, by: Parametrised | None) -> list[str]:
         who = "code" if by is None else by.described
         try:
+            if before.unchanged:
+                return []
             found = before.restore()
             left = before.changes() if found else []
             if before.written():
