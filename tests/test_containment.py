@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from tests import hostile_plugins as plugins
+from tests import hostile_processes
 from tests.networks import model as model_of
 from tests.networks import noise
 from xaihub import Explainer, Metric, Model
@@ -31,20 +32,26 @@ from xaihub.models.process import fenced
 from xaihub.plugin_tools.onefile import register_file
 from xaihub.specs import Origin
 
-FILE = str(Path(plugins.__file__))
+FILE, KILLING = str(Path(plugins.__file__)), str(Path(hostile_processes.__file__))
 SLOW = pytest.mark.slow
 GOOD = ("good", "good_too")
 
 
-def classes_of(base: type, file: str = FILE) -> list[str]:
+def hub_of(*files: str) -> Hub:
     host = PluginHost(entry_points=[], environ={})
-    register_file(host, file)
-    hub = Hub(host)
+    for file in files:
+        register_file(host, file)
+    return Hub(host)
+
+
+def classes_of(base: type, file: str = FILE) -> list[str]:
+    hub = hub_of(file)
     return (hub.explainers if base is Explainer else hub.metrics).names()
 
 
-HOSTILE = [name for name in classes_of(Explainer) if name not in GOOD]
-CONTAINED = [name for name in HOSTILE if name not in plugins.KILLERS]
+CONTAINED = [name for name in classes_of(Explainer) if name not in GOOD]
+KILLERS = classes_of(Explainer, KILLING)
+HOSTILE = [*CONTAINED, *KILLERS]
 METRICS = [name for name in classes_of(Metric) if name != "good_mean"]
 # Those that raise, refuse or return what cannot be used change nothing.
 HARMLESS = {"refuses": "not today", "returns_nan": "NaN", "returns_nonsense": "", "raises_error": "ValueError"}
@@ -52,9 +59,7 @@ HARMLESS = {"refuses": "not today", "returns_nan": "NaN", "returns_nonsense": ""
 
 @pytest.fixture
 def hub() -> Hub:
-    host = PluginHost(entry_points=[], environ={})
-    register_file(host, FILE)
-    return Hub(host)
+    return hub_of(FILE, KILLING)
 
 
 @pytest.fixture
@@ -301,7 +306,7 @@ def test_the_next_command_names_what_ran_in_a_process_that_ended(hub: Hub) -> No
 
 
 @SLOW
-@pytest.mark.parametrize("name", plugins.KILLERS)
+@pytest.mark.parametrize("name", KILLERS)
 def test_each_that_kills_its_process_alone_in_a_worker(hub: Hub, photo: str, name: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
     started = time.monotonic()
@@ -327,7 +332,7 @@ def test_without_a_limit_nothing_leaves_this_process(hub: Hub, photo: str) -> No
 def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parent.parent
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in (".", "plugins", "zoo"))}
-    command = [sys.executable, "-m", "xaihub", "--plugin", FILE, *args]
+    command = [sys.executable, "-m", "xaihub", "--plugin", FILE, "--plugin", KILLING, *args]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800)
 
 

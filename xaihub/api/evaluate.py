@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from xaihub.evaluation.leaderboard import Board
     from xaihub.evaluation.run import Totals
 
+_FILE = re.compile(r"\.ya?ml$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
 
@@ -206,7 +208,7 @@ def _rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
     config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
-    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    models = (rooted(name) if _FILE.search(name) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
     config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):

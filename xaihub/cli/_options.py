@@ -107,7 +107,8 @@ MODEL = named(
     "models",
     "-m",
     "--model",
-    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), any timm, hf-hub: or torchvision/ name, or your"
+    " function that returns a Model (model.py:build)",
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",

@@ -13,9 +13,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from xaihub.files import user_folder
 from xaihub.params import Parametrised
 
-FOLDER = "XAIHUB_STATE"
 SLOW_SECONDS = 0.5  # a load time worth a note
 PATIENCE = 2.0  # seconds after which the user is told who is loading; a Ctrl-C after them puts it into quarantine
 LIMIT = 30.0  # seconds after which a plugin is stopped and put into quarantine
@@ -24,17 +24,7 @@ _numbers = count()
 
 def state_folder() -> Path:
     """Return the folder for state that belongs to this user and this environment."""
-    own = os.environ.get(FOLDER)
-    home = Path.home()
-    if own:
-        base = Path(own)
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "xaihub"
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support" / "xaihub"
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "xaihub"
-    return base / "plugins" / _safe(sys.prefix)
+    return user_folder("state") / "plugins" / _safe(sys.prefix)
 
 
 def _safe(text: str) -> str:

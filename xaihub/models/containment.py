@@ -290,7 +290,7 @@ def _rewrite(tensor: Tensor, kept: Tensor, pointer: int) -> None:
         tensor.data = kept.clone()
 
 
-_CACHES = ("structure", "row_bytes", "_hashed", "_checked_rows", "_order", "_guard", "masked_rows")
+_CACHES = ("structure", "ending", "row_bytes", "_hashed", "_checked_rows", "_order", "_guard", "masked_rows")
 
 
 class Guard:
