@@ -7,10 +7,12 @@ worker loads the same model, which is checked by the hashes of weights and struc
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -40,20 +42,42 @@ from xaihub.records import canonical
 
 SERVER = "xaihub.plugin_tools.serving"
 STARTING = 300.0  # seconds for starting a worker and for loading a model there
-_kept: dict[str, Worker] = {}  # at most one, which no isolation uses
 
 
-def _keep(key: str, worker: Worker) -> None:
-    for other in _kept.values():
-        other.close()
-    _kept.clear()
-    _kept[key] = worker
+class _Pool:
+    """Keeps at most one worker that no isolation uses: starting one costs seconds."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Worker, dict[str, str]] | None = None
+        atexit.register(self.close)
+
+    def take(self) -> tuple[Worker, dict[str, str]]:
+        """Return the kept worker with the checksums of the files that it imported, or one that has imported none."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if not kept[0].stopped and all(_checksum(file) == known for file, known in kept[1].items()):
+                return kept
+            kept[0].close()
+        return Worker(partial(spawned, SERVER)), {}
+
+    def keep(self, worker: Worker, files: dict[str, str]) -> None:
+        """Keep a worker, in place of another."""
+        self.close()
+        self._kept = worker, files
+
+    def close(self) -> None:
+        """End the kept worker."""
+        if self._kept is not None:
+            self._kept[0].close()
 
 
-@atexit.register
-def _end() -> None:
-    for worker in _kept.values():
-        worker.close()
+def _checksum(file: str) -> str:
+    with suppress(OSError):
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return ""
+
+
+_pool = _Pool()
 
 
 class Isolation:
@@ -73,7 +97,7 @@ class Isolation:
         self._notes = Notes()
         self._worker: Worker | None = None
         self._ready: dict[str, bool] = {}  # models and methods, whether the worker has the same
-        self._files: list[str] = []
+        self._files: dict[str, str] = {}  # that the worker has imported, with their checksums
         self._last: tuple[object, object] = (None, None)
         self._number = 0
 
@@ -84,9 +108,9 @@ class Isolation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Keep the worker for the next isolation of this process that needs an equal one."""
-        if self._worker is not None and not self._worker.stopped:
-            _keep(self._key(), self._worker)
+        """Keep the worker for the next isolation in this process."""
+        if self._worker is not None:
+            _pool.keep(self._worker, self._files)
 
     def explain(
         self, explainer: Explainer, model: Model, inputs: Tensor, target: Target, *, seed: int, logits: Tensor | None
@@ -179,14 +203,11 @@ class Isolation:
         }
         key = canonical(wanted)
         if key not in self._ready:
-            files = model.loaded["plugin_files"]
-            if self._worker is None or not set(files) <= set(self._files):
-                if self._worker is not None:
-                    self._worker.close()
-                self._files = [*dict.fromkeys([*self._files, *files])]
-                self._worker = _kept.pop(self._key(), None) or Worker(partial(spawned, SERVER))
+            if self._worker is None:
+                self._worker, self._files = _pool.take()
+            self._files |= {file: _checksum(file) for file in model.loaded["plugin_files"]}
             try:
-                answer, _ = self._exchange({"do": "load", **wanted}, {}, STARTING, foreign[0])
+                answer = self._load(wanted, foreign[0])
                 self._ready[key] = bool(answer["same"])
             except XaihubError as error:
                 if isinstance(error.__cause__, Lost):
@@ -194,16 +215,23 @@ class Isolation:
                 self._ready[key] = False  # as in an environment that the worker does not share
         return self._ready[key]
 
-    def _key(self) -> str:
-        """Return what a worker depends on; the files as this process has imported them, which the worker checks."""
-        return canonical([self._files, settings_of_torch(), dict(os.environ), str(Path.cwd()), sys.path])
+    def _load(self, wanted: Mapping[str, Any], by: Parametrised) -> dict[str, Any]:
+        """Let the worker load a model, in surroundings like those of this process."""
+        around = {
+            "torch": settings_of_torch(),
+            "environ": dict(os.environ),
+            "folder": str(Path.cwd()),
+            "path": sys.path,
+        }
+        answer, _ = self._exchange({"do": "load", "around": around, **wanted}, {}, STARTING, by)
+        return answer
 
     def _ask(
         self, message: Mapping[str, Any], tensors: Mapping[str, Tensor], by: Parametrised
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         assert self._worker is not None  # noqa: S101 - `_takes` made it
         if self._worker.stopped:  # the next one loads the model again, within a limit of its own
-            self._exchange({"do": "load", "model": message["model"], "methods": []}, {}, STARTING, by)
+            self._load({"model": message["model"], "methods": []}, by)
         answer, found = self._exchange(message, tensors, self.timeout, by)
         self.spent = self.spent + Counts(*answer["spent"])
         return answer, found
@@ -213,8 +241,6 @@ class Isolation:
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         assert self._worker is not None  # noqa: S101 - `_takes` made it
         try:
-            if self._worker.stopped:
-                self._worker.ask(packed({"files": self._files, **settings_of_torch()}, {}), timeout=STARTING)
             answer, found = unpacked(self._worker.ask(packed(message, tensors), timeout=timeout))
         except Lost as lost:
             hint = "--timeout sets the limit" if "finish" in str(lost) else ""
@@ -256,8 +282,13 @@ def settings_of_torch() -> dict[str, Any]:
     }
 
 
-def apply_settings(settings: Mapping[str, Any]) -> None:
-    """Apply what `settings_of_torch` returned in another process."""
+def settle_in(around: Mapping[str, Any]) -> None:
+    """Give this process the surroundings of the one that asks."""
+    os.environ.clear()
+    os.environ.update(around["environ"])
+    os.chdir(around["folder"])
+    sys.path[:] = around["path"]
+    settings = around["torch"]
     torch.set_num_threads(settings["threads"])
     torch.use_deterministic_algorithms(settings["deterministic"])
     torch.set_float32_matmul_precision(settings["precision"])
@@ -267,8 +298,13 @@ def apply_settings(settings: Mapping[str, Any]) -> None:
 def _asked(model: Model) -> dict[str, Any]:
     runtime = model.runtime
     settings = {"batch_size": runtime.batch_size, "memory_budget": runtime.memory_budget, "autocast": runtime.autocast}
-    arguments = {name: value for name, value in (model.loaded or {}).items() if name != "plugin_files"}
-    return {"shown": model.name, "arguments": arguments, "runtime": settings}
+    arguments = dict(model.loaded or {})
+    return {
+        "shown": model.name,
+        "files": arguments.pop("plugin_files", []),
+        "arguments": arguments,
+        "runtime": settings,
+    }
 
 
 def _named(method: Parametrised) -> list[Any]:

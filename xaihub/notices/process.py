@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 _SHOWN = 60  # characters of both values of a setting
+# Functions that torch itself replaces when a part of it is imported.
+_WRAPPED_LATE = {"manual_seed": "torch._dynamo"}
+_copies: dict[Any, dict[str, Any]] = {}
 
 
 class Setting(NamedTuple):
@@ -43,10 +46,10 @@ class Observer:
     def __init__(self, settings: Collection[Setting], *, left: bool = False, functions: bool = False) -> None:
         """Record the settings; `left`: also what runs beside; `functions`: also what every network is computed with."""
         self._settings = [(setting, setting.read()) for setting in settings]
-        self._functions = [(owner, dict(vars(owner))) for owner in _namespaces()] if functions else []
+        self._functions = [(owner, _functions_of(owner)) for owner in _namespaces()] if functions else []
         self._threads = set(threading.enumerate()) if left else None
         self._children = _children() if left else set()
-        self._modules = set(sys.modules) if functions else frozenset()
+        self._late = {name for name, module in _WRAPPED_LATE.items() if module not in sys.modules}
         self._imported = len(sys.modules)
 
     def restore(self, *, imports: bool = True) -> list[str]:
@@ -82,7 +85,7 @@ class Observer:
             if now == functions:
                 return []
         replaced = [name for name, value in functions.items() if now.get(name) is not value and callable(value)]
-        replaced = [name for name in replaced if not _wrapped_late(name, self._modules)]
+        replaced = [name for name in replaced if not (name in self._late and _WRAPPED_LATE[name] in sys.modules)]
         for name in replaced if undo else ():
             setattr(owner, name, functions[name])
         return [f"the function {owner.__name__}.{name}" for name in replaced]
@@ -134,16 +137,19 @@ def _difference(old: Any, now: Any) -> str:
     return text if len(text) < _SHOWN + len(" (from  to )") else ""
 
 
-def _wrapped_late(name: str, known: Collection[str]) -> bool:
-    """Whether torch itself has replaced a function, as it does when a part of it is imported."""
-    module = {"manual_seed": "torch._dynamo"}.get(name)
-    return module in sys.modules and module not in known
-
-
 def _namespaces() -> tuple[Any, ...]:
     """Return the owners of the functions that every network is computed with."""
     torch: Any = sys.modules["torch"]
     return torch, torch.nn.functional, torch.Tensor, torch.nn.Module
+
+
+def _functions_of(owner: Any) -> dict[str, Any]:
+    """Return a copy of a namespace, or the last one if it is equal: comparing is faster than copying."""
+    with suppress(Exception):  # some values cannot be compared
+        if vars(owner) == _copies.get(owner):
+            return _copies[owner]
+    _copies[owner] = dict(vars(owner))
+    return _copies[owner]
 
 
 def _children() -> set[Any]:

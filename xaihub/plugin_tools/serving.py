@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from xaihub.api.rank import Photos
 from xaihub.errors import XaihubError
-from xaihub.evaluation.isolation import apply_settings, packed, unpacked
+from xaihub.evaluation.isolation import packed, settle_in, unpacked
 from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
@@ -30,18 +32,26 @@ Tensors = dict[str, Tensor]
 
 
 class Server:
-    """What a worker keeps between requests: the hub, the models, and the last scene and case."""
+    """What a worker keeps between requests: a hub with its models, and the last scene and case."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self) -> None:
         """Load nothing yet."""
-        self._hub = hub
+        self._hub: Hub
+        self._key = ""  # what the hub depends on
         self._models: dict[str, Model] = {}
         self._case: tuple[int, Case] | None = None
+        self._threads: set[threading.Thread] = set()
 
-    @property
-    def spoilt(self) -> bool:
-        """Whether a model was changed and cannot be restored."""
-        return any(model.spoilt for model in self._models.values())
+    def __call__(self, request: bytes) -> bytes:
+        """Return the packed answer to a packed request."""
+        try:
+            answer, found = self.answer(*unpacked(request))
+        except XaihubError as error:
+            answer, found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}, {}
+        # A thread that a plugin left behind may change anything later.
+        spoilt = any(model.spoilt for model in self._models.values())
+        answer["last"] = spoilt or bool(left_over(self._threads))
+        return packed(answer, found)
 
     def answer(self, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         """Return the answer to a request.
@@ -49,16 +59,29 @@ class Server:
         Raises:
             XaihubError: A method refuses or fails.
         """
+        loading = message["do"] == "load"
+        if loading:
+            settle_in(message["around"])
         model = self._model(message["model"])
-        if message["do"] == "load":
-            self._case = None  # another program part begins to count its cases
-            return {"same": self._same(model, message)}, {}
+        if loading:
+            self._case = None  # whoever asks begins to count cases anew
+            same = self._same(model, message)
+            if not same:  # its file may have changed since
+                self._models.clear()
+                same = self._same(self._model(message["model"]), message)
+            return {"same": same}, {}
         with model.counting() as spent:
             do = {"explain": self._explain, "score": self._score, "rank": self._rank}[message["do"]]
             found, more = do(model, message, tensors)
         return {**found, "spent": [spent.forward_passes, spent.backward_passes]}, more
 
     def _model(self, asked: Mapping[str, Any]) -> Model:
+        key = canonical([asked["files"], sys.path, os.environ.get("XAIHUB_LOAD_PLUGINS")])
+        if key != self._key:
+            hub = Hub()
+            for file in asked["files"]:
+                register_file(hub.host, file)
+            self._key, self._hub, self._models, self._threads = key, hub, {}, set(threading.enumerate())
         key = canonical(asked)
         if key not in self._models:
             arguments = dict(asked["arguments"])
@@ -145,33 +168,6 @@ def _on(model: Model, tensor: Any) -> Any:
     return None if tensor is None else tensor.to(model.device)
 
 
-class Session:
-    """Answers as bytes: the first request has the settings, all others are for the server."""
-
-    def __init__(self) -> None:
-        """Wait for the settings."""
-        self._server: Server | None = None
-        self._threads: set[threading.Thread] = set()
-
-    def __call__(self, request: bytes) -> bytes:
-        """Return the packed answer to a packed request."""
-        message, tensors = unpacked(request)
-        if self._server is None:
-            apply_settings(message)
-            hub = Hub()
-            for file in message["files"]:
-                register_file(hub.host, file)
-            self._server, self._threads = Server(hub), set(threading.enumerate())
-            return packed({}, {})
-        try:
-            answer, found = self._server.answer(message, tensors)
-        except XaihubError as error:
-            answer, found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}, {}
-        # A thread that a plugin left behind may change anything later.
-        answer["last"] = self._server.spoilt or bool(left_over(self._threads))
-        return packed(answer, found)
-
-
 if __name__ == "__main__":
     pipe, parent = connected()
-    serve(pipe, Session(), parent=parent)
+    serve(pipe, Server(), parent=parent)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xaihub.masking import Removal
-from xaihub.models.containment import Snapshot
+from xaihub.models.snapshot import Snapshot
 from xaihub.testing.baseline_subject import ROWS, BaselineSubject
 from xaihub.testing.catalogue import check, require
 from xaihub.testing.toys import CLASSES

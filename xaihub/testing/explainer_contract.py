@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ParameterError
-from xaihub.models.containment import Snapshot
+from xaihub.models.snapshot import Snapshot
 from xaihub.params import convert, parameters
 from xaihub.testing.catalogue import applies, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same

@@ -16,8 +16,8 @@ from xaihub.errors import ParameterError, XaihubError
 from xaihub.explainers.explainer import Attribution, Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import ResolvedTarget, Target
-from xaihub.models.containment import Snapshot
 from xaihub.models.model import Model
+from xaihub.models.snapshot import Snapshot
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
 from xaihub.testing.budgets import MOST, reduced, small_parameters

@@ -15,8 +15,8 @@ from xaihub.errors import XaihubError
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.metric import Case, Metric, Scene
-from xaihub.models.containment import Snapshot
 from xaihub.models.model import Model
+from xaihub.models.snapshot import Snapshot
 from xaihub.specs import MetricSpec
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Refused
