@@ -2,7 +2,7 @@
 (() => {
   const find = (id) => document.getElementById(id);
   const data = JSON.parse(find("data").textContent);
-  const PAGE = 100, CARDS = 60, RESAMPLES = 2000;
+  const PAGE = 100, CARDS = 60, RESAMPLES = 2000, MANY = 100;
 
   /* Elements are made of text nodes only, so nothing in the data can become markup. */
   const fill = (node, attributes, children) => {
@@ -22,10 +22,11 @@
   const dash = (index, control) => (control ? "2 3" : ["", "7 3", "1 3 5 3"][Math.floor(index / 8) % 3]);
 
   /* Sorting: every table whose heading cells hold buttons. Missing values come last in both directions. */
+  const collator = new Intl.Collator(undefined, { numeric: true });
   const compare = (a, b, kind, sign) => {
     const gone = (value) => value === null || value === "" || value === undefined;
     if (gone(a) || gone(b)) return gone(a) - gone(b);
-    return sign * (kind === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
+    return sign * (kind === "number" ? a - b : collator.compare(a, b));
   };
   const turned = (heading) => {
     const direction = heading.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
@@ -46,7 +47,7 @@
   /* Charts. */
   const W = 560, H = 300, LEFT = 46, BOTTOM = 40, TOP = 12;
   const ticks = (low, high) => {
-    const rough = (high - low || 1) / 4, power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low || 1) / 5, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
     const found = [];
     for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) found.push(at);
@@ -84,8 +85,16 @@
       svg("title", {}, line.name)));
     chart.append(svg("text", { x: (W + LEFT) / 2, y: H - 4, "text-anchor": "middle" }, labels[0]),
       svg("text", { x: 12, y: H / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${H / 2})` }, labels[1]));
-    const legend = el("ul", { class: "legend" }, lines.map((line) => el("li", {}, svg("svg", { viewBox: "0 0 28 10", "aria-hidden": "true" },
-      svg("line", { x1: 0, x2: 28, y1: 5, y2: 5, style: `stroke:${colour(line.index)};stroke-width:2.4`, "stroke-dasharray": dash(line.index, line.control) })), line.name)));
+    /* Selecting a name brings its line out; selecting it again shows all alike. */
+    const drawn = [...chart.querySelectorAll("polyline")];
+    const emphasise = (button, place) => {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      for (const other of legend.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button && on);
+      drawn.forEach((part, index) => part.setAttribute("class", !on ? "" : index === place ? "strong" : "faint"));
+    };
+    const legend = el("ul", { class: "legend" }, lines.map((line, place) => el("li", {}, el("button", { type: "button", "aria-pressed": "false", onclick: (event) => emphasise(event.currentTarget, place) },
+      svg("svg", { viewBox: "0 0 28 10", "aria-hidden": "true" },
+        svg("line", { x1: 0, x2: 28, y1: 5, y2: 5, style: `stroke:${colour(line.index)};stroke-width:2.4`, "stroke-dasharray": dash(line.index, line.control) })), line.name))));
     return el("figure", {}, el("figcaption", {}, title), chart, legend);
   };
   const scatter = (title, metric, points) => {
@@ -93,7 +102,8 @@
     const [y0, y1] = range(points.flatMap((point) => [point.low, point.high])), right = 120;
     const x = (at) => LEFT + 12 + (Math.log(Math.max(at, 0.8) / x0) / (Math.log(x1 / x0) || 1)) * (W - LEFT - right - 24);
     const y = (at) => H - BOTTOM - ((at - y0) / (y1 - y0 || 1)) * (H - BOTTOM - TOP);
-    const chart = frame(`${title}; the leaderboard has the numbers`, x, y, decades(x0, x1), ticks(y0, y1), right);
+    const chart = frame(`${title}; the leaderboard has the numbers`, x, y, decades(Math.max(x0, 1), x1), ticks(y0, y1), right);
+    if (points.some((point) => point.x < 0.8)) chart.append(svg("text", { x: x(0.8), y: H - BOTTOM + 17, "text-anchor": "middle" }, "0"));
     const named = [...points].sort((a, b) => y(a.mean) - y(b.mean));
     const room = Math.min(13, (H - BOTTOM - TOP + 14) / Math.max(1, named.length));
     const places = [];
@@ -139,7 +149,7 @@
   const setsOf = (detail, view) => view.sets.map((one) => el("figure", { class: "set" },
     one.mask ? fill(stack(detail.base, one.mask, "mask"), { role: "img", "aria-label": `${one.role} set of ${view.explainer}` }, []) : null,
     el("figcaption", {}, one.colour ? el("span", { class: "swatch", style: `background:${one.colour}` }) : null, `${view.explainer}: ${one.role} set`),
-    el("p", { class: "facts" }, one.claim)));
+    el("p", { class: "facts" }, one.claim.replaceAll(" %", "\u00a0%"))));
   const curvesOf = (views) => {
     const metrics = new Map();
     for (const view of views) for (const curve of view.curves || []) {
@@ -189,7 +199,7 @@
   const detailOf = (index) => { const block = find(`image-${index}`); return block ? JSON.parse(block.textContent) : null; };
   for (const box of document.querySelectorAll("section.detail")) {
     const detail = detailOf(box.dataset.image), body = el("div");
-    box.append(el("h2", {}, detail.name), body);
+    box.append(el("h2", { class: document.querySelector("h1").textContent === detail.name ? "hidden" : null }, detail.name), body);
     showDetail(body, detail, () => true);
   }
   addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("#about details, .detail details")) fold.open = true; });
@@ -217,7 +227,13 @@
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
   };
   const interval = (values) => {
-    const next = random(1), count = values.length, means = new Float64Array(RESAMPLES);
+    const count = values.length;
+    if (count > MANY) { /* where the bootstrap's interval of a mean is the normal one */
+      const mean = values.reduce((sum, value) => sum + value, 0) / count;
+      const half = (1.96 * Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / count)) / Math.sqrt(count);
+      return [mean - half, mean + half];
+    }
+    const next = random(1), means = new Float64Array(RESAMPLES);
     for (let draw = 0; draw < RESAMPLES; draw += 1) {
       let sum = 0;
       for (let place = 0; place < count; place += 1) sum += values[Math.floor(next() * count)];
@@ -258,18 +274,16 @@
     }
   };
   const metricBox = find("cost-metric");
-  metricBox.append(...data.metrics.map((metric, place) => el("option", { value: place }, metric.name)).filter((_, place) => data.points.some((point) => point.metric === place)));
-  metricBox.addEventListener("change", () => updateCharts());
+  const drawable = data.metrics.map((metric, place) => el("option", { value: place }, metric.name)).filter((_, place) => data.points.some((point) => point.metric === place));
+  if (metricBox) { metricBox.append(...drawable); metricBox.addEventListener("change", () => updateCharts()); }
   const updateCharts = () => {
-    const metric = Number(metricBox.value), charts = [];
-    data.models.forEach((model, place) => {
-      if (picked.model !== "" && place !== Number(picked.model)) return;
-      const points = data.points.filter((point) => point.model === place && point.metric === metric && picked.explainers.has(point.explainer)).map((point) => line(point, point.explainer));
-      if (points.length) charts.push(scatter(`${data.metrics[metric].name} and cost on ${model}`, data.metrics[metric], points));
-    });
-    find("cost-charts").replaceChildren(...charts);
+    const chosen = data.models.map((_, place) => place).filter((place) => picked.model === "" || place === Number(picked.model));
+    if (metricBox) find("cost-charts").replaceChildren(...chosen.map((place) => {
+      const metric = data.metrics[metricBox.value], points = data.points.filter((point) => point.model === place && point.metric === Number(metricBox.value) && picked.explainers.has(point.explainer));
+      return points.length ? scatter(`${metric.name} and cost on ${data.models[place]}`, metric, points.map((point) => line(point, point.explainer))) : null;
+    }).filter(Boolean));
     if (!find("curve-charts")) return;
-    find("curve-charts").replaceChildren(...data.curves.filter((curve) => picked.model === "" || curve.model === Number(picked.model)).map((curve) => {
+    find("curve-charts").replaceChildren(...data.curves.filter((curve) => chosen.includes(curve.model)).map((curve) => {
       const lines = curve.lines.filter((one) => picked.explainers.has(one.explainer)).map((one) => line(one, one.explainer));
       return lines.length ? lineChart(`${data.metrics[curve.metric].name} on ${data.models[curve.model]}`, data.metrics[curve.metric].axes, lines) : null;
     }).filter(Boolean));
