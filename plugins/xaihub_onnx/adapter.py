@@ -43,9 +43,8 @@ class OnnxAdapter(ModelAdapter):
                 )
         file = _file(request)
         network = OnnxNetwork(file, cuda=device.type == "cuda", **own)
-        preprocessing = _preprocessing(
-            request.name, network, {name: settings[name] for name in _INPUT if name in settings}
-        )
+        given = {name: settings[name] for name in _INPUT if name in settings}
+        preprocessing = _preprocessing(request.name, network, given)
         network.fit_batch(preprocessing.size)
         return Model(
             network,
@@ -79,7 +78,7 @@ def _preprocessing(name: str, network: OnnxNetwork, given: dict[str, Any]) -> Pr
     if "mean" not in given or "std" not in given:
         raise ModelError(
             f"the preprocessing of {name!r} is unknown, because an ONNX file does not contain it",
-            hint="give mean and std (and size), in units of [0, 1]: --input mean=0.5,0.5,0.5, under 'input' in a card with"
+            hint="give mean, std and size, in units of [0, 1]: --input mean=0.5,0.5,0.5, under 'input' in a card with"
             " adapter: onnx, or as options in Python",
         )
     channels, *sides = network.size

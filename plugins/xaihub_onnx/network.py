@@ -22,10 +22,10 @@ class OnnxNetwork(nn.Module):
     A file for a fixed number of images is run as often as needed; the last batch is filled with copies.
 
     Attributes:
-        reason: Why methods that need more than outputs refuse.
+        black_box: Why methods that need more than outputs refuse.
     """
 
-    reason = "it is run by onnxruntime, which gives neither gradients nor layers"
+    black_box = "it is run by onnxruntime, which gives neither gradients nor layers"
     digest: Tensor
 
     def __init__(

@@ -42,6 +42,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None fits the memory.
+        budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
         limit: Use only the first N images.
     """
 
@@ -61,6 +62,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    budget: str | int | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 

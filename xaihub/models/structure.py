@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 
 from xaihub.errors import ModelError, ParameterError, did_you_mean
 from xaihub.models.layer import Layer, Layout, tensors
-from xaihub.models.network import hookable
+from xaihub.models.opaque import Opaque, hookable
 
 # A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
@@ -40,6 +40,12 @@ class Hints:
     heads: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
     reason: str = "set by the model card"
+
+    def within(self, network: nn.Module) -> Hints:
+        """Return the facts about layers that another network has as well."""
+        names = {name for name, _ in network.named_modules()}
+        heads = tuple(head for head in self.heads if head in names)
+        return replace(self, heads=heads, layers=tuple(pair for pair in self.layers if pair[1] in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +208,14 @@ def _fixed(name: str, maps: dict[str, Layer], repeated: Mapping[str, int], reaso
 
 def _no_passage(module: nn.Module, repeated: Mapping[str, int], refusal: str, *, differentiable: bool) -> str:
     """Explain why no layer can be chosen."""
-    if reason := getattr(module, "reason", ""):  # a black box says so
+    if reason := getattr(module, "black_box", ""):  # why it has no layers
         return str(reason)
     if not differentiable:
         return "its class scores cannot be differentiated down to the image"
     if refusal:
         return refusal
     if not hookable(module) and next(module.children(), None) is not None:
-        return "its layers are compiled by torch.jit, which runs no hooks"
+        return getattr(module, "reason", Opaque.reason)
     if repeated:
         return _called(*next(iter(repeated.items())))
     return "no module returns a grid over the image through which all information flows"
