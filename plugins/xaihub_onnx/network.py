@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaihub import ModelError
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 class OnnxNetwork(nn.Module):
@@ -52,7 +52,7 @@ class OnnxNetwork(nn.Module):
             ModelError: The file is damaged, does not take one batch of images, or has no such output.
         """
         super().__init__()
-        self.file, self.cuda = file, cuda
+        self.file, self.gpu = file, cuda
         self.colours, self.probabilities = colours, probabilities
         with file.open("rb") as data:  # the weights' hash is that of the buffers
             digest = hashlib.file_digest(data, "sha256").digest()
@@ -64,7 +64,7 @@ class OnnxNetwork(nn.Module):
             raise ModelError(f"{file.name!r} does not take one batch of images as floating-point numbers, but {found}")
         if output and output not in outputs:
             raise ModelError(f"{file.name!r} has no output {output!r}", hint=f"it has {', '.join(outputs)}")
-        self.input, self.type = inputs[0].name, _TYPES[inputs[0].type]
+        self.input, self.numbers = inputs[0].name, _TYPES[inputs[0].type]
         self.output = output or outputs[0]
         shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
         self.layout = layout or ("NHWC" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW")
@@ -75,7 +75,7 @@ class OnnxNetwork(nn.Module):
     def _open(self) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-        wanted = ["CUDAExecutionProvider"] * self.cuda + ["CPUExecutionProvider"]
+        wanted = ["CUDAExecutionProvider"] * self.gpu + ["CPUExecutionProvider"]
         providers = [name for name in wanted if name in ort.get_available_providers()]
         try:
             self.session: Any = ort.InferenceSession(str(self.file), options, providers=providers)
@@ -88,7 +88,7 @@ class OnnxNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, with a session of its own."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._open()
 
     def extra_repr(self) -> str:
@@ -116,7 +116,7 @@ class OnnxNetwork(nn.Module):
         """Return what the file returns for (B, C, H, W) inputs, without a graph."""
         array = inputs.detach().cpu().numpy()
         array = array[:, ::-1] if self.colours == "BGR" else array
-        array = (array.transpose(0, 2, 3, 1) if self.layout == "NHWC" else array).astype(self.type, order="C")
+        array = (array.transpose(0, 2, 3, 1) if self.layout == "NHWC" else array).astype(self.numbers, order="C")
         rows = self.rows or len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % rows, axis=0)])
         parts = [self.session.run([self.output], {self.input: part})[0] for part in _parts(filled, rows)]
