@@ -19,8 +19,9 @@ from xaihub.errors import ParameterError, did_you_mean
 from xaihub.specs import Origin
 
 T = TypeVar("T")
+Precision = Literal["f32", "bf16", "f16"]  # of a network's layers
 
-__all__ = ["Execution", "Meta", "Parameter", "Parametrised", "Unless", "When", "convert", "parameters"]
+__all__ = ["Execution", "Meta", "Parameter", "Parametrised", "Precision", "Unless", "When", "convert", "parameters"]
 
 
 class When:

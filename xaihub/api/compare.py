@@ -59,7 +59,8 @@ def compare(
         seed: Seed of every random choice.
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
-        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, threads, backend,
+            precision.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one model and explainer is in `failures`.

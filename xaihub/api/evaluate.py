@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from xaihub.evaluation.run import Totals
 
 # The arguments that replace a key of the plan, unless they are None or empty.
-SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+SCALARS = (
+    "target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads", "backend",
+    "precision", "limit", "output",
+)  # fmt: skip
+# Those that change scores by more than rounding may not change within a run.
+KEPT = ("precision", "backend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,8 @@ def evaluate(
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
+        plan: target, labels, masks, boxes, seed, device, batch_size, threads, backend, precision, limit, output: as the
+            options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -167,10 +173,17 @@ def planned(
     _update_lists(hub, made, images, lists, params, add=bool(resume))
     for name in SCALARS:
         if scalars.get(name) not in (None, ()):
+            if resume and name in KEPT and scalars[name] != getattr(made, name):
+                raise ParameterError(
+                    f"the run was computed with {name} {getattr(made, name)!r}, so {scalars[name]!r} would mix two",
+                    hint="evaluate into a new run",
+                )
             setattr(made, name, scalars[name])
     made.like = [str(path) for path in made.like]
     if no_controls:
         made.controls = False
+    if made.backend == "auto":  # what it stands for here is part of the plan
+        made.backend = hub.automatic_backend
     _rooted(made)
     return made, file
 

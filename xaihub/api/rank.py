@@ -106,7 +106,7 @@ def rank(
         labels: A CSV file with the classes of the images (file, label).
         seed: Seed of every random choice.
         combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
-        loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, batch_size, threads, backend, precision.
 
     Returns:
         One ranking per model and global explainer, or one per global explainer with `combine`.

@@ -152,10 +152,8 @@ class Isolation:
 
 
 def _asked(model: Model) -> dict[str, Any]:
-    runtime = model.runtime
-    settings = {"batch_size": runtime.batch_size, "memory_budget": runtime.memory_budget, "autocast": runtime.autocast}
     arguments = {name: value for name, value in (model.loaded or {}).items() if name != "plugin_files"}
-    return {"shown": model.name, "arguments": arguments, "runtime": settings}
+    return {"shown": model.name, "arguments": arguments, "runtime": model.runtime.record()}
 
 
 def _named(method: Parametrised) -> list[Any]:

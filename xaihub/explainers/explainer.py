@@ -238,7 +238,7 @@ class Explainer(Parametrised, ABC):
             "parameters": self.parameters,
             "seed": seed,
             "device": str(model.device),
-            "autocast": model.runtime.autocast,
+            **model.executor.record(model),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 
