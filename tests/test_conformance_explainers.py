@@ -26,8 +26,7 @@ ELSEWHERE = "every_parameter_has_an_effect"  # tested in test_parameter_effects.
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that leaves threads behind is waited for after each of many calls."""
-    for module in ("xaihub.models.process", "xaihub.testing.process"):
-        monkeypatch.setattr(f"{module}.GRACE", 0.002)
+    monkeypatch.setattr("xaihub.notices.process.GRACE", 0.002)
     # Fewer calls and passes show what these methods leave behind; the built-in ones are checked with the usual numbers.
     monkeypatch.setattr("xaihub.testing.explainer_cost.SECONDS", 0)
     monkeypatch.setattr("xaihub.testing.explainer_cost.MOST_TIMES", 8)
@@ -52,10 +51,10 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (bad.HalfSize, None, "shape_is_that_of_the_input", "(2, 3, 32, 32) for inputs (2, 3, 64, 64): return"),
     (bad.NoTensor, None, "shape_is_that_of_the_input", "returned ndarray instead of a tensor"),
     (bad.DividesByNothing, None, "values_are_finite", "avoid divisions by 0"),
-    (guest.SwitchesGradientsOn, None, "model_is_left_as_found", "the requires_grad of"),
-    (guest.CountsBatches, None, "model_is_left_as_found", "was changed: undo every change"),
-    (guest.LeavesAHook, None, "model_is_left_as_found", "the set of hooks of 'the network' was changed"),
-    (guest.TrainsInstead, None, "model_is_left_as_found", "the mode of"),
+    (guest.SwitchesGradientsOn, None, "model_is_left_as_found", "changed requires_grad of"),
+    (guest.CountsBatches, None, "model_is_left_as_found", "num_batches_tracked': undo every change"),
+    (guest.LeavesAHook, None, "model_is_left_as_found", "left hooks on 'the network'"),
+    (guest.TrainsInstead, None, "model_is_left_as_found", "changed the setting 'training' of"),
     (guest.CleansUpInTheLastLine, None, "model_is_left_as_found_after_an_error", "not in a last line"),
     (guest.ClampsInPlace, None, "input_is_left_alone", "work on a copy"),
     (bad.OwnRandomness, None, "same_seed_same_map", "global generator"),
@@ -81,6 +80,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (guest.KeepsEverything, None, "memory_is_bounded", "batch by batch"),
     (guest.OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' declares 8 forward passes, but it used 9"),
     (guest.TwiceTheCost, record(cost="samples forward passes"), "keeps_to_its_budget", "correct the record's `cost`"),
+    (guest.Miscounts, None, "spends_the_budget_it_takes", "with a budget of 128 passes it used 768"),
     (Good, record(cost=""), "record_is_complete", "its record has no cost"),
     (Good, record(needs=("black-box",)), "record_is_complete", 'give needs=("gradients",)'),
     (bad.NoGap, None, "values_are_complete", "completeness_gap=..."),
@@ -88,8 +88,8 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (guest.Hoards, None, "nothing_is_left_behind", "more tensors: keep nothing between calls"),
     (guest.HoardsArrays, None, "nothing_is_left_behind", "KiB of arrays and other objects: keep nothing"),
     (guest.StacksAtTheEnd, None, "memory_is_bounded", "each further pass keeps"),
-    (guest.SwapsReLU6, None, "model_is_left_as_found", "after `attribute` on 'tiny_mixed', the"),
-    (guest.PatchesAClass, None, "model_is_left_as_found", "the class of 'features.2.2' was changed"),
+    (guest.SwapsReLU6, None, "model_is_left_as_found", "`attribute` on 'tiny_mixed' replaced the modules"),
+    (guest.PatchesAClass, None, "model_is_left_as_found", "changed the class of 'features.2.2'"),
     (guest.LeavesAThread, None, "process_is_left_as_found", "still runs): undo every change"),
     (guest.RaisesTheRecursionLimit, None, "process_is_left_as_found", "the recursion limit (from"),
     (guest.ChangesTheFolder, None, "process_is_left_as_found", "the working directory (from"),

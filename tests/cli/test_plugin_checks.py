@@ -100,7 +100,7 @@ def outcomes(hostile: Result) -> dict[tuple[str, str], dict[str, Any]]:
         ("b_quits", "process_is_left_as_found", "it ended the process with exit status 0"),
         ("b_quits", "values_are_finite", "it ended the process with exit status 0"),
         ("c_crashes", "process_is_left_as_found", "it crashed the process (SIGSEGV)"),
-        ("d_hangs", "process_is_left_as_found", "it did not finish within 20 seconds"),
+        ("d_hangs", "process_is_left_as_found", "it did not finish within 20 s"),
         ("e_interrupts", "works_on_a_cnn", "it raised KeyboardInterrupt"),
         ("f_mute", "works_on_a_cnn", "it raised Mute (its message cannot be read)"),
     ],
@@ -120,7 +120,7 @@ def test_after_a_timeout_the_other_checks_of_the_subject_are_not_run(
     row = outcomes["d_hangs", "works_on_a_cnn"]
 
     assert row["outcome"] == "not applicable"
-    assert "did not finish within 20 seconds in 'process_is_left_as_found'" in row["advice"]
+    assert "did not finish within 20 s in 'process_is_left_as_found'" in row["advice"]
 
 
 def test_a_good_method_after_them_passes_and_the_culprits_are_named(
