@@ -80,6 +80,7 @@ BAD: list[tuple[type[Explainer], ExplainerSpec | None, str, str]] = [
     (guest.KeepsEverything, None, "memory_is_bounded", "batch by batch"),
     (guest.OneTooMany, None, "keeps_to_its_budget", "the parameter 'budget' declares 8 forward passes, but it used 9"),
     (guest.TwiceTheCost, record(cost="samples forward passes"), "keeps_to_its_budget", "correct the record's `cost`"),
+    (guest.Miscounts, None, "spends_the_budget_it_takes", "with a budget of 128 passes it used 768"),
     (Good, record(cost=""), "record_is_complete", "its record has no cost"),
     (Good, record(needs=("black-box",)), "record_is_complete", 'give needs=("gradients",)'),
     (bad.NoGap, None, "values_are_complete", "completeness_gap=..."),

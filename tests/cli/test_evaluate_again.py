@@ -186,7 +186,7 @@ def wait_for_rows(folder: Path, process: BaseProcess) -> None:
     while not (folder / "run.sqlite").is_file() or not stored(folder):
         assert process.is_alive()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def stored(folder: Path) -> int:

@@ -20,6 +20,7 @@ from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
+from xaihub.models.prompts import aimed
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
@@ -95,6 +96,7 @@ def rank(
     seed: int = 0,
     combine: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    text: str | Sequence[str] = (),
     **loading: Any,
 ) -> list[GlobalExplanation]:
     """Rank the features that models as a whole rely on, as `xaihub rank` does.
@@ -109,6 +111,7 @@ def rank(
         combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
         timeout: Limit for one ranking by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
+        text: Texts, as classes of models with a text encoder.
         loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
 
     Returns:
@@ -125,7 +128,7 @@ def rank(
 
     hub = default_hub()
     methods = made(GlobalExplainer, hub.global_explainers, hub.get_global_explainer, listed(explainers), params)
-    networks = loaded_models(listed(models), **loading)
+    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
     sources = find_images([os.fspath(item) for item in listed(images)]) if images else []
     outcomes = []
     table = None if labels is None else str(labels)

@@ -24,12 +24,10 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
 
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
     models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
-    like = getattr(wanted, "like", ())
-    if not like:
-        return models
-    from xaihub.models.similarity import like as similar
+    from xaihub.models.prompts import aimed
 
-    return [similar(model, like) for model in models]
+    like, text = getattr(wanted, "like", ()), getattr(wanted, "text", ())
+    return [aimed(model, like_images=like, texts=text) for model in models]
 
 
 def limit_of(timeout: float | None, *, results: int) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import LIMIT_OF_SEVERAL, ModelOptions, Opt, named, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, TEXT, ModelOptions, Opt, named, options
 from xaihub.cli._output import note, passes, progress, put, put_json, say, table
 from xaihub.cli._prepare import Destination, limit_of, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
@@ -30,6 +30,7 @@ class RankOptions(ModelOptions):
         DEFAULT_GLOBAL_EXPLAINER,
     )
     labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
+    text: Annotated[tuple[str, ...], TEXT] = ()
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
     timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10

@@ -308,4 +308,5 @@ def _asked(model: Model) -> dict[str, Any]:
 
 
 def _named(method: Parametrised) -> list[Any]:
-    return [method.name, method.parameters]
+    budget = [method.granted.typed] if isinstance(method, Explainer) and method.granted else []
+    return [method.name, method.parameters, *budget]

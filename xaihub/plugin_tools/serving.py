@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from xaihub.api.rank import Photos
 from xaihub.errors import XaihubError
 from xaihub.evaluation.isolation import packed, settle_in, unpacked
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -103,8 +104,9 @@ class Server:
         hashes = (model.weights_hash, model.structure_hash)
         return hashes == (wanted.get("weights", hashes[0]), wanted.get("structure", hashes[1]))
 
-    def _explainer(self, named: tuple[str, Mapping[str, Any]]) -> Explainer:
-        return self._hub.get_explainer(named[0], **named[1])
+    def _explainer(self, named: Sequence[Any]) -> Explainer:
+        explainer = self._hub.get_explainer(named[0], **named[1])
+        return budgeted([explainer], named[2] if len(named) > 2 else None)[0]
 
     def _explain(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         explainer, target = self._explainer(message["explainer"]), _target(message["target"])

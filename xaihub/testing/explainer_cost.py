@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xaihub.explainers.budget import Budget, of_passes, within
 from xaihub.models.passes import Runtime
 from xaihub.testing.catalogue import applies, check, require, require_record
 from xaihub.testing.cost import BUDGETS, announced
@@ -23,6 +24,7 @@ BATCH = 4
 # a block of a few passes in memory, but not all. Fewer than 16 further passes show nothing.
 LEAST_TIMES, MOST_TIMES = 4, 32
 LEAST_PASSES, MOST_PASSES = 16, 256
+WHOLE_BUDGETS = (128, 192)  # forward passes, with the default parameters
 CALLS = 12
 LEAST_CALLS = 5
 SECONDS = 0.3
@@ -68,6 +70,28 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
                 known = True
                 require(counted <= limit, f"{what} declares {limit:g} forward passes, but it used {counted:g}")
     applies(known, "its record's `cost` is not a formula, and it has no parameter `budget`")
+
+
+@check("explainer", advice="let `Passes(each=..., extra=..., maximum=...)` describe the passes as they are counted")
+def spends_the_budget_it_takes(subject: ExplainerSubject) -> None:
+    """A budget of passes, where a parameter is marked with `Passes`, is spent to 2 %; a maximum is not exceeded."""
+    item = of_passes(subject.method)
+    applies(item is not None, "no parameter is marked with `Passes`, so it cannot be given a budget")
+    assert item is not None  # noqa: S101 - for the type checker
+    assert item.passes is not None  # noqa: S101
+    known = False
+    for passes in WHOLE_BUDGETS:
+        default = subject.method(**subject.given)
+        default.name = subject.name
+        trial = subject.try_on(subject.model, subject.images(1), explainer=within(default, Budget(passes=passes)))
+        if trial.worked:
+            known = True
+            record = trial.explanations[0].metadata
+            counted = record["forward_passes"] + 2 * record["backward_passes"]
+            slack = max(0.02 * passes, item.passes.each)
+            least = 0 if item.passes.maximum else passes - slack
+            require(least <= counted <= passes + slack, f"with a budget of {passes} passes it used {counted:g}")
+    applies(known, "it returns no map with the budgets of the kit")
 
 
 @check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")
