@@ -291,9 +291,15 @@ class AdapterSpec(Spec):
 
     Attributes:
         prefixes: Model names that start with one of these belong to this adapter alone.
+        suffixes: And so do those that end with one of these, such as files of one type.
     """
 
     prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+
+    def claims(self, name: str) -> bool:
+        """Whether a model of this name belongs to this adapter alone."""
+        return name.startswith(self.prefixes) or name.lower().endswith(self.suffixes)
 
 
 @dataclass(frozen=True, kw_only=True)

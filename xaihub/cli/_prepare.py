@@ -23,7 +23,9 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     from xaihub.api.loading import load_models as load
 
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "threads", "backend", "precision")
-    models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
+    settings = {setting.name: setting.value for setting in wanted.inputs}
+    values = {name: getattr(wanted, name) for name in names}
+    models = load(hub, wanted.models, progress=step, input=settings, **values)
     from xaihub.models.prompts import aimed
 
     like, text = getattr(wanted, "like", ()), getattr(wanted, "text", ())

@@ -378,9 +378,10 @@ def _differentiable(model: Model, who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _NO_GRADIENT.search(str(error)):
             raise
+        reason = getattr(model.module, "black_box", "")  # why it has no gradients
         raise ExplainerRefused(
             f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
-            " or the layer",
+            f" or the layer{reason and ': '}{reason}",
             hint="use a black-box explainer such as rise",
         ) from error
 

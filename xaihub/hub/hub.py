@@ -192,6 +192,7 @@ class Hub:
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
+        input: Mapping[str, Any] | None = None,
     ) -> Model:
         """Load a model: a card of the zoo, the path of a card, a function in a file, or what an adapter knows.
 
@@ -209,11 +210,13 @@ class Hub:
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
+            input: Further settings of the preprocessing, instead of the model's own, as under `input` in a card:
+                {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}.
 
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
-            ParameterError: `outputs` is not a kind of outputs.
+            ParameterError: `outputs` is not a kind of outputs, or `input` has a wrong setting.
         """
         from dataclasses import replace
 
@@ -227,6 +230,10 @@ class Hub:
             card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
         if size is not None:
             card = replace(card, input={**card.input, "size": size})
+        if input:
+            from xaihub.models.cards import read_input
+
+            card = replace(card, input={**card.input, **read_input(input)})
         request = ModelRequest(
             name=card.name,
             card=card,
@@ -257,6 +264,7 @@ class Hub:
             code = f"{model.code['file']}:{model.code['function']}" if model.code else name
             model.loaded = {
                 "name": code, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                "input": dict(input or {}),
                 **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
@@ -290,7 +298,7 @@ class Hub:
 
             if (mine := FunctionAdapter()).knows(name):
                 return ModelCard(name=name, architecture=name), mine
-        for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
+        for spec in [spec for spec in self.adapters if spec.claims(name)] or self.adapters:
             adapter = self._try_adapter(spec, name)
             if adapter is not None:
                 return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
@@ -302,7 +310,7 @@ class Hub:
             adapter = self._adapter(spec.name)
             return adapter if adapter.knows(name) else None
         except (Exception, SystemExit) as error:  # the plugin fence: the models of other adapters must stay available
-            if isinstance(error, XaihubError) and name.startswith(spec.prefixes):
+            if isinstance(error, XaihubError) and spec.claims(name):
                 raise
             self._blame(spec, error)
             return None

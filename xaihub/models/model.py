@@ -83,15 +83,13 @@ class Model:
         self._order = torch.channels_last
         self.module: Any = prepared(module, self.device, self._order, name=name)
         check_modules(self.module, name=name)
-        self.name = name
-        self.preprocessing = preprocessing
+        self.name, self.preprocessing = name, preprocessing
         self.classes = tuple(classes)
         self.outputs, self._declared = Outputs(), False
         if outputs is not None:
             self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
-        self.runtime = runtime or Runtime()
-        self.text_encoder = text_encoder
+        self.runtime, self.text_encoder = runtime or Runtime(), text_encoder
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         # Backends of plugins, by name, each imported when it is called, and the one that "auto" may choose.
