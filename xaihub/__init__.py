@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
+    from xaihub.models.text_encoder import TextEncoder as TextEncoder
     from xaihub.notices import without_warnings as without_warnings
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
@@ -112,6 +113,7 @@ _NAMES = {
     "models.passes": "Runtime",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
+    "models.text_encoder": "TextEncoder",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
     "params": "Execution Meta Passes Unless When",
     "notices": "without_warnings",

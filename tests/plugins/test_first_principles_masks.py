@@ -51,8 +51,9 @@ def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law
     assert float(ours.values.sum()) == pytest.approx(float(f(X[None]) - f(Z).mean()), abs=1e-10)
 
 
-@pytest.mark.parametrize("adjust", [False, True])
-@pytest.mark.parametrize("law", ["own", "uniform", "shared"])
+@pytest.mark.parametrize(
+    ("law", "adjust"), [("own", False), ("own", True), ("uniform", True), ("shared", False), ("shared", True)]
+)
 def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: bool, law: Any) -> None:
     f = curved(d=9)
     x, z = uniform(9), uniform(1, 9, seed=6)
@@ -106,8 +107,7 @@ def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
         assert float(centred[j]) == pytest.approx((1 - p) * (kept - dropped), abs=1e-10)
 
 
-@pytest.mark.parametrize("p", [0.3, 0.5])
-@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize(("p", "centre"), [(0.3, False), (0.5, True)])
 def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p: float, centre: bool) -> None:
     x, z, w = uniform(9), uniform(1, 9, seed=6), uniform(9, seed=8)
     family = mask_families.KeepP(p=p, budget=80, background=z, centre=centre, adjust=True)

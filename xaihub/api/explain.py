@@ -21,8 +21,7 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.process import fenced
-from xaihub.models.similarity import like as similar
+from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +89,7 @@ def explain(
     explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
+    text: str | Sequence[str] = (),
     seed: int = 0,
     budget: Budget | str | float | None = None,
     device: str = "auto",
@@ -107,6 +107,7 @@ def explain(
             which returns one score per image, or a `xaihub.Head`.
         like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
             than the second of two.
+        text: A text, or a list of texts, as classes of a model with a text encoder.
         seed: Seed of every random choice.
         budget: Passes for the explanation (500), or seconds ("10s") in which a method that can do so refines its map;
             it has no effect on methods that cannot choose their number of passes. A backward pass counts as two.
@@ -125,8 +126,8 @@ def explain(
 
     loaded = as_model(model, device=device)
     (method,) = budgeted([instance(Explainer, get_explainer, explainer, values)], budget)
-    if like is not None:
-        loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
+    references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
+    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
     image = load_image(sample_photo() if source is None else source)
@@ -223,7 +224,7 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        with fenced(explainer), seen.previewing(preview, outcome):
+                        with seen.previewing(preview, outcome):
                             made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from xaihub.notices.fence import stdout_to_stderr
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board, Entry
+    from xaihub.evaluation.board import Board, Entry
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
@@ -48,6 +46,8 @@ _results: list[TextIO] = []  # the streams of `reserved_stdout`
 @contextmanager
 def reserved_stdout() -> Iterator[None]:
     """Keep stdout for results; what anything else prints, from Python or by file descriptor, goes to stderr."""
+    from xaihub.notices.fence import stdout_to_stderr
+
     own = sys.stdout
     with stdout_to_stderr() as kept, ExitStack() as stack:
         with suppress(OSError, ValueError, AttributeError):  # ValueError: not a file, as in tests and notebooks
@@ -99,7 +99,9 @@ def put_json_list(wanted: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def _json(record: Any) -> str:
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+    from xaihub.records import plain
+
+    text = json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False)
     return _CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 

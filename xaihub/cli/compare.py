@@ -28,8 +28,9 @@ class CompareOptions(ExplainOptions):
 def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     """Compare explainers and models on one image.
 
-    Writes one labelled figure, with one row per model and one column per explainer. Methods with few passes run first;
-    after Ctrl-C the figure shows those that are finished.
+    Writes one labelled figure, with one row per model and one column per explainer; --html adds a page that opens
+    offline, with an opacity slider. Methods with few passes run first; after Ctrl-C the figure shows those that are
+    finished.
 
     \b
     Examples:
@@ -43,13 +44,16 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     if len(sources) > 1:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
+    from xaihub.api.compare import Comparison
     from xaihub.api.compare import compare_models as run
     from xaihub.api.parameters import make
     from xaihub.explainers.budget import budgeted
+    from xaihub.explainers.heat import check_drawing
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
     from xaihub.images.naming import image_stem, target_part
 
+    check_drawing(given.drawing)
     explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
     explainers, stopped = budgeted(explainers, given.budget, note(given.quiet)), list[bool]()
     with progress(quiet=given.quiet) as bar:
@@ -71,13 +75,17 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
     if any(rows):
-        figure = grid([row for row in rows if row], smooth=given.smooth)
+        figure = grid([row for row in rows if row], **given.drawing)
         stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])
         written = write_file(place.path(stem, ".png"), png_bytes(figure))
+        page = {}
+        if given.html:
+            made = Comparison(explanations=rows, failures=failures)
+            page = {"html": str(made.save(place.path(stem, ".html"), **given.drawing))}
         if given.as_json:
-            put_json({"png": str(written), "explanations": [[item.to_dict() for item in row] for row in rows]})
+            put_json({"png": str(written), **page, "explanations": [[item.to_dict() for item in row] for row in rows]})
         else:
-            put(str(written))
+            put("\n".join([str(written), *page.values()]))
         if given.terminal:
             draw(figure)
     if stopped:

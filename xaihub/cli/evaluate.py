@@ -27,6 +27,7 @@ from xaihub.cli._options import (
     PARAM,
     SEED,
     TARGET,
+    TEXT,
     Display,
     Opt,
     options,
@@ -52,6 +53,7 @@ class EvaluateOptions(Display):
     target: Annotated[str | None, TARGET] = None
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -176,12 +178,12 @@ def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
         cost = estimate(hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
-    rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
+    rows = [part._asdict() for part in cost.parts]
     if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
-    put(table(rows, names))
+    put(table([{**row, "seconds": f"{row['seconds']:.2f}"} for row in rows], names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
         f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"

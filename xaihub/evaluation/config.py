@@ -38,6 +38,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         boxes: A CSV file with the columns file, left, top, right, bottom, in pixels of the image.
         outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
         like: Images; the similarity to them is explained instead of a class.
+        text: Texts, which are the classes of models with a text encoder.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None fits the memory.
@@ -54,6 +55,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     target: str | int | None = None
     outputs: str = ""
     like: list[str] = []
+    text: list[str] = []
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None

@@ -23,7 +23,7 @@ from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.similarity import like
+from xaihub.models.prompts import aimed
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -128,7 +128,7 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
         with _at(file, "models", number):
             runtime = Runtime(batch_size=config.batch_size)
             model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
-            model = like(model, config.like) if config.like else model
+            model = aimed(model, like_images=config.like, texts=config.text)
             if model.name in models:
                 first = config.models[list(models).index(model.name)]
                 message = f"{first!r} and {name!r} are both named {model.name!r}"

@@ -31,9 +31,13 @@ PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"
 )
-SIGMOIDS = (
+ENDING = (
+    "the network ends in a {ending}, so the confidences, which are a {own} of its outputs, are not its own; remove the"
+    " {ending}"
+)
+PERHAPS = (
     "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
-    " are computed as the sigmoid of the outputs"
+    " are computed as the {own} of the outputs"
 )
 VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
@@ -222,11 +226,12 @@ class Explainer(Budgeted, ABC):
         return [one for part, own in zip(parts, pieces, strict=True) for one in explanations(part, own, heard)]
 
     def _notes(self, model: Model, logits: Tensor) -> list[str]:
-        """Return what the reader must know of the scale of the outputs."""
-        if model.outputs.kind == "multilabel" and logits.shape[1] > 2:
-            return [SIGMOIDS] * bool(((logits >= 0) & (logits <= 1)).all())
+        """Return what the reader must know of the precision and the scale of the outputs."""
+        return [*_precision(model), *self._scale(model, logits)]
+
+    def _scale(self, model: Model, logits: Tensor) -> list[str]:
         if model.outputs.classify:
-            return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
+            return _probabilities(model, logits)
         output = self.parameters.get("output")
         return [VALUES.format(output=output)] if output in ("logit", "probability") else []
 
@@ -236,6 +241,7 @@ class Explainer(Budgeted, ABC):
             "model": model.name,
             "outputs": str(model.outputs),
             **({"head": model.head} if model.head else {}),
+            **({"code": dict(model.code)} if model.code else {}),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
@@ -302,6 +308,28 @@ def _explanations(
         )
         for row in range(rows)
     ]
+
+
+def _precision(model: Model) -> list[str]:
+    limits = torch.finfo(model.dtype)
+    if limits.bits > 16:
+        return []
+    return [f"the network computes in {str(model.dtype).removeprefix('torch.')}, so scores are rounded to"
+            f" {100 * limits.eps:.2g} %; convert it with .float() for smaller differences"]  # fmt: skip
+
+
+def _probabilities(model: Model, logits: Tensor) -> list[str]:
+    """Return a note if what should be logits are probabilities already."""
+    kind = model.outputs.kind
+    if kind == "multiclass" and are_probabilities(logits):
+        return [PROBABILITIES]
+    rows = logits[:, 1:] if kind == "binary" else logits
+    if bool(((rows < 0) | (rows > 1)).any()) or model.ending == "":
+        return []
+    own = "softmax" if kind == "multiclass" else "sigmoid"
+    if model.ending is not None:
+        return [ENDING.format(ending=model.ending, own=own)]
+    return [PERHAPS.format(own=own)] * (kind != "multiclass")
 
 
 def _constant(score: str) -> list[str]:

@@ -18,7 +18,6 @@ from xaihub.testing.catalogue import applies, check, require, require_record
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.memory import peak_memory, traced
-from xaihub.testing.state import hooks_of
 
 BATCH = 4
 # The quick budget is multiplied by up to 32, while there are at most 256 passes, and by half of that: a method may keep
@@ -112,7 +111,7 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
     explainer = subject.make()
     for seed in range(3):  # what is created once and cached, such as the network's structure, is not a leak
         subject.values(model, subject.images(1, seed=seed), explainer=explainer)
-    hooks = sum(len(hooks_of(module)) for module in model.module.modules())
+    hooks = _hooks(model.module)
     with _newborn() as newborn, traced() as kept:
         calls, started, sizes = 0, time.perf_counter(), [0]
         while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
@@ -129,8 +128,13 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
             gc.collect()
             growth = kept() / calls
         require(growth < limit, f"each call keeps {growth / 1024:.0f} KiB of arrays and other objects")
-    more = sum(len(hooks_of(module)) for module in model.module.modules()) - hooks
+    more = _hooks(model.module) - hooks
     require(more <= 0, f"after {calls} calls the network has {more} more hooks")
+
+
+def _hooks(network: nn.Module) -> int:
+    tables = [vars(module).items() for module in network.modules()]
+    return sum(len(table) for items in tables for name, table in items if name.endswith("_hooks"))
 
 
 class _Meter:
