@@ -12,6 +12,7 @@ from xaihub.api.explain import Outcome, explain_many
 from xaihub.api.loading import listed, loaded_models, made
 from xaihub.api.registration import default_hub
 from xaihub.errors import OutputError
+from xaihub.explainers.budget import Budget, budgeted, expected_passes
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation, summary
 from xaihub.explainers.heat import Drawing
@@ -19,6 +20,7 @@ from xaihub.explainers.page.document import framed
 from xaihub.files import write_file
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.models.model import Model
+from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,6 +131,8 @@ def compare(
     target: str | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
+    text: str | Sequence[str] = (),
+    budget: Budget | str | float | None = None,
     **loading: Any,
 ) -> Comparison:
     """Compare explainers and models on one image, as `xaihub compare` does.
@@ -142,6 +146,8 @@ def compare(
         seed: Seed of every random choice.
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
+        text: Texts, as classes of models with a text encoder.
+        budget: Passes for each explanation (500), or seconds ("10s"); see `explain`.
         loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
 
     Raises:
@@ -155,7 +161,8 @@ def compare(
 
     hub = default_hub()
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
-    networks = loaded_models(listed(models), **loading)
+    methods = budgeted(methods, budget)
+    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
     source = os.fspath(sample_photo() if image is None else image)
     rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)
@@ -170,17 +177,33 @@ def compare_models(
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
     watch: Callable[[str], None] = lambda _text: None,
+    interrupted: Callable[[], None] | None = None,
 ) -> tuple[list[list[Explanation]], list[Outcome]]:
     """Explain one image with every model and explainer; without a target, each model's own prediction.
+
+    Explainers with few passes run first. On Ctrl-C, `interrupted` is called if it is given, and what is finished is
+    returned; otherwise the exception goes on.
 
     Plugins of third parties run in a worker process, each explanation for at most `timeout` seconds (see `Isolation`).
 
     Returns:
         One row per model with its explanations, and the outcomes that failed.
     """
-    outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, timeout=timeout, watch=watch))
+    order = sorted(range(len(explainers)), key=lambda place: expected_passes(explainers[place]))
+    fast_first, outcomes = [explainers[place] for place in order], list[Outcome]()
+    try:
+        for one in explain_many(models, fast_first, [source], target=target, seed=seed, timeout=timeout, watch=watch):
+            outcomes.append(one)
+    except KeyboardInterrupt:
+        if interrupted is None:
+            raise
+        interrupted()
     made = [item for item in outcomes if item.model]  # by model; the names of models may repeat
     width = len(explainers)
     rows = [made[place * width : (place + 1) * width] for place in range(len(models))]
-    explained = [[item.explanation for item in row if item.explanation is not None] for row in rows]
+    # Shown in the order in which they were asked for.
+    sorted_rows = [
+        [item for _, item in sorted(zip(order, row, strict=False), key=lambda pair: pair[0])] for row in rows
+    ]
+    explained = [[item.explanation for item in row if item.explanation is not None] for row in sorted_rows]
     return explained, [item for item in outcomes if item.error is not None]

@@ -15,14 +15,14 @@ from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from xaihub.explainers.heat import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
-LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
+LAST = ("settings", "budget", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
 
 class Opt:
@@ -110,7 +110,8 @@ MODEL = named(
     "models",
     "-m",
     "--model",
-    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), any timm, hf-hub: or torchvision/ name, or your"
+    " function that returns a Model (model.py:build)",
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
@@ -128,6 +129,10 @@ LIKE = Opt(
     "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
     metavar="IMAGE",
 )  # fmt: skip
+TEXT = Opt(
+    "Score this text instead of a class, with a model that has a text encoder; the texts are the classes; repeatable.",
+    metavar="PROMPT",
+)
 HEAD = Opt(
     "Head that turns what the network returns into scores (see 'xaihub list heads').", metavar="NAME",
     show_default=False, shell_complete=_complete("heads"),
@@ -137,14 +142,20 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+BUDGET = Opt(
+    "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
+    " counts as two. Methods that cannot choose their number of passes are named.",
+    metavar="N|SECONDSs",
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
-LIMIT = Opt(
-    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
-    " in this process.",
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
+_LIMIT = (
+    "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"
 )
+LIMIT = Opt(f"{_LIMIT}.", "--timeout", metavar="SECONDS", type=click.FloatRange(0))
+LIMIT_OF_SEVERAL = Opt(
+    f"{_LIMIT}; default: {DEFAULT_TIMEOUT:g}, or 0 for a single result.", "--timeout", metavar="SECONDS",
+    type=click.FloatRange(0), show_default=False,
+)  # fmt: skip
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
@@ -192,7 +203,9 @@ class ExplainOptions(ModelOptions):
     alpha: Annotated[float, Opt("Opacity of the strongest colours over the image.", type=click.FloatRange(0, 1))] = 0.75
     html: Annotated[bool, Opt("Also write an HTML page per image, with all maps side by side.")] = False
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
 
     @property

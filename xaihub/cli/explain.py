@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import ExplainOptions, Opt, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, Opt, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, limit_of, load_models
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xaihub.api.explain import Outcome
     from xaihub.explainers.explanation import Explanation
 
 
@@ -23,9 +24,10 @@ KINDS = ("png", "npy", "npz")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileOptions(ExplainOptions):
-    """What to write in addition."""
+class AllOptions(ExplainOptions):
+    """For how long to run at most, and what to write in addition."""
 
+    timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
     save: Annotated[
         tuple[str, ...],
         Opt(
@@ -38,9 +40,9 @@ class FileOptions(ExplainOptions):
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(FileOptions)
+@options(AllOptions)
 @click.pass_obj
-def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
+def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     """Explain images: which pixels support a class?
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
@@ -54,6 +56,7 @@ def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
       xaihub explain cat.jpg
       xaihub explain cat.jpg dogs/ -m resnet50 -e gradcam -e integrated_gradients -t "Egyptian cat" -o out/
       xaihub explain cat.jpg -e rise -p masks=2000 -p cell=8 --seed 1 --json
+      xaihub explain cat.jpg -e rise -e shapley_values --budget 10s
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
       xaihub explain cat.jpg -e gradcam -e rise --html --colormap viridis --alpha 0.6 --save npz
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
@@ -66,6 +69,7 @@ def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
     from xaihub.api.compare import Comparison
     from xaihub.api.explain import explain_many
     from xaihub.api.parameters import make
+    from xaihub.explainers.budget import budgeted
     from xaihub.explainers.heat import check_drawing
     from xaihub.images.naming import OutputNames
 
@@ -74,13 +78,37 @@ def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
     specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
     beside = [hub.heads.get(name) for name in heads]
     explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
+    explainers = budgeted(explainers, given.budget, note(given.quiet))
     made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load_models(hub, given, bar.step)
         models = [model.with_head(head) for model in models for head in made] or models
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
-        outcomes = explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch)
+        limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
+
+        def stem_of(outcome: Outcome) -> Path:
+            return place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
+
+        def show(outcome: Outcome) -> None:
+            if outcome.explanation is not None:
+                _save(outcome.explanation, stem_of(outcome), given)
+                record = outcome.explanation.metadata
+                note(given.quiet)(
+                    f"{outcome.explainer}: preliminary map after {record['seconds']:.1f} s and"
+                    f" {passes(record['forward_passes'], 'forward')}"
+                )
+
+        outcomes = explain_many(
+            models,
+            explainers,
+            sources,
+            target=given.target,
+            seed=given.seed,
+            timeout=limit,
+            watch=bar.watch,
+            preview=show,
+        )
         for source, group in groupby(outcomes, key=lambda outcome: outcome.source):
             page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
             for outcome in group:
@@ -95,8 +123,8 @@ def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
                     put_record({"source": source, "explainer": outcome.explainer, "error": str(outcome.error)})
                 elif outcome.explanation is not None:
                     kept.explanations[0] += [outcome.explanation] if given.html else []
-                    stem = place.path(names.stem(outcome.model, outcome.explainer, source))
-                    files = _save(outcome.explanation, stem, given) | ({"html": str(page)} if given.html else {})
+                    files = _save(outcome.explanation, stem_of(outcome), given)
+                    files |= {"html": str(page)} if given.html else {}
                     put_record({"source": source, **files, **outcome.explanation.to_dict()})
                     if not given.as_json:
                         _show(outcome.explanation, files["png"], given)
@@ -110,7 +138,7 @@ def explain(app: App, /, images: tuple[str, ...], given: FileOptions) -> None:
         raise click.exceptions.Exit(min(codes) if failed == done else 1)
 
 
-def _save(explanation: Explanation, stem: Path, given: FileOptions) -> dict[str, str]:
+def _save(explanation: Explanation, stem: Path, given: AllOptions) -> dict[str, str]:
     """Write values, record and figures; return the paths of the figures and of the map's further files."""
     explanation.save(stem)
     drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png"), **given.drawing))}

@@ -257,16 +257,30 @@ class GlobalExplanation:
             found = json.loads(text)
             if (found["format"], found["kind"]) != (FORMAT, KIND):
                 raise OutputError(f"{str(file)!r} is not a global explanation of this version of xaihub")
-            record = msgspec.convert(found, type=_Record)
-            return cls(
-                runs=_tensor(record.runs) if tensors is None else tensors["runs"],
-                names=record.names,
-                feature=record.feature,
-                method=record.method,
-                history=_tensor(record.history) if tensors is None else tensors.get("history"),
-                grid=record.grid,
-                metadata=found["metadata"],
-            )
+            return cls._of(found, tensors)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> GlobalExplanation:
+        """Rebuild a ranking from the result of `to_dict`.
+
+        Raises:
+            OutputError: It is incomplete, or has wrong types.
+        """
+        with decoding(OutputError("the record of a global explanation is damaged")):
+            return cls._of(record, None)
+
+    @classmethod
+    def _of(cls, found: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> GlobalExplanation:
+        record = msgspec.convert(found, type=_Record)
+        return cls(
+            runs=_tensor(record.runs) if tensors is None else tensors["runs"],
+            names=record.names,
+            feature=record.feature,
+            method=record.method,
+            history=_tensor(record.history) if tensors is None else tensors.get("history"),
+            grid=record.grid,
+            metadata=found["metadata"],
+        )
 
     def plot(self, *, top: int = 20) -> Figure:
         """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
