@@ -97,8 +97,9 @@ def _winners(board: Board) -> list[str]:
             continue
         ours = scored[best]
         close = [n for n in methods if n != best and scored[n].high >= ours.low and scored[n].low <= ours.high]
-        tail = f"its interval overlaps those of {_listed(close)}" if close else "its interval overlaps no other method's"
-        tail = tail if ours.count >= ENOUGH else f"of {ours.count} image{'' if ours.count == 1 else 's'}, which shows little"
+        tail = f"its interval overlaps {f'those of {_listed(close)}' if close else 'no other'}"
+        if ours.count < ENOUGH:
+            tail = f"of {ours.count} image{'' if ours.count == 1 else 's'}, which shows little"
         texts.append(f"{best} has the best mean {metric} ({ours.mean:.3g}); {tail}")
     return texts
 
