@@ -259,7 +259,7 @@ class Explainer(Parametrised, ABC):
             **({"budget": str(self.granted)} if self.granted else {}),
             "seed": seed,
             "device": str(model.device),
-            "autocast": model.runtime.autocast,
+            **model.executor.record(model),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 
