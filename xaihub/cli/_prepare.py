@@ -22,7 +22,7 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     """Load every model once; forward passes are reported to `step`."""
     from xaihub.api.loading import load_models as load
 
-    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
+    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "threads", "backend", "precision")
     settings = {setting.name: setting.value for setting in wanted.inputs}
     values = {name: getattr(wanted, name) for name in names}
     models = load(hub, wanted.models, progress=step, input=settings, **values)

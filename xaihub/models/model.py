@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xaihub.errors import ModelError
 from xaihub.models.attention import recorded
+from xaihub.models.backends import EAGER, Backend
 from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
 from xaihub.models.ending import ending
@@ -23,7 +24,7 @@ from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed
 from xaihub.models.layer import Layer
 from xaihub.models.network import evaluating, largest_outputs, prepared, to_order
 from xaihub.models.outputs import Outputs
-from xaihub.models.passes import Counts, Runtime
+from xaihub.models.passes import DTYPES, Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
@@ -91,31 +92,34 @@ class Model:
         self.runtime, self.text_encoder = runtime or Runtime(), text_encoder
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
+        # Backends of plugins, by name, each imported when it is called, and the one that "auto" may choose.
+        self.backends: Mapping[str, Callable[[], type[Backend]]] = {}
+        self.automatic_backend = EAGER
         # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
         self.loaded: dict[str, Any] | None = None
         self.code: Mapping[str, str] = {}  # of the user's function that built it: file, function, sha256 of the file
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
+        self._locks, self._guard, self.executor = locks_of(self.module), Guard(), Executor()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the locks, the guard and the executor, so that a model can be copied."""
         self._guard.check()
-        own = ("_locks", "_guard", "_executor")
+        own = ("_locks", "_guard", "executor")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, with locks and a guard of its own."""
         self.__dict__.update(state, _checked_rows=False)
-        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
+        self._locks, self._guard, self.executor = locks_of(self.module), Guard(), Executor()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
 
         def run() -> Tensor:
             own = self._own(inputs)
-            scores: Tensor = self._executor.network(self.module, own)(own)
+            scores: Tensor = self.executor.network(self.module, own)(own)
             return scores
 
         self._guard.check()
@@ -124,9 +128,9 @@ class Model:
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     @contextmanager
-    def executing(self) -> Iterator[None]:
-        """Run the passes inside, which have no graph, through the `Executor`; other threads wait."""
-        with locked(self._locks), self._executor:
+    def executing(self, passes: int = 0) -> Iterator[None]:
+        """Run the passes inside, of which so many are known to come, without a graph; other threads wait."""
+        with locked(self._locks), self.executor.running(self, passes):
             yield
 
     def _own(self, inputs: Tensor) -> Tensor:
@@ -178,6 +182,7 @@ class Model:
         )
         model.outputs, model._declared = self.outputs, self._declared
         model.baselines, model.code = self.baselines, self.code
+        model.backends, model.automatic_backend = self.backends, self.automatic_backend
         model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
         return model
 
@@ -334,8 +339,9 @@ class Model:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run in mixed precision if the runtime enables it."""
-        with torch.autocast(self.device.type, enabled=self.runtime.autocast):
+        """Run in mixed precision if the runtime asks for it."""
+        dtype = DTYPES.get(self.runtime.precision)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             yield
 
     @contextmanager
@@ -384,7 +390,7 @@ class Model:
         ):
             if by is not None:
                 self.check_rows()
-            with self._executor.one_period(), self._guard.watching(self, by, parallel=parallel):
+            with self.executor.one_period(), self._guard.watching(self, by, parallel=parallel):
                 yield
 
     @contextmanager

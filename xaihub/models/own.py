@@ -20,7 +20,7 @@ from xaihub.models.adapter import ModelAdapter, ModelRequest
 from xaihub.models.model import Model
 from xaihub.models.weights import fill, read_weights
 from xaihub.notices import fence
-from xaihub.specs import import_file
+from xaihub.notices.importing import import_file
 
 LARGEST = 2**24  # bytes of a file of Python code
 _NAME = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)", re.IGNORECASE)
