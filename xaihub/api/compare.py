@@ -15,6 +15,7 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.models.model import Model
+from xaihub.models.similarity import like as similar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ def compare(
     explainers: str | type[Explainer] | Explainer | Sequence[str | type[Explainer] | Explainer] = DEFAULT_EXPLAINER,
     params: Mapping[str, Any] | None = None,
     target: str | None = None,
+    like: Any = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
     **loading: Any,
@@ -56,6 +59,9 @@ def compare(
         explainers: Explainers, their classes or names.
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
         target: The class to explain; without it, each model's own prediction.
+        like: An image, or a list of images: explain the similarity to it, by default to the first rather than the
+            second of two.
+        page: The page of a file with several pages or frames, from 1.
         seed: Seed of every random choice.
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
@@ -73,8 +79,10 @@ def compare(
     hub = default_hub()
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
     networks = loaded_models(listed(models), **loading)
+    if like is not None:
+        networks = [similar(network, like if isinstance(like, (list, tuple)) else [like]) for network in networks]
     source = os.fspath(sample_photo() if image is None else image)
-    rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
+    rows, failures = compare_models(networks, methods, source, target=target, page=page, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)
 
 
@@ -84,6 +92,7 @@ def compare_models(
     source: str,
     *,
     target: str | None = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
     watch: Callable[[str], None] = lambda _text: None,
@@ -95,7 +104,8 @@ def compare_models(
     Returns:
         One row per model with its explanations, and the outcomes that failed.
     """
-    outcomes = list(explain_many(models, explainers, [source], target=target, seed=seed, timeout=timeout, watch=watch))
+    wanted: dict[str, Any] = {"target": target, "page": page, "seed": seed, "timeout": timeout}
+    outcomes = list(explain_many(models, explainers, [source], watch=watch, **wanted))
     made = [item for item in outcomes if item.model]  # by model; the names of models may repeat
     width = len(explainers)
     rows = [made[place * width : (place + 1) * width] for place in range(len(models))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
@@ -82,6 +83,12 @@ def _seed(ctx: click.Context, param: click.Parameter, seed: int | None) -> int |
     return seed
 
 
+def _bands(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    if text and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){0,2}", text):
+        raise click.BadParameter(f"{text!r} is not one or three numbers from 1, such as 4,3,2", ctx, param)
+    return text
+
+
 def _reserve(ctx: click.Context, _param: click.Parameter, wanted: bool) -> bool:
     if wanted and not ctx.resilient_parsing:
         ctx.with_resource(reserved_stdout())
@@ -135,6 +142,15 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+PAGE = Opt(
+    "Page or frame of an image file that has several; default: the first, and a note says so.", metavar="N",
+    type=click.IntRange(1),
+)  # fmt: skip
+BANDS = Opt(
+    "Channels of an array that the figure shows as red, green and blue, or one as grey, such as 4,3,2; default: those"
+    " of the model card, else the first.",
+    metavar="N,N,N", callback=_bands,
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 LIMIT = Opt(
     "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
@@ -186,4 +202,6 @@ class ExplainOptions(ModelOptions):
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     head: Annotated[str, HEAD] = ""
+    page: Annotated[int | None, PAGE] = None
+    bands: Annotated[str, BANDS] = ""
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from xaihub.cli._options import ModelOptions
+from xaihub.cli._options import ExplainOptions, ModelOptions
 from xaihub.errors import OutputError
 from xaihub.hub import Hub
 
 if TYPE_CHECKING:
+    from xaihub.explainers.explainer import Explainer
     from xaihub.models.model import Model
 
 
@@ -23,13 +24,35 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     from xaihub.api.loading import load_models as load
 
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
-    models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
-    like = getattr(wanted, "like", ())
-    if not like:
-        return models
-    from xaihub.models.similarity import like as similar
+    return load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
 
-    return [similar(model, like) for model in models]
+
+def prepare(
+    hub: Hub, wanted: ExplainOptions
+) -> tuple[list[Explainer], Callable[[Callable[[int, int], None]], list[Model]]]:
+    """Make the explainers, and return them with a function that loads the models with the heads that are asked for.
+
+    Parameters are checked before any model is loaded.
+    """
+    from xaihub.api.parameters import make
+
+    specs, heads = [hub.explainers.get(name) for name in wanted.explainers], [wanted.head] if wanted.head else []
+    beside = [hub.heads.get(name) for name in heads]
+    explainers = make(hub.explainers, hub.get_explainer, wanted.explainers, wanted.settings, beside=beside)
+    made = make(hub.heads, hub.get_head, heads, wanted.settings, beside=specs)
+
+    def load(step: Callable[[int, int], None]) -> list[Model]:
+        models = load_models(hub, wanted, step)
+        for model in models if wanted.bands else ():
+            bands = tuple(int(band) for band in wanted.bands.split(","))
+            model.preprocessing = replace(model.preprocessing, bands=bands)
+        if wanted.like:
+            from xaihub.models.similarity import like
+
+            models = [like(model, wanted.like) for model in models]
+        return [model.with_head(head) for model in models for head in made] or models
+
+    return explainers, load
 
 
 @dataclass(frozen=True)

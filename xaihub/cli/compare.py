@@ -10,7 +10,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, prepare
 from xaihub.hub import DEFAULT_TIMEOUT
 
 
@@ -42,26 +42,30 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
         raise click.UsageError(f"compare takes one image, but {image!r} contains {len(sources)}")
     place = Destination.parse(given.output)
     from xaihub.api.compare import compare_models as run
-    from xaihub.api.parameters import make
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
     from xaihub.images.naming import image_stem, target_part
 
-    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
+    explainers, load = prepare(app.hub, given)
     with progress(quiet=given.quiet) as bar:
-        models = load_models(app.hub, given, bar.step)
+        models = load(bar.step)
         rows, failures = run(
             models,
             explainers,
             sources[0],
             target=given.target,
             seed=given.seed,
+            page=given.page,
             timeout=given.timeout,
             watch=bar.watch,
         )
     for failure in failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
+    if not given.quiet:
+        images = [item.image for row in rows for item in row if item.image is not None]
+        for text in dict.fromkeys(text for image in images for text in image.notes):
+            say(f"note: {text}")
     if any(rows):
         figure = grid([row for row in rows if row], smooth=given.smooth)
         stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])

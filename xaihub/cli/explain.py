@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xaihub.cli._app import App
 from xaihub.cli._options import ExplainOptions, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,20 +43,15 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
     from xaihub.api.explain import explain_many
-    from xaihub.api.parameters import make
     from xaihub.images.naming import OutputNames
 
-    hub = app.hub
-    specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
-    beside = [hub.heads.get(name) for name in heads]
-    explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
-    made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
+    explainers, load = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
-        models = load_models(hub, given, bar.step)
-        models = [model.with_head(head) for model in models for head in made] or models
+        models = load(bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
-        for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
+        wanted: dict[str, Any] = {"target": given.target, "seed": given.seed, "page": given.page}
+        for outcome in explain_many(models, explainers, sources, watch=bar.watch, **wanted):
             done += 1
             if outcome.error is not None:
                 failed += 1

@@ -34,6 +34,8 @@ from xaihub.specs import ModelCard
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from xaihub.images import SourceImage
+
 T = TypeVar("T")
 
 
@@ -285,8 +287,8 @@ class Model:
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
-    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
+    def prepare(self, image: Image | SourceImage) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an image on the model's device, and its geometry."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
