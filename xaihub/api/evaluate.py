@@ -21,12 +21,26 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
 _FILE = re.compile(r"\.ya?ml$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
-SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "output")
+SCALARS = (
+    "target",
+    "outputs",
+    "like",
+    "text",
+    "labels",
+    "masks",
+    "boxes",
+    "seed",
+    "device",
+    "batch_size",
+    "budget",
+    "limit",
+    "output",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +55,7 @@ class Evaluation:
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
-    boards: list[Board]
+    boards: list[Leaderboard]
     scores: pd.DataFrame
     totals: Totals
     failed: Mapping[str, str]
@@ -78,7 +92,8 @@ def evaluate(
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, labels, masks, boxes, seed, device, batch_size, limit, output: as the options of the command.
+        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, budget, limit, output: as the
+            options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -170,7 +185,9 @@ def planned(
     for name in SCALARS:
         if scalars.get(name) not in (None, ()):
             setattr(made, name, scalars[name])
-    made.like = [str(path) for path in made.like]
+    for name in ("like", "text"):  # in Python, one may be given without a list
+        items = getattr(made, name)
+        setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
     if no_controls:
         made.controls = False
     _rooted(made)

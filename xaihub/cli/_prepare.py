@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from xaihub.cli._options import ExplainOptions, ModelOptions
+from xaihub.cli._output import note
 from xaihub.errors import OutputError
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer
@@ -35,10 +36,13 @@ def prepare(
     Parameters are checked before any model is loaded.
     """
     from xaihub.api.parameters import make
+    from xaihub.explainers.budget import budgeted
+    from xaihub.models.prompts import aimed
 
     specs, heads = [hub.explainers.get(name) for name in wanted.explainers], [wanted.head] if wanted.head else []
     beside = [hub.heads.get(name) for name in heads]
     explainers = make(hub.explainers, hub.get_explainer, wanted.explainers, wanted.settings, beside=beside)
+    explainers = budgeted(explainers, wanted.budget, note(wanted.quiet))
     made = make(hub.heads, hub.get_head, heads, wanted.settings, beside=specs)
 
     def load(step: Callable[[int, int], None]) -> list[Model]:
@@ -46,13 +50,15 @@ def prepare(
         for model in models if wanted.bands else ():
             bands = tuple(int(band) for band in wanted.bands.split(","))
             model.preprocessing = replace(model.preprocessing, bands=bands)
-        if wanted.like:
-            from xaihub.models.similarity import like
-
-            models = [like(model, wanted.like) for model in models]
+        models = [aimed(model, like_images=wanted.like, texts=wanted.text) for model in models]
         return [model.with_head(head) for model in models for head in made] or models
 
     return explainers, load
+
+
+def limit_of(timeout: float | None, *, results: int) -> float:
+    """Return the limit for one result of a third party; by default, none for a single result, which spoils no other."""
+    return (DEFAULT_TIMEOUT if results > 1 else 0) if timeout is None else timeout
 
 
 @dataclass(frozen=True)

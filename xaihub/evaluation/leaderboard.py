@@ -2,107 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xaihub.errors import OutputError
+from xaihub.evaluation.board import Board, Entry, labelled
 from xaihub.evaluation.results import ScoreRow
+from xaihub.files import write_file
 from xaihub.hub import Hub
-from xaihub.records import canonical
+from xaihub.records import plain
 from xaihub.specs import MetricSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One explainer's result on one metric.
+class Leaderboard(Board):
+    """The leaderboard of one model; `Board` documents the attributes."""
 
-    Attributes:
-        mean: The mean over images.
-        low: The lower end of the 95 % bootstrap interval of the mean.
-        high: The upper end.
-        count: Number of images with a score.
-        failed: Number of images without a score.
-        best: Best of all methods except controls, on the images for which all of them have a score.
-    """
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas table with one row per explainer and metric: mean, low, high, count, failed, best."""
+        import pandas as pd
 
-    mean: float
-    low: float
-    high: float
-    count: int
-    failed: int
-    best: bool = False
+        return pd.DataFrame([{"model": self.model, **row} for row in self.to_dict()["rows"]])
 
+    def html(self) -> str:
+        """Return a self-contained HTML page: the sortable table, what it says in words, and the controls."""
+        from xaihub.evaluation.tables import board_page
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """The leaderboard of one model.
+        return board_page(self)
 
-    Attributes:
-        model: The model.
-        metrics: Column names, with parameters where a metric occurs more than once.
-        directions: True if higher is better, False if lower is better, None if neither.
-        axes: The axis labels of a metric's curve.
-        explainers: Row names, controls last.
-        controls: The names of the controls.
-        entries: By (explainer, metric).
-        accuracy: The fraction of the labelled images whose label the model predicts, or None without labels.
-        labelled: Number of these images.
-        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
-            metrics that contradict each other.
-    """
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: each explainer's mean with its interval, one panel per metric."""
+        from xaihub.evaluation.charts import board_chart
 
-    model: str
-    metrics: list[str]
-    directions: Mapping[str, bool | None]
-    axes: Mapping[str, tuple[str, str]]
-    explainers: list[str]
-    controls: frozenset[str]
-    entries: Mapping[tuple[str, str], Entry]
-    notes: list[str] = field(default_factory=list)
-    accuracy: float | None = None
-    labelled: int = 0
+        return board_chart(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the table as JSON types."""
-        return {
-            "model": self.model,
-            "accuracy": self.accuracy,
-            "labelled": self.labelled,
-            "rows": [
-                {
-                    "explainer": name,
-                    "control": name in self.controls,
-                    "metric": metric,
-                    **self.entries[name, metric].__dict__,
-                }
-                for name in self.explainers
-                for metric in self.metrics
-                if (name, metric) in self.entries
-            ],
-            "notes": self.notes,
+    def save(self, path: str | Path) -> Path:
+        """Write the leaderboard as the suffix of `path` says: .html (page), .png (figure), .csv (table) or .json.
+
+        Raises:
+            OutputError: The suffix is another one, or the file cannot be written.
+        """
+        from xaihub.evaluation.charts import figure_png
+
+        made: dict[str, Callable[[], str | bytes]] = {
+            ".html": self.html,
+            ".png": lambda: figure_png(self.plot()),
+            ".csv": lambda: self.to_frame().to_csv(index=False),
+            ".json": lambda: json.dumps(plain(self.to_dict()), indent=2, ensure_ascii=False) + "\n",
         }
+        if (suffix := Path(path).suffix) not in made:
+            raise OutputError(f"cannot save a leaderboard as {str(path)!r}", hint=f"end it in {', '.join(made)}")
+        return write_file(path, made[suffix]())
+
+    def _repr_html_(self) -> str:
+        from xaihub.explainers.page.document import framed
+
+        return framed(self.html())
 
 
-def boards(rows: Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Board]:
+def boards(rows: Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Leaderboard]:
     """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy."""
     models: dict[str, list[tuple[ScoreRow, str, str]]] = {}
     for one in labelled(rows):
         models.setdefault(one[0].model, []).append(one)
     return [_board(found, hub, labels or {}) for found in models.values()]
-
-
-def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
-    """Return each score with the labels of its explainer and its metric."""
-    names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    columns = _names((row.metric, row.metric_parameters) for row in rows)
-    return [
-        (row, names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
-        for row in rows
-    ]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -114,7 +87,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(sample.mean()), float(low), float(high)
 
 
-def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub, labels: Mapping[str, int]) -> Board:
+def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub, labels: Mapping[str, int]) -> Leaderboard:
     values: dict[tuple[str, str], list[ScoreRow]] = {}
     for row, explainer, metric in rows:
         values.setdefault((explainer, metric), []).append(row)
@@ -136,7 +109,7 @@ def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub, labels: Mapping[
     # Every record of an image has the class that the model predicts for it.
     predicted = {row.image: index for row, _, _ in rows if (index := _predicted(row.record)) is not None}
     right = [index == labels[image] for image, index in predicted.items() if image in labels]
-    return Board(
+    return Leaderboard(
         model=rows[0][0].model,
         accuracy=sum(right) / len(right) if right else None,
         labelled=len(right),
@@ -188,12 +161,14 @@ class _Table:
 
     def uneven(self) -> Iterator[str]:
         """Report metrics for which methods were scored on different images."""
+        found: dict[int, list[str]] = {}
         for metric in self._directions:
             sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
             if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
-                common = len(set.intersection(*sets))
-                best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
-                yield f"methods were scored on different images for {metric}; {best}"
+                found.setdefault(len(set.intersection(*sets)), []).append(metric)
+        for common, metrics in found.items():
+            best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
+            yield f"methods were scored on different images for {', '.join(metrics)}; {best}"
 
     def beaten(self, controls: Sequence[str]) -> Iterator[str]:
         """Report metrics on which a control, which does not look at the model, beats every method."""
@@ -228,27 +203,10 @@ class _Table:
             for second, theirs in ranked[number + 1 :]:
                 tau = kendalltau(ours, theirs).statistic
                 if tau < -0.3:
-                    yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
+                    best = f"the best is {self.best(first)} by {first}, {self.best(second)} by {second}"
+                    yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f}): {best}"
 
 
 def _spec(hub: Hub, metric: str) -> MetricSpec:
     """Return a metric's record; that of a plugin that is not installed has no direction."""
     return hub.metrics.find(metric) or MetricSpec(name=metric, target="")
-
-
-def _id(name: str, parameters: Mapping[str, Any]) -> str:
-    return canonical([name, parameters])
-
-
-def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Return short names: the name alone, or with the parameters in which items of that name differ."""
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name, parameters in things:
-        groups.setdefault(name, {})[_id(name, parameters)] = parameters
-    short = {}
-    for name, members in groups.items():
-        for key, parameters in members.items():
-            others = [other for other in members.values() if other is not parameters]
-            differ = [k for k, v in parameters.items() if any(other.get(k) != v for other in others)]
-            short[key] = " ".join([name, *(f"{k}={parameters[k]}" for k in differ)])
-    return short

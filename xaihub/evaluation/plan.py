@@ -14,6 +14,7 @@ from torch import Tensor
 from xaihub.errors import ExplainerRefused, InputError, ParameterError, UnknownName, XaihubError
 from xaihub.evaluation.annotations import Box, read_boxes, read_labels, read_masks
 from xaihub.evaluation.config import Choice, Config
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub, pick_device
@@ -22,7 +23,7 @@ from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.similarity import like
+from xaihub.models.prompts import aimed
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -41,6 +42,7 @@ class Plan:
         labels: The class of each labelled image, by its path.
         masks: The mask file of each image that has one, by its path.
         boxes: The boxes of each image that has any, by its path.
+        notes: Which explainers do not spend the budget.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Plan:
     labels: Mapping[str, int]
     masks: Mapping[str, Path]
     boxes: Mapping[str, Sequence[Box]]
+    notes: Sequence[str] = ()
 
     @property
     def origins(self) -> dict[str, Origin]:
@@ -71,6 +74,9 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
     explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
+    notes: list[str] = []
+    with _at(file, "budget"):
+        explainers = budgeted(explainers, config.budget, notes.append)
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
     if config.controls:
@@ -103,6 +109,7 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         labels=labels,
         masks=masks,
         boxes=boxes,
+        notes=notes,
     )
 
 
@@ -121,7 +128,7 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
         with _at(file, "models", number):
             runtime = Runtime(batch_size=config.batch_size)
             model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
-            model = like(model, config.like) if config.like else model
+            model = aimed(model, like_images=config.like, texts=config.text)
             if model.name in models:
                 first = config.models[list(models).index(model.name)]
                 message = f"{first!r} and {name!r} are both named {model.name!r}"

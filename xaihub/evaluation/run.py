@@ -130,7 +130,7 @@ class _OfModel:
         self._run, self._plan, self._store, self._totals = run, run.plan, run.store, run.totals
         self._model, self._number, self._isolation = model, number, isolation
         self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in run.plan.metrics}
-        self._explainers = [(explainer, with_files(explainer.parameters)) for explainer in run.plan.explainers]
+        self._explainers = [(explainer, with_files(explainer.settings)) for explainer in run.plan.explainers]
         self._pooled = any(metric.needs_pool for metric in run.plan.metrics)
         self._structure = model.structure_hash
         self._inputs = Inputs(model, run.plan.images)

@@ -199,6 +199,11 @@ class RunStore:
         rows = self._db.read("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
 
+    def images(self) -> dict[str, str]:
+        """Return the images of the run in order, each with the checksum of its file ("" if it could not be read)."""
+        rows = self._db.read("SELECT source, sha256 FROM images ORDER BY position, source")
+        return {row["source"]: row["sha256"] or "" for row in rows}
+
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
         """Whether an explanation is stored; with `retry` a failed one counts as missing."""
         row = self._db.one("SELECT error FROM explanations WHERE key = ?", key.digest)
@@ -281,17 +286,18 @@ class RunStore:
                 current=1,
             )
 
-    def explanation(self, key: Key) -> Explanation | None:
-        """Return a stored explanation; None if it is missing or failed, or if its map's file is lost or damaged."""
+    def explanation(self, key: Key | str) -> Explanation | None:
+        """Return a stored explanation by key or digest; None if it is missing or failed, or its map lost or damaged."""
         from xaihub.explainers.explanation import Explanation
 
-        row = self._db.one("SELECT record FROM explanations WHERE key = ?", key.digest)
+        digest = key if isinstance(key, str) else key.digest
+        row = self._db.one("SELECT record FROM explanations WHERE key = ?", digest)
         if row is None or row["record"] is None:
             return None
-        lost = OutputError(f"the map of {key.digest} is lost")
+        lost = OutputError(f"the map of {digest} is lost")
         try:
             with decoding(lost):
-                tensors, _ = read_packed(self._map_file(key.digest), what="map", refusal=lost)
+                tensors, _ = read_packed(self._map_file(digest), what="map", refusal=lost)
                 return Explanation.from_dict(json.loads(row["record"]), tensors)
         except OutputError:
             return None
@@ -350,7 +356,7 @@ class RunStore:
         Raises:
             OutputError: The disk is full or cannot be written.
         """
-        images = {tuple(run._images()) for run in (self, *others)} - {()}
+        images = {tuple(run.images().values()) for run in (self, *others)} - {()}
         for other in others:
             for row in other._db.read("SELECT key FROM explanations WHERE record IS NOT NULL"):
                 theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
@@ -382,9 +388,6 @@ class RunStore:
         """Copy a table's rows: a failure never replaces a row of ours, a result always does."""
         for row in [*other._db.read(f"SELECT * FROM {table}")]:  # noqa: S608 - our own names
             self._db.insert(table, mode="IGNORE" if row["error"] else "REPLACE", **dict(row))
-
-    def _images(self) -> list[str | None]:
-        return [row["sha256"] for row in self._db.read("SELECT sha256 FROM images ORDER BY position, source")]
 
     def _map_file(self, digest: str) -> Path:
         folder = self.folder / MAPS / digest[:2]

@@ -27,6 +27,7 @@ from xaihub.models.passes import Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
+from xaihub.models.text_encoder import TextEncoder
 from xaihub.params import Parametrised
 from xaihub.randomness import exclusive
 from xaihub.specs import ModelCard
@@ -53,6 +54,7 @@ class Model:
         outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
+        text_encoder: Encodes texts that images can be compared with, or None.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Model:
         card: ModelCard | None = None,
         device: str | torch.device = "cpu",
         runtime: Runtime | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         """Move `module` to `device`, in evaluation mode and channels-last memory order.
 
@@ -89,6 +92,7 @@ class Model:
             self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
         self.runtime = runtime or Runtime()
+        self.text_encoder = text_encoder
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
@@ -174,6 +178,7 @@ class Model:
             card=card or self.card,
             device=self.device,
             runtime=self.runtime,
+            text_encoder=self.text_encoder,
         )
         model.outputs, model._declared = self.outputs, self._declared
         model.baselines, model.code = self.baselines, self.code

@@ -304,6 +304,12 @@ def _passages(seen: list[_Seen], grids: list[_Seen], logits: Tensor, pixels: Ten
     of_module: dict[str, list[_Seen]] = {}
     for item in seen:
         of_module.setdefault(item.name, []).append(item)
+    # A module may also return what it computed from its grid, such as the pooled features, and only that may be used.
+    grids = [
+        item
+        for item in grids
+        if not any(_leads_to(other.output, item.output) for other in of_module[item.name] if other is not item)
+    ]
     several = {name for name, count in Counter(item.name for item in grids).items() if count > 1}
     passages = []
     for group in _same_output(grids):
@@ -328,9 +334,11 @@ def _is_passage(logits: Tensor, items: list[_Seen], pixels: Tensor) -> bool:
     return bool(met) and items[0].output.grad_fn is not None
 
 
-def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
-    """Whether the autograd graph of `logits` contains `pixels`."""
-    return any(getattr(node, "variable", None) is pixels for node in _nodes(logits))
+def _leads_to(later: Tensor, earlier: Tensor) -> bool:
+    """Whether the autograd graph of `later` contains `earlier`."""
+    if later is earlier:
+        return False
+    return any(node is earlier.grad_fn or getattr(node, "variable", None) is earlier for node in _nodes(later))
 
 
 def _nodes(output: Tensor, stops: Collection[Node | None] = ()) -> Iterator[Node]:
