@@ -161,7 +161,7 @@ class TestCommands:
         np.save("data/field.npy", scene(4))
         np.savez("data/other.npz", field=scene(4)[:, ::-1])
         done = run(
-            "explain", "data", "-m", path, "-e", "saliency", "-e", "control_edges", "--bands", "1,2,3", "-o", "o"
+            "explain", "data", "-m", path, "-e", "saliency", "-e", "control_edges", "--input", "bands=1,2,3", "-o", "o"
         )
         assert done.exit_code == 0, done.output
         assert "shows bands 1, 2, 3 of 4" in done.stderr

@@ -153,7 +153,8 @@ def compare(
             limit and no worker.
         text: Texts, as classes of models with a text encoder.
         budget: Passes for each explanation (500), or seconds ("10s"); see `explain`.
-        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, threads,
+            backend, precision.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one model and explainer is in `failures`.

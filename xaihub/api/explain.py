@@ -38,6 +38,7 @@ def load_model(
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     runtime: Runtime | None = None,
 ) -> Model:
     """Load a model by name: a zoo model, a model card, or any classifier of timm or torchvision.
@@ -52,6 +53,7 @@ def load_model(
         layer=layer,
         options=options,
         outputs=outputs,
+        input=input,
         runtime=runtime,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,10 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     """Load every model once; forward passes are reported to `step`."""
     from xaihub.api.loading import load_models as load
 
-    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
-    return load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
+    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "threads", "backend", "precision")
+    settings = {setting.name: setting.value for setting in wanted.inputs}
+    values = {name: getattr(wanted, name) for name in names}
+    return load(hub, wanted.models, progress=step, input=settings, **values)
 
 
 def prepare(
@@ -47,9 +49,6 @@ def prepare(
 
     def load(step: Callable[[int, int], None]) -> list[Model]:
         models = load_models(hub, wanted, step)
-        for model in models if wanted.bands else ():
-            bands = tuple(int(band) for band in wanted.bands.split(","))
-            model.preprocessing = replace(model.preprocessing, bands=bands)
         models = [aimed(model, like_images=wanted.like, texts=wanted.text) for model in models]
         return [model.with_head(head) for model in models for head in made] or models
 

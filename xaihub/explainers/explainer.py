@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explainers import budget
-from xaihub.explainers.budget import Budget, affordable, spending
+from xaihub.explainers.budget import Budgeted, affordable, spending
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.notes import notes
 from xaihub.explainers.pixel_set import PixelSet
@@ -24,7 +24,6 @@ from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
 from xaihub.models.model import Model
 from xaihub.models.passes import MASKED_ROWS
 from xaihub.notices import caught
-from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
 from xaihub.records import plain
 
@@ -60,7 +59,7 @@ class Attribution:
     forward_passes: float | None = None
 
 
-class Explainer(Parametrised, ABC):
+class Explainer(Budgeted, ABC):
     """A method that attributes a model's output to the pixels of its input.
 
     Declare each parameter once, in the class body: `steps: Annotated[int, Meta(ge=1, description="...")] = 50`. The
@@ -76,7 +75,6 @@ class Explainer(Parametrised, ABC):
             time, with the global generators seeded; so must one that runs another explainer.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
-        granted: The budget that its passes are chosen for, if there is one (see `within`).
         plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
             determine the target; for other explainers the base class runs this pass before.
 
@@ -96,12 +94,6 @@ class Explainer(Parametrised, ABC):
     plain_first: ClassVar[bool] = False
     noun: ClassVar[str] = "explainer"
     variant = ""  # set by the hub, as the name is, from the explainer's record
-    granted = Budget()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The parameters, and the budget if it is in seconds: what tells results of one explainer apart."""
-        return {**self.parameters, **({} if self.granted.seconds is None else {"--budget": str(self.granted)})}
 
     @abstractmethod
     def attribute(
@@ -236,7 +228,7 @@ class Explainer(Parametrised, ABC):
             **({"budget": str(self.granted)} if self.granted else {}),
             "seed": seed,
             "device": str(model.device),
-            "autocast": model.runtime.autocast,
+            **model.executor.record(model),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 
@@ -333,9 +325,10 @@ def _differentiable(model: Model, who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _NO_GRADIENT.search(str(error)):
             raise
+        reason = getattr(model.module, "black_box", "")  # why it has no gradients
         raise ExplainerRefused(
             f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
-            " or the layer",
+            f" or the layer{reason and ': '}{reason}",
             hint="use a black-box explainer such as rise",
         ) from error
 

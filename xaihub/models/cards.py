@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,14 +85,9 @@ def read_card(path: str | Path) -> ModelCard:
     file = YamlFile(path, what="model card", error=ModelError)
     hint = "docs/how-to/add-a-model.md lists the keys"
     card = file.convert(_Card, hint=hint)
-    size, weights = card.input.size, card.weights
-    sides = size if isinstance(size, tuple) else (size or 1,)
-    if min(sides) < 1 or size == 0:
-        raise file.complaint(f"{size!r} is not one or two positive numbers of pixels", "input", "size", hint=hint)
-    if max(sides) / min(card.input.crop_pct or 1, 1) > LARGEST_SIDE:
-        raise file.complaint(
-            f"images would be scaled to more than {LARGEST_SIDE} pixels", "input", "size", hint="reduce the size"
-        )
+    weights = card.weights
+    if fault := _fault(card.input):
+        raise file.complaint(fault, "input", "size", hint="reduce the size" if "more than" in fault else hint)
     if card.outputs:
         try:
             Outputs.parse(card.outputs)
@@ -117,6 +112,43 @@ def read_card(path: str | Path) -> ModelCard:
         "paper": Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
     }
     return ModelCard(**facts, base=str(Path(path).resolve().parent))
+
+
+def _fault(given: _Input) -> str:
+    """Say what is wrong with the size of an input; "" if it can be used."""
+    size = given.size
+    sides = size if isinstance(size, tuple) else (size or 1,)
+    if min(sides) < 1 or size == 0:
+        return f"{size!r} is not one or two positive numbers of pixels"
+    large = max(sides) / min(given.crop_pct or 1, 1) > LARGEST_SIDE
+    return f"images would be scaled to more than {LARGEST_SIDE} pixels" if large else ""
+
+
+def read_input(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings like those under `input` in a card; a text is a number, a word, or numbers between commas.
+
+    Raises:
+        ParameterError: One is unknown, or has a wrong value.
+    """
+    try:
+        found = msgspec.convert({name: _read(value) for name, value in settings.items()}, _Input)
+    except msgspec.ValidationError as error:
+        names = ", ".join(_Input.__struct_fields__)
+        raise ParameterError(f"the input's settings are wrong: {error}", hint=f"they are {names}") from error
+    if fault := _fault(found):
+        raise ParameterError(f"the input's settings are wrong: {fault}")
+    return {name: value for name, value in msgspec.structs.asdict(found).items() if value is not None}
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = [float(part) for part in value.split(",")]
+    except ValueError:
+        return value
+    numbers = [int(part) if part.is_integer() else part for part in parts]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def check_options(card: ModelCard, known: Collection[str]) -> dict[str, Any]:
