@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "EngineError",
     "ExplainerRefused",
     "InputError",
     "MetricRefused",
@@ -77,6 +78,10 @@ class MetricRefused(XaihubError):
 
 class TrainingError(XaihubError):
     """Training cannot continue; the message gives the reason."""
+
+
+class EngineError(XaihubError):
+    """The workers of an evaluation cannot be used."""
 
 
 class MissingExtra(XaihubError):

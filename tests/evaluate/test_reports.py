@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.evaluate.toys import config, values
 from xaihub.evaluation.charts import curve_chart, plot
+from xaihub.evaluation.columns import ListedScores
 from xaihub.evaluation.config import Choice
 from xaihub.evaluation.export import export
 from xaihub.evaluation.leaderboard import boards, interval
@@ -69,7 +70,7 @@ def test_charts_keep_settings_of_one_method_and_metric_apart(hub: Hub, photos: P
     evaluate(hub, make_plan(hub, config(photos, explainers=explainers, metrics=metrics)), store)
     rows = store.rows()
     (board,) = boards(rows, hub)
-    charts = dict(curve_chart(board, rows))
+    charts = dict(curve_chart(board, ListedScores.of(rows)[0]))
     assert sorted(charts) == ["curve_toy_drawn_label=c", "curve_toy_drawn_label=here_a_b"]
     for figure in charts.values():
         lines = figure.axes[0].get_lines()
@@ -129,5 +130,5 @@ def test_the_axes_of_a_chart_are_the_metrics_own(hub: Hub, photos: Path, store: 
     rows = store.rows()
     (board,) = boards(rows, hub)
     named = replace(board, axes={"toy_drawn": ("depth", "likeness")})
-    (figure,) = dict(curve_chart(named, rows)).values()
+    (figure,) = dict(curve_chart(named, ListedScores.of(rows)[0])).values()
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("depth", "likeness")

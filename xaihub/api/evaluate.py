@@ -205,9 +205,19 @@ def _update_lists(
 def _rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
-    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
+    config.images = list(dict.fromkeys(map(_image_path, config.images)))
     models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
     config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
+
+
+def _image_path(path: str) -> str:
+    from xaihub.evaluation.huggingface import HF
+    from xaihub.evaluation.listing import CLASSES
+
+    if path == "-" or path.startswith(HF):
+        return path
+    kind = CLASSES if path.startswith(CLASSES) else ""
+    return kind + os.path.abspath(path.removeprefix(kind))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,10 +124,11 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         with progress(quiet=given.quiet) as bar:
             retry = not given.only_missing
             totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
-        rows = store.rows()
-        tables = boards(rows, app.hub, plan.labels)
-        charts = plot(tables, rows, store.folder / "charts")
+        scores = store.scores()
+        tables = boards(scores, app.hub, plan.labels)
+        charts = plot(tables, scores, store.folder / "charts")
         failures = store.failed_images()
+        reasons = _reasons(store.stream(failed=True)) if totals.failed else []
     if given.as_json:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
@@ -144,7 +145,6 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         # An error about reading an image already names it.
         say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
-        reasons = _reasons(rows)
         for line in reasons:
             say(f"error: {line}")
         which = f"; list them: xaihub export {given.resume or config.output} --format json" if reasons else ""
@@ -152,7 +152,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.exceptions.Exit(1)
 
 
-def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
+def _reasons(rows: Iterable[ScoreRow]) -> list[str]:
     """Return why each metric or explainer failed, how often, and on which image first."""
     failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)

@@ -54,7 +54,7 @@ def merge(runs: tuple[str, ...], output: str) -> None:
 
     merged, aside = join(runs, output)
     with merged:
-        say(f"{len(merged.rows())} scores from {len(runs)} runs")
+        say(f"{merged.count()} scores from {len(runs)} runs")
     if aside:
         say(
             f"note: {aside} conflicting scores are hidden, because the runs differ in images, masks, boxes, seed,"

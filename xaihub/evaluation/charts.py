@@ -12,14 +12,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from xaihub.errors import OutputError
-from xaihub.evaluation.leaderboard import Board, labelled
+from xaihub.evaluation.columns import Curve, ListedScores, ModelScores
+from xaihub.evaluation.leaderboard import Board
+from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import decoding, write_file
 from xaihub.images.marking import marked_png
 from xaihub.images.naming import file_names
 
 
-def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
+def plot(boards: Sequence[Board], scores: StoredScores | Sequence[ScoreRow], folder: Path) -> list[Path]:
     """Write PNG charts of mean curves and of score against cost; return their paths.
 
     Raises:
@@ -27,28 +29,28 @@ def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> lis
     """
     written, names = [], file_names(board.model for board in boards)
     with decoding(OutputError(f"the charts in {str(folder)!r} cannot be drawn from these scores")):
+        models = ListedScores.of(scores) if isinstance(scores, Sequence) else scores.models()
+        own = {one.model: one for one in models}
         for board in boards:
-            for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
+            for name, figure in [*curve_chart(board, own[board.model]), *cost_chart(board, own[board.model])]:
                 file = folder / f"{name}__{names[board.model]}.png"
                 written.append(write_file(file, marked_png(partial(figure.savefig, format="png", dpi=120))))
     return written
 
 
-def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+def curve_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
-    curves: dict[str, dict[str, list[Any]]] = {}
-    for row, explainer, metric in labelled(rows):
-        if row.model == board.model and row.curve:
-            curves.setdefault(metric, {}).setdefault(explainer, []).append(row.curve)
-    for metric, found in curves.items():
+    for metric, curves in scores.curves():
+        means = {explainer: _Mean() for explainer in scores.explainers}
+        for explainer, curve in curves:
+            means[explainer].add(curve)
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
-        for explainer, several in found.items():
-            if len({len(curve[0]) for curve in several}) == 1:
-                x = np.mean([curve[0] for curve in several], axis=0)
-                y = np.mean([curve[1] for curve in several], axis=0)
+        for explainer, mean in means.items():
+            if mean.curve is not None:
                 dashed = explainer in board.controls
-                axes.plot(x, y, label=_text(explainer), linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
+                style = {"linestyle": "--" if dashed else "-", "alpha": 0.5 if dashed else 1}
+                axes.plot(*mean.curve, label=_text(explainer), **style)
         axes.set(
             title=_text(f"{metric} on {board.model}"),
             **dict(zip(("xlabel", "ylabel"), board.axes[metric], strict=True)),
@@ -58,14 +60,29 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
         yield f"curve_{_fit(metric)}", figure
 
 
-def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+class _Mean:
+    """The mean of curves as they come; None if there is none, or if they have different numbers of points."""
+
+    def __init__(self) -> None:
+        self._sum: Any = None
+        self._count = 0
+
+    def add(self, curve: Curve) -> None:
+        points = np.array(curve, dtype=float)
+        if self._count and (self._sum is None or self._sum.shape != points.shape):
+            self._sum = None
+        else:
+            self._sum = points if self._sum is None else self._sum + points
+        self._count += 1
+
+    @property
+    def curve(self) -> Any:
+        return None if self._sum is None else self._sum / self._count
+
+
+def cost_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per metric: each explainer's mean with its interval, over passes per map."""
-    spent: dict[str, list[float]] = {}
-    for row, explainer, _ in labelled(rows):
-        if row.model == board.model and row.record:
-            spent.setdefault(explainer, []).append(
-                row.record.get("forward_passes", 0) + row.record.get("backward_passes", 0)
-            )
+    spent = scores.passes()
     for metric in board.metrics:
         if board.directions[metric] is None or metric.startswith("cost_"):
             continue
@@ -73,9 +90,9 @@ def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Fi
         axes = figure.subplots()
         for name in board.explainers:
             entry, passes = board.entries.get((name, metric)), spent.get(name)
-            if entry is None or not passes:
+            if entry is None or passes is None:
                 continue
-            x, colour = float(np.mean(passes)), "0.6" if name in board.controls else "tab:blue"
+            x, colour = passes, "0.6" if name in board.controls else "tab:blue"
             errors = [[entry.mean - entry.low], [entry.high - entry.mean]]
             axes.errorbar(max(x, 0.5), entry.mean, yerr=errors, fmt="o", color=colour, capsize=3)
             axes.annotate(_text(name), (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -26,7 +26,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The keys of a run's configuration file.
 
     Attributes:
-        images: Files, folders and globs.
+        images: Files, folders, globs, tables, shards and data sets; see `xaihub.evaluation.listing.listed`.
         output: The run's folder.
         models: Model names or card files.
         explainers: Names, or name and params.
@@ -42,6 +42,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         device: Where the models run.
         batch_size: Images per forward pass; None fits the memory.
         limit: Use only the first N images.
+        shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
+        maps: How maps are stored: "f32", "f16" or "none"; see `xaihub.evaluation.maps`.
     """
 
     images: Annotated[list[str], msgspec.Meta(min_length=1)]
@@ -60,6 +62,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     device: str = "auto"
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
+    maps: Literal["f32", "f16", "none"] = "f32"
 
 
 def read_config(path: str | Path) -> tuple[Config, YamlFile]:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from xaihub.errors import InputError, XaihubError
+from xaihub.evaluation import places
+from xaihub.evaluation.dependence import POOL
 from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.run import Run
+from xaihub.evaluation.sources import Item, Sources
 from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
-from xaihub.images import load_image
 from xaihub.models.model import Model
 
 
@@ -53,10 +57,13 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     Raises:
         XaihubError: No image can be read, a model cannot be loaded, or the store cannot be written.
     """
-    readable = next((source for source in plan.images if _readable(source)), None)
+    readable = next((item for item in plan.images.items() if _readable(item)), None)
     if readable is None:
         raise InputError("none of the images can be read")
-    first = replace(plan, images=[readable, *(source for source in plan.images if source != readable)])
+    images = Sources([readable])  # of the others, those that it may be combined with are enough
+    images.add(plan.images.items(), limit=POOL + 1)
+    config = msgspec.structs.replace(plan.config, shard=None)
+    first = replace(plan, images=images, config=config)
     with store.writing():
         spent = Run(hub=hub, plan=first, store=store, limit=1).work(models)
     rows = store.rows()
@@ -83,9 +90,9 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     )
 
 
-def _readable(source: str) -> bool:
+def _readable(item: Item) -> bool:
     try:
-        load_image(source)
+        places.load(item.where, item.source)
     except XaihubError:
         return False
     return True

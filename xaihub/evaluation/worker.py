@@ -6,6 +6,7 @@ Parent and worker exchange JSON and safetensors over a pipe; neither runs anythi
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from xaihub import errors
-from xaihub.errors import PluginError
+from xaihub.errors import PluginError, XaihubError
 
 SERVER = "xaihub.plugin_tools.serving"
 STARTING = 300.0  # seconds for starting a worker and for loading a model there
@@ -52,12 +53,29 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return message, tensors
 
 
+def error_of(error: XaihubError) -> dict[str, Any]:
+    """Return an error as JSON types."""
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def raise_error(answer: Mapping[str, Any]) -> None:
+    """Raise the error that an answer holds, if there is one.
+
+    Raises:
+        XaihubError: As `error_of` packed it; a `PluginError` if its type is not known here.
+    """
+    if "error" in answer:
+        named = [getattr(errors, name) for name in errors.__all__ if name == answer["error"]]
+        raise (named or [PluginError])[0](answer["message"], hint=answer["hint"])
+
+
 class Worker:
     """One worker process, started when it is first needed and again after it broke."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Start nothing yet; `settings` are sent to each process when it starts."""
-        self._settings = settings
+    def __init__(self, settings: Mapping[str, Any] | bytes, *, server: str = SERVER) -> None:
+        """Start nothing yet; `settings` are sent to each process when it starts, which runs the module `server`."""
+        self._settings = settings if isinstance(settings, bytes) else packed(settings, {})
+        self._server = server
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -76,41 +94,54 @@ class Worker:
             XaihubError: As the worker raised it.
         """
         if self.stopped:
-            self._start()
-        return self._exchange(message, tensors, timeout)
+            self.start()
+        return self._answer(self.exchange(packed(message, tensors), timeout=timeout))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            Broken: It ended at once, or does not answer.
+            XaihubError: As the worker raised it.
+        """
         self._pipe, far = Pipe()
         # Not by `multiprocessing`, which would import the user's script again.
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-P", "-m", SERVER, str(far.fileno()), str(os.getpid())]
+        command = [sys.executable, "-P", "-m", self._server, str(far.fileno()), str(os.getpid())]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, pass_fds=[far.fileno()], env=environ, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
         )
         far.close()
-        self._exchange(self._settings, {}, STARTING)
+        self._answer(self.exchange(self._settings, timeout=STARTING))
 
-    def _exchange(
-        self, message: Mapping[str, Any], tensors: Mapping[str, Tensor], timeout: float
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def exchange(self, data: bytes, *, timeout: float | None = None) -> bytes:
+        """Send bytes to a process that was started, and return its answer.
+
+        Raises:
+            Broken: There is no answer after `timeout` seconds, or the process ended.
+        """
         assert self._pipe is not None and self._process is not None  # noqa: S101, PT018 - started before
         try:
-            self._pipe.send_bytes(packed(message, tensors))
-            end = time.monotonic() + timeout
+            self._pipe.send_bytes(data)
+            end = math.inf if timeout is None else time.monotonic() + timeout
             while not self._pipe.poll(min(0.25, max(0.0, end - time.monotonic()))):
                 if self._process.poll() is not None and not self._pipe.poll(0):
                     raise EOFError  # a child of the worker may keep the pipe open
                 if time.monotonic() > end:
                     self.close()
                     raise Broken(f"did not finish within {timeout:g} s", hint="--timeout sets the limit")
-            answer, found = unpacked(self._pipe.recv_bytes())
+            return self._pipe.recv_bytes()
         except (EOFError, OSError, ValueError) as error:
+            raise Broken(f"ended the worker process{self._how_it_ended()}") from error
+
+    def _answer(self, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        try:
+            answer, found = unpacked(data)
+        except (KeyError, TypeError, ValueError) as error:
             raise Broken(f"ended the worker process{self._how_it_ended()}") from error
         if answer.get("last"):
             self.close()
-        if "error" in answer:
-            named = [getattr(errors, name) for name in errors.__all__ if name == answer["error"]]
-            raise (named or [PluginError])[0](answer["message"], hint=answer["hint"])
+        raise_error(answer)
         return answer, found
 
     def _how_it_ended(self) -> str:

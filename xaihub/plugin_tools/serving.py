@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from xaihub.errors import XaihubError
-from xaihub.evaluation.worker import apply_settings, packed, unpacked
+from xaihub.evaluation.worker import apply_settings, error_of, packed, unpacked
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -148,7 +148,7 @@ def serve(pipe: Connection) -> None:
         try:
             answer, found = server.answer(message, tensors)
         except XaihubError as error:
-            answer, found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}, {}
+            answer, found = error_of(error), {}
         if os.getpid() != own:  # a plugin forked, and both processes came back
             os._exit(1)
         # A thread that a plugin left behind may change anything later.
@@ -163,8 +163,11 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def main() -> None:
-    """Serve on the pipe whose number is the first argument; what plugins print goes to stderr."""
+def attended(serve: Callable[[Connection], None]) -> None:
+    """Call `serve` with the pipe whose number is the first argument, until the process of the second one has ended.
+
+    What plugins print goes to stderr.
+    """
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
@@ -175,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    attended(serve)

@@ -1,0 +1,61 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from queue import SimpleQueue
+
+from xaihub.evaluation.engine import ATTEMPTS, SERVER, Engine, Lost, Start
+from xaihub.evaluation.worker import Broken, Worker
+
+
+class LocalEngine(Engine):
+    """Worker processes on this machine, which receive tasks over pipes.
+
+    Each worker has its own thread here, which waits for it.
+    """
+
+    def run(self, start: Start, tasks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Lost]]:
+        """Yield each task with its answer; see `Engine.run`."""
+        count = self.jobs or os.cpu_count() or 1
+        idle: SimpleQueue[Worker] = SimpleQueue()
+        left, todo = iter(tasks), set[Future[tuple[bytes, bytes | Lost]]]()
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(count))
+            for _ in range(count):
+                worker = Worker(start.settings, server=SERVER)
+                stack.callback(worker.close)  # before the pool waits for its threads
+                idle.put(worker)
+
+            def compute(task: bytes) -> tuple[bytes, bytes | Lost]:
+                worker = idle.get()
+                try:
+                    return task, _tried(worker, task)
+                finally:
+                    idle.put(worker)
+
+            while True:
+                for task in left:
+                    todo.add(pool.submit(compute, task))
+                    if len(todo) > count:  # one more than there are workers waits here, so that none is ever idle
+                        break
+                if not todo:
+                    return
+                done, todo = wait(todo, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+
+
+def _tried(worker: Worker, task: bytes) -> bytes | Lost:
+    for attempt in range(1, ATTEMPTS + 1):
+        if worker.stopped:
+            worker.start()  # an error here is not the task's
+        try:
+            return worker.exchange(task)
+        except Broken as error:
+            if attempt == ATTEMPTS:
+                return Lost(error.message)
+    raise AssertionError
