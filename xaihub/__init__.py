@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
     from xaihub.errors import XaihubError as XaihubError
+    from xaihub.evaluation.engine import Engine as Engine
+    from xaihub.evaluation.engine import Lost as Lost
+    from xaihub.evaluation.engine import Start as Start
     from xaihub.explainers.explainer import Attribution as Attribution
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import Explanation as Explanation
@@ -69,6 +72,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.ranking.explanation import RankedFeature as RankedFeature
     from xaihub.specs import AdapterSpec as AdapterSpec
     from xaihub.specs import BaselineSpec as BaselineSpec
+    from xaihub.specs import EngineSpec as EngineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
     from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
     from xaihub.specs import HeadSpec as HeadSpec
@@ -89,6 +93,7 @@ _NAMES = {
     "api.registration": "register",
     "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
+    "evaluation.engine": "Engine Lost Start",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",
     "explainers.pixel_set": "PixelSet",
@@ -112,8 +117,8 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard ObjectiveSpec"
-    " Paper ReproductionSpec Weights",
+    "specs": "AdapterSpec BaselineSpec EngineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard"
+    " ObjectiveSpec Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -18,6 +18,7 @@ from xaihub.notices import fence
 __all__ = [
     "AdapterSpec",
     "BaselineSpec",
+    "EngineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
     "HeadSpec",
@@ -321,6 +322,11 @@ class BaselineSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
     """One way to turn what a network returns into rows of scores; `target` names a subclass of `xaihub.Head`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec(Spec):
+    """One way to spread an evaluation over workers; `target` names a subclass of `xaihub.Engine`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
@@ -63,6 +63,18 @@ class EvaluateOptions(Display):
     batch_size: Annotated[int | None, BATCH_SIZE] = None
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    shard: Annotated[str | None, Opt("Use only part I of N of the images, by their checksums.", metavar="I/N")] = None
+    maps: Annotated[
+        Literal["f32", "f16", "none"] | None,
+        Opt("Precision of stored maps, or none; default: f32. Scores never depend on it.", show_default=False),
+    ] = None
+    engine: Annotated[
+        str, Opt("Where to compute: local, ray or an engine of a plugin (see 'xaihub list engines').", metavar="NAME")
+    ] = "local"
+    jobs: Annotated[
+        int | None, Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
+    ] = None
+    address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
     config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
@@ -90,6 +102,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
       xaihub evaluate --resume runs/first -e shap
     """
     from xaihub.api.evaluate import planned
+    from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.plan import load_models, make_plan
     from xaihub.evaluation.store import RunStore
 
@@ -111,6 +124,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     )
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
+    engine = make_engine(app.hub, given.engine, jobs=given.jobs, address=given.address, device=config.device)
     plan = make_plan(app.hub, config, file)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
@@ -123,7 +137,9 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     with RunStore(given.resume or config.output, create=not given.resume) as store:
         with progress(quiet=given.quiet) as bar:
             retry = not given.only_missing
-            totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
+            totals = run(
+                app.hub, plan, store, models, retry=retry, timeout=given.timeout, engine=engine, watch=bar.report
+            )
         scores = store.scores()
         tables = boards(scores, app.hub, plan.labels)
         charts = plot(tables, scores, store.folder / "charts")

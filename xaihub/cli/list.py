@@ -15,6 +15,7 @@ COLUMNS = {
     "metrics": ("name", "higher_is_better", "summary"),
     "objectives": ("name", "cost", "summary"),
     "baselines": ("name", "summary"),
+    "engines": ("name", "summary"),
     "models": ("name", "weights", "summary"),
     "adapters": ("name", "summary"),
     "reproductions": ("name", "summary"),

@@ -49,8 +49,8 @@ def curve_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure
         for explainer, mean in means.items():
             if mean.curve is not None:
                 dashed = explainer in board.controls
-                style = {"linestyle": "--" if dashed else "-", "alpha": 0.5 if dashed else 1}
-                axes.plot(*mean.curve, label=_text(explainer), **style)
+                x, y = mean.curve
+                axes.plot(x, y, label=_text(explainer), linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
         axes.set(
             title=_text(f"{metric} on {board.model}"),
             **dict(zip(("xlabel", "ylabel"), board.axes[metric], strict=True)),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from importlib import import_module
 
-ATTEMPTS = 2  # workers that one task may end before it is given up
+from xaihub.errors import ParameterError
+from xaihub.hub import Hub
+
+LOCAL = "local"
 SERVER = "xaihub.plugin_tools.evaluating"
 
 
@@ -38,6 +41,24 @@ class Start:
         return started
 
 
+def make_engine(
+    hub: Hub, name: str = LOCAL, *, jobs: int | None = None, address: str = "", device: str = "auto"
+) -> Engine | None:
+    """Return the engine called `name`; None for one job on this machine, which this process does itself.
+
+    Raises:
+        UnknownName: No engine has that name.
+        MissingExtra: Its library is not installed.
+        ParameterError: An address is given, and the engine works on this machine only.
+    """
+    if name == LOCAL and address:
+        raise ParameterError("engine 'local' takes no address", hint="for workers elsewhere, use the engine 'ray'")
+    if name == LOCAL and jobs in (None, 1):
+        return None
+    made: Engine = hub.get_engine(name, Engine, jobs=jobs, address=address, device=device)
+    return made
+
+
 class Engine(ABC):
     """Computes the tasks of an evaluation in worker processes, wherever they are; plugins derive their own.
 
@@ -47,7 +68,10 @@ class Engine(ABC):
         jobs: Number of workers; None leaves it to the engine.
         address: Where the workers are, in the engine's own notation; "" for this machine.
         device: The device that the evaluation asked for: "auto", "cpu", "cuda", ...
+        attempts: Number of workers that one task may end before it is given up.
     """
+
+    attempts = 2
 
     def __init__(self, *, jobs: int | None = None, address: str = "", device: str = "auto") -> None:
         """Start nothing yet."""
@@ -58,11 +82,11 @@ class Engine(ABC):
         return max(1, own // (self.jobs or 1))
 
     @abstractmethod
-    def run(self, start: Start, tasks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Lost]]:
+    def run(self, start: Start, tasks: Iterable[bytes]) -> Generator[tuple[bytes, bytes | Lost]]:
         """Yield each task with its answer, in any order.
 
         Take a task only when a worker is free or about to be, because tasks may hold maps. A task whose worker ended
-        is given to another one, up to `ATTEMPTS` workers in all; then yield it with a `Lost`. When the generator is
+        is given to another one, up to `attempts` workers in all; then yield it with a `Lost`. When the generator is
         closed, end the workers.
 
         Args:

@@ -90,9 +90,7 @@ class Board:
         }
 
 
-def boards(
-    scores: StoredScores | Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None
-) -> list[Board]:
+def boards(scores: StoredScores | Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Board]:
     """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy.
 
     Of stored scores, one metric at a time is read.
@@ -113,20 +111,20 @@ def intervals(samples: Sequence[NDArray[np.float64]]) -> list[tuple[float, float
     for size in {len(sample) for sample in samples}:
         places = [place for place, sample in enumerate(samples) if len(sample) == size]
         stacked = np.stack([samples[place] for place in places], axis=1)
-        means = np.concatenate([counts.astype(float) @ stacked for counts in _resamples(size)]) / size
+        means = np.concatenate([counts @ stacked for counts in _resamples(size)]) / size
         for place, (low, high) in zip(places, np.percentile(means, [2.5, 97.5], axis=0).T, strict=True):
             found[place] = (float(samples[place].mean()), float(low), float(high))
     return [found[place] for place in range(len(samples))]
 
 
-def _resamples(size: int) -> Iterator[NDArray[np.uint8]]:
+def _resamples(size: int) -> Iterator[NDArray[np.float64]]:
     """Yield how often each resample draws each of `size` values, a block of resamples at a time."""
     generator = np.random.default_rng(0)
     step = max(1, DRAWS // size)
     for start in range(0, RESAMPLES, step):
         rows = min(step, RESAMPLES - start)
         picks = generator.integers(0, size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size)
+        yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
 
 
 def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Board:
@@ -196,7 +194,8 @@ class _Compared:
             return {scores.explainers[place]: float(column.values[place][common].mean()) for place in there}
 
         sign, own = 1 if better else -1, means(methods)
-        uneven, beaten = "", []
+        uneven = ""
+        beaten: list[str] = []
         if better is not None:
             uneven = _uneven(column, methods)
             if column.name not in ("cost_forward_passes", "cost_seconds"):

@@ -90,7 +90,9 @@ def _of_table(path: str) -> Iterator[Item]:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if "file" not in (reader.fieldnames or ()):
-                raise InputError(f"{shown} has no column 'file'", hint="it needs file; class_index, mask and boxes may follow")
+                raise InputError(
+                    f"{shown} has no column 'file'", hint="it needs file; class_index, mask and boxes may follow"
+                )
             last: Item | None = None
             for row in reader:
                 item = _of_row(row, base, f"{shown}, line {reader.line_num}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from queue import SimpleQueue
 
-from xaihub.evaluation.engine import ATTEMPTS, SERVER, Engine, Lost, Start
+from xaihub.evaluation.engine import SERVER, Engine, Lost, Start
 from xaihub.evaluation.worker import Broken, Worker
 
 
@@ -18,7 +18,7 @@ class LocalEngine(Engine):
     Each worker has its own thread here, which waits for it.
     """
 
-    def run(self, start: Start, tasks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Lost]]:
+    def run(self, start: Start, tasks: Iterable[bytes]) -> Generator[tuple[bytes, bytes | Lost]]:
         """Yield each task with its answer; see `Engine.run`."""
         count = self.jobs or os.cpu_count() or 1
         idle: SimpleQueue[Worker] = SimpleQueue()
@@ -33,7 +33,7 @@ class LocalEngine(Engine):
             def compute(task: bytes) -> tuple[bytes, bytes | Lost]:
                 worker = idle.get()
                 try:
-                    return task, _tried(worker, task)
+                    return task, _tried(worker, task, self.attempts)
                 finally:
                     idle.put(worker)
 
@@ -49,13 +49,13 @@ class LocalEngine(Engine):
                     yield future.result()
 
 
-def _tried(worker: Worker, task: bytes) -> bytes | Lost:
-    for attempt in range(1, ATTEMPTS + 1):
+def _tried(worker: Worker, task: bytes, attempts: int) -> bytes | Lost:
+    for attempt in range(1, attempts + 1):
         if worker.stopped:
             worker.start()  # an error here is not the task's
         try:
             return worker.exchange(task)
         except Broken as error:
-            if attempt == ATTEMPTS:
+            if attempt == attempts:
                 return Lost(error.message)
     raise AssertionError

@@ -93,11 +93,11 @@ class StoredScores:
         Raises:
             OutputError: The file is damaged or cannot be read.
         """
-        used = "SELECT id, name, parameters FROM methods WHERE id IN (SELECT explainer_id FROM explanations WHERE current)"
-        explainers, metrics = self._labels(used), self._labels(_METRICS)
-        found = (
-            _OfModel(self._db, row["model"], explainers, metrics) for row in [*self._db.read(_MODELS)]
+        used = (
+            "SELECT id, name, parameters FROM methods WHERE id IN (SELECT explainer_id FROM explanations WHERE current)"
         )
+        explainers, metrics = self._labels(used), self._labels(_METRICS)
+        found = (_OfModel(self._db, row["model"], explainers, metrics) for row in [*self._db.read(_MODELS)])
         return [one for one in found if one.explainers]
 
     def _labels(self, query: str) -> dict[int, tuple[str, str]]:
@@ -112,7 +112,9 @@ class _OfModel(ModelScores):
         self, db: Database, model: str, explainers: dict[int, tuple[str, str]], metrics: dict[int, tuple[str, str]]
     ) -> None:
         self.model, self._db, self._metrics = model, db, metrics
-        query = "SELECT DISTINCT explainer_id AS id, control = 1 AS control FROM explanations WHERE model = ? AND current"
+        query = (
+            "SELECT DISTINCT explainer_id AS id, control = 1 AS control FROM explanations WHERE model = ? AND current"
+        )
         pairs = [(row["id"], row["control"]) for row in db.read(query, model) if row["id"] in explainers]
         self._labels = {id_: explainers[id_][0] for id_, _ in pairs}
         self.controls = frozenset(self._labels[id_] for id_, control in pairs if control)
@@ -154,7 +156,9 @@ class _OfModel(ModelScores):
 
     def predicted(self) -> Iterator[tuple[str, int]]:
         """Yield images with the class that the model predicts for them."""
-        query = "SELECT image, record FROM explanations WHERE model = ? AND current AND record IS NOT NULL GROUP BY image"
+        query = (
+            "SELECT image, record FROM explanations WHERE model = ? AND current AND record IS NOT NULL GROUP BY image"
+        )
         for row in self._db.read(query, self.model):
             found = _checked(self._db, _parsed(self._db, row["record"]), _Record)
             if found.predicted is not msgspec.UNSET:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from xaihub.errors import EngineError
+from xaihub.evaluation.config import Choice
 from xaihub.evaluation.dependence import Dependence, neighbours
 from xaihub.evaluation.engine import Engine, Lost, Start
 from xaihub.evaluation.isolation import Isolation
@@ -146,7 +147,9 @@ class Run:
     def _here(self, models: Sequence[Model]) -> None:
         with Isolation(timeout=self.timeout) as isolation:
             config, explainers, metrics = self.plan.config, self.plan.explainers, self.plan.metrics
-            work = Work(config, explainers, metrics, isolation, step=lambda *step: self._report(step[0], done + step[1]))
+            work = Work(
+                config, explainers, metrics, isolation, step=lambda *step: self._report(step[0], done + step[1])
+            )
             for task in self._tasks():
                 done = self._before(task.model, task.position)
                 for record in work.do(task, models[task.model]):
@@ -157,9 +160,10 @@ class Run:
         with closing(engine.run(Start(settings), map(pack_task, self._tasks()))) as answers:
             for asked, answer in answers:
                 task = unpack_task(asked)
-                lost = isinstance(answer, Lost)
+                records: list[Record]
+                records = [Unusable(reason=str(answer))] if isinstance(answer, Lost) else unpack_records(answer)
                 with self.store.together():
-                    for record in [Unusable(reason=str(answer))] if lost else unpack_records(answer):
+                    for record in records:
                         self._keep(task, record)
                 self._done = max(self._done, self._before(task.model, task.position) + len(self.plan.explainers))
                 self._report(Path(task.source).name, self._done)
@@ -276,11 +280,15 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
         raise EngineError("workers cannot read standard input", hint=hint)
-    config = msgspec.to_builtins(msgspec.structs.replace(plan.config, images=["-"]))
+    # By name, as another process may have other controls.
+    named = {
+        kind: [Choice(one.name, one.parameters) for one in getattr(plan, kind)] for kind in ("explainers", "metrics")
+    }
+    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, **named)
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
     torch["threads"] = engine.threads(torch["threads"])
-    return packed({"config": config, "files": files, "torch": torch, "timeout": timeout}, {})
+    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
 
 
 def _elsewhere(origin: Origin) -> bool:

@@ -48,7 +48,7 @@ def members(shard: str) -> Iterator[Item]:
     try:
         with tarfile.open(shard, "r:") as archive:  # not compressed: an image is read from its offset
             for member in archive:
-                archive.members = []  # which it would keep, one object per member
+                archive.members = []  # type: ignore[attr-defined]  # it would keep one object per member
                 if not member.isfile():
                     continue
                 base, _, kind = PurePosixPath(member.name).name.partition(".")
@@ -64,7 +64,9 @@ def members(shard: str) -> Iterator[Item]:
                 yield sample.item(path)
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read the shard {shard!r}: {reason}", hint="shards are uncompressed .tar files") from error
+        raise InputError(
+            f"cannot read the shard {shard!r}: {reason}", hint="shards are uncompressed .tar files"
+        ) from error
     if not found:
         raise InputError(f"no image in the shard {shard!r}")
 

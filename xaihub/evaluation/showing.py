@@ -54,12 +54,12 @@ def show_scores(
     _emptied(db, "own")
     db.executemany("INSERT OR IGNORE INTO planned VALUES (?)", ((image,) for image in images))
     db.executemany("INSERT OR REPLACE INTO own VALUES (?, ?, ?)", own)
+    update = (
+        "UPDATE scores SET current = (basis_id = ?) WHERE metric_id = ? AND current != (basis_id = ?)"
+        f" AND explanation_id IN ({_PLANNED})"  # noqa: S608 - our own query
+    )
     for metric, basis in everywhere:
-        db.execute(
-            "UPDATE scores SET current = (basis_id = ?) WHERE metric_id = ? AND current != (basis_id = ?)"
-            f" AND explanation_id IN ({_PLANNED})",  # noqa: S608 - our own query
-            (basis, metric, basis),
-        )
+        db.execute(update, (basis, metric, basis))
     for metric in [row["metric_id"] for row in db.read("SELECT DISTINCT metric_id FROM own")]:
         db.execute(
             "UPDATE scores SET current = (scores.basis_id = own.basis_id) FROM explanations e, own"
@@ -67,9 +67,8 @@ def show_scores(
             " AND scores.current != (scores.basis_id = own.basis_id)",
             (metric, metric),
         )
-    db.execute(
-        f"UPDATE scores SET current = 0 WHERE current AND basis_id IN ({_OTHERS}) AND explanation_id NOT IN ({_PLANNED})"  # noqa: S608
-    )
+    elsewhere = f"basis_id IN ({_OTHERS}) AND explanation_id NOT IN ({_PLANNED})"
+    db.execute(f"UPDATE scores SET current = 0 WHERE current AND {elsewhere}")  # noqa: S608 - our own query
 
 
 def unfinished(db: Database, everywhere: Sequence[tuple[int, int]], *, retry: bool) -> Iterator[tuple[int, bool]]:
@@ -77,7 +76,8 @@ def unfinished(db: Database, everywhere: Sequence[tuple[int, int]], *, retry: bo
     sound = " AND error IS NULL" if retry else ""
     lacks = ["e.id IS NULL", *(["e.error IS NOT NULL"] if retry else [])]
     lacks += [
-        f"NOT EXISTS (SELECT 1 FROM scores WHERE metric_id = {metric} AND explanation_id = e.id AND basis_id = {basis}{sound})"  # noqa: S608
+        f"NOT EXISTS (SELECT 1 FROM scores WHERE metric_id = {metric} AND explanation_id = e.id"  # noqa: S608
+        f" AND basis_id = {basis}{sound})"
         for metric, basis in everywhere
     ]
     lacks.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xaihub.evaluation.worker import packed, unpacked
+from xaihub.evaluation.worker import packed, raise_error, unpacked
 from xaihub.explainers.explanation import Explanation
 
 Box = tuple[float, float, float, float]
@@ -143,8 +143,13 @@ def pack_records(records: Iterable[Record]) -> bytes:
 
 
 def unpack_records(data: bytes) -> list[Record]:
-    """Return what `pack_records` packed."""
+    """Return what `pack_records` packed.
+
+    Raises:
+        XaihubError: The worker answered with an error that concerns more than the task.
+    """
     message, tensors = unpacked(data)
+    raise_error(message)
     records: list[Record] = []
     for place, (kind, fields) in enumerate(message["records"]):
         if fields.get("explanation") is not None:

@@ -16,6 +16,7 @@ from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
     BaselineSpec,
+    EngineSpec,
     ExplainerSpec,
     GlobalExplainerSpec,
     HeadSpec,
@@ -42,6 +43,9 @@ DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
 DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
+LOCAL = EngineSpec(
+    name="local", target="xaihub.evaluation.local:LocalEngine", summary="Worker processes on this machine."
+)
 S = TypeVar("S", bound=Spec)
 
 
@@ -66,6 +70,7 @@ class Hub:
         objectives: The registry of training objectives.
         baselines: The registry of the removal operators that plugins add to the built-in ones.
         heads: The registry of heads, which turn what a network returns into rows of scores.
+        engines: The registry of engines, which compute evaluations in workers; "local" is always there.
         models: The registry of model cards.
         adapters: The registry of sources of models.
         reproductions: The registry of published experiments that can be re-run.
@@ -81,6 +86,7 @@ class Hub:
     objectives = _registry("objectives", ObjectiveSpec)
     baselines = _registry("baselines", BaselineSpec)
     heads = _registry("heads", HeadSpec)
+    engines = _registry("engines", EngineSpec)
     models = _registry("models", ModelCard)
     adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
     reproductions = _registry("reproductions", ReproductionSpec)
@@ -128,6 +134,11 @@ class Hub:
         head: Head = self._create(self.heads.get(name), Head, values)
         head.title = head.title or name
         return head
+
+    def get_engine(self, name: str, base: type, /, **values: Any) -> Any:
+        """Create the engine called `name`, a subclass of `base`, with the given arguments."""
+        spec = LOCAL if name == LOCAL.name else self.engines.get(name)
+        return spec.load_class(base)(**values)
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
