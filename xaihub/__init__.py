@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.api.explain import load_model as load_model
     from xaihub.api.rank import rank as rank
     from xaihub.api.registration import register as register
+    from xaihub.api.stream import explain_many as explain_many
     from xaihub.api.train import train as train
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
@@ -91,6 +92,7 @@ _NAMES = {
     "api.explain": "explain get_explainer load_model",
     "api.rank": "rank",
     "api.registration": "register",
+    "api.stream": "explain_many",
     "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "evaluation.engine": "Engine Lost Start",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 from torch import Tensor
@@ -35,6 +37,17 @@ class KilledOnce(ToyGradient):
         raise AssertionError
 
 
+class SlowGradient(ToyGradient):
+    """The gradient, after a second; the node of a cluster that it was computed on is noted."""
+
+    def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            time.sleep(1)
+            with Path(os.environ[FLAG]).open("a") as file:
+                file.write(f"{sys.modules['ray'].get_runtime_context().get_node_id()}\n")
+        return super().attribute(model, inputs, target)
+
+
 @hookimpl
 def xaihub_register_model_adapters() -> list[AdapterSpec]:
     return Toys().xaihub_register_model_adapters()
@@ -42,7 +55,7 @@ def xaihub_register_model_adapters() -> list[AdapterSpec]:
 
 @hookimpl
 def xaihub_register_explainers() -> list[ExplainerSpec]:
-    own = {"poisoned": "Poisoned", "killed_once": "KilledOnce"}
+    own = {"poisoned": "Poisoned", "killed_once": "KilledOnce", "slow_gradient": "SlowGradient"}
     specs = [ExplainerSpec(name=name, target=f"{__file__}:{target}") for name, target in own.items()]
     return [*Toys().xaihub_register_explainers(), *specs]
 

@@ -71,7 +71,7 @@ def rows(db: Database, *, failed: bool = False) -> Iterator[ScoreRow]:
     for model in [row["model"] for row in db.read(_MODELS)]:
         for metric in metrics:
             for row in db.read(f"{_ROWS}{some} AND e.model = ? AND s.metric_id = ? {_ORDER}", model, metric):
-                yield ScoreRow(**{**dict(row), **_parts(db, row)})
+                yield ScoreRow(**{**dict(row), **_parts(db, row), "control": bool(row["control"])})
 
 
 def count(db: Database) -> int:

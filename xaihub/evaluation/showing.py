@@ -55,8 +55,8 @@ def show_scores(
     db.executemany("INSERT OR IGNORE INTO planned VALUES (?)", ((image,) for image in images))
     db.executemany("INSERT OR REPLACE INTO own VALUES (?, ?, ?)", own)
     update = (
-        "UPDATE scores SET current = (basis_id = ?) WHERE metric_id = ? AND current != (basis_id = ?)"
-        f" AND explanation_id IN ({_PLANNED})"  # noqa: S608 - our own query
+        "UPDATE scores SET current = (basis_id = ?) WHERE metric_id = ? AND current != (basis_id = ?)"  # noqa: S608
+        f" AND explanation_id IN ({_PLANNED})"
     )
     for metric, basis in everywhere:
         db.execute(update, (basis, metric, basis))
