@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -24,7 +24,6 @@ FORMATS = ("csv", "parquet", "json")
 PARTS = ("model", "metric")  # columns by which a partitioned table is divided
 _NUMBERS = ("value", "seconds")
 _COUNTS = ("forward_passes", "backward_passes", "target", "predicted")
-_NONE = "__HIVE_DEFAULT_PARTITION__"  # by which readers know a missing value
 
 
 def export(store: RunStore, format_: str, path: Path | None, *, partitioned: bool = False) -> str | None:
@@ -38,22 +37,25 @@ def export(store: RunStore, format_: str, path: Path | None, *, partitioned: boo
         format_: One of `FORMATS`.
         path: The file; without one, parquet is written into the run's folder.
         partitioned: For parquet: write a folder with one file per model and metric, as Hive, Spark, DuckDB, Polars and
-            pyarrow read it.
+            pyarrow read it, and the failed images into its file _failed.parquet.
 
     Raises:
         MissingExtra: The format is parquet, and pyarrow is not installed.
         OutputError: The file cannot be written.
     """
-    rows = chain(map(_flat, store.stream()), itertools.starmap(_failed, store.failed_images().items()))
+    rows: Iterator[dict[str, Any]] = map(_flat, store.stream())
+    failed = itertools.starmap(_failed, store.failed_images().items())
+    if format_ == "parquet" and partitioned:
+        folder = path or store.folder / "scores"
+        for parts, some in groupby(rows, key=lambda row: tuple(row[name] for name in PARTS)):
+            inside = (f"{name}={quote(part, safe='')}" for name, part in zip(PARTS, parts, strict=True))
+            _write_parquet(folder.joinpath(*inside, "part-0.parquet"), some, without=PARTS)
+        _write_parquet(folder / "_failed.parquet", failed)  # readers of the folder skip names with an underscore
+        return None if path else str(folder)
+    rows = chain(rows, failed)
     if format_ == "parquet":
-        file = path or store.folder / ("scores" if partitioned else "scores.parquet")
-        if partitioned:
-            for parts, some in groupby(rows, key=lambda row: tuple(row[name] for name in PARTS)):
-                labels = (quote(str(part), safe="") if part is not None else _NONE for part in parts)
-                inside = (f"{name}={label}" for name, label in zip(PARTS, labels, strict=True))
-                _write_parquet(file.joinpath(*inside, "part-0.parquet"), some, without=PARTS)
-        else:
-            _write_parquet(file, rows)
+        file = path or store.folder / "scores.parquet"
+        _write_parquet(file, rows)
         return None if path else str(file)
     if format_ == "json":
         text = json.dumps([*rows], indent=2, ensure_ascii=False) + "\n"
