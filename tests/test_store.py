@@ -257,7 +257,7 @@ def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
 ) -> None:
     runs = [RunStore(tmp_path / str(number), create=True) for number in range(3)]
     for number, run in enumerate(runs):
-        run.add_image("cat.jpg", 0, sha256="ab" * 32)
+        run.set_images([("cat.jpg", 0, "ab" * 32)])
         run.add_explanation(KEY, "cat.jpg", explanation())
         run.add_score(KEY, Score(ScoreKey("mass", "{}", f'{{"truth": "{number // 2}"}}'), value=number / 4))
         run.add_score(KEY, Score(ScoreKey("grid", "{}", '{"pool": "same"}'), value=0.5))
@@ -276,7 +276,7 @@ def test_merged_runs_of_different_photos_set_aside_the_scores_that_look_at_other
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
         for run, image in ((a, "ab" * 32), (b, "cd" * 32)):
             key = replace(KEY, image=image)
-            run.add_image(image, 0, sha256=image)
+            run.set_images([(image, 0, image)])
             run.add_explanation(key, image, explanation())
             run.add_score(key, Score(ScoreKey("grid", "{}", f'{{"pool": "{image}"}}'), value=0.5))
             run.add_score(key, Score(ScoreKey("insertion", "{}"), value=0.75))

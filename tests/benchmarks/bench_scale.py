@@ -92,10 +92,14 @@ def insert(folder: Path) -> None:
                         store.add_explanation(key, source, explanation, maps="none")
                         for column, (score, value) in enumerate(zip(scores, generator.random(METRICS), strict=True)):
                             with_curve = curve if column < CURVES else None
-                            store.add_score(key, Score(score, value=value, curve=with_curve, forward_passes=21, seconds=0.5))
+                            store.add_score(
+                                key, Score(score, value=value, curve=with_curve, forward_passes=21, seconds=0.5)
+                            )
     size = (folder / "run" / "run.sqlite").stat().st_size
     count = len(plan.images) * EXPLAINERS * METRICS
-    print(f"size: {size / 2**20:.0f} MiB, {size / count:.0f} bytes per score (with its share of the explanation's record)")
+    print(
+        f"size: {size / 2**20:.0f} MiB, {size / count:.0f} bytes per score (with its share of the explanation's record)"
+    )
     print(f"projected for 50,000 images x 10 explainers x 8 metrics: {size / count * 4e6 / 2**30:.1f} GiB")
 
 

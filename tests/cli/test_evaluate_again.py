@@ -144,15 +144,23 @@ def scores(folder: str | Path, *metrics: str) -> dict[tuple[str, str, str], floa
     return found
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status", "jobs"),
+    [
+        (signal.SIGKILL, -9, ()),
+        (signal.SIGINT, 130, ()),
+        pytest.param(signal.SIGKILL, -9, ("--jobs", "2"), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, ("--jobs", "2"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_command_that_is_killed_and_resumed_ends_with_the_rows_of_an_undisturbed_one(
-    evaluate: Callable[..., dict[str, Any]], toys: Path, photos: Path, number: int, status: int
+    evaluate: Callable[..., dict[str, Any]], toys: Path, photos: Path, number: int, status: int, jobs: tuple[str, ...]
 ) -> None:
     for photo in range(4, 12):
         add_photo(photos, photo)
     wanted = ("photos", "-m", "toy", "-e", "toy_noise", "-k", "map_mean", "-k", "pool_sum")
     whole = evaluate(*wanted, "-o", "whole")
-    command = [sys.executable, "-m", "xaihub", "--plugin", str(toys), "evaluate", *wanted, "-o", "killed", "-q"]
+    command = [sys.executable, "-m", "xaihub", "--plugin", str(toys), "evaluate", *wanted, *jobs, "-o", "killed", "-q"]
     process = subprocess.Popen(
         command,
         env={**os.environ, "TOY_SECONDS": "0.5"},

@@ -191,14 +191,16 @@ def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -
     rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
     if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
-                  "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
+                  "seconds": cost.seconds, "record_bytes": cost.record_bytes, "map_bytes": cost.map_bytes,
+                  "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
     put(table(rows, names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
         f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"
         f" {passes(cost.backward_passes, 'backward')}, {cost.seconds / 60:.1f} minutes"
-        f" (measured on the first image, times {cost.images})"
+        f" (measured on the first image, times {cost.images});"
+        f" {cost.record_bytes / 2**20:,.1f} MiB of records, {cost.map_bytes / 2**20:,.1f} MiB of maps"
     )
     for who, reason in cost.unknown.items():
         say(f"note: {who} is not included: {reason}")

@@ -38,7 +38,9 @@ class Cost:
         images: Number of images.
         forward_passes: Forward passes for all of them; passes that several scores share are counted once.
         backward_passes: Backward passes for all of them.
-        seconds: Wall time for all of them.
+        seconds: Wall time for all of them, in one process.
+        record_bytes: Size of their records on disk.
+        map_bytes: Size of their maps on disk.
         parts: The cost of each explanation and score of the first image.
         unknown: What failed on the first image, with the reason; its cost on other images is unknown.
     """
@@ -47,6 +49,8 @@ class Cost:
     forward_passes: int
     backward_passes: int
     seconds: float
+    record_bytes: int
+    map_bytes: int
     parts: Sequence[Part]
     unknown: Mapping[str, str] = field(default_factory=dict)
 
@@ -79,12 +83,15 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
         spent_on_map = (row.record[name] for name in ("forward_passes", "backward_passes", "seconds"))
         parts.append(Part(row.model, f"explaining with {row.explainer}", *spent_on_map))
     count = len(plan.images)
+    record_bytes, map_bytes = store.size()
     return Cost(
         images=count,
         # The trial predicted the neighbours as well; a run predicts each image once per model.
         forward_passes=(spent.forward_passes - spent.predicted + len(plan.config.models)) * count,
         backward_passes=spent.backward_passes * count,
         seconds=sum(part.seconds for part in parts) * count,
+        record_bytes=record_bytes * count,
+        map_bytes=map_bytes * count,
         parts=parts,
         unknown=unknown,
     )

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from queue import SimpleQueue
+from threading import Event
 
 from xaihub.evaluation.engine import SERVER, Engine, Lost, Start
 from xaihub.evaluation.worker import Broken, Worker
@@ -23,20 +24,27 @@ class LocalEngine(Engine):
         count = self.jobs or os.cpu_count() or 1
         idle: SimpleQueue[Worker] = SimpleQueue()
         left, todo = iter(tasks), set[Future[tuple[bytes, bytes | Lost]]]()
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(count))
-            for _ in range(count):
-                worker = Worker(start.settings, server=SERVER)
-                stack.callback(worker.close)  # before the pool waits for its threads
+        workers = [Worker(start.settings, server=SERVER) for _ in range(count)]
+        ended = Event()
+
+        def compute(task: bytes) -> tuple[bytes, bytes | Lost]:
+            worker = idle.get()
+            try:
+                return task, _tried(worker, task, self.attempts, ended)
+            finally:
                 idle.put(worker)
 
-            def compute(task: bytes) -> tuple[bytes, bytes | Lost]:
-                worker = idle.get()
-                try:
-                    return task, _tried(worker, task, self.attempts)
-                finally:
-                    idle.put(worker)
+        def end() -> None:
+            ended.set()
+            for worker in workers:
+                worker.close()
 
+        with ExitStack() as stack:
+            stack.callback(end)  # again, as a thread may just have started one
+            pool = stack.enter_context(ThreadPoolExecutor(count))
+            stack.callback(end)  # before the pool waits for its threads
+            for worker in workers:
+                idle.put(worker)
             while True:
                 for task in left:
                     todo.add(pool.submit(compute, task))
@@ -49,13 +57,13 @@ class LocalEngine(Engine):
                     yield future.result()
 
 
-def _tried(worker: Worker, task: bytes, attempts: int) -> bytes | Lost:
-    for attempt in range(1, attempts + 1):
+def _tried(worker: Worker, task: bytes, attempts: int, ended: Event) -> bytes | Lost:
+    lost = Lost("was stopped")
+    while attempts and not ended.is_set():
         if worker.stopped:
             worker.start()  # an error here is not the task's
         try:
             return worker.exchange(task)
         except Broken as error:
-            if attempt == attempts:
-                return Lost(error.message)
-    raise AssertionError
+            lost, attempts = Lost(error.message), attempts - 1
+    return lost

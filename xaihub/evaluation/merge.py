@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -59,7 +58,7 @@ def absorb(run: RunStore, *others: RunStore) -> int:
     Raises:
         OutputError: The disk is full or cannot be written.
     """
-    images = {_images(one.database) for one in (run, *others)} - {_images(None)}
+    images = {one.images for one in (run, *others) if one.images is not None}
     for other in others:
         for row in other.database.read("SELECT key FROM explanations WHERE record IS NOT NULL"):
             theirs, ours = other.map_file(row["key"]), run.map_file(row["key"])
@@ -74,7 +73,9 @@ def absorb(run: RunStore, *others: RunStore) -> int:
         for table, slot in _SLOTS.items():
             several = f"SELECT {slot} FROM {table} WHERE current GROUP BY {slot} HAVING count(*) > 1"  # noqa: S608
             db.execute(f"UPDATE {table} SET current = 0 WHERE ({slot}) IN ({several})")  # noqa: S608
-        if len(images) > 1:
+        if len(images) == 1:
+            db.insert("meta", name="images", value=images.pop())
+        elif images:
             others_seen = """SELECT id FROM bases WHERE basis LIKE '%"pool":%'"""
             db.execute(f"UPDATE scores SET current = 0 WHERE basis_id IN ({others_seen})")  # noqa: S608
         after = run.count()
@@ -118,14 +119,6 @@ def _mapped(db: Database, ids: Mapping[int, int], id_: int) -> int:
     if id_ not in ids:
         raise db.damaged("a record names a method that is not there")
     return ids[id_]
-
-
-def _images(db: Database | None) -> str:
-    """Return the checksum of a run's images, in their order."""
-    found = hashlib.sha256()
-    for row in () if db is None else db.read("SELECT sha256 FROM images ORDER BY position, source"):
-        found.update(f"{row['sha256']}\n".encode())
-    return found.hexdigest()
 
 
 def _joined(configs: Sequence[Config]) -> Config:

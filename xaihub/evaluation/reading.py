@@ -80,6 +80,18 @@ def count(db: Database) -> int:
     return int(row["count"]) if row else 0
 
 
+def size(db: Database) -> int:
+    """Return about how many bytes the explanations and scores of a run take, without the file's fixed part."""
+    explanation = "2 * length(key) + length(image) + length(model) + coalesce(length(record), length(error)) + 24"
+    score = "coalesce(length(details), 0) + coalesce(length(curve), 0) + coalesce(length(error), 0) + 36"
+    query = (
+        f"SELECT coalesce((SELECT sum({explanation}) FROM explanations), 0)"  # noqa: S608 - our own query
+        f" + coalesce((SELECT sum({score}) FROM scores), 0) AS count"
+    )
+    row = db.one(query)
+    return int(row["count"]) if row else 0
+
+
 class StoredScores:
     """The shown scores of a run, by model."""
 

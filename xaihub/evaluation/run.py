@@ -123,6 +123,7 @@ class Run:
         self._depends = Dependence(self.hub, self.plan)
         self._everywhere = self._depends.everywhere
         self._pooled = any(metric.needs_pool for metric in self.plan.metrics)
+        self._shard = Shard.parse(self.plan.config.shard)
         self._keys: list[Keys] = []
         self._done = 0
 
@@ -175,7 +176,8 @@ class Run:
             self.store.show_explanations(keys.model.name, self._wanted(keys))
             self.show_scores()  # again: an explanation may have moved to another path
             if number == 0:  # a later model must not erase the error of an earlier one
-                self.store.set_images((images[place], place, images.checksum(place)) for place in self._positions())
+                every = ((images[place], place, images.checksum(place)) for place in range(len(images)))
+                self.store.set_images(every, lambda sha256: self._shard is None or self._shard.has(sha256))
             unfinished = self.store.unfinished(everywhere=self._everywhere, retry=self.retry)
             place, missing = next(unfinished, (-1, False))
             for position in self._positions():
@@ -189,9 +191,8 @@ class Run:
                     place, missing = next(unfinished, (-1, False))
 
     def _positions(self) -> Iterator[int]:
-        shard = Shard.parse(self.plan.config.shard)
         for position in range(len(self.plan.images) if self.limit is None else self.limit):
-            if shard is None or shard.has(self.plan.images.checksum(position)):
+            if self._shard is None or self._shard.has(self.plan.images.checksum(position)):
                 yield position
 
     def _wanted(self, keys: Keys) -> Iterator[tuple[int, str, str, str, str]]:

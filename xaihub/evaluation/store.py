@@ -11,8 +11,9 @@ time and a score takes little more than its numbers.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,12 +162,30 @@ class RunStore:
         with self._db.transaction():
             self._db.insert("images", source=source, sha256=sha256, position=position, error=error)
 
-    def set_images(self, images: Iterable[tuple[str, int, str]]) -> None:
-        """Store source, position and checksum of each image of a plan; none of them has failed yet."""
+    def set_images(
+        self, images: Iterable[tuple[str, int, str]], own: Callable[[str], bool] = lambda _sha256: True
+    ) -> None:
+        """Store source, position and checksum of each image of a plan; none of them has failed yet.
+
+        Of a shard, these are the images whose checksums are its `own`; all of them identify the plan's images.
+        """
+        every = hashlib.sha256()
+
+        def kept() -> Iterator[tuple[str, int, str]]:
+            for image in images:
+                every.update(f"{image[2]}\n".encode())
+                if own(image[2]):
+                    yield image
+
         with self._db.transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO images (source, position, sha256) VALUES (?, ?, nullif(?, ''))", images
-            )
+            query = "INSERT OR REPLACE INTO images (source, position, sha256) VALUES (?, ?, nullif(?, ''))"
+            self._db.executemany(query, kept())
+            self._db.insert("meta", name="images", value=every.hexdigest())
+
+    @property
+    def images(self) -> str | None:
+        """What identifies the images of its plan, in their order; None before it was evaluated."""
+        return self._meta("images")
 
     def failed_images(self) -> dict[str, str]:
         """Return the images that cannot be evaluated, with the reasons."""
@@ -303,6 +322,11 @@ class RunStore:
     def scores(self) -> reading.StoredScores:
         """Return the shown scores column by column, for leaderboards and charts."""
         return reading.StoredScores(self._db)
+
+    def size(self) -> tuple[int, int]:
+        """Return about how many bytes the records take, and the bytes of the maps."""
+        files = (self.folder / MAPS).glob("[0-9a-f][0-9a-f]/*.safetensors")
+        return reading.size(self._db), sum(file.stat().st_size for file in files)
 
     def count(self) -> int:
         """Return the number of shown scores."""

@@ -120,17 +120,18 @@ class Worker:
         Raises:
             Broken: There is no answer after `timeout` seconds, or the process ended.
         """
-        assert self._pipe is not None and self._process is not None  # noqa: S101, PT018 - started before
+        pipe, process = self._pipe, self._process  # another thread may close them
+        assert pipe is not None and process is not None  # noqa: S101, PT018 - started before
         try:
-            self._pipe.send_bytes(data)
+            pipe.send_bytes(data)
             end = math.inf if timeout is None else time.monotonic() + timeout
-            while not self._pipe.poll(min(0.25, max(0.0, end - time.monotonic()))):
-                if self._process.poll() is not None and not self._pipe.poll(0):
+            while not pipe.poll(min(0.25, max(0.0, end - time.monotonic()))):
+                if process.poll() is not None and not pipe.poll(0):
                     raise EOFError  # a child of the worker may keep the pipe open
                 if time.monotonic() > end:
                     self.close()
                     raise Broken(f"did not finish within {timeout:g} s", hint="--timeout sets the limit")
-            return self._pipe.recv_bytes()
+            return pipe.recv_bytes()
         except (EOFError, OSError, ValueError) as error:
             raise Broken(f"ended the worker process{self._how_it_ended()}") from error
 
