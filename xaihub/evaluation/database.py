@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KEY = re.compile("[0-9a-f]{64}")  # of an explanation; it is part of a file name
 LARGEST = 2**24  # bytes of one value
 BLOCK = 50_000  # rows that are read at a time
+CACHE = 65_536  # KiB of the file that are kept in memory
 INTERNED = 10_000  # ids of repeated texts that are remembered
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 
@@ -66,6 +67,7 @@ class Database:
         with self._guard("open"):
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute("PRAGMA cell_size_check = ON")
+            self._db.execute(f"PRAGMA cache_size = -{CACHE}")
             if create:
                 self._db.execute("PRAGMA journal_mode = WAL")  # remembered in the file
             self._db.execute("PRAGMA synchronous = NORMAL")

@@ -173,8 +173,8 @@ class Run:
         """Yield what is missing, model by model; images that are finished are passed over."""
         images, scores = self.plan.images, len(self.plan.explainers) * len(self.plan.metrics)
         for number, keys in enumerate(self._keys):
-            self.store.show_explanations(keys.model.name, self._wanted(keys))
-            self.show_scores()  # again: an explanation may have moved to another path
+            if self.store.show_explanations(keys.model.name, self._wanted(keys)):
+                self.show_scores()  # again: an explanation may have moved to another path
             if number == 0:  # a later model must not erase the error of an earlier one
                 every = ((images[place], place, images.checksum(place)) for place in range(len(images)))
                 self.store.set_images(every, lambda sha256: self._shard is None or self._shard.has(sha256))

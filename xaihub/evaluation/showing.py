@@ -21,23 +21,25 @@ _OTHERS = "SELECT id FROM bases WHERE basis LIKE '%\"truth\":%' OR basis LIKE '%
 _PLANNED = "SELECT id FROM explanations WHERE image IN planned"
 
 
-def show_explanations(db: Database, model: str, wanted: Iterable[tuple[int, str, str, int]]) -> None:
-    """Show of a model's explanations those that are wanted; see `RunStore.show_explanations`.
+def show_explanations(db: Database, model: str, wanted: Iterable[tuple[int, str, str, int]]) -> bool:
+    """Show of a model's explanations those that are wanted, and return whether that changed any.
 
-    Call it inside a transaction, with (position, digest, image, id of the explainer) of each.
+    See `RunStore.show_explanations`. Call it inside a transaction, with (position, digest, image, id of the explainer)
+    of each.
     """
     _emptied(db, "wanted")
     db.executemany("INSERT OR IGNORE INTO wanted (position, key, image, explainer_id) VALUES (?, ?, ?, ?)", wanted)
-    db.execute(
+    hidden = db.execute(
         "UPDATE explanations SET current = 0 WHERE model = ? AND current AND key NOT IN (SELECT key FROM wanted)"
         " AND (image, explainer_id) IN (SELECT image, explainer_id FROM wanted)",
         (model,),
     )
-    db.execute(
+    shown = db.execute(
         "UPDATE explanations SET current = 1, image = wanted.image FROM wanted WHERE wanted.key = explanations.key"
         " AND explanations.model = ? AND (NOT explanations.current OR explanations.image != wanted.image)",
         (model,),
     )
+    return bool(hidden.rowcount or shown.rowcount)
 
 
 def show_scores(

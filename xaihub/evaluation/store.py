@@ -234,7 +234,7 @@ class RunStore:
             theirs = ((image, *self._added(score)) for image, score in own)
             showing.show_scores(self._db, images, [self._added(score) for score in everywhere], theirs)
 
-    def show_explanations(self, model: str, wanted: Iterable[tuple[int, str, str, str, str]]) -> None:
+    def show_explanations(self, model: str, wanted: Iterable[tuple[int, str, str, str, str]]) -> bool:
         """Of each (image, explainer, parameters) of a model show only the explanation with the wanted digest.
 
         The others were made with another seed, target or version. A wanted explanation is moved to the image's present
@@ -243,10 +243,13 @@ class RunStore:
         Args:
             model: The model.
             wanted: Position, digest, image, explainer and parameters of each; of equal digests the first counts.
+
+        Returns:
+            Whether anything changed.
         """
         with self._db.transaction():
             theirs = ((*one[:3], self._method(*one[3:])) for one in wanted)
-            showing.show_explanations(self._db, model, theirs)
+            return showing.show_explanations(self._db, model, theirs)
 
     def add_explanation(
         self, key: Key, source: str, explanation: Explanation | None, error: str | None = None, *, maps: MapKind = "f32"
