@@ -66,8 +66,9 @@ publish-site: $(VENV)/.installed-docs  ## Publish the site of VERSION beside tho
 	$(BIN)/mike deploy --config-file docs/site/mkdocs.yml --push --update-aliases "$(VERSION)" latest
 	$(BIN)/mike set-default --config-file docs/site/mkdocs.yml --push latest
 
-api: $(VENV)/.installed-dev  ## Accept an intended change of the public names and hooks.
+api: $(VENV)/.installed-dev  ## Accept an intended change of the public names, hooks and JSON output.
 	$(BIN)/python docs/public_api.py
+	$(BIN)/python docs/schemas.py
 
 support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model family (minutes).
 	$(BIN)/python docs/support_matrix.py

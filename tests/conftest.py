@@ -7,8 +7,12 @@ import os
 import signal
 from itertools import count
 
+import click
 import pytest
 import torch
+
+from docs.schemas import OUTPUTS, validate
+from xaihub.cli import _output
 
 # shap would compile its loops in every process, which takes longer than the loops of small tests.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
@@ -22,6 +26,21 @@ def pytest_configure() -> None:
     """Take Ctrl-C as usual, also where the shell started the tests in the background, which ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _published_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validate whatever a command prints with --json against its published schema."""
+    as_json = _output._json
+
+    def checked(record: object) -> str:
+        text = as_json(record)
+        command = click.get_current_context().command_path.partition(" ")[2]
+        if command in OUTPUTS:  # plugins bring further commands
+            validate(command, text)
+        return text
+
+    monkeypatch.setattr(_output, "_json", checked)
 
 
 def pytest_collection_finish() -> None:

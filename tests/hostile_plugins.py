@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xaihub import Attribution, Case, Explainer, Measurement, Metric, Model, ModelAdapter, ModelRequest, Preprocessing
+from xaihub import (
+    Attribution,
+    Case,
+    Explainer,
+    GlobalExplainer,
+    Measurement,
+    Metric,
+    Model,
+    ModelAdapter,
+    ModelRequest,
+    Preprocessing,
+    Ranking,
+)
 from xaihub import ResolvedTarget as Target
 from xaihub.errors import ExplainerRefused
 
@@ -64,6 +75,21 @@ class GoodMean(Metric):
     def score(self, case: Case) -> float:
         blank = case.model(torch.zeros_like(case.scene.image)[None])
         return float(case.heat.mean() * case.scene.score(blank))
+
+
+class GoodRanking(GlobalExplainer):
+    """The norms of the classifier's columns, times the mean of the images."""
+
+    def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
+        mean = torch.stack([batch.mean() for batch in inputs]).mean()
+        return Ranking(weights=model.module[5].weight.norm(dim=0) * mean, feature="channel", layer="5")
+
+
+class EndsRanking(GlobalExplainer):
+    """Ends the process as if all were well."""
+
+    def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
+        os._exit(0)
 
 
 class _Hostile(Explainer):
@@ -370,59 +396,6 @@ class ReturnsNonsense(Explainer):
         return Attribution(values=inputs, details={"what": _Unusual()})
 
 
-class EndsProcess(_Hostile):
-    """Ends the process as if all were well."""
-
-    def harm(self, model: Model) -> None:
-        os._exit(0)
-
-
-class Crashes(_Hostile):
-    """Reads address 0."""
-
-    def harm(self, model: Model) -> None:
-        ctypes.string_at(0)
-
-
-class KillsItself(_Hostile):
-    """Kills the process."""
-
-    def harm(self, model: Model) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Hangs(_Hostile):
-    """Does not return, and does not let itself be interrupted."""
-
-    def harm(self, model: Model) -> None:
-        while True:
-            try:
-                time.sleep(1)
-            except BaseException:  # noqa: S112
-                continue
-
-
-class NeverEnds(Explainer):
-    """Returns rows without end."""
-
-    def attribute(self, model: Model, inputs: Tensor, target: Target) -> Tensor:
-        return torch.stack([row for row in iter(lambda: inputs[0], None) if not time.sleep(0.01) and row is None])
-
-
-class ClosesFiles(_Hostile):
-    """Closes every file of the process."""
-
-    def harm(self, model: Model) -> None:
-        os.closerange(3, 256)
-
-
-class Forks(_Hostile):
-    """Returns twice."""
-
-    def harm(self, model: Model) -> None:
-        os.fork()
-
-
 class SpoilsMap(Metric):
     """Writes to the map and the image."""
 
@@ -453,6 +426,3 @@ class ScoresNonsense(Metric):
 
     def score(self, case: Case) -> Measurement:
         return Measurement(value=1.0, details={"what": _Unusual()})
-
-
-KILLERS = ("ends_process", "crashes", "kills_itself", "hangs", "never_ends", "closes_files", "forks")

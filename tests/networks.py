@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import Resize
 
-from xaihub import Model, Preprocessing
+from xaihub import Explanation, Model, Preprocessing
 
 SIDE = 64
+CELLS = 4  # per side, for `peak`
 
 
 class Net(nn.Module):
@@ -108,3 +109,10 @@ def model(module: nn.Module | type[nn.Module] = Net, **values: Any) -> Model:
 def noise(rows: int = 1) -> Tensor:
     """Return (rows, 3, 64, 64) inputs."""
     return torch.randn(rows, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+def peak(explanation: Explanation, *, lowest: bool = False) -> tuple[int, int]:
+    """The row and column of the cell with the highest mean value."""
+    cells = nn.functional.avg_pool2d(explanation.heatmap()[None, None], SIDE // CELLS).flatten()
+    where = int(cells.argmin() if lowest else cells.argmax())
+    return where // CELLS, where % CELLS

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from tests import hostile_plugins as plugins
+from tests import hostile_processes
 from tests.networks import model as model_of
 from tests.networks import noise
 from xaihub import Explainer, Metric, Model
@@ -31,20 +32,26 @@ from xaihub.models.process import fenced
 from xaihub.plugin_tools.onefile import register_file
 from xaihub.specs import Origin
 
-FILE = str(Path(plugins.__file__))
+FILE, KILLING = str(Path(plugins.__file__)), str(Path(hostile_processes.__file__))
 SLOW = pytest.mark.slow
 GOOD = ("good", "good_too")
 
 
-def classes_of(base: type, file: str = FILE) -> list[str]:
+def hub_of(*files: str) -> Hub:
     host = PluginHost(entry_points=[], environ={})
-    register_file(host, file)
-    hub = Hub(host)
+    for file in files:
+        register_file(host, file)
+    return Hub(host)
+
+
+def classes_of(base: type, file: str = FILE) -> list[str]:
+    hub = hub_of(file)
     return (hub.explainers if base is Explainer else hub.metrics).names()
 
 
-HOSTILE = [name for name in classes_of(Explainer) if name not in GOOD]
-CONTAINED = [name for name in HOSTILE if name not in plugins.KILLERS]
+CONTAINED = [name for name in classes_of(Explainer) if name not in GOOD]
+KILLERS = classes_of(Explainer, KILLING)
+HOSTILE = [*CONTAINED, *KILLERS]
 METRICS = [name for name in classes_of(Metric) if name != "good_mean"]
 # Those that raise, refuse or return what cannot be used change nothing.
 HARMLESS = {"refuses": "not today", "returns_nan": "NaN", "returns_nonsense": "", "raises_error": "ValueError"}
@@ -52,9 +59,7 @@ HARMLESS = {"refuses": "not today", "returns_nan": "NaN", "returns_nonsense": ""
 
 @pytest.fixture
 def hub() -> Hub:
-    host = PluginHost(entry_points=[], environ={})
-    register_file(host, FILE)
-    return Hub(host)
+    return hub_of(FILE, KILLING)
 
 
 @pytest.fixture
@@ -260,17 +265,48 @@ def test_a_global_explainer_that_exits_costs_its_own_ranking() -> None:
 
 def test_a_worker_computes_the_same_and_survives_an_exit_and_an_endless_loop(hub: Hub, photo: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
-    names = ["good", "ends_process", "hangs", "scales_weights", "good_too"]
+    names = ["good", "ends_process", "scales_weights", "good_too", "hangs"]
     found = {one.explainer: one for one in outcomes(hub, names, photo, timeout=5)}
     assert [contents(found[name]) for name in GOOD] == undisturbed
-    told = {name: str(found[name].error) for name in names[1:4]}
-    assert "explainer 'ends_process' ended the worker process (exit status 0)" in told["ends_process"]
+    told = {name: str(found[name].error) for name in set(names) - set(GOOD)}
+    assert "explainer 'ends_process' ended the process with exit status 0" in told["ends_process"]
     assert "explainer 'hangs' did not finish within 5 s (--timeout sets the limit)" in told["hangs"]
     assert "explainer 'scales_weights' changed the weight" in told["scales_weights"]
 
 
+def test_one_worker_serves_all_that_need_one_and_a_ranking_that_ends_it_costs_only_itself(hub: Hub, photo: str) -> None:
+    from xaihub.api.rank import rank_models
+
+    model = hub.load_model("tiny", device="cpu")
+    good, bad = hub.get_global_explainer("good_ranking"), hub.get_global_explainer("ends_ranking")
+    (alone,) = rank_models([model], [good], [photo])
+    with Isolation(timeout=60) as first:
+        first.rank(good, model, (), None, sources=[photo], seed=0)
+    with Isolation(timeout=60) as second:
+        assert second._takes(model, good)
+        assert second._worker is first._worker
+    found, ended = rank_models([model], [good, bad], [photo], timeout=60)
+    assert alone.explanation is not None
+    assert found.explanation is not None
+    assert torch.equal(found.explanation.runs, alone.explanation.runs)
+    assert found.explanation.names == alone.explanation.names
+    assert "global explainer 'ends_ranking' ended the process with exit status 0" in str(ended.error)
+
+
+def test_the_next_command_names_what_ran_in_a_process_that_ended(hub: Hub) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with hub.host.notes.running(hub.get_explainer("good")):
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with hub.host.notes.running(hub.get_explainer("good_too")):  # still runs
+        told = PluginHost(entry_points=[], environ={}).load().warnings
+    assert told == [f"plugin 'hostile_plugins' ({FILE}): a process ended while running explainer 'good'"]
+    assert PluginHost(entry_points=[], environ={}).load().warnings == []
+
+
 @SLOW
-@pytest.mark.parametrize("name", plugins.KILLERS)
+@pytest.mark.parametrize("name", KILLERS)
 def test_each_that_kills_its_process_alone_in_a_worker(hub: Hub, photo: str, name: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
     started = time.monotonic()
@@ -296,7 +332,7 @@ def test_without_a_limit_nothing_leaves_this_process(hub: Hub, photo: str) -> No
 def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parent.parent
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in (".", "plugins", "zoo"))}
-    command = [sys.executable, "-m", "xaihub", "--plugin", FILE, *args]
+    command = [sys.executable, "-m", "xaihub", "--plugin", FILE, "--plugin", KILLING, *args]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800)
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.evaluation.engine import Engine as Engine
     from xaihub.evaluation.engine import Lost as Lost
     from xaihub.evaluation.engine import Start as Start
+    from xaihub.explainers.budget import Budget as Budget
+    from xaihub.explainers.budget import in_time as in_time
+    from xaihub.explainers.budget import preview as preview
+    from xaihub.explainers.budget import rounds as rounds
     from xaihub.explainers.explainer import Attribution as Attribution
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import Explanation as Explanation
@@ -53,6 +57,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
+    from xaihub.models.text_encoder import TextEncoder as TextEncoder
     from xaihub.notices import without_warnings as without_warnings
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
@@ -62,6 +67,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Execution as Execution
     from xaihub.params import Meta as Meta
+    from xaihub.params import Passes as Passes
     from xaihub.params import Unless as Unless
     from xaihub.params import When as When
     from xaihub.randomness import current_generator as current_generator
@@ -96,6 +102,7 @@ _NAMES = {
     "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "evaluation.engine": "Engine Lost Start",
+    "explainers.budget": "Budget in_time preview rounds",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",
     "explainers.pixel_set": "PixelSet",
@@ -113,8 +120,9 @@ _NAMES = {
     "models.passes": "Runtime",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
+    "models.text_encoder": "TextEncoder",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
-    "params": "Execution Meta Unless When",
+    "params": "Execution Meta Passes Unless When",
     "notices": "without_warnings",
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",

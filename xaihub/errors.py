@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 __all__ = [
     "EngineError",
@@ -94,6 +93,8 @@ class PluginError(XaihubError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint with the `known` names closest to `name`, or an empty string."""
+    from difflib import get_close_matches  # here, because most commands need it never
+
     by_lower = {item.lower(): item for item in known}
     near = get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     if not near:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,17 @@ from xaihub.errors import OutputError, XaihubError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_file", "decoding", "inside", "locked", "read_file", "read_packed", "temporary_file", "write_file"]
+__all__ = [
+    "check_file",
+    "decoding",
+    "inside",
+    "locked",
+    "read_file",
+    "read_packed",
+    "temporary_file",
+    "user_folder",
+    "write_file",
+]
 
 TRUST_PATHS = "XAIHUB_TRUST_PATHS"
 
@@ -169,6 +179,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder or file cannot be written.
     """
+    import tempfile  # here, because the libraries behind it cost start-up milliseconds
+
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,3 +196,23 @@ def temporary_file(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def user_folder(kind: str) -> Path:
+    """Return this user's folder for "state" or "cache" of xaihub, which may not exist yet.
+
+    XAIHUB_STATE and XAIHUB_CACHE name others.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
+    own = os.environ.get(f"XAIHUB_{kind.upper()}")
+    if own:
+        return Path(own)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(base) / "xaihub" / ("Cache" if kind == "cache" else "")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / ("Caches" if kind == "cache" else "Application Support") / "xaihub"
+    default = Path.home() / (".cache" if kind == "cache" else ".local/state")
+    return Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or default) / "xaihub"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,28 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
+_FILE = re.compile(r"\.ya?ml$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
-SCALARS = ("target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "limit", "shard",
-           "maps", "output")  # fmt: skip
+SCALARS = (
+    "target",
+    "outputs",
+    "like",
+    "text",
+    "labels",
+    "masks",
+    "boxes",
+    "seed",
+    "device",
+    "batch_size",
+    "budget",
+    "limit",
+    "shard",
+    "maps",
+    "output",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +57,7 @@ class Evaluation:
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
-    boards: list[Board]
+    boards: list[Leaderboard]
     totals: Totals
     failed: Mapping[str, str]
     folder: Path
@@ -90,8 +107,8 @@ def evaluate(
         jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
         address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, labels, masks, boxes, seed, device, batch_size, limit, shard, maps, output: as the
-            options of the command.
+        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, budget, limit, shard, maps,
+            output: as the options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -184,7 +201,9 @@ def planned(
     for name in SCALARS:
         if scalars.get(name) not in (None, ()):
             setattr(made, name, scalars[name])
-    made.like = [str(path) for path in made.like]
+    for name in ("like", "text"):  # in Python, one may be given without a list
+        items = getattr(made, name)
+        setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
     if no_controls:
         made.controls = False
     _rooted(made)
@@ -222,7 +241,7 @@ def _rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
     config.images = list(dict.fromkeys(map(_image_path, config.images)))
-    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    models = (rooted(name) if _FILE.search(name) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
     config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):

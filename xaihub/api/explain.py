@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.evaluation.isolation import Isolation
+from xaihub.explainers.budget import Budget, budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -19,8 +21,7 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.process import fenced
-from xaihub.models.similarity import like as similar
+from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +89,9 @@ def explain(
     explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
+    text: str | Sequence[str] = (),
     seed: int = 0,
+    budget: Budget | str | float | None = None,
     device: str = "auto",
     **values: Any,
 ) -> Explanation:
@@ -104,7 +107,10 @@ def explain(
             which returns one score per image, or a `xaihub.Head`.
         like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
             than the second of two.
+        text: A text, or a list of texts, as classes of a model with a text encoder.
         seed: Seed of every random choice.
+        budget: Passes for the explanation (500), or seconds ("10s") in which a method that can do so refines its map;
+            it has no effect on methods that cannot choose their number of passes. A backward pass counts as two.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.
 
@@ -119,9 +125,9 @@ def explain(
     from xaihub.images import sample_photo
 
     loaded = as_model(model, device=device)
-    method = instance(Explainer, get_explainer, explainer, values)
-    if like is not None:
-        loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
+    (method,) = budgeted([instance(Explainer, get_explainer, explainer, values)], budget)
+    references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
+    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
     image = load_image(sample_photo() if source is None else source)
@@ -157,6 +163,18 @@ class _Input:
         with self.model.untouched():
             return self.model.predict(self.prepared[0])
 
+    @contextmanager
+    def previewing(self, preview: Callable[[Outcome], None] | None, outcome: Callable[..., Outcome]) -> Iterator[None]:
+        """Call `preview` with each preliminary map of the model inside, with its image."""
+        runtime, before = self.model.runtime, self.model.runtime.preview
+        if preview is not None:
+            geometry = self.prepared[1]
+            runtime.preview = lambda found: preview(outcome(explanation=found.with_image(self.image, geometry)))
+        try:
+            yield
+        finally:
+            runtime.preview = before
+
     def explain(
         self, explainer: Explainer, target: str | int | Target | None, seed: int, isolation: Isolation | None = None
     ) -> Explanation:
@@ -179,11 +197,13 @@ def explain_many(
     seed: int = 0,
     timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
+    preview: Callable[[Outcome], None] | None = None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
     With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
-    `watch` is called with a description of each step before it starts.
+    `watch` is called with a description of each step before it starts, and `preview` with each preliminary map of a
+    method that refines its map within a budget of seconds.
 
     Raises:
         XaihubError: Immediately, if a model does not have the target.
@@ -204,7 +224,7 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        with fenced(explainer):
+                        with seen.previewing(preview, outcome):
                             made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)

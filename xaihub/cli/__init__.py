@@ -5,20 +5,26 @@ from __future__ import annotations
 import click
 
 from xaihub import __version__
-from xaihub.cli._app import App, Group
-from xaihub.cli.compare import compare
-from xaihub.cli.evaluate import evaluate
-from xaihub.cli.explain import explain
-from xaihub.cli.export import export, merge
-from xaihub.cli.info import info
-from xaihub.cli.list import list_
-from xaihub.cli.models import models
-from xaihub.cli.plugins import plugins
-from xaihub.cli.rank import rank
-from xaihub.cli.reproduce import reproduce
-from xaihub.cli.show import show
-from xaihub.cli.sweep import sweep
-from xaihub.cli.train import train
+from xaihub.cli._app import App, Commands, Group
+
+# Where each command is defined, which is imported when the command is used, and its line in `xaihub --help`.
+COMMANDS = {
+    "compare": ("compare:compare", "Compare explainers and models on one image."),
+    "evaluate": ("evaluate:evaluate", "Score explainers with metrics over many images."),
+    "explain": ("explain:explain", "Explain images: which pixels support a class?"),
+    "export": ("export:export", "Export a run's scores."),
+    "info": ("info:info", "Report versions, devices and plugins, for bug reports."),
+    "list": ("list:list_", "List explainers, metrics, models and so on."),
+    "merge": ("export:merge", "Merge runs into a new run."),
+    "models": ("models:models", "Download models for machines without a network."),
+    "plugins": ("plugins:plugins", "Create, install, check and remove plugins."),
+    "rank": ("rank:rank", "Rank the features that a model as a whole relies on."),
+    "report": ("report:report", "Write a run as one HTML file to share."),
+    "reproduce": ("reproduce:reproduce", "Re-run a published experiment."),
+    "show": ("show:show", "Show an explainer, metric, model and so on."),
+    "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
+    "train": ("train:train", "Train or fine-tune a model."),
+}
 
 
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
@@ -52,6 +58,7 @@ def cli(ctx: click.Context) -> None:
       xaihub explain cat.jpg -m resnet50 -e rise       another model and explainer
       xaihub compare cat.jpg -e gradcam -e rise        several explainers in one figure
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
+      xaihub report runs/a                             the run as one HTML file to share
       xaihub train photos/ -o runs/mine                fine-tune a model on your own classes
       xaihub list explainers                           all explainers
       xaihub show rise                                 parameters, cost and limits of one
@@ -62,10 +69,7 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-for command in (
-    explain, compare, rank, evaluate, export, merge, train, sweep, reproduce, list_, show, models, plugins, info
-):  # fmt: skip
-    cli.add_command(command)
+cli.commands = Commands(COMMANDS)
 
 
 def main() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xaihub.cli._output import clean, say
+from xaihub.cli._remembered import Remembered
 from xaihub.errors import XaihubError, did_you_mean
-from xaihub.hub import Hub
-from xaihub.hub.host import PluginHost, PluginInfo
-from xaihub.notices.fence import described
+
+if TYPE_CHECKING:
+    from xaihub.hub import Hub
+    from xaihub.hub.host import PluginHost, PluginInfo
 
 _COMMAND = re.compile(r"\w[\w-]*")
 
@@ -31,13 +33,24 @@ class App:
 
     @cached_property
     def hub(self) -> Hub:
-        """The hub."""
-        return self._hub or Hub()
+        """The hub; what went wrong while it was made is told before the command may end in the same way."""
+        from xaihub.hub import Hub
+
+        hub = self._hub or Hub()
+        _warn(hub.host)
+        return hub
+
+    @property
+    def has_hub(self) -> bool:
+        """Whether the hub exists already."""
+        return self._hub is not None or "hub" in self.__dict__
 
     @property
     def host(self) -> PluginHost:
         """The hub's plugin host, or one that has loaded nothing if no hub was created yet."""
-        return self.hub.host if self._hub or "hub" in self.__dict__ else PluginHost()
+        from xaihub.hub.host import PluginHost
+
+        return self.hub.host if self.has_hub else PluginHost()
 
     @cached_property
     def plugin_commands(self) -> dict[str, tuple[PluginInfo, click.Command]]:
@@ -62,9 +75,28 @@ class App:
     def report_warnings(self) -> None:
         """Print each plugin problem once, on stderr."""
         if "hub" in self.__dict__:
-            for warning in dict.fromkeys(self.hub.host.warnings):
-                say(f"warning: {warning}")
-            self.hub.host.warnings.clear()
+            _warn(self.hub.host)
+
+
+def _warn(host: PluginHost) -> None:
+    for warning in dict.fromkeys(host.warnings):
+        say(f"warning: {warning}")
+    host.warnings.clear()
+
+
+class Commands(UserDict[str, Any]):
+    """Built-in commands by name, each imported when it is looked up."""
+
+    def __init__(self, table: Mapping[str, tuple[str, str]]) -> None:
+        """Take "module:attribute" in `xaihub.cli`, and the line in the list of commands, by name."""
+        super().__init__({name: target for name, (target, _) in table.items()})
+        self.lines = {name: line for name, (_, line) in table.items()}
+
+    def __getitem__(self, name: str) -> click.Command:
+        """Return a command."""
+        module, _, attribute = self.data[name].partition(":")
+        command: click.Command = getattr(import_module(f"xaihub.cli.{module}"), attribute)
+        return command
 
 
 class Family(click.Group):
@@ -85,6 +117,8 @@ class Family(click.Group):
 class Group(Family):
     """The root group: adds plugin commands, and turns every error into one line and an exit code."""
 
+    commands: Any  # `Commands`
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return built-in commands, then plugin commands."""
         own = super().list_commands(ctx)
@@ -101,6 +135,31 @@ class Group(Family):
             return own
         found = ctx.ensure_object(App).plugin_commands.get(cmd_name)
         return found[1] if found else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one line per command; built-in ones are not imported for it."""
+        lines = {**self.commands.lines, **self._of_plugins(ctx)}
+        width = formatter.width - 6 - max(map(len, lines))
+        commands = [click.Command(name, help=line) for name, line in lines.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([(str(one.name), one.get_short_help_str(width)) for one in commands])
+
+    def _of_plugins(self, ctx: click.Context) -> dict[str, str]:
+        """Return a line for each command of plugins, which are loaded only if something has changed since last time.
+
+        Nothing is remembered if a plugin has a problem, so that it is reported every time.
+        """
+        app, memory = ctx.ensure_object(App), Remembered("commands")
+        by_hand = app.has_hub
+        found = None if by_hand else memory.recall()
+        if found is None:
+            with memory.watching():
+                added = [name for name in self.list_commands(ctx) if name not in self.commands]
+                commands = {name: app.plugin_commands[name][1] for name in added}
+                found = {name: one.get_short_help_str(200) for name, one in commands.items() if not one.hidden}
+            if not by_hand and not app.hub.host.warnings:
+                memory.keep(found)
+        return found
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help, then report broken plugins."""
@@ -151,12 +210,17 @@ def _report(error: Exception) -> int:
         return 1
     if os.environ.get("XAIHUB_DEBUG"):
         raise error
+    from xaihub.notices.fence import described
+
     say(f"error: {_blame(error)}{described(error)} (set XAIHUB_DEBUG=1 for the traceback)")
     return 1
 
 
 def _blame(error: BaseException) -> str:
     """Name the plugin whose code raised: the innermost frame in a module called xaihub_*."""
+    import traceback
+    from pathlib import Path
+
     files = [Path(frame.f_code.co_filename) for frame, _line in traceback.walk_tb(error.__traceback__)]
     names = [part for file in files for part in file.parts if part.startswith("xaihub_")]
     return f"in plugin module {names[-1]!r}: " if names else "unexpected "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,11 +15,14 @@ from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from xaihub.explainers.heat import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
-LAST = ("settings", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
+LAST = ("settings", "budget", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
 
 
 class Opt:
@@ -107,7 +110,8 @@ MODEL = named(
     "models",
     "-m",
     "--model",
-    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), any timm, hf-hub: or torchvision/ name, or your"
+    " function that returns a Model (model.py:build)",
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
@@ -125,6 +129,10 @@ LIKE = Opt(
     "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
     metavar="IMAGE",
 )  # fmt: skip
+TEXT = Opt(
+    "Score this text instead of a class, with a model that has a text encoder; the texts are the classes; repeatable.",
+    metavar="PROMPT",
+)
 HEAD = Opt(
     "Head that turns what the network returns into scores (see 'xaihub list heads').", metavar="NAME",
     show_default=False, shell_complete=_complete("heads"),
@@ -134,14 +142,20 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+BUDGET = Opt(
+    "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
+    " counts as two. Methods that cannot choose their number of passes are named.",
+    metavar="N|SECONDSs",
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
-LIMIT = Opt(
-    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
-    " in this process.",
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
+_LIMIT = (
+    "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"
 )
+LIMIT = Opt(f"{_LIMIT}.", "--timeout", metavar="SECONDS", type=click.FloatRange(0))
+LIMIT_OF_SEVERAL = Opt(
+    f"{_LIMIT}; default: {DEFAULT_TIMEOUT:g}, or 0 for a single result.", "--timeout", metavar="SECONDS",
+    type=click.FloatRange(0), show_default=False,
+)  # fmt: skip
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
@@ -183,6 +197,18 @@ class ExplainOptions(ModelOptions):
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
+    colormap: Annotated[
+        str | None, Opt("Colour map of matplotlib; default: inferno, or coolwarm for signed maps.", metavar="NAME")
+    ] = None
+    alpha: Annotated[float, Opt("Opacity of the strongest colours over the image.", type=click.FloatRange(0, 1))] = 0.75
+    html: Annotated[bool, Opt("Also write an HTML page per image, with all maps side by side.")] = False
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
+
+    @property
+    def drawing(self) -> Drawing:
+        """How maps are drawn."""
+        return {"smooth": self.smooth, "colormap": self.colormap, "alpha": self.alpha}

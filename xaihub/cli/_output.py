@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from xaihub.notices.fence import stdout_to_stderr
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board, Entry
+    from xaihub.evaluation.board import Board, Entry
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
@@ -48,6 +46,8 @@ _results: list[TextIO] = []  # the streams of `reserved_stdout`
 @contextmanager
 def reserved_stdout() -> Iterator[None]:
     """Keep stdout for results; what anything else prints, from Python or by file descriptor, goes to stderr."""
+    from xaihub.notices.fence import stdout_to_stderr
+
     own = sys.stdout
     with stdout_to_stderr() as kept, ExitStack() as stack:
         with suppress(OSError, ValueError, AttributeError):  # ValueError: not a file, as in tests and notebooks
@@ -99,7 +99,9 @@ def put_json_list(wanted: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def _json(record: Any) -> str:
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+    from xaihub.records import plain
+
+    text = json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False)
     return _CONTROL.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 
@@ -170,16 +172,22 @@ def cell(value: Any) -> str:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Show one progress bar on stderr, unless it is not a terminal or `quiet` is set."""
+def progress(*, quiet: bool, unit: str = "images") -> Iterator[Progress]:
+    """Show one progress bar on stderr, with `unit` per second, unless it is not a terminal or `quiet` is set."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
+
+    start = (TextColumn("{task.description}", markup=False), BarColumn())
+    columns = (*start, MofNCompleteColumn(), Speed(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(bar)
 

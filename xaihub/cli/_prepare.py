@@ -12,7 +12,7 @@ import click
 
 from xaihub.cli._options import ModelOptions
 from xaihub.errors import OutputError
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
     from xaihub.models.model import Model
@@ -24,12 +24,15 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
 
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
     models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
-    like = getattr(wanted, "like", ())
-    if not like:
-        return models
-    from xaihub.models.similarity import like as similar
+    from xaihub.models.prompts import aimed
 
-    return [similar(model, like) for model in models]
+    like, text = getattr(wanted, "like", ()), getattr(wanted, "text", ())
+    return [aimed(model, like_images=like, texts=text) for model in models]
+
+
+def limit_of(timeout: float | None, *, results: int) -> float:
+    """Return the limit for one result of a third party; by default, none for a single result, which spoils no other."""
+    return (DEFAULT_TIMEOUT if results > 1 else 0) if timeout is None else timeout
 
 
 @dataclass(frozen=True)

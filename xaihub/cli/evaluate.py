@@ -15,6 +15,7 @@ from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._options import (
     BATCH_SIZE,
+    BUDGET,
     DEVICE,
     EXPLAINER,
     LIKE,
@@ -26,11 +27,12 @@ from xaihub.cli._options import (
     PARAM,
     SEED,
     TARGET,
+    TEXT,
     Display,
     Opt,
     options,
 )
-from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
+from xaihub.cli._output import note, passes, progress, put, put_board, put_json, say, table
 from xaihub.hub import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class EvaluateOptions(Display):
     target: Annotated[str | None, TARGET] = None
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -61,6 +64,7 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
+    budget: Annotated[str | None, BUDGET] = None
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     shard: Annotated[str | None, Opt("Use only part I of N of the images, by their checksums.", metavar="I/N")] = None
@@ -126,6 +130,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.UsageError("no output folder for the run; add -o FOLDER")
     engine = make_engine(app.hub, given.engine, jobs=given.jobs, address=given.address, device=config.device)
     plan = make_plan(app.hub, config, file)
+    for reason in plan.notes:
+        note(given.quiet)(reason)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
         _estimate(app.hub, plan, models, as_json=given.as_json)
@@ -135,7 +141,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     from xaihub.evaluation.run import evaluate as run
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
-        with progress(quiet=given.quiet) as bar:
+        with progress(quiet=given.quiet, unit="explanations") as bar:
             retry = not given.only_missing
             totals = run(
                 app.hub, plan, store, models, retry=retry, timeout=given.timeout, engine=engine, watch=bar.report
@@ -188,13 +194,13 @@ def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
         cost = estimate(hub, plan, store, models)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
-    rows = [{**part._asdict(), "seconds": f"{part.seconds:.2f}"} for part in cost.parts]
+    rows = [part._asdict() for part in cost.parts]
     if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "record_bytes": cost.record_bytes, "map_bytes": cost.map_bytes,
                   "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
-    put(table(rows, names))
+    put(table([{**row, "seconds": f"{row['seconds']:.2f}"} for row in rows], names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
         f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"

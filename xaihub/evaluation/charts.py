@@ -6,14 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from xaihub.errors import OutputError
-from xaihub.evaluation.columns import Curve, ListedScores, ModelScores
-from xaihub.evaluation.leaderboard import Board
+from xaihub.evaluation.board import Board, mean_curves
+from xaihub.evaluation.columns import ListedScores, ModelScores
 from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import decoding, write_file
@@ -34,23 +32,46 @@ def plot(boards: Sequence[Board], scores: StoredScores | Sequence[ScoreRow], fol
         for board in boards:
             for name, figure in [*curve_chart(board, own[board.model]), *cost_chart(board, own[board.model])]:
                 file = folder / f"{name}__{names[board.model]}.png"
-                written.append(write_file(file, marked_png(partial(figure.savefig, format="png", dpi=120))))
+                written.append(write_file(file, figure_png(figure)))
     return written
+
+
+def figure_png(figure: Figure) -> bytes:
+    """Return a chart as a PNG file."""
+    return marked_png(partial(figure.savefig, format="png", dpi=120))
+
+
+def board_chart(board: Board) -> Figure:
+    """Return each explainer's mean with its interval, one panel per metric, controls grey."""
+    count, names = max(1, len(board.metrics)), board.explainers
+    size = (2 + 2.6 * count, 1.4 + 0.26 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, board.metrics, strict=False):
+        for place, name in enumerate(names):
+            if (entry := board.entries.get((name, metric))) is not None:
+                colour = "0.6" if name in board.controls else "tab:blue"
+                errors = [[entry.mean - entry.low], [entry.high - entry.mean]]
+                axes.errorbar(entry.mean, place, xerr=errors, fmt="o", color=colour, capsize=2, markersize=4)
+        better = {True: "higher is better", False: "lower is better", None: ""}[board.directions[metric]]
+        axes.set_title(_text(metric), fontsize=9)
+        axes.set_xlabel(better, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(names)), [_text(name) for name in names])
+    panels[0].invert_yaxis()
+    figure.suptitle(_text(f"{board.model}: means with 95 % intervals"), fontsize=10)
+    return figure
 
 
 def curve_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
-    for metric, curves in scores.curves():
-        means = {explainer: _Mean() for explainer in scores.explainers}
-        for explainer, curve in curves:
-            means[explainer].add(curve)
+    for metric, found in mean_curves(scores).items():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
-        for explainer, mean in means.items():
-            if mean.curve is not None:
-                dashed = explainer in board.controls
-                x, y = mean.curve
-                axes.plot(x, y, label=_text(explainer), linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
+        for explainer, (x, y) in found.items():
+            dashed = explainer in board.controls
+            axes.plot(x, y, label=_text(explainer), linestyle="--" if dashed else "-", alpha=0.5 if dashed else 1)
         axes.set(
             title=_text(f"{metric} on {board.model}"),
             **dict(zip(("xlabel", "ylabel"), board.axes[metric], strict=True)),
@@ -58,26 +79,6 @@ def curve_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, ncols=2)
         yield f"curve_{_fit(metric)}", figure
-
-
-class _Mean:
-    """The mean of curves as they come; None if there is none, or if they have different numbers of points."""
-
-    def __init__(self) -> None:
-        self._sum: Any = None
-        self._count = 0
-
-    def add(self, curve: Curve) -> None:
-        points = np.array(curve, dtype=float)
-        if self._count and (self._sum is None or self._sum.shape != points.shape):
-            self._sum = None
-        else:
-            self._sum = points if self._sum is None else self._sum + points
-        self._count += 1
-
-    @property
-    def curve(self) -> Any:
-        return None if self._sum is None else self._sum / self._count
 
 
 def cost_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
@@ -89,10 +90,10 @@ def cost_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for name in board.explainers:
-            entry, passes = board.entries.get((name, metric)), spent.get(name)
-            if entry is None or passes is None:
+            entry = board.entries.get((name, metric))
+            if entry is None or name not in spent:
                 continue
-            x, colour = passes, "0.6" if name in board.controls else "tab:blue"
+            x, colour = spent[name], "0.6" if name in board.controls else "tab:blue"
             errors = [[entry.mean - entry.low], [entry.high - entry.mean]]
             axes.errorbar(max(x, 0.5), entry.mean, yerr=errors, fmt="o", color=colour, capsize=3)
             axes.annotate(_text(name), (max(x, 0.5), entry.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)

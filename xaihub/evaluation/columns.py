@@ -137,9 +137,9 @@ class ListedScores(ModelScores):
 
     def passes(self) -> dict[str, float]:
         """Return the mean number of forward and backward passes per map, by explainer."""
-        spent: dict[str, list[float]] = {}
+        spent: dict[str, dict[str, float]] = {}
         for row, explainer, _ in self._rows:
             if row.record:
-                counts = (row.record.get(name, 0) for name in ("forward_passes", "backward_passes"))
-                spent.setdefault(explainer, []).append(sum(counts))
-        return {explainer: float(np.mean(counts)) for explainer, counts in spent.items()}
+                counts = (row.record.get(name) or 0 for name in ("forward_passes", "backward_passes"))
+                spent.setdefault(explainer, {})[row.key] = float(sum(counts))
+        return {explainer: float(np.mean([*counts.values()])) for explainer, counts in spent.items()}

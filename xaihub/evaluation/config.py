@@ -38,9 +38,11 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         boxes: A CSV file with the columns file, left, top, right, bottom, in pixels of the image.
         outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
         like: Images; the similarity to them is explained instead of a class.
+        text: Texts, which are the classes of models with a text encoder.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None fits the memory.
+        budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
         limit: Use only the first N images.
         shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
         maps: How maps are stored: "f32", "f16" or "none"; see `xaihub.evaluation.maps`.
@@ -55,12 +57,14 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     target: str | int | None = None
     outputs: str = ""
     like: list[str] = []
+    text: list[str] = []
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    budget: str | int | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
     maps: Literal["f32", "f16", "none"] = "f32"

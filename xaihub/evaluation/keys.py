@@ -21,7 +21,7 @@ class Keys:
         """Read the files that parameters name, once."""
         self._config = config
         self._controls = {spec.name for spec in hub.explainers if "control" in spec.tags}
-        self._made = [(explainer, with_files(explainer.parameters), code(hub, explainer)) for explainer in explainers]
+        self._made = [(explainer, with_files(explainer.settings), code(hub, explainer)) for explainer in explainers]
         self.model, self._weights, self._structure = model, model.weights_hash, model.structure_hash
         self._digests = lru_cache(20_000)(self._digest_of)
 

@@ -2,95 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xaihub.errors import OutputError
+from xaihub.evaluation.board import Board, Entry
 from xaihub.evaluation.columns import Column, ListedScores, ModelScores
 from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
+from xaihub.files import write_file
 from xaihub.hub import Hub
+from xaihub.records import plain
 from xaihub.specs import MetricSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 RESAMPLES = 2000
 DRAWS = 1_000_000  # of the bootstrap that are in memory at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One explainer's result on one metric.
+class Leaderboard(Board):
+    """The leaderboard of one model; `Board` documents the attributes."""
 
-    Attributes:
-        mean: The mean over images.
-        low: The lower end of the 95 % bootstrap interval of the mean.
-        high: The upper end.
-        count: Number of images with a score.
-        failed: Number of images without a score.
-        best: Best of all methods except controls, on the images for which all of them have a score.
-    """
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas table with one row per explainer and metric: mean, low, high, count, failed, best."""
+        import pandas as pd
 
-    mean: float
-    low: float
-    high: float
-    count: int
-    failed: int
-    best: bool = False
+        return pd.DataFrame([{"model": self.model, **row} for row in self.to_dict()["rows"]])
 
+    def html(self) -> str:
+        """Return a self-contained HTML page: the sortable table, what it says in words, and the controls."""
+        from xaihub.evaluation.tables import board_page
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """The leaderboard of one model.
+        return board_page(self)
 
-    Attributes:
-        model: The model.
-        metrics: Column names, with parameters where a metric occurs more than once.
-        directions: True if higher is better, False if lower is better, None if neither.
-        axes: The axis labels of a metric's curve.
-        explainers: Row names, controls last.
-        controls: The names of the controls.
-        entries: By (explainer, metric).
-        accuracy: The fraction of the labelled images whose label the model predicts, or None without labels.
-        labelled: Number of these images.
-        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
-            metrics that contradict each other.
-    """
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: each explainer's mean with its interval, one panel per metric."""
+        from xaihub.evaluation.charts import board_chart
 
-    model: str
-    metrics: list[str]
-    directions: Mapping[str, bool | None]
-    axes: Mapping[str, tuple[str, str]]
-    explainers: list[str]
-    controls: frozenset[str]
-    entries: Mapping[tuple[str, str], Entry]
-    notes: list[str] = field(default_factory=list)
-    accuracy: float | None = None
-    labelled: int = 0
+        return board_chart(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the table as JSON types."""
-        return {
-            "model": self.model,
-            "accuracy": self.accuracy,
-            "labelled": self.labelled,
-            "rows": [
-                {
-                    "explainer": name,
-                    "control": name in self.controls,
-                    "metric": metric,
-                    **self.entries[name, metric].__dict__,
-                }
-                for name in self.explainers
-                for metric in self.metrics
-                if (name, metric) in self.entries
-            ],
-            "notes": self.notes,
+    def save(self, path: str | Path) -> Path:
+        """Write the leaderboard as the suffix of `path` says: .html (page), .png (figure), .csv (table) or .json.
+
+        Raises:
+            OutputError: The suffix is another one, or the file cannot be written.
+        """
+        from xaihub.evaluation.charts import figure_png
+
+        made: dict[str, Callable[[], str | bytes]] = {
+            ".html": self.html,
+            ".png": lambda: figure_png(self.plot()),
+            ".csv": lambda: self.to_frame().to_csv(index=False),
+            ".json": lambda: json.dumps(plain(self.to_dict()), indent=2, ensure_ascii=False) + "\n",
         }
+        if (suffix := Path(path).suffix) not in made:
+            raise OutputError(f"cannot save a leaderboard as {str(path)!r}", hint=f"end it in {', '.join(made)}")
+        return write_file(path, made[suffix]())
+
+    def _repr_html_(self) -> str:
+        from xaihub.explainers.page.document import framed
+
+        return framed(self.html())
 
 
-def boards(scores: StoredScores | Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Board]:
+def boards(
+    scores: StoredScores | Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None
+) -> list[Leaderboard]:
     """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy.
 
     Of stored scores, one metric at a time is read.
@@ -127,7 +113,7 @@ def _resamples(size: int) -> Iterator[NDArray[np.float64]]:
         yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
 
 
-def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Board:
+def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Leaderboard:
     methods = [place for place, name in enumerate(scores.explainers) if name not in scores.controls]
     entries: dict[tuple[str, str], Entry] = {}
     compared: list[_Compared] = []
@@ -151,7 +137,7 @@ def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Board:
     pairs = scores.predicted() if known else ()
     right = [index == known[image] for image, index in dict(pairs).items() if image in known]
     methods = [place for place in methods if used[place]]
-    return Board(
+    return Leaderboard(
         model=scores.model,
         accuracy=sum(right) / len(right) if right else None,
         labelled=len(right),
@@ -162,7 +148,7 @@ def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Board:
         controls=scores.controls & set(explainers),
         entries=entries,
         notes=[
-            *(one.uneven for one in compared if one.uneven),
+            *_uneven(compared),
             *(note for one in compared for note in one.beaten),
             *_contradictions(compared, len(methods)),
         ],
@@ -171,13 +157,22 @@ def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Board:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """What a comparison of the methods on one metric gives, each on the images for which all compared have a score."""
+    """What a comparison of the methods on one metric gives, each on the images for which all compared have a score.
+
+    Attributes:
+        metric: The metric.
+        better: Whether higher is better, or None.
+        means: The mean of each method.
+        best: The best method.
+        shared: Number of images that the methods share, if they were scored on different ones.
+        beaten: What is to be said about controls.
+    """
 
     metric: str
     better: bool | None
     means: Mapping[str, float]
     best: str | None
-    uneven: str
+    shared: int | None
     beaten: Sequence[str]
 
     @property
@@ -194,28 +189,34 @@ class _Compared:
             return {scores.explainers[place]: float(column.values[place][common].mean()) for place in there}
 
         sign, own = 1 if better else -1, means(methods)
-        uneven = ""
-        beaten: list[str] = []
+        shared, beaten = None, list[str]()
         if better is not None:
-            uneven = _uneven(column, methods)
+            shared = _shared(column, methods)
             if column.name not in ("cost_forward_passes", "cost_seconds"):
                 for place, control in enumerate(scores.explainers):
                     if control in scores.controls:
                         others = means([*methods, place])
                         beaten += _beaten(column.metric, others.pop(control, None), others, control, sign)
         best = max(own, key=lambda name: sign * own[name]) if own and better is not None else None
-        return cls(metric=column.metric, better=better, means=own, best=best, uneven=uneven, beaten=beaten)
+        return cls(metric=column.metric, better=better, means=own, best=best, shared=shared, beaten=beaten)
 
 
-def _uneven(column: Column, methods: Sequence[int]) -> str:
-    """Report a metric for which methods were scored on different images."""
+def _shared(column: Column, methods: Sequence[int]) -> int | None:
+    """Return how many images the methods share, if they were scored on different ones."""
     scored = ~np.isnan(column.values[list(methods)])
     scored = scored[scored.any(axis=1)]
-    if not len(scored) or (scored == scored[0]).all():
-        return ""
-    common = int(scored.all(axis=0).sum())
-    best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
-    return f"methods were scored on different images for {column.metric}; {best}"
+    return None if not len(scored) or (scored == scored[0]).all() else int(scored.all(axis=0).sum())
+
+
+def _uneven(compared: Sequence[_Compared]) -> Iterator[str]:
+    """Report metrics for which methods were scored on different images."""
+    found: dict[int, list[str]] = {}
+    for one in compared:
+        if one.shared is not None:
+            found.setdefault(one.shared, []).append(one.metric)
+    for common, metrics in found.items():
+        best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
+        yield f"methods were scored on different images for {', '.join(metrics)}; {best}"
 
 
 def _beaten(metric: str, mean: float | None, others: Mapping[str, float], control: str, sign: int) -> Iterator[str]:
@@ -237,7 +238,7 @@ def _contradictions(compared: Sequence[_Compared], methods: int) -> Iterator[str
     if methods < 3:
         return
     ranked = [
-        (one.metric, [one.sign * mean for mean in one.means.values()])
+        (one, [one.sign * mean for mean in one.means.values()])
         for one in compared
         if one.better is not None and not one.metric.startswith("cost_") and len(one.means) == methods
     ]
@@ -245,4 +246,6 @@ def _contradictions(compared: Sequence[_Compared], methods: int) -> Iterator[str
         for second, theirs in ranked[number + 1 :]:
             tau = kendalltau(ours, theirs).statistic
             if tau < -0.3:
-                yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
+                best = f"the best is {first.best} by {first.metric}, {second.best} by {second.metric}"
+                names = f"{first.metric} and {second.metric}"
+                yield f"{names} rank the methods in opposite orders (Kendall's tau {tau:.2f}): {best}"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from functools import partial
 from queue import SimpleQueue
 from threading import Event
 
+from xaihub.errors import EngineError
 from xaihub.evaluation.engine import SERVER, Engine, Lost, Start
-from xaihub.evaluation.worker import Broken, Worker
+from xaihub.evaluation.isolation import STARTING, raise_error, unpacked
+from xaihub.hub.worker import Lost as WorkerLost
+from xaihub.hub.worker import Worker, spawned
 
 
 class LocalEngine(Engine):
@@ -24,13 +29,13 @@ class LocalEngine(Engine):
         count = self.jobs or os.cpu_count() or 1
         idle: SimpleQueue[Worker] = SimpleQueue()
         left, todo = iter(tasks), set[Future[tuple[bytes, bytes | Lost]]]()
-        workers = [Worker(start.settings, server=SERVER) for _ in range(count)]
+        workers = [Worker(partial(spawned, SERVER)) for _ in range(count)]
         ended = Event()
 
         def compute(task: bytes) -> tuple[bytes, bytes | Lost]:
             worker = idle.get()
             try:
-                return task, _tried(worker, task, self.attempts, ended)
+                return task, _tried(worker, start, task, self.attempts, ended)
             finally:
                 idle.put(worker)
 
@@ -57,13 +62,22 @@ class LocalEngine(Engine):
                     yield future.result()
 
 
-def _tried(worker: Worker, task: bytes, attempts: int, ended: Event) -> bytes | Lost:
+def _tried(worker: Worker, start: Start, task: bytes, attempts: int, ended: Event) -> bytes | Lost:
     lost = Lost("was stopped")
     while attempts and not ended.is_set():
         if worker.stopped:
-            worker.start()  # an error here is not the task's
+            _begin(worker, start)
         try:
-            return worker.exchange(task)
-        except Broken as error:
-            lost, attempts = Lost(error.message), attempts - 1
+            return worker.ask(task, timeout=math.inf)
+        except WorkerLost as error:
+            lost, attempts = Lost(str(error)), attempts - 1
     return lost
+
+
+def _begin(worker: Worker, start: Start) -> None:
+    """Start a worker; an error here is not the task's."""
+    try:
+        answer, _ = unpacked(worker.ask(start.settings, timeout=STARTING))
+    except WorkerLost as lost:
+        raise EngineError(f"a worker {lost} while it started") from lost
+    raise_error(answer)

@@ -58,7 +58,7 @@ def absorb(run: RunStore, *others: RunStore) -> int:
     Raises:
         OutputError: The disk is full or cannot be written.
     """
-    images = {one.images for one in (run, *others) if one.images is not None}
+    images = {one.planned_images for one in (run, *others) if one.planned_images is not None}
     for other in others:
         for row in other.database.read("SELECT key FROM explanations WHERE record IS NOT NULL"):
             theirs, ours = other.map_file(row["key"]), run.map_file(row["key"])

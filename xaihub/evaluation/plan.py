@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from xaihub.evaluation.config import Choice, Config
 from xaihub.evaluation.listing import listed
 from xaihub.evaluation.sources import Sources
 from xaihub.evaluation.tasks import Box
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub, pick_device
@@ -23,7 +24,7 @@ from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.similarity import like
+from xaihub.models.prompts import aimed
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -39,6 +40,7 @@ class Plan:
         explainers: The explainers, controls last.
         controls: The names of those that are controls.
         metrics: The metrics.
+        notes: Which explainers do not spend the budget.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class Plan:
     explainers: Sequence[Explainer]
     controls: frozenset[str]
     metrics: Sequence[Metric]
+    notes: Sequence[str] = ()
 
     @property
     def labels(self) -> Mapping[str, int]:
@@ -106,7 +109,8 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
-    explainers, metrics = methods(hub, config, file)
+    notes: list[str] = []
+    explainers, metrics = methods(hub, config, file, notes.append)
     controls = _controls(hub)
     with _at(file, "images"):
         images = listed(config.images, limit=config.limit)
@@ -129,16 +133,20 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     if not explainers:
         with _at(file, "explainers"):
             raise ParameterError("there is no explainer to evaluate", hint="name one, or leave controls on")
-    return Plan(config=config, images=images, explainers=explainers, controls=controls, metrics=metrics)
+    return Plan(config=config, images=images, explainers=explainers, controls=controls, metrics=metrics, notes=notes)
 
 
-def methods(hub: Hub, config: Config, file: YamlFile | None = None) -> tuple[list[Explainer], list[Metric]]:
-    """Return the explainers and metrics of a plan, each once, controls last.
+def methods(
+    hub: Hub, config: Config, file: YamlFile | None = None, note: Callable[[str], None] = lambda _text: None
+) -> tuple[list[Explainer], list[Metric]]:
+    """Return the explainers and metrics of a plan, each once, controls last; `note` is told who spends no budget.
 
     Raises:
         XaihubError: A name or a parameter is wrong; names line and key if `file` is given.
     """
     explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
+    with _at(file, "budget"):
+        explainers = budgeted(explainers, config.budget, note)
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     if config.controls:
         named = {explainer.name for explainer in explainers}
@@ -158,7 +166,7 @@ def load_one(hub: Hub, config: Config, name: str) -> Model:
     """
     runtime = Runtime(batch_size=config.batch_size)
     model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
-    return like(model, config.like) if config.like else model
+    return aimed(model, like_images=config.like, texts=config.text)
 
 
 def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Model]:

@@ -15,7 +15,7 @@ from xaihub.errors import EngineError
 from xaihub.evaluation.config import Choice
 from xaihub.evaluation.dependence import Dependence, neighbours
 from xaihub.evaluation.engine import Engine, Lost, Start
-from xaihub.evaluation.isolation import Isolation
+from xaihub.evaluation.isolation import Isolation, packed, settings_of_torch
 from xaihub.evaluation.keys import Keys
 from xaihub.evaluation.plan import Plan, Shard, load_models
 from xaihub.evaluation.results import Score
@@ -32,7 +32,6 @@ from xaihub.evaluation.tasks import (
     unpack_task,
 )
 from xaihub.evaluation.work import NO_EXPLANATION, Work
-from xaihub.evaluation.worker import packed, settings_of_torch
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
 from xaihub.specs import Origin

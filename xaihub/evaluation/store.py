@@ -183,7 +183,7 @@ class RunStore:
             self._db.insert("meta", name="images", value=every.hexdigest())
 
     @property
-    def images(self) -> str | None:
+    def planned_images(self) -> str | None:
         """What identifies the images of its plan, in their order; None before it was evaluated."""
         return self._meta("images")
 
@@ -191,6 +191,11 @@ class RunStore:
         """Return the images that cannot be evaluated, with the reasons."""
         rows = self._db.read("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
+
+    def images(self) -> dict[str, str]:
+        """Return the images of the run in order, each with the checksum of its file ("" if it could not be read)."""
+        rows = self._db.read("SELECT source, sha256 FROM images ORDER BY position, source")
+        return {row["source"]: row["sha256"] or "" for row in rows}
 
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
         """Whether an explanation is stored; with `retry` a failed one counts as missing."""
@@ -275,21 +280,22 @@ class RunStore:
                 (key.digest, source, key.model, method, key.control, record, error),
             )
 
-    def explanation(self, key: Key, *, exact: bool = True) -> Explanation | None:
-        """Return a stored explanation; None if it is missing or failed, or if its map is not stored or damaged.
+    def explanation(self, key: Key | str, *, exact: bool = True) -> Explanation | None:
+        """Return a stored explanation by key or digest; None if it is missing, failed, or has no map or a damaged one.
 
         With `exact`, also None if its map was stored with less precision than it had: scores are computed on the map
         itself.
         """
         from xaihub.evaluation.maps import restored_map
 
-        row = self._db.one("SELECT record FROM explanations WHERE key = ?", key.digest)
+        digest = key if isinstance(key, str) else key.digest
+        row = self._db.one("SELECT record FROM explanations WHERE key = ?", digest)
         if row is None or row["record"] is None:
             return None
-        lost = OutputError(f"the map of {key.digest} is lost")
+        lost = OutputError(f"the map of {digest} is lost")
         try:
             with decoding(lost):
-                tensors, notes = read_packed(self.map_file(key.digest), what="map", refusal=lost)
+                tensors, notes = read_packed(self.map_file(digest), what="map", refusal=lost)
                 return restored_map(json.loads(row["record"]), tensors, notes, exact=exact)
         except OutputError:
             return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xaihub.evaluation.worker import packed, raise_error, unpacked
+from xaihub.evaluation.isolation import packed, raise_error, unpacked
 from xaihub.explainers.explanation import Explanation
 
 Box = tuple[float, float, float, float]

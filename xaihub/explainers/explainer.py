@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
+from xaihub.explainers import budget
+from xaihub.explainers.budget import Budget, affordable, spending
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
@@ -31,9 +32,13 @@ PROBABILITIES = (
     "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
     " of them, are too low; remove its softmax"
 )
-SIGMOIDS = (
+ENDING = (
+    "the network ends in a {ending}, so the confidences, which are a {own} of its outputs, are not its own; remove the"
+    " {ending}"
+)
+PERHAPS = (
     "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
-    " are computed as the sigmoid of the outputs"
+    " are computed as the {own} of the outputs"
 )
 VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
@@ -84,6 +89,7 @@ class Explainer(Parametrised, ABC):
             time, with the global generators seeded; so must one that runs another explainer.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
+        granted: The budget that its passes are chosen for, if there is one (see `within`).
         plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
             determine the target; for other explainers the base class runs this pass before.
 
@@ -103,6 +109,12 @@ class Explainer(Parametrised, ABC):
     plain_first: ClassVar[bool] = False
     noun: ClassVar[str] = "explainer"
     variant = ""  # set by the hub, as the name is, from the explainer's record
+    granted = Budget()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters, and the budget if it is in seconds: what tells results of one explainer apart."""
+        return {**self.parameters, **({} if self.granted.seconds is None else {"--budget": str(self.granted)})}
 
     @abstractmethod
     def attribute(
@@ -177,50 +189,57 @@ class Explainer(Parametrised, ABC):
         self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor | None, seed: int, who: str
     ) -> list[Explanation]:
         """Run `attribute` once and build the explanations; without `logits` its first forward pass provides them."""
-        started = time.perf_counter()
+        started = budget.now()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
         private = inputs.detach().to(model.device, torch.float32, copy=True)
-        target, masked = target.noting(len(inputs)), MASKED_ROWS.get()
+        target, masked, rows = target.noting(len(inputs)), MASKED_ROWS.get(), len(inputs)
+        method = affordable(self, model)
+
+        def explanations(part: Tensor | Attribution, own: slice, heard: list[str]) -> list[Explanation]:
+            known = target.logits if isinstance(target, LateTarget) else logits
+            if known is None:
+                raise ExplainerRefused(f"{who} declares plain_first but never ran the model on the unmodified image")
+            record = {
+                **method._record(model, who, seed),
+                "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
+                "backward_passes": counts.backward_passes / rows,
+                "seconds": round((budget.now() - started) / rows, 6),
+                "warnings": [*heard, *self._notes(model, known)],
+            }
+            # Of a gradient method, equal scores of a few points say nothing.
+            constant = target.constant(known) if MASKED_ROWS.get() > masked else [""] * rows
+            return _explanations(model, part, inputs[own], target[own], known[own], constant[own], record)
+
+        def show(part: Tensor | Attribution) -> None:
+            if model.runtime.preview is not None:
+                for explanation in explanations(part, slice(0, rows), []):
+                    model.runtime.preview(explanation)
+
         with (
             model.counting() as counts,
-            _first_pass(model, target, len(inputs)),
+            _first_pass(model, target, rows),
             drawing(seed) if self.parallel else seeded(seed),
             model.autocast(),
             torch.enable_grad(),
             caught() as heard,
             _differentiable(model, who),
+            spending(self.granted, started, show),
         ):
-            result = self.attribute(model, private, target)
-        if isinstance(target, LateTarget):
-            logits = target.logits
-        if logits is None:
-            raise ExplainerRefused(f"{who} declares plain_first but never ran the model on the unmodified image")
-        rows = len(inputs)
+            result = method.attribute(model, private, target)
         parts = result if isinstance(result, list) else [result]
         if isinstance(result, list) and len(result) != rows:
             raise ExplainerRefused(f"{who} returned {len(result)} results for {rows} rows")
-        record = {
-            **self._record(model, who, seed),
-            "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
-            "backward_passes": counts.backward_passes / rows,
-            "seconds": round((time.perf_counter() - started) / rows, 6),
-            "warnings": [*heard, *self._notes(model, logits)],
-        }
-        # Of a gradient method, equal scores of a few points say nothing.
-        constant = target.constant(logits) if MASKED_ROWS.get() > masked else [""] * rows
         step = rows // len(parts)
-        found: list[Explanation] = []
-        for number, part in enumerate(parts):
-            own = slice(number * step, (number + 1) * step)
-            found += _explanations(model, part, inputs[own], target[own], logits[own], constant[own], record)
-        return found
+        pieces = (slice(number * step, (number + 1) * step) for number in range(len(parts)))
+        return [one for part, own in zip(parts, pieces, strict=True) for one in explanations(part, own, heard)]
 
     def _notes(self, model: Model, logits: Tensor) -> list[str]:
-        """Return what the reader must know of the scale of the outputs."""
-        if model.outputs.kind == "multilabel" and logits.shape[1] > 2:
-            return [SIGMOIDS] * bool(((logits >= 0) & (logits <= 1)).all())
+        """Return what the reader must know of the precision and the scale of the outputs."""
+        return [*_precision(model), *self._scale(model, logits)]
+
+    def _scale(self, model: Model, logits: Tensor) -> list[str]:
         if model.outputs.classify:
-            return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
+            return _probabilities(model, logits)
         output = self.parameters.get("output")
         return [VALUES.format(output=output)] if output in ("logit", "probability") else []
 
@@ -230,12 +249,14 @@ class Explainer(Parametrised, ABC):
             "model": model.name,
             "outputs": str(model.outputs),
             **({"head": model.head} if model.head else {}),
+            **({"code": dict(model.code)} if model.code else {}),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
             "variant": self.variant,
             "plugin": self.origin.record(),
             "parameters": self.parameters,
+            **({"budget": str(self.granted)} if self.granted else {}),
             "seed": seed,
             "device": str(model.device),
             "autocast": model.runtime.autocast,
@@ -295,6 +316,28 @@ def _explanations(
         )
         for row in range(rows)
     ]
+
+
+def _precision(model: Model) -> list[str]:
+    limits = torch.finfo(model.dtype)
+    if limits.bits > 16:
+        return []
+    return [f"the network computes in {str(model.dtype).removeprefix('torch.')}, so scores are rounded to"
+            f" {100 * limits.eps:.2g} %; convert it with .float() for smaller differences"]  # fmt: skip
+
+
+def _probabilities(model: Model, logits: Tensor) -> list[str]:
+    """Return a note if what should be logits are probabilities already."""
+    kind = model.outputs.kind
+    if kind == "multiclass" and are_probabilities(logits):
+        return [PROBABILITIES]
+    rows = logits[:, 1:] if kind == "binary" else logits
+    if bool(((rows < 0) | (rows > 1)).any()) or model.ending == "":
+        return []
+    own = "softmax" if kind == "multiclass" else "sigmoid"
+    if model.ending is not None:
+        return [ENDING.format(ending=model.ending, own=own)]
+    return [PERHAPS.format(own=own)] * (kind != "multiclass")
 
 
 def _constant(score: str) -> list[str]:

@@ -177,11 +177,12 @@ class Hub:
         scratch: bool = False,
         size: int | None = None,
     ) -> Model:
-        """Load a model: a card of the zoo, the path of a card, or any architecture that an adapter knows.
+        """Load a model: a card of the zoo, the path of a card, a function in a file, or what an adapter knows.
 
         Args:
             name: For example "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18" or
-                "my_card.yaml".
+                "my_card.yaml". "model.py:build" runs that file and calls its function `build`, with the options as
+                keyword arguments, which returns a `xaihub.Model`.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
             classes: A text file with one class name per line, which replaces the model's class names.
@@ -233,8 +234,9 @@ class Hub:
         if not scratch and not options:
             card_file = name if name.lower().endswith((".yaml", ".yml")) else None
             files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            code = f"{model.code['file']}:{model.code['function']}" if model.code else name
             model.loaded = {
-                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                "name": code, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
                 **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
@@ -263,6 +265,11 @@ class Hub:
             card = read_card(name)
         if card is not None:
             return card, self._adapter(card.adapter)
+        if ".py" in name.lower():
+            from xaihub.models.own import FunctionAdapter
+
+            if (mine := FunctionAdapter()).knows(name):
+                return ModelCard(name=name, architecture=name), mine
         for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
             adapter = self._try_adapter(spec, name)
             if adapter is not None:

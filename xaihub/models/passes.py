@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 # Masked images that were evaluated in this thread.
 MASKED_ROWS: ContextVar[int] = ContextVar("masked_rows", default=0)
@@ -19,12 +20,14 @@ class Runtime:
         memory_budget: Memory limit of one forward pass in bytes, or None to choose by device.
         autocast: Run in mixed precision on a GPU.
         progress: Called as `progress(done, total)` while masks are evaluated.
+        preview: Called with each preliminary explanation of a method that refines its map within a budget of seconds.
     """
 
     batch_size: int | None = None
     memory_budget: int | None = None
     autocast: bool = False
     progress: Callable[[int, int], None] | None = None
+    preview: Callable[[Any], None] | None = None
 
 
 @dataclass

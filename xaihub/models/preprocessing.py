@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from xaihub.errors import ModelError
+from xaihub.models.cards import LARGEST_SIDE
 from xaihub.models.scaling import economical
 
 if TYPE_CHECKING:
@@ -103,6 +104,48 @@ class Preprocessing:
         """
         if min(self.size) < 1 or self.size[0] * self.size[1] * self.size[2] > LARGEST:
             raise ModelError(f"an input of {' x '.join(map(str, self.size))} values is not supported")
+
+    @classmethod
+    def standard(
+        cls,
+        *,
+        input_size: tuple[int, int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        interpolation: str = "bicubic",
+        crop_pct: float = 1.0,
+        crop_mode: str = "center",
+    ) -> Preprocessing:
+        """Return timm's preprocessing for evaluation, which is also what a card's `input` describes.
+
+        The shorter side is scaled to that of (channels, height, width) `input_size` divided by `crop_pct`, and the
+        centre is cropped; `crop_mode` "squash" scales both sides, and "border" pads.
+
+        Raises:
+            ModelError: The settings contradict each other.
+        """
+        from timm.data import create_transform
+
+        channels, *sides = input_size
+        if len(mean) != channels or len(std) != channels:
+            raise ModelError(f"there are {len(mean)} means and {len(std)} standard deviations for {channels} channels")
+        if max(sides) / min(crop_pct, 1) > LARGEST_SIDE:
+            raise ModelError(
+                f"images would be scaled to more than {LARGEST_SIDE} pixels", hint="reduce the size, or raise crop_pct"
+            )
+        settings: dict[str, Any] = {
+            "input_size": tuple(input_size), "mean": tuple(mean), "std": tuple(std), "interpolation": interpolation,
+            "crop_pct": crop_pct, "crop_mode": crop_mode,
+        }  # fmt: skip
+        steps = create_transform(**settings, is_training=False).transforms
+        last = ("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "Normalize")
+        return cls(
+            spatial=[step for step in steps if type(step).__name__ not in last],
+            size=settings["input_size"],
+            mean=settings["mean"],
+            std=settings["std"],
+            description=dict(sorted(settings.items())),
+        )
 
     def __call__(self, image: Image) -> tuple[Tensor, Geometry]:
         """Return the (C, H, W) float32 input of an RGB image, and its geometry.

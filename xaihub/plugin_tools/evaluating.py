@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import msgspec
 
 from xaihub.errors import EngineError, XaihubError
 from xaihub.evaluation.config import Config
-from xaihub.evaluation.isolation import Isolation
+from xaihub.evaluation.isolation import Isolation, apply_settings, error_of, packed, unpacked
 from xaihub.evaluation.keys import Keys
 from xaihub.evaluation.plan import load_one, methods
 from xaihub.evaluation.tasks import Task, pack_records, unpack_task
 from xaihub.evaluation.work import Work
-from xaihub.evaluation.worker import apply_settings, error_of, packed, unpacked
 from xaihub.hub import Hub
+from xaihub.hub.worker import connected, serve
 from xaihub.models.model import Model
 from xaihub.plugin_tools.onefile import register_file
-from xaihub.plugin_tools.serving import attended
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +69,22 @@ def start(settings: bytes) -> Callable[[bytes], bytes]:
     return _Worker(settings).do
 
 
-def serve(pipe: Connection) -> None:
-    """Answer tasks until the other end closes."""
-    try:
-        do = start(pipe.recv_bytes())
-    except XaihubError as error:
-        pipe.send_bytes(packed(error_of(error), {}))
-        return
-    pipe.send_bytes(packed({}, {}))
-    while True:
-        pipe.send_bytes(do(pipe.recv_bytes()))
+class _Answers:
+    """Answers of a process: the first request starts the worker, the others are tasks."""
+
+    def __init__(self) -> None:
+        self._do: Callable[[bytes], bytes] | None = None
+
+    def __call__(self, request: bytes) -> bytes:
+        if self._do is not None:
+            return self._do(request)
+        try:
+            self._do = start(request)
+        except XaihubError as error:
+            return packed(error_of(error), {})
+        return packed({}, {})
 
 
 if __name__ == "__main__":
-    attended(serve)
+    pipe, parent = connected()
+    serve(pipe, _Answers(), parent=parent)

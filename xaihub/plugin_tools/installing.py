@@ -17,7 +17,7 @@ from typing import Any
 from xaihub.errors import PluginError, UnknownName, did_you_mean
 from xaihub.hookspecs import PROJECT
 from xaihub.hub.host import DELAY, OWN_DISTRIBUTION, same_name
-from xaihub.hub.quarantine import FOLDER, Notes
+from xaihub.hub.quarantine import Notes
 from xaihub.plugin_tools import installer
 from xaihub.plugin_tools.overview import canonical
 
@@ -204,7 +204,7 @@ def uninstall(distributions: Sequence[str], *, tell: Callable[[str], None] | Non
 
 def _listed(only: str | None = None) -> tuple[list[dict[str, Any]], str]:
     """List the plugins in a fresh process; return records, or none and the reason. `only` loads one third party."""
-    kept = {key: value for key, value in os.environ.items() if key == FOLDER or not key.startswith("XAIHUB_")}
+    kept = {key: value for key, value in os.environ.items() if key == "XAIHUB_STATE" or not key.startswith("XAIHUB_")}
     if only is not None:
         kept["XAIHUB_LOAD_PLUGINS"] = only
     command = [sys.executable, "-P", "-m", "xaihub", "plugins", "list", "--load", "--json"]

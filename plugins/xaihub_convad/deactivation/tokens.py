@@ -43,6 +43,10 @@ class TokenNetwork:
         if isinstance(network, TorchvisionTransformer):
             side = network.patch_size
             return cls(network, network.encoder.dropout, (side, side), 1, None)
+        find: Any = getattr(network, "token_entrance", None)  # an adapter's network
+        if find is not None and (found := find()) is not None:
+            entrance, patch, prefix = found
+            return cls(network, entrance, patch, prefix, None)
         _refuse_attention(network)
         return None
 

@@ -1,0 +1,346 @@
+"""Writes docs/reference/schemas: what each command prints with `--json`, as JSON schemas; `make api` runs it.
+
+The tests validate every record that they make a command print. Keys may be added at any time: readers ignore those that
+they do not know.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+FOLDER = Path(__file__).parent / "reference" / "schemas"
+Number = int | float
+
+
+class PixelSet(TypedDict):
+    """A set of pixels, without the mask."""
+
+    role: str
+    area: float
+    holds: bool | None
+    score: float | None
+    whole: float | None
+    runner_up: float | None
+    baseline: str | None
+    details: dict[str, Any]
+
+
+class Origin(TypedDict):
+    """The plugin that made a result."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+
+class Explanation(TypedDict):
+    """An explanation, without its values."""
+
+    format: int
+    target: dict[str, Any]
+    against: dict[str, Any] | None
+    predicted: dict[str, Any] | None
+    geometry: dict[str, Any] | None
+    sets: list[PixelSet]
+    model: str
+    outputs: str
+    weights_sha256: str
+    preprocessing: dict[str, Any]
+    explainer: str
+    variant: str
+    plugin: Origin
+    parameters: dict[str, Any]
+    seed: int
+    device: str
+    versions: dict[str, str]
+    forward_passes: Number
+    backward_passes: Number
+    seconds: Number
+    warnings: list[str]
+    layer: str | None
+    details: dict[str, Any]
+    image: NotRequired[dict[str, Any]]
+
+
+class Explained(Explanation):
+    """An explanation with the files that were written."""
+
+    source: str
+    png: str
+    sets_png: NotRequired[str]
+
+
+class Failed(TypedDict):
+    """An image or an explanation that failed."""
+
+    source: str
+    explainer: str
+    error: str
+
+
+class Compared(TypedDict):
+    """The figure of a comparison, and its explanations: one list per model."""
+
+    png: str
+    explanations: list[list[Explanation]]
+
+
+class Score(TypedDict):
+    """A mean score with its 95 % interval."""
+
+    explainer: str
+    control: bool
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+class Leaderboard(TypedDict):
+    """The scores of one model."""
+
+    model: str
+    accuracy: float | None
+    labelled: int
+    rows: list[Score]
+    notes: list[str]
+
+
+class Evaluated(TypedDict):
+    """The result of an evaluation; `failed` gives the reason per image."""
+
+    totals: dict[str, Number]
+    boards: list[Leaderboard]
+    failed: dict[str, str]
+
+
+class Part(TypedDict):
+    """The cost of one explainer or metric on one image."""
+
+    model: str
+    what: str
+    forward_passes: Number
+    backward_passes: Number
+    seconds: Number
+
+
+class EvaluationCost(TypedDict):
+    """The estimated cost of an evaluation; `not_counted` gives the reasons."""
+
+    images: int
+    forward_passes: Number
+    backward_passes: Number
+    seconds: Number
+    for_one_image: list[Part]
+    not_counted: dict[str, str]
+
+
+class Ranked(TypedDict):
+    """A ranking of features, with the files that were written."""
+
+    files: list[str]
+    format: int
+    kind: str
+    method: str
+    feature: str
+    names: list[str]
+    grid: list[int] | None
+    metadata: dict[str, Any]
+    ranking: list[dict[str, Any]]
+    runs: list[Any]
+    history: list[Any] | None
+
+
+class Trained(TypedDict):
+    """The result of a training; `history` has the columns of log.csv."""
+
+    card: str
+    best: dict[str, Any]
+    history: list[dict[str, Any]]
+    early: bool
+    baseline: NotRequired[str]
+    compared: NotRequired[dict[str, tuple[Number | None, Number | None]]]
+
+
+class TrainingCost(TypedDict):
+    """The estimated cost of a training."""
+
+    data: str
+    classes: list[str]
+    train: int
+    held_out: int
+    steps: int
+    rows_per_image: Number
+    cost: str
+    trainable_weights: int
+    seconds_per_step: Number
+    minutes: Number
+    notes: list[str]
+
+
+class Trial(TypedDict):
+    """One value of a sweep."""
+
+    value: str
+    card: str
+    loss: float
+    accuracy: float
+    scores: dict[str, float | None]
+    reasons: dict[str, str]
+
+
+class Swept(TypedDict):
+    """The result of a sweep."""
+
+    trials: list[Trial]
+
+
+class Environment(TypedDict):
+    """Versions and devices, for bug reports."""
+
+    xaihub: str
+    python: str
+    platform: str
+    devices: list[str]
+    cpus: int
+    threads: int
+    libraries: dict[str, str]
+    plugins: list[dict[str, Any]]
+
+
+class Listed(TypedDict):
+    """A registered object or a plugin."""
+
+    name: str
+    summary: NotRequired[str]
+    plugin: NotRequired[str]
+
+
+class Card(TypedDict):
+    """The description of one object; further keys depend on its kind."""
+
+    kind: str
+    name: str
+    summary: str
+    plugin: str
+    parameters: NotRequired[list[dict[str, Any]]]
+
+
+class PluginState(TypedDict):
+    """A plugin, known from metadata."""
+
+    name: str
+    distribution: str
+    version: str
+    builtin: bool
+    state: str
+    seconds: Number | None
+    problems: list[str]
+
+
+class LoadedPlugin(TypedDict):
+    """A plugin and what it registers, by kind."""
+
+    name: str
+    distribution: str
+    version: str
+    registered: dict[str, list[str]]
+    seconds: Number | None
+    heavy: list[str]
+    problems: list[str]
+
+
+class KnownPlugin(TypedDict):
+    """An entry of the list of known plugins."""
+
+    name: str
+    summary: str
+    adds: list[str]
+    licence: str
+    source: str
+    install: str
+
+
+class Checked(TypedDict):
+    """The result of one check."""
+
+    subject: str
+    kind: str
+    check: str
+    outcome: str
+    advice: str
+    seconds: Number
+    plugin: str
+
+
+# By command and form of the command.
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "explain": {"explain": list[Explained | Failed]},
+    "compare": {"compare": Compared},
+    "evaluate": {"evaluate": Evaluated, "evaluate --dry-run": EvaluationCost},
+    "rank": {"rank": list[Ranked]},
+    "train": {"train": Trained, "train --dry-run": TrainingCost},
+    "sweep": {"sweep": Swept},
+    "info": {"info": Environment},
+    "list": {"list": dict[str, list[Listed]], "list KIND": list[Listed], "list models --timm": list[str]},
+    "show": {"show": Card},
+    "plugins list": {"plugins list": list[PluginState], "plugins list --load": list[LoadedPlugin]},
+    "plugins info": {"plugins info": list[LoadedPlugin]},
+    "plugins install": {"plugins install": list[LoadedPlugin]},
+    "plugins search": {"plugins search": list[KnownPlugin]},
+    "plugins check": {"plugins check": list[Checked]},
+}
+
+
+def validate(command: str, text: str) -> None:
+    """Raise if a command may not print this JSON text, which may also be an item of its list."""
+    errors = []
+    for kind in OUTPUTS[command].values():
+        for candidate in (text, f"[{text}]"):
+            try:
+                TypeAdapter(kind).validate_json(candidate, strict=True)
+            except ValidationError as error:
+                errors.append(error)
+            else:
+                return
+    raise min(errors, key=lambda error: error.error_count())
+
+
+def files() -> dict[str, str]:
+    """Return the text of each schema by file name."""
+    return {
+        f"{form.replace(' --', ' ').replace(' ', '-').lower()}.json": json.dumps(
+            {
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                **TypeAdapter(kind).json_schema(mode="serialization"),
+                "title": f"xaihub {form} --json",
+            },
+            indent=2,
+        )
+        + "\n"
+        for forms in OUTPUTS.values()
+        for form, kind in forms.items()
+    }
+
+
+def table() -> str:
+    """Return the rows of the table in docs/reference/json.md."""
+    rows = [
+        f"| `xaihub {form} --json` | [{name}](schemas/{name}) |"
+        for form, name in zip((form for forms in OUTPUTS.values() for form in forms), files(), strict=True)
+    ]
+    return "\n".join(["| Command | Schema |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for stale in FOLDER.glob("*.json"):
+        stale.unlink()
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
