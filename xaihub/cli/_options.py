@@ -153,6 +153,15 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+PAGE = Opt(
+    "Page or frame of an image file that has several; default: the first, and a note says so.", metavar="N",
+    type=click.IntRange(1),
+)  # fmt: skip
+INPUT = Opt(
+    "Set size, mean, std, range, interpolation, crop_pct or crop_mode of the model's preprocessing (mean=0.5,0.5,0.5),"
+    " or the bands of an array that figures show (bands=4,3,2); repeatable.",
+    "--input", metavar="NAME=VALUE", callback=parse_settings,
+)  # fmt: skip
 BUDGET = Opt(
     "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
     " counts as two. Methods that cannot choose their number of passes are named.",
@@ -191,6 +200,7 @@ class ModelOptions(Display):
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
     outputs: Annotated[str, OUTPUTS] = ""
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None
@@ -218,6 +228,7 @@ class ExplainOptions(ModelOptions):
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    page: Annotated[int | None, PAGE] = None
     budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
 
