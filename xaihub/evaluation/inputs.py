@@ -49,7 +49,7 @@ class Inputs:
             XaihubError: The image cannot be read, or its logits are not finite.
         """
         if source not in self._kept:
-            pixels, geometry = self._model.prepare((image or load_image(source)).rgb)
+            pixels, geometry = self._model.prepare(image or load_image(source))
             if source not in self._logits:
                 self._logits[source] = self._model.predict(pixels[None])[0].cpu()
             logits = self._logits[source].to(pixels.device)

@@ -126,7 +126,12 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     networks: dict[str, str] = {}
     for number, name in enumerate(config.models):
         with _at(file, "models", number):
-            runtime = Runtime(batch_size=config.batch_size)
+            runtime = Runtime(
+                batch_size=config.batch_size,
+                threads=config.threads,
+                backend=config.backend,
+                precision=config.precision,
+            )
             model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
             model = aimed(model, like_images=config.like, texts=config.text)
             if model.name in models:
