@@ -210,8 +210,7 @@ class Hub:
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
-            input: Further settings of the preprocessing, instead of the model's own, as under `input` in a card:
-                {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}.
+            input: Settings of the preprocessing as under `input` in a card, instead of the model's own.
 
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
@@ -221,6 +220,7 @@ class Hub:
         from dataclasses import replace
 
         from xaihub.models.adapter import ModelRequest, read_classes
+        from xaihub.models.cards import read_input
         from xaihub.models.passes import check_precision
 
         card, adapter = self._find(os.fspath(name))
@@ -228,12 +228,8 @@ class Hub:
             card = replace(card, layers={**card.layers, "features": layer})
         if scratch:
             card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
-        if size is not None:
-            card = replace(card, input={**card.input, "size": size})
-        if input:
-            from xaihub.models.cards import read_input
-
-            card = replace(card, input={**card.input, **read_input(input)})
+        given = {**({} if size is None else {"size": size}), **read_input(input or {})}
+        card = replace(card, input={**card.input, **given})
         request = ModelRequest(
             name=card.name,
             card=card,
@@ -243,10 +239,8 @@ class Hub:
             outputs=outputs,
         )
         declared = request.declared
-        if card.objective:
-            model = self._build_wrapped(request, adapter, pick_device(device))
-        else:
-            model = _built(adapter, request, pick_device(device))
+        where = pick_device(device)
+        model = self._build_wrapped(request, adapter, where) if card.objective else _built(adapter, request, where)
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
         model.baselines, model.backends = self.removals, _Loaders(self, "backends")
