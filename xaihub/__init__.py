@@ -14,12 +14,16 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.api.explain import load_model as load_model
     from xaihub.api.rank import rank as rank
     from xaihub.api.registration import register as register
+    from xaihub.api.stream import explain_many as explain_many
     from xaihub.api.train import train as train
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
     from xaihub.errors import XaihubError as XaihubError
+    from xaihub.evaluation.engine import Engine as Engine
+    from xaihub.evaluation.engine import Lost as Lost
+    from xaihub.evaluation.engine import Start as Start
     from xaihub.explainers.budget import Budget as Budget
     from xaihub.explainers.budget import in_time as in_time
     from xaihub.explainers.budget import preview as preview
@@ -77,6 +81,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.specs import AdapterSpec as AdapterSpec
     from xaihub.specs import BackendSpec as BackendSpec
     from xaihub.specs import BaselineSpec as BaselineSpec
+    from xaihub.specs import EngineSpec as EngineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
     from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
     from xaihub.specs import HeadSpec as HeadSpec
@@ -95,8 +100,10 @@ _NAMES = {
     "api.explain": "explain get_explainer load_model",
     "api.rank": "rank",
     "api.registration": "register",
+    "api.stream": "explain_many",
     "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
+    "evaluation.engine": "Engine Lost Start",
     "explainers.budget": "Budget in_time preview rounds",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",
@@ -123,8 +130,8 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BackendSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard"
-    " ObjectiveSpec Paper ReproductionSpec Weights",
+    "specs": "AdapterSpec BackendSpec BaselineSpec EngineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec"
+    " ModelCard ObjectiveSpec Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

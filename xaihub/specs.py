@@ -18,6 +18,7 @@ __all__ = [
     "AdapterSpec",
     "BackendSpec",
     "BaselineSpec",
+    "EngineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
     "HeadSpec",
@@ -283,6 +284,11 @@ class BackendSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
     """One way to turn what a network returns into rows of scores; `target` names a subclass of `xaihub.Head`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec(Spec):
+    """One way to spread an evaluation over workers; `target` names a subclass of `xaihub.Engine`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,11 @@ def scores(folder: str | Path, *metrics: str) -> dict[tuple[str, str, str], floa
     return found
 
 
-@pytest.mark.parametrize("options", [("--timeout", "0"), pytest.param((), marks=pytest.mark.slow)], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [("--timeout", "0"), *(pytest.param(some, marks=pytest.mark.slow) for some in ((), ("--jobs", "2")))],
+    ids=" ".join,
+)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_command_that_is_killed_and_resumed_ends_with_the_rows_of_an_undisturbed_one(
     evaluate: Callable[..., dict[str, Any]],

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ _FILE = re.compile(r"\.ya?ml$|\.onnx$|\.py:\w+$", re.IGNORECASE)  # a card, or a
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = (
     "target", "outputs", "like", "text", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads",
-    "backend", "precision", "budget", "limit", "output",
+    "backend", "precision", "budget", "limit", "shard", "maps", "output",
 )  # fmt: skip
 # Those that change scores by more than rounding may not change within a run.
 KEPT = ("precision", "backend")
@@ -40,17 +41,23 @@ class Evaluation:
 
     Attributes:
         boards: One leaderboard per model.
-        scores: One row per score.
         totals: What was computed, and what was reused.
         failed: The images that could not be used, with the reason.
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
     boards: list[Leaderboard]
-    scores: pd.DataFrame
     totals: Totals
     failed: Mapping[str, str]
     folder: Path
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per score, read when it is first used."""
+        from xaihub.evaluation.store import RunStore
+
+        with RunStore(self.folder) as store:
+            return store.frame()
 
 
 def evaluate(
@@ -66,12 +73,15 @@ def evaluate(
     only_missing: bool = False,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    engine: str = "local",
+    jobs: int | None = None,
+    address: str = "",
     **plan: Any,
 ) -> Evaluation | Cost:
     """Score explainers with metrics over many images, as `xaihub evaluate` does.
 
     Args:
-        images: Files, folders or globs.
+        images: Files, folders, globs, "imagefolder:FOLDER", tables (.csv), WebDataset shards (.tar), "hf:NAME:SPLIT".
         models: Names of models, or cards.
         explainers: Names of explainers, or registered classes.
         metrics: Names of metrics, or registered classes.
@@ -82,10 +92,12 @@ def evaluate(
         only_missing: With `resume`: do not retry what failed.
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
+        engine: Where it is computed: "local", "ray", or an engine of a plugin.
+        jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
+        address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
         plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, threads, backend, precision,
-            budget, limit, output: as the
-            options of the command.
+            budget, limit, shard, maps, output: as the options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -94,6 +106,7 @@ def evaluate(
 
         xaihub.evaluate("photos/", explainers=["gradcam", "rise"], metrics="insertion", output="runs/first").boards
     """
+    from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.plan import load_models, make_plan
     from xaihub.evaluation.run import evaluate as run
@@ -119,6 +132,7 @@ def evaluate(
     folder = resume or made.output
     if not folder and not dry_run:
         raise ParameterError("no output folder for the run", hint="add output='runs/first'")
+    workers = make_engine(hub, engine, jobs=jobs, address=address, device=made.device)
     work = make_plan(hub, made, file)
     loaded = load_models(hub, work, file)
     if dry_run:
@@ -127,10 +141,9 @@ def evaluate(
         with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
             return estimate(hub, work, store, loaded)
     with RunStore(folder, create=not resume) as store:
-        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout)
+        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout, engine=workers)
         return Evaluation(
-            boards=boards(store.rows(), hub, work.labels),
-            scores=store.frame(),
+            boards=boards(store.scores(), hub, work.labels),
             totals=totals,
             failed=store.failed_images(),
             folder=store.folder,
@@ -223,9 +236,19 @@ def _update_lists(
 def _rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
-    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
+    config.images = list(dict.fromkeys(map(_image_path, config.images)))
     models = (rooted(name) if _FILE.search(name) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
     config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
+
+
+def _image_path(path: str) -> str:
+    from xaihub.evaluation.huggingface import HF
+    from xaihub.evaluation.listing import CLASSES
+
+    if path == "-" or path.startswith(HF):
+        return path
+    kind = CLASSES if path.startswith(CLASSES) else ""
+    return kind + os.path.abspath(path.removeprefix(kind))  # noqa: PTH100 - as above

@@ -63,7 +63,7 @@ class Photos:
     def prepare(self, source: str) -> Tensor:
         """Return the (C, H, W) input of one file."""
         found = self._kept.get(source)
-        return self.model.prepare(load_image(source).rgb)[0] if found is None else found
+        return self.model.prepare(load_image(source))[0] if found is None else found
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (b, C, H, W) batches in the order of `sources`."""

@@ -153,9 +153,13 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+PAGE = Opt(
+    "Page or frame of an image file that has several; default: the first, and a note says so.", metavar="N",
+    type=click.IntRange(1),
+)  # fmt: skip
 INPUT = Opt(
-    "Set size, mean, std, interpolation, crop_pct or crop_mode of the model's preprocessing (mean=0.5,0.5,0.5);"
-    " repeatable.",
+    "Set size, mean, std, range, interpolation, crop_pct or crop_mode of the model's preprocessing (mean=0.5,0.5,0.5),"
+    " or the bands of an array that figures show (bands=4,3,2); repeatable.",
     "--input", metavar="NAME=VALUE", callback=parse_settings,
 )  # fmt: skip
 BUDGET = Opt(
@@ -224,6 +228,7 @@ class ExplainOptions(ModelOptions):
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    page: Annotated[int | None, PAGE] = None
     budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from xaihub.evaluation.columns import Curve, ModelScores, labels, method_id
 from xaihub.evaluation.results import ScoreRow
-from xaihub.records import canonical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,53 +85,47 @@ class Board:
 
 def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
     """Return each score with the labels of its explainer and its metric."""
-    names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    columns = _names((row.metric, row.metric_parameters) for row in rows)
+    names = labels((row.explainer, row.explainer_parameters) for row in rows)
+    columns = labels((row.metric, row.metric_parameters) for row in rows)
     return [
-        (row, names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
+        (
+            row,
+            names[method_id(row.explainer, row.explainer_parameters)],
+            columns[method_id(row.metric, row.metric_parameters)],
+        )
         for row in rows
     ]
 
 
-def mean_curves(model: str, rows: Sequence[ScoreRow]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def mean_curves(scores: ModelScores) -> dict[str, dict[str, Curve]]:
     """Return the mean curve of each explainer by metric; explainers whose curves differ in length have none."""
-    curves: dict[str, dict[str, list[Any]]] = {}
-    for row, explainer, metric in labelled(rows):
-        if row.model == model and row.curve:
-            curves.setdefault(metric, {}).setdefault(explainer, []).append(row.curve)
-    return {
-        metric: {
-            explainer: tuple(np.mean([curve[axis] for curve in several], axis=0).tolist() for axis in (0, 1))
-            for explainer, several in found.items()
-            if len({len(curve[0]) for curve in several}) == 1
-        }
-        for metric, found in curves.items()
-    }
+    found = {}
+    for metric, curves in scores.curves():
+        means = {explainer: _Mean() for explainer in scores.explainers}
+        for explainer, curve in curves:
+            means[explainer].add(curve)
+        found[metric] = {explainer: mean.curve for explainer, mean in means.items() if mean.curve is not None}
+    return found
 
 
-def mean_passes(model: str, rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Return the mean number of forward and backward passes per map of each explainer."""
-    spent: dict[str, dict[str, float]] = {}
-    for row, explainer, _ in labelled(rows):
-        if row.model == model and row.record:
-            passes = [row.record.get(f"{way}_passes") or 0 for way in ("forward", "backward")]
-            spent.setdefault(explainer, {})[row.key] = float(sum(passes))
-    return {explainer: float(np.mean([*several.values()])) for explainer, several in spent.items()}
+class _Mean:
+    """The mean of curves as they come; None if there is none, or if they have different numbers of points."""
 
+    def __init__(self) -> None:
+        self._sum: Any = None
+        self._count = 0
 
-def _id(name: str, parameters: Mapping[str, Any]) -> str:
-    return canonical([name, parameters])
+    def add(self, curve: Curve) -> None:
+        points = np.array(curve, dtype=float)
+        if self._count and (self._sum is None or self._sum.shape != points.shape):
+            self._sum = None
+        else:
+            self._sum = points if self._sum is None else self._sum + points
+        self._count += 1
 
-
-def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Return short names: the name alone, or with the parameters in which items of that name differ."""
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name, parameters in things:
-        groups.setdefault(name, {})[_id(name, parameters)] = parameters
-    short = {}
-    for name, members in groups.items():
-        for key, parameters in members.items():
-            others = [other for other in members.values() if other is not parameters]
-            differ = [k for k, v in parameters.items() if any(other.get(k) != v for other in others)]
-            short[key] = " ".join([name, *(f"{k}={parameters[k]}" for k in differ)])
-    return short
+    @property
+    def curve(self) -> Curve | None:
+        if self._sum is None:
+            return None
+        x, y = (self._sum / self._count).tolist()
+        return x, y

@@ -10,14 +10,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from xaihub.errors import OutputError
-from xaihub.evaluation.board import Board, mean_curves, mean_passes
+from xaihub.evaluation.board import Board, mean_curves
+from xaihub.evaluation.columns import ListedScores, ModelScores
+from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import decoding, write_file
 from xaihub.images.marking import marked_png
 from xaihub.images.naming import file_names
 
 
-def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> list[Path]:
+def plot(boards: Sequence[Board], scores: StoredScores | Sequence[ScoreRow], folder: Path) -> list[Path]:
     """Write PNG charts of mean curves and of score against cost; return their paths.
 
     Raises:
@@ -25,8 +27,10 @@ def plot(boards: Sequence[Board], rows: Sequence[ScoreRow], folder: Path) -> lis
     """
     written, names = [], file_names(board.model for board in boards)
     with decoding(OutputError(f"the charts in {str(folder)!r} cannot be drawn from these scores")):
+        models = ListedScores.of(scores) if isinstance(scores, Sequence) else scores.models()
+        own = {one.model: one for one in models}
         for board in boards:
-            for name, figure in [*curve_chart(board, rows), *cost_chart(board, rows)]:
+            for name, figure in [*curve_chart(board, own[board.model]), *cost_chart(board, own[board.model])]:
                 file = folder / f"{name}__{names[board.model]}.png"
                 written.append(write_file(file, figure_png(figure)))
     return written
@@ -60,9 +64,9 @@ def board_chart(board: Board) -> Figure:
     return figure
 
 
-def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+def curve_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per curve metric: the mean curve of each explainer, controls dashed."""
-    for metric, found in mean_curves(board.model, rows).items():
+    for metric, found in mean_curves(scores).items():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for explainer, (x, y) in found.items():
@@ -77,9 +81,9 @@ def curve_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, F
         yield f"curve_{_fit(metric)}", figure
 
 
-def cost_chart(board: Board, rows: Sequence[ScoreRow]) -> Iterator[tuple[str, Figure]]:
+def cost_chart(board: Board, scores: ModelScores) -> Iterator[tuple[str, Figure]]:
     """Yield one chart per metric: each explainer's mean with its interval, over passes per map."""
-    spent = mean_passes(board.model, rows)
+    spent = scores.passes()
     for metric in board.metrics:
         if board.directions[metric] is None or metric.startswith("cost_"):
             continue

@@ -247,10 +247,24 @@ class Isolation:
             raise PluginError(f"{by.described} {lost}", hint=hint) from lost
         if answer.get("last"):  # the next request starts another one
             self._worker.close()
-        if "error" in answer:
-            named = [getattr(errors, name) for name in errors.__all__ if name == answer["error"]]
-            raise (named or [PluginError])[0](answer["message"], hint=answer["hint"])
+        raise_error(answer)
         return answer, found
+
+
+def error_of(error: XaihubError) -> dict[str, Any]:
+    """Return an error as JSON types."""
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def raise_error(answer: Mapping[str, Any]) -> None:
+    """Raise the error that an answer holds, if there is one.
+
+    Raises:
+        XaihubError: As `error_of` packed it; a `PluginError` if its type is not known here.
+    """
+    if "error" in answer:
+        named = [getattr(errors, name) for name in errors.__all__ if name == answer["error"]]
+        raise (named or [PluginError])[0](answer["message"], hint=answer["hint"])
 
 
 def packed(message: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
@@ -288,7 +302,11 @@ def settle_in(around: Mapping[str, Any]) -> None:
     os.environ.update(around["environ"])
     os.chdir(around["folder"])
     sys.path[:] = around["path"]
-    settings = around["torch"]
+    apply_settings(around["torch"])
+
+
+def apply_settings(settings: Mapping[str, Any]) -> None:
+    """Apply what `settings_of_torch` returned in another process."""
     torch.set_num_threads(settings["threads"])
     torch.use_deterministic_algorithms(settings["deterministic"])
     torch.set_float32_matmul_precision(settings["precision"])

@@ -18,6 +18,7 @@ from xaihub.specs import (
     AdapterSpec,
     BackendSpec,
     BaselineSpec,
+    EngineSpec,
     ExplainerSpec,
     GlobalExplainerSpec,
     HeadSpec,
@@ -44,6 +45,9 @@ DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
 DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
+LOCAL = EngineSpec(
+    name="local", target="xaihub.evaluation.local:LocalEngine", summary="Worker processes on this machine."
+)
 S = TypeVar("S", bound=Spec)
 
 
@@ -69,6 +73,7 @@ class Hub:
         baselines: The registry of the removal operators that plugins add to the built-in ones.
         backends: The registry of libraries that run forward passes instead of torch's eager execution.
         heads: The registry of heads, which turn what a network returns into rows of scores.
+        engines: The registry of engines, which compute evaluations in workers; "local" is always there.
         models: The registry of model cards.
         adapters: The registry of sources of models.
         reproductions: The registry of published experiments that can be re-run.
@@ -85,6 +90,7 @@ class Hub:
     baselines = _registry("baselines", BaselineSpec)
     backends = _registry("backends", BackendSpec)
     heads = _registry("heads", HeadSpec)
+    engines = _registry("engines", EngineSpec)
     models = _registry("models", ModelCard)
     adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
     reproductions = _registry("reproductions", ReproductionSpec)
@@ -155,6 +161,11 @@ class Hub:
         head: Head = self._create(self.heads.get(name), Head, values)
         head.title = head.title or name
         return head
+
+    def get_engine(self, name: str, base: type, /, **values: Any) -> Any:
+        """Create the engine called `name`, a subclass of `base`, with the given arguments."""
+        spec = LOCAL if name == LOCAL.name else self.engines.get(name)
+        return spec.load_class(base)(**values)
 
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""

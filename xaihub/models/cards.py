@@ -17,19 +17,23 @@ from xaihub.specs import ModelCard, Paper, Weights
 LARGEST_SIDE = 2048  # pixels to which an image is scaled before it is cropped for the model
 LARGEST_CLASSES = 1_000_000
 LARGEST_OPTION = 2**16
+_MOST_CHANNELS = 256
 _Short = Annotated[str, msgspec.Meta(max_length=1000)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Number = Annotated[int, msgspec.Meta(ge=1)]
 _Spread = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits
-    mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=16)] | None = None
-    std: Annotated[tuple[_Spread, ...], msgspec.Meta(max_length=16)] | None = None
+    mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=_MOST_CHANNELS)] | None = None
+    std: Annotated[tuple[_Spread, ...], msgspec.Meta(max_length=_MOST_CHANNELS)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
     crop_pct: Annotated[float, msgspec.Meta(ge=0.1, le=2)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
+    range: tuple[_Level, _Level] | None = None
+    bands: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=3)] | None = None
 
 
 class _Weights(msgspec.Struct, forbid_unknown_fields=True):

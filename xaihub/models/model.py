@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError
+from xaihub.images import SourceImage
 from xaihub.models.attention import recorded
 from xaihub.models.backends import EAGER, Backend
 from xaihub.models.checks import check_modules, check_rows, check_scores
@@ -162,12 +163,7 @@ class Model:
         """Name, device and number of classes."""
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
-    def on(self, device: torch.device) -> Model:
-        """Move the network to a device, and return the model; raises as the constructor."""
-        self.module, self.device = prepared(self.module, device, self._order, name=self.name), device
-        return self
-
-    def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
+    def around(self, module: nn.Module, *, card: ModelCard | None = None, device: Any = None) -> Model:
         """Return a model of another network with the same inputs, classes and meaning of its scores."""
         model = Model(
             module,
@@ -176,7 +172,7 @@ class Model:
             classes=self.classes,
             hints=self._hints.within(module),
             card=card or self.card,
-            device=self.device,
+            device=device or self.device,
             runtime=self.runtime,
             text_encoder=self.text_encoder,
         )
@@ -248,8 +244,7 @@ class Model:
     def weights_hash(self) -> str:
         """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
 
-        It is computed again after a weight has been replaced or changed in place (not through `.data`). While a method
-        runs, it is that of the weights at its start, because a method that changes them has no result.
+        It is computed again after a weight was replaced or changed in place (not through `.data`), but not by a method.
         """
         return self._guard.weights_hash or self.fresh_weights_hash()
 
@@ -293,8 +288,8 @@ class Model:
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
-    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
+    def prepare(self, image: Image | SourceImage) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an image on the model's device, and its geometry."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
@@ -319,19 +314,17 @@ class Model:
     @cached_property
     def structure(self) -> Structure:
         """The layers by role, found by tracing one forward pass on noise on first access."""
+        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
         with locked(self._locks), torch.inference_mode(mode=False), eager(self.module):
-            return self._ordered(lambda: trace(self.module, self._noise(), self._hints))
+            return self._ordered(lambda: trace(self.module, noise.to(self.device, self.dtype), self._hints))
 
     @cached_property
     def ending(self) -> str | None:
         """The operation that ends the network: "sigmoid", "softmax", or "" for any other; None if it is unknown."""
-        network = without_head(self.module)
+        blank = torch.zeros(1, *self.input_size, device=self.device, dtype=self.dtype)
         with locked(self._locks), torch.inference_mode(mode=False), eager(self.module), torch.enable_grad():
-            return ending(self._ordered(lambda: network.forward(self._noise().requires_grad_().clone())))
-
-    def _noise(self) -> Tensor:
-        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
-        return noise.to(self.device, self.dtype)
+            pixels = blank.clone().requires_grad_()
+            return ending(self._ordered(lambda: without_head(self.module).forward(pixels.clone())))
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the default layer for activation maps, which has a `reason`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaihub.api.rank import Photos
 from xaihub.errors import XaihubError
-from xaihub.evaluation.isolation import packed, settle_in, unpacked
+from xaihub.evaluation.isolation import error_of, packed, settle_in, unpacked
 from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
@@ -47,7 +47,7 @@ class Server:
         try:
             answer, found = self.answer(*unpacked(request))
         except XaihubError as error:
-            answer, found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}, {}
+            answer, found = error_of(error), {}
         # A thread that a plugin left behind may change anything later.
         spoilt = any(model.spoilt for model in self._models.values())
         answer["last"] = spoilt or bool(left_over(self._threads))

@@ -11,7 +11,8 @@ from typing import Any
 
 from xaihub.errors import InputError, XaihubError
 from xaihub.evaluation.annotations import read_labels
-from xaihub.evaluation.board import labelled, mean_curves, mean_passes
+from xaihub.evaluation.board import Board, labelled, mean_curves
+from xaihub.evaluation.columns import ListedScores
 from xaihub.evaluation.leaderboard import Leaderboard, boards
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.store import RunStore
@@ -163,9 +164,8 @@ class Contents:
     def _points(self) -> Any:
         places = {name: number for number, name in enumerate(self.explainers)}
         columns = {metric["name"]: number for number, metric in enumerate(self.metrics)}
-        rows = [row for row, *_ in self.labelled]
         for model, board in enumerate(self.boards):
-            spent = mean_passes(board.model, rows)
+            spent = self._scores(board).passes()
             for (explainer, metric), entry in board.entries.items():
                 if explainer in spent and not metric.startswith("cost_") and board.directions[metric] is not None:
                     yield {"model": model, "metric": columns[metric], "explainer": places[explainer],
@@ -174,13 +174,15 @@ class Contents:
     def _curves(self) -> Any:
         places = {name: number for number, name in enumerate(self.explainers)}
         columns = {metric["name"]: number for number, metric in enumerate(self.metrics)}
-        rows = [row for row, *_ in self.labelled]
         for model, board in enumerate(self.boards):
-            for metric, lines in mean_curves(board.model, rows).items():
+            for metric, lines in mean_curves(self._scores(board)).items():
                 yield {"model": model, "metric": columns[metric], "lines": [
                     {"explainer": places[name], "x": [*map(_rounded, x)], "y": [*map(_rounded, y)]}
                     for name, (x, y) in sorted(lines.items(), key=lambda item: places[item[0]])
                 ]}  # fmt: skip
+
+    def _scores(self, board: Board) -> ListedScores:
+        return ListedScores(board.model, [one for one in self.labelled if one[0].model == board.model])
 
     def load(self, number: int) -> tuple[SourceImage | None, str]:
         """Return an image if its file is still the one that was explained, and otherwise why it is not shown."""
