@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.hub.devices import pick_device
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
 from xaihub.hub.registry import Registry
@@ -387,25 +388,3 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
             f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
-
-
-def pick_device(name: str) -> Any:
-    """Return the torch device called `name`; "auto" prefers CUDA.
-
-    Raises:
-        ModelError: The device does not exist on this machine.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"there is no device {name!r}", hint="use auto, cpu, cuda, cuda:1 or mps") from error
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing or device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device {name!r} is not available here", hint="use --device cpu")
-    return device
