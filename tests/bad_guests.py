@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from tests.bad_explainers import Count, Good
 from xaihub import (
+    Meta,
     Model,
+    Passes,
     ResolvedTarget,
 )
 
@@ -102,6 +104,11 @@ class TwiceTheCost(AllAtOnce):
         for share in torch.linspace(0.5, 1, 2 * self.samples).tolist():
             total += self.gradient(model, inputs * share, target) * inputs
         return total
+
+
+class Miscounts(TwiceTheCost):
+    def __init__(self, *, samples: Annotated[int, Meta(ge=1, description="Points."), Passes()] = 4) -> None:
+        self.samples = samples
 
 
 class Hoards(Good):

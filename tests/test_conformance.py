@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cache
+from importlib import import_module
 
 import pytest
 
@@ -25,6 +27,17 @@ MAY_REFUSE = {
 }
 # A removal operator of networks that were trained with its objective; it refuses every network of the kit.
 REFUSES = {"shapley/own_masking"}
+
+
+# Each is checked in a process forked from this one, where what is imported here is not imported again.
+LIBRARIES = ("captum.attr", "scipy.ndimage", "scipy.sparse.linalg", "shap", "sklearn.linear_model")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        for name in LIBRARIES:
+            import_module(name)
 
 
 @cache

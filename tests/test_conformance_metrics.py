@@ -98,8 +98,7 @@ class FreezesTheNetwork(Good):
 @pytest.fixture(autouse=True)
 def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that leaves threads behind is waited for after each of many calls."""
-    for module in ("xaihub.models.process", "xaihub.testing.process"):
-        monkeypatch.setattr(f"{module}.GRACE", 0.002)
+    monkeypatch.setattr("xaihub.notices.process.GRACE", 0.002)
 
 
 class StartsAThread(Good):
@@ -178,8 +177,8 @@ BAD: list[tuple[type[Metric], MetricSpec, str, str]] = [
     (KnowsItsCaseWrongly, record(), "analytic_cases_hold", "instead of 1: correct the formula"),
     (OwnRandomness, record(), "same_seed_same_value", "torch's global generator"),
     (ForgetsAParameter, record(), "shared_memory_is_keyed", "let the keys of `once` include"),
-    (ClampsInPlace, record(), "nothing_is_changed", "the map was changed: clone what you change"),
-    (FreezesTheNetwork, record(), "nothing_is_changed", "of the network, the weight"),
+    (ClampsInPlace, record(), "nothing_is_changed", "it changed the map: clone what you change"),
+    (FreezesTheNetwork, record(), "nothing_is_changed", "it changed the weight"),
     (
         RefusesAll,
         record(),

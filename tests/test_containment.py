@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,7 @@ from tests.networks import model as model_of
 from tests.networks import noise
 from xaihub import Explainer, Metric, Model
 from xaihub.api.explain import Outcome, explain_many
+from xaihub.cli import cli
 from xaihub.errors import ModelError, PluginError
 from xaihub.evaluation.isolation import Isolation
 from xaihub.hub import Hub
@@ -265,13 +267,44 @@ def test_a_global_explainer_that_exits_costs_its_own_ranking() -> None:
 
 def test_a_worker_computes_the_same_and_survives_an_exit_and_an_endless_loop(hub: Hub, photo: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
-    names = ["good", "ends_process", "hangs", "scales_weights", "good_too"]
+    names = ["good", "ends_process", "scales_weights", "good_too", "hangs"]
     found = {one.explainer: one for one in outcomes(hub, names, photo, timeout=5)}
     assert [contents(found[name]) for name in GOOD] == undisturbed
-    told = {name: str(found[name].error) for name in names[1:4]}
-    assert "explainer 'ends_process' ended the worker process (exit status 0)" in told["ends_process"]
+    told = {name: str(found[name].error) for name in set(names) - set(GOOD)}
+    assert "explainer 'ends_process' ended the process with exit status 0" in told["ends_process"]
     assert "explainer 'hangs' did not finish within 5 s (--timeout sets the limit)" in told["hangs"]
     assert "explainer 'scales_weights' changed the weight" in told["scales_weights"]
+
+
+def test_one_worker_serves_all_that_need_one_and_a_ranking_that_ends_it_costs_only_itself(hub: Hub, photo: str) -> None:
+    from xaihub.api.rank import rank_models
+
+    model = hub.load_model("tiny", device="cpu")
+    good, bad = hub.get_global_explainer("good_ranking"), hub.get_global_explainer("ends_ranking")
+    (alone,) = rank_models([model], [good], [photo])
+    with Isolation(timeout=60) as first:
+        first.rank(good, model, (), None, sources=[photo], seed=0)
+    with Isolation(timeout=60) as second:
+        assert second._takes(model, good)
+        assert second._worker is first._worker
+    found, ended = rank_models([model], [good, bad], [photo], timeout=60)
+    assert alone.explanation is not None
+    assert found.explanation is not None
+    assert torch.equal(found.explanation.runs, alone.explanation.runs)
+    assert found.explanation.names == alone.explanation.names
+    assert "global explainer 'ends_ranking' ended the process with exit status 0" in str(ended.error)
+
+
+def test_the_next_command_names_what_ran_in_a_process_that_ended(hub: Hub) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with hub.host.notes.running(hub.get_explainer("good")):
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with hub.host.notes.running(hub.get_explainer("good_too")):  # still runs
+        told = PluginHost(entry_points=[], environ={}).load().warnings
+    assert told == [f"plugin 'hostile_plugins' ({FILE}): a process ended while running explainer 'good'"]
+    assert PluginHost(entry_points=[], environ={}).load().warnings == []
 
 
 @SLOW
@@ -303,6 +336,11 @@ def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in (".", "plugins", "zoo"))}
     command = [sys.executable, "-m", "xaihub", "--plugin", FILE, "--plugin", KILLING, *args]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800)
+
+
+def here(*args: str) -> Result:
+    """The same in this process, for explainers that do not end it."""
+    return CliRunner().invoke(cli, ["--plugin", FILE, "--plugin", KILLING, *args], prog_name="xaihub")
 
 
 def scores(folder: Path) -> dict[tuple[str, str], float | None]:
@@ -343,21 +381,18 @@ def test_evaluate_beside_all(tmp_path: Path, photo: str) -> None:
     evaluate_all(tmp_path, photo, HOSTILE, METRICS)
 
 
-def test_explain_names_each_and_exits_with_1(tmp_path: Path, photo: str) -> None:
-    done = run("explain", photo, "-m", "tiny", "-e", "exits", "-e", "interrupts", "-e", "good", folder=tmp_path)
-    assert done.returncode == 1
+def test_explain_names_each_and_exits_with_1(tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = here("explain", photo, "-m", "tiny", "-e", "exits", "-e", "interrupts", "-e", "good")
+    assert done.exit_code == 1
     for name in ("exits", "interrupts"):
         assert sum(f"explainer '{name}'" in line for line in done.stderr.splitlines()) == 1
     assert len(list((tmp_path / "xaihub-out").glob("*.png"))) == 1
 
 
 def test_resuming_without_the_plugin_names_it_and_where_it_came_from(tmp_path: Path, photo: str) -> None:
-    from click.testing import CliRunner
-
-    from xaihub.cli import cli
-
-    arguments = ["evaluate", photo, "--no-controls", "-m", "tiny", "-e", "good", "-k", "good_mean", "-o", "run"]
-    assert run(*arguments, "--timeout", "0", folder=tmp_path).returncode == 0
+    arguments = ["evaluate", photo, "--no-controls", "-m", "tiny", "-e", "good", "-k", "good_mean"]
+    assert here(*arguments, "-o", str(tmp_path / "run"), "--timeout", "0").exit_code == 0
     told = CliRunner().invoke(cli, ["evaluate", "--resume", str(tmp_path / "run")])
     assert told.exit_code == 2
     assert "the results of explainer 'good' in this run were made by plugin 'hostile_plugins'" in told.stderr

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import xaihub
+from tests.forked import pytest_passes
 from xaihub import hookspecs, sample_photo
 from xaihub.cli import cli
 
@@ -85,20 +84,11 @@ def test_an_example_package_is_short_and_laid_out_as_plugins_new_does(folder: Pa
 
 
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
-def test_an_example_package_passes_its_own_tests(folder: Path) -> None:
+def test_an_example_package_passes_its_own_tests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in LIBRARIES.get(folder.name, ()):
         pytest.importorskip(library)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    pytest_passes("-W", "error", ".", folder=folder)
 
 
 LIBRARIES = {"xaihub-zennit": ("zennit",)}

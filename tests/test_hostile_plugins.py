@@ -58,14 +58,14 @@ CONTAINED = {
 CHANGING = {
     "chdir": ("import os\nos.chdir('/')", "the working directory"),
     "recursion_limit": ("import sys\nsys.setrecursionlimit(60)", "the recursion limit"),
-    "environment": ("import os\nos.environ.clear()", "environment variables"),
+    "environment": ("import os\nos.environ.clear()", "the environment variables"),
     "path": ("import sys\nsys.path.clear()", "the order of sys.path"),
-    "handlers": ("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)", "signal handlers"),
-    "streams": ("import sys\nsys.stderr = sys.stdin = None", "standard streams or exception hooks"),
+    "handlers": ("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)", "the handlers of signals"),
+    "streams": ("import sys\nsys.stderr = sys.stdin = None", "sys.stderr"),
     "builtins": ("import builtins\nbuiltins.sorted = None", "built-in functions"),
     "umask": ("import os\nos.umask(0o777)", "the file mode mask"),
     "warnings": ("import warnings\nwarnings.simplefilter('error')", "warning filters"),
-    "seed": ("import random\nrandom.seed(0)", "the random state"),
+    "seed": ("import random\nrandom.seed(0)", "Python's random state"),
 }
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from xaihub import ParameterError
 from xaihub.masking import (
     CERTAIN,
+    balanced_coalitions,
     binomial_sizes,
+    block_of,
     draw_coalitions,
     draw_orders,
     every_coalition,
@@ -63,8 +65,7 @@ def test_every_coalition_is_there_once_for_each_copy() -> None:
 
 @pytest.mark.parametrize("law", [binomial_sizes(6, 0.5), binomial_sizes(6, 0.3), shapley_sizes(6), UNIFORM])
 @pytest.mark.parametrize("count", [12, 43])
-@pytest.mark.parametrize("ends", [False, True])
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize(("ends", "copies"), [(False, 1), (True, 2)])
 def test_each_coalition_is_drawn_as_often_as_is_said(law: Tensor, count: int, ends: bool, copies: int) -> None:
     runs, seen, told = 80, torch.zeros(64), torch.zeros(64).double()
     generator = _rng()
@@ -224,3 +225,25 @@ def test_too_small_a_budget_says_how_much_is_needed() -> None:
 def test_one_player_has_nothing_to_draw() -> None:
     found = draw_coalitions(1, 10, shapley_sizes(1), ends=True, generator=_rng())
     assert found.shown.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("players", [1, 7, 16, 49])
+def test_balanced_coalitions_are_pairs_and_uncorrelated_within_a_block(players: int) -> None:
+    block = 2 * block_of(players)
+    found = balanced_coalitions(players, 3 * block + 4, copies=2, generator=_rng())
+    assert len(found) == 3 * block + 4
+    assert torch.equal(found.shown[::2], 1 - found.shown[1::2])
+    assert torch.equal(found.draw[::2], found.draw[1::2])
+    assert torch.equal(found.copy[::2], found.copy[1::2])
+    assert found.copy.bincount().tolist() in ([len(found) // 2] * 2, [len(found) // 2 + 1, len(found) // 2 - 1])
+    for number in range(3):
+        signs = 2 * found.shown[number * block : (number + 1) * block] - 1
+        assert torch.equal(signs.T @ signs, block * torch.eye(players))
+
+
+def test_each_coalition_is_equally_likely_in_a_balanced_design() -> None:
+    drawn = [_codes(balanced_coalitions(3, 8, generator=_rng(seed)).shown) for seed in range(500)]
+    counts = torch.cat(drawn).bincount(minlength=8)
+    assert bool((counts - 500).abs().max() < 100)
+    one = balanced_coalitions(3, 8, generator=_rng())
+    assert torch.allclose(one.log_expected.exp(), torch.ones(8, dtype=torch.float64))

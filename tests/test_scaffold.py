@@ -13,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from tests.forked import pytest_passes
 from xaihub.cli import cli
 from xaihub.errors import OutputError, ParameterError, XaihubError
 from xaihub.hub import Hub
@@ -64,29 +65,9 @@ def test_a_project_is_valid_and_its_entry_point_leads_to_its_hooks(kind: str) ->
 
 def test_the_projects_of_the_other_kinds_pass_their_own_tests_untouched(hub: Hub, tmp_path: Path) -> None:
     folders = [new_plugin(hub, f"trial-{kind}", kind, tmp_path) for kind in OTHERS]
-    # One process for all, because each would import torch anew.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--import-mode=importlib",
-        "-c",
-        os.devnull,
-    ]
-    path = os.pathsep.join(map(str, folders))
-    done = subprocess.run(
-        [*command, "-W", "error", *map(str, folders)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    pytest_passes(
+        "--import-mode=importlib", "-c", os.devnull, "-W", "error", *folders, folder=tmp_path, path=tuple(folders)
     )
-
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,15 +183,7 @@ def test_a_single_file_becomes_a_package_that_passes_its_own_tests(tmp_path: Pat
     assert (result.exit_code, result.stdout) == (0, f"{folder}\n"), result.output
     assert (folder / "xaihub_one_file" / "method.py").read_text(encoding="utf-8") == ONE_FILE
     assert 'It says "more" about it.' in (folder / "README.md").read_text(encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(folder)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    pytest_passes("-W", "error", folder, folder=folder)
     script = "import sys, xaihub_one_file as p; print(p.xaihub_register_explainers(), 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
     assert "summary='Gradient times the \"input\".'" in found.stdout

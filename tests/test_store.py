@@ -15,6 +15,7 @@ import torch
 from xaihub import ClassScore, Explanation
 from xaihub.errors import OutputError
 from xaihub.evaluation.config import Config
+from xaihub.evaluation.merge import absorb
 from xaihub.evaluation.results import Key, Score, ScoreKey
 from xaihub.evaluation.store import RunStore
 
@@ -112,7 +113,7 @@ def test_only_scores_of_the_wanted_basis_are_shown_and_going_back_loses_nothing(
     for letter, value in (("a", 0.1), ("b", 0.2)):
         store.add_score(KEY, Score(ScoreKey("mass", "{}", f'{{"truth": "{letter}"}}'), value=value))
     for letter, shown in (("a", [0.1]), ("b", [0.2]), ("c", []), ("a", [0.1])):
-        store.show_scores({"cat.jpg": [ScoreKey("mass", "{}", f'{{"truth": "{letter}"}}')]})
+        store.show_scores(["cat.jpg"], [], [("cat.jpg", ScoreKey("mass", "{}", f'{{"truth": "{letter}"}}'))])
         assert [row.value for row in store.rows()] == shown
 
 
@@ -124,7 +125,7 @@ def test_of_an_image_that_left_the_plan_only_what_depends_on_nothing_else_is_sho
 ) -> None:
     store.add_explanation(KEY, "cat.jpg", explanation())
     store.add_score(KEY, Score(ScoreKey("mass", "{}", basis), value=0.5))
-    store.show_scores({"dog.jpg": []})
+    store.show_scores(["dog.jpg"], [])
     assert len(store.rows()) == shown
 
 
@@ -134,8 +135,8 @@ def test_of_each_image_and_method_only_the_wanted_explanation_is_shown(store: Ru
         store.add_explanation(key, "cat.jpg", explanation())
         store.add_score(key, Score(ScoreKey("mass", "{}"), value=float(key.seed)))
     for seed in (1, 0):
-        store.show_explanations("toy", {keys[seed].digest: ("new/cat.jpg", "toy_gradient", '{"steps": 3}')})
-        store.show_explanations("toy", {keys[seed].digest: ("cat.jpg", "toy_gradient", '{"steps": 3}')})
+        store.show_explanations("toy", [(0, keys[seed].digest, "new/cat.jpg", "toy_gradient", '{"steps": 3}')])
+        store.show_explanations("toy", [(0, keys[seed].digest, "cat.jpg", "toy_gradient", '{"steps": 3}')])
         assert [(row.image, row.value) for row in store.rows()] == [("cat.jpg", float(seed))]
 
 
@@ -239,7 +240,7 @@ def test_merging_keeps_each_record_once_and_results_over_failures(tmp_path: Path
         b.add_score(KEY, Score(ScoreKey("deletion", "{}"), error="out of luck"))
         b.add_explanation(other_key, "cat.jpg", explanation(2.0))
         b.add_score(other_key, Score(ScoreKey("insertion", "{}"), value=0.75))
-        assert a.absorb(b) == 0
+        assert absorb(a, b) == 0
         assert sorted((row.metric, row.value) for row in a.rows()) == [
             ("deletion", 0.25),
             ("insertion", 0.5),
@@ -256,16 +257,16 @@ def test_what_merged_runs_disagree_on_is_set_aside_in_whatever_order_they_come(
 ) -> None:
     runs = [RunStore(tmp_path / str(number), create=True) for number in range(3)]
     for number, run in enumerate(runs):
-        run.add_image("cat.jpg", 0, sha256="ab" * 32)
+        run.set_images([("cat.jpg", 0, "ab" * 32)])
         run.add_explanation(KEY, "cat.jpg", explanation())
         run.add_score(KEY, Score(ScoreKey("mass", "{}", f'{{"truth": "{number // 2}"}}'), value=number / 4))
         run.add_score(KEY, Score(ScoreKey("grid", "{}", '{"pool": "same"}'), value=0.5))
         run.add_score(KEY, Score(ScoreKey("insertion", "{}"), value=0.75))
     with RunStore(tmp_path / "merged", create=True) as merged:
-        aside = merged.absorb(*(runs[number] for number in order))
+        aside = absorb(merged, *(runs[number] for number in order))
         assert [(row.metric, row.value) for row in merged.rows()] == [("grid", 0.5), ("insertion", 0.75)]
         assert aside == 2
-        merged.show_scores({"cat.jpg": [ScoreKey("mass", "{}", '{"truth": "1"}')]})
+        merged.show_scores(["cat.jpg"], [], [("cat.jpg", ScoreKey("mass", "{}", '{"truth": "1"}'))])
         assert ("mass", 0.5) in [(row.metric, row.value) for row in merged.rows()]
     for run in runs:
         run.close()
@@ -275,11 +276,11 @@ def test_merged_runs_of_different_photos_set_aside_the_scores_that_look_at_other
     with RunStore(tmp_path / "a", create=True) as a, RunStore(tmp_path / "b", create=True) as b:
         for run, image in ((a, "ab" * 32), (b, "cd" * 32)):
             key = replace(KEY, image=image)
-            run.add_image(image, 0, sha256=image)
+            run.set_images([(image, 0, image)])
             run.add_explanation(key, image, explanation())
             run.add_score(key, Score(ScoreKey("grid", "{}", f'{{"pool": "{image}"}}'), value=0.5))
             run.add_score(key, Score(ScoreKey("insertion", "{}"), value=0.75))
-        assert a.absorb(b) == 2
+        assert absorb(a, b) == 2
         assert [row.metric for row in a.rows()] == ["insertion", "insertion"]
 
 
@@ -289,7 +290,7 @@ def test_runs_that_explained_one_image_with_different_seeds_are_not_mixed(tmp_pa
             key = replace(KEY, seed=seed)
             run.add_explanation(key, "cat.jpg", explanation())
             run.add_score(key, Score(ScoreKey("insertion", "{}"), value=0.75))
-        assert a.absorb(b) == 2
+        assert absorb(a, b) == 2
         assert a.rows() == []
 
 

@@ -14,12 +14,20 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.api.explain import load_model as load_model
     from xaihub.api.rank import rank as rank
     from xaihub.api.registration import register as register
+    from xaihub.api.stream import explain_many as explain_many
     from xaihub.api.train import train as train
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
     from xaihub.errors import ParameterError as ParameterError
     from xaihub.errors import XaihubError as XaihubError
+    from xaihub.evaluation.engine import Engine as Engine
+    from xaihub.evaluation.engine import Lost as Lost
+    from xaihub.evaluation.engine import Start as Start
+    from xaihub.explainers.budget import Budget as Budget
+    from xaihub.explainers.budget import in_time as in_time
+    from xaihub.explainers.budget import preview as preview
+    from xaihub.explainers.budget import rounds as rounds
     from xaihub.explainers.explainer import Attribution as Attribution
     from xaihub.explainers.explainer import Explainer as Explainer
     from xaihub.explainers.explanation import Explanation as Explanation
@@ -50,6 +58,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.models.preprocessing import Geometry as Geometry
     from xaihub.models.preprocessing import Preprocessing as Preprocessing
     from xaihub.models.structure import Hints as Hints
+    from xaihub.models.text_encoder import TextEncoder as TextEncoder
     from xaihub.notices import without_warnings as without_warnings
     from xaihub.objective import Finished as Finished
     from xaihub.objective import Group as Group
@@ -59,6 +68,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.objective import evaluation_mode as evaluation_mode
     from xaihub.params import Execution as Execution
     from xaihub.params import Meta as Meta
+    from xaihub.params import Passes as Passes
     from xaihub.params import Unless as Unless
     from xaihub.params import When as When
     from xaihub.randomness import current_generator as current_generator
@@ -71,6 +81,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.specs import AdapterSpec as AdapterSpec
     from xaihub.specs import BackendSpec as BackendSpec
     from xaihub.specs import BaselineSpec as BaselineSpec
+    from xaihub.specs import EngineSpec as EngineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
     from xaihub.specs import GlobalExplainerSpec as GlobalExplainerSpec
     from xaihub.specs import HeadSpec as HeadSpec
@@ -89,8 +100,11 @@ _NAMES = {
     "api.explain": "explain get_explainer load_model",
     "api.rank": "rank",
     "api.registration": "register",
+    "api.stream": "explain_many",
     "api.train": "train",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
+    "evaluation.engine": "Engine Lost Start",
+    "explainers.budget": "Budget in_time preview rounds",
     "explainers.explainer": "Attribution Explainer",
     "explainers.explanation": "Explanation",
     "explainers.pixel_set": "PixelSet",
@@ -109,14 +123,15 @@ _NAMES = {
     "models.passes": "Runtime",
     "models.preprocessing": "Geometry Preprocessing",
     "models.structure": "Hints",
+    "models.text_encoder": "TextEncoder",
     "objective": "Finished Group Losses Objective Step evaluation_mode",
-    "params": "Execution Meta Unless When",
+    "params": "Execution Meta Passes Unless When",
     "notices": "without_warnings",
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BackendSpec BaselineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard"
-    " ObjectiveSpec Paper ReproductionSpec Weights",
+    "specs": "AdapterSpec BackendSpec BaselineSpec EngineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec"
+    " ModelCard ObjectiveSpec Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

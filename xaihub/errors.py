@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "EngineError",
     "ExplainerRefused",
     "InputError",
     "MetricRefused",
@@ -76,6 +77,10 @@ class MetricRefused(XaihubError):
 
 class TrainingError(XaihubError):
     """Training cannot continue; the message gives the reason."""
+
+
+class EngineError(XaihubError):
+    """The workers of an evaluation cannot be used."""
 
 
 class MissingExtra(XaihubError):

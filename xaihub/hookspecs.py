@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         AdapterSpec,
         BackendSpec,
         BaselineSpec,
+        EngineSpec,
         ExplainerSpec,
         GlobalExplainerSpec,
         HeadSpec,
@@ -74,6 +75,14 @@ def xaihub_register_backends() -> Iterable[BackendSpec]:  # type: ignore[empty-b
 @hookspec
 def xaihub_register_heads() -> Iterable[HeadSpec]:  # type: ignore[empty-body]
     """Return a record for each head, which turns what a network returns into rows of scores; `--head` selects it.
+
+    Added in 0.1.
+    """
+
+
+@hookspec
+def xaihub_register_engines() -> Iterable[EngineSpec]:  # type: ignore[empty-body]
+    """Return a record for each engine, which computes evaluations in workers; `target` names a `xaihub.Engine`.
 
     Added in 0.1.
     """

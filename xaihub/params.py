@@ -21,7 +21,9 @@ from xaihub.specs import Origin
 T = TypeVar("T")
 Precision = Literal["f32", "bf16", "f16"]  # of a network's layers
 
-__all__ = ["Execution", "Meta", "Parameter", "Parametrised", "Precision", "Unless", "When", "convert", "parameters"]
+__all__ = [
+    "Execution", "Meta", "Parameter", "Parametrised", "Passes", "Precision", "Unless", "When", "convert", "parameters"
+]  # fmt: skip
 
 
 class When:
@@ -65,6 +67,22 @@ class Unless(When):
 
 class Execution:
     """In `Annotated`: the parameter changes the cost of a result, such as its number of passes, but not the result."""
+
+
+class Passes:
+    """In `Annotated`: the parameter is the number of passes, so a budget of passes (`--budget`) can set it.
+
+    A budget of n passes sets the parameter to (n - extra) / each, rounded down, and the parameters `others` to the
+    given values, such as `tolerance=0.0` where passes would otherwise be saved. With `maximum`, the method may use
+    fewer. A backward pass counts as two. The conformance kit checks that the budget is kept to 2 %.
+    """
+
+    def __init__(self, *, each: int = 1, extra: int = 0, maximum: bool = False, **others: Any) -> None:
+        self.each, self.extra, self.maximum, self.others = each, extra, maximum, others
+
+    def values(self, name: str, passes: int) -> dict[str, Any]:
+        """Return the parameters for a budget: that called `name`, which is marked, and the others."""
+        return {name: (passes - self.extra) // self.each, **self.others}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +129,11 @@ class Parameter:
     def is_a(self, alias: Any) -> bool:
         """Return whether it is annotated with an `Annotated` alias such as `BaselineName`, with or without more."""
         return set(alias.__metadata__) <= set(getattr(self.annotation, "__metadata__", ()))
+
+    @property
+    def passes(self) -> Passes | None:
+        """How it follows from a budget of passes, if it does."""
+        return next(iter(_marks(self.annotation, Passes)), None)
 
     @property
     def execution(self) -> bool:

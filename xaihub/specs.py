@@ -18,6 +18,7 @@ __all__ = [
     "AdapterSpec",
     "BackendSpec",
     "BaselineSpec",
+    "EngineSpec",
     "ExplainerSpec",
     "GlobalExplainerSpec",
     "HeadSpec",
@@ -286,14 +287,25 @@ class HeadSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineSpec(Spec):
+    """One way to spread an evaluation over workers; `target` names a subclass of `xaihub.Engine`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterSpec(Spec):
     """One source of models; `target` names a subclass of `xaihub.ModelAdapter`.
 
     Attributes:
         prefixes: Model names that start with one of these belong to this adapter alone.
+        suffixes: And so do those that end with one of these, such as files of one type.
     """
 
     prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+
+    def claims(self, name: str) -> bool:
+        """Whether a model of this name belongs to this adapter alone."""
+        return name.startswith(self.prefixes) or name.lower().endswith(self.suffixes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,11 +38,13 @@ class Recording:
     def attribution(self, relevance: Tensor, size: tuple[int, int]) -> Attribution:
         """Turn (B, T, T) relevance into (B, 1, H, W): the mean over the rows of the tokens that are read."""
         patches = relevance[:, self.read].mean(1)[:, self.prefix :].float()  # (B, h w)
-        values = interpolate(patches.unflatten(1, self.grid).unsqueeze(1), size=size, mode="bilinear")
+        cells = patches.unflatten(1, self.grid)
+        values = interpolate(cells.unsqueeze(1), size=size, mode="bilinear")
         rows, columns = self.grid
         silent = bool((patches.amax(1) == 0).any())
         return Attribution(
             values=values,
+            extras={"cells": cells},
             layer=f"{len(self.maps)} attention blocks over {self.prefix} + {rows}x{columns} tokens,"
             f" read at {self._readers()}: the method uses every block",
             details={"blocks": len(self.maps), "grid": [rows, columns], "prefix_tokens": self.prefix},

@@ -36,6 +36,7 @@ class CAM(Explainer):
         return Attribution(
             values=values,
             layer=f"{layer}: {layer.reason or 'named by the parameter layer'}",
+            extras={"cells": maps},
             details={"grid": list(maps.shape[-2:])},
             warnings=[*_early(layer), *_silent(maps)],
         )

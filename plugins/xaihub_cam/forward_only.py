@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xaihub import Layer, Meta, Model, ResolvedTarget
+from xaihub import Layer, Meta, Model, Passes, ResolvedTarget
 from xaihub.masking import make_removal, masked_forward_passes
 from xaihub_cam.base import CAM, activations
 
@@ -22,6 +22,7 @@ class ScoreCAM(CAM):
     channels: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Use only the N channels that vary most over the image; none for all channels."),
+        Passes(extra=1, maximum=True),
     ] = None
 
     def maps(self, model: Model, layer: Layer, inputs: Tensor, target: ResolvedTarget) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from xaihub import ExplainerRefused, Layer, Meta, Model, ResolvedTarget, current_generator
+from xaihub import ExplainerRefused, Layer, Meta, Model, Passes, ResolvedTarget, current_generator
 from xaihub.masking import batch_rows
 from xaihub_cam.base import CAM, activations, activations_and_gradients
 
@@ -62,7 +62,9 @@ class SmoothGradCAMPlusPlus(CAM):
     stochastic = True
 
     samples: Annotated[
-        int, Meta(ge=1, description="Number of noisy copies; each costs one forward and one backward pass.")
+        int,
+        Meta(ge=1, description="Number of noisy copies; each costs one forward and one backward pass."),
+        Passes(each=3),
     ] = 16
     noise: Annotated[
         float, Meta(gt=0, description="Standard deviation of the noise, in the model's normalised units.")

@@ -149,7 +149,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             "Shapley values of superpixels, estimated by weighted regression.",
             ("perturbation", "completeness", "stochastic"),
             paper="shap",
-            cost="at most samples + 2 forward passes; a coalition drawn again costs nothing",
+            cost="at most samples forward passes; a coalition drawn again costs nothing",
             variant="Derived: coalitions drawn in proportion to the Shapley kernel. Our choice: each pixel carries its"
             " feature's value; values sum over features, not pixels, to the score minus the masked image's score.",
             limits="An estimate: coalitions are random; at equal passes shapley_values had smaller errors in all our"

@@ -8,7 +8,7 @@ import captum.attr
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
+from xaihub import Attribution, Explainer, Meta, Model, ParameterError, Passes, ResolvedTarget, current_generator
 from xaihub.masking import BaselineName
 from xaihub_captum.scores import Scores, baselines, classes, completeness, gradient_rows
 
@@ -54,7 +54,11 @@ class IntegratedGradients(Explainer):
     parallel = True
     completeness = True
 
-    steps: Annotated[int, Meta(ge=2, description="Points on the path; each costs a forward and a backward pass.")] = 50
+    steps: Annotated[
+        int,
+        Meta(ge=2, description="Points on the path; each costs a forward and a backward pass."),
+        Passes(each=3, extra=2),
+    ] = 50
     rule: Annotated[
         Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"],
         Meta(description="Rule that approximates the integral."),
@@ -85,7 +89,11 @@ class GradientShap(Explainer):
     stochastic = True  # captum draws from the global generators
     completeness = True
 
-    samples: Annotated[int, Meta(ge=1, description="Random points; each costs a forward and a backward pass.")] = 50
+    samples: Annotated[
+        int,
+        Meta(ge=1, description="Random points; each costs a forward and a backward pass."),
+        Passes(each=3, extra=3),
+    ] = 50
     noise: Annotated[
         float, Meta(ge=0, description="Standard deviation of the noise, as a fraction of the image's value range.")
     ] = 0.0
@@ -128,7 +136,9 @@ class SmoothGrad(Explainer):
     parallel = True
 
     samples: Annotated[
-        int, Meta(ge=1, description="Noisy copies (n in the paper); each costs a forward and a backward pass.")
+        int,
+        Meta(ge=1, description="Noisy copies (n in the paper); each costs a forward and a backward pass."),
+        Passes(each=3),
     ] = 50
     noise: Annotated[
         float, Meta(gt=0, description="Standard deviation of the noise, as a fraction of the image's value range.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from xaihub import ExplainerRefused, Model
+from xaihub import ExplainerRefused, Model, rounds
 from xaihub.masking import Features, Removal, masked_forward_passes
 from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
 
@@ -35,13 +35,15 @@ def evaluate_points(
     features: Features,
     removals: Sequence[Removal],
     enough: Callable[[PointOutputs], bool] | None = None,
+    checks: int = CHECKS,
     done: int = 0,
     total: int | None = None,
 ) -> PointOutputs:
     """Evaluate the model on masked copies of a (C, H, W) image; a point's values are the opacities of the regions.
 
-    `points.base` selects the removal of each point. `enough` is called after each eighth; True ends the run with the
-    points evaluated so far. For the progress bar, `done` is the rows of earlier calls and `total` those of all calls.
+    `points.base` selects the removal of each point. `enough` is called after each of `checks` parts, or after each
+    block of a balanced design if those are fewer; True ends the run with the points evaluated so far. For the progress
+    bar, `done` is the rows of earlier calls and `total` those of all calls.
 
     Raises:
         ExplainerRefused: A point's base has no removal.
@@ -52,7 +54,7 @@ def evaluate_points(
     total = total or done + len(points)
     logits: Tensor | None = None
     evaluated = torch.zeros(len(points), dtype=torch.bool)
-    for block in _blocks(points, 1 if enough is None else CHECKS):
+    for block in _blocks(points, 1 if enough is None else checks):
         for number in base[block].unique().tolist():
             rows = block[base[block] == number]
             draws = points.values[rows].float()
@@ -72,12 +74,16 @@ def evaluate_points(
     return found
 
 
-def _blocks(points: Points, count: int) -> list[Tensor]:
-    """Split the rows into blocks of whole clusters; the first block has all fixed points."""
+def _blocks(points: Points, count: int) -> Iterator[Tensor]:
+    """Split the rows into about `count` runs of whole blocks of clusters; the first has all fixed points."""
     clusters = int(points.cluster.max()) + 1
     if clusters == 0:
-        return [torch.arange(len(points))]
-    edges = torch.linspace(0, clusters, count + 1).round().long()
-    block = torch.bucketize(points.cluster.clamp(min=0), edges[1:], right=True)
-    block[points.cluster == FIXED] = 0
-    return [rows for number in range(count) if len(rows := torch.nonzero(block == number).squeeze(1))]
+        yield torch.arange(len(points))
+        return
+    done = 0
+    for upto in rounds(clusters, checks=count, first=points.block):
+        end = min(-(-upto // points.block) * points.block, clusters)
+        if end > done:
+            begun = points.cluster >= (done or FIXED)
+            yield torch.nonzero(begun & (points.cluster < end)).squeeze(1)
+            done = end

@@ -6,7 +6,7 @@ draws of each mask, so masks drawn once serve every family. All is derived, exce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import ClassVar, Literal
 
@@ -17,7 +17,9 @@ from xaihub import ExplainerRefused
 from xaihub.masking import (
     CERTAIN,
     Coalitions,
+    balanced_coalitions,
     binomial_sizes,
+    block_of,
     draw_coalitions,
     every_coalition,
     shapley_sizes,
@@ -51,14 +53,23 @@ class MaskFamily(MeasureFamily):
         return torch.zeros(1, len(x), dtype=torch.float64) if self.background is None else self.background.double()
 
     def points(self, x: Tensor, generator: torch.Generator) -> Points:
-        """Draw the masks: all of them if the budget allows, else pairs with complements, of stratified sizes."""
+        """Draw the masks: all of them if the budget allows, else pairs with complements.
+
+        Equally likely masks are balanced (`balanced_coalitions`); others have stratified sizes.
+        """
         background = self.replacements(x)
         d, k = len(x), len(background)
         if d <= ENUMERATE_UP_TO and 2**d * k <= self.budget:
-            design = every_coalition(d, copies=k)
-        else:
-            design = draw_coalitions(d, self.budget, self._law(d), ends=self.ends(), copies=k, generator=generator)
+            return design_points(x, every_coalition(d, copies=k), background)
+        if self._even(d):
+            design = balanced_coalitions(d, self.budget, copies=k, generator=generator)
+            return replace(design_points(x, design, background), block=block_of(d), distinct=False)
+        design = draw_coalitions(d, self.budget, self._law(d), ends=self.ends(), copies=k, generator=generator)
         return design_points(x, design, background)
+
+    def _even(self, d: int) -> bool:
+        """Whether each mask is equally likely, and there are too many of them to draw each at most once."""
+        return d > ENUMERATE_UP_TO and not self.ends() and torch.allclose(self._law(d), binomial_sizes(d, 0.5))
 
     def _law(self, d: int) -> Tensor:
         if self.law == "own":
@@ -107,6 +118,31 @@ class KeepP(MaskFamily):
         b = fit[1:]
         additive = mass * fit[:1] + (own - other) * b + other * b.sum(0)
         return (additive + plain.T - (plain.T @ Z) @ fit).T
+
+    def stderr(self, points: Points, outputs: Tensor, weights: Tensor) -> Tensor | None:
+        """Return standard errors from the residuals of the additive fit, if there is one, over clusters of points.
+
+        They are those of the regression with the loss of degrees of freedom (derived): unlike a jackknife's, they are
+        not too large where the points are hardly more than the coefficients, and they know a balanced design.
+        """
+        drawn = points.cluster != FIXED
+        n, d = weights.shape
+        clusters = int(points.cluster.max()) + 1
+        if not self.adjust or n < 2 * d + 2 or not bool(drawn.all()) or clusters <= d + 1:
+            return None
+        M, ratio = self._ratio(points)
+        Z = torch.cat([torch.ones(n, 1, dtype=M.dtype), M], 1)
+        ZR = Z * ratio.unsqueeze(1)
+        columns = outputs.double().view(n, -1)
+        rest = columns - Z @ (torch.linalg.pinv(Z.T @ ZR, hermitian=True) @ (ZR.T @ columns))
+        group = points.cluster.unique(return_inverse=True)[1]
+        count = int(group.max()) + 1
+        squares = torch.empty(d, columns.shape[1], dtype=torch.float64)
+        for target in range(columns.shape[1]):
+            parts = torch.zeros(count, d, dtype=torch.float64)
+            parts.index_add_(0, group, weights * rest[:, target : target + 1])
+            squares[:, target] = (parts - parts.mean(0)).square().sum(0)
+        return (squares * count / (count - d)).sqrt().view(d, *outputs.shape[1:])
 
     def _mean(self, ratio: Tensor) -> Tensor | float:
         return (ratio / ratio.sum()).unsqueeze(1) if self.centre else 0.0

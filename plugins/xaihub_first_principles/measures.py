@@ -34,6 +34,7 @@ class Points:
     masks: Tensor | None = None  # (n, d) the features that a point shows, for families on masks
     base: Tensor | None = None  # (n,) the replacement used for masked features, for families on masks
     log_density: Tensor = field(default_factory=lambda: torch.zeros(0))  # (n,) log of the expected draws of a mask
+    block: int = 1  # clusters that are balanced together, so that a run should end after whole blocks
     distinct: bool = False  # no point is drawn twice, so a design that covers much of the support has a smaller error
 
     def __len__(self) -> int:
@@ -97,13 +98,17 @@ class MeasureFamily(ABC):
             )
         return owner_weights(points.owner, points.weight, points.count, normalise=self.normalise)
 
+    def stderr(self, points: Points, outputs: Tensor, weights: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return standard errors, of the shape of the attribution; None leaves them to a jackknife over clusters."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureResult:
     """An attribution, and what is known about its measure."""
 
     values: Tensor  # (d,) or (d, T) attributions
-    stderr: Tensor  # the same shape: standard errors by a delete-a-group jackknife; 0 if nothing is random
+    stderr: Tensor  # the same shape: standard errors, by default from a jackknife; 0 if nothing is random
     mass: Tensor  # (d,) mu_j(X), the attribution of the constant 1
     variation: Tensor  # (d,) sum of |W|: total variation, or a bound on it if points coincide
     points: int  # number of evaluated points
@@ -140,9 +145,12 @@ def combine(family: MeasureFamily, points: Points, outputs: Tensor) -> MeasureRe
         return weights, weights.T @ outputs[rows]
 
     weights, phi = values(torch.ones(len(points), dtype=torch.bool))
+    stderr = family.stderr(points, outputs, weights)
+    if stderr is None:
+        stderr = _jackknife(points.cluster, lambda rows: values(rows)[1], phi)
     return MeasureResult(
         values=phi,
-        stderr=_jackknife(points.cluster, lambda rows: values(rows)[1], phi) * _finite_population(points),
+        stderr=stderr * _finite_population(points),
         mass=weights.sum(0),
         variation=weights.abs().sum(0),
         points=len(points),

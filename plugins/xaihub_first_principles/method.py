@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Annotated, Any, Literal
 
@@ -20,13 +22,15 @@ from xaihub import (
     Meta,
     Model,
     ParameterError,
+    Passes,
     ResolvedTarget,
     Unless,
     When,
     current_generator,
+    preview,
 )
 from xaihub.masking import Fill, Inpaint, Removal, Segments, baseline_image, make_removal
-from xaihub_first_principles.evaluation import PointOutputs, evaluate_points
+from xaihub_first_principles.evaluation import CHECKS, PointOutputs, evaluate_points
 from xaihub_first_principles.exact_lines import exact_lines_on_image
 from xaihub_first_principles.learned_measures import Header, LearnedMeasure, read_measure
 from xaihub_first_principles.mask_families import ENUMERATE_UP_TO
@@ -35,7 +39,7 @@ from xaihub_first_principles.regions import Regions, make_regions
 from xaihub_first_principles.registry import NAMES, FamilySettings, make_family, using
 
 MOSAICS = 8
-NOISY = 0.25  # standard error, as a fraction of the map's spread, above which a map carries a warning
+NOISY = 0.3  # standard error, as a fraction of the map's spread, above which a map carries a warning
 LEAST = 3  # points per region before a run may stop early: with fewer, the fit leaves too little to judge its error
 BROUGHT = ("features", "baseline", "output", "shifts", "smooth")  # settings that a measure's file determines
 
@@ -72,7 +76,11 @@ class FirstPrinciples(Explainer):
             " probability.",
         ),
     ] = "blur"
-    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes, shared by all shifts.")] = 400
+    budget: Annotated[
+        int,
+        Meta(ge=8, description="Maximum number of forward passes, shared by all shifts."),
+        Passes(tolerance=0.0),
+    ] = 512
     shifts: Annotated[
         int, Meta(ge=1, le=16, description="Number of grids; all but the first are shifted at random.")
     ] = 1
@@ -83,7 +91,7 @@ class FirstPrinciples(Explainer):
             description="Stop when the standard error is below this fraction of the map's spread; 0 spends the budget.",
         ),
         When(family=using("tolerance")),
-    ] = 0.25
+    ] = 0.3
     centre: Annotated[
         bool,
         Meta(description="Subtract the mean score under the base law; ranks are unchanged."),
@@ -145,8 +153,7 @@ class FirstPrinciples(Explainer):
         generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, (), generator=current_generator())))
         removals = self._removals(model, image)
         grids = make_regions(self.features, model, image, shifts=self.shifts, generator=generator)
-        heat = torch.zeros(image.shape[1:], dtype=torch.float64)
-        results, gaps = [], []
+        parts: list[_Part] = []
         budget = self.budget // self.shifts
         for number, grid in enumerate(grids):
             if self._independent:
@@ -156,19 +163,36 @@ class FirstPrinciples(Explainer):
                 centre=self.centre, adjust=self.adjust,
             )  # fmt: skip
             family = make_family(self.family, settings) if learned is None else learned.family(settings)
-            result, gap = self._measure(model, image, target, grid, family, removals, generator, number * budget)
-            values = result.values / grid.features.sizes if family.complete else result.values
-            heat += grid.paint(values, smooth=self.smooth and not family.complete) / len(grids)
-            results.append(result)
-            gaps.append(gap)
-        noise = max(_noise(result) for result in results)
+            make = partial(_Part, grid=grid, complete=family.complete, smooth=self.smooth and not family.complete)
+            show = partial(self._shown, model, parts, make, learned)
+            result, gap = self._measure(model, image, target, grid, family, removals, generator, number * budget, show)
+            parts.append(make(result=result, gap=gap))
+        return self._attribution(model, parts, learned)
+
+    def _shown(
+        self,
+        model: Model,
+        parts: list[_Part],
+        make: Callable[..., _Part],
+        learned: LearnedMeasure | None,
+        found: _Found,
+    ) -> bool:
+        """Show the map of what was evaluated so far; return whether it is good enough."""
+        part = make(result=found()[0], gap=0.0)
+        preview(lambda: self._attribution(model, [*parts, part], learned))
+        return len(part.result.values) * LEAST + LEAST <= part.result.points and part.noise < self.tolerance
+
+    def _attribution(self, model: Model, parts: list[_Part], learned: LearnedMeasure | None) -> Attribution:
+        results = [part.result for part in parts]
+        noise = max(part.noise for part in parts)
         warnings = [_noisy(noise, sum(result.points for result in results))] if noise > NOISY else []
         warnings += self._unused(results)
         if learned is not None and learned.header.model != model.name:
             warnings.append(f"the measure was chosen on {learned.header.model!r}, not on {model.name!r}")
+        gap = abs(sum(part.gap for part in parts) / len(parts))
         return Attribution(
-            values=heat[None, None],
-            completeness_gap=torch.tensor([abs(sum(gaps) / len(gaps))]) if family.complete else None,
+            values=torch.stack([part.heat for part in parts]).mean(0)[None, None],
+            completeness_gap=torch.tensor([gap]) if parts[0].complete else None,
             details=self._details(results, noise) | ({} if learned is None else _origin(learned)),
             warnings=warnings,
         )
@@ -183,6 +207,7 @@ class FirstPrinciples(Explainer):
         removals: list[Removal],
         generator: torch.Generator,
         done: int,
+        show: Callable[[_Found], bool],
     ) -> tuple[MeasureResult, float]:
         """Return the attribution on one grid and the gap in the sum of its values."""
         points = family.points(torch.ones(grid.features.count, dtype=torch.float64), generator)
@@ -209,19 +234,14 @@ class FirstPrinciples(Explainer):
             return target.score(logits, output=self.output)
 
         def enough(found: PointOutputs) -> bool:
-            few = len(found.points) < LEAST * (grid.features.count + 1)
-            return not few and _noise(found.measure(family, score)) < self.tolerance
+            return show(partial(_measured, found, family, score))
 
         found = evaluate_points(
             model, image, points, features=grid.features, removals=removals,
-            enough=enough if self.tolerance > 0 and not points.exact else None, done=done, total=self.budget,
+            enough=None if points.exact else enough, checks=CHECKS if self.tolerance else 1, done=done,
+            total=self.budget,
         )  # fmt: skip
-        result = found.measure(family, score)
-        if not family.complete:
-            return result, 0.0
-        scores = score(found.logits).double()
-        visible = found.points.values.mean(1)
-        return result, float(result.values.sum() - scores[visible == 1].mean() + scores[visible == 0].mean())
+        return _measured(found, family, score)
 
     @property
     def _baselines(self) -> list[str]:
@@ -296,8 +316,41 @@ def _noisy(noise: float, points: int) -> str:
     return f"the standard error is {noise:.0%} of the map's spread: {advice}"
 
 
-def _noise(result: MeasureResult) -> float:
-    """Return the root mean square standard error over the spread of the values."""
-    error = float(result.stderr.nan_to_num(nan=torch.inf).square().mean().sqrt())
-    spread = float(result.values.std()) if len(result.values) > 1 else abs(float(result.values))
-    return 0.0 if error == 0 else min(error / max(spread, 1e-12), 1e6)
+_Found = Callable[[], tuple[MeasureResult, float]]  # the attribution from the points so far, and its gap
+
+
+def _measured(
+    found: PointOutputs, family: MeasureFamily, score: Callable[[Tensor], Tensor]
+) -> tuple[MeasureResult, float]:
+    """Return the attribution, and the gap in the sum of its values."""
+    result = found.measure(family, score)
+    if not family.complete:
+        return result, 0.0
+    scores, visible = score(found.logits).double(), found.points.values.mean(1)
+    return result, float(result.values.sum() - scores[visible == 1].mean() + scores[visible == 0].mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The attribution on one grid."""
+
+    grid: Regions
+    result: MeasureResult
+    gap: float  # in the sum of the values
+    complete: bool  # a region's value is spread evenly over its pixels
+    smooth: bool
+
+    @property
+    def heat(self) -> Tensor:
+        """The (H, W) map."""
+        values = self.result.values / self.grid.features.sizes if self.complete else self.result.values
+        return self.grid.paint(values, smooth=self.smooth)
+
+    @property
+    def noise(self) -> float:
+        """The root mean square standard error of the map over its spread."""
+        errors = self.result.stderr.nan_to_num(nan=1e12)
+        errors = errors / self.grid.features.sizes if self.complete else errors
+        error = float(self.grid.paint_errors(errors, smooth=self.smooth).square().mean().sqrt())
+        spread = float(self.heat.std(correction=0)) if len(self.result.values) > 1 else abs(float(self.result.values))
+        return 0.0 if error == 0 else min(error / max(spread, 1e-12), 1e6)

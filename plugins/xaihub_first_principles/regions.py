@@ -27,6 +27,16 @@ class Regions:
         )
         return rows @ values.view(rows.shape[1], columns.shape[1]) @ columns.T
 
+    def paint_errors(self, errors: Tensor, *, smooth: bool) -> Tensor:
+        """Return the (H, W) standard errors of a painted map, from (d,) independent ones of its values."""
+        if not smooth or self.centres is None:
+            return self.features.spread(errors)
+        rows, columns = (
+            _hats(side, centres).to(errors).square()
+            for side, centres in zip(self.features.size, self.centres, strict=True)
+        )
+        return (rows @ errors.square().view(rows.shape[1], columns.shape[1]) @ columns.T).sqrt()
+
 
 def make_regions(kind: str, model: Model, image: Tensor, *, shifts: int, generator: torch.Generator) -> list[Regions]:
     """Return `shifts` sets of regions: the first as `make_features` returns it, the others on randomly shifted grids.

@@ -18,11 +18,13 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
                 "https://arxiv.org/abs/1806.07421",
             ),
             needs=("black-box",),
-            cost="masks forward passes",
-            limits="Noisy below about 1000 masks. Values rank pixels; they do not sum to the score.",
-            variant="Stated: Eq. 6, the weighted sum of masks divided by the number of masks and the keep probability."
-            " Our choice: 1000 masks by default, drawn for each image from its seed; of values (regression,"
-            " similarity), the mean over the masks is subtracted.",
+            cost="at most masks forward passes, fewer if the tolerance is met",
+            limits="Random masks: the record has the standard error as a fraction of the map's spread. Values rank"
+            " pixels; they do not sum to the score.",
+            variant="Stated: Eq. 6, the weighted sum of masks divided by the number of masks and the keep probability"
+            " (estimator plain). Derived: the default estimator, which has the same expectation and less variance, and"
+            " its standard error. Our choice: at most 1000 masks, ended early by the standard error; of values"
+            " (regression, similarity), the mean over the masks is subtracted.",
             tags=("perturbation",),
         )
     ]

@@ -5,14 +5,31 @@ Notation follows Sec. 3: N masks, each upsampled from an s x s grid whose cells 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
-from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget, current_generator
+from xaihub import (
+    Attribution,
+    Explainer,
+    Meta,
+    Model,
+    Passes,
+    ResolvedTarget,
+    When,
+    current_generator,
+    preview,
+    rounds,
+)
 from xaihub.masking import BaselineName, make_removal, masked_forward_passes
+from xaihub_rise.estimators import Estimate, controlled, plain
+from xaihub_rise.masks import RandomMasks
+
+CHECKS = 8  # how often the standard error is checked during a run
+LEAST = 64  # masks before a run may stop early
 
 
 class RISE(Explainer):
@@ -21,7 +38,11 @@ class RISE(Explainer):
     stochastic = True
     parallel = True
 
-    masks: Annotated[int, Meta(ge=1, description="Number of random masks; each costs one forward pass.")] = 1000
+    masks: Annotated[
+        int,
+        Meta(ge=1, description="Maximum number of random masks; each costs one forward pass."),
+        Passes(tolerance=0.0),
+    ] = 1000
     cell: Annotated[int, Meta(ge=1, description="Cells per side of the coarse grid (s in the paper).")] = 7
     keep: Annotated[float, Meta(gt=0, lt=1, description="Probability that a cell is visible (p in the paper).")] = 0.5
     baseline: BaselineName = "zero"
@@ -29,63 +50,50 @@ class RISE(Explainer):
         Literal["probability", "logit"],
         Meta(description="The class score that weights a mask; the paper uses the probability."),
     ] = "probability"
+    estimator: Annotated[
+        Literal["controlled", "plain"],
+        Meta(
+            description="plain is the paper's Eq. 6 over independent masks; controlled has the same expectation and"
+            " less variance, by opposite pairs of masks and control variates."
+        ),
+    ] = "controlled"
+    tolerance: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Stop when the standard error is below this fraction of the map's spread; 0 draws all masks.",
+        ),
+        When(estimator="controlled"),
+    ] = 0.25
 
     def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Attribution:
-        """Return (1, 1, H, W): Eq. 6, the mean of score times mask, divided by the keep probability.
+        """Return (1, 1, H, W): the mean of score times mask, divided by the keep probability.
 
-        Values have no natural zero, so their mean over the masks is subtracted; otherwise the density of the masks,
-        times that mean, would drown the map.
+        Values have no natural zero, so their mean over the masks is subtracted.
         """
         image = inputs[0]
-        height, width = image.shape[1:]
-        draws = self._draw((height, width))
-        saliency, density = torch.zeros(2, height, width, device=model.device)
-        total = 0.0
-        batches = masked_forward_passes(
-            model,
-            image,
-            draws,
-            removal=make_removal(self.baseline, model, image),
-            expand=lambda part: self._expand(part, (height, width)),
-        )
-        for batch in batches:
-            scores = target.score(batch.outputs, output=self.output)
-            saliency += (scores @ batch.masks.flatten(1)).view(height, width)
-            density, total = density + batch.masks.sum((0, 1)), total + float(scores.sum())
-        if not target.outputs.classify:
-            saliency -= density * total / self.masks
+        law = RandomMasks(size=(image.shape[1], image.shape[2]), cell=self.cell, keep=self.keep)
+        careful = self.estimator == "controlled"
+        draws = law.draw(self.masks, current_generator(), paired=careful)
+        removal = make_removal(self.baseline, model, image)
+        scores = torch.zeros(0)
+        for count in rounds(self.masks, checks=CHECKS if careful and self.tolerance else 1):
+            batches = masked_forward_passes(
+                model, image, draws[len(scores) : count], removal=removal, expand=law.expand,
+                done=len(scores), total=self.masks,
+            )  # fmt: skip
+            scores = torch.cat([scores, *(target.score(batch.outputs, output=self.output).cpu() for batch in batches)])
+            make = controlled if careful else plain
+            estimate = partial(make, law, draws[:count], scores, centred=not target.outputs.classify)
+            if careful and count >= LEAST and count < self.masks and estimate().noise < self.tolerance:
+                break
+            preview(partial(self._attribution, estimate))
+        return self._attribution(estimate)
+
+    def _attribution(self, estimate: Callable[[], Estimate]) -> Attribution:
+        found = estimate()
+        noise = {} if found.noise != found.noise else {"stderr_to_spread": round(found.noise, 4)}  # not if NaN
         return Attribution(
-            values=(saliency / (self.masks * self.keep)).view(1, 1, height, width),
-            details={"baseline": self.baseline, "variant": "RISE Eq. 6"},
+            values=found.values.float()[None, None],
+            details={"baseline": self.baseline, "estimator": self.estimator, "masks": found.masks, **noise},
         )
-
-    def _draw(self, size: tuple[int, int]) -> Tensor:
-        """Draw (N, 2 + s^2) rows: a random shift of less than one cell, and the kept cells."""
-        generator = current_generator()
-        cells = (torch.rand(self.masks, self.cell**2, generator=generator) < self.keep).float()
-        limits = [_cell_pixels(side, self.cell) for side in size]
-        shifts = torch.stack([torch.randint(0, limit, (self.masks,), generator=generator) for limit in limits], dim=1)
-        return torch.cat([shifts.float(), cells], dim=1)
-
-    def _expand(self, draws: Tensor, size: tuple[int, int]) -> Tensor:
-        """Upsample each grid bilinearly to (s + 1) cells' pixels and crop (H, W) at its shift (Sec. 3.2)."""
-        grids = draws[:, 2:].view(-1, 1, self.cell, self.cell)
-        height, width = size
-        # Sampling the enlarged grid at shifted pixel centres equals enlarging and cropping, without the copy.
-        enlarged = [(self.cell + 1) * _cell_pixels(side, self.cell) for side in size]
-        rows = _centres(draws[:, 0], height, enlarged[0])
-        columns = _centres(draws[:, 1], width, enlarged[1])
-        where = torch.stack(
-            [columns.unsqueeze(1).expand(-1, height, -1), rows.unsqueeze(2).expand(-1, -1, width)], dim=-1
-        )
-        return grid_sample(grids, where, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _cell_pixels(side: int, cells: int) -> int:
-    return -(-side // cells)  # rounded up: CH = ceil(H / s)
-
-
-def _centres(shifts: Tensor, side: int, enlarged: int) -> Tensor:
-    """Return (n, side) positions in [-1, 1] of the cropped pixels within the enlarged grid."""
-    pixels = shifts.unsqueeze(1) + torch.arange(side, device=shifts.device) + 0.5
-    return pixels / enlarged * 2 - 1

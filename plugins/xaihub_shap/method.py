@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ResolvedTarget
+from xaihub import Attribution, Explainer, Meta, Model, Passes, ResolvedTarget
 from xaihub.masking import (
     BaselineName,
     Features,
@@ -40,7 +40,9 @@ class PartitionSHAP(Explainer):
     stochastic = True  # shap breaks ties between regions at random
     completeness = True
 
-    evaluations: Annotated[int, Meta(ge=4, description="Maximum number of forward passes (max_evals in shap).")] = 300
+    evaluations: Annotated[
+        int, Meta(ge=4, description="Maximum number of forward passes (max_evals in shap)."), Passes()
+    ] = 300
     features: Annotated[
         str, Meta(description="The smallest regions: grid:14, patches:16, superpixels:50 or pixels.")
     ] = "grid:14"

@@ -14,11 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xaihub import ParameterError
+from xaihub import ParameterError, in_time
 from xaihub.masking import CERTAIN, Coalitions, draw_coalitions, draw_orders, every_coalition, shapley_sizes
 from xaihub.masking import shapley_weights as weights_of
 from xaihub_shapley.gaussian_process import Choice, Posterior, choose_prior, correlations, make_prior, most_informative
 
+Stop = Callable[["Estimate"], bool]  # whether an estimate is good enough
 Game = Callable[[Tensor], Tensor]  # (n, d) coalitions to (n,) scores
 Estimator = Literal["auto", "exact", "interactions", "kernel", "permutation"]
 
@@ -38,6 +39,11 @@ class Estimate:
     evaluated: int  # number of evaluated coalitions
     kind: str  # name of the estimator
 
+    @property
+    def noise(self) -> float:
+        """The root mean square standard error over the spread of the values."""
+        return float(self.stderr.square().mean().sqrt()) / max(float(self.values.std(correction=0)), 1e-12)
+
 
 def estimate(
     game: Game,
@@ -47,8 +53,9 @@ def estimate(
     *,
     kind: Estimator = "auto",
     shapes: Tensor | None = None,
+    enough: Stop = lambda _estimate: False,
 ) -> Estimate:
-    """Estimate Shapley values within a budget of coalitions.
+    """Estimate Shapley values within a budget of coalitions; `interactions` ends early if an estimate is enough.
 
     `auto` is exact if the budget covers all coalitions, else `interactions` up to `LARGEST_BUDGET`, else `kernel`.
     `interactions` is exact too if the budget allows it.
@@ -70,7 +77,7 @@ def estimate(
         return ordered(game, players, budget, generator)
     if kind == "kernel" or (kind == "auto" and budget > LARGEST_BUDGET):
         return regressed(game, players, budget, generator)
-    return interacting(game, players, budget, generator, shapes)
+    return interacting(game, players, budget, generator, shapes, enough)
 
 
 def enumerated(game: Game, players: int) -> Estimate:
@@ -131,7 +138,12 @@ def ordered(game: Game, players: int, budget: int, generator: torch.Generator) -
 
 
 def interacting(
-    game: Game, players: int, budget: int, generator: torch.Generator, shapes: Tensor | None = None
+    game: Game,
+    players: int,
+    budget: int,
+    generator: torch.Generator,
+    shapes: Tensor | None = None,
+    enough: Stop = lambda _estimate: False,
 ) -> Estimate:
     """Fit a smooth game with interactions by Gaussian process regression, and return its Shapley values.
 
@@ -157,7 +169,7 @@ def interacting(
     scores = game(torch.stack([torch.zeros(players), torch.ones(players)])).double()
     choice = Choice()
     prior = make_prior(choice, torch.ones(players, dtype=torch.float64), alike)
-    for upto in _rounds(budget // 2):
+    for upto in in_time(_rounds(budget // 2)):
         pool = 2 * _drawn(players, 2 * (POOL + upto), generator).shown[::2].double() - 1
         if upto <= INFORMATIVE:
             added = most_informative(prior, signs, pool, upto - len(signs))
@@ -168,9 +180,12 @@ def interacting(
         odd = (scores[1::2] - scores[::2]) / 2
         if len(signs) >= FIRST:
             prior, choice = choose_prior(signs, odd, alike, generator, choice)
-    found = Posterior(prior, signs, odd)
-    whole = float(scores[1] - scores[0])
-    return Estimate(values=found.values, stderr=found.stderr, whole=whole, evaluated=len(scores), kind="interactions")
+        fit = Posterior(prior, signs, odd)
+        whole, evaluated = float(scores[1] - scores[0]), len(scores)
+        found = Estimate(values=fit.values, stderr=fit.stderr, whole=whole, evaluated=evaluated, kind="interactions")
+        if 2 * upto < budget - 1 and enough(found):
+            break
+    return found
 
 
 def _rounds(pairs: int) -> list[int]:

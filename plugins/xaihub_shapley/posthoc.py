@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from xaihub import Attribution, Explainer, Meta, Model, ParameterError, ResolvedTarget, current_generator
+from xaihub import (
+    Attribution,
+    Explainer,
+    Meta,
+    Model,
+    ParameterError,
+    Passes,
+    ResolvedTarget,
+    When,
+    current_generator,
+    preview,
+)
 from xaihub.masking import BaselineName, Segments, coalition_scores, make_features, make_removal
 from xaihub_shapley.estimators import LARGEST_BUDGET, Estimate, Estimator, estimate
 from xaihub_shapley.gaussian_process import shapes
@@ -30,7 +41,7 @@ class ShapleyValues(Explainer):
         str, Meta(description="Players to merge, numbered in reading order: 0+1+2,7+8 makes two groups.")
     ] = ""
     baseline: BaselineName = "blur"
-    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes.")] = 1000
+    budget: Annotated[int, Meta(ge=8, description="Maximum number of forward passes."), Passes(tolerance=0.0)] = 1000
     estimator: Annotated[
         Estimator,
         Meta(
@@ -39,6 +50,15 @@ class ShapleyValues(Explainer):
             f" if the budget allows, else interactions up to a budget of {LARGEST_BUDGET}, else kernel."
         ),
     ] = "auto"
+    tolerance: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Stop when the standard error is below this fraction of the values' spread; 0 spends the"
+            " budget.",
+        ),
+        When(estimator=("auto", "interactions")),
+    ] = 0.25
     output: Annotated[
         Literal["logit", "probability"], Meta(description="The score that is distributed over the players.")
     ] = "logit"
@@ -54,31 +74,42 @@ class ShapleyValues(Explainer):
             return coalition_scores(model, image, players, coalitions, removal=removal, score=score)
 
         generator = torch.Generator().manual_seed(int(torch.randint(0, 2**31, (), generator=current_generator())))
-        found = estimate(game, players.count, self.budget, generator, kind=self.estimator, shapes=shapes(players))
-        noise = float(found.stderr.square().mean().sqrt()) / max(float(found.values.std(correction=0)), 1e-12)
-        return Attribution(
-            values=players.spread((found.values / players.sizes).float())[None, None],
-            completeness_gap=torch.tensor([abs(float(found.values.sum()) - found.whole)]),
-            extras={
-                "players": players.labels[None].int(),
-                "shapley_values": found.values[None],
-                "standard_errors": found.stderr[None],
-            },
-            details={
-                "players": players.count,
-                "estimator": found.kind,
-                "coalitions": found.evaluated,
-                "whole": found.whole,
-                "stderr_to_spread": round(noise, 4),
-            },
-            warnings=_warnings(players.count, found, noise),
+        attribution = partial(_attribution, players)
+
+        def enough(found: Estimate) -> bool:
+            preview(partial(attribution, found))
+            return found.evaluated >= FEW * players.count and found.noise < self.tolerance
+
+        found = estimate(
+            game, players.count, self.budget, generator, kind=self.estimator, shapes=shapes(players), enough=enough
         )
+        return attribution(found)
 
 
-def _warnings(players: int, found: Estimate, noise: float) -> list[str]:
+def _attribution(players: Segments, found: Estimate) -> Attribution:
+    return Attribution(
+        values=players.spread((found.values / players.sizes).float())[None, None],
+        completeness_gap=torch.tensor([abs(float(found.values.sum()) - found.whole)]),
+        extras={
+            "players": players.labels[None].int(),
+            "shapley_values": found.values[None],
+            "standard_errors": found.stderr[None],
+        },
+        details={
+            "players": players.count,
+            "estimator": found.kind,
+            "coalitions": found.evaluated,
+            "whole": found.whole,
+            "stderr_to_spread": round(found.noise, 4),
+        },
+        warnings=_warnings(players.count, found),
+    )
+
+
+def _warnings(players: int, found: Estimate) -> list[str]:
     warnings = []
-    if noise > 0.5:
-        warnings.append(f"the standard error is {noise:.0%} of the values' spread: raise the budget")
+    if found.noise > 0.5:
+        warnings.append(f"the standard error is {found.noise:.0%} of the values' spread: raise the budget")
     if found.kind == "interactions" and found.evaluated < FEW * players:
         warnings.append(
             f"{found.evaluated} coalitions are too few to separate {players} players: use fewer players or a larger"

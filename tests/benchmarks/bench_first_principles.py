@@ -30,6 +30,7 @@ from torch import Tensor
 
 import xaihub
 from xaihub import Case, Explanation, Scene, Target
+from xaihub.explainers.budget import Budget, within
 from xaihub.masking import make_removal
 from xaihub_first_principles import mask_families
 from xaihub_first_principles.evaluation import evaluate_points
@@ -163,23 +164,25 @@ def others(image: Tensor, n: int) -> dict[str, xaihub.Explainer]:
     """Return other methods for n forward passes, otherwise at their defaults; on grids of 7 x 7 cells."""
     hub = xaihub.Hub()
     chosen = {
-        "shapley_values": ("shapley_values", {"budget": n, "estimator": "interactions"}),
-        "RISE": ("rise", {"masks": n}),
-        "KernelSHAP": ("kernel_shap", {"samples": n - 2, "features": "grid:7"}),
+        "shapley_values": ("shapley_values", {"estimator": "interactions"}),
+        "RISE": ("rise", {}),
+        "KernelSHAP": ("kernel_shap", {"features": "grid:7"}),
         "Grad-CAM": ("gradcam", {}),
         "occlusion window": ("occlusion", {"window": 32, "stride": stride_of(image, n)}),
         "random": ("control_random", {}),
     }
-    return {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
+    budget = Budget(passes=n)
+    made = {name: hub.get_explainer(kind, **values) for name, (kind, values) in chosen.items()}
+    return {name: one if name == "Grad-CAM" else within(one, budget) for name, one in made.items()}
 
 
 def peers_over_blur(model: xaihub.Model, image: Tensor, options: argparse.Namespace) -> Maps:
     """Other methods with the replacement that the families have; by default they have their papers'."""
     hub, n = xaihub.Hub(), options.budget
     chosen = {
-        "RISE, blur": ("rise", {"masks": n, "baseline": "blur"}),
+        "RISE, blur": ("rise", {"masks": n, "baseline": "blur", "tolerance": 0.0}),
         "KernelSHAP, blur": (
-            "kernel_shap", {"samples": n - 2, "features": "grid:7", "baseline": "blur", "output": "probability"}
+            "kernel_shap", {"samples": n, "features": "grid:7", "baseline": "blur", "output": "probability"}
         ),
         "occlusion window, blur": (
             "occlusion", {"window": 32, "stride": stride_of(image, n), "baseline": "blur", "output": "probability"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from tests.forked import started
+from xaihub.cli import cli
 from xaihub.evaluation.store import RunStore
 
 Run = Callable[..., Result]
@@ -124,10 +126,10 @@ def add_photo(folder: Path, number: int) -> None:
 
 @pytest.fixture
 def evaluate(run: Run, toys: Path, photos: Path) -> Callable[..., dict[str, Any]]:
-    """Run `xaihub evaluate ... --json` with the toys, and return what it printed."""
+    """Run `xaihub evaluate ... --json` with the toys in this process, and return what it printed."""
 
     def invoke(*arguments: str, code: int = 0) -> dict[str, Any]:
-        result = run("--plugin", str(toys), "evaluate", *arguments, "--json", "-q")
+        result = run("--plugin", str(toys), "evaluate", *arguments, "--timeout", "0", "--json", "-q")
         assert result.exit_code == code, result.stderr
         found: dict[str, Any] = json.loads(result.stdout)
         return found
@@ -144,27 +146,35 @@ def scores(folder: str | Path, *metrics: str) -> dict[tuple[str, str, str], floa
     return found
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--timeout", "0"), *(pytest.param(some, marks=pytest.mark.slow) for some in ((), ("--jobs", "2")))],
+    ids=" ".join,
+)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_command_that_is_killed_and_resumed_ends_with_the_rows_of_an_undisturbed_one(
-    evaluate: Callable[..., dict[str, Any]], toys: Path, photos: Path, number: int, status: int
+    evaluate: Callable[..., dict[str, Any]],
+    toys: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: int,
+    options: tuple[str, ...],
 ) -> None:
     for photo in range(4, 12):
         add_photo(photos, photo)
     wanted = ("photos", "-m", "toy", "-e", "toy_noise", "-k", "map_mean", "-k", "pool_sum")
     whole = evaluate(*wanted, "-o", "whole")
-    command = [sys.executable, "-m", "xaihub", "--plugin", str(toys), "evaluate", *wanted, "-o", "killed", "-q"]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "TOY_SECONDS": "0.5"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # A shell's background job ignores Ctrl-C, and its children inherit that; here it must arrive.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    wait_for_rows(Path("killed"), process)
-
-    process.send_signal(number)
-    assert process.wait(timeout=600) == status
+    command = ["--plugin", str(toys), "evaluate", *wanted, "-o", "killed", "-q", *options]
+    monkeypatch.setenv("TOY_SECONDS", "0.2")
+    with started(lambda: cli(command), output=tmp_path / "printed") as process:
+        wait_for_rows(Path("killed"), process)
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        process.join(600)
+        assert process.exitcode == status
+    monkeypatch.delenv("TOY_SECONDS")
 
     before = len(scores("killed"))
     assert 0 < before < whole["totals"]["scores"]
@@ -175,10 +185,10 @@ def test_a_command_that_is_killed_and_resumed_ends_with_the_rows_of_an_undisturb
     assert evaluate("--resume", "killed")["totals"]["scores"] == 0
 
 
-def wait_for_rows(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_rows(folder: Path, process: BaseProcess) -> None:
     deadline = time.monotonic() + 600
     while not (folder / "run.sqlite").is_file() or not stored(folder):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -332,7 +342,10 @@ def test_an_image_that_failed_is_in_every_export_with_its_reason(
     assert set(rows["target"].dropna()) <= {0, 1, 2}
 
 
-def test_a_dry_run_names_what_it_could_not_count(run: Run, toys: Path, photos: Path) -> None:
+def test_a_dry_run_names_what_it_could_not_count(
+    run: Run, toys: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xaihub.evaluation.isolation.SUPPORTED", False)  # without starting a process for the toys
     arguments = ("photos/0.png", *TOY, "-k", "pool_sum", "-k", "map_mean", "--dry-run")
     result = run("--plugin", str(toys), "evaluate", *arguments)
     assert result.exit_code == 0, result.stderr

@@ -300,7 +300,10 @@ def test_what_a_file_changes_in_the_process_is_restored(tmp_path: Path) -> None:
     register_file(hub.host, tmp_path / "mine.py")
     before = Path.cwd(), sys.getrecursionlimit(), torch.get_default_dtype()
 
-    with pytest.warns(UserWarning, match="the recursion limit, the working directory, torch's default dtype; restored"):
+    with pytest.warns(
+        UserWarning,
+        match="changed the recursion limit, the working directory .*, torch's default dtype; restored",
+    ):
         hub.get_explainer("mine")
 
     assert (Path.cwd(), sys.getrecursionlimit(), torch.get_default_dtype()) == before

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.evaluate.toys import config, values
 from xaihub.evaluation.charts import curve_chart, plot
+from xaihub.evaluation.columns import ListedScores
 from xaihub.evaluation.config import Choice
 from xaihub.evaluation.export import export
 from xaihub.evaluation.leaderboard import boards, interval
@@ -53,6 +54,21 @@ def test_parquet_holds_the_same_rows(hub: Hub, photos: Path, store: RunStore, tm
     assert list(pandas.read_parquet(tmp_path / "scores.parquet")["value"]) == [row.value for row in store.rows()]
 
 
+def test_a_partitioned_table_holds_the_same_rows_in_a_file_per_metric(
+    hub: Hub, photos: Path, store: RunStore, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    (photos / "broken.png").write_text("no image")
+    evaluate(hub, make_plan(hub, config(photos)), store)
+    export(store, "parquet", tmp_path / "scores", partitioned=True)
+    assert len(list((tmp_path / "scores").glob("model=toy/metric=*/part-0.parquet"))) == 3
+    found = pandas.read_parquet(tmp_path / "scores").sort_values(["metric", "explainer", "image"])
+    assert list(found["value"]) == [row.value for row in store.rows()]
+    assert list(found["metric"]) == [row.metric for row in store.rows()]
+    assert list(pandas.read_parquet(tmp_path / "scores" / "_failed.parquet")["image"]) == [str(photos / "broken.png")]
+
+
 def test_charts_are_drawn_for_curves_and_costs(hub: Hub, photos: Path, store: RunStore, tmp_path: Path) -> None:
     evaluate(hub, make_plan(hub, config(photos)), store)
     rows = store.rows()
@@ -69,7 +85,7 @@ def test_charts_keep_settings_of_one_method_and_metric_apart(hub: Hub, photos: P
     evaluate(hub, make_plan(hub, config(photos, explainers=explainers, metrics=metrics)), store)
     rows = store.rows()
     (board,) = boards(rows, hub)
-    charts = dict(curve_chart(board, rows))
+    charts = dict(curve_chart(board, ListedScores.of(rows)[0]))
     assert sorted(charts) == ["curve_toy_drawn_label=c", "curve_toy_drawn_label=here_a_b"]
     for figure in charts.values():
         lines = figure.axes[0].get_lines()
@@ -129,5 +145,5 @@ def test_the_axes_of_a_chart_are_the_metrics_own(hub: Hub, photos: Path, store: 
     rows = store.rows()
     (board,) = boards(rows, hub)
     named = replace(board, axes={"toy_drawn": ("depth", "likeness")})
-    (figure,) = dict(curve_chart(named, rows)).values()
+    (figure,) = dict(curve_chart(named, ListedScores.of(rows)[0])).values()
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("depth", "likeness")

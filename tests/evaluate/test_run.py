@@ -209,7 +209,7 @@ def test_photos_of_one_name_get_the_labels_and_masks_of_their_own_folders(
     chosen = config(tmp_path / "twins", labels=str(tmp_path / "labels.csv"), masks=str(tmp_path / "masks"))
     plan = make_plan(hub, chosen)
     assert [plan.labels[image] for image in plan.images] == [2, 1]
-    assert [plan.masks[image].parent.name for image in plan.images] == ["cat", "dog"]
+    assert [Path(plan.masks[image]).parent.name for image in plan.images] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(

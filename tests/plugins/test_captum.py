@@ -147,7 +147,7 @@ def test_feature_ablation_equals_captum_with_the_same_feature_mask(resnet: Model
 
 
 def test_lime_equals_captum_on_pixels(resnet: Model, image: Tensor) -> None:
-    labels = make_features("grid:3", resnet, image[0]).spread(torch.arange(9))
+    labels = make_features("grid:4", resnet, image[0]).spread(torch.arange(16))
 
     # captum measures similarity on pixels; ours is on features, as the paper has it.
     def similarity(_original: Tensor, _perturbed: Tensor, coalition: Tensor, **_others: object) -> float:
@@ -164,7 +164,7 @@ def test_lime_equals_captum_on_pixels(resnet: Model, image: Tensor) -> None:
         expected = lime.attribute(
             image, baselines=0, feature_mask=labels[None, None], n_samples=64, perturbations_per_eval=16
         )
-    explainer = get_explainer("lime", features="grid:3", baseline="zero", samples=64)
+    explainer = get_explainer("lime", features="grid:4", baseline="zero", samples=64, tolerance=0.0)
     torch.testing.assert_close(values(explainer, resnet, image, 5), expected[:, :1], rtol=1e-4, atol=1e-7)
 
 
@@ -192,8 +192,7 @@ def test_kernel_shap_approaches_the_exact_shapley_values(resnet: Model, image: T
         found.values[0], features.spread(exact), rtol=0, atol=0.05 * float(exact.max() - exact.min())
     )
     assert found.metadata["completeness_gap"] < 1e-4 * float(score.abs().max())
-    # 14 coalitions between the empty and the full one: each is asked for once, the ends once more for the gap.
-    assert found.metadata["forward_passes"] == 2**players + 2
+    assert found.metadata["forward_passes"] == 2**players  # each coalition is evaluated once
 
 
 def test_the_toy_values_of_captums_own_tests_come_out(toy: Model) -> None:

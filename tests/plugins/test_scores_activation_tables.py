@@ -32,7 +32,7 @@ from xaihub_scores_activation.reproduction.networks import (
 from xaihub_scores_activation.reproduction.tables import Table, make_table
 from xaihub_scores_activation.shap_importance import shap_importance
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 BARE, LITERAL, TIMES_TEN = Recipe(gated=False), Recipe(), Recipe(score_lr_mult=10)
 DIGITS = Recipe(gain="d", score_lr_mult=10, epochs=60)
 ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(3))
@@ -170,10 +170,13 @@ def test_many_features_need_the_gain() -> None:
 
 
 def test_more_irrelevant_columns_make_the_gain_larger() -> None:
+    seeds = (0, 1, 2)
+
     def gains(name: str) -> Tensor:
-        found = train(tables(name) * 2, [BARE] * len(SEEDS) + [TIMES_TEN] * len(SEEDS), SEEDS * 2)
-        scores = torch.tensor([correct(item, table) for item, table in zip(found, tables(name) * 2, strict=True)])
-        return 100 * (scores[len(SEEDS) :] - scores[: len(SEEDS)])
+        pair = [make_table(name, seed) for seed in seeds] * 2
+        found = train(pair, [BARE] * len(seeds) + [TIMES_TEN] * len(seeds), seeds * 2)
+        scores = torch.tensor([correct(item, table) for item, table in zip(found, pair, strict=True)])
+        return 100 * (scores[len(seeds) :] - scores[: len(seeds)])
 
     few, many = gains("parity_10").median(), gains("parity_16").median()
 

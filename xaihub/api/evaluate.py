@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
-    from xaihub.evaluation.leaderboard import Board
+    from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
+_FILE = re.compile(r"\.ya?ml$|\.onnx$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = (
-    "target", "outputs", "like", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads", "backend",
-    "precision", "limit", "output",
+    "target", "outputs", "like", "text", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads",
+    "backend", "precision", "budget", "limit", "shard", "maps", "output",
 )  # fmt: skip
 # Those that change scores by more than rounding may not change within a run.
 KEPT = ("precision", "backend")
@@ -38,17 +41,23 @@ class Evaluation:
 
     Attributes:
         boards: One leaderboard per model.
-        scores: One row per score.
         totals: What was computed, and what was reused.
         failed: The images that could not be used, with the reason.
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
-    boards: list[Board]
-    scores: pd.DataFrame
+    boards: list[Leaderboard]
     totals: Totals
     failed: Mapping[str, str]
     folder: Path
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per score, read when it is first used."""
+        from xaihub.evaluation.store import RunStore
+
+        with RunStore(self.folder) as store:
+            return store.frame()
 
 
 def evaluate(
@@ -64,12 +73,15 @@ def evaluate(
     only_missing: bool = False,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    engine: str = "local",
+    jobs: int | None = None,
+    address: str = "",
     **plan: Any,
 ) -> Evaluation | Cost:
     """Score explainers with metrics over many images, as `xaihub evaluate` does.
 
     Args:
-        images: Files, folders or globs.
+        images: Files, folders, globs, "imagefolder:FOLDER", tables (.csv), WebDataset shards (.tar), "hf:NAME:SPLIT".
         models: Names of models, or cards.
         explainers: Names of explainers, or registered classes.
         metrics: Names of metrics, or registered classes.
@@ -80,9 +92,12 @@ def evaluate(
         only_missing: With `resume`: do not retry what failed.
         timeout: Limit for one explanation or score by a third-party plugin, which runs in a worker process, in seconds;
             0 for no limit and no worker.
+        engine: Where it is computed: "local", "ray", or an engine of a plugin.
+        jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
+        address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, labels, masks, boxes, seed, device, batch_size, threads, backend, precision, limit, output: as the
-            options of the command.
+        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, threads, backend, precision,
+            budget, limit, shard, maps, output: as the options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -91,6 +106,7 @@ def evaluate(
 
         xaihub.evaluate("photos/", explainers=["gradcam", "rise"], metrics="insertion", output="runs/first").boards
     """
+    from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.plan import load_models, make_plan
     from xaihub.evaluation.run import evaluate as run
@@ -116,6 +132,7 @@ def evaluate(
     folder = resume or made.output
     if not folder and not dry_run:
         raise ParameterError("no output folder for the run", hint="add output='runs/first'")
+    workers = make_engine(hub, engine, jobs=jobs, address=address, device=made.device)
     work = make_plan(hub, made, file)
     loaded = load_models(hub, work, file)
     if dry_run:
@@ -124,10 +141,9 @@ def evaluate(
         with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
             return estimate(hub, work, store, loaded)
     with RunStore(folder, create=not resume) as store:
-        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout)
+        totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout, engine=workers)
         return Evaluation(
-            boards=boards(store.rows(), hub, work.labels),
-            scores=store.frame(),
+            boards=boards(store.scores(), hub, work.labels),
             totals=totals,
             failed=store.failed_images(),
             folder=store.folder,
@@ -179,7 +195,9 @@ def planned(
                     hint="evaluate into a new run",
                 )
             setattr(made, name, scalars[name])
-    made.like = [str(path) for path in made.like]
+    for name in ("like", "text"):  # in Python, one may be given without a list
+        items = getattr(made, name)
+        setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
     if no_controls:
         made.controls = False
     if made.backend == "auto":  # what it stands for here is part of the plan
@@ -218,9 +236,19 @@ def _update_lists(
 def _rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
-    config.images = list(dict.fromkeys(path if path == "-" else rooted(path) for path in config.images))
-    models = (rooted(name) if name.lower().endswith((".yaml", ".yml")) else name for name in config.models)
+    config.images = list(dict.fromkeys(map(_image_path, config.images)))
+    models = (rooted(name) if _FILE.search(name) else name for name in config.models)
     config.models = list(dict.fromkeys(models))
     config.like = [rooted(path) for path in config.like]
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
+
+
+def _image_path(path: str) -> str:
+    from xaihub.evaluation.huggingface import HF
+    from xaihub.evaluation.listing import CLASSES
+
+    if path == "-" or path.startswith(HF):
+        return path
+    kind = CLASSES if path.startswith(CLASSES) else ""
+    return kind + os.path.abspath(path.removeprefix(kind))  # noqa: PTH100 - as above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.evaluation.isolation import Isolation
+from xaihub.explainers.budget import Budget, budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
@@ -19,8 +21,7 @@ from xaihub.images import SourceImage, load_image
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.process import fenced
-from xaihub.models.similarity import like as similar
+from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ def load_model(
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     runtime: Runtime | None = None,
 ) -> Model:
     """Load a model by name: a zoo model, a model card, or any classifier of timm or torchvision.
@@ -51,6 +53,7 @@ def load_model(
         layer=layer,
         options=options,
         outputs=outputs,
+        input=input,
         runtime=runtime,
     )
 
@@ -88,7 +91,10 @@ def explain(
     explainer: str | type[Explainer] | Explainer = DEFAULT_EXPLAINER,
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
+    text: str | Sequence[str] = (),
+    page: int | None = None,
     seed: int = 0,
+    budget: Budget | str | float | None = None,
     device: str = "auto",
     **values: Any,
 ) -> Explanation:
@@ -104,7 +110,11 @@ def explain(
             which returns one score per image, or a `xaihub.Head`.
         like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
             than the second of two.
+        text: A text, or a list of texts, as classes of a model with a text encoder.
+        page: The page of a file with several pages or frames, from 1.
         seed: Seed of every random choice.
+        budget: Passes for the explanation (500), or seconds ("10s") in which a method that can do so refines its map;
+            it has no effect on methods that cannot choose their number of passes. A backward pass counts as two.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.
 
@@ -119,12 +129,12 @@ def explain(
     from xaihub.images import sample_photo
 
     loaded = as_model(model, device=device)
-    method = instance(Explainer, get_explainer, explainer, values)
-    if like is not None:
-        loaded = similar(loaded, like if isinstance(like, (list, tuple)) else [like])
+    (method,) = budgeted([instance(Explainer, get_explainer, explainer, values)], budget)
+    references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
+    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
-    image = load_image(sample_photo() if source is None else source)
+    image = load_image(sample_photo() if source is None else source, page=page)
     return _Input(loaded, image).explain(method, target, seed)
 
 
@@ -148,7 +158,7 @@ class _Input:
     @cached_property
     def prepared(self) -> tuple[Tensor, Geometry]:
         """The (1, C, H, W) input, and how the image was scaled and cropped."""
-        inputs, geometry = self.model.prepare(self.image.rgb)
+        inputs, geometry = self.model.prepare(self.image)
         return inputs.unsqueeze(0), geometry
 
     @cached_property
@@ -157,17 +167,30 @@ class _Input:
         with self.model.untouched():
             return self.model.predict(self.prepared[0])
 
+    @contextmanager
+    def previewing(self, preview: Callable[[Outcome], None] | None, outcome: Callable[..., Outcome]) -> Iterator[None]:
+        """Call `preview` with each preliminary map of the model inside, with its image."""
+        runtime, before = self.model.runtime, self.model.runtime.preview
+        if preview is not None:
+            geometry = self.prepared[1]
+            runtime.preview = lambda found: preview(outcome(explanation=found.with_image(self.image, geometry)))
+        try:
+            yield
+        finally:
+            runtime.preview = before
+
     def explain(
         self, explainer: Explainer, target: str | int | Target | None, seed: int, isolation: Isolation | None = None
     ) -> Explanation:
         inputs, geometry = self.prepared
+        image = self.model.preprocessing.shown(self.image)
         logits = None if explainer.plain_first else self.logits
         if isolation is None:
             found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
         else:
             wanted = Target.parse(target, self.model.classes, self.model.outputs)
             found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)
-        return found.with_image(self.image, geometry)
+        return found.with_image(image, geometry)
 
 
 def explain_many(
@@ -176,14 +199,19 @@ def explain_many(
     sources: Iterable[str],
     *,
     target: str | None = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
+    preview: Callable[[Outcome], None] | None = None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
+    `page` is the page of each file, from 1.
+
     With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
-    `watch` is called with a description of each step before it starts.
+    `watch` is called with a description of each step before it starts, and `preview` with each preliminary map of a
+    method that refines its map within a budget of seconds.
 
     Raises:
         XaihubError: Immediately, if a model does not have the target.
@@ -194,7 +222,7 @@ def explain_many(
     def outcomes(isolation: Isolation) -> Iterator[Outcome]:
         for source in sources:
             try:
-                image = load_image(source)
+                image = load_image(source, page=page)
             except XaihubError as error:
                 yield Outcome(source=source, model="", explainer="", error=error)
                 continue
@@ -204,7 +232,7 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        with fenced(explainer):
+                        with seen.previewing(preview, outcome):
                             made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)

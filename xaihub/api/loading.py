@@ -38,6 +38,7 @@ def load_models(
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     backend: str = AUTO,
@@ -56,6 +57,7 @@ def load_models(
             classes=classes,
             layer=layer,
             outputs=outputs,
+            input=input,
             runtime=Runtime(
                 batch_size=batch_size, threads=threads, backend=backend, precision=precision, progress=progress
             ),

@@ -15,11 +15,12 @@ from torch import Tensor
 from xaihub.api.loading import listed, loaded_models, made
 from xaihub.api.registration import default_hub
 from xaihub.errors import InputError, XaihubError
-from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL
+from xaihub.evaluation.isolation import Isolation
+from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.images import load_image
 from xaihub.matching import matched
 from xaihub.models.model import Model
-from xaihub.models.process import fenced
+from xaihub.models.prompts import aimed
 from xaihub.ranking.explainer import GlobalExplainer
 from xaihub.ranking.explanation import GlobalExplanation
 
@@ -62,7 +63,7 @@ class Photos:
     def prepare(self, source: str) -> Tensor:
         """Return the (C, H, W) input of one file."""
         found = self._kept.get(source)
-        return self.model.prepare(load_image(source).rgb)[0] if found is None else found
+        return self.model.prepare(load_image(source))[0] if found is None else found
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (b, C, H, W) batches in the order of `sources`."""
@@ -94,6 +95,8 @@ def rank(
     labels: str | Path | None = None,
     seed: int = 0,
     combine: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+    text: str | Sequence[str] = (),
     **loading: Any,
 ) -> list[GlobalExplanation]:
     """Rank the features that models as a whole rely on, as `xaihub rank` does.
@@ -106,7 +109,11 @@ def rank(
         labels: A CSV file with the classes of the images (file, label).
         seed: Seed of every random choice.
         combine: Return each explainer's rankings of all models as one, with intervals, as seeds of one training.
-        loading: For models given by name: device, checkpoint, classes, layer, batch_size, threads, backend, precision.
+        timeout: Limit for one ranking by a third-party plugin, which runs in a worker process, in seconds; 0 for no
+            limit and no worker.
+        text: Texts, as classes of models with a text encoder.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, threads,
+            backend, precision.
 
     Returns:
         One ranking per model and global explainer, or one per global explainer with `combine`.
@@ -122,10 +129,11 @@ def rank(
 
     hub = default_hub()
     methods = made(GlobalExplainer, hub.global_explainers, hub.get_global_explainer, listed(explainers), params)
-    networks = loaded_models(listed(models), **loading)
+    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
     sources = find_images([os.fspath(item) for item in listed(images)]) if images else []
     outcomes = []
-    for outcome in rank_models(networks, methods, sources, labels=None if labels is None else str(labels), seed=seed):
+    table = None if labels is None else str(labels)
+    for outcome in rank_models(networks, methods, sources, labels=table, seed=seed, timeout=timeout):
         if outcome.error is not None:
             raise outcome.error
         outcomes.append(outcome)
@@ -141,6 +149,7 @@ def rank_models(
     *,
     labels: str | None = None,
     seed: int = 0,
+    timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
 ) -> Iterator[RankOutcome]:
     """Rank the features of every model with every global explainer; one failure does not stop the rest.
@@ -151,24 +160,25 @@ def rank_models(
         sources: Image files; may be empty if no explainer needs images.
         labels: A CSV file with the images' classes, or None.
         seed: Seed of every random choice.
+        timeout: Limit for one ranking by a third-party plugin, in seconds (see `Isolation`).
         watch: Called with a description of each step before it starts.
 
     Raises:
         InputError: The labels cannot be read, or do not cover the images.
     """
-    for model in models:
-        photos = Photos.read(model, sources, watch)
-        truth = None if labels is None else labels_of(photos.sources, model.classes, labels)
-        for explainer in explainers:
-            watch(f"{explainer.name} on {model.name}")
-            outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
-            try:
-                with fenced(explainer):
-                    made = explainer.explain(model, photos, truth, seed=seed)
-            except XaihubError as error:
-                yield outcome(error=error)
-                continue
-            yield outcome(explanation=made)
+    with Isolation(timeout=timeout) as isolation:
+        for model in models:
+            photos = Photos.read(model, sources, watch)
+            truth = None if labels is None else labels_of(photos.sources, model.classes, labels)
+            for explainer in explainers:
+                watch(f"{explainer.name} on {model.name}")
+                outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
+                try:
+                    made = isolation.rank(explainer, model, photos, truth, sources=photos.sources, seed=seed)
+                except XaihubError as error:
+                    yield outcome(error=error)
+                    continue
+                yield outcome(explanation=made)
 
 
 def labels_of(sources: Sequence[str], classes: Sequence[str], file: str) -> Tensor:

@@ -20,6 +20,7 @@ COMMANDS = {
     "models": ("models:models", "Download models for machines without a network."),
     "plugins": ("plugins:plugins", "Create, install, check and remove plugins."),
     "rank": ("rank:rank", "Rank the features that a model as a whole relies on."),
+    "report": ("report:report", "Write a run as one HTML file to share."),
     "reproduce": ("reproduce:reproduce", "Re-run a published experiment."),
     "show": ("show:show", "Show an explainer, metric, model and so on."),
     "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
@@ -58,6 +59,7 @@ def cli(ctx: click.Context) -> None:
       xaihub explain cat.jpg -m resnet50 -e rise       another model and explainer
       xaihub compare cat.jpg -e gradcam -e rise        several explainers in one figure
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
+      xaihub report runs/a                             the run as one HTML file to share
       xaihub train photos/ -o runs/mine                fine-tune a model on your own classes
       xaihub list explainers                           all explainers
       xaihub show rise                                 parameters, cost and limits of one

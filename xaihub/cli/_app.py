@@ -33,10 +33,12 @@ class App:
 
     @cached_property
     def hub(self) -> Hub:
-        """The hub."""
+        """The hub; what went wrong while it was made is told before the command may end in the same way."""
         from xaihub.hub import Hub
 
-        return self._hub or Hub()
+        hub = self._hub or Hub()
+        _warn(hub.host)
+        return hub
 
     @property
     def has_hub(self) -> bool:
@@ -73,9 +75,13 @@ class App:
     def report_warnings(self) -> None:
         """Print each plugin problem once, on stderr."""
         if "hub" in self.__dict__:
-            for warning in dict.fromkeys(self.hub.host.warnings):
-                say(f"warning: {warning}")
-            self.hub.host.warnings.clear()
+            _warn(self.hub.host)
+
+
+def _warn(host: PluginHost) -> None:
+    for warning in dict.fromkeys(host.warnings):
+        say(f"warning: {warning}")
+    host.warnings.clear()
 
 
 class Commands(UserDict[str, Any]):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,14 +15,17 @@ from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
-from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
+from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.params import Precision
+
+if TYPE_CHECKING:
+    from xaihub.explainers.heat import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
 LAST = (
-    "settings", "seed", "device", "batch_size", "threads", "backend", "precision", "output", "terminal", "as_json",
-    "quiet", "verbose",
+    "settings", "budget", "seed", "device", "batch_size", "threads", "backend", "precision", "output", "terminal",
+    "as_json", "quiet", "verbose",
 )  # fmt: skip
 
 
@@ -111,7 +114,8 @@ MODEL = named(
     "models",
     "-m",
     "--model",
-    text="Zoo model (see 'xaihub list models'), model card (.yaml), or any timm, hf-hub: or torchvision/ name",
+    text="Zoo model (see 'xaihub list models'), model card (.yaml), any timm, hf-hub: or torchvision/ name, or your"
+    " function that returns a Model (model.py:build)",
 )
 PARAM = Opt(
     "Set a parameter of every selected explainer, metric or objective that has NAME, or only of WHO; repeatable.",
@@ -136,6 +140,10 @@ LIKE = Opt(
     "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
     metavar="IMAGE",
 )  # fmt: skip
+TEXT = Opt(
+    "Score this text instead of a class, with a model that has a text encoder; the texts are the classes; repeatable.",
+    metavar="PROMPT",
+)
 HEAD = Opt(
     "Head that turns what the network returns into scores (see 'xaihub list heads').", metavar="NAME",
     show_default=False, shell_complete=_complete("heads"),
@@ -145,14 +153,29 @@ OUTPUTS = Opt(
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
 )  # fmt: skip
+PAGE = Opt(
+    "Page or frame of an image file that has several; default: the first, and a note says so.", metavar="N",
+    type=click.IntRange(1),
+)  # fmt: skip
+INPUT = Opt(
+    "Set size, mean, std, range, interpolation, crop_pct or crop_mode of the model's preprocessing (mean=0.5,0.5,0.5),"
+    " or the bands of an array that figures show (bands=4,3,2); repeatable.",
+    "--input", metavar="NAME=VALUE", callback=parse_settings,
+)  # fmt: skip
+BUDGET = Opt(
+    "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
+    " counts as two. Methods that cannot choose their number of passes are named.",
+    metavar="N|SECONDSs",
+)  # fmt: skip
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
-LIMIT = Opt(
-    "Limit for one explanation or score by a third-party plugin, which runs in a process of its own; 0: no limit, and"
-    " in this process.",
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0),
+_LIMIT = (
+    "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"
 )
+LIMIT = Opt(f"{_LIMIT}.", "--timeout", metavar="SECONDS", type=click.FloatRange(0))
+LIMIT_OF_SEVERAL = Opt(
+    f"{_LIMIT}; default: {DEFAULT_TIMEOUT:g}, or 0 for a single result.", "--timeout", metavar="SECONDS",
+    type=click.FloatRange(0), show_default=False,
+)  # fmt: skip
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )
@@ -177,6 +200,7 @@ class ModelOptions(Display):
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
     outputs: Annotated[str, OUTPUTS] = ""
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None
@@ -196,6 +220,19 @@ class ExplainOptions(ModelOptions):
     explainers: Annotated[tuple[str, ...], EXPLAINER] = (DEFAULT_EXPLAINER,)
     target: Annotated[str | None, TARGET] = None
     smooth: Annotated[bool | None, Opt("Smooth the drawn map, never its values; default: if it is pixelwise.")] = None
+    colormap: Annotated[
+        str | None, Opt("Colour map of matplotlib; default: inferno, or coolwarm for signed maps.", metavar="NAME")
+    ] = None
+    alpha: Annotated[float, Opt("Opacity of the strongest colours over the image.", type=click.FloatRange(0, 1))] = 0.75
+    html: Annotated[bool, Opt("Also write an HTML page per image, with all maps side by side.")] = False
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    page: Annotated[int | None, PAGE] = None
+    budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
+
+    @property
+    def drawing(self) -> Drawing:
+        """How maps are drawn."""
+        return {"smooth": self.smooth, "colormap": self.colormap, "alpha": self.alpha}

@@ -16,7 +16,7 @@ import click
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xaihub.evaluation.leaderboard import Board, Entry
+    from xaihub.evaluation.board import Board, Entry
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
@@ -172,16 +172,22 @@ def cell(value: Any) -> str:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Show one progress bar on stderr, unless it is not a terminal or `quiet` is set."""
+def progress(*, quiet: bool, unit: str = "images") -> Iterator[Progress]:
+    """Show one progress bar on stderr, with `unit` per second, unless it is not a terminal or `quiet` is set."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
+
+    start = (TextColumn("{task.description}", markup=False), BarColumn())
+    columns = (*start, MofNCompleteColumn(), Speed(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(bar)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
@@ -16,6 +16,7 @@ from xaihub.cli._app import App
 from xaihub.cli._options import (
     BACKEND,
     BATCH_SIZE,
+    BUDGET,
     DEVICE,
     EXPLAINER,
     LIKE,
@@ -28,12 +29,13 @@ from xaihub.cli._options import (
     PRECISION,
     SEED,
     TARGET,
+    TEXT,
     THREADS,
     Display,
     Opt,
     options,
 )
-from xaihub.cli._output import passes, progress, put, put_board, put_json, say, table
+from xaihub.cli._output import note, passes, progress, put, put_board, put_json, say, table
 from xaihub.hub import DEFAULT_TIMEOUT
 from xaihub.params import Precision
 
@@ -55,6 +57,7 @@ class EvaluateOptions(Display):
     target: Annotated[str | None, TARGET] = None
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
+    text: Annotated[tuple[str, ...], TEXT] = ()
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -68,8 +71,21 @@ class EvaluateOptions(Display):
     threads: Annotated[int | None, THREADS] = None
     backend: Annotated[str | None, BACKEND] = None
     precision: Annotated[Precision | None, PRECISION] = None
+    budget: Annotated[str | None, BUDGET] = None
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    shard: Annotated[str | None, Opt("Use only part I of N of the images, by their checksums.", metavar="I/N")] = None
+    maps: Annotated[
+        Literal["f32", "f16", "none"] | None,
+        Opt("Precision of stored maps, or none; default: f32. Scores never depend on it.", show_default=False),
+    ] = None
+    engine: Annotated[
+        str, Opt("Where to compute: local, ray or an engine of a plugin (see 'xaihub list engines').", metavar="NAME")
+    ] = "local"
+    jobs: Annotated[
+        int | None, Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
+    ] = None
+    address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
     config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
@@ -97,6 +113,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
       xaihub evaluate --resume runs/first -e shap
     """
     from xaihub.api.evaluate import planned
+    from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.plan import load_models, make_plan
     from xaihub.evaluation.store import RunStore
 
@@ -118,7 +135,10 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     )
     if not given.dry_run and not given.resume and not config.output:
         raise click.UsageError("no output folder for the run; add -o FOLDER")
+    engine = make_engine(app.hub, given.engine, jobs=given.jobs, address=given.address, device=config.device)
     plan = make_plan(app.hub, config, file)
+    for reason in plan.notes:
+        note(given.quiet)(reason)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
         _estimate(app.hub, plan, models, as_json=given.as_json)
@@ -128,13 +148,16 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
     from xaihub.evaluation.run import evaluate as run
 
     with RunStore(given.resume or config.output, create=not given.resume) as store:
-        with progress(quiet=given.quiet) as bar:
+        with progress(quiet=given.quiet, unit="explanations") as bar:
             retry = not given.only_missing
-            totals = run(app.hub, plan, store, models, retry=retry, timeout=given.timeout, watch=bar.report)
-        rows = store.rows()
-        tables = boards(rows, app.hub, plan.labels)
-        charts = plot(tables, rows, store.folder / "charts")
+            totals = run(
+                app.hub, plan, store, models, retry=retry, timeout=given.timeout, engine=engine, watch=bar.report
+            )
+        scores = store.scores()
+        tables = boards(scores, app.hub, plan.labels)
+        charts = plot(tables, scores, store.folder / "charts")
         failures = store.failed_images()
+        reasons = _reasons(store.stream(failed=True)) if totals.failed else []
     if given.as_json:
         put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
     else:
@@ -151,7 +174,6 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         # An error about reading an image already names it.
         say(f"error: {reason}" if source in reason else f"error: {source}: {reason}")
     if totals.failed:
-        reasons = _reasons(rows)
         for line in reasons:
             say(f"error: {line}")
         which = f"; list them: xaihub export {given.resume or config.output} --format json" if reasons else ""
@@ -159,7 +181,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         raise click.exceptions.Exit(1)
 
 
-def _reasons(rows: Sequence[ScoreRow]) -> list[str]:
+def _reasons(rows: Iterable[ScoreRow]) -> list[str]:
     """Return why each metric or explainer failed, how often, and on which image first."""
     failed = {(row.metric if row.record else row.explainer, row.error, row.key): row.image for row in rows if row.error}
     counts = Counter(pair[:2] for pair in failed)
@@ -182,14 +204,16 @@ def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -
     rows = [part._asdict() for part in cost.parts]
     if as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
-                  "seconds": cost.seconds, "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
+                  "seconds": cost.seconds, "record_bytes": cost.record_bytes, "map_bytes": cost.map_bytes,
+                  "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip
         return
     put(table([{**row, "seconds": f"{row['seconds']:.2f}"} for row in rows], names))
     put(
         f"\n{cost.images} images, {len(plan.explainers)} explainers, {len(plan.metrics)} metrics,"
         f" {len(plan.config.models)} models: about {passes(cost.forward_passes, 'forward')},"
         f" {passes(cost.backward_passes, 'backward')}, {cost.seconds / 60:.1f} minutes"
-        f" (measured on the first image, times {cost.images})"
+        f" (measured on the first image, times {cost.images});"
+        f" {cost.record_bytes / 2**20:,.1f} MiB of records, {cost.map_bytes / 2**20:,.1f} MiB of maps"
     )
     for who, reason in cost.unknown.items():
         say(f"note: {who} is not included: {reason}")

@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import ExplainOptions, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, Opt, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, limit_of, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xaihub.api.explain import Outcome
     from xaihub.explainers.explanation import Explanation
+
+
+KINDS = ("png", "npy", "npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllOptions(ExplainOptions):
+    """For how long to run at most, and what to write in addition."""
+
+    timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+    save: Annotated[
+        tuple[str, ...],
+        Opt(
+            "Also write the map at the original image's size: png (overlay without legend), npy (values) or npz (values"
+            " and pixel sets); repeatable.",
+            type=click.Choice(KINDS),
+        ),
+    ] = ()
 
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@options(ExplainOptions)
+@options(AllOptions)
 @click.pass_obj
-def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None:
+def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     """Explain images: which pixels support a class?
 
     IMAGE is a file, a folder, a glob, or - for standard input (default: the sample photo). Three files are written per
     image, model and explainer: the overlay (.png), the values (.safetensors) and a JSON record of how they were made.
     With -t their names end with the class, so that the results for several classes are kept.
-    Methods that find sets of pixels, such as convad, add a figure of them (__sets.png).
+    Methods that find sets of pixels, such as convad, add a figure of them (__sets.png). --save adds the map at the
+    original image's size (__map.png, .npy, .npz), --html a page per image that opens offline.
 
     \b
     Examples:
       xaihub explain cat.jpg
       xaihub explain cat.jpg dogs/ -m resnet50 -e gradcam -e integrated_gradients -t "Egyptian cat" -o out/
       xaihub explain cat.jpg -e rise -p masks=2000 -p cell=8 --seed 1 --json
+      xaihub explain cat.jpg -e rise -e shapley_values --budget 10s
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
+      xaihub explain cat.jpg -e gradcam -e rise --html --colormap viridis --alpha 0.6 --save npz
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
     """
     from xaihub.images import find_images, sample_photo
@@ -42,47 +66,80 @@ def explain(app: App, /, images: tuple[str, ...], given: ExplainOptions) -> None
     sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
+    from xaihub.api.compare import Comparison
     from xaihub.api.explain import explain_many
-    from xaihub.api.parameters import make
+    from xaihub.explainers.heat import check_drawing
     from xaihub.images.naming import OutputNames
 
-    hub = app.hub
-    specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
-    beside = [hub.heads.get(name) for name in heads]
-    explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
-    made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
+    check_drawing(given.drawing)
+    explainers, load = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
-        models = load_models(hub, given, bar.step)
-        models = [model.with_head(head) for model in models for head in made] or models
+        models = load(bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
-        for outcome in explain_many(models, explainers, sources, target=given.target, seed=given.seed, watch=bar.watch):
-            done += 1
-            if outcome.error is not None:
-                failed += 1
-                codes.add(outcome.error.exit_code)
-                who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
-                # An error about reading an image already names it.
-                say(f"error: {outcome.source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
-                put_record({"source": outcome.source, "explainer": outcome.explainer, "error": str(outcome.error)})
-            elif outcome.explanation is not None:
-                stem = place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
-                drawn = _save(outcome.explanation, stem, given.smooth)
-                put_record({"source": outcome.source, **drawn, **outcome.explanation.to_dict()})
+        limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
+
+        def stem_of(outcome: Outcome) -> Path:
+            return place.path(names.stem(outcome.model, outcome.explainer, outcome.source))
+
+        def show(outcome: Outcome) -> None:
+            if outcome.explanation is not None:
+                _save(outcome.explanation, stem_of(outcome), given)
+                record = outcome.explanation.metadata
+                note(given.quiet)(
+                    f"{outcome.explainer}: preliminary map after {record['seconds']:.1f} s and"
+                    f" {passes(record['forward_passes'], 'forward')}"
+                )
+
+        outcomes = explain_many(
+            models,
+            explainers,
+            sources,
+            target=given.target,
+            page=given.page,
+            seed=given.seed,
+            timeout=limit,
+            watch=bar.watch,
+            preview=show,
+        )
+        for source, group in groupby(outcomes, key=lambda outcome: outcome.source):
+            page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
+            for outcome in group:
+                done += 1
+                if outcome.error is not None:
+                    failed += 1
+                    codes.add(outcome.error.exit_code)
+                    kept.failures.append(outcome)
+                    who = f"{outcome.explainer} on {outcome.model}" if outcome.explainer else ""
+                    # An error about reading an image already names it.
+                    say(f"error: {source}: {who}: {outcome.error}" if who else f"error: {outcome.error}")
+                    put_record({"source": source, "explainer": outcome.explainer, "error": str(outcome.error)})
+                elif outcome.explanation is not None:
+                    kept.explanations[0] += [outcome.explanation] if given.html else []
+                    files = _save(outcome.explanation, stem_of(outcome), given)
+                    files |= {"html": str(page)} if given.html else {}
+                    put_record({"source": source, **files, **outcome.explanation.to_dict()})
+                    if not given.as_json:
+                        _show(outcome.explanation, files["png"], given)
+            if kept.explanations[0]:
+                kept.save(page, **given.drawing)
                 if not given.as_json:
-                    _show(outcome.explanation, drawn["png"], given)
+                    put(str(page))
     if failed:
         if len(sources) > 1:
             say(f"{failed} of {done} explanations failed; the rest are in {given.output}")
         raise click.exceptions.Exit(min(codes) if failed == done else 1)
 
 
-def _save(explanation: Explanation, stem: Path, smooth: bool | None) -> dict[str, str]:
-    """Write values, record and figures; return the paths of the figures."""
+def _save(explanation: Explanation, stem: Path, given: AllOptions) -> dict[str, str]:
+    """Write values, record and figures; return the paths of the figures and of the map's further files."""
     explanation.save(stem)
-    drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png"), smooth=smooth))}
+    drawn = {"png": str(explanation.save_png(stem.with_name(f"{stem.name}.png"), **given.drawing))}
     sets = explanation.save_sets_png(stem.with_name(f"{stem.name}__sets.png"))
-    return drawn | ({"sets_png": str(sets)} if sets else {})
+    drawn |= {"sets_png": str(sets)} if sets else {}
+    for kind in dict.fromkeys(given.save):
+        drawn[f"map_{kind}"] = str(explanation.save(stem.with_name(f"{stem.name}__map.{kind}"), **given.drawing))
+    return drawn
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
@@ -107,4 +164,4 @@ def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
     if given.terminal:
         from xaihub.explainers.rendering import overlay
 
-        draw(overlay(explanation, smooth=given.smooth))
+        draw(overlay(explanation, **given.drawing))

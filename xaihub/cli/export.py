@@ -19,8 +19,9 @@ from xaihub.cli._output import put, say
     show_default=True,
     help="File format ('parquet' needs xaihub[parquet]).",
 )
+@click.option("--partitioned", is_flag=True, help="For parquet: a folder with one file per model and metric.")
 @click.option("-o", "--output", metavar="FILE", help="Output file; default: stdout, for csv and json.")
-def export(run: str, format_: str, output: str | None) -> None:
+def export(run: str, format_: str, partitioned: bool, output: str | None) -> None:
     """Export a run's scores.
 
     The table has one row per score, plus one row per failed image.
@@ -29,12 +30,15 @@ def export(run: str, format_: str, output: str | None) -> None:
     Examples:
       xaihub export runs/first --format csv > scores.csv
       xaihub export runs/first --format parquet -o scores.parquet
+      xaihub export runs/first --format parquet --partitioned -o scores/
     """
     from xaihub.evaluation.export import export as write
     from xaihub.evaluation.store import RunStore
 
+    if partitioned and format_ != "parquet":
+        raise click.UsageError("--partitioned requires --format parquet")
     with RunStore(run) as store:
-        text = write(store, format_, Path(output) if output else None)
+        text = write(store, format_, Path(output) if output else None, partitioned=partitioned)
     put(text.rstrip("\n") if text is not None else str(output))
 
 
@@ -54,7 +58,7 @@ def merge(runs: tuple[str, ...], output: str) -> None:
 
     merged, aside = join(runs, output)
     with merged:
-        say(f"{len(merged.rows())} scores from {len(runs)} runs")
+        say(f"{merged.count()} scores from {len(runs)} runs")
     if aside:
         say(
             f"note: {aside} conflicting scores are hidden, because the runs differ in images, masks, boxes, seed,"

@@ -16,6 +16,7 @@ COLUMNS = {
     "objectives": ("name", "cost", "summary"),
     "backends": ("name", "summary"),
     "baselines": ("name", "summary"),
+    "engines": ("name", "summary"),
     "models": ("name", "weights", "summary"),
     "adapters": ("name", "summary"),
     "reproductions": ("name", "summary"),

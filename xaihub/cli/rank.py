@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import ModelOptions, Opt, named, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, TEXT, ModelOptions, Opt, named, options
 from xaihub.cli._output import note, passes, progress, put, put_json, say, table
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, limit_of, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ class RankOptions(ModelOptions):
         DEFAULT_GLOBAL_EXPLAINER,
     )
     labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
+    text: Annotated[tuple[str, ...], TEXT] = ()
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
+    timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
 
 
@@ -66,7 +68,9 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     with progress(quiet=given.quiet) as bar:
         models = load_models(app.hub, given, bar.step)
         names = OutputNames((model.name for model in models), given.explainers)
-        for outcome in run(models, explainers, sources, labels=given.labels, seed=given.seed, watch=bar.watch):
+        limit = limit_of(given.timeout, results=len(models) * len(explainers))
+        ranked = run(models, explainers, sources, labels=given.labels, seed=given.seed, timeout=limit, watch=bar.watch)
+        for outcome in ranked:
             outcomes.append(outcome)
             if outcome.explanation is None:
                 who = {"model": outcome.model.name, "explainer": outcome.explainer}

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor
 
 from xaihub.errors import InputError
-from xaihub.images import find_images, load_image
+from xaihub.evaluation import places
+from xaihub.evaluation.tasks import Box
+from xaihub.images import find_images
 from xaihub.matching import matched
 from xaihub.models.model import Model
 from xaihub.records import read_table
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 LARGEST = 10**7
 T = TypeVar("T")
-Box = tuple[float, float, float, float]
 
 
 def read_labels(path: str | None, images: Sequence[str]) -> dict[str, int]:
@@ -39,7 +40,7 @@ def read_labels(path: str | None, images: Sequence[str]) -> dict[str, int]:
     return _of_images(images, found, path)
 
 
-def read_masks(folder: str | None, images: Sequence[str]) -> dict[str, Path]:
+def read_masks(folder: str | None, images: Sequence[str]) -> dict[str, str]:
     """Return the mask file of each image that has one in a folder.
 
     Raises:
@@ -47,7 +48,7 @@ def read_masks(folder: str | None, images: Sequence[str]) -> dict[str, Path]:
     """
     if folder is None:
         return {}
-    files = [(os.path.relpath(path, folder), Path(path)) for path in find_images([folder])]
+    files = [(os.path.relpath(path, folder), path) for path in find_images([folder])]
     found = matched(images, files, where=repr(folder), by_stem=True)
     if not found:
         raise InputError(f"no mask in {folder!r} has the name of an image")
@@ -68,15 +69,18 @@ def read_boxes(path: str | None, images: Sequence[str]) -> dict[str, list[Box]]:
     return _of_images(images, list(found.items()), path)
 
 
-def truth(model: Model, image: PILImage, mask: Path | None, boxes: Sequence[Box] | None) -> Tensor | None:
-    """Return the (H, W) bool pixels of the model's input that a mask or boxes mark; None without either."""
+def truth(model: Model, image: PILImage, mask: str | None, boxes: Sequence[Box] | None) -> Tensor | None:
+    """Return the (H, W) bool pixels of the model's input that a mask or boxes mark; None without either.
+
+    `mask` is the place of an image, see `xaihub.evaluation.places`.
+    """
     from PIL import Image, ImageDraw
 
     if mask is None and boxes is None:
         return None
     blank = Image.new("L", image.size)
     if mask is not None:
-        marked = load_image(mask).rgb.convert("L").resize(image.size)
+        marked = places.load(mask, mask).rgb.convert("L").resize(image.size)
     else:
         marked = blank.copy()
         for box in boxes or ():

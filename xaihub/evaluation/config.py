@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The keys of a run's configuration file.
 
     Attributes:
-        images: Files, folders and globs.
+        images: Files, folders, globs, tables, shards and data sets; see `xaihub.evaluation.listing.listed`.
         output: The run's folder.
         models: Model names or card files.
         explainers: Names, or name and params.
@@ -39,13 +39,17 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         boxes: A CSV file with the columns file, left, top, right, bottom, in pixels of the image.
         outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
         like: Images; the similarity to them is explained instead of a class.
+        text: Texts, which are the classes of models with a text encoder.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None is the fastest.
         threads: CPU threads of forward passes; None is the fastest.
         backend: What runs forward passes without a graph, see `Runtime`.
         precision: Of the networks' layers.
+        budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
         limit: Use only the first N images.
+        shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
+        maps: How maps are stored: "f32", "f16" or "none"; see `xaihub.evaluation.maps`.
     """
 
     images: Annotated[list[str], msgspec.Meta(min_length=1)]
@@ -57,6 +61,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     target: str | int | None = None
     outputs: str = ""
     like: list[str] = []
+    text: list[str] = []
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None
@@ -66,7 +71,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     backend: str = "auto"
     precision: Precision = "f32"
+    budget: str | int | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
+    maps: Literal["f32", "f16", "none"] = "f32"
 
 
 def read_config(path: str | Path) -> tuple[Config, YamlFile]:

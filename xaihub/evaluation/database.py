@@ -8,21 +8,28 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from weakref import WeakSet
 
 from xaihub.errors import OutputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 KEY = re.compile("[0-9a-f]{64}")  # of an explanation; it is part of a file name
 LARGEST = 2**24  # bytes of one value
+BLOCK = 50_000  # rows that are read at a time
+CACHE = 65_536  # KiB of the file that are kept in memory
+INTERNED = 10_000  # ids of repeated texts that are remembered
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 
 _COLUMNS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("source", "key", "image", "model", "explainer", "metric", "basis", "name", "sql", "type"), str),
     **dict.fromkeys(("parameters", "explainer_parameters", "metric_parameters", "tbl_name", "quick_check"), str),
     **dict.fromkeys(("sha256", "error", "record", "details", "curve"), (str, type(None))),
-    **dict.fromkeys(("position", "control", "current", "forward_passes", "backward_passes", "count"), int),
+    **dict.fromkeys(("position", "control", "current", "forward_passes", "backward_passes", "count", "id"), int),
+    **dict.fromkeys(("explainer_id", "metric_id", "explanation_id", "basis_id"), int),
     "seconds": (float, int),
     "value": (float, int, str, type(None)),  # text in the table of settings
 }
@@ -43,6 +50,7 @@ class Database:
         """
         self._folder = str(folder)
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+        self._interned: dict[tuple[str, ...], int] = {}
         self.empty = False
         _refuse_links(file)
         with self._guard("open"):
@@ -59,6 +67,7 @@ class Database:
         with self._guard("open"):
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute("PRAGMA cell_size_check = ON")
+            self._db.execute(f"PRAGMA cache_size = -{CACHE}")
             if create:
                 self._db.execute("PRAGMA journal_mode = WAL")  # remembered in the file
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -100,6 +109,22 @@ class Database:
         columns, marks = ", ".join(row), ", ".join("?" * len(row))
         self._db.execute(f"INSERT OR {mode} INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
 
+    def intern(self, table: str, **row: str) -> int:
+        """Return the id of a row of a table of distinct texts; inside a transaction, it is added if it is missing."""
+        place = (table, *row.values())
+        if place not in self._interned:
+            same = " AND ".join(f"{column} = ?" for column in row)
+            query = f"SELECT id FROM {table} WHERE {same}"  # noqa: S608 - our own names
+            found = self.one(query, *row.values())
+            if found is None:
+                self.insert(table, mode="ABORT", **row)
+                found = self.one(query, *row.values())
+            assert found is not None  # noqa: S101 - inserted above
+            if len(self._interned) >= INTERNED:
+                return int(found["id"])
+            self._interned[place] = int(found["id"])
+        return self._interned[place]
+
     def read(self, query: str, *values: Any) -> Iterator[sqlite3.Row]:
         """Yield rows whose columns have the types of `_COLUMNS`, and whose keys are digests.
 
@@ -116,6 +141,27 @@ class Database:
                     raise self.damaged()
                 yield row
 
+    def numbers(self, query: str, *values: Any) -> Iterator[np.ndarray]:
+        """Yield blocks of rows as (rows, columns) float64 arrays, with NaN for NULL.
+
+        Raises:
+            OutputError: The file is damaged or cannot be read, or a value is not a finite number.
+        """
+        import numpy as np
+
+        with self._guard("read"):
+            cursor = self._db.execute(query, values)
+            self._cursors.add(cursor)
+            cursor.row_factory = None
+            while rows := cursor.fetchmany(BLOCK):
+                try:
+                    block = np.array(rows, dtype=float)
+                except (TypeError, ValueError) as error:
+                    raise self.damaged() from error
+                if np.isinf(block).any():
+                    raise self.damaged("a value is not finite")
+                yield block
+
     def one(self, query: str, *values: Any) -> sqlite3.Row | None:
         """Return the first row, or None; raises as `read`."""
         return next(self.read(query, *values), None)
@@ -126,17 +172,21 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything inside as a whole, or nothing.
+        """Commit everything inside as a whole, or nothing; may be nested.
 
         Raises:
             OutputError: The disk is full, or the file is damaged or cannot be written.
         """
+        if self._db.in_transaction:  # it is part of one that is open
+            yield
+            return
         with self._guard("write"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
+                self._interned.clear()
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise

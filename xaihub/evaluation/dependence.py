@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from xaihub.evaluation.places import checksum
 from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.results import ScoreKey
 from xaihub.explainers.explainer import Explainer
@@ -39,51 +40,49 @@ class Dependence:
             (metric, canonical(with_files(metric.parameters)), _plugin_code(hub.metrics, hub, metric))
             for metric in plan.metrics
         ]
-        self._positions = {source: position for position, source in enumerate(plan.images)}
-        self._checksums: dict[str, str] = {}
-        self._scores: dict[str, list[ScoreKey]] = {}
 
-    def all_scores(self) -> dict[str, list[ScoreKey]]:
-        """Return the scores that the plan wants of each explanation, by image."""
-        return {source: self.scores(source) for source in self._plan.images}
+    @property
+    def everywhere(self) -> list[ScoreKey]:
+        """The scores that the plan wants of each explanation whose basis is the same for all images."""
+        return [
+            self._key(metric, parameters, version, None)
+            for metric, parameters, version in self._metrics
+            if not (metric.needs_truth or metric.needs_pool)
+        ]
 
-    def scores(self, source: str) -> list[ScoreKey]:
-        """Return the scores that the plan wants of each explanation of one image."""
-        if source in self._scores:
-            return self._scores[source]
-        found = self._scores[source] = []
-        for metric, parameters, version in self._metrics:
-            parts: dict[str, Any] = {"code": version} if version else {}
-            if metric.needs_truth:
-                parts["truth"] = self._truth(source)
-            if metric.needs_pool:
-                parts["pool"] = self._pool(source)
-            found.append(ScoreKey(metric.name, parameters, canonical(parts)))
-        return found
+    def own(self) -> Iterator[tuple[str, ScoreKey]]:
+        """Yield the other wanted scores, with their images."""
+        mine = [one for one in self._metrics if one[0].needs_truth or one[0].needs_pool]
+        if mine:
+            for position, source in enumerate(self._plan.images):
+                yield from ((source, self._key(*one, position)) for one in mine)
 
-    def checksum(self, path: str) -> str:
-        """Return the sha256 of a file, or "" if it cannot be read."""
-        if path not in self._checksums:
-            self._checksums[path] = ""
-            with suppress(OSError, ValueError):
-                self._checksums[path] = _of_file(Path(path))
-        return self._checksums[path]
+    def scores(self, position: int) -> list[ScoreKey]:
+        """Return the scores that the plan wants of each explanation of one image, in the order of its metrics."""
+        return [self._key(*one, position) for one in self._metrics]
 
-    def _truth(self, source: str) -> str | None:
-        if source in self._plan.masks:
-            return f"mask {self.checksum(str(self._plan.masks[source]))}"
-        boxes = self._plan.boxes.get(source)
-        return None if boxes is None else f"boxes {_digest(boxes)}"
+    def _key(self, metric: Metric, parameters: str, version: str, position: int | None) -> ScoreKey:
+        parts: dict[str, Any] = {"code": version} if version else {}
+        if position is not None and metric.needs_truth:
+            parts["truth"] = self._truth(position)
+        if position is not None and metric.needs_pool:
+            parts["pool"] = self._pool(position)
+        return ScoreKey(metric.name, parameters, canonical(parts))
 
-    def _pool(self, source: str) -> str:
-        around = neighbours(self._plan.images, self._positions[source])
-        return _digest([self.checksum(neighbour) for neighbour in around])
+    def _truth(self, position: int) -> str | None:
+        item = self._plan.images.item(position)
+        if item.mask is not None:
+            return f"mask {self._plan.images.mask_checksum(position)}"
+        return None if item.boxes is None else f"boxes {_digest(item.boxes)}"
+
+    def _pool(self, position: int) -> str:
+        around = neighbours(len(self._plan.images), position)
+        return _digest([self._plan.images.checksum(neighbour) for neighbour in around])
 
 
-def neighbours(images: Sequence[str], position: int) -> list[str]:
-    """Return the images that the one at a position may be combined with: the next ones, wrapping around."""
-    count = len(images)
-    return [images[(position + step) % count] for step in range(1, min(POOL, count - 1) + 1)]
+def neighbours(count: int, position: int) -> list[int]:
+    """Return the positions of the images that the one at a position may be combined with: the next ones, in a ring."""
+    return [(position + step) % count for step in range(1, min(POOL, count - 1) + 1)]
 
 
 def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
         if file is not None and file.is_file():
-            found[f"{name}.sha256"] = _of_file(file)
+            found[f"{name}.sha256"] = checksum(str(file))
     return found
 
 
@@ -122,13 +121,6 @@ def _source(kind: type) -> str:
     with suppress(OSError, TypeError):
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:12]
     return ""
-
-
-def _of_file(file: Path) -> str:
-    if not file.is_file():  # a pipe would block, and a device never ends
-        raise OSError(f"{file} is not a regular file")
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(value: Any) -> str:

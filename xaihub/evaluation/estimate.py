@@ -7,12 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from xaihub.errors import InputError, XaihubError
+from xaihub.evaluation import places
+from xaihub.evaluation.dependence import POOL
 from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.run import Run
+from xaihub.evaluation.sources import Item, Sources
 from xaihub.evaluation.store import RunStore
 from xaihub.hub import Hub
-from xaihub.images import load_image
 from xaihub.models.model import Model
 
 
@@ -34,7 +38,9 @@ class Cost:
         images: Number of images.
         forward_passes: Forward passes for all of them; passes that several scores share are counted once.
         backward_passes: Backward passes for all of them.
-        seconds: Wall time for all of them.
+        seconds: Wall time for all of them, in one process.
+        record_bytes: Size of their records on disk.
+        map_bytes: Size of their maps on disk.
         parts: The cost of each explanation and score of the first image.
         unknown: What failed on the first image, with the reason; its cost on other images is unknown.
     """
@@ -43,6 +49,8 @@ class Cost:
     forward_passes: int
     backward_passes: int
     seconds: float
+    record_bytes: int
+    map_bytes: int
     parts: Sequence[Part]
     unknown: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,10 +61,13 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     Raises:
         XaihubError: No image can be read, a model cannot be loaded, or the store cannot be written.
     """
-    readable = next((source for source in plan.images if _readable(source)), None)
+    readable = next((item for item in plan.images.items() if _readable(item)), None)
     if readable is None:
         raise InputError("none of the images can be read")
-    first = replace(plan, images=[readable, *(source for source in plan.images if source != readable)])
+    images = Sources([readable])  # of the others, those that it may be combined with are enough
+    images.add(plan.images.items(), limit=POOL + 1)
+    config = msgspec.structs.replace(plan.config, shard=None)
+    first = replace(plan, images=images, config=config)
     with store.writing():
         spent = Run(hub=hub, plan=first, store=store, limit=1).work(models)
     rows = store.rows()
@@ -72,20 +83,23 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
         spent_on_map = (row.record[name] for name in ("forward_passes", "backward_passes", "seconds"))
         parts.append(Part(row.model, f"explaining with {row.explainer}", *spent_on_map))
     count = len(plan.images)
+    record_bytes, map_bytes = store.size()
     return Cost(
         images=count,
         # The trial predicted the neighbours as well; a run predicts each image once per model.
         forward_passes=(spent.forward_passes - spent.predicted + len(plan.config.models)) * count,
         backward_passes=spent.backward_passes * count,
         seconds=sum(part.seconds for part in parts) * count,
+        record_bytes=record_bytes * count,
+        map_bytes=map_bytes * count,
         parts=parts,
         unknown=unknown,
     )
 
 
-def _readable(source: str) -> bool:
+def _readable(item: Item) -> bool:
     try:
-        load_image(source)
+        places.load(item.where, item.source)
     except XaihubError:
         return False
     return True

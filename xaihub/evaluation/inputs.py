@@ -1,4 +1,4 @@
-"""The inputs of a run's images for one model, each predicted once."""
+"""The inputs of a run's images for one model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from xaihub.errors import XaihubError
-from xaihub.evaluation.dependence import neighbours
-from xaihub.images import SourceImage, load_image
+from xaihub.evaluation import places
+from xaihub.images import SourceImage
 from xaihub.models.model import Model
 from xaihub.models.preprocessing import Geometry
 
 KEPT = 32  # as each image is a neighbour of several
+PREDICTED = 4096  # images whose predictions are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,42 +30,40 @@ class Input:
 
 
 class Inputs:
-    """Loads, prepares and predicts images; the last few stay in memory."""
+    """Loads, prepares and predicts images; the last few stay in memory, and the predictions of many more."""
 
-    def __init__(self, model: Model, images: Sequence[str]) -> None:
+    def __init__(self, model: Model) -> None:
         """Load nothing yet."""
-        self._images = images
         self._model = model
         self._kept: OrderedDict[str, Input] = OrderedDict()
-        self._logits: dict[str, Tensor] = {}
+        self._logits: OrderedDict[str, Tensor] = OrderedDict()
+        self.predicted = 0  # forward passes spent on predictions
 
-    @property
-    def predicted(self) -> int:
-        """Number of forward passes spent on predictions: one per image."""
-        return len(self._logits)
-
-    def get(self, source: str, image: SourceImage | None = None) -> Input:
-        """Return an image's input.
+    def get(self, where: str, image: SourceImage | None = None) -> Input:
+        """Return the input of the image at a place, see `xaihub.evaluation.places`.
 
         Raises:
             XaihubError: The image cannot be read, or its logits are not finite.
         """
-        if source not in self._kept:
-            pixels, geometry = self._model.prepare((image or load_image(source)).rgb)
-            if source not in self._logits:
-                self._logits[source] = self._model.predict(pixels[None])[0].cpu()
-            logits = self._logits[source].to(pixels.device)
-            self._kept[source] = Input(pixels=pixels, geometry=geometry, logits=logits)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(source)
-        return self._kept[source]
+        if where not in self._kept:
+            pixels, geometry = self._model.prepare(image or places.load(where, where))
+            if where not in self._logits:
+                self._logits[where] = self._model.predict(pixels[None])[0].cpu()
+                self.predicted += 1
+            logits = self._logits[where].to(pixels.device)
+            self._kept[where] = Input(pixels=pixels, geometry=geometry, logits=logits)
+        kept: OrderedDict[str, Any]
+        for kept, most in ((self._kept, KEPT), (self._logits, PREDICTED)):
+            kept.move_to_end(where)
+            if len(kept) > most:
+                kept.popitem(last=False)
+        return self._kept[where]
 
-    def pool(self, position: int) -> list[tuple[Tensor, int]]:
-        """Return the readable neighbours of the image at a position, with their predicted classes."""
+    def pool(self, wheres: Sequence[str]) -> list[tuple[Tensor, int]]:
+        """Return the readable images among some, with their predicted classes."""
         found = []
-        for source in neighbours(self._images, position):
+        for where in wheres:
             with suppress(XaihubError):
-                one = self.get(source)
+                one = self.get(where)
                 found.append((one.pixels, int(self._model.outputs.predicted(one.logits[None]))))
         return found

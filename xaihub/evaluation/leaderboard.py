@@ -2,253 +2,250 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from xaihub.errors import OutputError
+from xaihub.evaluation.board import Board, Entry
+from xaihub.evaluation.columns import Column, ListedScores, ModelScores
+from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
+from xaihub.files import write_file
 from xaihub.hub import Hub
-from xaihub.records import canonical
+from xaihub.records import plain
 from xaihub.specs import MetricSpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 RESAMPLES = 2000
+DRAWS = 1_000_000  # of the bootstrap that are in memory at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One explainer's result on one metric.
+class Leaderboard(Board):
+    """The leaderboard of one model; `Board` documents the attributes."""
 
-    Attributes:
-        mean: The mean over images.
-        low: The lower end of the 95 % bootstrap interval of the mean.
-        high: The upper end.
-        count: Number of images with a score.
-        failed: Number of images without a score.
-        best: Best of all methods except controls, on the images for which all of them have a score.
-    """
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas table with one row per explainer and metric: mean, low, high, count, failed, best."""
+        import pandas as pd
 
-    mean: float
-    low: float
-    high: float
-    count: int
-    failed: int
-    best: bool = False
+        return pd.DataFrame([{"model": self.model, **row} for row in self.to_dict()["rows"]])
 
+    def html(self) -> str:
+        """Return a self-contained HTML page: the sortable table, what it says in words, and the controls."""
+        from xaihub.evaluation.tables import board_page
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """The leaderboard of one model.
+        return board_page(self)
 
-    Attributes:
-        model: The model.
-        metrics: Column names, with parameters where a metric occurs more than once.
-        directions: True if higher is better, False if lower is better, None if neither.
-        axes: The axis labels of a metric's curve.
-        explainers: Row names, controls last.
-        controls: The names of the controls.
-        entries: By (explainer, metric).
-        accuracy: The fraction of the labelled images whose label the model predicts, or None without labels.
-        labelled: Number of these images.
-        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
-            metrics that contradict each other.
-    """
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: each explainer's mean with its interval, one panel per metric."""
+        from xaihub.evaluation.charts import board_chart
 
-    model: str
-    metrics: list[str]
-    directions: Mapping[str, bool | None]
-    axes: Mapping[str, tuple[str, str]]
-    explainers: list[str]
-    controls: frozenset[str]
-    entries: Mapping[tuple[str, str], Entry]
-    notes: list[str] = field(default_factory=list)
-    accuracy: float | None = None
-    labelled: int = 0
+        return board_chart(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the table as JSON types."""
-        return {
-            "model": self.model,
-            "accuracy": self.accuracy,
-            "labelled": self.labelled,
-            "rows": [
-                {
-                    "explainer": name,
-                    "control": name in self.controls,
-                    "metric": metric,
-                    **self.entries[name, metric].__dict__,
-                }
-                for name in self.explainers
-                for metric in self.metrics
-                if (name, metric) in self.entries
-            ],
-            "notes": self.notes,
+    def save(self, path: str | Path) -> Path:
+        """Write the leaderboard as the suffix of `path` says: .html (page), .png (figure), .csv (table) or .json.
+
+        Raises:
+            OutputError: The suffix is another one, or the file cannot be written.
+        """
+        from xaihub.evaluation.charts import figure_png
+
+        made: dict[str, Callable[[], str | bytes]] = {
+            ".html": self.html,
+            ".png": lambda: figure_png(self.plot()),
+            ".csv": lambda: self.to_frame().to_csv(index=False),
+            ".json": lambda: json.dumps(plain(self.to_dict()), indent=2, ensure_ascii=False) + "\n",
         }
+        if (suffix := Path(path).suffix) not in made:
+            raise OutputError(f"cannot save a leaderboard as {str(path)!r}", hint=f"end it in {', '.join(made)}")
+        return write_file(path, made[suffix]())
+
+    def _repr_html_(self) -> str:
+        from xaihub.explainers.page.document import framed
+
+        return framed(self.html())
 
 
-def boards(rows: Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None) -> list[Board]:
-    """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy."""
-    models: dict[str, list[tuple[ScoreRow, str, str]]] = {}
-    for one in labelled(rows):
-        models.setdefault(one[0].model, []).append(one)
-    return [_board(found, hub, labels or {}) for found in models.values()]
+def boards(
+    scores: StoredScores | Sequence[ScoreRow], hub: Hub, labels: Mapping[str, int] | None = None
+) -> list[Leaderboard]:
+    """Return one leaderboard per model; with the class of each labelled image, also the models' accuracy.
 
-
-def labelled(rows: Sequence[ScoreRow]) -> list[tuple[ScoreRow, str, str]]:
-    """Return each score with the labels of its explainer and its metric."""
-    names = _names((row.explainer, row.explainer_parameters) for row in rows)
-    columns = _names((row.metric, row.metric_parameters) for row in rows)
-    return [
-        (row, names[_id(row.explainer, row.explainer_parameters)], columns[_id(row.metric, row.metric_parameters)])
-        for row in rows
-    ]
+    Of stored scores, one metric at a time is read.
+    """
+    models = ListedScores.of(scores) if isinstance(scores, Sequence) else scores.models()
+    return [_board(one, hub, labels or {}) for one in models]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
-    sample = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(0).integers(0, len(sample), size=(RESAMPLES, len(sample)))
-    means = sample[picks].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(sample.mean()), float(low), float(high)
+    ((mean, low, high),) = intervals([np.asarray(values, dtype=float)])
+    return mean, low, high
 
 
-def _board(rows: Sequence[tuple[ScoreRow, str, str]], hub: Hub, labels: Mapping[str, int]) -> Board:
-    values: dict[tuple[str, str], list[ScoreRow]] = {}
-    for row, explainer, metric in rows:
-        values.setdefault((explainer, metric), []).append(row)
-    controls = frozenset(explainer for row, explainer, _ in rows if row.control)
-    explainers = sorted({explainer for explainer, _ in values}, key=lambda name: (name in controls, name))
-    specs = {metric: _spec(hub, row.metric) for row, _, metric in rows}
-    directions = {metric: spec.higher_is_better for metric, spec in specs.items()}
+def intervals(samples: Sequence[NDArray[np.float64]]) -> list[tuple[float, float, float]]:
+    """Return the `interval` of each of several samples; those of one size share their resamples."""
+    found: dict[int, tuple[float, float, float]] = {}
+    for size in {len(sample) for sample in samples}:
+        places = [place for place, sample in enumerate(samples) if len(sample) == size]
+        stacked = np.stack([samples[place] for place in places], axis=1)
+        means = np.concatenate([counts @ stacked for counts in _resamples(size)]) / size
+        for place, (low, high) in zip(places, np.percentile(means, [2.5, 97.5], axis=0).T, strict=True):
+            found[place] = (float(samples[place].mean()), float(low), float(high))
+    return [found[place] for place in range(len(samples))]
+
+
+def _resamples(size: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each resample draws each of `size` values, a block of resamples at a time."""
+    generator = np.random.default_rng(0)
+    step = max(1, DRAWS // size)
+    for start in range(0, RESAMPLES, step):
+        rows = min(step, RESAMPLES - start)
+        picks = generator.integers(0, size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
+
+
+def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Leaderboard:
+    methods = [place for place, name in enumerate(scores.explainers) if name not in scores.controls]
     entries: dict[tuple[str, str], Entry] = {}
-    for pair, scored in values.items():
-        known = [row.value for row in scored if row.value is not None]
-        if known:
-            mean, low, high = interval(known)
-            entries[pair] = Entry(mean=mean, low=low, high=high, count=len(known), failed=len(scored) - len(known))
-    table = _Table(values, [name for name in explainers if name not in controls], directions)
-    for metric in directions:
-        best = table.best(metric)
+    compared: list[_Compared] = []
+    axes, used = {}, np.zeros(len(scores.explainers), dtype=np.int64)
+    for column in scores.columns():
+        spec = hub.metrics.find(column.name) or MetricSpec(name=column.name, target="")
+        axes[column.metric] = spec.axes
+        used += column.scored
+        there = [place for place, row in enumerate(column.values) if not np.isnan(row).all()]
+        found = intervals([row[~np.isnan(row)] for row in column.values[there]])
+        for place, (mean, low, high) in zip(there, found, strict=True):
+            count = int((~np.isnan(column.values[place])).sum())
+            failed = int(column.scored[place]) - count
+            pair = scores.explainers[place], column.metric
+            entries[pair] = Entry(mean=mean, low=low, high=high, count=count, failed=failed)
+        compared.append(_Compared.of(column, scores, methods, spec.higher_is_better))
+        best = compared[-1].best
         if best is not None:
-            entries[best, metric] = replace(entries[best, metric], best=True)
-    # Every record of an image has the class that the model predicts for it.
-    predicted = {row.image: index for row, _, _ in rows if (index := _predicted(row.record)) is not None}
-    right = [index == labels[image] for image, index in predicted.items() if image in labels]
-    return Board(
-        model=rows[0][0].model,
+            entries[best, column.metric] = replace(entries[best, column.metric], best=True)
+    explainers = [name for name, count in zip(scores.explainers, used, strict=True) if count]
+    pairs = scores.predicted() if known else ()
+    right = [index == known[image] for image, index in dict(pairs).items() if image in known]
+    methods = [place for place in methods if used[place]]
+    return Leaderboard(
+        model=scores.model,
         accuracy=sum(right) / len(right) if right else None,
         labelled=len(right),
-        metrics=list(directions),
-        directions=directions,
-        axes={metric: spec.axes for metric, spec in specs.items()},
+        metrics=[one.metric for one in compared],
+        directions={one.metric: one.better for one in compared},
+        axes=axes,
         explainers=explainers,
-        controls=controls,
+        controls=scores.controls & set(explainers),
         entries=entries,
-        notes=[*table.uneven(), *table.beaten(sorted(controls)), *table.contradictions()],
+        notes=[
+            *_uneven(compared),
+            *(note for one in compared for note in one.beaten),
+            *_contradictions(compared, len(methods)),
+        ],
     )
 
 
-def _predicted(record: Mapping[str, Any]) -> int | None:
-    found = record.get("predicted")
-    return found.get("index") if isinstance(found, Mapping) else None
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """What a comparison of the methods on one metric gives, each on the images for which all compared have a score.
+
+    Attributes:
+        metric: The metric.
+        better: Whether higher is better, or None.
+        means: The mean of each method.
+        best: The best method.
+        shared: Number of images that the methods share, if they were scored on different ones.
+        beaten: What is to be said about controls.
+    """
+
+    metric: str
+    better: bool | None
+    means: Mapping[str, float]
+    best: str | None
+    shared: int | None
+    beaten: Sequence[str]
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.better else -1
+
+    @classmethod
+    def of(cls, column: Column, scores: ModelScores, methods: Sequence[int], better: bool | None) -> _Compared:
+        def means(places: Sequence[int]) -> dict[str, float]:
+            there = [place for place in places if not np.isnan(column.values[place]).all()]
+            common = ~np.isnan(column.values[there]).any(axis=0)
+            if not there or not common.any():
+                return {}
+            return {scores.explainers[place]: float(column.values[place][common].mean()) for place in there}
+
+        sign, own = 1 if better else -1, means(methods)
+        shared, beaten = None, list[str]()
+        if better is not None:
+            shared = _shared(column, methods)
+            if column.name not in ("cost_forward_passes", "cost_seconds"):
+                for place, control in enumerate(scores.explainers):
+                    if control in scores.controls:
+                        others = means([*methods, place])
+                        beaten += _beaten(column.metric, others.pop(control, None), others, control, sign)
+        best = max(own, key=lambda name: sign * own[name]) if own and better is not None else None
+        return cls(metric=column.metric, better=better, means=own, best=best, shared=shared, beaten=beaten)
 
 
-class _Table:
-    """Comparisons of methods, each on the images for which all compared methods have a score."""
-
-    def __init__(
-        self,
-        rows: Mapping[tuple[str, str], Sequence[ScoreRow]],
-        methods: Sequence[str],
-        directions: Mapping[str, bool | None],
-    ) -> None:
-        self._scores = {
-            pair: {row.image: row.value for row in scored if row.value is not None} for pair, scored in rows.items()
-        }
-        self._methods, self._directions = methods, directions
-
-    def _means(self, metric: str, names: Sequence[str]) -> dict[str, float]:
-        """Return the means over common images, of the methods that have any score."""
-        found = {name: scores for name in names if (scores := self._scores.get((name, metric)))}
-        common = set.intersection(*map(set, found.values())) if found else set()
-        return {
-            name: float(np.mean([scores[image] for image in sorted(common)]))
-            for name, scores in found.items()
-            if common
-        }
-
-    def _sign(self, metric: str) -> int:
-        return 1 if self._directions[metric] else -1
-
-    def best(self, metric: str) -> str | None:
-        means = {} if self._directions[metric] is None else self._means(metric, self._methods)
-        return max(means, key=lambda name: self._sign(metric) * means[name]) if means else None
-
-    def uneven(self) -> Iterator[str]:
-        """Report metrics for which methods were scored on different images."""
-        for metric in self._directions:
-            sets = [set(scores) for name in self._methods if (scores := self._scores.get((name, metric)))]
-            if self._directions[metric] is not None and sets and any(one != sets[0] for one in sets):
-                common = len(set.intersection(*sets))
-                best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
-                yield f"methods were scored on different images for {metric}; {best}"
-
-    def beaten(self, controls: Sequence[str]) -> Iterator[str]:
-        """Report metrics on which a control, which does not look at the model, beats every method."""
-        for metric in self._directions:
-            if self._directions[metric] is None or metric.partition(" ")[0] in ("cost_forward_passes", "cost_seconds"):
-                continue
-            for control in controls:
-                means, sign = self._means(metric, [*self._methods, control]), self._sign(metric)
-                mean = means.pop(control, None)
-                if mean is None or not means:
-                    continue
-                best = max(means, key=lambda name: sign * means[name])
-                if sign * mean > sign * means[best]:
-                    yield (
-                        f"{control} beats every method on {metric} ({mean:.3g}, best method {best} {means[best]:.3g});"
-                        " this metric alone demonstrates nothing here"
-                    )
-
-    def contradictions(self) -> Iterator[str]:
-        """Report pairs of metrics that rank the methods in opposite orders, by Kendall's tau."""
-        from scipy.stats import kendalltau
-
-        if len(self._methods) < 3:
-            return
-        ranked = [
-            (metric, [self._sign(metric) * mean for mean in means.values()])
-            for metric in self._directions
-            if self._directions[metric] is not None and not metric.startswith("cost_")
-            if len(means := self._means(metric, self._methods)) == len(self._methods)
-        ]
-        for number, (first, ours) in enumerate(ranked):
-            for second, theirs in ranked[number + 1 :]:
-                tau = kendalltau(ours, theirs).statistic
-                if tau < -0.3:
-                    yield f"{first} and {second} rank the methods in opposite orders (Kendall's tau {tau:.2f})"
+def _shared(column: Column, methods: Sequence[int]) -> int | None:
+    """Return how many images the methods share, if they were scored on different ones."""
+    scored = ~np.isnan(column.values[list(methods)])
+    scored = scored[scored.any(axis=1)]
+    return None if not len(scored) or (scored == scored[0]).all() else int(scored.all(axis=0).sum())
 
 
-def _spec(hub: Hub, metric: str) -> MetricSpec:
-    """Return a metric's record; that of a plugin that is not installed has no direction."""
-    return hub.metrics.find(metric) or MetricSpec(name=metric, target="")
+def _uneven(compared: Sequence[_Compared]) -> Iterator[str]:
+    """Report metrics for which methods were scored on different images."""
+    found: dict[int, list[str]] = {}
+    for one in compared:
+        if one.shared is not None:
+            found.setdefault(one.shared, []).append(one.metric)
+    for common, metrics in found.items():
+        best = f'"best" uses the {common} images they share' if common else "they share none, so none is best"
+        yield f"methods were scored on different images for {', '.join(metrics)}; {best}"
 
 
-def _id(name: str, parameters: Mapping[str, Any]) -> str:
-    return canonical([name, parameters])
+def _beaten(metric: str, mean: float | None, others: Mapping[str, float], control: str, sign: int) -> Iterator[str]:
+    """Report a metric on which a control, which does not look at the model, beats every method."""
+    if mean is None or not others:
+        return
+    best = max(others, key=lambda name: sign * others[name])
+    if sign * mean > sign * others[best]:
+        yield (
+            f"{control} beats every method on {metric} ({mean:.3g}, best method {best} {others[best]:.3g});"
+            " this metric alone demonstrates nothing here"
+        )
 
 
-def _names(things: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Return short names: the name alone, or with the parameters in which items of that name differ."""
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name, parameters in things:
-        groups.setdefault(name, {})[_id(name, parameters)] = parameters
-    short = {}
-    for name, members in groups.items():
-        for key, parameters in members.items():
-            others = [other for other in members.values() if other is not parameters]
-            differ = [k for k, v in parameters.items() if any(other.get(k) != v for other in others)]
-            short[key] = " ".join([name, *(f"{k}={parameters[k]}" for k in differ)])
-    return short
+def _contradictions(compared: Sequence[_Compared], methods: int) -> Iterator[str]:
+    """Report pairs of metrics that rank the methods in opposite orders, by Kendall's tau."""
+    from scipy.stats import kendalltau
+
+    if methods < 3:
+        return
+    ranked = [
+        (one, [one.sign * mean for mean in one.means.values()])
+        for one in compared
+        if one.better is not None and not one.metric.startswith("cost_") and len(one.means) == methods
+    ]
+    for number, (first, ours) in enumerate(ranked):
+        for second, theirs in ranked[number + 1 :]:
+            tau = kendalltau(ours, theirs).statistic
+            if tau < -0.3:
+                best = f"the best is {first.best} by {first.metric}, {second.best} by {second.metric}"
+                names = f"{first.metric} and {second.metric}"
+                yield f"{names} rank the methods in opposite orders (Kendall's tau {tau:.2f}): {best}"

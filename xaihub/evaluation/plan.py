@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaihub.errors import ExplainerRefused, InputError, ParameterError, UnknownName, XaihubError
-from xaihub.evaluation.annotations import Box, read_boxes, read_labels, read_masks
+from xaihub.evaluation.annotations import read_boxes, read_labels, read_masks
 from xaihub.evaluation.config import Choice, Config
+from xaihub.evaluation.listing import listed
+from xaihub.evaluation.sources import Sources
+from xaihub.evaluation.tasks import Box
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub, pick_device
-from xaihub.images import find_images
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.similarity import like
+from xaihub.models.prompts import aimed
 from xaihub.params import Parametrised, parameters
 from xaihub.records import YamlFile, canonical
 from xaihub.specs import Origin
@@ -34,23 +36,34 @@ class Plan:
 
     Attributes:
         config: The configuration.
-        images: The images' paths.
+        images: The images, with their annotations.
         explainers: The explainers, controls last.
         controls: The names of those that are controls.
         metrics: The metrics.
-        labels: The class of each labelled image, by its path.
-        masks: The mask file of each image that has one, by its path.
-        boxes: The boxes of each image that has any, by its path.
+        notes: Which explainers do not spend the budget.
     """
 
     config: Config
-    images: Sequence[str]
+    images: Sources
     explainers: Sequence[Explainer]
     controls: frozenset[str]
     metrics: Sequence[Metric]
-    labels: Mapping[str, int]
-    masks: Mapping[str, Path]
-    boxes: Mapping[str, Sequence[Box]]
+    notes: Sequence[str] = ()
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """The class of each labelled image, by its name."""
+        return self.images.values("label")
+
+    @property
+    def masks(self) -> Mapping[str, str]:
+        """Where the mask of each image is read that has one, by its name; see `xaihub.evaluation.places`."""
+        return self.images.values("mask")
+
+    @property
+    def boxes(self) -> Mapping[str, Sequence[Box]]:
+        """The boxes of each image that has any, by its name."""
+        return self.images.values("boxes")
 
     @property
     def origins(self) -> dict[str, Origin]:
@@ -64,46 +77,98 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
+class Shard:
+    """The part of the images whose checksum, divided by `count`, leaves `number`."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard | None:
+        """Return part I of N from "I/N", counted from 1.
+
+        Raises:
+            ParameterError: It is not one.
+        """
+        if text is None:
+            return None
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise ParameterError(f"{text!r} is not a shard", hint="part 2 of 4 is 2/4")
+        return cls(int(number) - 1, int(count))
+
+    def has(self, sha256: str) -> bool:
+        """Whether an image belongs to it; one that cannot be read belongs to the first."""
+        return int(sha256[:15] or "0", 16) % self.count == self.number
+
+
 def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     """Check everything that can be checked without a model.
 
     Raises:
         XaihubError: A name, parameter or path is wrong; names line and key if `file` is given.
     """
-    explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
-    metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
-    controls = frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
-    if config.controls:
-        named = {explainer.name for explainer in explainers}
-        explainers += [hub.get_explainer(name) for name in sorted(controls - named)]
+    notes: list[str] = []
+    explainers, metrics = methods(hub, config, file, notes.append)
+    controls = _controls(hub)
     with _at(file, "images"):
-        images = find_images(config.images)[: config.limit]
-        _check_names(images)
+        images = listed(config.images, limit=config.limit)
+    with _at(file, "shard"):
+        Shard.parse(config.shard)
     with _at(file, "labels"):
-        labels = read_labels(config.labels, images)
+        images.annotate("label", read_labels(config.labels, images))
     with _at(file, "masks"):
-        masks = read_masks(config.masks, images)
+        images.annotate("mask", read_masks(config.masks, images))
     with _at(file, "boxes"):
-        boxes = read_boxes(config.boxes, images)
+        images.annotate("boxes", read_boxes(config.boxes, images))
+    truth = bool(images.values("mask") or images.values("boxes"))
     for number, metric in enumerate(metrics):
-        if metric.needs_truth and not masks and not boxes:
+        if metric.needs_truth and not truth:
             with _at(file, "metrics", number):
                 raise ParameterError(
-                    f"metric {metric.name!r} needs masks or boxes", hint="give --masks FOLDER or --boxes FILE"
+                    f"metric {metric.name!r} needs masks or boxes",
+                    hint="give --masks FOLDER or --boxes FILE, or images that have them",
                 )
     if not explainers:
         with _at(file, "explainers"):
             raise ParameterError("there is no explainer to evaluate", hint="name one, or leave controls on")
-    return Plan(
-        config=config,
-        images=images,
-        explainers=_distinct(explainers),
-        controls=controls,
-        metrics=_distinct(metrics),
-        labels=labels,
-        masks=masks,
-        boxes=boxes,
+    return Plan(config=config, images=images, explainers=explainers, controls=controls, metrics=metrics, notes=notes)
+
+
+def methods(
+    hub: Hub, config: Config, file: YamlFile | None = None, note: Callable[[str], None] = lambda _text: None
+) -> tuple[list[Explainer], list[Metric]]:
+    """Return the explainers and metrics of a plan, each once, controls last; `note` is told who spends no budget.
+
+    Raises:
+        XaihubError: A name or a parameter is wrong; names line and key if `file` is given.
+    """
+    explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
+    with _at(file, "budget"):
+        explainers = budgeted(explainers, config.budget, note)
+    metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
+    if config.controls:
+        named = {explainer.name for explainer in explainers}
+        explainers += [hub.get_explainer(name) for name in sorted(_controls(hub) - named)]
+    return _distinct(explainers), _distinct(metrics)
+
+
+def _controls(hub: Hub) -> frozenset[str]:
+    return frozenset(spec.name for spec in hub.explainers if "control" in spec.tags)
+
+
+def load_one(hub: Hub, config: Config, name: str) -> Model:
+    """Load a model as a plan asks for it.
+
+    Raises:
+        XaihubError: It cannot be loaded.
+    """
+    runtime = Runtime(
+        batch_size=config.batch_size, threads=config.threads, backend=config.backend, precision=config.precision
     )
+    model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
+    return aimed(model, like_images=config.like, texts=config.text)
 
 
 def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Model]:
@@ -119,14 +184,7 @@ def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Mode
     networks: dict[str, str] = {}
     for number, name in enumerate(config.models):
         with _at(file, "models", number):
-            runtime = Runtime(
-                batch_size=config.batch_size,
-                threads=config.threads,
-                backend=config.backend,
-                precision=config.precision,
-            )
-            model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
-            model = like(model, config.like) if config.like else model
+            model = load_one(hub, config, name)
             if model.name in models:
                 first = config.models[list(models).index(model.name)]
                 message = f"{first!r} and {name!r} are both named {model.name!r}"
@@ -201,12 +259,3 @@ def _at(file: YamlFile | None, *keys: str | int) -> Iterator[None]:
         if file is None:
             raise
         raise file.complaint(error.message, *keys, hint=error.hint) from error
-
-
-def _check_names(images: Sequence[str]) -> None:
-    for image in images:
-        try:
-            image.encode()
-        except UnicodeEncodeError as error:
-            message = f"the file name {image!r} is not UTF-8, so it cannot be recorded"
-            raise InputError(message, hint="rename the file") from error

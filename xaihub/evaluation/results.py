@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xaihub.records import canonical
+
+_ANY_IMAGE = "0" * 32 + "image" + "0" * 32  # no other part of a key is this text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,19 @@ class Key:
         """The sha256 of all fields except the model's name and `control`."""
         parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    def digests(self) -> Callable[[str], str]:
+        """Return a function that gives the `digest` of this key with the checksum of another image, much faster."""
+        parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
+        before, after = canonical({**parts, "image": _ANY_IMAGE}).encode().split(_ANY_IMAGE.encode())
+        begun = hashlib.sha256(before)
+
+        def digest(image: str) -> str:
+            found = begun.copy()
+            found.update(image.encode() + after)
+            return found.hexdigest()
+
+        return digest
 
 
 class ScoreKey(NamedTuple):

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from xaihub.errors import XaihubError
-from xaihub.evaluation.annotations import truth
-from xaihub.evaluation.dependence import Dependence, code, with_files
-from xaihub.evaluation.inputs import Inputs
-from xaihub.evaluation.isolation import Isolation
-from xaihub.evaluation.plan import Plan, load_models
-from xaihub.evaluation.results import Key, Score, ScoreKey
+import msgspec
+
+from xaihub.errors import EngineError
+from xaihub.evaluation.config import Choice
+from xaihub.evaluation.dependence import Dependence, neighbours
+from xaihub.evaluation.engine import Engine, Lost, Start
+from xaihub.evaluation.isolation import Isolation, packed, settings_of_torch
+from xaihub.evaluation.keys import Keys
+from xaihub.evaluation.plan import Plan, Shard, load_models
+from xaihub.evaluation.results import Score
 from xaihub.evaluation.store import RunStore
-from xaihub.explainers.explainer import Explainer
-from xaihub.explainers.explanation import Explanation
-from xaihub.explainers.target import Target
+from xaihub.evaluation.tasks import (
+    Explained,
+    Record,
+    Spent,
+    Task,
+    Unusable,
+    Wanted,
+    pack_task,
+    unpack_records,
+    unpack_task,
+)
+from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
-from xaihub.images import SourceImage, load_image
-from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
-from xaihub.records import canonical
+from xaihub.specs import Origin
 
+log = logging.getLogger(__name__)
 Watch = Callable[[str, int, int], None]
 
 
@@ -64,6 +75,7 @@ def evaluate(
     *,
     retry: bool = True,
     timeout: float = DEFAULT_TIMEOUT,
+    engine: Engine | None = None,
     watch: Watch | None = None,
 ) -> Totals:
     """Compute what a plan's run lacks; may be interrupted and called again at any time.
@@ -75,18 +87,19 @@ def evaluate(
         models: The plan's models as returned by `load_models`; loaded here by default.
         retry: Retry what failed before.
         timeout: Limit for one explanation or score by a plugin of a third party, in seconds; see `Isolation`.
+        engine: Where it is computed; in this process by default.
         watch: Called with the current step, the number of explanations done, and their total number.
 
     Raises:
-        XaihubError: A model cannot be loaded, or the store cannot be written. An image, an explainer or a metric
-            that fails is recorded as failed, and the run continues.
+        XaihubError: A model cannot be loaded, the store cannot be written, or the workers cannot be used. An image, an
+            explainer or a metric that fails is recorded as failed, and the run continues.
     """
     with store.writing():
-        run = Run(hub=hub, plan=plan, store=store, retry=retry, timeout=timeout, watch=watch)
+        run = Run(hub=hub, plan=plan, store=store, retry=retry, timeout=timeout, engine=engine, watch=watch)
         store.set_config(plan.config)
         store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
-        store.show_scores(run.depends.all_scores())
+        run.show_scores()
         return run.work(models)
 
 
@@ -101,180 +114,182 @@ class Run:
     watch: Watch | None = None
     limit: int | None = None
     timeout: float = DEFAULT_TIMEOUT
+    engine: Engine | None = None
     totals: Totals = field(default_factory=Totals, init=False)
 
-    @cached_property
-    def depends(self) -> Dependence:
-        """What the scores depend on."""
-        return Dependence(self.hub, self.plan)
+    def __post_init__(self) -> None:
+        """Look at the plan once."""
+        self._depends = Dependence(self.hub, self.plan)
+        self._everywhere = self._depends.everywhere
+        self._pooled = any(metric.needs_pool for metric in self.plan.metrics)
+        self._shard = Shard.parse(self.plan.config.shard)
+        self._keys: list[Keys] = []
+        self._done = 0
+
+    def show_scores(self) -> None:
+        """Show the scores that the plan wants."""
+        self.store.show_scores(self.plan.images, self._everywhere, self._depends.own())
 
     def work(self, models: Sequence[Model] | None = None) -> Totals:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
         started = time.perf_counter()
-        with Isolation(timeout=self.timeout) as isolation:
-            for number, model in enumerate(load_models(self.hub, self.plan) if models is None else models):
-                with model.counting() as counts:
-                    _OfModel(self, model, number, isolation).work()
-                self.totals.forward_passes += counts.forward_passes
-                self.totals.backward_passes += counts.backward_passes
-        self.totals.forward_passes += isolation.spent.forward_passes
-        self.totals.backward_passes += isolation.spent.backward_passes
+        loaded = load_models(self.hub, self.plan) if models is None else models
+        self._keys = [Keys(self.hub, self.plan.config, model, self.plan.explainers) for model in loaded]
+        if self.engine is None:
+            self._here(loaded)
+        else:
+            self._elsewhere(self.engine, loaded)
+        if self.limit is None:
+            self._report(loaded[-1].name, self._before(len(loaded), 0))
         self.totals.seconds = time.perf_counter() - started
         return self.totals
 
-
-class _OfModel:
-    """One model over all images."""
-
-    def __init__(self, run: Run, model: Model, number: int, isolation: Isolation) -> None:
-        self._run, self._plan, self._store, self._totals = run, run.plan, run.store, run.totals
-        self._model, self._number, self._isolation = model, number, isolation
-        self._metrics = {(metric.name, canonical(with_files(metric.parameters))): metric for metric in run.plan.metrics}
-        self._explainers = [(explainer, with_files(explainer.parameters)) for explainer in run.plan.explainers]
-        self._pooled = any(metric.needs_pool for metric in run.plan.metrics)
-        self._structure = model.structure_hash
-        self._inputs = Inputs(model, run.plan.images)
-        self._done = 0
-
-    def work(self) -> None:
-        homes = self._show_current()
-        images, explainers = self._plan.images, self._explainers
-        for position, source in enumerate(images[: self._run.limit]):
-            self._done = (self._number * len(images) + position) * len(explainers)
-            self._report(Path(source).name)
-            try:
-                image = load_image(source)
-            except XaihubError as error:
-                self._fail(source, position, None, str(error))
-                continue
-            if self._number == 0:  # a later model must not erase the error of an earlier one
-                self._store.add_image(source, position, sha256=image.sha256)
-            try:
-                self._explain_all(image, position, homes)
-            except _NoScene as error:
-                self._fail(source, position, image.sha256, f"{self._model.name}: {error.__cause__}")
-        self._totals.predicted += self._inputs.predicted
-        if self._run.limit is None:
-            self._done = (self._number + 1) * len(images) * len(explainers)
-            self._report(self._model.name)
-
-    def _fail(self, source: str, position: int, sha256: str | None, reason: str) -> None:
-        self._totals.failed += 1
-        self._store.add_image(source, position, sha256=sha256, error=reason)
-
-    def _explain_all(self, image: SourceImage, position: int, homes: Mapping[str, str]) -> None:
-        """Explain one image with every explainer, and score the explanations."""
-        source, retry = image.source, self._run.retry
-        scene: Scene | None = None
-        wanted = self._run.depends.scores(source)
-        for explainer, parameters in self._explainers:
-            self._report(f"{Path(source).name}: {explainer.name}")
-            key = self._key(source, image.sha256, explainer, parameters)
-            # An image listed twice is explained and scored once, with the first one's neighbours.
-            twice = homes.get(key.digest, source) != source
-            missing = [] if twice else self._store.missing_scores(key, wanted, retry=retry)
-            self._totals.kept += len(wanted) - len(missing)
-            if missing or not (twice or self._store.has_explanation(key, retry=retry)):
-                scene = scene or self._scene(image, position)
-                self._score_all(key, image, scene, explainer, missing)
-            self._done += 1
-
-    def _show_current(self) -> dict[str, str]:
-        """Make visible the rows of this model that the plan contains; return the first image of each explanation."""
-        wanted: dict[str, tuple[str, str, str]] = {}
-        for source in self._plan.images:
-            checksum = self._run.depends.checksum(source)
-            for explainer, parameters in self._explainers if checksum else ():
-                digest = self._key(source, checksum, explainer, parameters).digest
-                wanted.setdefault(digest, (source, explainer.name, canonical(parameters)))
-        self._store.show_explanations(self._model.name, wanted)
-        self._store.show_scores(self._run.depends.all_scores())  # again: an explanation may have moved to another path
-        return {digest: slot[0] for digest, slot in wanted.items()}
-
-    def _score_all(
-        self, key: Key, image: SourceImage, scene: Scene, explainer: Explainer, missing: Sequence[ScoreKey]
-    ) -> None:
-        explanation = self._store.explanation(key) or self._explain(key, image, scene, explainer)
-        if explanation is None:
-            for wanted in missing:
-                self._store.add_score(key, Score(wanted, error="there is no explanation to score"))
-            return
-        case = Case(scene=scene, explanation=explanation, explainer=explainer, seed=self._plan.config.seed)
-        for wanted in missing:
-            self._report(f"{Path(image.source).name}: {wanted.metric} of {explainer.name}")
-            started = time.perf_counter()
-            metric = self._metrics[wanted.metric, wanted.parameters]
-            try:
-                measured, counts = self._isolation.measure(metric, case)
-            except XaihubError as error:
-                self._totals.failed += 1
-                self._store.add_score(key, Score(wanted, error=str(error)))
-                continue
-            score = Score(
-                wanted,
-                value=measured.value,
-                details=measured.details,
-                curve=measured.curve,
-                forward_passes=counts.forward_passes,
-                backward_passes=counts.backward_passes,
-                seconds=time.perf_counter() - started,
+    def _here(self, models: Sequence[Model]) -> None:
+        with Isolation(timeout=self.timeout) as isolation:
+            config, explainers, metrics = self.plan.config, self.plan.explainers, self.plan.metrics
+            work = Work(
+                config, explainers, metrics, isolation, step=lambda *step: self._report(step[0], done + step[1])
             )
-            self._store.add_score(key, score)
-            self._totals.scores += 1
+            for task in self._tasks():
+                done = self._before(task.model, task.position)
+                for record in work.do(task, models[task.model]):
+                    self._keep(task, record)
 
-    def _explain(self, key: Key, image: SourceImage, scene: Scene, explainer: Explainer) -> Explanation | None:
-        inputs, seed = scene.image[None], self._plan.config.seed
-        try:
-            target, logits = scene.target.fixed(), scene.logits[None]
-            found = self._isolation.explain(explainer, self._model, inputs, target, seed=seed, logits=logits)
-        except XaihubError as error:
-            self._totals.failed += 1
-            self._store.add_explanation(key, image.source, None, error=str(error))
-            return None
-        explanation = found.with_image(image, self._inputs.get(image.source, image).geometry)
-        self._store.add_explanation(key, image.source, explanation)
-        self._totals.explanations += 1
-        return explanation
+    def _elsewhere(self, engine: Engine, models: Sequence[Model]) -> None:
+        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout)
+        with closing(engine.run(Start(settings), map(pack_task, self._tasks()))) as answers:
+            for asked, answer in answers:
+                task = unpack_task(asked)
+                records: list[Record]
+                records = [Unusable(reason=str(answer))] if isinstance(answer, Lost) else unpack_records(answer)
+                with self.store.together():
+                    for record in records:
+                        self._keep(task, record)
+                self._done = max(self._done, self._before(task.model, task.position) + len(self.plan.explainers))
+                self._report(Path(task.source).name, self._done)
 
-    def _key(self, source: str, sha256: str, explainer: Explainer, parameters: Mapping[str, Any]) -> Key:
-        label = self._plan.labels.get(source)
-        return Key(
-            image=sha256,
-            model=self._model.name,
-            weights=self._model.weights_hash,
-            structure=self._structure,
-            preprocessing=self._model.preprocessing.description,
-            explainer=explainer.name,
-            parameters=parameters,
-            target=str(self._plan.config.target if label is None else label),
-            seed=self._plan.config.seed,
-            code=code(self._run.hub, explainer),
-            control=explainer.name in self._plan.controls,
+    def _tasks(self) -> Iterator[Task]:
+        """Yield what is missing, model by model; images that are finished are passed over."""
+        images, scores = self.plan.images, len(self.plan.explainers) * len(self.plan.metrics)
+        for number, keys in enumerate(self._keys):
+            if self.store.show_explanations(keys.model.name, self._wanted(keys)):
+                self.show_scores()  # again: an explanation may have moved to another path
+            if number == 0:  # a later model must not erase the error of an earlier one
+                every = ((images[place], place, images.checksum(place)) for place in range(len(images)))
+                self.store.set_images(every, lambda sha256: self._shard is None or self._shard.has(sha256))
+            unfinished = self.store.unfinished(everywhere=self._everywhere, retry=self.retry)
+            place, missing = next(unfinished, (-1, False))
+            for position in self._positions():
+                if position != place and not images.checksum(position):
+                    yield self._task(number, position, ())  # its answer is the reason why it cannot be read
+                elif position == place and missing:
+                    yield self._task(number, position, self._missing(keys, position))
+                else:  # finished, or the same image came before: it is explained once, with the first one's neighbours
+                    self.totals.kept += scores
+                if position == place:
+                    place, missing = next(unfinished, (-1, False))
+
+    def _positions(self) -> Iterator[int]:
+        for position in range(len(self.plan.images) if self.limit is None else self.limit):
+            if self._shard is None or self._shard.has(self.plan.images.checksum(position)):
+                yield position
+
+    def _wanted(self, keys: Keys) -> Iterator[tuple[int, str, str, str, str]]:
+        """Yield position, digest, image, explainer and parameters of every explanation of the plan."""
+        methods = [(explainer.name, keys.parameters(place)) for place, explainer in enumerate(self.plan.explainers)]
+        for position in self._positions():
+            item, sha256 = self.plan.images.item(position), self.plan.images.checksum(position)
+            for place, method in enumerate(methods) if sha256 else ():
+                yield position, keys.digest(place, sha256, item.label), item.source, *method
+
+    def _missing(self, keys: Keys, position: int) -> Iterator[Wanted]:
+        images = self.plan.images
+        sha256, label = images.checksum(position), images.item(position).label
+        scores = self._depends.scores(position)
+        for place in range(len(self.plan.explainers)):
+            key = keys.key(place, sha256, label)
+            missing = set(self.store.missing_scores(key, scores, retry=self.retry))
+            self.totals.kept += len(scores) - len(missing)
+            if missing or not self.store.has_explanation(key, retry=self.retry):
+                numbers = [number for number, score in enumerate(scores) if score in missing]
+                known = self.store.explanation(key)
+                yield Wanted(explainer=place, digest=key.digest, metrics=numbers, known=known)
+
+    def _task(self, number: int, position: int, wanted: Iterable[Wanted]) -> Task:
+        images = self.plan.images
+        item = images.item(position)
+        pool = neighbours(len(images), position) if self._pooled else []
+        return Task(
+            model=number,
+            position=position,
+            source=item.source,
+            where=item.where,
+            sha256=images.checksum(position),
+            label=item.label,
+            mask=item.mask,
+            boxes=item.boxes,
+            pool=[images.item(place).where for place in pool],
+            wanted=list(wanted),
         )
 
-    def _scene(self, image: SourceImage, position: int) -> Scene:
-        plan, source = self._plan, image.source
-        label = plan.labels.get(source)
-        try:
-            found = self._inputs.get(source, image)
-            text = plan.config.target if label is None else label
-            wanted = Target.parse(text, self._model.classes, self._model.outputs)
-            return Scene(
-                model=self._model,
-                image=found.pixels,
-                logits=found.logits,
-                target=wanted.resolve(found.logits[None], self._model.outputs),
-                truth=truth(self._model, image.rgb, plan.masks.get(source), plan.boxes.get(source)),
-                pool=self._inputs.pool(position) if self._pooled else (),
-            )
-        except XaihubError as error:
-            raise _NoScene from error
+    def _keep(self, task: Task, record: Record) -> None:
+        """Store a record."""
+        if isinstance(record, Spent):
+            self.totals.predicted += record.predicted
+            self.totals.forward_passes += record.forward_passes
+            self.totals.backward_passes += record.backward_passes
+            return
+        if isinstance(record, Unusable):
+            self.totals.failed += 1
+            log.info("%s: %s", task.source, record.reason)
+            self.store.add_image(task.source, task.position, sha256=record.sha256, error=record.reason)
+            return
+        key = self._keys[task.model].key(record.explainer, task.sha256, task.label)
+        self.totals.failed += record.error not in (None, NO_EXPLANATION)
+        if isinstance(record, Explained):
+            maps = self.plan.config.maps
+            self.store.add_explanation(key, task.source, record.explanation, record.error, maps=maps)
+            self.totals.explanations += record.explanation is not None
+        else:
+            wanted = self._depends.scores(task.position)[record.metric]
+            values = {name: value for name, value in vars(record).items() if name not in ("explainer", "metric")}
+            self.store.add_score(key, Score(wanted, **values))
+            self.totals.scores += record.error is None
 
-    def _report(self, step: str) -> None:
-        if self._run.watch is not None:
-            total = len(self._plan.config.models) * len(self._plan.images) * len(self._plan.explainers)
-            self._run.watch(step, self._done, total)
+    def _before(self, model: int, position: int) -> int:
+        """Return the number of explanations before those of an image, for a progress bar."""
+        return (model * len(self.plan.images) + position) * len(self.plan.explainers)
+
+    def _report(self, step: str, done: int) -> None:
+        if self.watch is not None:
+            self.watch(step, done, self._before(len(self.plan.config.models), 0))
 
 
-class _NoScene(Exception):
-    """An image cannot be evaluated: its mask is unreadable, or the target contrasts a class with itself."""
+def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float) -> bytes:
+    """Return what workers in other processes need to compute the tasks of a plan.
+
+    Raises:
+        EngineError: Something of the plan exists in this process only.
+    """
+    here = next((one for one in [*plan.explainers, *plan.metrics] if not _elsewhere(one.origin)), None)
+    hint = "use the engine 'local' with one job"
+    if here is not None:
+        raise EngineError(f"{here.described} exists in this process only", hint=f"{hint}, or put it into a plugin file")
+    unnamed = next((model.name for model in models if model.loaded is None), None)
+    if unnamed is not None:
+        raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
+    if "-" in plan.config.images:
+        raise EngineError("workers cannot read standard input", hint=hint)
+    # By name, as another process may have other controls.
+    named = {
+        kind: [Choice(one.name, one.parameters) for one in getattr(plan, kind)] for kind in ("explainers", "metrics")
+    }
+    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, **named)
+    files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
+    torch = settings_of_torch()
+    torch["threads"] = engine.threads(torch["threads"])
+    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
+
+
+def _elsewhere(origin: Origin) -> bool:
+    return origin.builtin or bool(origin.distribution or origin.sha256)

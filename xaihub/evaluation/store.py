@@ -4,37 +4,39 @@ Everything is keyed by what it depends on, so each explanation and each score is
 run. A record is committed as a whole or not at all; a map's file is renamed into place before the record that names it
 is committed. Results of earlier settings stay in the file and reappear when the run returns to those settings;
 `current` marks what the present plan asks for, and only that is shown.
+
+Scores are stored metric by metric, and texts that repeat are stored once, so that a leaderboard reads one metric at a
+time and a score takes little more than its numbers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-import shutil
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from xaihub.errors import OutputError
+from xaihub.evaluation import reading, showing
 from xaihub.evaluation.config import Config
 from xaihub.evaluation.database import KEY, Database
 from xaihub.evaluation.results import Key, Score, ScoreKey, ScoreRow
-from xaihub.files import check_file, decoding, locked, read_packed, write_file
+from xaihub.files import decoding, locked, read_packed, write_file
 from xaihub.records import canonical
 from xaihub.specs import Origin
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xaihub.evaluation.maps import MapKind
     from xaihub.explainers.explanation import Explanation
 
 
-FORMAT = 2
+FORMAT = 3
 DATABASE = "run.sqlite"
 MAPS = "maps"
 
@@ -42,53 +44,19 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS images (
     source TEXT PRIMARY KEY, sha256 TEXT, position INTEGER NOT NULL, error TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS methods (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, parameters TEXT NOT NULL, UNIQUE (name, parameters));
+CREATE TABLE IF NOT EXISTS bases (id INTEGER PRIMARY KEY, basis TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS explanations (
-    key TEXT PRIMARY KEY, image TEXT NOT NULL, model TEXT NOT NULL, explainer TEXT NOT NULL,
-    parameters TEXT NOT NULL, control INTEGER NOT NULL, record TEXT, error TEXT,
-    current INTEGER NOT NULL DEFAULT 1) WITHOUT ROWID;
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, image TEXT NOT NULL, model TEXT NOT NULL,
+    explainer_id INTEGER NOT NULL, control INTEGER NOT NULL, record TEXT, error TEXT,
+    current INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE IF NOT EXISTS scores (
-    key TEXT NOT NULL, metric TEXT NOT NULL, parameters TEXT NOT NULL, basis TEXT NOT NULL, value REAL, details TEXT,
-    curve TEXT, forward_passes INTEGER NOT NULL, backward_passes INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
-    current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, metric, parameters, basis)) WITHOUT ROWID;
+    metric_id INTEGER NOT NULL, explanation_id INTEGER NOT NULL, basis_id INTEGER NOT NULL,
+    value REAL, details TEXT, curve TEXT,
+    forward_passes INTEGER NOT NULL, backward_passes INTEGER NOT NULL, seconds REAL NOT NULL, error TEXT,
+    current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (metric_id, explanation_id, basis_id)) WITHOUT ROWID;
 """
-
-_ROWS = """
-SELECT e.image, e.model, e.explainer, e.parameters AS explainer_parameters, e.control = 1 AS control, s.metric,
-       s.parameters AS metric_parameters, s.value, s.curve, s.details, s.forward_passes, s.backward_passes, s.seconds,
-       coalesce(e.error, s.error) AS error, e.key, coalesce(e.record, '{}') AS record
-FROM scores s JOIN explanations e ON e.key = s.key
-WHERE s.current AND e.current
-ORDER BY e.model, s.metric, s.parameters, e.explainer, e.parameters, e.image
-"""
-
-_JSON = ("explainer_parameters", "metric_parameters", "curve", "details", "record")
-
-# At most one record per combination of these columns is shown.
-_SLOTS = {"explanations": "image, model, explainer, parameters", "scores": "key, metric, parameters"}
-
-
-_Passes = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
-
-
-class _Class(msgspec.Struct):
-    index: int
-
-
-class _Record(msgspec.Struct):
-    forward_passes: _Passes | msgspec.UnsetType = msgspec.UNSET
-    backward_passes: _Passes | msgspec.UnsetType = msgspec.UNSET
-    target: _Class | msgspec.UnsetType = msgspec.UNSET
-    predicted: _Class | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Parts(msgspec.Struct):
-    """What is read of the JSON columns."""
-
-    explainer_parameters: dict[str, Any]
-    metric_parameters: dict[str, Any]
-    curve: tuple[list[float], list[float]] | None
-    details: dict[str, Any] | None
-    record: _Record
 
 
 class RunStore:
@@ -194,10 +162,40 @@ class RunStore:
         with self._db.transaction():
             self._db.insert("images", source=source, sha256=sha256, position=position, error=error)
 
+    def set_images(
+        self, images: Iterable[tuple[str, int, str]], own: Callable[[str], bool] = lambda _sha256: True
+    ) -> None:
+        """Store source, position and checksum of each image of a plan; none of them has failed yet.
+
+        Of a shard, these are the images whose checksums are its `own`; all of them identify the plan's images.
+        """
+        every = hashlib.sha256()
+
+        def kept() -> Iterator[tuple[str, int, str]]:
+            for image in images:
+                every.update(f"{image[2]}\n".encode())
+                if own(image[2]):
+                    yield image
+
+        with self._db.transaction():
+            query = "INSERT OR REPLACE INTO images (source, position, sha256) VALUES (?, ?, nullif(?, ''))"
+            self._db.executemany(query, kept())
+            self._db.insert("meta", name="images", value=every.hexdigest())
+
+    @property
+    def planned_images(self) -> str | None:
+        """What identifies the images of its plan, in their order; None before it was evaluated."""
+        return self._meta("images")
+
     def failed_images(self) -> dict[str, str]:
         """Return the images that cannot be evaluated, with the reasons."""
         rows = self._db.read("SELECT source, error FROM images WHERE error IS NOT NULL ORDER BY position")
         return {row["source"]: row["error"] for row in rows}
+
+    def images(self) -> dict[str, str]:
+        """Return the images of the run in order, each with the checksum of its file ("" if it could not be read)."""
+        rows = self._db.read("SELECT source, sha256 FROM images ORDER BY position, source")
+        return {row["source"]: row["sha256"] or "" for row in rows}
 
     def has_explanation(self, key: Key, *, retry: bool) -> bool:
         """Whether an explanation is stored; with `retry` a failed one counts as missing."""
@@ -206,191 +204,180 @@ class RunStore:
 
     def missing_scores(self, key: Key, wanted: Sequence[ScoreKey], *, retry: bool) -> list[ScoreKey]:
         """Return the scores of an explanation that are not stored; with `retry` also those that failed."""
-        rows = self._db.read("SELECT metric, parameters, basis, error FROM scores WHERE key = ?", key.digest)
-        done = {tuple(row)[:3] for row in rows if not (retry and row["error"])}
-        return [score for score in wanted if score not in done]
+        explanation = self._id(key)
+        query = "SELECT error FROM scores WHERE metric_id = ? AND explanation_id = ? AND basis_id = ?"
 
-    def show_scores(self, wanted: Mapping[str, Sequence[ScoreKey]]) -> None:
-        """Of each image and (metric, parameters) show only the score with the wanted basis.
+        def stored(score: ScoreKey) -> bool:
+            metric, basis = self._find(score)
+            found = None if None in (explanation, metric, basis) else self._db.one(query, metric, explanation, basis)
+            return found is not None and not (retry and found["error"])
+
+        return [score for score in wanted if not stored(score)]
+
+    def unfinished(self, *, everywhere: Sequence[ScoreKey], retry: bool) -> Iterator[tuple[int, bool]]:
+        """Yield the positions, in order, of what `show_explanations` and `show_scores` want.
+
+        With each, whether an explanation or score of it is missing; with `retry` also whether one failed.
+        """
+        with self._db.transaction():
+            keys = [self._added(score) for score in everywhere]
+        return showing.unfinished(self._db, keys, retry=retry)
+
+    def show_scores(
+        self, images: Iterable[str], everywhere: Sequence[ScoreKey], own: Iterable[tuple[str, ScoreKey]] = ()
+    ) -> None:
+        """Of each image and (metric, parameters) of a plan show only the score with the wanted basis.
 
         Of images that are not named, scores that depend on other images or on masks are not shown.
-        """
-        bases = {source: {(one.metric, one.parameters): one.basis for one in keys} for source, keys in wanted.items()}
-        changes = []
-        for row in self._db.read(
-            "SELECT s.current, s.key, s.metric, s.parameters, s.basis, e.image"
-            " FROM scores s JOIN explanations e ON e.key = s.key"
-        ):
-            named = bases.get(row["image"])
-            if named is None:
-                current = bool(row["current"]) and not {"truth", "pool"} & set(self._parsed(row["basis"]) or ())
-            else:
-                basis = named.get((row["metric"], row["parameters"]))
-                current = bool(row["current"]) if basis is None else row["basis"] == basis
-            if current != bool(row["current"]):
-                changes.append((current, *tuple(row)[1:5]))
-        with self._db.transaction():
-            self._db.executemany(
-                "UPDATE scores SET current = ? WHERE key = ? AND metric = ? AND parameters = ? AND basis = ?", changes
-            )
 
-    def show_explanations(self, model: str, wanted: Mapping[str, tuple[str, str, str]]) -> None:
+        Args:
+            images: The images of the plan.
+            everywhere: The wanted scores whose basis is the same for all of them.
+            own: The other wanted scores, with their images.
+        """
+        with self._db.transaction():
+            theirs = ((image, *self._added(score)) for image, score in own)
+            showing.show_scores(self._db, images, [self._added(score) for score in everywhere], theirs)
+
+    def show_explanations(self, model: str, wanted: Iterable[tuple[int, str, str, str, str]]) -> bool:
         """Of each (image, explainer, parameters) of a model show only the explanation with the wanted digest.
 
         The others were made with another seed, target or version. A wanted explanation is moved to the image's present
         path.
-        """
-        slots = set(wanted.values())
-        changes = []
-        rows = self._db.read(
-            "SELECT key, image, explainer, parameters, current FROM explanations WHERE model = ?", model
-        )
-        for row in rows:
-            slot = (row["image"], row["explainer"], row["parameters"])
-            source = wanted[row["key"]][0] if row["key"] in wanted else row["image"]
-            current = row["key"] in wanted or (slot not in slots and bool(row["current"]))
-            if (source, current) != (row["image"], bool(row["current"])):
-                changes.append((source, current, row["key"]))
-        with self._db.transaction():
-            self._db.executemany("UPDATE explanations SET image = ?, current = ? WHERE key = ?", changes)
 
-    def add_explanation(self, key: Key, source: str, explanation: Explanation | None, error: str | None = None) -> None:
-        """Store an explanation, or the reason why there is none.
+        Args:
+            model: The model.
+            wanted: Position, digest, image, explainer and parameters of each; of equal digests the first counts.
+
+        Returns:
+            Whether anything changed.
+        """
+        with self._db.transaction():
+            theirs = ((*one[:3], self._method(*one[3:])) for one in wanted)
+            return showing.show_explanations(self._db, model, theirs)
+
+    def add_explanation(
+        self, key: Key, source: str, explanation: Explanation | None, error: str | None = None, *, maps: MapKind = "f32"
+    ) -> None:
+        """Store an explanation, or the reason why there is none; `maps` is how its map is stored.
 
         Raises:
             OutputError: The disk is full or cannot be written.
         """
-        from safetensors.torch import save
+        from xaihub.evaluation.maps import packed_map
 
         record = None
         if explanation is not None:
-            packed = save(explanation.tensors())
-            write_file(self._map_file(key.digest), packed)
+            if maps != "none":
+                write_file(self.map_file(key.digest), packed_map(explanation, maps))
             record = canonical(explanation.to_dict())
         with self._db.transaction():
-            self._db.insert(
-                "explanations",
-                key=key.digest,
-                image=source,
-                model=key.model,
-                explainer=key.explainer,
-                parameters=canonical(key.parameters),
-                control=key.control,
-                record=record,
-                error=error,
-                current=1,
+            method = self._method(key.explainer, canonical(key.parameters))
+            self._db.execute(
+                "INSERT INTO explanations (key, image, model, explainer_id, control, record, error)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET image = excluded.image,"
+                " model = excluded.model, record = excluded.record, error = excluded.error, current = 1",
+                (key.digest, source, key.model, method, key.control, record, error),
             )
 
-    def explanation(self, key: Key) -> Explanation | None:
-        """Return a stored explanation; None if it is missing or failed, or if its map's file is lost or damaged."""
-        from xaihub.explainers.explanation import Explanation
+    def explanation(self, key: Key | str, *, exact: bool = True) -> Explanation | None:
+        """Return a stored explanation by key or digest; None if it is missing, failed, or has no map or a damaged one.
 
-        row = self._db.one("SELECT record FROM explanations WHERE key = ?", key.digest)
+        With `exact`, also None if its map was stored with less precision than it had: scores are computed on the map
+        itself.
+        """
+        from xaihub.evaluation.maps import restored_map
+
+        digest = key if isinstance(key, str) else key.digest
+        row = self._db.one("SELECT record FROM explanations WHERE key = ?", digest)
         if row is None or row["record"] is None:
             return None
-        lost = OutputError(f"the map of {key.digest} is lost")
+        lost = OutputError(f"the map of {digest} is lost")
         try:
             with decoding(lost):
-                tensors, _ = read_packed(self._map_file(key.digest), what="map", refusal=lost)
-                return Explanation.from_dict(json.loads(row["record"]), tensors)
+                tensors, notes = read_packed(self.map_file(digest), what="map", refusal=lost)
+                return restored_map(json.loads(row["record"]), tensors, notes, exact=exact)
         except OutputError:
             return None
 
     def add_score(self, key: Key, score: Score) -> None:
         """Store a score of an explanation; one with another basis is no longer shown."""
         curve = None if score.curve is None else canonical([[float(v) for v in axis] for axis in score.curve])
-        packed = {"key": key.digest, "details": canonical(score.details), "curve": curve, "current": 1}
         with self._db.transaction():
+            metric, basis = self._added(score.key)
+            values = {name: value for name, value in vars(score).items() if name != "key"}
+            place = {"metric_id": metric, "explanation_id": self._id(key), "basis_id": basis}
             self._db.execute(
-                "UPDATE scores SET current = 0 WHERE key = ? AND metric = ? AND parameters = ?",
-                (key.digest, score.key.metric, score.key.parameters),
+                "UPDATE scores SET current = 0 WHERE metric_id = ? AND explanation_id = ?",
+                (metric, place["explanation_id"]),
             )
-            self._db.insert("scores", **{**vars(score), **score.key._asdict(), **packed})
+            packed = {"details": canonical(score.details) if score.details else None, "curve": curve, "current": 1}
+            self._db.insert("scores", **{**values, **place, **packed})
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Commit everything that is stored inside as a whole."""
+        with self._db.transaction():
+            yield
 
     def rows(self) -> list[ScoreRow]:
         """Return every shown score with the explanation it belongs to, in a fixed order."""
-        return [ScoreRow(**{**dict(row), **self._parts(row)}) for row in self._db.read(_ROWS)]
+        return list(self.stream())
 
-    def _parts(self, row: sqlite3.Row) -> dict[str, Any]:
-        """Return the JSON columns of a row, and check what tables and charts read of it."""
-        found = {name: self._parsed(row[name]) for name in _JSON}
-        try:
-            parts = msgspec.convert(found, type=_Parts)
-            x, y = parts.curve or ([0.0], [0.0])
-            numbers = [row["value"] or 0.0, row["seconds"], *x, *y]
-            if isinstance(row["value"], str) or not all(map(math.isfinite, numbers)) or not len(x) == len(y) > 0:
-                raise self._db.damaged()
-        except (msgspec.ValidationError, OverflowError) as error:
-            raise self._db.damaged(str(error)) from error
-        return found
+    def stream(self, *, failed: bool = False) -> Iterator[ScoreRow]:
+        """Yield the rows of `rows` one by one; with `failed` only those without a score."""
+        return reading.rows(self._db, failed=failed)
 
-    def _parsed(self, text: str | None) -> Any:
-        with decoding(self._db.damaged("a value is not JSON")):
-            found = json.loads(text or "null")
-            if "\\ud" in (text or "").lower():  # half of a surrogate pair is no text
-                canonical(found).encode()
-        return found
+    def scores(self) -> reading.StoredScores:
+        """Return the shown scores column by column, for leaderboards and charts."""
+        return reading.StoredScores(self._db)
+
+    def size(self) -> tuple[int, int]:
+        """Return about how many bytes the records take, and the bytes of the maps."""
+        files = (self.folder / MAPS).glob("[0-9a-f][0-9a-f]/*.safetensors")
+        return reading.size(self._db), sum(file.stat().st_size for file in files)
+
+    def count(self) -> int:
+        """Return the number of shown scores."""
+        return reading.count(self._db)
 
     def frame(self) -> pd.DataFrame:
         """Return the scores as a pandas data frame, one row per score."""
         import pandas as pd
 
-        return pd.DataFrame([row.flat() for row in self.rows()])
+        return pd.DataFrame([row.flat() for row in self.stream()])
 
-    def absorb(self, *others: RunStore) -> int:
-        """Copy every record and map of other runs into this one, and hide conflicting results.
-
-        A result takes precedence over a failure, whichever run it came from. Three kinds of rows are hidden until a
-        plan contains them: scores of one map with different bases; explanations of one image with different seeds,
-        targets or versions; and, if the runs have different images, scores that depend on the other images.
-
-        Returns:
-            The number of hidden scores.
+    def map_file(self, digest: str) -> Path:
+        """Return the file of a map.
 
         Raises:
-            OutputError: The disk is full or cannot be written.
+            OutputError: The digest is not one, or the folder is a link.
         """
-        images = {tuple(run._images()) for run in (self, *others)} - {()}
-        for other in others:
-            for row in other._db.read("SELECT key FROM explanations WHERE record IS NOT NULL"):
-                theirs, ours = other._map_file(row["key"]), self._map_file(row["key"])
-                if theirs.exists() and not ours.exists():
-                    check_file(theirs, what="map", error=OutputError, limit=2**28)
-                    write_file(ours, partial(shutil.copyfile, theirs))
-        with self._db.transaction():
-            for other in others:
-                for name in ("images", "explanations", "scores"):
-                    self._copy(other, name)
-            before = self._count()
-            for table, slot in _SLOTS.items():
-                several = [*self._db.read(
-                    f"SELECT {slot} FROM {table} WHERE current GROUP BY {slot} HAVING count(*) > 1"  # noqa: S608
-                )]  # fmt: skip
-                same = " AND ".join(f"{column} = ?" for column in slot.split(", "))
-                self._db.executemany(f"UPDATE {table} SET current = 0 WHERE {same}", several)  # noqa: S608
-            if len(images) > 1:
-                self._db.execute("""UPDATE scores SET current = 0 WHERE basis LIKE '%"pool":%'""")
-            after = self._count()
-        self.add_origins(*(other.origins for other in others))
-        return before - after
-
-    def _count(self) -> int:
-        row = self._db.one(f"SELECT count(*) AS count FROM ({_ROWS})")  # noqa: S608 - our own query
-        return int(row["count"]) if row else 0
-
-    def _copy(self, other: RunStore, table: str) -> None:
-        """Copy a table's rows: a failure never replaces a row of ours, a result always does."""
-        for row in [*other._db.read(f"SELECT * FROM {table}")]:  # noqa: S608 - our own names
-            self._db.insert(table, mode="IGNORE" if row["error"] else "REPLACE", **dict(row))
-
-    def _images(self) -> list[str | None]:
-        return [row["sha256"] for row in self._db.read("SELECT sha256 FROM images ORDER BY position, source")]
-
-    def _map_file(self, digest: str) -> Path:
         folder = self.folder / MAPS / digest[:2]
         if not KEY.fullmatch(digest) or folder.is_symlink():
             raise self._db.damaged(f"{digest[:70]!r} is not the key of a map in its own folder")
         return folder / f"{digest}.safetensors"
+
+    @property
+    def database(self) -> Database:
+        """The file of the records, for merging."""
+        return self._db
+
+    def _id(self, key: Key) -> int | None:
+        row = self._db.one("SELECT id FROM explanations WHERE key = ?", key.digest)
+        return None if row is None else int(row["id"])
+
+    def _method(self, name: str, parameters: str) -> int:
+        return self._db.intern("methods", name=name, parameters=parameters)
+
+    def _added(self, score: ScoreKey) -> tuple[int, int]:
+        """Return the ids of a score's metric and basis, which are added if they are missing."""
+        return self._method(score.metric, score.parameters), self._db.intern("bases", basis=score.basis)
+
+    def _find(self, score: ScoreKey) -> tuple[int | None, int | None]:
+        metric = self._db.one("SELECT id FROM methods WHERE name = ? AND parameters = ?", *score[:2])
+        basis = self._db.one("SELECT id FROM bases WHERE basis = ?", score.basis)
+        return (None if metric is None else metric["id"]), (None if basis is None else basis["id"])
 
     def _meta(self, name: str) -> str | None:
         row = self._db.one("SELECT value FROM meta WHERE name = ?", name)

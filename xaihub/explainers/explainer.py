@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,26 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
+from xaihub.explainers import budget
+from xaihub.explainers.budget import Budgeted, affordable, spending
 from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.notes import notes
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
-from xaihub.models.checks import are_probabilities
 from xaihub.models.model import Model
 from xaihub.models.passes import MASKED_ROWS
 from xaihub.notices import caught
-from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
 from xaihub.records import plain
 
-PROBABILITIES = (
-    "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
-    " of them, are too low; remove its softmax"
-)
-SIGMOIDS = (
-    "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
-    " are computed as the sigmoid of the outputs"
-)
-VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
     "does not require grad|appears to not have been used in the graph|not implemented for 'Q|derivative for .* is not"
     " implemented|None of the .*requires? grad",
@@ -68,7 +59,7 @@ class Attribution:
     forward_passes: float | None = None
 
 
-class Explainer(Parametrised, ABC):
+class Explainer(Budgeted, ABC):
     """A method that attributes a model's output to the pixels of its input.
 
     Declare each parameter once, in the class body: `steps: Annotated[int, Meta(ge=1, description="...")] = 50`. The
@@ -177,52 +168,49 @@ class Explainer(Parametrised, ABC):
         self, model: Model, inputs: Tensor, target: ResolvedTarget, logits: Tensor | None, seed: int, who: str
     ) -> list[Explanation]:
         """Run `attribute` once and build the explanations; without `logits` its first forward pass provides them."""
-        started = time.perf_counter()
+        started = budget.now()
         # requires_grad set by the method on its copy must not reach the caller's tensor.
         private = inputs.detach().to(model.device, torch.float32, copy=True)
-        target, masked = target.noting(len(inputs)), MASKED_ROWS.get()
+        target, masked, rows = target.noting(len(inputs)), MASKED_ROWS.get(), len(inputs)
+        method = affordable(self, model)
+
+        def explanations(part: Tensor | Attribution, own: slice, heard: list[str]) -> list[Explanation]:
+            known = target.logits if isinstance(target, LateTarget) else logits
+            if known is None:
+                raise ExplainerRefused(f"{who} declares plain_first but never ran the model on the unmodified image")
+            record = {
+                **method._record(model, who, seed),
+                "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
+                "backward_passes": counts.backward_passes / rows,
+                "seconds": round((budget.now() - started) / rows, 6),
+                "warnings": [*heard, *notes(model, known, self.parameters.get("output"))],
+            }
+            # Of a gradient method, equal scores of a few points say nothing.
+            constant = target.constant(known) if MASKED_ROWS.get() > masked else [""] * rows
+            return _explanations(model, part, inputs[own], target[own], known[own], constant[own], record)
+
+        def show(part: Tensor | Attribution) -> None:
+            if model.runtime.preview is not None:
+                for explanation in explanations(part, slice(0, rows), []):
+                    model.runtime.preview(explanation)
+
         with (
             model.counting() as counts,
-            _first_pass(model, target, len(inputs)),
+            _first_pass(model, target, rows),
             drawing(seed) if self.parallel else seeded(seed),
             model.autocast(),
             torch.enable_grad(),
             caught() as heard,
             _differentiable(model, who),
+            spending(self.granted, started, show),
         ):
-            result = self.attribute(model, private, target)
-        if isinstance(target, LateTarget):
-            logits = target.logits
-        if logits is None:
-            raise ExplainerRefused(f"{who} declares plain_first but never ran the model on the unmodified image")
-        rows = len(inputs)
+            result = method.attribute(model, private, target)
         parts = result if isinstance(result, list) else [result]
         if isinstance(result, list) and len(result) != rows:
             raise ExplainerRefused(f"{who} returned {len(result)} results for {rows} rows")
-        record = {
-            **self._record(model, who, seed),
-            "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
-            "backward_passes": counts.backward_passes / rows,
-            "seconds": round((time.perf_counter() - started) / rows, 6),
-            "warnings": [*heard, *self._notes(model, logits)],
-        }
-        # Of a gradient method, equal scores of a few points say nothing.
-        constant = target.constant(logits) if MASKED_ROWS.get() > masked else [""] * rows
         step = rows // len(parts)
-        found: list[Explanation] = []
-        for number, part in enumerate(parts):
-            own = slice(number * step, (number + 1) * step)
-            found += _explanations(model, part, inputs[own], target[own], logits[own], constant[own], record)
-        return found
-
-    def _notes(self, model: Model, logits: Tensor) -> list[str]:
-        """Return what the reader must know of the scale of the outputs."""
-        if model.outputs.kind == "multilabel" and logits.shape[1] > 2:
-            return [SIGMOIDS] * bool(((logits >= 0) & (logits <= 1)).all())
-        if model.outputs.classify:
-            return [PROBABILITIES] * (model.outputs.kind == "multiclass" and are_probabilities(logits))
-        output = self.parameters.get("output")
-        return [VALUES.format(output=output)] if output in ("logit", "probability") else []
+        pieces = (slice(number * step, (number + 1) * step) for number in range(len(parts)))
+        return [one for part, own in zip(parts, pieces, strict=True) for one in explanations(part, own, heard)]
 
     def _record(self, model: Model, who: str, seed: int) -> dict[str, Any]:
         """Return what is needed to reproduce a result."""
@@ -230,12 +218,14 @@ class Explainer(Parametrised, ABC):
             "model": model.name,
             "outputs": str(model.outputs),
             **({"head": model.head} if model.head else {}),
+            **({"code": dict(model.code)} if model.code else {}),
             "weights_sha256": model.weights_hash,
             "preprocessing": dict(model.preprocessing.description),
             "explainer": who,
             "variant": self.variant,
             "plugin": self.origin.record(),
             "parameters": self.parameters,
+            **({"budget": str(self.granted)} if self.granted else {}),
             "seed": seed,
             "device": str(model.device),
             **model.executor.record(model),
@@ -335,9 +325,10 @@ def _differentiable(model: Model, who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _NO_GRADIENT.search(str(error)):
             raise
+        reason = getattr(model.module, "black_box", "")  # why it has no gradients
         raise ExplainerRefused(
             f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
-            " or the layer",
+            f" or the layer{reason and ': '}{reason}",
             hint="use a black-box explainer such as rise",
         ) from error
 

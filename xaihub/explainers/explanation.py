@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 import torch
@@ -23,8 +23,10 @@ from xaihub.models.preprocessing import Geometry
 from xaihub.records import plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
+    from xaihub.explainers.heat import Drawing
     from xaihub.images import SourceImage
 
 FORMAT = 1
@@ -167,14 +169,24 @@ class Explanation(Result):
                 metadata={name: value for name, value in record.items() if name not in _OWN},
             )  # fmt: skip
 
-    def save(self, path: str | Path) -> Path:
-        """Write `path`.safetensors (all tensors) and `path`.json (the record); return the path of the former.
+    def save(self, path: str | Path, **drawing: Unpack[Drawing]) -> Path:
+        """Write the explanation in the format that the suffix of `path` names; return the path.
 
-        Both files are written under temporary names and then renamed, the tensors last.
+        .html is a page that opens offline; .png, .npy and .npz hold the map at the original image's size (see
+        `xaihub.explainers.saving.save_map`). Any other path gets two files: `path`.safetensors (all tensors, which
+        `load` reads; its path is returned) and `path`.json (the record), written under temporary names and then
+        renamed, the tensors last. `drawing` is for .html and .png: smooth, colormap and alpha.
 
         Raises:
-            OutputError: The files cannot be written.
+            OutputError: The files cannot be written, or the image or its geometry is unknown.
+            ParameterError: The colour map or the opacity cannot be used.
         """
+        from xaihub.explainers.saving import SUFFIXES, save_map
+
+        if Path(path).suffix == ".html":
+            return write_file(path, self.html(**drawing))
+        if Path(path).suffix in SUFFIXES:
+            return save_map(self, path, **drawing)
         record, values = _files(path)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         packed = pack_tensors(self.tensors())
@@ -205,33 +217,53 @@ class Explanation(Result):
         except OutputError as error:
             raise damaged from error
 
-    def plot(self, *, smooth: bool | None = None) -> Figure:
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas table of one row: image, model, explainer, target, prediction, cost, area of the sets."""
+        import pandas as pd
+
+        return pd.DataFrame([summary(self)])
+
+    def html(self, **drawing: Unpack[Drawing]) -> str:
+        """Return a self-contained HTML page: the map over the image with an opacity slider, sets, cost and record.
+
+        `drawing` is smooth, colormap and alpha (the slider's start).
+
+        Raises:
+            OutputError: The explanation has no image.
+            ParameterError: The colour map or the opacity cannot be used.
+        """
+        from xaihub.explainers.page.explanations import explanations_page
+
+        return explanations_page([self], **drawing)
+
+    def plot(self, **drawing: Unpack[Drawing]) -> Figure:
         """Return a matplotlib figure: the image, and the map over it with a colour bar.
 
-        Args:
-            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
+        `drawing` is smooth (None smooths maps that are pixelwise; values are never changed), colormap (a name of
+        matplotlib's) and alpha (opacity of the strongest colours, in [0, 1]).
+
+        Raises:
+            OutputError: The explanation has no image.
+            ParameterError: The colour map or the opacity cannot be used.
         """
         from xaihub.explainers.rendering import figure
 
-        return figure(self, smooth=smooth)
+        return figure(self, **drawing)
 
-    def png(self, *, smooth: bool | None = None) -> bytes:
-        """Return the overlay with its legend as PNG bytes, at the original image's geometry.
-
-        Args:
-            smooth: Smooth the map for display, never its values; None smooths maps that are pixelwise.
-        """
+    def png(self, **drawing: Unpack[Drawing]) -> bytes:
+        """Return the overlay with its legend as PNG bytes; `drawing` and errors are those of `plot`."""
         from xaihub.explainers.rendering import overlay, png_bytes
 
-        return png_bytes(overlay(self, smooth=smooth))
+        return png_bytes(overlay(self, **drawing))
 
-    def save_png(self, path: str | Path, *, smooth: bool | None = None) -> Path:
-        """Write the overlay with its legend; return the path. `smooth` is that of `png`.
+    def save_png(self, path: str | Path, **drawing: Unpack[Drawing]) -> Path:
+        """Write the overlay with its legend; return the path. `drawing` is that of `plot`.
 
         Raises:
-            OutputError: The file cannot be written.
+            OutputError: The file cannot be written, or the explanation has no image.
+            ParameterError: The colour map or the opacity cannot be used.
         """
-        return write_file(path, self.png(smooth=smooth))
+        return write_file(path, self.png(**drawing))
 
     def save_sets_png(self, path: str | Path) -> Path | None:
         """Draw the sets of pixels: outlined on the image, then each alone.
@@ -249,6 +281,31 @@ class Explanation(Result):
 
     def _repr_png_(self) -> bytes:
         return self.png()
+
+    def _repr_html_(self) -> str | None:
+        from xaihub.explainers.page.document import framed
+
+        return None if self.image is None else framed(self.html())
+
+
+def summary(explanation: Result) -> dict[str, Any]:
+    """Return the facts of one explanation as a row of a table."""
+    record, target = explanation.metadata, explanation.target
+    return {
+        "image": "" if explanation.image is None else explanation.image.name,
+        "model": explanation.model,
+        "explainer": explanation.explainer,
+        "target": target.name,
+        "target_index": target.index,
+        "probability": target.probability,
+        "value": target.value,
+        "against": None if explanation.against is None else explanation.against.name,
+        "predicted": explanation.predicted.name,
+        "predicted_index": explanation.predicted.index,
+        **{name: record.get(name) for name in ("forward_passes", "backward_passes", "seconds", "seed", "layer")},
+        "set_area": explanation.sets[0].area if explanation.sets else None,
+        "warnings": "; ".join(explanation.warnings),
+    }
 
 
 def _check_geometry(geometry: Geometry) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+
+from xaihub.errors import ParameterError, did_you_mean
 
 # Equal steps in value look like equal steps in colour: inferno is perceptually uniform, coolwarm (Moreland 2009) was
 # designed for diverging data; its red supports the target, its blue opposes it.
@@ -18,7 +21,36 @@ CLIPPED_SIGNED, CLIPPED = 99.0, 99.8  # percentiles at which colour scales end
 # EfficientNet-Lite0), those of maps made of cells, masks or layers by more than 0.95.
 PIXELWISE = 0.6
 SIGMA = 1 / 37  # standard deviation of the smoothing per side length: 6 pixels of 224
+ALPHA = 0.75  # opacity of the strongest colours, under which the image stays visible
 FAR = 0.1  # a scale that starts above this fraction of its end does not start near zero
+
+
+class Drawing(TypedDict, total=False):
+    """How a map is drawn; its values are never changed.
+
+    Attributes:
+        smooth: Smooth the map for display; None smooths maps that are pixelwise.
+        colormap: The name of a matplotlib colour map; None is inferno, and coolwarm for signed maps.
+        alpha: Opacity of the strongest colours over the image, in [0, 1].
+    """
+
+    smooth: bool | None
+    colormap: str | None
+    alpha: float
+
+
+def check_drawing(drawing: Drawing) -> None:
+    """Check the name of a colour map and the opacity.
+
+    Raises:
+        ParameterError: There is no such colour map, or the opacity is not in [0, 1].
+    """
+    name, alpha = drawing.get("colormap"), drawing.get("alpha", ALPHA)
+    if name is not None and name not in colormaps:
+        hint = did_you_mean(name, list(colormaps)) or "matplotlib's names, such as viridis, magma or RdBu_r"
+        raise ParameterError(f"there is no colour map {name!r}", hint=hint)
+    if not 0 <= alpha <= 1:
+        raise ParameterError(f"alpha is {alpha:g}, not in [0, 1]", hint="0 shows the image alone, 1 hides it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +64,7 @@ class Heat:
         high: The value at its end.
         clipped: The percentile of magnitude at which the scale ends; None if it ends at the largest value.
         sigma: Standard deviation in pixels of the model's input by which the map was smoothed; 0 if it was not.
+        chosen: The name of a colour map to use instead of the usual one.
     """
 
     strength: NDArray[np.float32]
@@ -40,6 +73,7 @@ class Heat:
     high: float
     clipped: float | None = None
     sigma: float = 0.0
+    chosen: str | None = None
 
     def colours(self) -> NDArray[np.float32]:
         """Return (H, W, 3) colours in [0, 1]."""
@@ -50,7 +84,13 @@ class Heat:
     @property
     def colormap(self) -> str:
         """The name of the colour map."""
-        return DIVERGING if self.signed else SEQUENTIAL
+        return self.chosen or (DIVERGING if self.signed else SEQUENTIAL)
+
+    @property
+    def cover(self) -> NDArray[np.float32]:
+        """(H, W) opacity in [0, 1] before alpha: 0 where the scale of the map starts, and outside the model's input."""
+        strength = np.abs(np.nan_to_num(self.strength))
+        return np.sqrt(strength) if self.signed else strength
 
     @property
     def ends(self) -> tuple[str, str]:

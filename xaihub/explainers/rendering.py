@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from xaihub.errors import OutputError
-from xaihub.explainers.heat import Heat, scaled, smoothed
+from xaihub.explainers.heat import ALPHA, Drawing, Heat, check_drawing, scaled, smoothed
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.result import Result
 from xaihub.images.marking import marked_png
@@ -41,29 +41,34 @@ Cell = tuple[Image.Image, str, str, tuple[int, int, int] | None]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def heat(explanation: Result, *, smooth: bool | None = None) -> Heat:
+def heat(explanation: Result, **drawing: Unpack[Drawing]) -> Heat:
     """Scale a map for drawing, in the original geometry where it is known.
 
     Args:
         explanation: What is drawn.
-        smooth: Smooth the map for display; None smooths maps that are pixelwise.
+        drawing: See `Drawing`.
+
+    Raises:
+        ParameterError: There is no such colour map, or the opacity is out of range.
     """
-    flat, sigma = smoothed(explanation.heatmap().numpy(), smooth)
+    check_drawing(drawing)
+    flat, sigma = smoothed(explanation.heatmap().numpy(), drawing.get("smooth"))
     if (geometry := explanation.geometry) is not None:
         placed = replace(geometry, original=_drawn_size(geometry.original))
         flat = placed.to_original(torch.from_numpy(flat)).numpy()
-    return scaled(flat, sigma)
+    return replace(scaled(flat, sigma), chosen=drawing.get("colormap"))
 
 
-def overlay(explanation: Result, *, smooth: bool | None = None) -> Image.Image:
+def overlay(explanation: Result, **drawing: Unpack[Drawing]) -> Image.Image:
     """Overlay the map on the image, with a legend below: method, class, probability, colour scale.
 
-    An image of more than 33 million pixels is drawn with 16 million. `smooth` is that of `heat`.
+    An image of more than 33 million pixels is drawn with 16 million. `drawing` is that of `heat`.
 
     Raises:
         OutputError: The explanation has no image.
+        ParameterError: As `heat`.
     """
-    painted, scale = _painted(explanation, smooth)
+    painted, scale = _painted(explanation, drawing)
     factor = max(1, min(-(-NARROWEST // painted.width), TALLEST // painted.height))
     if factor > 1:
         painted = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
@@ -74,10 +79,19 @@ def overlay(explanation: Result, *, smooth: bool | None = None) -> Image.Image:
     return canvas
 
 
-def grid(rows: Sequence[Sequence[Result]], *, smooth: bool | None = None) -> Image.Image:
+def plain_overlay(explanation: Result, **drawing: Unpack[Drawing]) -> Image.Image:
+    """Overlay the map on the image, without legend or frame, at exactly the image's size; raises as `overlay`."""
+    if explanation.image is None:
+        raise OutputError("this explanation has no image to draw on", hint="use with_image(image, geometry)")
+    photo = explanation.image.rgb
+    drawn = _blended(heat(explanation, **drawing), _photo(explanation)[0], drawing.get("alpha", ALPHA))
+    return drawn if drawn.size == photo.size else drawn.resize(photo.size)
+
+
+def grid(rows: Sequence[Sequence[Result]], **drawing: Unpack[Drawing]) -> Image.Image:
     """Draw explanations of one image as a labelled grid: one row per model, one column per explainer.
 
-    The first column shows the image. `smooth` is that of `heat`.
+    The first column shows the image. `drawing` is that of `heat`.
     """
     cells: list[list[Cell]] = []
     for explanations in rows:
@@ -86,7 +100,7 @@ def grid(rows: Sequence[Sequence[Result]], *, smooth: bool | None = None) -> Ima
         cells.append([(seen, first.model, f"predicts {first.predicted}", None)])
         for item in explanations:
             cost = f"{_passes(item.metadata['forward_passes'])}, {item.metadata['seconds']:.1f} s"
-            cells[-1].append((_painted(item, smooth)[0], item.claim, cost, None))
+            cells[-1].append((_painted(item, drawing)[0], item.claim, cost, None))
     return _tiled(cells, ["image", *(item.explainer for item in rows[0])])
 
 
@@ -106,9 +120,9 @@ def sets_figure(explanation: Result) -> Image.Image | None:
     roles = [one.role for one in explanation.sets]
     panels: list[Cell] = []
     for number, one in enumerate(explanation.sets):
-        colour, mask = OUTLINES[number % len(OUTLINES)], _in_original(one, geometry)
-        outlined[_ring(mask, 2 * width)] = PAPER
-        outlined[_ring(mask, width)] = colour
+        colour, mask = OUTLINES[number % len(OUTLINES)], in_original(one, geometry)
+        outlined[ring(mask, 2 * width)] = PAPER
+        outlined[ring(mask, width)] = colour
         alone = Image.fromarray(np.where(mask[..., None], pixels, np.array(MASKED)).astype(np.uint8))
         nth = f" {roles[: number + 1].count(one.role)}" if roles.count(one.role) > 1 else ""
         panels.append((alone, one.role + nth, one.claim, colour))
@@ -139,7 +153,7 @@ def _tiled(rows: Sequence[Sequence[Cell]], titles: Sequence[str] = ()) -> Image.
     return canvas
 
 
-def _in_original(one: PixelSet, geometry: Geometry | None) -> NDArray[np.bool_]:
+def in_original(one: PixelSet, geometry: Geometry | None) -> NDArray[np.bool_]:
     """Return a set's (H, W) mask in the original image's geometry, where that is known."""
     values = one.mask.float()
     if geometry is not None:
@@ -148,7 +162,7 @@ def _in_original(one: PixelSet, geometry: Geometry | None) -> NDArray[np.bool_]:
     return inside
 
 
-def _ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+def ring(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """Return the pixels within `width` outside a mask."""
     image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * width + 1))
     ring: NDArray[np.bool_] = (np.asarray(image) > 0) & ~mask
@@ -159,16 +173,16 @@ def painted(values: torch.Tensor, image: SourceImage, geometry: Geometry) -> Ima
     """Overlay any (H, W) map of a model's input on its image, in the image's geometry."""
     photo, shown = _reduced(image.rgb, geometry)
     flat, sigma = smoothed(values.numpy(), None)
-    return _framed(_blended(scaled(shown.to_original(torch.from_numpy(flat)).numpy(), sigma), photo), shown)
+    return _framed(_blended(scaled(shown.to_original(torch.from_numpy(flat)).numpy(), sigma), photo, ALPHA), shown)
 
 
-def figure(explanation: Result, *, smooth: bool | None = None) -> Figure:
-    """Return a matplotlib figure: the image, and the map over it with a colour bar; `smooth` is that of `heat`."""
+def figure(explanation: Result, **drawing: Unpack[Drawing]) -> Figure:
+    """Return a matplotlib figure: the image, and the map over it with a colour bar; `drawing` is that of `heat`."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    painted, scale = _painted(explanation, smooth)
+    painted, scale = _painted(explanation, drawing)
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
     left.imshow(_photo(explanation)[0])
@@ -221,29 +235,27 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
-def _painted(explanation: Result, smooth: bool | None) -> tuple[Image.Image, Heat]:
+def _painted(explanation: Result, drawing: Drawing) -> tuple[Image.Image, Heat]:
     photo, geometry = _photo(explanation)
-    scale = heat(explanation, smooth=smooth)
-    return _framed(_blended(scale, photo), geometry), scale
+    scale = heat(explanation, **drawing)
+    return _framed(_blended(scale, photo, drawing.get("alpha", ALPHA)), geometry), scale
 
 
-def _blended(scale: Heat, image: Image.Image) -> Image.Image:
+def _blended(scale: Heat, image: Image.Image, alpha: float) -> Image.Image:
     """Blend a map's colours with an image of the same size, some rows at a time."""
     result, rows = Image.new("RGB", image.size), max(1, BLOCK // image.width)
     for top in range(0, image.height, rows):
         part = image.crop((0, top, image.width, min(top + rows, image.height)))
-        result.paste(_blended_rows(replace(scale, strength=scale.strength[top : top + rows]), part), (0, top))
+        result.paste(_blended_rows(replace(scale, strength=scale.strength[top : top + rows]), part, alpha), (0, top))
     return result
 
 
-def _blended_rows(scale: Heat, image: Image.Image) -> Image.Image:
+def _blended_rows(scale: Heat, image: Image.Image, alpha: float) -> Image.Image:
     photo = np.asarray(image, dtype=np.float32) / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # On a pale grey image, colour can only come from the map.
     ground = np.repeat((0.25 + 0.7 * grey)[..., None], 3, axis=2)
-    strength = np.abs(np.nan_to_num(scale.strength))[..., None]
-    # The image stays visible under the strongest colours, and unchanged where the scale of the map starts.
-    opacity = 0.75 * (np.sqrt(strength) if scale.signed else strength)
+    opacity = alpha * scale.cover[..., None]
     mixed = (1 - opacity) * ground + opacity * scale.colours()
     unseen = np.isnan(scale.strength)[..., None]
     mixed = np.where(unseen, 0.5 * ground + 0.5, mixed)

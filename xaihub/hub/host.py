@@ -129,6 +129,7 @@ class PluginHost:
     def load(self) -> PluginHost:
         """Load every installed plugin of the entry-point group and return the host."""
         self.notes.settle()
+        self.warnings += self.notes.ended()
         for info, point in self.found():
             if self.admits(info):
                 self._load(info, point)

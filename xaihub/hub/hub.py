@@ -18,6 +18,7 @@ from xaihub.specs import (
     AdapterSpec,
     BackendSpec,
     BaselineSpec,
+    EngineSpec,
     ExplainerSpec,
     GlobalExplainerSpec,
     HeadSpec,
@@ -44,6 +45,9 @@ DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_EXPLAINER = "gradcam"
 DEFAULT_GLOBAL_EXPLAINER = "scores"
 DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a third party
+LOCAL = EngineSpec(
+    name="local", target="xaihub.evaluation.local:LocalEngine", summary="Worker processes on this machine."
+)
 S = TypeVar("S", bound=Spec)
 
 
@@ -69,6 +73,7 @@ class Hub:
         baselines: The registry of the removal operators that plugins add to the built-in ones.
         backends: The registry of libraries that run forward passes instead of torch's eager execution.
         heads: The registry of heads, which turn what a network returns into rows of scores.
+        engines: The registry of engines, which compute evaluations in workers; "local" is always there.
         models: The registry of model cards.
         adapters: The registry of sources of models.
         reproductions: The registry of published experiments that can be re-run.
@@ -85,6 +90,7 @@ class Hub:
     baselines = _registry("baselines", BaselineSpec)
     backends = _registry("backends", BackendSpec)
     heads = _registry("heads", HeadSpec)
+    engines = _registry("engines", EngineSpec)
     models = _registry("models", ModelCard)
     adapters = _registry("adapters", AdapterSpec, hook="model_adapters")
     reproductions = _registry("reproductions", ReproductionSpec)
@@ -156,6 +162,11 @@ class Hub:
         head.title = head.title or name
         return head
 
+    def get_engine(self, name: str, base: type, /, **values: Any) -> Any:
+        """Create the engine called `name`, a subclass of `base`, with the given arguments."""
+        spec = LOCAL if name == LOCAL.name else self.engines.get(name)
+        return spec.load_class(base)(**values)
+
     def get_objective(self, name: str, /, **values: Any) -> Objective:
         """Create the training objective called `name` with the given parameters."""
         from xaihub.objective import Objective, fenced_objective
@@ -192,12 +203,14 @@ class Hub:
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
+        input: Mapping[str, Any] | None = None,
     ) -> Model:
-        """Load a model: a card of the zoo, the path of a card, or any architecture that an adapter knows.
+        """Load a model: a card of the zoo, the path of a card, a function in a file, or what an adapter knows.
 
         Args:
             name: For example "efficientnet_lite0", "resnet50.a1_in1k", "hf-hub:timm/...", "torchvision/resnet18" or
-                "my_card.yaml".
+                "my_card.yaml". "model.py:build" runs that file and calls its function `build`, with the options as
+                keyword arguments, which returns a `xaihub.Model`.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
             classes: A text file with one class name per line, which replaces the model's class names.
@@ -208,11 +221,13 @@ class Hub:
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
+            input: Further settings of the preprocessing, instead of the model's own, as under `input` in a card:
+                {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}.
 
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
-            ParameterError: `outputs` is not a kind of outputs.
+            ParameterError: `outputs` is not a kind of outputs, or `input` has a wrong setting.
         """
         from dataclasses import replace
 
@@ -226,6 +241,10 @@ class Hub:
             card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
         if size is not None:
             card = replace(card, input={**card.input, "size": size})
+        if input:
+            from xaihub.models.cards import read_input
+
+            card = replace(card, input={**card.input, **read_input(input)})
         request = ModelRequest(
             name=card.name,
             card=card,
@@ -253,8 +272,10 @@ class Hub:
         if not scratch and not options:
             card_file = name if name.lower().endswith((".yaml", ".yml")) else None
             files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
+            code = f"{model.code['file']}:{model.code['function']}" if model.code else name
             model.loaded = {
-                "name": name, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                "name": code, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                "input": dict(input or {}),
                 **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
@@ -283,7 +304,12 @@ class Hub:
             card = read_card(name)
         if card is not None:
             return card, self._adapter(card.adapter)
-        for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
+        if ".py" in name.lower():
+            from xaihub.models.own import FunctionAdapter
+
+            if (mine := FunctionAdapter()).knows(name):
+                return ModelCard(name=name, architecture=name), mine
+        for spec in [spec for spec in self.adapters if spec.claims(name)] or self.adapters:
             adapter = self._try_adapter(spec, name)
             if adapter is not None:
                 return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
@@ -295,7 +321,7 @@ class Hub:
             adapter = self._adapter(spec.name)
             return adapter if adapter.knows(name) else None
         except (Exception, SystemExit) as error:  # the plugin fence: the models of other adapters must stay available
-            if isinstance(error, XaihubError) and name.startswith(spec.prefixes):
+            if isinstance(error, XaihubError) and spec.claims(name):
                 raise
             self._blame(spec, error)
             return None

@@ -1,4 +1,4 @@
-"""Notes about plugins on disk: which is being loaded, which ended or hung a process and is skipped, and load times."""
+"""Notes about plugins on disk: which is loaded or run, which ended or hung a process and is skipped, and load times."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xaihub.files import user_folder
+from xaihub.params import Parametrised
 
 SLOW_SECONDS = 0.5  # a load time worth a note
 PATIENCE = 2.0  # seconds after which the user is told who is loading; a Ctrl-C after them puts it into quarantine
@@ -47,8 +48,24 @@ class Notes:
     @contextmanager
     def loading(self, plugin: dict[str, str], step: str) -> Iterator[None]:
         """Note that this process runs a plugin's code, for as long as it does."""
-        file = self._folder / "loading" / f"{os.getpid()}-{next(_numbers)}"
-        handle = _create_locked(file, {**plugin, "step": step})
+        with self._noted("loading", {**plugin, "step": step}):
+            yield
+
+    @contextmanager
+    def running(self, method: Parametrised) -> Iterator[None]:
+        """Note that this process runs a method of a third party; if the process ends there, the next command tells."""
+        origin = method.origin
+        if origin.builtin or not origin.plugin:
+            yield
+        else:
+            known = {"plugin": origin.plugin, "label": origin.label}
+            with self._noted("running", {**known, "step": f"running {method.noun} {method.name!r}"}):
+                yield
+
+    @contextmanager
+    def _noted(self, kind: str, record: dict[str, str]) -> Iterator[None]:
+        file = self._folder / kind / f"{os.getpid()}-{next(_numbers)}"
+        handle = _create_locked(file, record)
         try:
             yield
         finally:
@@ -59,13 +76,22 @@ class Notes:
 
     def settle(self) -> bool:
         """Put the plugins into quarantine whose process has ended while it ran their code; return whether any was."""
-        found = False
-        for file in _files(self._folder / "loading"):
+        ended = self._ended("loading")
+        for note in ended:
+            self.hold(note, f"a process ended while {note['step']}")
+        return bool(ended)
+
+    def ended(self) -> list[str]:
+        """Return, once, which methods ran when a process ended; it may also have been ended from outside."""
+        return [f"plugin {note['label']}: a process ended while {note['step']}" for note in self._ended("running")]
+
+    def _ended(self, kind: str) -> list[dict[str, str]]:
+        """Remove and return the notes of processes that have ended."""
+        found = []
+        for file in _files(self._folder / kind):
             note = _read(file)
             if not _is_locked(file):
-                if note:
-                    self.hold(note, f"a process ended while {note['step']}")
-                    found = True
+                found += [note] if "step" in note else []
                 with suppress(OSError):
                     file.unlink()
         return found

@@ -10,7 +10,8 @@ from pathlib import Path
 from xaihub.errors import InputError
 from xaihub.images.marking import is_marked
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+ARRAYS = (".npy", ".npz")  # of NumPy
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", *ARRAYS})
 ARCHIVED = "__MACOSX"  # what archives made on a Mac hold in addition to the files
 
 
@@ -40,19 +41,22 @@ def image_files(folder: Path) -> list[str]:
     Raises:
         InputError: A folder cannot be read.
     """
+    return sorted(walk_images(folder))
+
+
+def walk_images(folder: Path) -> Iterator[str]:
+    """Yield the image files in a folder and its subfolders in any order, without hidden ones; raises as above."""
 
     def unreadable(error: OSError) -> None:
         raise InputError(f"cannot read the folder {str(error.filename)!r}: {error.strerror}") from error
 
-    found: list[str] = []
     # os.walk reports a folder that it cannot read; pathlib's rglob skips it silently. One path object for each of
     # 50,000 files would be slow.
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".") and name != ARCHIVED]
         parent = "" if parent == "." else parent.removeprefix("./")
         kept = (name for name in names if not name.startswith("."))
-        found += [os.path.join(parent, name) for name in kept if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH118, PTH122
-    return sorted(found)
+        yield from (os.path.join(parent, name) for name in kept if os.path.splitext(name)[1].lower() in SUFFIXES)  # noqa: PTH118, PTH122
 
 
 def _expand(path: str, note: Callable[[str], None]) -> Iterator[str]:

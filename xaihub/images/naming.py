@@ -47,6 +47,10 @@ class OutputNames:
         image = [] if source is None else [self._sources[source]]
         return "__".join([*image, self._models[model], self._explainers[explainer], *self._target])
 
+    def image(self, source: str) -> str:
+        """Return the name of what all results for one image share."""
+        return "__".join([self._sources[source], *self._target])
+
 
 def target_part(target: str | None) -> list[str]:
     """Return what the name of a result has for the target, so that results for several targets are kept."""

@@ -100,6 +100,50 @@ def draw_coalitions(
     return Coalitions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
+def balanced_coalitions(players: int, count: int, *, copies: int = 1, generator: torch.Generator) -> Coalitions:
+    """Draw `count` coalitions in which every player takes part with probability one half, evenly in each block.
+
+    A block is the rows of a Hadamard matrix and their complements, with random columns for the players and random
+    signs: each coalition is uniform, and over a whole block no two players are correlated, so an additive fit has the
+    smallest possible variance. Derived; the design is that of Plackett and Burman (1946). Coalitions may repeat, which
+    is unlikely with many players.
+
+    Args:
+        players: d.
+        count: Number of rows; one fewer if it is odd.
+        copies: Number of replacements for absent players; pairs alternate.
+        generator: The source of all random numbers.
+    """
+    order, pairs = block_of(players), count // 2
+    signs = []
+    for _ in range(-(-pairs // order)):
+        columns = torch.randperm(order, generator=generator)[:players]
+        flipped = torch.randint(0, 2, (players,), generator=generator)
+        rows = torch.randperm(order, generator=generator)
+        signs.append(_hadamard(order)[rows][:, columns] ^ flipped)
+    shown = torch.cat(signs)[:pairs].float()
+    draw = torch.arange(pairs).repeat_interleave(2)
+    return Coalitions(
+        shown=torch.stack([shown, 1 - shown], 1).flatten(0, 1),
+        draw=draw,
+        copy=draw % copies,
+        log_expected=torch.full((2 * pairs,), log(2 * max(pairs, 1)) - players * log(2), dtype=torch.float64),
+    )
+
+
+def block_of(players: int) -> int:
+    """Return the pairs per block of `balanced_coalitions`: the smallest power of two that is at least d."""
+    return 1 << max(players - 1, 0).bit_length()
+
+
+def _hadamard(order: int) -> Tensor:
+    """Return Sylvester's matrix of an order that is a power of two, with 1 for -1 and 0 for 1: (order, order)."""
+    found = torch.zeros(1, 1, dtype=torch.long)
+    while len(found) < order:
+        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, 1 - found], 1)])
+    return found
+
+
 def draw_orders(players: int, count: int, *, generator: torch.Generator) -> tuple[Coalitions, Tensor]:
     """Draw about `count` coalitions along random orders of the players: permutation sampling.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xaihub.errors import ModelError
@@ -15,10 +17,13 @@ from xaihub.specs import ModelCard
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from xaihub.models.model import Model
 
 LARGEST = 4_000_000  # bytes of a file of class names
+# In the names and messages of what hubs' clients raise without a connection.
+_OFFLINE = ("connect", "offline", "resolve", "localentrynotfound", "timeout", "timed out", "max retries")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,33 @@ class ModelRequest:
         if given == "imagenet-1k":
             return None
         return read_classes(inside(self.card.base, given, who=f"model card {self.card.name!r}", error=ModelError))
+
+    def weights_file(self) -> Path | None:
+        """Return the checkpoint, or the file that the card names; None if the adapter has to provide the weights.
+
+        Raises:
+            MissingExtra: The package with the weights is not installed.
+            ModelError: The file does not exist, or its checksum differs from the card's.
+        """
+        from xaihub.models.weights import weights_file
+
+        if self.checkpoint is not None:
+            return Path(self.checkpoint)
+        return weights_file(self.card) if self.card.weights.source in ("package", "file") else None
+
+    def weights(self) -> tuple[dict[str, Tensor] | None, str]:
+        """Return the weights of the checkpoint or the card, with their name for messages.
+
+        They are None if the adapter has to provide them. Raises as `weights_file` and `read_weights`.
+        """
+        from xaihub.models.weights import read_weights
+
+        file = self.weights_file()
+        if file is None:
+            return None, ""
+        if self.checkpoint is not None:
+            return read_weights(self.checkpoint), f"checkpoint {self.checkpoint!r}"
+        return read_weights(file), f"the weights file of {self.card.name!r}"
 
     def num_classes(self) -> int | None:
         """Return the number of outputs requested by the user or the card, or None.
@@ -124,6 +156,38 @@ class ModelAdapter(ABC):
         Raises:
             ModelError: It cannot be built; the message gives the reason and what to do.
         """
+
+    @staticmethod
+    @contextmanager
+    def downloading(name: str, *, asks_hub: bool = True) -> Iterator[None]:
+        """Let a library ask the Hugging Face hub for `name` inside; without a connection only its cache is used.
+
+        Its client would try each of several files six times, which takes almost a minute when offline.
+
+        Raises:
+            ModelError: There is no connection, and the cache does not have the files.
+        """
+        from huggingface_hub import constants, get_session
+
+        offline = constants.HF_HUB_OFFLINE
+        if asks_hub and not offline:
+            try:
+                get_session().head(constants.ENDPOINT, timeout=5)
+            except Exception:  # errors of requests or httpx, depending on the client's version
+                constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        except Exception as error:  # libraries raise many types
+            chain = [error, error.__cause__, error.__context__]
+            kinds = " ".join(f"{type(item).__name__} {item}" for item in chain if item is not None).lower()
+            if isinstance(error, ModelError) or not asks_hub or not any(word in kinds for word in _OFFLINE):
+                raise
+            raise ModelError(
+                f"the weights of {name!r} cannot be downloaded: no connection to the hub",
+                hint="go online, pass --checkpoint FILE, or use an offline model from 'xaihub list models'",
+            ) from error
+        finally:
+            constants.HF_HUB_OFFLINE = offline
 
     def names(self, pattern: str = "*") -> list[str]:  # noqa: ARG002 - the argument of its overrides
         """Return the architectures whose names match a glob pattern."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError, ParameterError
 from xaihub.models.outputs import Outputs
+from xaihub.models.process import fenced
 from xaihub.params import Parametrised
 
 
@@ -30,6 +32,7 @@ class Head(Parametrised, ABC):
                 return outputs["masks"].sigmoid().mean((2, 3))
     """
 
+    noun: ClassVar[str] = "head"
     outputs = Outputs("regression")
     classes: tuple[str, ...] = ()
     title = ""
@@ -41,6 +44,11 @@ class Head(Parametrised, ABC):
 
     def bind(self, model: Any) -> None:
         """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
+
+
+def of_plugin(head: Head) -> AbstractContextManager[None]:
+    """Return the fence around the code of a plugin's head; what a function of the user's raises is the user's."""
+    return fenced(head) if head.origin.plugin else nullcontext()
 
 
 class Shell(nn.Module, ABC):
@@ -69,6 +77,11 @@ class Shell(nn.Module, ABC):
     def around(self, network: nn.Module) -> Shell:
         """Return the same shell of another network."""
 
+    def train(self, mode: bool = True) -> Shell:
+        """Switch the mode of the network, in its own way."""
+        self.shell_network.train(mode)
+        return self
+
     @property
     def training(self) -> bool:
         """The network's own mode."""
@@ -93,7 +106,9 @@ class Headed(Shell):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (B, K) scores of (B, C, H, W) inputs."""
-        scores: Tensor = self.shell_head.rows(self.shell_network(inputs))
+        outputs = self.shell_network(inputs)
+        with of_plugin(self.shell_head):
+            scores: Tensor = self.shell_head.rows(outputs)
         return scores
 
 

@@ -13,20 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError
+from xaihub.images import SourceImage
 from xaihub.models.attention import recorded
 from xaihub.models.backends import EAGER, Backend
 from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
+from xaihub.models.ending import ending
 from xaihub.models.executor import Executor
 from xaihub.models.hashing import hash_state, hash_structure, versions_of
-from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, without_head
+from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, of_plugin, without_head
 from xaihub.models.layer import Layer
-from xaihub.models.network import evaluating, hookable, prepared, to_order
+from xaihub.models.network import evaluating, largest_outputs, prepared, to_order
 from xaihub.models.outputs import Outputs
 from xaihub.models.passes import DTYPES, Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
+from xaihub.models.text_encoder import TextEncoder
 from xaihub.params import Parametrised
 from xaihub.randomness import exclusive
 from xaihub.specs import ModelCard
@@ -51,6 +54,7 @@ class Model:
         outputs: The meaning of the scores; those of binary outputs are minus the logit, and the logit.
         card: The card from which it was built.
         runtime: Settings of the forward passes.
+        text_encoder: Encodes texts that images can be compared with, or None.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Model:
         card: ModelCard | None = None,
         device: str | torch.device = "cpu",
         runtime: Runtime | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         """Move `module` to `device`, in evaluation mode and channels-last memory order.
 
@@ -79,14 +84,13 @@ class Model:
         self._order = torch.channels_last
         self.module: Any = prepared(module, self.device, self._order, name=name)
         check_modules(self.module, name=name)
-        self.name = name
-        self.preprocessing = preprocessing
+        self.name, self.preprocessing = name, preprocessing
         self.classes = tuple(classes)
         self.outputs, self._declared = Outputs(), False
         if outputs is not None:
             self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
-        self.runtime = runtime or Runtime()
+        self.runtime, self.text_encoder = runtime or Runtime(), text_encoder
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
         # Backends of plugins, by name, each imported when it is called, and the one that "auto" may choose.
@@ -94,6 +98,7 @@ class Model:
         self.automatic_backend = EAGER
         # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
         self.loaded: dict[str, Any] | None = None
+        self.code: Mapping[str, str] = {}  # of the user's function that built it: file, function, sha256 of the file
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
@@ -158,32 +163,27 @@ class Model:
         """Name, device and number of classes."""
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
-    def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
+    def around(self, module: nn.Module, *, card: ModelCard | None = None, device: Any = None) -> Model:
         """Return a model of another network with the same inputs, classes and meaning of its scores."""
-        names = {name for name, _ in module.named_modules()}
-        hints = replace(
-            self._hints,
-            heads=tuple(head for head in self._hints.heads if head in names),
-            layers=tuple((role, layer) for role, layer in self._hints.layers if layer in names),
-        )
         model = Model(
             module,
             name=self.name,
             preprocessing=self.preprocessing,
             classes=self.classes,
-            hints=hints,
+            hints=self._hints.within(module),
             card=card or self.card,
-            device=self.device,
+            device=device or self.device,
             runtime=self.runtime,
+            text_encoder=self.text_encoder,
         )
         model.outputs, model._declared = self.outputs, self._declared
-        model.baselines = self.baselines
+        model.baselines, model.code = self.baselines, self.code
         model.backends, model.automatic_backend = self.backends, self.automatic_backend
         model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
         return model
 
     def declared(self, outputs: str | Outputs) -> Model:
-        """Return a model of the same network whose outputs have another meaning, see `Outputs.parse`."""
+        """Return a model of the same network whose outputs have another meaning."""
         model = self.around(without_head(self.module))
         model.classes = () if self.outputs.kind == "binary" else self.classes
         model._declare(Outputs.parse(outputs))
@@ -196,8 +196,13 @@ class Model:
         self.classes = outputs.names(self.classes)
 
     def with_head(self, head: Head) -> Model:
-        """Return a model of the same network whose scores are the rows of a head."""
-        head.bind(self)
+        """Return a model of the same network whose scores are the rows of a head.
+
+        Raises:
+            PluginError: The code of a plugin's head raises.
+        """
+        with of_plugin(head):
+            head.bind(self)
         return self._reading(Headed(without_head(self.module), head), head.outputs, head.classes)
 
     def _reading(self, module: nn.Module, outputs: Outputs, classes: tuple[str, ...] = ()) -> Model:
@@ -239,8 +244,7 @@ class Model:
     def weights_hash(self) -> str:
         """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
 
-        It is computed again after a weight has been replaced or changed in place (not through `.data`). While a method
-        runs, it is that of the weights at its start, because a method that changes them has no result.
+        It is computed again after a weight was replaced or changed in place (not through `.data`), but not by a method.
         """
         return self._guard.weights_hash or self.fresh_weights_hash()
 
@@ -255,7 +259,8 @@ class Model:
     def structure_hash(self) -> str:
         """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
         head = [self.module.shell_head.title, self.module.shell_head.identity] if self.head else []
-        return hash_structure(self.module, self.card, [] if self.outputs == Outputs() else [str(self.outputs), *head])
+        meaning = [] if self.outputs == Outputs() else [str(self.outputs), *head]
+        return hash_structure(self.module, self.card, [*meaning, *([self.code["sha256"]] if self.code else [])])
 
     @cached_property
     def row_bytes(self) -> int:
@@ -263,22 +268,10 @@ class Model:
 
         The sum of the input and the four largest layer outputs, as if they were alive at the same time.
         """
-        sizes: list[int] = []
-
-        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                sizes.append(output.element_size() * output.nelement())
-
         inputs = torch.zeros(1, *self.input_size)
         with locked(self._locks), eager(self.module):
-            handles = [part.register_forward_hook(note) for part in hookable(self.module).values()]
-            try:
-                with torch.inference_mode():
-                    note(self.module, None, self._uncounted(inputs))
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return inputs.element_size() * inputs.nelement() + sum(sorted(sizes)[-4:])
+            largest = largest_outputs(self.module, lambda: self._uncounted(inputs))
+        return inputs.element_size() * inputs.nelement() + sum(largest)
 
     def _uncounted(self, inputs: Tensor) -> Any:
         """Run the network past its root module's hooks, so that the pass is not counted as an explainer's."""
@@ -295,8 +288,8 @@ class Model:
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
-    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
+    def prepare(self, image: Image | SourceImage) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an image on the model's device, and its geometry."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
@@ -324,6 +317,14 @@ class Model:
         noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
         with locked(self._locks), torch.inference_mode(mode=False), eager(self.module):
             return self._ordered(lambda: trace(self.module, noise.to(self.device, self.dtype), self._hints))
+
+    @cached_property
+    def ending(self) -> str | None:
+        """The operation that ends the network: "sigmoid", "softmax", or "" for any other; None if it is unknown."""
+        blank = torch.zeros(1, *self.input_size, device=self.device, dtype=self.dtype)
+        with locked(self._locks), torch.inference_mode(mode=False), eager(self.module), torch.enable_grad():
+            pixels = blank.clone().requires_grad_()
+            return ending(self._ordered(lambda: without_head(self.module).forward(pixels.clone())))
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the default layer for activation maps, which has a `reason`."""

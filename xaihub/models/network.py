@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError
+from xaihub.models.opaque import Opaque, hookable, opened
 
 
 def prepared(module: nn.Module, device: torch.device, order: torch.memory_format, *, name: str) -> nn.Module:
-    """Return the network in evaluation mode, on the device, and in a memory order; a scripted one is wrapped.
+    """Return the network in evaluation mode, on the device, and in a memory order; a compiled one is wrapped.
 
     Raises:
         ModelError: It cannot be moved, or switched to evaluation mode.
     """
-    module = getattr(module, "_orig_mod", module)  # what torch.compile returned skips hooks, so the original is used
+    module = opened(module)
     try:
         module = module.eval().to(device=device)
     except (NotImplementedError, RuntimeError, AttributeError) as error:
@@ -30,25 +31,25 @@ def prepared(module: nn.Module, device: torch.device, order: torch.memory_format
     with torch.inference_mode(mode=False):
         _leave_inference_mode(module)
         to_order(module, order)
-    return _Scripted(module).eval() if isinstance(module, torch.jit.ScriptModule) else module
+    return Opaque(module).eval() if isinstance(module, torch.jit.ScriptModule) else module
 
 
-class _Scripted(nn.Module):
-    """A module compiled by torch.jit, which supports no hooks, as a part of one that does."""
+def largest_outputs(network: nn.Module, run: Callable[[], Any]) -> list[int]:
+    """Return the bytes of the four largest tensors that layers return while the network runs once."""
+    sizes: list[int] = []
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.element_size() * output.nelement())
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(inputs)
-        return outputs
-
-
-def hookable(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules on which hooks run, by name, without the network itself."""
-    parts = network.named_modules()
-    return {name: part for name, part in parts if name and not isinstance(part, torch.jit.ScriptModule)}
+    handles = [part.register_forward_hook(note) for part in hookable(network).values()]
+    try:
+        with torch.inference_mode():
+            note(network, None, run())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(sizes)[-4:]
 
 
 def to_order(module: nn.Module, order: torch.memory_format) -> None:

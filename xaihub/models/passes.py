@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ class Runtime:
             which uses an installed one as soon as there are enough passes to pay for its preparation.
         precision: Of the network's layers: "f32", or on request "bf16" or "f16"; scores are returned in float32.
         progress: Called as `progress(done, total)` while masks are evaluated.
+        preview: Called with each preliminary explanation of a method that refines its map within a budget of seconds.
     """
 
     batch_size: int | None = None
@@ -37,6 +39,7 @@ class Runtime:
     backend: str = "auto"
     precision: Precision = "f32"
     progress: Callable[[int, int], None] | None = None
+    preview: Callable[[Any], None] | None = None
 
     def record(self) -> dict[str, int | str | None]:
         """Return everything but `progress`, as JSON types."""

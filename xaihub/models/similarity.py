@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from xaihub.errors import ModelError, ParameterError
@@ -24,7 +24,7 @@ class Similarity(Head):
     def __init__(self, references: Sequence[Any] = ()) -> None:
         """Compare with `references`: paths, bytes, PIL images or arrays."""
         self.images: list[SourceImage] = [load_image(reference) for reference in references]
-        self._known = torch.empty(0, 0)
+        self._known = nn.Parameter(torch.empty(0, 0), requires_grad=False)
 
     def bind(self, model: Model) -> None:
         """Compute the features of the references.
@@ -37,8 +37,9 @@ class Similarity(Head):
             raise ParameterError("similarity needs an image to compare with", hint="give --like FILE")
         reader = model.with_head(Features())
         with reader.untouched():
-            rows = [reader.predict(reader.prepare(image.rgb)[0][None]) for image in self.images]
-        self._known = normalize(torch.cat(rows), dim=1)
+            rows = [reader.predict(reader.prepare(image)[0][None]) for image in self.images]
+        # A parameter is known to be constant, whereas a tensor with as many rows as a batch may come from its images.
+        self._known = nn.Parameter(normalize(torch.cat(rows), dim=1), requires_grad=False)
         self.classes = tuple(f"like {image.name}" for image in self.images)
         self.title = f"similarity to {', '.join(image.name for image in self.images)}"
         self.outputs = Outputs("regression", default="0 vs 1" if len(self.images) == 2 else "")

@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 
 from xaihub.errors import ModelError, ParameterError, did_you_mean
 from xaihub.models.layer import Layer, Layout, tensors
-from xaihub.models.network import hookable
+from xaihub.models.opaque import Opaque, hookable
 
 # A coarser default map hardly localises anything; a method may still select such a layer by name.
 MINIMUM_GRID = 4
@@ -40,6 +40,12 @@ class Hints:
     heads: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
     reason: str = "set by the model card"
+
+    def within(self, network: nn.Module) -> Hints:
+        """Return the facts about layers that another network has as well."""
+        names = {name for name, _ in network.named_modules()}
+        heads = tuple(head for head in self.heads if head in names)
+        return replace(self, heads=heads, layers=tuple(pair for pair in self.layers if pair[1] in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +208,14 @@ def _fixed(name: str, maps: dict[str, Layer], repeated: Mapping[str, int], reaso
 
 def _no_passage(module: nn.Module, repeated: Mapping[str, int], refusal: str, *, differentiable: bool) -> str:
     """Explain why no layer can be chosen."""
+    if reason := getattr(module, "black_box", ""):  # why it has no layers
+        return str(reason)
     if not differentiable:
         return "its class scores cannot be differentiated down to the image"
     if refusal:
         return refusal
     if not hookable(module) and next(module.children(), None) is not None:
-        return "its layers are compiled by torch.jit, which runs no hooks"
+        return getattr(module, "reason", Opaque.reason)
     if repeated:
         return _called(*next(iter(repeated.items())))
     return "no module returns a grid over the image through which all information flows"
@@ -298,6 +306,12 @@ def _passages(seen: list[_Seen], grids: list[_Seen], logits: Tensor, pixels: Ten
     of_module: dict[str, list[_Seen]] = {}
     for item in seen:
         of_module.setdefault(item.name, []).append(item)
+    # A module may also return what it computed from its grid, such as the pooled features, and only that may be used.
+    grids = [
+        item
+        for item in grids
+        if not any(_leads_to(other.output, item.output) for other in of_module[item.name] if other is not item)
+    ]
     several = {name for name, count in Counter(item.name for item in grids).items() if count > 1}
     passages = []
     for group in _same_output(grids):
@@ -322,9 +336,11 @@ def _is_passage(logits: Tensor, items: list[_Seen], pixels: Tensor) -> bool:
     return bool(met) and items[0].output.grad_fn is not None
 
 
-def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
-    """Whether the autograd graph of `logits` contains `pixels`."""
-    return any(getattr(node, "variable", None) is pixels for node in _nodes(logits))
+def _leads_to(later: Tensor, earlier: Tensor) -> bool:
+    """Whether the autograd graph of `later` contains `earlier`."""
+    if later is earlier:
+        return False
+    return any(node is earlier.grad_fn or getattr(node, "variable", None) is earlier for node in _nodes(later))
 
 
 def _nodes(output: Tensor, stops: Collection[Node | None] = ()) -> Iterator[Node]:

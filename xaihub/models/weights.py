@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from xaihub.errors import MissingExtra, ModelError
 from xaihub.files import check_file, decoding, inside
-from xaihub.models.adapter import ModelRequest
 from xaihub.specs import ModelCard
 
 # Keys under which training scripts store the weights in a checkpoint, in order of preference.
@@ -71,18 +70,6 @@ def _installed_file(package: str, distribution: str, path: str) -> Path | None:
                 return Path(str(file.locate()))
         raise ModelError(f"the weights are missing: the package {package!r} has no file {path!r}")
     return None
-
-
-def requested_weights(request: ModelRequest) -> tuple[dict[str, Tensor] | None, str]:
-    """Return the weights of the request's checkpoint or card, with their name for messages.
-
-    They are None if the adapter has to provide them. Raises as `read_weights` and `weights_file`.
-    """
-    if request.checkpoint is not None:
-        return read_weights(request.checkpoint), f"checkpoint {request.checkpoint!r}"
-    if request.card.weights.source in ("package", "file"):
-        return read_weights(weights_file(request.card)), f"the weights file of {request.card.name!r}"
-    return None, ""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from xaihub.notices.process import ENVIRONMENT, Observer, of_imports, of_process, of_random, of_thread
 
 _SHOWN = 300  # characters of an error's text
 _LAST_INTERRUPT = 3  # Ctrl-C ends the process when foreign code has swallowed it twice
@@ -71,7 +71,8 @@ def run(
     """
     outcome = Outcome()
     with _turn, stdout_to_stderr(), _Watch(patience, limit, slow) as watch:
-        before = [(name, read(), restore) for name, read, restore in _settings(environment=not libraries)]
+        settings = (*of_process(), *of_imports(), *of_thread(), *of_random())
+        before = Observer([setting for setting in settings if not (libraries and setting is ENVIRONMENT)])
         depth, started = sys.getrecursionlimit(), time.perf_counter()
         try:
             outcome.value = action()
@@ -82,8 +83,7 @@ def run(
                 sys.setrecursionlimit(depth)  # here, because under a low limit no function could be called
                 outcome.changed.append("the recursion limit")
             outcome.seconds = time.perf_counter() - started
-            changed = [name for name, old, restore in before if restore(old)]
-            outcome.changed += [name for name in changed if not (libraries and name.endswith("random state"))]
+            outcome.changed += before.restore(imports=libraries)
     if watch.interrupts:
         raise Interrupted(outcome.seconds)
     if watch.stopped:
@@ -199,134 +199,3 @@ class _Watch:
             if not self._done.is_set() and hasattr(signal, "pthread_kill"):
                 self._sent = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-# The name of a setting, a function that reads it, and one that restores what was read and returns whether it differed.
-_Setting = tuple[str, Callable[[], Any], Callable[[Any], bool]]
-
-
-def _setting(name: str, read: Callable[[], Any], write: Callable[[Any], Any]) -> _Setting:
-    def restore(old: Any) -> bool:
-        if old is None or read() == old:  # None: there was nothing to read
-            return False
-        write(old)
-        return True
-
-    return name, read, restore
-
-
-def _settings(*, environment: bool) -> list[_Setting]:
-    """Return the settings of the process that imports must not change; those of torch if it is imported."""
-    return [*_PROCESS, *[_ENVIRONMENT] * environment, *_of_torch(sys.modules.get("torch"))]
-
-
-def _of_torch(torch: Any) -> list[_Setting]:
-    if not hasattr(torch, "set_float32_matmul_precision"):  # not imported, or not completely
-        return []
-    return [
-        _setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-        _setting("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-        _setting("torch's gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),
-        _setting(
-            "torch's deterministic mode",
-            torch.are_deterministic_algorithms_enabled,
-            torch.use_deterministic_algorithms,
-        ),
-        _setting("torch's matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-        _setting(
-            "torch's random state",
-            lambda: torch.get_rng_state().numpy().tobytes(),
-            lambda old: torch.set_rng_state(torch.frombuffer(bytearray(old), dtype=torch.uint8)),
-        ),
-    ]
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()  # noqa: PTH109 - as a string
-    except OSError:  # it was deleted
-        return None
-
-
-def _enter_folder(folder: str) -> None:
-    with suppress(OSError):
-        os.chdir(folder)
-
-
-def _set_environment(old: dict[str, str]) -> None:
-    for name in os.environ.keys() - old.keys():
-        del os.environ[name]
-    os.environ.update(old)
-
-
-def _restore_path(old: list[str]) -> bool:
-    """Restore the order of `sys.path`; what was added stays, at the end, because later imports may need it."""
-    if sys.path[: len(old)] == old:
-        return False
-    sys.path[:] = [*old, *(entry for entry in sys.path if entry not in old)]
-    return True
-
-
-def _restore_builtins(old: dict[str, Any]) -> bool:
-    changed = {name: value for name, value in old.items() if vars(builtins).get(name) is not value}
-    vars(builtins).update(changed)
-    return bool(changed)
-
-
-def _handlers() -> dict[int, Any]:
-    numbers = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM"))
-    return {number: signal.getsignal(number) for number in numbers if number is not None}
-
-
-def _set_handlers(old: dict[int, Any]) -> None:
-    for number, handler in old.items():
-        if handler is not None:  # one that was not set from Python
-            with suppress(ValueError):  # not the main thread
-                signal.signal(number, handler)
-
-
-def _umask() -> int:
-    old = os.umask(0o077)
-    os.umask(old)
-    return old
-
-
-def _random_state() -> Any:
-    module = sys.modules.get("random")
-    return None if module is None else module.getstate()
-
-
-def _set_random_state(old: Any) -> None:
-    sys.modules["random"].setstate(old)
-
-
-def _errors_from_warnings() -> list[Any]:
-    return [item for item in warnings.filters if item[0] == "error"]
-
-
-def _set_errors_from_warnings(old: list[Any]) -> None:
-    kept = [item for item in warnings.filters if item[0] != "error" or item in old]
-    with suppress(TypeError, AttributeError):
-        warnings.filters[:] = kept  # type: ignore[index]
-        warnings._filters_mutated()  # type: ignore[attr-defined]
-
-
-def _hooks() -> tuple[Any, ...]:
-    return sys.stdout, sys.stderr, sys.stdin, sys.excepthook, threading.excepthook
-
-
-def _set_hooks(old: tuple[Any, ...]) -> None:
-    sys.stdout, sys.stderr, sys.stdin, sys.excepthook, threading.excepthook = old
-
-
-_ENVIRONMENT = _setting("environment variables", lambda: dict(os.environ), _set_environment)
-_PROCESS: tuple[_Setting, ...] = (
-    ("built-in functions", lambda: dict(vars(builtins)), _restore_builtins),
-    _setting("the working directory", _folder, _enter_folder),
-    ("the order of sys.path", lambda: list(sys.path), _restore_path),
-    _setting("signal handlers", _handlers, _set_handlers),
-    _setting("the file mode mask", _umask, os.umask),
-    _setting("the random state", _random_state, _set_random_state),
-    _setting("warning filters", _errors_from_warnings, _set_errors_from_warnings),
-    _setting("standard streams or exception hooks", _hooks, _set_hooks),
-)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from xaihub.api.parameters import Setting, assign
 from xaihub.errors import ParameterError, UnknownName, did_you_mean
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginInfo
+from xaihub.hub.worker import SUPPORTED, Child, Lost, Worker, forked
 from xaihub.params import convert
 from xaihub.plugin_tools.overview import find as find_plugins
 from xaihub.plugin_tools.plugin_checks import PluginSubject
@@ -30,10 +33,10 @@ from xaihub.testing.kit import (
     subject_of,
     unknown_check,
 )
-from xaihub.testing.worker import AVAILABLE, Worker, WorkerLost
 
 __all__ = ["CheckResult", "check_plugin", "planned"]
 
+PRELOADED = ("torch", "timm.models")  # by the program, so that each worker has them from its start
 CRASHES = 3  # after so many, the other checks of a subject are not run
 
 
@@ -83,7 +86,7 @@ def check_plugin(
     isolated: bool = False,
     seconds: float = 120.0,
 ) -> list[CheckResult]:
-    """Check a plugin, all plugins of a distribution, or one explainer, metric, objective, baseline, adapter or model.
+    """Check a plugin, all of a distribution, or one explainer, metric, objective, baseline, head, adapter or model.
 
     Args:
         name: The name; if a plugin and one of its methods share it, the whole plugin is checked.
@@ -102,7 +105,7 @@ def check_plugin(
     tasks = planned(name, hub, only)
     session = _Session(tasks, hub, list(settings))
     found: list[CheckResult] = []
-    with Worker(session.answer, seconds=seconds) if isolated and AVAILABLE else nullcontext(session.answer) as answer:
+    with _isolated(session.answer, seconds) if isolated and SUPPORTED else nullcontext(session.answer) as answer:
         if settings and "error" in (wrong := _asked(answer, len(tasks))):
             raise ParameterError(wrong["error"])
         for result in _results(tasks, answer):
@@ -114,10 +117,29 @@ def check_plugin(
     return found
 
 
+@contextmanager
+def _isolated(answer: Callable[[int], dict[str, Any]], seconds: float) -> Iterator[Callable[[int], dict[str, Any]]]:
+    """Yield what runs `answer` in a worker, for at most `seconds` each time, or raises `Lost`."""
+
+    def work(request: bytes) -> bytes:
+        import torch
+
+        torch.set_num_threads(1)  # a pool of threads does not survive the fork; small networks gain nothing from it
+        return json.dumps(answer(int(request))).encode()
+
+    def start() -> Child:
+        for name in PRELOADED:
+            import_module(name)
+        return forked(work)
+
+    with Worker(start) as worker:
+        yield lambda task: json.loads(worker.ask(str(task).encode(), timeout=seconds))
+
+
 def _asked(answer: Callable[[int], dict[str, Any]], task: int) -> dict[str, Any]:
     try:
         return answer(task)
-    except WorkerLost:
+    except Lost:
         return {}  # the check `loads` of what cannot be loaded reports it
 
 
@@ -136,7 +158,7 @@ def _results(tasks: Sequence[Task], answer: Callable[[int], dict[str, Any]]) -> 
         started = time.perf_counter()
         try:
             result = CheckResult(**answer(number))
-        except WorkerLost as lost:
+        except Lost as lost:
             seconds = time.perf_counter() - started
             result = task.result(outcome="failed", advice=f"it {lost}: {task.item.advice}", seconds=seconds)
             crashes[subject] += 1

@@ -1,29 +1,30 @@
-"""The worker process: answers requests for explanations and scores (see `xaihub.evaluation.worker`)."""
+"""The worker process: answers requests for explanations and scores (see `xaihub.evaluation.isolation`)."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 from torch import Tensor
 
+from xaihub.api.rank import Photos
 from xaihub.errors import XaihubError
-from xaihub.evaluation.worker import apply_settings, packed, unpacked
+from xaihub.evaluation.isolation import error_of, packed, settle_in, unpacked
+from xaihub.explainers.budget import budgeted
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub
+from xaihub.hub.worker import connected, serve
 from xaihub.metric import Case, Scene
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
-from xaihub.models.process import fenced, left_over
+from xaihub.models.process import fenced
+from xaihub.notices.process import left_over
 from xaihub.plugin_tools.onefile import register_file
 from xaihub.records import canonical
 
@@ -31,18 +32,26 @@ Tensors = dict[str, Tensor]
 
 
 class Server:
-    """What a worker keeps between requests: the hub, the models, and the last scene and case."""
+    """What a worker keeps between requests: a hub with its models, and the last scene and case."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self) -> None:
         """Load nothing yet."""
-        self._hub = hub
+        self._hub: Hub
+        self._key = ""  # what the hub depends on
         self._models: dict[str, Model] = {}
         self._case: tuple[int, Case] | None = None
+        self._threads: set[threading.Thread] = set()
 
-    @property
-    def spoilt(self) -> bool:
-        """Whether a model was changed and cannot be restored."""
-        return any(model.spoilt for model in self._models.values())
+    def __call__(self, request: bytes) -> bytes:
+        """Return the packed answer to a packed request."""
+        try:
+            answer, found = self.answer(*unpacked(request))
+        except XaihubError as error:
+            answer, found = error_of(error), {}
+        # A thread that a plugin left behind may change anything later.
+        spoilt = any(model.spoilt for model in self._models.values())
+        answer["last"] = spoilt or bool(left_over(self._threads))
+        return packed(answer, found)
 
     def answer(self, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         """Return the answer to a request.
@@ -50,14 +59,29 @@ class Server:
         Raises:
             XaihubError: A method refuses or fails.
         """
+        loading = message["do"] == "load"
+        if loading:
+            settle_in(message["around"])
         model = self._model(message["model"])
-        if message["do"] == "load":
-            return {"same": self._same(model, message)}, {}
+        if loading:
+            self._case = None  # whoever asks begins to count cases anew
+            same = self._same(model, message)
+            if not same:  # its file may have changed since
+                self._models.clear()
+                same = self._same(self._model(message["model"]), message)
+            return {"same": same}, {}
         with model.counting() as spent:
-            found, more = (self._explain if message["do"] == "explain" else self._score)(model, message, tensors)
+            do = {"explain": self._explain, "score": self._score, "rank": self._rank}[message["do"]]
+            found, more = do(model, message, tensors)
         return {**found, "spent": [spent.forward_passes, spent.backward_passes]}, more
 
     def _model(self, asked: Mapping[str, Any]) -> Model:
+        key = canonical([asked["files"], sys.path, os.environ.get("XAIHUB_LOAD_PLUGINS")])
+        if key != self._key:
+            hub = Hub()
+            for file in asked["files"]:
+                register_file(hub.host, file)
+            self._key, self._hub, self._models, self._threads = key, hub, {}, set(threading.enumerate())
         key = canonical(asked)
         if key not in self._models:
             arguments = dict(asked["arguments"])
@@ -68,16 +92,21 @@ class Server:
 
     def _same(self, model: Model, wanted: Mapping[str, Any]) -> bool:
         """Whether model and methods are those of the process that asks."""
-        registries: dict[str, Any] = {"explainer": self._hub.explainers, "metric": self._hub.metrics}
-        makers: dict[str, Any] = {"explainer": self._hub.get_explainer, "metric": self._hub.get_metric}
+        registries: dict[str, Any] = {
+            "explainer": (self._hub.explainers, self._hub.get_explainer),
+            "global explainer": (self._hub.global_explainers, self._hub.get_global_explainer),
+            "metric": (self._hub.metrics, self._hub.get_metric),
+        }
         for noun, name, origin in wanted["methods"]:
-            if registries[noun].find(name) is None or makers[noun](name).origin.record() != origin:
+            registry, make = registries[noun]
+            if registry.find(name) is None or make(name).origin.record() != origin:
                 return False
         hashes = (model.weights_hash, model.structure_hash)
         return hashes == (wanted.get("weights", hashes[0]), wanted.get("structure", hashes[1]))
 
-    def _explainer(self, named: tuple[str, Mapping[str, Any]]) -> Explainer:
-        return self._hub.get_explainer(named[0], **named[1])
+    def _explainer(self, named: Sequence[Any]) -> Explainer:
+        explainer = self._hub.get_explainer(named[0], **named[1])
+        return budgeted([explainer], named[2] if len(named) > 2 else None)[0]
 
     def _explain(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         explainer, target = self._explainer(message["explainer"]), _target(message["target"])
@@ -85,6 +114,13 @@ class Server:
         with fenced(explainer):
             (found,) = explainer.explain(model, inputs, target, seed=message["seed"], logits=logits)
             return {"record": found.to_dict()}, found.tensors()
+
+    def _rank(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+        explainer = self._hub.get_global_explainer(message["explainer"][0], **message["explainer"][1])
+        photos = Photos(model=model, sources=message["sources"])
+        with fenced(explainer):
+            found = explainer.explain(model, photos, tensors.get("labels"), seed=message["seed"])
+            return {"record": found.to_dict()}, {}
 
     def _score(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         metric = self._hub.get_metric(message["metric"][0], **message["metric"][1])
@@ -132,47 +168,6 @@ def _on(model: Model, tensor: Any) -> Any:
     return None if tensor is None else tensor.to(model.device)
 
 
-def serve(pipe: Connection) -> None:
-    """Answer requests until the other end closes."""
-    own = os.getpid()
-    settings, _ = unpacked(pipe.recv_bytes())
-    apply_settings(settings)
-    hub = Hub()
-    for file in settings["files"]:
-        register_file(hub.host, file)
-    server = Server(hub)
-    pipe.send_bytes(packed({}, {}))
-    threads = set(threading.enumerate())
-    while True:
-        message, tensors = unpacked(pipe.recv_bytes())
-        try:
-            answer, found = server.answer(message, tensors)
-        except XaihubError as error:
-            answer, found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}, {}
-        if os.getpid() != own:  # a plugin forked, and both processes came back
-            os._exit(1)
-        # A thread that a plugin left behind may change anything later.
-        answer["last"] = server.spoilt or bool(left_over(threads))
-        pipe.send_bytes(packed(answer, found))
-
-
-def _end_with(parent: int) -> None:
-    """End this process, whatever it does, when the one that started it has ended."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def main() -> None:
-    """Serve on the pipe whose number is the first argument; what plugins print goes to stderr."""
-    os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    try:
-        serve(Connection(int(sys.argv[1])))
-    except (EOFError, OSError):
-        os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    pipe, parent = connected()
+    serve(pipe, Server(), parent=parent)

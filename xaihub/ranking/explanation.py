@@ -21,6 +21,7 @@ from xaihub.ranking.statistics import half_width, order_of
 from xaihub.records import plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -214,12 +215,18 @@ class GlobalExplanation:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write one file and return its path: JSON if the path ends in .json, otherwise safetensors with the record.
+        """Write one file and return its path: by its suffix JSON, HTML, PNG or CSV, otherwise safetensors.
+
+        `load` reads JSON and safetensors, which have the whole record.
 
         Raises:
             OutputError: The file cannot be written.
         """
         file = Path(path)
+        if file.suffix == ".png":
+            return self.save_png(file)
+        if file.suffix in (".html", ".csv"):
+            return write_file(file, self.html() if file.suffix == ".html" else self.to_frame().to_csv(index=False))
         if file.suffix == ".json":
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             return write_file(file, text)
@@ -250,16 +257,30 @@ class GlobalExplanation:
             found = json.loads(text)
             if (found["format"], found["kind"]) != (FORMAT, KIND):
                 raise OutputError(f"{str(file)!r} is not a global explanation of this version of xaihub")
-            record = msgspec.convert(found, type=_Record)
-            return cls(
-                runs=_tensor(record.runs) if tensors is None else tensors["runs"],
-                names=record.names,
-                feature=record.feature,
-                method=record.method,
-                history=_tensor(record.history) if tensors is None else tensors.get("history"),
-                grid=record.grid,
-                metadata=found["metadata"],
-            )
+            return cls._of(found, tensors)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> GlobalExplanation:
+        """Rebuild a ranking from the result of `to_dict`.
+
+        Raises:
+            OutputError: It is incomplete, or has wrong types.
+        """
+        with decoding(OutputError("the record of a global explanation is damaged")):
+            return cls._of(record, None)
+
+    @classmethod
+    def _of(cls, found: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> GlobalExplanation:
+        record = msgspec.convert(found, type=_Record)
+        return cls(
+            runs=_tensor(record.runs) if tensors is None else tensors["runs"],
+            names=record.names,
+            feature=record.feature,
+            method=record.method,
+            history=_tensor(record.history) if tensors is None else tensors.get("history"),
+            grid=record.grid,
+            metadata=found["metadata"],
+        )
 
     def plot(self, *, top: int = 20) -> Figure:
         """Return a matplotlib figure: the `top` features as bars, and all weights sorted, or as a map over the grid."""
@@ -292,13 +313,50 @@ class GlobalExplanation:
         figure.suptitle(_short(self.claim, 110), fontsize=10)
         return figure
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return the ranking as a pandas table; `table` documents the columns."""
+        import pandas as pd
+
+        return pd.DataFrame(self.table())
+
+    def html(self) -> str:
+        """Return a self-contained HTML page: the figure of `plot`, the sortable ranking, and where it comes from."""
+        from xaihub.explainers.page.document import data_uri, document
+        from xaihub.explainers.page.provenance import group, provenance
+
+        rows, columns = self.table(), ["rank", "name", "weight", "low", "high", "times_uniform"]
+        table = {
+            "title": "Ranking",
+            "note": "low and high: 95 % interval of the mean over runs; times_uniform: weight over the mean weight",
+            "columns": columns,
+            "kinds": ["text" if name == "name" else "number" for name in columns],
+            "rows": [[row[name] for name in columns] for row in rows],
+        }
+        records = [self.metadata, *self.metadata.get("parts", [])]
+        return document(
+            self.claim,
+            findings=self.warnings,
+            figures=[{"source": data_uri(self._png(20), "png"), "text": f"chart of the ranking of {self.claim}"}],
+            tables=[table],
+            facts=[group("Record", [(k, str(v)) for k, v in self.metadata.items() if isinstance(v, (str, int, float))]),
+                   *provenance(record for record in records if "versions" in record)],
+        )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        from xaihub.explainers.page.document import framed
+
+        return framed(self.html())
+
+    def _png(self, top: int) -> bytes:
+        return marked_png(partial(self.plot(top=top).savefig, format="png", dpi=110))
+
     def save_png(self, path: str | Path, *, top: int = 20) -> Path:
         """Write the figure of `plot`; return the path.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        return write_file(path, marked_png(partial(self.plot(top=top).savefig, format="png", dpi=110)))
+        return write_file(path, self._png(top))
 
 
 def _short(text: str, room: int) -> str:

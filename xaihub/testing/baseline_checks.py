@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from xaihub.masking import Removal
+from xaihub.models.snapshot import Snapshot
 from xaihub.testing.baseline_subject import ROWS, BaselineSubject
 from xaihub.testing.catalogue import check, require
-from xaihub.testing.state import State
 from xaihub.testing.toys import CLASSES
 
 # Differences of class scores, as a fraction of the largest, that come from the order of sums in a batch.
@@ -71,13 +71,12 @@ def nothing_is_changed(subject: BaselineSubject) -> None:
     """The image, the masks and the network are unchanged afterwards."""
     model, image, removal = subject.start()
     masks = subject.masks()
-    before, state = image.clone(), State.of(model.module)
+    before, state = image.clone(), Snapshot(model.module).with_contents()
     with torch.inference_mode():
         removal(model, image, masks)
     require(image.equal(before), "the image was changed")
     require(masks.equal(subject.masks()), "the masks were changed")
-    change = state.change(State.of(model.module))
-    require(not change, f"of the network, {change}")
+    require(not (changes := state.changes()), f"it {'; '.join(changes)}")
 
 
 def _near(first: Tensor, second: Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from xaihub.errors import MissingExtra, XaihubError
 from xaihub.specs import MethodSpec
 
-Kind = Literal["explainer", "metric", "objective", "baseline", "adapter", "model", "plugin"]
+Kind = Literal["explainer", "metric", "objective", "baseline", "head", "adapter", "model", "plugin"]
 Outcome = Literal["passed", "failed", "refused", "not applicable"]
 S = TypeVar("S")
 R = TypeVar("R", bound=MethodSpec)
@@ -23,7 +23,7 @@ class CheckResult:
 
     Attributes:
         subject: The name of the subject.
-        kind: "explainer", "metric", "objective", "baseline", "adapter", "model" or "plugin".
+        kind: "explainer", "metric", "objective", "baseline", "head", "adapter", "model" or "plugin".
         check: The name of the check.
         outcome: "passed", "failed", "refused" (by the subject, with a reason) or "not applicable".
         advice: The finding and what to change, if it failed; the reason, if it was refused or not applicable.

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ParameterError
+from xaihub.models.snapshot import Snapshot
 from xaihub.params import convert, parameters
 from xaihub.testing.catalogue import applies, check, require
 from xaihub.testing.explainer_subject import ExplainerSubject, Trial, same
 from xaihub.testing.metric_subject import MetricSubject
-from xaihub.testing.state import State
 
 ROWS = 2
 DECLARE = "declare each parameter as an annotated class attribute, or store each argument under its own name"
@@ -95,18 +95,17 @@ def values_are_finite(subject: ExplainerSubject) -> None:
 def model_is_left_as_found(subject: ExplainerSubject) -> None:
     """Weights, flags, gradients, hooks, modes and settings of the network are unchanged afterwards."""
     for toy, trial in subject.trials.items():
-        require(not trial.change, f"after `attribute` on {toy!r}, {trial.change}")
+        require(not trial.change, f"`attribute` on {toy!r} {trial.change}")
     model = subject.model
-    require(not (change := subject.try_on(model, subject.images(2)).change), f"after `attribute`, {change}")
+    require(not (change := subject.try_on(model, subject.images(2)).change), f"`attribute` {change}")
     # A state that users may pass: in training mode, with gradients enabled and present on some weights.
     model.module.train()
     for weight in list(model.module.parameters())[::2]:
         weight.requires_grad_(True)
         weight.grad = torch.ones_like(weight)
-    before = State.of(model.module)
+    before = Snapshot(model.module).with_contents()
     subject.try_on(model, subject.images(2))
-    change = before.change(State.of(model.module))
-    require(not change, f"after `explain`, {change}")
+    require(not (changes := before.changes()), f"`explain` {'; '.join(changes)}")
 
 
 @check("explainer", advice="undo every change of the network in a `with` block or in `finally`, not in a last line")
@@ -117,7 +116,7 @@ def model_is_left_as_found_after_an_error(subject: ExplainerSubject) -> None:
     for at, backward in ((1, False), (total, False), (1, True)):
         trial, _ = _with_fuse(subject, at, backward=backward)
         where = "in a backward pass" if backward else f"in pass {at}"
-        require(not trial.change, f"when the network failed {where}, {trial.change}")
+        require(not trial.change, f"when the network failed {where}, it {trial.change}")
 
 
 @check("explainer", advice="work on a copy of the inputs")

@@ -12,18 +12,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xaihub.explainers.budget import Budget, of_passes, within
 from xaihub.models.passes import Runtime
 from xaihub.testing.catalogue import applies, check, require, require_record
 from xaihub.testing.cost import BUDGETS, announced
 from xaihub.testing.explainer_subject import ExplainerSubject, enlarged
 from xaihub.testing.memory import peak_memory, traced
-from xaihub.testing.state import hooks_of
 
 BATCH = 4
 # The quick budget is multiplied by up to 32, while there are at most 256 passes, and by half of that: a method may keep
 # a block of a few passes in memory, but not all. Fewer than 16 further passes show nothing.
 LEAST_TIMES, MOST_TIMES = 4, 32
 LEAST_PASSES, MOST_PASSES = 16, 256
+WHOLE_BUDGETS = (128, 192)  # forward passes, with the default parameters
 CALLS = 12
 LEAST_CALLS = 5
 SECONDS = 0.3
@@ -71,6 +72,28 @@ def keeps_to_its_budget(subject: ExplainerSubject) -> None:
     applies(known, "its record's `cost` is not a formula, and it has no parameter `budget`")
 
 
+@check("explainer", advice="let `Passes(each=..., extra=..., maximum=...)` describe the passes as they are counted")
+def spends_the_budget_it_takes(subject: ExplainerSubject) -> None:
+    """A budget of passes, where a parameter is marked with `Passes`, is spent to 2 %; a maximum is not exceeded."""
+    item = of_passes(subject.method)
+    applies(item is not None, "no parameter is marked with `Passes`, so it cannot be given a budget")
+    assert item is not None  # noqa: S101 - for the type checker
+    assert item.passes is not None  # noqa: S101
+    known = False
+    for passes in WHOLE_BUDGETS:
+        default = subject.method(**subject.given)
+        default.name = subject.name
+        trial = subject.try_on(subject.model, subject.images(1), explainer=within(default, Budget(passes=passes)))
+        if trial.worked:
+            known = True
+            record = trial.explanations[0].metadata
+            counted = record["forward_passes"] + 2 * record["backward_passes"]
+            slack = max(0.02 * passes, item.passes.each)
+            least = 0 if item.passes.maximum else passes - slack
+            require(least <= counted <= passes + slack, f"with a budget of {passes} passes it used {counted:g}")
+    applies(known, "it returns no map with the budgets of the kit")
+
+
 @check("explainer", advice="fill in `ExplainerSpec(summary=..., cost=..., needs=...)`")
 def record_is_complete(subject: ExplainerSubject) -> None:
     """The record has a one-line summary, a cost, and what the explainer needs from a model."""
@@ -88,7 +111,7 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
     explainer = subject.make()
     for seed in range(3):  # what is created once and cached, such as the network's structure, is not a leak
         subject.values(model, subject.images(1, seed=seed), explainer=explainer)
-    hooks = sum(len(hooks_of(module)) for module in model.module.modules())
+    hooks = _hooks(model.module)
     with _newborn() as newborn, traced() as kept:
         calls, started, sizes = 0, time.perf_counter(), [0]
         while calls < CALLS and (calls < LEAST_CALLS or time.perf_counter() - started < SECONDS):
@@ -105,8 +128,13 @@ def nothing_is_left_behind(subject: ExplainerSubject) -> None:
             gc.collect()
             growth = kept() / calls
         require(growth < limit, f"each call keeps {growth / 1024:.0f} KiB of arrays and other objects")
-    more = sum(len(hooks_of(module)) for module in model.module.modules()) - hooks
+    more = _hooks(model.module) - hooks
     require(more <= 0, f"after {calls} calls the network has {more} more hooks")
+
+
+def _hooks(network: nn.Module) -> int:
+    tables = [vars(module).items() for module in network.modules()]
+    return sum(len(table) for items in tables for name, table in items if name.endswith("_hooks"))
 
 
 class _Meter:

@@ -17,13 +17,13 @@ from xaihub.explainers.explainer import Attribution, Explainer
 from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.models.model import Model
+from xaihub.models.snapshot import Snapshot
 from xaihub.params import convert
 from xaihub.specs import ExplainerSpec
 from xaihub.testing.budgets import MOST, reduced, small_parameters
 from xaihub.testing.catalogue import Refused, applies, is_ctrl_c, raised
 from xaihub.testing.cost import SCALES
 from xaihub.testing.process import Observation, observed
-from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, TOYS, images, tiny_plain
 
 # As in `Model.baselines`: each is imported when it is called.
@@ -266,7 +266,7 @@ def _watched(explainer: Explainer, trial: Trial, around: Around) -> Iterator[Non
 
     def attribute(model: Model, inputs: Tensor, target: ResolvedTarget) -> Any:
         shape = tuple(inputs.shape)
-        before = State.of(model.module)
+        before = Snapshot(model.module).with_contents()
         try:
             with around():
                 result = original(model, inputs, target)
@@ -274,7 +274,7 @@ def _watched(explainer: Explainer, trial: Trial, around: Around) -> Iterator[Non
             trial.refusal = error.message
             raise
         finally:
-            trial.change = trial.change or before.change(State.of(model.module))
+            trial.change = trial.change or next(iter(before.changes()), "")
         parts = [(part, (1, *shape[1:])) for part in result] if isinstance(result, list) else [(result, shape)]
         trial.returned += [(part.values if isinstance(part, Attribution) else part, size) for part, size in parts]
         return result

@@ -12,14 +12,16 @@ from xaihub.hub import Hub
 from xaihub.hub.registry import Registry
 from xaihub.metric import Metric
 from xaihub.models.adapter import ModelAdapter
+from xaihub.models.headed import Head
 from xaihub.objective import Objective
-from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
+from xaihub.specs import AdapterSpec, BaselineSpec, ExplainerSpec, HeadSpec, MetricSpec, ModelCard, ObjectiveSpec, Spec
 from xaihub.testing import (
     baseline_checks,
     explainer_contract,
     explainer_cost,
     explainer_meaning,
     explainer_networks,
+    head_checks,
     metric_checks,
     model_checks,
     objective_checks,
@@ -30,12 +32,13 @@ from xaihub.testing.baseline_subject import BaselineSubject
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Check, Kind, catalogue
 from xaihub.testing.explainer_subject import ExplainerSubject
+from xaihub.testing.head_checks import HeadSubject
 from xaihub.testing.metric_subject import MetricSubject
 from xaihub.testing.model_subject import AdapterSubject, ModelSubject
 from xaihub.testing.objective_subject import ObjectiveSubject
 from xaihub.testing.toys import SIDE
 
-KINDS: tuple[Kind, ...] = ("explainer", "metric", "objective", "baseline", "adapter", "model", "plugin")
+KINDS: tuple[Kind, ...] = ("explainer", "metric", "objective", "baseline", "head", "adapter", "model", "plugin")
 LOADS = "loads"  # the check that precedes all others of a record
 # Importing these modules fills the catalogue. Their checks are run in this order.
 MODULES = (
@@ -47,6 +50,7 @@ MODULES = (
     metric_checks,
     objective_checks,
     baseline_checks,
+    head_checks,
     model_checks,
     parameter_effects,
 )
@@ -55,10 +59,11 @@ _RECORDS: dict[type, Kind] = {
     MetricSpec: "metric",
     ObjectiveSpec: "objective",
     BaselineSpec: "baseline",
+    HeadSpec: "head",
     AdapterSpec: "adapter",
     ModelCard: "model",
 }
-_CLASSES: dict[type, Kind] = {Explainer: "explainer", Metric: "metric", Objective: "objective"}
+_CLASSES: dict[type, Kind] = {Explainer: "explainer", Metric: "metric", Objective: "objective", Head: "head"}
 
 
 def checks(kind: Kind, only: Iterable[str] = ()) -> list[Check]:
@@ -89,14 +94,14 @@ def kind_of(thing: Any) -> Kind:
     if found is None:
         raise ParameterError(
             f"{thing!r} cannot be checked",
-            hint="pass a subclass of Explainer, Metric or Objective, or a registered name",
+            hint="pass a subclass of Explainer, Metric, Objective or Head, or a registered name",
         )
     return found
 
 
 def registries(hub: Hub) -> tuple[Registry[Any], ...]:
     """Return the registries whose records can be checked."""
-    return (hub.explainers, hub.metrics, hub.objectives, hub.baselines, hub.adapters, hub.models)
+    return (hub.explainers, hub.metrics, hub.objectives, hub.baselines, hub.heads, hub.adapters, hub.models)
 
 
 def find(name: str, hub: Hub) -> list[Spec]:
@@ -131,6 +136,7 @@ _SUBJECTS: dict[Kind, tuple[Any, Any]] = {
     "explainer": (Explainer, ExplainerSubject),
     "metric": (Metric, MetricSubject),
     "objective": (Objective, ObjectiveSubject),
+    "head": (Head, HeadSubject),
 }
 
 

@@ -16,12 +16,12 @@ from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import ResolvedTarget, Target
 from xaihub.metric import Case, Metric, Scene
 from xaihub.models.model import Model
+from xaihub.models.snapshot import Snapshot
 from xaihub.specs import MetricSpec
 from xaihub.testing.budgets import small_parameters
 from xaihub.testing.catalogue import Refused
 from xaihub.testing.planted import Planted, planted_case, planted_scenes
 from xaihub.testing.process import Observation, observed
-from xaihub.testing.state import State
 from xaihub.testing.toys import SIDE, images, tiny_cnn
 
 KINDS: tuple[Planted, ...] = ("oracle", "shuffled", "inverted")
@@ -204,10 +204,9 @@ def _watched(case: Case, changes: list[str]) -> Iterator[None]:
     watched = {"image": scene["image"], "mask": scene["truth"], "scores": scene["logits"]}
     watched["map"] = case.explanation.values
     before = {name: tensor.clone() for name, tensor in watched.items()}
-    state = State.of(case.model.module)
+    state = Snapshot(case.model.module).with_contents()
     try:
         yield
     finally:
-        changes += [f"the {name} was changed" for name, tensor in watched.items() if not tensor.equal(before[name])]
-        if change := state.change(State.of(case.model.module)):
-            changes.append(f"of the network, {change}")
+        changes += [f"it changed the {name}" for name, tensor in watched.items() if not tensor.equal(before[name])]
+        changes += [f"it {change}" for change in state.changes()]

@@ -11,7 +11,7 @@ import torch
 from xaihub.testing.catalogue import Kind, check, require
 from xaihub.testing.process import Observation, observed
 
-_KINDS: tuple[Kind, ...] = ("explainer", "metric", "objective", "baseline", "adapter")
+_KINDS: tuple[Kind, ...] = ("explainer", "metric", "objective", "baseline", "head", "adapter")
 
 
 class Exercised(Protocol):

@@ -152,6 +152,12 @@ def tiny_structured(*, seed: int = 0) -> Model:
     return _model("tiny_structured", _Logits, Hints(heads=("network.head",)), seed)
 
 
+def tiny_record(*, seed: int = 0) -> Model:
+    """Return the network inside `tiny_structured`, which returns the record itself; it needs a head."""
+    model = tiny_structured(seed=seed)
+    return model.around(model.module.network)
+
+
 def tiny_vit(*, seed: int = 0) -> Model:
     """Return timm's vision transformer with two blocks of two heads, a class token and 8 x 8 patches."""
     return _model("tiny_vit", _vit, Hints(prefix_tokens=1, heads=("head",)), seed)

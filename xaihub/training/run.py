@@ -124,7 +124,9 @@ def train(
     folder = Path(folder)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
         raise OutputError(f"{str(folder)!r} already exists", hint="resume it with --resume, or give another -o")
-    with accelerating(config, device, folder) as accelerator:
+    # The objective runs in this process, which it may end: then the next command names it.
+    running = hub.host.notes.running(hub.get_objective(config.objective))
+    with running, accelerating(config, device, folder) as accelerator:
         setup = set_up(hub, config, accelerator, watch)
         for note in setup.data.images.notes:
             tell(f"note: {note}")
@@ -144,7 +146,8 @@ def estimate(
     """
     from xaihub.training.setup import accelerating, set_up
 
-    with accelerating(config, device) as accelerator:
+    running = hub.host.notes.running(hub.get_objective(config.objective))
+    with running, accelerating(config, device) as accelerator:
         setup = set_up(hub, config, accelerator, watch)
         trainer, data = setup.trainer, setup.data
         trainer.begin(setup.held_out())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -11,15 +9,14 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, get_session
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from timm.models import build_model_with_cfg, get_pretrained_cfg, model_entrypoint
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
 from xaihub.files import check_file, inside
-from xaihub.models.cards import LARGEST_SIDE, check_options
-from xaihub.models.weights import fill, read_weights, requested_weights
+from xaihub.models.cards import check_options
+from xaihub.models.weights import fill, read_weights
 from xaihub.specs import ModelCard
 from xaihub_zoo.bounds import MANY_CLASSES, SMALL, bounded, keywords
 
@@ -51,7 +48,7 @@ class TimmAdapter(ModelAdapter):
         """Build the model that the request describes."""
         request = _with_folder(request)
         card = request.card
-        state, what = requested_weights(request)
+        state, what = request.weights()
         pretrained = state is None and card.weights.source == "pretrained"
         module = self._create(request, pretrained=pretrained, num_classes=request.num_classes())
         if pretrained:
@@ -89,7 +86,7 @@ class TimmAdapter(ModelAdapter):
         if sides and _needs_size(name, sides):
             options.setdefault("img_size", sides)
         try:
-            with _short_wait(asks_hub=pretrained or name.startswith(_HUB)):
+            with self.downloading(request.name, asks_hub=pretrained or name.startswith(_HUB)):
                 build = partial(timm.create_model, name, pretrained=pretrained, **options)
                 who = f"model card {request.card.name!r}"
                 if name.startswith(_FOLDER):
@@ -161,24 +158,6 @@ def _try_size(module: nn.Module, size: tuple[int, int, int], name: str) -> None:
         ) from error
 
 
-@contextmanager
-def _short_wait(*, asks_hub: bool) -> Iterator[None]:
-    """Check once whether the hub can be reached; if not, use only its cache inside.
-
-    Its client would try each of several files six times, which takes almost a minute when offline.
-    """
-    offline = constants.HF_HUB_OFFLINE
-    if asks_hub and not offline:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=5)
-        except Exception:  # errors of requests or httpx, depending on the client's version
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-
-
 def _refuse_new_head(module: nn.Module, request: ModelRequest) -> None:
     """Refuse pretrained weights whose classifier timm replaced with a random one."""
     trained = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
@@ -215,40 +194,27 @@ def _hints(module: nn.Module, layers: dict[str, str]) -> Hints:
 
 def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int | None = None) -> Preprocessing:
     """Return the preprocessing of the module's configuration; `channels` overrides the number of input channels."""
-    size = overrides.pop("size", None)
+    size, bands = overrides.pop("size", None), overrides.pop("bands", None) or ()
+    values, given = overrides.pop("range", None), {"mean", "std"} & overrides.keys()
     own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     if size is not None or channels is not None:
         height, width = own[1:] if size is None else (size, size) if isinstance(size, int) else size
         overrides["input_size"] = (own[0] if channels is None else channels, height, width)
     try:
         config = resolve_data_config(args=overrides, model=module)
-        if size is not None or "crop_pct" in overrides:
-            _check_scale(config)
-        if config["input_size"][0] not in (1, 3):
-            raise ModelError(f"images have 1 or 3 channels, but the model takes {config['input_size'][0]}")
+        count = config["input_size"][0]
+        if count not in (1, 3) and len(given) < 2:
+            raise ModelError(
+                f"the model takes {count} channels, for which nothing declares mean and std",
+                hint="set both, with one value or one per channel, under input in a model card",
+            )
         for name in ("mean", "std"):  # per-colour values, if the model takes grey images
-            if len(config[name]) != config["input_size"][0]:
-                config[name] = (sum(config[name]) / len(config[name]),) * config["input_size"][0]
+            if len(config[name]) != count and not (count > 1 and name in given):
+                config[name] = (sum(config[name]) / len(config[name]),) * count
     except (AssertionError, ValueError, TypeError) as error:
         why = str(error) or ", ".join(overrides)
         raise ModelError(f"the input settings of the model card do not fit the architecture: {why}") from error
-    steps = create_transform(**config, is_training=False).transforms
-    spatial = [step for step in steps if "Tensor" not in type(step).__name__ and "Normalize" not in type(step).__name__]
-    return Preprocessing(
-        spatial=spatial,
-        size=tuple(config["input_size"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        description=dict(sorted(config.items())),
-    )
-
-
-def _check_scale(config: dict[str, Any]) -> None:
-    """Refuse settings with which an image would be scaled to a huge one before it is cropped."""
-    if max(config["input_size"][1:]) / min(config["crop_pct"], 1) > LARGEST_SIDE:
-        raise ModelError(
-            f"images would be scaled to more than {LARGEST_SIDE} pixels", hint="reduce the size, or raise crop_pct"
-        )
+    return Preprocessing.standard(**config, range=values, bands=bands)
 
 
 def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:
@@ -274,11 +240,4 @@ def _explained(name: str, error: Exception) -> ModelError:
         known = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
         return ModelError(f"timm has no weights {tag!r} for {base!r}", hint=f"it has {', '.join(known) or 'none'}")
     text = f"{type(error).__name__}: {error}".strip()
-    chain = [error, error.__cause__, error.__context__]
-    kinds = " ".join(f"{type(item).__name__} {item}" for item in chain if item is not None)
-    if any(word in kinds for word in ("Connect", "Offline", "resolve", "LocalEntryNotFound", "Timeout", "Max retries")):
-        return ModelError(
-            f"the weights of {name!r} cannot be downloaded: no connection to the hub",
-            hint="go online, pass --checkpoint FILE, or use an offline model from 'xaihub list models'",
-        )
     return ModelError(f"timm cannot build {name!r}: {text[:300]}")

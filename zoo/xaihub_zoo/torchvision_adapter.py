@@ -14,7 +14,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
 from xaihub.models.cards import check_options
-from xaihub.models.weights import fill, requested_weights
+from xaihub.models.weights import fill
 from xaihub_zoo.bounds import MANY_CLASSES, bounded, keywords
 
 PREFIX = "torchvision/"
@@ -49,7 +49,7 @@ class TorchvisionAdapter(ModelAdapter):
         except KeyError as error:
             known = ", ".join(models.get_model_weights(name).__members__)
             raise ModelError(f"torchvision has no weights {tag!r} for {name!r}", hint=f"it has {known}") from error
-        state, what = requested_weights(request)
+        state, what = request.weights()
         download = state is None and card.weights.source == "pretrained"
         builder = models.get_model_builder(name)
         options = {**check_options(card, keywords(builder, factories=[builder])), **request.options}

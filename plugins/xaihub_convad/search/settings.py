@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from xaihub.params import Meta, Parametrised, When
+from xaihub.params import Meta, Parametrised, Passes, When
 
 
 class Settings(Parametrised):
@@ -36,6 +36,7 @@ class Settings(Parametrised):
             description="Maximum number of forward passes per image: three quarters for the search, the rest for the"
             " sets, which may then be larger; if unset, the other parameters bound the cost."
         ),
+        Passes(maximum=True),
     ] = None
     refinements: Annotated[int, Meta(ge=1, description="Maximum number of boxes split per search.")] = 2
     confidence_filter: Annotated[

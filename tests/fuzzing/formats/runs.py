@@ -31,18 +31,18 @@ KEY = Key(
 HOSTILE = (
     "CREATE TRIGGER t AFTER UPDATE ON scores BEGIN DELETE FROM images; END",
     "CREATE TABLE extra (a)",
-    "CREATE INDEX i ON scores (metric)",
+    "CREATE INDEX i ON scores (metric_id)",
     "DROP TABLE images",
     "DROP TABLE scores; CREATE VIEW scores AS SELECT * FROM explanations",
     "ALTER TABLE scores ADD COLUMN more TEXT",
     "CREATE TRIGGER t AFTER INSERT ON meta BEGIN SELECT load_extension('canary'); END",
     "UPDATE explanations SET key = '../../../canary'",
-    "UPDATE explanations SET key = '/tmp/canary'; UPDATE scores SET key = '/tmp/canary'",
+    "UPDATE explanations SET key = '/tmp/canary'",
     "UPDATE scores SET value = 9e999",
     "UPDATE scores SET seconds = -9e999",
     "UPDATE scores SET forward_passes = 'many'",
     "UPDATE scores SET details = zeroblob(1000)",
-    "UPDATE scores SET metric = CAST(x'ff' AS TEXT)",
+    "UPDATE methods SET name = CAST(x'ff' AS TEXT)",
     "UPDATE scores SET curve = '[[1e999], [1]]'",
     "UPDATE scores SET details = replace(hex(zeroblob(50000)), '00', '[')",
     "UPDATE meta SET value = '{}' WHERE name = 'config'",
@@ -52,8 +52,10 @@ HOSTILE = (
 _TABLES = {
     "meta": ("name", "value"),
     "images": ("source", "sha256", "position", "error"),
-    "explanations": ("key", "image", "model", "explainer", "parameters", "control", "record", "error", "current"),
-    "scores": ("key", "metric", "parameters", "basis", "value", "details", "curve", "forward_passes", "seconds"),
+    "methods": ("id", "name", "parameters"),
+    "bases": ("id", "basis"),
+    "explanations": ("key", "image", "model", "explainer_id", "control", "record", "error", "current"),
+    "scores": ("metric_id", "explanation_id", "basis_id", "value", "details", "curve", "forward_passes", "seconds"),
 }
 _JSON = ("parameters", "basis", "record", "details", "curve")
 
@@ -115,11 +117,13 @@ def _read(file: Path) -> None:
         store.explanation(KEY)
         store.missing_scores(KEY, [ScoreKey("insertion", "{}")], retry=True)
         boards(rows, whole_hub())
+        boards(store.scores(), whole_hub())
         with suppress(XaihubError):
             _ = store.config
         with store.writing():
-            store.show_scores({"a.png": [ScoreKey("insertion", "{}")]})
-            store.show_explanations("toy", {KEY.digest: ("a.png", "gradcam", "{}")})
+            store.show_scores(["a.png"], [ScoreKey("insertion", "{}")], [("a.png", ScoreKey("mass", "{}"))])
+            store.show_explanations("toy", [(0, KEY.digest, "a.png", "gradcam", "{}")])
+            list(store.unfinished(everywhere=[ScoreKey("insertion", "{}")], retry=True))
     merged = file.parent / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     merge([file.parent], merged)[0].close()
