@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
-from xaihub.hub.registry import Registry
+from xaihub.hub.registry import Loaders, Registry
 from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
@@ -103,7 +103,7 @@ class Hub:
     @property
     def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
         """The loaders of the removal operators by name, including those that are registered later."""
-        return _Loaders(self, "baselines")
+        return Loaders(self, "baselines")
 
     @property
     def automatic_backend(self) -> str:
@@ -260,7 +260,7 @@ class Hub:
             model = _built(adapter, request, pick_device(device))
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
-        model.baselines, model.backends = self.removals, _Loaders(self, "backends")
+        model.baselines, model.backends = self.removals, Loaders(self, "backends")
         model.automatic_backend = self.automatic_backend
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
@@ -349,34 +349,6 @@ class Hub:
         for spec in self.adapters:
             known += self.adapter_names(spec)
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
-
-
-class _Loaders(Mapping[str, Any]):
-    """A view of a registry of a hub; a copy holds its records of the moment."""
-
-    def __init__(self, hub: Hub, kind: str) -> None:
-        self._hub, self._kind = hub, kind
-
-    @property
-    def _registry(self) -> Registry[Any]:
-        registry: Registry[Any] = getattr(self._hub, self._kind)
-        return registry
-
-    def __getitem__(self, name: str) -> Callable[[], Any]:
-        spec = self._registry.find(name)
-        if spec is None:
-            raise KeyError(name)
-        loader: Callable[[], Any] = spec.load
-        return loader
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.names())
-
-    def __len__(self) -> int:
-        return len(self._registry.names())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)
 
 
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
@@ -103,3 +103,36 @@ def _reason(record: Any, record_type: type[Spec]) -> str:
 def _short(summary: str) -> str:
     summary = " ".join(summary.split())
     return summary if len(summary) <= SUMMARY else f"{summary[: SUMMARY - 3]}..."
+
+
+class Loaders(Mapping[str, Any]):
+    """A view of a registry of a hub; a copy holds its records of the moment."""
+
+    def __init__(self, hub: Any, kind: str) -> None:
+        """Read the registry when it is asked for, so that nothing is loaded before."""
+        self._hub, self._kind = hub, kind
+
+    @property
+    def _registry(self) -> Registry[Any]:
+        registry: Registry[Any] = getattr(self._hub, self._kind)
+        return registry
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        """Return what imports the object called `name`."""
+        spec = self._registry.find(name)
+        if spec is None:
+            raise KeyError(name)
+        loader: Callable[[], Any] = spec.load
+        return loader
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._registry.names())
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self._registry.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy as a dictionary."""
+        return dict, (dict(self),)
