@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module, util
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from xaihub.errors import MissingExtra, PluginError, XaihubError, did_you_mean
 from xaihub.notices import fence
+from xaihub.notices.importing import import_file as import_file
 
 __all__ = [
     "AdapterSpec",
@@ -97,57 +96,6 @@ class Paper:
     title: str
     year: int
     url: str
-
-
-def import_file(path: str) -> ModuleType:
-    """Import a Python file that belongs to no package, once, under a unique module name.
-
-    It can import the modules next to it, which come before installed ones of the same name, as for a script.
-    """
-    from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
-
-    file = Path(path).resolve()
-    name = f"xaihub_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
-    if name not in sys.modules:
-        spec = util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path!r} is not a Python file")
-        module = sys.modules[name] = util.module_from_spec(spec)
-        try:
-            with _siblings(str(file.parent)):
-                spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
-
-
-_folders: set[str] = set()  # of the files that `import_file` has imported
-
-
-@contextmanager
-def _siblings(folder: str) -> Iterator[None]:
-    """Let imports find the modules in a folder first, and not those of the same name next to another file."""
-    others = _folders - {folder}
-    hidden = {name: module for name, module in sys.modules.items() if _folder_of(module) in others}
-    hidden = {name: module for name, module in hidden.items() if not name.startswith("xaihub_file_")}
-    for name in hidden:
-        del sys.modules[name]
-    _folders.add(folder)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for imports inside functions
-        for name, module in hidden.items():
-            sys.modules.setdefault(name, module)
-
-
-def _folder_of(module: object) -> str:
-    file = getattr(module, "__file__", None)
-    return str(Path(file).parent) if isinstance(file, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
