@@ -123,10 +123,10 @@ def models() -> str:
 def adapters() -> str:
     """List the sources of models."""
     rows = [
-        (f"`{spec.name}`", spec.summary, ", ".join(f"`{prefix}`" for prefix in spec.prefixes))
+        (f"`{spec.name}`", spec.summary, ", ".join(f"`{part}`" for part in (*spec.prefixes, *spec.suffixes)))
         for spec in hub().adapters
     ]
-    return _table(("name", "what it builds", "prefixes of its names"), rows)
+    return _table(("name", "what it builds", "prefixes and suffixes of its names"), rows)
 
 
 def hooks() -> str:

@@ -51,6 +51,8 @@ def pytest_collection_finish() -> None:
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep a developer's own settings and state out of the tests."""
     monkeypatch.setenv("XAIHUB_STATE", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))
+    monkeypatch.setenv("XAIHUB_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"))
+    monkeypatch.setenv("XAIHUB_TUNING", "0")  # batch sizes, and so rounding, do not depend on the machine
     for name in (
         "XAIHUB_LOAD_PLUGINS",
         "XAIHUB_STRICT_PLUGINS",

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from xaihub import BaselineSpec, Finished, Losses, Model, Objective, ObjectiveSpec, Step
+from xaihub import BaselineSpec, Finished, Losses, Model, ModelError, Objective, ObjectiveSpec, Step
 from xaihub.masking import Fill, Removal
 from xaihub.testing.baseline_subject import BaselineSubject
 from xaihub.testing.catalogue import run
 from xaihub.testing.kit import checks
 from xaihub.testing.objective_subject import ObjectiveSubject
+
+ELSEWHERE = "every_parameter_has_an_effect"  # tested in test_parameter_effects.py
 
 
 class Good(Objective):
@@ -68,6 +70,16 @@ class SaysWrapped(Good):
         return Finished(network=nn.Sequential(network), wrapped=False)
 
 
+class SeedsInItsConstructor(Good):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+
+
+class RefusesAll(Good):
+    def wrap(self, model: Model) -> nn.Module:
+        raise ModelError(f"{model.name!r} has no gate")
+
+
 class SetsThePrecision(Good):
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         torch.set_float32_matmul_precision("high")
@@ -90,13 +102,14 @@ BAD_OBJECTIVES: list[tuple[type[Objective], ObjectiveSpec, str, str]] = [
     (ClampsInPlace, RECORD, "batch_is_left_alone", "the images were changed: clone"),
     (KeepsTensors, RECORD, "result_can_be_saved_and_loaded", "keep JSON types only in `state`"),
     (SaysWrapped, RECORD, "result_can_be_saved_and_loaded", "the weights do not fit a new network"),
+    (SeedsInItsConstructor, RECORD, "random_state_is_left_as_found", "it changed torch's random state"),
     (SetsThePrecision, RECORD, "process_is_left_as_found", "precision of matrix products"),
     (Prints, RECORD, "nothing_is_printed", "it printed 'step 0"),
 ]
 
 
 def failed(kind: Any, subject: Any) -> list[tuple[str, str]]:
-    results = [run(item, subject, "bad") for item in checks(kind)]
+    results = [run(item, subject, "bad") for item in checks(kind) if item.name != ELSEWHERE]
     return [(result.check, result.advice) for result in results if result.outcome == "failed"]
 
 
@@ -119,6 +132,13 @@ def test_a_bad_objective_fails_a_check_with_advice(
 
 def test_a_good_objective_fails_none() -> None:
     assert failed("objective", ObjectiveSubject(Good, spec=RECORD)) == []
+
+
+def test_an_objective_that_refuses_every_network_is_refused_with_its_reason() -> None:
+    results = {item.name: run(item, ObjectiveSubject(RefusesAll, spec=RECORD), "bad") for item in checks("objective")}
+
+    assert results["works_on_a_network"].outcome == "refused"
+    assert "has no gate" in results["works_on_a_network"].advice
 
 
 def grey(model: Model, image: Tensor) -> Removal:
@@ -154,6 +174,16 @@ class Empty(Fill):
         return super().__call__(model, image, masks * means / means)
 
 
+def seeds(model: Model, image: Tensor) -> Removal:
+    torch.manual_seed(0)
+    return grey(model, image)
+
+
+def sets_the_precision(model: Model, image: Tensor) -> Removal:
+    torch.set_float32_matmul_precision("high")
+    return grey(model, image)
+
+
 class PrintsToo(Fill):
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         print("masked")  # noqa: T201
@@ -168,15 +198,17 @@ BAD_BASELINES: list[tuple[Any, str, str]] = [
     (Halves, "nothing_is_changed", "the masks were changed: clone"),
     (Empty, "scores_are_finite", "some scores are NaN or infinite"),
     (PrintsToo, "nothing_is_printed", "it printed 'masked"),
+    (seeds, "random_state_is_left_as_found", "it changed torch's random state"),
+    (sets_the_precision, "process_is_left_as_found", "precision of matrix products"),
 ]
 
 
-def baseline(monkeypatch: pytest.MonkeyPatch, make: Any) -> BaselineSubject:
+def baseline(monkeypatch: pytest.MonkeyPatch, make: Any, *, summary: str = "Bad.") -> BaselineSubject:
     module = types.ModuleType("a_baseline")
     is_fill = isinstance(make, type)
     module.make = (lambda _model, image: make(torch.zeros_like(image))) if is_fill else make  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_baseline", module)
-    return BaselineSubject(BaselineSpec(name="bad", target="a_baseline:make", summary="Bad."))
+    return BaselineSubject(BaselineSpec(name="bad", target="a_baseline:make", summary=summary))
 
 
 @pytest.mark.parametrize(("make", "check", "advice"), BAD_BASELINES, ids=[check for _, check, _ in BAD_BASELINES])
@@ -186,6 +218,20 @@ def test_a_bad_baseline_fails_a_check_with_advice(
     found = dict(failed("baseline", baseline(monkeypatch, make)))
 
     assert advice in found[check]
+
+
+def test_a_baseline_needs_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((found, text),) = failed("baseline", baseline(monkeypatch, grey, summary=""))
+
+    assert found == "record_is_complete"
+    assert "summary" in text
+
+
+def test_every_check_of_objectives_and_baselines_catches_something() -> None:
+    objectives, baselines = ({item.name for item in checks(kind)} for kind in ("objective", "baseline"))
+
+    assert {check for _, _, check, _ in BAD_OBJECTIVES} == objectives - {ELSEWHERE, "works_on_a_network"}
+    assert {check for _, check, _ in BAD_BASELINES} | {"record_is_complete"} == baselines
 
 
 def test_a_good_baseline_fails_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,7 @@ from tests.networks import model as model_of
 from tests.networks import noise
 from xaihub import Explainer, Metric, Model
 from xaihub.api.explain import Outcome, explain_many
+from xaihub.cli import cli
 from xaihub.errors import ModelError, PluginError
 from xaihub.evaluation.isolation import Isolation
 from xaihub.hub import Hub
@@ -336,6 +338,11 @@ def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800)
 
 
+def here(*args: str) -> Result:
+    """The same in this process, for explainers that do not end it."""
+    return CliRunner().invoke(cli, ["--plugin", FILE, "--plugin", KILLING, *args], prog_name="xaihub")
+
+
 def scores(folder: Path) -> dict[tuple[str, str], float | None]:
     from xaihub.evaluation.store import RunStore
 
@@ -374,21 +381,18 @@ def test_evaluate_beside_all(tmp_path: Path, photo: str) -> None:
     evaluate_all(tmp_path, photo, HOSTILE, METRICS)
 
 
-def test_explain_names_each_and_exits_with_1(tmp_path: Path, photo: str) -> None:
-    done = run("explain", photo, "-m", "tiny", "-e", "exits", "-e", "interrupts", "-e", "good", folder=tmp_path)
-    assert done.returncode == 1
+def test_explain_names_each_and_exits_with_1(tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = here("explain", photo, "-m", "tiny", "-e", "exits", "-e", "interrupts", "-e", "good")
+    assert done.exit_code == 1
     for name in ("exits", "interrupts"):
         assert sum(f"explainer '{name}'" in line for line in done.stderr.splitlines()) == 1
     assert len(list((tmp_path / "xaihub-out").glob("*.png"))) == 1
 
 
 def test_resuming_without_the_plugin_names_it_and_where_it_came_from(tmp_path: Path, photo: str) -> None:
-    from click.testing import CliRunner
-
-    from xaihub.cli import cli
-
-    arguments = ["evaluate", photo, "--no-controls", "-m", "tiny", "-e", "good", "-k", "good_mean", "-o", "run"]
-    assert run(*arguments, "--timeout", "0", folder=tmp_path).returncode == 0
+    arguments = ["evaluate", photo, "--no-controls", "-m", "tiny", "-e", "good", "-k", "good_mean"]
+    assert here(*arguments, "-o", str(tmp_path / "run"), "--timeout", "0").exit_code == 0
     told = CliRunner().invoke(cli, ["evaluate", "--resume", str(tmp_path / "run")])
     assert told.exit_code == 2
     assert "the results of explainer 'good' in this run were made by plugin 'hostile_plugins'" in told.stderr

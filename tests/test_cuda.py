@@ -22,9 +22,9 @@ def test_a_gpu_gives_the_values_of_a_cpu(explainer: str) -> None:
 
 
 def test_mixed_precision_gives_finite_maps() -> None:
-    model = xaihub.load_model(device="cuda", runtime=Runtime(autocast=True))
+    model = xaihub.load_model(device="cuda", runtime=Runtime(precision="bf16"))
     explanation = xaihub.explain(model=model, explainer="rise", masks=32)
-    assert explanation.metadata["autocast"] is True
+    assert explanation.metadata["precision"] == "bf16"
     assert bool(explanation.values.isfinite().all())
 
 

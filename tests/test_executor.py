@@ -122,7 +122,7 @@ def test_a_network_with_a_head_runs_as_a_copy_with_the_head(outputs: str) -> Non
     torch.manual_seed(0)
     subject = model(nn.Sequential(*net()[:-1], nn.Linear(8, 1)).eval())
     subject = Model(subject.module, name="one", preprocessing=subject.preprocessing, outputs=outputs)
-    assert chosen(subject._executor, subject.module)
+    assert chosen(subject.executor, subject.module)
     image, masks = images()[0], (images()[:, :1] > 0.5).float()
     found = list(masked_forward_passes(subject, image, masks, removal=make_removal("zero", subject, image)))
     assert torch.allclose(torch.cat([batch.outputs for batch in found]), subject.predict(image * masks), atol=1e-5)

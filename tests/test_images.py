@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.image_files import PHOTO, PIXELS, encoded, pixels, png
-from xaihub import SourceImage, load_image
+from xaihub import Preprocessing, SourceImage, load_image
 from xaihub.errors import InputError
 
 
@@ -226,6 +226,9 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
     assert np.abs(pixels(encoded(cmyk, "JPEG", quality=95)).astype(int) - [200, 30, 60]).max() < 12
 
 
+GREY, RGB = (Preprocessing(spatial=[], size=(channels, 8, 8), mean=(0.0,), std=(1.0,)) for channels in (1, 3))
+
+
 class TestArraysAndImages:
     def test_bytes_floats_and_bits_are_read(self) -> None:
         assert np.array_equal(pixels(PIXELS), PIXELS)
@@ -261,8 +264,8 @@ class TestArraysAndImages:
         ],
     )
     def test_an_array_of_another_shape_is_refused(self, array: Any) -> None:
-        with pytest.raises(InputError, match="an array of shape"):
-            load_image(array)
+        with pytest.raises(InputError, match="the array has the shape|channels, but the model takes 3"):
+            RGB(load_image(array))
 
     @pytest.mark.parametrize(
         "array",
@@ -270,8 +273,8 @@ class TestArraysAndImages:
          np.zeros((4, 4), complex)],
     )  # fmt: skip
     def test_values_of_unknown_meaning_are_refused(self, array: Any) -> None:
-        with pytest.raises(InputError, match=r"between 0 and 1|cannot have the type"):
-            load_image(array)
+        with pytest.raises(InputError, match="declares no range|NaN or infinite|not numbers"):
+            GREY(load_image(array))
 
     def test_the_checksum_is_of_the_pixels(self) -> None:
         assert load_image(PIXELS).sha256 == load_image(PHOTO).sha256

@@ -65,8 +65,7 @@ def test_every_coalition_is_there_once_for_each_copy() -> None:
 
 @pytest.mark.parametrize("law", [binomial_sizes(6, 0.5), binomial_sizes(6, 0.3), shapley_sizes(6), UNIFORM])
 @pytest.mark.parametrize("count", [12, 43])
-@pytest.mark.parametrize("ends", [False, True])
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize(("ends", "copies"), [(False, 1), (True, 2)])
 def test_each_coalition_is_drawn_as_often_as_is_said(law: Tensor, count: int, ends: bool, copies: int) -> None:
     runs, seen, told = 80, torch.zeros(64), torch.zeros(64).double()
     generator = _rng()

@@ -58,7 +58,7 @@ def test_the_input_equals_timms_own_transform_bit_for_bit(name: str, size: tuple
     assert geometry.crop == (inputs.shape[2], inputs.shape[1])
 
 
-@pytest.mark.parametrize("size", [(900, 1), (1, 900), (600, 2), (3, 1000), (160, 160)], ids=str)
+@pytest.mark.parametrize("size", [(300, 1), (1, 300), (250, 2), (3, 400), (160, 160)], ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cropping_before_scaling_gives_the_same_pixels(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -252,10 +252,10 @@ def test_a_network_that_was_built_for_one_channel_sees_grey_images(tmp_path: Pat
     assert model.predict(inputs[None]).shape[0] == 1
 
 
-def test_a_network_of_other_channels_than_an_image_has_is_refused(tmp_path: Path) -> None:
+def test_a_network_of_other_channels_needs_a_mean_and_std(tmp_path: Path) -> None:
     card = tmp_path / "many.yaml"
     card.write_text(
         "name: many\nadapter: timm\narchitecture: test_resnet\nweights: {source: none}\noptions: {in_chans: 5}\n"
     )
-    with pytest.raises(ModelError, match="images have 1 or 3 channels, but the model takes 5"):
+    with pytest.raises(ModelError, match="takes 5 channels, for which nothing declares mean and std"):
         Hub().load_model(str(card))

@@ -24,7 +24,8 @@ from xaihub.models.saving import save_model
         ("resnet18", {"scratch": True}),
         ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", {"scratch": True, "size": 96}),
         ("torchvision/resnet18", {"scratch": True}),
-        ("torchvision/vit_b_16", {"scratch": True}),
+        # Large; one transformer and one network of torchvision are above.
+        pytest.param("torchvision/vit_b_16", {"scratch": True}, marks=pytest.mark.slow),
     ],
 )
 def test_a_saved_model_predicts_what_the_original_predicts(name: str, changes: dict, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.metric import Scene as Scene
     from xaihub.models.adapter import ModelAdapter as ModelAdapter
     from xaihub.models.adapter import ModelRequest as ModelRequest
+    from xaihub.models.backends import Backend as Backend
     from xaihub.models.headed import FunctionHead as FunctionHead
     from xaihub.models.headed import Head as Head
     from xaihub.models.layer import Layer as Layer
@@ -78,6 +79,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.ranking.explanation import GlobalExplanation as GlobalExplanation
     from xaihub.ranking.explanation import RankedFeature as RankedFeature
     from xaihub.specs import AdapterSpec as AdapterSpec
+    from xaihub.specs import BackendSpec as BackendSpec
     from xaihub.specs import BaselineSpec as BaselineSpec
     from xaihub.specs import EngineSpec as EngineSpec
     from xaihub.specs import ExplainerSpec as ExplainerSpec
@@ -113,6 +115,7 @@ _NAMES = {
     "images": "SourceImage load_image sample_photo",
     "metric": "Case Measurement Metric Scene",
     "models.adapter": "ModelAdapter ModelRequest",
+    "models.backends": "Backend",
     "models.headed": "FunctionHead Head",
     "models.layer": "Layer Layout",
     "models.model": "Model",
@@ -127,8 +130,8 @@ _NAMES = {
     "randomness": "current_generator forked_generator generator_for",
     "ranking.explainer": "GlobalExplainer Ranking",
     "ranking.explanation": "GlobalExplanation RankedFeature",
-    "specs": "AdapterSpec BaselineSpec EngineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec ModelCard"
-    " ObjectiveSpec Paper ReproductionSpec Weights",
+    "specs": "AdapterSpec BackendSpec BaselineSpec EngineSpec ExplainerSpec GlobalExplainerSpec HeadSpec MetricSpec"
+    " ModelCard ObjectiveSpec Paper ReproductionSpec Weights",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xaihub.errors import XaihubError
     from xaihub.specs import (
         AdapterSpec,
+        BackendSpec,
         BaselineSpec,
         EngineSpec,
         ExplainerSpec,
@@ -58,6 +59,14 @@ def xaihub_register_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-bod
 @hookspec
 def xaihub_register_baselines() -> Iterable[BaselineSpec]:  # type: ignore[empty-body]
     """Return a record for each removal operator, usable as the `baseline` of every method and metric that masks.
+
+    Added in 0.1.
+    """
+
+
+@hookspec
+def xaihub_register_backends() -> Iterable[BackendSpec]:  # type: ignore[empty-body]
+    """Return a record for each library that can run forward passes; `target` names a subclass of `xaihub.Backend`.
 
     Added in 0.1.
     """

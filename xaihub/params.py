@@ -19,8 +19,11 @@ from xaihub.errors import ParameterError, did_you_mean
 from xaihub.specs import Origin
 
 T = TypeVar("T")
+Precision = Literal["f32", "bf16", "f16"]  # of a network's layers
 
-__all__ = ["Execution", "Meta", "Parameter", "Parametrised", "Passes", "Unless", "When", "convert", "parameters"]
+__all__ = [
+    "Execution", "Meta", "Parameter", "Parametrised", "Passes", "Precision", "Unless", "When", "convert", "parameters"
+]  # fmt: skip
 
 
 class When:

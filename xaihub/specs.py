@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from xaihub.errors import MissingExtra, PluginError, XaihubError, did_you_mean
 from xaihub.notices import fence
-from xaihub.notices.importing import import_file as import_file
+from xaihub.notices.importing import import_file
 
 __all__ = [
     "AdapterSpec",
+    "BackendSpec",
     "BaselineSpec",
     "EngineSpec",
     "ExplainerSpec",
@@ -268,6 +269,19 @@ class BaselineSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendSpec(Spec):
+    """One library that runs forward passes without a graph; `target` names a subclass of `xaihub.Backend`.
+
+    Attributes:
+        library: The module that must be installed.
+        limits: Where it refuses, and how its scores differ.
+    """
+
+    library: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
     """One way to turn what a network returns into rows of scores; `target` names a subclass of `xaihub.Head`."""
 
@@ -283,9 +297,15 @@ class AdapterSpec(Spec):
 
     Attributes:
         prefixes: Model names that start with one of these belong to this adapter alone.
+        suffixes: And so do those that end with one of these, such as files of one type.
     """
 
     prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+
+    def claims(self, name: str) -> bool:
+        """Whether a model of this name belongs to this adapter alone."""
+        return name.startswith(self.prefixes) or name.lower().endswith(self.suffixes)
 
 
 @dataclass(frozen=True, kw_only=True)

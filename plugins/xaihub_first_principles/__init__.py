@@ -31,7 +31,7 @@ def xaihub_register_explainers() -> list[ExplainerSpec]:
             variant="Stated: attributions as measures; the families conditional, independent, pdp, axis_dirac,"
             " axis_lebesgue and length_weighted. Derived: keep_p, shapley, occlusion and the other families. Our"
             " choice: regions of images, baselines and masks; the defaults (keep_p at 0.5, centred and adjusted, on one"
-            " grid, ended early by the standard error).",
+            " grid, balanced masks, ended early by the standard error).",
             tags=("perturbation",),
         )
     ]

@@ -155,7 +155,7 @@ class _Search:
         """Evaluate the model on one image, with masks that suit one candidate or all; None if it cannot be used."""
         self.watch("evaluating" if law is None else "testing", number, total)
         try:
-            image, _ = self.model.prepare(load_image(source).rgb)
+            image, _ = self.model.prepare(load_image(source))
             logits = self.model.predict(image[None])
             scene = Scene(model=self.model, image=image, logits=logits[0], target=Target().resolve(logits))
             generator = torch.Generator().manual_seed(self.settings.seed)

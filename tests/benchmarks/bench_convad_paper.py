@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace) -> None:
     known = {(one["model"], one["photo"], one["method"], one["setting"]) for one in read(options.out)}
     started = time.monotonic()
     for name in options.models:
-        model = xaihub.load_model(name, device="cpu", runtime=Runtime(autocast=options.bf16))
+        model = xaihub.load_model(name, device="cpu", runtime=Runtime(precision="bf16" if options.bf16 else "f32"))
         model.baselines = {**model.baselines, **VARIANTS}
         photos = list(classified(model, options.photos))
         half = {"dev": 0, "test": 1}.get(options.split)

@@ -162,7 +162,7 @@ class Bench:
         return found
 
     def _local(self, run: Path, split: Split) -> Figures:
-        model = self._hub.load_model(str(run / "card.yaml"), device="cpu", runtime=Runtime(autocast=True))
+        model = self._hub.load_model(str(run / "card.yaml"), device="cpu", runtime=Runtime(precision="bf16"))
         wanted = [index for index in split.val if Path(split.images.names[index]) in self._found]
         found: Figures = {}
         for image, label in zip(*task.tensors(replace(split, val=wanted), model), strict=True):

@@ -176,7 +176,7 @@ def _voting(plain: Model) -> Model:
 
 
 def _load(hub: Hub, run: Path) -> Model:
-    return hub.load_model(str(run / "card.yaml"), device="cpu", runtime=Runtime(autocast=True))
+    return hub.load_model(str(run / "card.yaml"), device="cpu", runtime=Runtime(precision="bf16"))
 
 
 def _logits(model: Model, inputs: torch.Tensor) -> torch.Tensor:

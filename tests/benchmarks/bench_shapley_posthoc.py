@@ -103,7 +103,7 @@ def main() -> None:
         names = options.names or list(files)[:: max(1, len(files) // 3)][:3]
         images |= {name: files[name] for name in names}
     parts = options.only or ("enumerated", "large", "times")
-    runtime = xaihub.Runtime(autocast=options.bf16)
+    runtime = xaihub.Runtime(precision="bf16" if options.bf16 else "f32")
     if "enumerated" in parts:
         small = hub.load_model(device="cpu", size=options.size, runtime=runtime)
         for name, photo in images.items():

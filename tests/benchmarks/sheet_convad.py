@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder of finished explanations, so that a stopped run goes on")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(autocast=options.bf16))
+    model = xaihub.load_model(options.model, device="cpu", runtime=Runtime(precision="bf16" if options.bf16 else "f32"))
     explainer = xaihub.get_explainer(options.explainer, **dict(pair.split("=", 1) for pair in options.values))
     cells, agreements = [], []
     for name, source in list(_images(options.photos))[: options.limit]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
+import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,19 @@ def test_a_report_that_cannot_be_written_leaves_nothing(made: Made, tmp_path: Pa
     with pytest.raises(ParameterError, match="no colour map"):
         made.report(tmp_path / "report.html", colormap="nothing")
     assert [part.name for part in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("change", [{"versions": 5}, {"parameters": "x"}, {"preprocessing": [1]}, {"seconds": "long"}])
+def test_a_damaged_run_is_one_error_and_no_file(made: Made, tmp_path: Path, change: dict[str, Any]) -> None:
+    run = shutil.copytree(made.run, tmp_path / "run")
+    with sqlite3.connect(run / "run.sqlite") as database:
+        for key, record in database.execute("SELECT key, record FROM explanations WHERE record NOTNULL").fetchall():
+            text = json.dumps({**json.loads(record), **change})
+            database.execute("UPDATE explanations SET record = ? WHERE key = ?", (text, key))
+    database.close()
+    with RunStore(run) as store, pytest.raises(OutputError, match="cannot be shown: a record is damaged"):
+        write_report(store, made.hub, tmp_path / "report.html")
+    assert [part.name for part in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_command_writes_into_the_run_and_prints_the_path(made: Made, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_installing_again_loads_a_plugin_again_that_was_skipped(fresh: Any) -> N
 def test_a_folder_can_be_installed_a_second_time_also_as_a_dot(fresh: Any, editable: bool) -> None:
     folder = fresh.project(fresh.work / "oddly-named", fresh.good("oddly-named".replace("-", "_")))
     options = ["--editable"] * editable
-    for target in (".", ".", str(folder)):
+    for target in (".", str(folder)):
         done = fresh.run(fresh.home / "bin/xaihub", "plugins", "install", *options, target, "-q", cwd=folder)
         assert done.returncode == 0, done.stderr
         assert "adds explainers: oddly_named" in done.stdout

@@ -129,6 +129,8 @@ def compare(
     explainers: str | type[Explainer] | Explainer | Sequence[str | type[Explainer] | Explainer] = DEFAULT_EXPLAINER,
     params: Mapping[str, Any] | None = None,
     target: str | None = None,
+    like: Any = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
     text: str | Sequence[str] = (),
@@ -143,12 +145,16 @@ def compare(
         explainers: Explainers, their classes or names.
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
         target: The class to explain; without it, each model's own prediction.
+        like: An image, or a list of images: explain the similarity to it, by default to the first rather than the
+            second of two.
+        page: The page of a file with several pages or frames, from 1.
         seed: Seed of every random choice.
         timeout: Limit for one explanation by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
         text: Texts, as classes of models with a text encoder.
         budget: Passes for each explanation (500), or seconds ("10s"); see `explain`.
-        loading: For models given by name: device, checkpoint, classes, layer, outputs, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, threads,
+            backend, precision.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one model and explainer is in `failures`.
@@ -162,9 +168,11 @@ def compare(
     hub = default_hub()
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
     methods = budgeted(methods, budget)
-    networks = [aimed(model, texts=listed(text)) for model in loaded_models(listed(models), **loading)]
+    references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
+    loaded = loaded_models(listed(models), **loading)
+    networks = [aimed(model, like_images=references, texts=listed(text)) for model in loaded]
     source = os.fspath(sample_photo() if image is None else image)
-    rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
+    rows, failures = compare_models(networks, methods, source, target=target, page=page, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)
 
 
@@ -174,6 +182,7 @@ def compare_models(
     source: str,
     *,
     target: str | None = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = DEFAULT_TIMEOUT,
     watch: Callable[[str], None] = lambda _text: None,
@@ -189,10 +198,11 @@ def compare_models(
     Returns:
         One row per model with its explanations, and the outcomes that failed.
     """
+    wanted: dict[str, Any] = {"target": target, "page": page, "seed": seed, "timeout": timeout}
     order = sorted(range(len(explainers)), key=lambda place: expected_passes(explainers[place]))
     fast_first, outcomes = [explainers[place] for place in order], list[Outcome]()
     try:
-        for one in explain_many(models, fast_first, [source], target=target, seed=seed, timeout=timeout, watch=watch):
+        for one in explain_many(models, fast_first, [source], watch=watch, **wanted):
             outcomes.append(one)
     except KeyboardInterrupt:
         if interrupted is None:

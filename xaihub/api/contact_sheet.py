@@ -132,7 +132,7 @@ def channel_sheet(model: Model, explanation: GlobalExplanation, photos: Photos, 
 
 def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: ChannelView, *, x: int, y: int) -> None:
     photo = load_image(view.source)
-    image = painted(view.heat, photo, model.prepare(photo.rgb)[1])
+    image = painted(view.heat, model.preprocessing.shown(photo), model.prepare(photo)[1])
     image.thumbnail((CELL, CELL))
     sheet.paste(image, (x, y + CELL - image.height))  # bottom left, above its caption
     text = f"{view.activation:.3g}  {Path(view.source).stem}"

@@ -25,25 +25,14 @@ if TYPE_CHECKING:
     from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
-_FILE = re.compile(r"\.ya?ml$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
+_FILE = re.compile(r"\.ya?ml$|\.onnx$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = (
-    "target",
-    "outputs",
-    "like",
-    "text",
-    "labels",
-    "masks",
-    "boxes",
-    "seed",
-    "device",
-    "batch_size",
-    "budget",
-    "limit",
-    "shard",
-    "maps",
-    "output",
-)
+    "target", "outputs", "like", "text", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads",
+    "backend", "precision", "budget", "limit", "shard", "maps", "output",
+)  # fmt: skip
+# Those that change scores by more than rounding may not change within a run.
+KEPT = ("precision", "backend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +96,8 @@ def evaluate(
         jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
         address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, budget, limit, shard, maps,
-            output: as the options of the command.
+        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, threads, backend, precision,
+            budget, limit, shard, maps, output: as the options of the command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -200,12 +189,19 @@ def planned(
     _update_lists(hub, made, images, lists, params, add=bool(resume))
     for name in SCALARS:
         if scalars.get(name) not in (None, ()):
+            if resume and name in KEPT and scalars[name] != getattr(made, name):
+                raise ParameterError(
+                    f"the run was computed with {name} {getattr(made, name)!r}, so {scalars[name]!r} would mix two",
+                    hint="evaluate into a new run",
+                )
             setattr(made, name, scalars[name])
     for name in ("like", "text"):  # in Python, one may be given without a list
         items = getattr(made, name)
         setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
     if no_controls:
         made.controls = False
+    if made.backend == "auto":  # what it stands for here is part of the plan
+        made.backend = hub.automatic_backend
     _rooted(made)
     return made, file
 

@@ -38,6 +38,7 @@ def load_model(
     layer: str | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     runtime: Runtime | None = None,
 ) -> Model:
     """Load a model by name: a zoo model, a model card, or any classifier of timm or torchvision.
@@ -52,6 +53,7 @@ def load_model(
         layer=layer,
         options=options,
         outputs=outputs,
+        input=input,
         runtime=runtime,
     )
 
@@ -90,6 +92,7 @@ def explain(
     target: str | int | Target | Callable[[Any], Tensor] | None = None,
     like: Any = None,
     text: str | Sequence[str] = (),
+    page: int | None = None,
     seed: int = 0,
     budget: Budget | str | float | None = None,
     device: str = "auto",
@@ -108,6 +111,7 @@ def explain(
         like: An image, or a list of images, as `source`: explain the similarity to it, by default to the first rather
             than the second of two.
         text: A text, or a list of texts, as classes of a model with a text encoder.
+        page: The page of a file with several pages or frames, from 1.
         seed: Seed of every random choice.
         budget: Passes for the explanation (500), or seconds ("10s") in which a method that can do so refines its map;
             it has no effect on methods that cannot choose their number of passes. A backward pass counts as two.
@@ -130,7 +134,7 @@ def explain(
     loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
     if callable(target) or isinstance(target, Head):
         loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
-    image = load_image(sample_photo() if source is None else source)
+    image = load_image(sample_photo() if source is None else source, page=page)
     return _Input(loaded, image).explain(method, target, seed)
 
 
@@ -154,7 +158,7 @@ class _Input:
     @cached_property
     def prepared(self) -> tuple[Tensor, Geometry]:
         """The (1, C, H, W) input, and how the image was scaled and cropped."""
-        inputs, geometry = self.model.prepare(self.image.rgb)
+        inputs, geometry = self.model.prepare(self.image)
         return inputs.unsqueeze(0), geometry
 
     @cached_property
@@ -179,13 +183,14 @@ class _Input:
         self, explainer: Explainer, target: str | int | Target | None, seed: int, isolation: Isolation | None = None
     ) -> Explanation:
         inputs, geometry = self.prepared
+        image = self.model.preprocessing.shown(self.image)
         logits = None if explainer.plain_first else self.logits
         if isolation is None:
             found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
         else:
             wanted = Target.parse(target, self.model.classes, self.model.outputs)
             found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)
-        return found.with_image(self.image, geometry)
+        return found.with_image(image, geometry)
 
 
 def explain_many(
@@ -194,12 +199,15 @@ def explain_many(
     sources: Iterable[str],
     *,
     target: str | None = None,
+    page: int | None = None,
     seed: int = 0,
     timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
     preview: Callable[[Outcome], None] | None = None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
+
+    `page` is the page of each file, from 1.
 
     With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
     `watch` is called with a description of each step before it starts, and `preview` with each preliminary map of a
@@ -214,7 +222,7 @@ def explain_many(
     def outcomes(isolation: Isolation) -> Iterator[Outcome]:
         for source in sources:
             try:
-                image = load_image(source)
+                image = load_image(source, page=page)
             except XaihubError as error:
                 yield Outcome(source=source, model="", explainer="", error=error)
                 continue

@@ -15,8 +15,10 @@ from xaihub.errors import ParameterError
 from xaihub.hub import Hub
 from xaihub.hub.authoring import snake
 from xaihub.hub.registry import Registry
+from xaihub.models.backends import AUTO
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
+from xaihub.params import Precision
 
 T = TypeVar("T")
 
@@ -36,8 +38,11 @@ def load_models(
     classes: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     outputs: str = "",
+    input: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
-    autocast: bool = False,
+    threads: int | None = None,
+    backend: str = AUTO,
+    precision: Precision = "f32",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Model]:
     """Load every model once; `progress` hears of forward passes. Models that share a name are named as they were given.
@@ -52,7 +57,10 @@ def load_models(
             classes=classes,
             layer=layer,
             outputs=outputs,
-            runtime=Runtime(batch_size=batch_size, autocast=autocast, progress=progress),
+            input=input,
+            runtime=Runtime(
+                batch_size=batch_size, threads=threads, backend=backend, precision=precision, progress=progress
+            ),
         )
         for name in dict.fromkeys(names)
     }

@@ -63,7 +63,7 @@ class Photos:
     def prepare(self, source: str) -> Tensor:
         """Return the (C, H, W) input of one file."""
         found = self._kept.get(source)
-        return self.model.prepare(load_image(source).rgb)[0] if found is None else found
+        return self.model.prepare(load_image(source))[0] if found is None else found
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (b, C, H, W) batches in the order of `sources`."""
@@ -112,7 +112,8 @@ def rank(
         timeout: Limit for one ranking by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
         text: Texts, as classes of models with a text encoder.
-        loading: For models given by name: device, checkpoint, classes, layer, batch_size, autocast.
+        loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, threads,
+            backend, precision.
 
     Returns:
         One ranking per model and global explainer, or one per global explainer with `combine`.

@@ -108,7 +108,7 @@ class _Stream:
         self._number += 1
         try:
             image = load_image(source)
-            inputs, geometry = self._model.prepare(image.rgb)
+            inputs, geometry = self._model.prepare(image)
             (made,) = self._explained(inputs[None], [label])
             yield self._outcome(name, made.with_image(image, geometry))
         except XaihubError as error:

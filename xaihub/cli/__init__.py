@@ -9,6 +9,7 @@ from xaihub.cli._app import App, Commands, Group
 
 # Where each command is defined, which is imported when the command is used, and its line in `xaihub --help`.
 COMMANDS = {
+    "cache": ("cache:cache", "Show or delete what is kept between commands."),
     "compare": ("compare:compare", "Compare explainers and models on one image."),
     "evaluate": ("evaluate:evaluate", "Score explainers with metrics over many images."),
     "explain": ("explain:explain", "Explain images: which pixels support a class?"),

@@ -16,13 +16,17 @@ from xaihub.cli._app import App
 from xaihub.cli._output import reserved_stdout
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
+from xaihub.params import Precision
 
 if TYPE_CHECKING:
     from xaihub.explainers.heat import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 # These come last in every help text, in this order.
-LAST = ("settings", "budget", "seed", "device", "batch_size", "output", "terminal", "as_json", "quiet", "verbose")
+LAST = (
+    "settings", "budget", "seed", "device", "batch_size", "threads", "backend", "precision", "output", "terminal",
+    "as_json", "quiet", "verbose",
+)  # fmt: skip
 
 
 class Opt:
@@ -40,8 +44,8 @@ def option(name: str, kind: Any, default: Any, given: Opt) -> Callable[[F], F]:
     if default is not MISSING:
         settings["default"] = default
     inner = next(part for part in get_args(kind) or (kind,) if part is not NoneType)
-    if get_origin(kind) is Literal:
-        settings["type"] = click.Choice(get_args(kind))
+    if Literal in (get_origin(kind), get_origin(inner)):
+        settings["type"] = click.Choice(get_args(kind if get_origin(kind) is Literal else inner))
     elif kind is bool:
         settings["is_flag"] = True
     elif inner is bool:
@@ -124,7 +128,14 @@ TARGET = Opt(
 )  # fmt: skip
 SEED = Opt("Seed of every random choice.", callback=_seed)
 DEVICE = Opt("auto, cpu, cuda, cuda:N or mps.")
-BATCH_SIZE = Opt("Images per forward pass; default: as many as fit in memory.", type=click.IntRange(1))
+BATCH_SIZE = Opt("Images per forward pass; default: the fastest, which the first passes find.", type=click.IntRange(1))
+THREADS = Opt("CPU threads; default: those of the process, or one if that is faster.", type=click.IntRange(1))
+BACKEND = Opt(
+    "What runs forward passes without gradients: eager (torch), a name from 'xaihub list backends', or auto: an"
+    " installed one if there are enough passes to pay for compiling the model.",
+    metavar="NAME", shell_complete=_complete("backends"),
+)  # fmt: skip
+PRECISION = Opt("Precision of the model's layers; bf16 and f16 only on CPUs and GPUs that compute in it.")
 LIKE = Opt(
     "Explain the similarity to this image instead of a class; of two, to the first rather than the second; repeatable.",
     metavar="IMAGE",
@@ -141,6 +152,15 @@ OUTPUTS = Opt(
     "What the outputs mean: multiclass, multilabel, binary, regression, regression:UNIT or embedding; default: what the"
     " model card or the architecture declares, else multiclass.",
     metavar="KIND", show_default=False,
+)  # fmt: skip
+PAGE = Opt(
+    "Page or frame of an image file that has several; default: the first, and a note says so.", metavar="N",
+    type=click.IntRange(1),
+)  # fmt: skip
+INPUT = Opt(
+    "Set size, mean, std, range, interpolation, crop_pct or crop_mode of the model's preprocessing (mean=0.5,0.5,0.5),"
+    " or the bands of an array that figures show (bands=4,3,2); repeatable.",
+    "--input", metavar="NAME=VALUE", callback=parse_settings,
 )  # fmt: skip
 BUDGET = Opt(
     "Forward passes for each explanation, as in 500, or seconds, as in 10s, in which a map is refined; a backward pass"
@@ -180,10 +200,13 @@ class ModelOptions(Display):
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     classes: Annotated[str | None, Opt("Class names for --checkpoint, one per line.", metavar="FILE")] = None
     outputs: Annotated[str, OUTPUTS] = ""
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     device: Annotated[str, DEVICE] = "auto"
     batch_size: Annotated[int | None, BATCH_SIZE] = None
-    autocast: Annotated[bool, Opt("Mixed precision on a GPU.")] = False
+    threads: Annotated[int | None, THREADS] = None
+    backend: Annotated[str, BACKEND] = "auto"
+    precision: Annotated[Precision, PRECISION] = "f32"
     settings: Annotated[tuple[Setting, ...], PARAM] = ()
     seed: Annotated[int, SEED] = 0
     output: Annotated[str, OUTPUT] = "xaihub-out"
@@ -205,6 +228,7 @@ class ExplainOptions(ModelOptions):
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
     head: Annotated[str, HEAD] = ""
+    page: Annotated[int | None, PAGE] = None
     budget: Annotated[str | None, BUDGET] = None
     terminal: Annotated[bool, Opt("Also draw the figure in the terminal.")] = False
 

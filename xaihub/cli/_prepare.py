@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xaihub.cli._options import ModelOptions
+from xaihub.cli._options import ExplainOptions, ModelOptions
+from xaihub.cli._output import note
 from xaihub.errors import OutputError
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
+    from xaihub.explainers.explainer import Explainer
     from xaihub.models.model import Model
 
 
@@ -22,12 +24,35 @@ def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]
     """Load every model once; forward passes are reported to `step`."""
     from xaihub.api.loading import load_models as load
 
-    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "autocast")
-    models = load(hub, wanted.models, progress=step, **{name: getattr(wanted, name) for name in names})
+    names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "threads", "backend", "precision")
+    settings = {setting.name: setting.value for setting in wanted.inputs}
+    values = {name: getattr(wanted, name) for name in names}
+    return load(hub, wanted.models, progress=step, input=settings, **values)
+
+
+def prepare(
+    hub: Hub, wanted: ExplainOptions
+) -> tuple[list[Explainer], Callable[[Callable[[int, int], None]], list[Model]]]:
+    """Make the explainers, and return them with a function that loads the models with the heads that are asked for.
+
+    Parameters are checked before any model is loaded.
+    """
+    from xaihub.api.parameters import make
+    from xaihub.explainers.budget import budgeted
     from xaihub.models.prompts import aimed
 
-    like, text = getattr(wanted, "like", ()), getattr(wanted, "text", ())
-    return [aimed(model, like_images=like, texts=text) for model in models]
+    specs, heads = [hub.explainers.get(name) for name in wanted.explainers], [wanted.head] if wanted.head else []
+    beside = [hub.heads.get(name) for name in heads]
+    explainers = make(hub.explainers, hub.get_explainer, wanted.explainers, wanted.settings, beside=beside)
+    explainers = budgeted(explainers, wanted.budget, note(wanted.quiet))
+    made = make(hub.heads, hub.get_head, heads, wanted.settings, beside=specs)
+
+    def load(step: Callable[[int, int], None]) -> list[Model]:
+        models = load_models(hub, wanted, step)
+        models = [aimed(model, like_images=wanted.like, texts=wanted.text) for model in models]
+        return [model.with_head(head) for model in models for head in made] or models
+
+    return explainers, load
 
 
 def limit_of(timeout: float | None, *, results: int) -> float:

@@ -10,7 +10,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
-from xaihub.cli._prepare import Destination, load_models
+from xaihub.cli._prepare import Destination, prepare
 from xaihub.hub import DEFAULT_TIMEOUT
 
 
@@ -46,24 +46,22 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     place = Destination.parse(given.output)
     from xaihub.api.compare import Comparison
     from xaihub.api.compare import compare_models as run
-    from xaihub.api.parameters import make
-    from xaihub.explainers.budget import budgeted
     from xaihub.explainers.heat import check_drawing
     from xaihub.explainers.rendering import grid, png_bytes
     from xaihub.files import write_file
     from xaihub.images.naming import image_stem, target_part
 
     check_drawing(given.drawing)
-    explainers = make(app.hub.explainers, app.hub.get_explainer, given.explainers, given.settings)
-    explainers, stopped = budgeted(explainers, given.budget, note(given.quiet)), list[bool]()
+    (explainers, load), stopped = prepare(app.hub, given), list[bool]()
     with progress(quiet=given.quiet) as bar:
-        models = load_models(app.hub, given, bar.step)
+        models = load(bar.step)
         rows, failures = run(
             models,
             explainers,
             sources[0],
             target=given.target,
             seed=given.seed,
+            page=given.page,
             timeout=given.timeout,
             watch=bar.watch,
             interrupted=lambda: stopped.append(True),
@@ -74,6 +72,10 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     for failure in failures:
         who = f"{failure.explainer} on {failure.model}: " if failure.explainer else ""
         say(f"error: {who}{failure.error}")
+    if not given.quiet:
+        images = [item.image for row in rows for item in row if item.image is not None]
+        for text in dict.fromkeys(text for image in images for text in image.notes):
+            say(f"note: {text}")
     if any(rows):
         figure = grid([row for row in rows if row], **given.drawing)
         stem = "__".join([image_stem(sources[0]), "compare", *target_part(given.target)])

@@ -14,6 +14,7 @@ import click
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._options import (
+    BACKEND,
     BATCH_SIZE,
     BUDGET,
     DEVICE,
@@ -25,15 +26,18 @@ from xaihub.cli._options import (
     NEW_FOLDER,
     OUTPUTS,
     PARAM,
+    PRECISION,
     SEED,
     TARGET,
     TEXT,
+    THREADS,
     Display,
     Opt,
     options,
 )
 from xaihub.cli._output import note, passes, progress, put, put_board, put_json, say, table
 from xaihub.hub import DEFAULT_TIMEOUT
+from xaihub.params import Precision
 
 if TYPE_CHECKING:
     from xaihub.evaluation.plan import Plan
@@ -64,6 +68,9 @@ class EvaluateOptions(Display):
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
+    threads: Annotated[int | None, THREADS] = None
+    backend: Annotated[str | None, BACKEND] = None
+    precision: Annotated[Precision | None, PRECISION] = None
     budget: Annotated[str | None, BUDGET] = None
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None

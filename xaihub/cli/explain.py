@@ -11,7 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, Opt, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, limit_of, load_models
+from xaihub.cli._prepare import Destination, limit_of, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,22 +68,14 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     place = Destination.parse(given.output, results=count)
     from xaihub.api.compare import Comparison
     from xaihub.api.explain import explain_many
-    from xaihub.api.parameters import make
-    from xaihub.explainers.budget import budgeted
     from xaihub.explainers.heat import check_drawing
     from xaihub.images.naming import OutputNames
 
     check_drawing(given.drawing)
-    hub = app.hub
-    specs, heads = [hub.explainers.get(name) for name in given.explainers], [given.head] if given.head else []
-    beside = [hub.heads.get(name) for name in heads]
-    explainers = make(hub.explainers, hub.get_explainer, given.explainers, given.settings, beside=beside)
-    explainers = budgeted(explainers, given.budget, note(given.quiet))
-    made = make(hub.heads, hub.get_head, heads, given.settings, beside=specs)
+    explainers, load = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
-        models = load_models(hub, given, bar.step)
-        models = [model.with_head(head) for model in models for head in made] or models
+        models = load(bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
         limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
 
@@ -104,6 +96,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
             explainers,
             sources,
             target=given.target,
+            page=given.page,
             seed=given.seed,
             timeout=limit,
             watch=bar.watch,
@@ -162,6 +155,9 @@ def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
         say(f"{explanation.model} predicts {explanation.predicted}; weights {record['weights_sha256'][:12]}")
         if record["layer"]:
             say(f"layer {record['layer']}")
+        rows, speed = record["batch_size"], record["forward_passes"] / max(record["seconds"], 1e-9)
+        batches = "" if rows is None else f", {rows} images per pass"
+        say(f"{record['backend']} in {record['precision']}, {record['threads']} threads{batches}, {speed:.1f} images/s")
         gap = record["completeness_gap"]
         cost = f"{passes(record['forward_passes'], 'forward')}, {passes(record['backward_passes'], 'backward')}"
         say(f"{cost}, {record['seconds']:.2f} s" + ("" if gap is None else f", completeness gap {gap:.2g}"))

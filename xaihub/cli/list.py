@@ -14,6 +14,7 @@ COLUMNS = {
     "global_explainers": ("name", "needs", "summary"),
     "metrics": ("name", "higher_is_better", "summary"),
     "objectives": ("name", "cost", "summary"),
+    "backends": ("name", "summary"),
     "baselines": ("name", "summary"),
     "engines": ("name", "summary"),
     "models": ("name", "weights", "summary"),

@@ -299,7 +299,7 @@ def check(
 
     Prints one line per check and exits with 1 if one fails. The checks run in a process of their own, which is
     replaced if the plugin ends or blocks it. NAME is a plugin, a distribution, or a single explainer, metric,
-    objective, baseline, adapter or model. Parameters such as masks and samples are small unless -p sets them.
+    objective, baseline, head, adapter or model. Parameters such as masks and samples are small unless -p sets them.
 
     \b
     Examples:

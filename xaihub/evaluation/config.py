@@ -9,6 +9,7 @@ import msgspec
 
 from xaihub.errors import ParameterError
 from xaihub.hub import DEFAULT_MODEL
+from xaihub.params import Precision
 from xaihub.records import YamlFile
 
 DEFAULT_EXPLAINERS = ("gradcam", "integrated_gradients", "occlusion", "rise")
@@ -41,7 +42,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         text: Texts, which are the classes of models with a text encoder.
         seed: Fixes every random choice.
         device: Where the models run.
-        batch_size: Images per forward pass; None fits the memory.
+        batch_size: Images per forward pass; None is the fastest.
+        threads: CPU threads of forward passes; None is the fastest.
+        backend: What runs forward passes without a graph, see `Runtime`.
+        precision: Of the networks' layers.
         budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
         limit: Use only the first N images.
         shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
@@ -64,6 +68,9 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
     device: str = "auto"
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    backend: str = "auto"
+    precision: Precision = "f32"
     budget: str | int | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None

@@ -46,7 +46,7 @@ class Inputs:
             XaihubError: The image cannot be read, or its logits are not finite.
         """
         if where not in self._kept:
-            pixels, geometry = self._model.prepare((image or places.load(where, where)).rgb)
+            pixels, geometry = self._model.prepare(image or places.load(where, where))
             if where not in self._logits:
                 self._logits[where] = self._model.predict(pixels[None])[0].cpu()
                 self.predicted += 1

@@ -314,15 +314,9 @@ def apply_settings(settings: Mapping[str, Any]) -> None:
 
 
 def _asked(model: Model) -> dict[str, Any]:
-    runtime = model.runtime
-    settings = {"batch_size": runtime.batch_size, "memory_budget": runtime.memory_budget, "autocast": runtime.autocast}
     arguments = dict(model.loaded or {})
-    return {
-        "shown": model.name,
-        "files": arguments.pop("plugin_files", []),
-        "arguments": arguments,
-        "runtime": settings,
-    }
+    files = arguments.pop("plugin_files", [])
+    return {"shown": model.name, "files": files, "arguments": arguments, "runtime": model.runtime.record()}
 
 
 def _named(method: Parametrised) -> list[Any]:

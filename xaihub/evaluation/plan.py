@@ -164,7 +164,9 @@ def load_one(hub: Hub, config: Config, name: str) -> Model:
     Raises:
         XaihubError: It cannot be loaded.
     """
-    runtime = Runtime(batch_size=config.batch_size)
+    runtime = Runtime(
+        batch_size=config.batch_size, threads=config.threads, backend=config.backend, precision=config.precision
+    )
     model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
     return aimed(model, like_images=config.like, texts=config.text)
 

@@ -11,6 +11,7 @@ from xaihub.evaluation.results import ScoreRow
 from xaihub.explainers.page.document import document
 
 FEW = 3  # images that a failure names
+ENOUGH = 5  # images, below which overlapping intervals mean nothing
 ARROWS = {True: "↑", False: "↓", None: ""}
 BETTER = {True: "higher", False: "lower", None: ""}
 NO_SUMMARY: Mapping[str, str] = {}
@@ -96,7 +97,9 @@ def _winners(board: Board) -> list[str]:
             continue
         ours = scored[best]
         close = [n for n in methods if n != best and scored[n].high >= ours.low and scored[n].low <= ours.high]
-        tail = f"its interval overlaps {_listed(close)}'s" if close else "its interval overlaps no other method's"
+        tail = f"its interval overlaps {f'those of {_listed(close)}' if close else 'no other'}"
+        if ours.count < ENOUGH:
+            tail = f"of {ours.count} image{'' if ours.count == 1 else 's'}, which shows little"
         texts.append(f"{best} has the best mean {metric} ({ours.mean:.3g}); {tail}")
     return texts
 

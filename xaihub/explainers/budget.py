@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from xaihub.errors import ParameterError
 from xaihub.models.model import Model
-from xaihub.params import Parameter, convert, parameters
+from xaihub.params import Parameter, Parametrised, convert, parameters
 
-if TYPE_CHECKING:
-    from xaihub.explainers.explainer import Explainer
-
-    E = TypeVar("E", bound=Explainer)
+E = TypeVar("E", bound="Budgeted")
 
 FIRST = 64  # passes before the first preliminary map
 LEAST_STEP = 32  # passes between two looks at the clock
@@ -72,6 +69,21 @@ class Budget:
         return f"{self.passes} passes" if self.seconds is None else f"{self.seconds:g} s"
 
 
+class Budgeted(Parametrised):
+    """A method whose passes may be chosen for a budget.
+
+    Attributes:
+        granted: The budget that its passes are chosen for, if there is one (see `within`).
+    """
+
+    granted = Budget()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters, and the budget if it is in seconds: what tells results of one method apart."""
+        return {**self.parameters, **({} if self.granted.seconds is None else {"--budget": str(self.granted)})}
+
+
 def of_passes(method: type) -> Parameter | None:
     """Return the parameter of an explainer's class that is its number of passes; None if it cannot choose it."""
     return next((item for item in parameters(method).values() if item.passes is not None), None)
@@ -119,7 +131,7 @@ def budgeted(
     return [within(explainer, parsed) for explainer in explainers]
 
 
-def shortfall(explainer: Explainer, budget: Budget) -> str:
+def shortfall(explainer: Budgeted, budget: Budget) -> str:
     """Return why an explainer does not spend a budget, in words; empty if it does."""
     item = of_passes(type(explainer))
     if item is None or item.passes is None:
@@ -129,7 +141,7 @@ def shortfall(explainer: Explainer, budget: Budget) -> str:
     return ""
 
 
-def expected_passes(explainer: Explainer) -> float:
+def expected_passes(explainer: Budgeted) -> float:
     """Return the number of passes that an explainer declares, to sort by; 0 if it declares none, infinity if open."""
     item = of_passes(type(explainer))
     if item is None or item.passes is None:

@@ -16,31 +16,17 @@ from torch import Tensor, nn
 
 from xaihub.errors import ExplainerRefused, ParameterError
 from xaihub.explainers import budget
-from xaihub.explainers.budget import Budget, affordable, spending
+from xaihub.explainers.budget import Budgeted, affordable, spending
 from xaihub.explainers.explanation import Explanation
+from xaihub.explainers.notes import notes
 from xaihub.explainers.pixel_set import PixelSet
 from xaihub.explainers.target import LateTarget, ResolvedTarget, Target
-from xaihub.models.checks import are_probabilities
 from xaihub.models.model import Model
 from xaihub.models.passes import MASKED_ROWS
 from xaihub.notices import caught
-from xaihub.params import Parametrised
 from xaihub.randomness import drawing, seeded
 from xaihub.records import plain
 
-PROBABILITIES = (
-    "the model's outputs are probabilities already (non-negative, with sum 1), so the confidences, which are a softmax"
-    " of them, are too low; remove its softmax"
-)
-ENDING = (
-    "the network ends in a {ending}, so the confidences, which are a {own} of its outputs, are not its own; remove the"
-    " {ending}"
-)
-PERHAPS = (
-    "all outputs are between 0 and 1, as after a sigmoid; if the network ends in one, remove it, because probabilities"
-    " are computed as the {own} of the outputs"
-)
-VALUES = "the model's outputs are values, so output={output} means the value itself"
 _NO_GRADIENT = re.compile(
     "does not require grad|appears to not have been used in the graph|not implemented for 'Q|derivative for .* is not"
     " implemented|None of the .*requires? grad",
@@ -73,7 +59,7 @@ class Attribution:
     forward_passes: float | None = None
 
 
-class Explainer(Parametrised, ABC):
+class Explainer(Budgeted, ABC):
     """A method that attributes a model's output to the pixels of its input.
 
     Declare each parameter once, in the class body: `steps: Annotated[int, Meta(ge=1, description="...")] = 50`. The
@@ -89,7 +75,6 @@ class Explainer(Parametrised, ABC):
             time, with the global generators seeded; so must one that runs another explainer.
         class_agnostic: The result does not depend on the target.
         completeness: The values are meant to sum to the score minus the baseline's score.
-        granted: The budget that its passes are chosen for, if there is one (see `within`).
         plain_first: The first forward pass of `attribute` is over all rows of the unmodified inputs, so it can
             determine the target; for other explainers the base class runs this pass before.
 
@@ -109,12 +94,6 @@ class Explainer(Parametrised, ABC):
     plain_first: ClassVar[bool] = False
     noun: ClassVar[str] = "explainer"
     variant = ""  # set by the hub, as the name is, from the explainer's record
-    granted = Budget()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The parameters, and the budget if it is in seconds: what tells results of one explainer apart."""
-        return {**self.parameters, **({} if self.granted.seconds is None else {"--budget": str(self.granted)})}
 
     @abstractmethod
     def attribute(
@@ -204,7 +183,7 @@ class Explainer(Parametrised, ABC):
                 "forward_passes": counts.forward_passes / rows,  # excludes the pass that only determined the target
                 "backward_passes": counts.backward_passes / rows,
                 "seconds": round((budget.now() - started) / rows, 6),
-                "warnings": [*heard, *self._notes(model, known)],
+                "warnings": [*heard, *notes(model, known, self.parameters.get("output"))],
             }
             # Of a gradient method, equal scores of a few points say nothing.
             constant = target.constant(known) if MASKED_ROWS.get() > masked else [""] * rows
@@ -233,16 +212,6 @@ class Explainer(Parametrised, ABC):
         pieces = (slice(number * step, (number + 1) * step) for number in range(len(parts)))
         return [one for part, own in zip(parts, pieces, strict=True) for one in explanations(part, own, heard)]
 
-    def _notes(self, model: Model, logits: Tensor) -> list[str]:
-        """Return what the reader must know of the precision and the scale of the outputs."""
-        return [*_precision(model), *self._scale(model, logits)]
-
-    def _scale(self, model: Model, logits: Tensor) -> list[str]:
-        if model.outputs.classify:
-            return _probabilities(model, logits)
-        output = self.parameters.get("output")
-        return [VALUES.format(output=output)] if output in ("logit", "probability") else []
-
     def _record(self, model: Model, who: str, seed: int) -> dict[str, Any]:
         """Return what is needed to reproduce a result."""
         return {
@@ -259,7 +228,7 @@ class Explainer(Parametrised, ABC):
             **({"budget": str(self.granted)} if self.granted else {}),
             "seed": seed,
             "device": str(model.device),
-            "autocast": model.runtime.autocast,
+            **model.executor.record(model),
             "versions": {name: _version(name) for name in ("xaihub", "torch", "timm")},
         }
 
@@ -318,28 +287,6 @@ def _explanations(
     ]
 
 
-def _precision(model: Model) -> list[str]:
-    limits = torch.finfo(model.dtype)
-    if limits.bits > 16:
-        return []
-    return [f"the network computes in {str(model.dtype).removeprefix('torch.')}, so scores are rounded to"
-            f" {100 * limits.eps:.2g} %; convert it with .float() for smaller differences"]  # fmt: skip
-
-
-def _probabilities(model: Model, logits: Tensor) -> list[str]:
-    """Return a note if what should be logits are probabilities already."""
-    kind = model.outputs.kind
-    if kind == "multiclass" and are_probabilities(logits):
-        return [PROBABILITIES]
-    rows = logits[:, 1:] if kind == "binary" else logits
-    if bool(((rows < 0) | (rows > 1)).any()) or model.ending == "":
-        return []
-    own = "softmax" if kind == "multiclass" else "sigmoid"
-    if model.ending is not None:
-        return [ENDING.format(ending=model.ending, own=own)]
-    return [PERHAPS.format(own=own)] * (kind != "multiclass")
-
-
 def _constant(score: str) -> list[str]:
     text = f"the score is the same, {score}, for the image and all masked images, so the map is empty"
     return [text] if score else []
@@ -378,9 +325,10 @@ def _differentiable(model: Model, who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _NO_GRADIENT.search(str(error)):
             raise
+        reason = getattr(model.module, "black_box", "")  # why it has no gradients
         raise ExplainerRefused(
             f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
-            " or the layer",
+            f" or the layer{reason and ': '}{reason}",
             hint="use a black-box explainer such as rise",
         ) from error
 

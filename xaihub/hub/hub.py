@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from xaihub.hub.registry import Registry
 from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
+    BackendSpec,
     BaselineSpec,
     EngineSpec,
     ExplainerSpec,
@@ -69,6 +71,7 @@ class Hub:
         metrics: The registry of metrics.
         objectives: The registry of training objectives.
         baselines: The registry of the removal operators that plugins add to the built-in ones.
+        backends: The registry of libraries that run forward passes instead of torch's eager execution.
         heads: The registry of heads, which turn what a network returns into rows of scores.
         engines: The registry of engines, which compute evaluations in workers; "local" is always there.
         models: The registry of model cards.
@@ -85,6 +88,7 @@ class Hub:
     metrics = _registry("metrics", MetricSpec)
     objectives = _registry("objectives", ObjectiveSpec)
     baselines = _registry("baselines", BaselineSpec)
+    backends = _registry("backends", BackendSpec)
     heads = _registry("heads", HeadSpec)
     engines = _registry("engines", EngineSpec)
     models = _registry("models", ModelCard)
@@ -99,7 +103,30 @@ class Hub:
     @property
     def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
         """The loaders of the removal operators by name, including those that are registered later."""
-        return _Removals(self)
+        return _Loaders(self, "baselines")
+
+    @property
+    def automatic_backend(self) -> str:
+        """The name of the first built-in backend whose library is installed; "eager" if there is none.
+
+        It is "eager" with XAIHUB_TUNING=0 as well, where nothing depends on the machine.
+        """
+        if os.environ.get("XAIHUB_TUNING") == "0":
+            return "eager"
+        builtin = [spec for spec in self.backends if self.host.plugin(spec.plugin).builtin]
+        return next((spec.name for spec in builtin if spec.library and find_spec(spec.library) is not None), "eager")
+
+    def check_backend(self, name: str) -> None:
+        """Check that a backend can be used.
+
+        Raises:
+            UnknownName: None has that name.
+            MissingExtra: Its library is not installed.
+        """
+        from xaihub.models.backends import AUTO, EAGER, Backend
+
+        if name not in (AUTO, EAGER):
+            self.backends.get(name).load_class(Backend)
 
     def get_explainer(self, name: str = DEFAULT_EXPLAINER, /, **values: Any) -> Explainer:
         """Create the explainer called `name` with the given parameters."""
@@ -176,6 +203,7 @@ class Hub:
         runtime: Runtime | None = None,
         scratch: bool = False,
         size: int | None = None,
+        input: Mapping[str, Any] | None = None,
     ) -> Model:
         """Load a model: a card of the zoo, the path of a card, a function in a file, or what an adapter knows.
 
@@ -193,15 +221,18 @@ class Hub:
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
+            input: Further settings of the preprocessing, instead of the model's own, as under `input` in a card:
+                {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}.
 
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
             ModelError: The model cannot be built, its weights do not fit, or the device is missing.
-            ParameterError: `outputs` is not a kind of outputs.
+            ParameterError: `outputs` is not a kind of outputs, or `input` has a wrong setting.
         """
         from dataclasses import replace
 
         from xaihub.models.adapter import ModelRequest, read_classes
+        from xaihub.models.passes import check_precision
 
         card, adapter = self._find(os.fspath(name))
         if layer is not None:
@@ -210,6 +241,10 @@ class Hub:
             card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
         if size is not None:
             card = replace(card, input={**card.input, "size": size})
+        if input:
+            from xaihub.models.cards import read_input
+
+            card = replace(card, input={**card.input, **read_input(input)})
         request = ModelRequest(
             name=card.name,
             card=card,
@@ -225,11 +260,14 @@ class Hub:
             model = _built(adapter, request, pick_device(device))
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
-        model.baselines = self.removals
+        model.baselines, model.backends = self.removals, _Loaders(self, "backends")
+        model.automatic_backend = self.automatic_backend
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
             model.use_layer(layer)
         if runtime is not None:
+            check_precision(runtime.precision, model.device)
+            self.check_backend(runtime.backend)
             model.runtime = runtime
         if not scratch and not options:
             card_file = name if name.lower().endswith((".yaml", ".yml")) else None
@@ -237,6 +275,7 @@ class Hub:
             code = f"{model.code['file']}:{model.code['function']}" if model.code else name
             model.loaded = {
                 "name": code, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
+                "input": dict(input or {}),
                 **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
@@ -270,7 +309,7 @@ class Hub:
 
             if (mine := FunctionAdapter()).knows(name):
                 return ModelCard(name=name, architecture=name), mine
-        for spec in [spec for spec in self.adapters if name.startswith(spec.prefixes)] or self.adapters:
+        for spec in [spec for spec in self.adapters if spec.claims(name)] or self.adapters:
             adapter = self._try_adapter(spec, name)
             if adapter is not None:
                 return ModelCard(name=name, adapter=spec.name, architecture=name), adapter
@@ -282,7 +321,7 @@ class Hub:
             adapter = self._adapter(spec.name)
             return adapter if adapter.knows(name) else None
         except (Exception, SystemExit) as error:  # the plugin fence: the models of other adapters must stay available
-            if isinstance(error, XaihubError) and name.startswith(spec.prefixes):
+            if isinstance(error, XaihubError) and spec.claims(name):
                 raise
             self._blame(spec, error)
             return None
@@ -312,23 +351,29 @@ class Hub:
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
-class _Removals(Mapping[str, Any]):
-    """A view of the baselines of a hub; a copy holds those of the moment."""
+class _Loaders(Mapping[str, Any]):
+    """A view of a registry of a hub; a copy holds its records of the moment."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, kind: str) -> None:
+        self._hub, self._kind = hub, kind
+
+    @property
+    def _registry(self) -> Registry[Any]:
+        registry: Registry[Any] = getattr(self._hub, self._kind)
+        return registry
 
     def __getitem__(self, name: str) -> Callable[[], Any]:
-        spec = self._hub.baselines.find(name)
+        spec = self._registry.find(name)
         if spec is None:
             raise KeyError(name)
-        return spec.load
+        loader: Callable[[], Any] = spec.load
+        return loader
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._hub.baselines.names())
+        return iter(self._registry.names())
 
     def __len__(self) -> int:
-        return len(self._hub.baselines.names())
+        return len(self._registry.names())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)

@@ -38,18 +38,20 @@ METHODS = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(file: IO[bytes], *, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return the first frame of an image file as upright, opaque RGB, and notes on what was lost.
+def decode(file: IO[bytes], *, shown: str, page: int | None = None) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return one page or frame of an image file as upright, opaque RGB, and notes on what was lost.
 
     Args:
         file: A seekable binary file.
         shown: Its name in messages.
+        page: The number of the page, from 1; by default the first.
 
     Raises:
-        InputError: It is not an image, damaged, too large or too thin, or its mode has no RGB colours.
+        InputError: It is not an image, damaged, too large or too thin, its mode has no RGB colours, or it has no such
+            page.
     """
     with _boundary(shown):
-        rgb, notes, method = _decoded(file)
+        rgb, notes, method = _decoded(file, page)
         return rgb if method is None else rgb.transpose(method), notes
 
 
@@ -86,14 +88,20 @@ def check_size(size: tuple[int, int], decoder: float = PIXEL) -> None:
         )
 
 
-def _decoded(file: IO[bytes]) -> tuple[Image.Image, tuple[str, ...], Image.Transpose | None]:
+def _decoded(file: IO[bytes], page: int | None) -> tuple[Image.Image, tuple[str, ...], Image.Transpose | None]:
     # The decoded image is freed on return, before its copy is turned.
     with Image.open(file, formats=FORMATS) as image:
-        image.seek(0)
+        # The further images of a JPEG file are previews and depth maps of a phone.
+        pages = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+        if page is not None and not 1 <= page <= pages:
+            raise InputError(f"there is no page {page}", hint="it has one page" if pages == 1 else f"give 1 to {pages}")
+        image.seek((page or 1) - 1)
         scans = _scans(file) if image.format in ("JPEG", "MPO") else 1
         if scans > MOST_SCANS:
             raise InputError(f"the image has more than {MOST_SCANS} scans", hint="save it again")
-        return _converted(image, scans)
+        rgb, notes, method = _converted(image, scans)
+        read = f"page {page or 1} of {pages} was read" + ("" if page else "; --page N reads another")
+        return rgb, (*notes, *[read] * (pages > 1)), method
 
 
 def _converted(image: Image.Image, scans: int = 1) -> tuple[Image.Image, tuple[str, ...], Image.Transpose | None]:
@@ -159,7 +167,7 @@ def _boundary(shown: str) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{shown}: {error.message}" if shown else error.message, hint=error.hint) from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{what} is not an image", hint=f"known formats: {', '.join(FORMATS)}") from error
+        raise InputError(f"{what} is not an image", hint=f"known formats: {', '.join(FORMATS)}, .npy, .npz") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{what} has too many pixels to be safe", hint="scale it down first") from error
     except MemoryError as error:

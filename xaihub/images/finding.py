@@ -10,7 +10,8 @@ from pathlib import Path
 from xaihub.errors import InputError
 from xaihub.images.marking import is_marked
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+ARRAYS = (".npy", ".npz")  # of NumPy
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", *ARRAYS})
 ARCHIVED = "__MACOSX"  # what archives made on a Mac hold in addition to the files
 
 

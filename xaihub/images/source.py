@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from xaihub.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 MOST_BYTES = 2**30  # of a file
@@ -33,6 +34,8 @@ class SourceImage:
         source: Its path, "-" for standard input, or "" for an image created in memory.
         sha256: The checksum of the file, or of the pixels of an image created in memory.
         notes: What was lost in decoding, for the record.
+        array: The (H, W, C) values of an image that was given as an array, or None.
+        plain: Whether `rgb` shows all of them, so that a network for RGB or grey images can use it.
     """
 
     rgb: Image
@@ -40,6 +43,8 @@ class SourceImage:
     source: str
     sha256: str
     notes: tuple[str, ...] = ()
+    array: NDArray[Any] | None = None
+    plain: bool = True
 
 
 def sample_photo() -> Path:
@@ -47,15 +52,20 @@ def sample_photo() -> Path:
     return Path(str(resources.files("skimage") / "data" / "chelsea.png"))
 
 
-def load_image(source: Any) -> SourceImage:
+def load_image(source: Any, *, page: int | None = None) -> SourceImage:
     """Read one image as upright RGB: a path, "-" for standard input, bytes, a PIL image, or an (H, W[, C]) array.
 
     EXIF orientation is applied, transparency is composited over white, 16-bit, 32-bit and float greys are scaled by
-    their range (see `xaihub.images.colour.opaque_rgb`), and an animation is reduced to its first frame.
+    their range (see `xaihub.images.colour.opaque_rgb`). Arrays, also those of .npy and .npz files, keep their values;
+    if they are no RGB or grey images, `rgb` shows three of their channels.
+
+    Args:
+        source: The image.
+        page: The page of a file with several pages or frames, from 1; by default the first, and a note says so.
 
     Raises:
-        InputError: It is missing, empty, truncated, not an image or not a regular file, too large, too thin, or of an
-            unusable shape.
+        InputError: It is missing, empty, truncated, not an image or not a regular file, too large, too thin, of an
+            unusable shape, or has no such page.
     """
     from PIL import Image
 
@@ -64,14 +74,14 @@ def load_image(source: Any) -> SourceImage:
     if isinstance(source, Image.Image):
         return _from_memory(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decoded(io.BytesIO(source), name="bytes", source="")
+        return _decoded(io.BytesIO(source), name="bytes", source="", page=page)
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         if path == "-":
-            return _decoded(io.BytesIO(_standard_input()), name="stdin", source="-")
+            return _decoded(io.BytesIO(_standard_input()), name="stdin", source="-", page=page)
         with _opened(path) as file:
-            return _decoded(file, name=Path(path).stem, source=path)
-    return _from_memory(_from_array(source))
+            return _decoded(file, name=Path(path).stem, source=path, page=page)
+    return _from_array(_as_array(source))
 
 
 def _opened(path: str) -> IO[bytes]:
@@ -111,8 +121,10 @@ def _standard_input() -> bytes:
     return _STDIN[1]  # type: ignore[no-any-return]
 
 
-def _decoded(file: IO[bytes], *, name: str, source: str) -> SourceImage:
+def _decoded(file: IO[bytes], *, name: str, source: str, page: int | None) -> SourceImage:
+    from xaihub.images.arrays import read_array
     from xaihub.images.decoding import decode
+    from xaihub.images.finding import ARRAYS
 
     shown, most = repr(source or name), MOST_PIPED if source == "-" else MOST_BYTES
     try:
@@ -122,12 +134,16 @@ def _decoded(file: IO[bytes], *, name: str, source: str) -> SourceImage:
         if size > most:
             raise InputError(f"{shown} is larger than {most // 2**20} MiB", hint="scale the image down first")
         file.seek(0)
-        rgb, notes = decode(file, shown=shown)
+        if source.lower().endswith(ARRAYS):
+            found = _from_array(read_array(file, shown), name=name, source=source, page=page)
+        else:
+            rgb, notes = decode(file, shown=shown, page=page)
+            found = SourceImage(rgb=rgb, name=name, source=source, sha256="", notes=notes)
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise InputError(f"cannot read {shown}: {error.strerror or error}") from error
-    return SourceImage(rgb=rgb, name=name, source=source, sha256=checksum, notes=notes)
+    return replace(found, sha256=checksum)
 
 
 def _from_memory(image: Image) -> SourceImage:
@@ -141,31 +157,31 @@ def _from_memory(image: Image) -> SourceImage:
     return SourceImage(rgb=rgb, name="image", source="", sha256=checksum.hexdigest(), notes=notes)
 
 
-def _from_array(array: Any) -> Image:
+def _as_array(source: Any) -> Any:
     import numpy as np
-    from PIL import Image
 
-    from xaihub.images.decoding import check_size
-
-    if not hasattr(array, "__array__"):
+    if not hasattr(source, "__array__"):
         raise InputError(
-            f"{type(array).__name__!r} is not an image", hint="pass a path, bytes, a PIL image or an array"
+            f"{type(source).__name__!r} is not an image", hint="pass a path, bytes, a PIL image or an array"
         )
     try:
-        values = np.asarray(array)
+        return np.asarray(source)
     except Exception as error:  # such as a tensor on a GPU
-        raise InputError(f"{type(array).__name__!r} cannot be read as an array: {error}") from error
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or 0 in values.shape:
-        raise InputError(f"an array of shape {values.shape} is not an image", hint="pass (H, W) or (H, W, 3)")
-    check_size((values.shape[1], values.shape[0]))
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise InputError("the values of a float image must lie between 0 and 1")
-        values = np.rint(values * 255).astype(np.uint8)
-    elif values.dtype == np.uint16:
-        values = (values >> 8).astype(np.uint8)
-    elif values.dtype == bool:
-        values = values.astype(np.uint8) * 255
-    elif values.dtype != np.uint8:
-        raise InputError(f"an image cannot have the type {values.dtype}", hint="use uint8, or floats between 0 and 1")
-    return Image.fromarray(values.squeeze(2) if values.ndim == 3 and values.shape[2] == 1 else values)
+        raise InputError(f"{type(source).__name__!r} cannot be read as an array: {error}") from error
+
+
+def _from_array(array: Any, *, name: str = "", source: str = "", page: int | None = None) -> SourceImage:
+    from xaihub.images.arrays import as_image, checked, drawn
+
+    shown = repr(source) if source else "the array"
+    values = checked(array, shown)
+    if page not in (None, 1):
+        raise InputError(f"{shown} is one array, so there is no page {page}")
+    image = as_image(values)
+    if image is None:
+        rgb, _ = drawn(values)
+        digest = hashlib.sha256(values.tobytes()).hexdigest()
+        found = SourceImage(rgb=rgb, name="image", source="", sha256=digest, plain=False)
+    else:
+        found = _from_memory(image)
+    return replace(found, array=values, name=name or found.name, source=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,11 +14,13 @@ from xaihub.masking.features import Features
 from xaihub.masking.removal import Removal
 from xaihub.models.model import Model
 from xaihub.models.passes import MASKED_ROWS
+from xaihub.models.tuning import Tuning
 
-# Default bytes per forward pass on a CPU. Above it the C library returns freed activations to the system, and every
-# pass causes new page faults. Measured with EfficientNet-Lite0 at 224 pixels, channels-last, one thread: 13.6 ms per
-# row for 2 to 4 rows (80 MiB), 23.6 ms for 8.
+# Bytes per forward pass on a CPU, from which the search for the fastest batch begins. Above it the C library returns
+# freed activations to the system, and every pass causes new page faults. Measured with EfficientNet-Lite0 at 224
+# pixels, channels-last, one thread: 13.6 ms per row for 2 to 4 rows (80 MiB), 23.6 ms for 8.
 CPU_BUDGET = 80 * 2**20
+CPU_LARGEST = 2**30  # bytes, where the search ends
 LARGEST_ROWS = 1024
 
 
@@ -42,9 +45,10 @@ def masked_forward_passes(
 ) -> Iterator[MaskedBatch]:
     """Evaluate the model on one image under many masks, and yield the outputs batch by batch.
 
-    Several targets can share these passes, because `outputs` holds all logits. Batches are as large as `model.runtime`
-    allows; if memory runs out, the batch is halved and evaluated again. A failed batch is counted among the model's
-    forward passes only if the network itself had finished.
+    Several targets can share these passes, because `outputs` holds all logits. Batches have the number of rows that is
+    fastest on this machine, which the first passes find, unless `model.runtime` sets one; if memory runs out, the batch
+    is halved and evaluated again. A failed batch is counted among the model's forward passes only if the network itself
+    had finished.
 
     Args:
         model: The model.
@@ -59,14 +63,13 @@ def masked_forward_passes(
         ModelError: A single row does not fit into memory, or a logit is NaN or infinite.
     """
     image = image.to(model.device)
-    rows = batch_rows(model)
     stream = _Stream(draws)
     if total is None and isinstance(draws, Tensor):
         total = done + len(draws)
-    while (part := stream.take(rows)) is not None:
-        batch = None
+    while (part := stream.take(batch_rows(model))) is not None:
+        batch, started = None, time.perf_counter()
         try:
-            batch = _evaluate(model, image, part, removal, expand)
+            batch = _evaluate(model, image, part, removal, expand, coming=(total or done) - done)
         except (RuntimeError, MemoryError) as error:
             texts = ("out of memory", "can't allocate memory", "not enough memory")
             if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in texts):
@@ -80,9 +83,10 @@ def masked_forward_passes(
         if batch is None:
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            rows = len(part) // 2
+            _tuning(model).limit(len(part) // 2)
             stream.put_back(part)
             continue
+        _tuning(model).note(len(part), time.perf_counter() - started)
         done += len(part)
         MASKED_ROWS.set(MASKED_ROWS.get() + len(part))
         if model.runtime.progress is not None:
@@ -112,26 +116,37 @@ def coalition_scores(
 
 
 def batch_rows(model: Model) -> int:
-    """Return the number of rows per forward pass: the requested batch size, or what memory and device allow."""
-    runtime = model.runtime
-    if runtime.batch_size is not None:
-        return runtime.batch_size
-    budget = runtime.memory_budget
+    """Return the number of rows of the next forward pass: as requested, or the fastest that fits into memory."""
+    return _tuning(model).now[0]
+
+
+def _tuning(model: Model) -> Tuning:
+    return model.executor.tuning(model, first=lambda: _rows(model, CPU_BUDGET), most=lambda: _rows(model, CPU_LARGEST))
+
+
+def _rows(model: Model, cpu_budget: int) -> int:
+    """Return how many rows fit into the memory budget, which a GPU has by itself."""
+    budget = model.runtime.memory_budget
     if budget is None:
-        budget = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else CPU_BUDGET
+        budget = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else cpu_budget
     return max(1, min(LARGEST_ROWS, budget // model.row_bytes))
 
 
 def _evaluate(
-    model: Model, image: Tensor, draws: Tensor, removal: Removal, expand: Callable[[Tensor], Tensor] | None
+    model: Model,
+    image: Tensor,
+    draws: Tensor,
+    removal: Removal,
+    expand: Callable[[Tensor], Tensor] | None,
+    coming: int,
 ) -> MaskedBatch:
     # inference_mode must not span a yield, or the caller would run in it as well.
-    with torch.inference_mode():
+    with torch.inference_mode(), model.executing(coming):
         masks = draws.to(model.device, non_blocking=True)
         if expand is not None:
             with torch.autocast(model.device.type, enabled=False):  # mixed precision is only for the network
                 masks = expand(masks)
-        with model.autocast(), model.executing():
+        with model.autocast():
             outputs = removal(model, image, masks).float()
         if not bool(outputs.isfinite().all()):
             raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")

@@ -98,7 +98,7 @@ def baseline_image(name: str, model: Model, image: Tensor) -> Tensor:
     if kind == "image" and value:
         from xaihub.images import load_image
 
-        return model.prepare(load_image(value).rgb)[0].to(image)
+        return model.prepare(load_image(value))[0].to(image)
     if kind == "constant" and value:
         return model.preprocessing.normalise(torch.full_like(pixels, _unit(value, name)))
     if value or kind == "inpaint" or kind in model.baselines:

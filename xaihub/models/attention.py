@@ -21,7 +21,9 @@ def recorded(network: nn.Module, *, who: str, locks: Any) -> Iterator[list[Tenso
         if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
     ]
     if not blocks:
-        raise ExplainerRefused(f"model {who!r} has no attention layers whose probabilities can be recorded")
+        reason = getattr(network, "black_box", "")  # why it has no layers
+        what = "has no attention layers whose probabilities can be recorded"
+        raise ExplainerRefused(f"model {who!r} {what}{reason and ': '}{reason}")
     maps: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,19 +17,23 @@ from xaihub.specs import ModelCard, Paper, Weights
 LARGEST_SIDE = 2048  # pixels to which an image is scaled before it is cropped for the model
 LARGEST_CLASSES = 1_000_000
 LARGEST_OPTION = 2**16
+_MOST_CHANNELS = 256
 _Short = Annotated[str, msgspec.Meta(max_length=1000)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Number = Annotated[int, msgspec.Meta(ge=1)]
 _Spread = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: int | tuple[int, int] | None = None  # checked below: msgspec 0.22 misreads such a union with limits
-    mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=16)] | None = None
-    std: Annotated[tuple[_Spread, ...], msgspec.Meta(max_length=16)] | None = None
+    mean: Annotated[tuple[_Level, ...], msgspec.Meta(max_length=_MOST_CHANNELS)] | None = None
+    std: Annotated[tuple[_Spread, ...], msgspec.Meta(max_length=_MOST_CHANNELS)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
     crop_pct: Annotated[float, msgspec.Meta(ge=0.1, le=2)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
+    range: tuple[_Level, _Level] | None = None
+    bands: Annotated[tuple[_Number, ...], msgspec.Meta(min_length=1, max_length=3)] | None = None
 
 
 class _Weights(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,14 +85,9 @@ def read_card(path: str | Path) -> ModelCard:
     file = YamlFile(path, what="model card", error=ModelError)
     hint = "docs/how-to/add-a-model.md lists the keys"
     card = file.convert(_Card, hint=hint)
-    size, weights = card.input.size, card.weights
-    sides = size if isinstance(size, tuple) else (size or 1,)
-    if min(sides) < 1 or size == 0:
-        raise file.complaint(f"{size!r} is not one or two positive numbers of pixels", "input", "size", hint=hint)
-    if max(sides) / min(card.input.crop_pct or 1, 1) > LARGEST_SIDE:
-        raise file.complaint(
-            f"images would be scaled to more than {LARGEST_SIDE} pixels", "input", "size", hint="reduce the size"
-        )
+    weights = card.weights
+    if fault := _fault(card.input):
+        raise file.complaint(fault, "input", "size", hint="reduce the size" if "more than" in fault else hint)
     if card.outputs:
         try:
             Outputs.parse(card.outputs)
@@ -113,6 +112,43 @@ def read_card(path: str | Path) -> ModelCard:
         "paper": Paper(**msgspec.structs.asdict(card.paper)) if card.paper else None,
     }
     return ModelCard(**facts, base=str(Path(path).resolve().parent))
+
+
+def _fault(given: _Input) -> str:
+    """Say what is wrong with the size of an input; "" if it can be used."""
+    size = given.size
+    sides = size if isinstance(size, tuple) else (size or 1,)
+    if min(sides) < 1 or size == 0:
+        return f"{size!r} is not one or two positive numbers of pixels"
+    large = max(sides) / min(given.crop_pct or 1, 1) > LARGEST_SIDE
+    return f"images would be scaled to more than {LARGEST_SIDE} pixels" if large else ""
+
+
+def read_input(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings like those under `input` in a card; a text is a number, a word, or numbers between commas.
+
+    Raises:
+        ParameterError: One is unknown, or has a wrong value.
+    """
+    try:
+        found = msgspec.convert({name: _read(value) for name, value in settings.items()}, _Input)
+    except msgspec.ValidationError as error:
+        names = ", ".join(_Input.__struct_fields__)
+        raise ParameterError(f"the input's settings are wrong: {error}", hint=f"they are {names}") from error
+    if fault := _fault(found):
+        raise ParameterError(f"the input's settings are wrong: {fault}")
+    return {name: value for name, value in msgspec.structs.asdict(found).items() if value is not None}
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = [float(part) for part in value.split(",")]
+    except ValueError:
+        return value
+    numbers = [int(part) if part.is_integer() else part for part in parts]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def check_options(card: ModelCard, known: Collection[str]) -> dict[str, Any]:

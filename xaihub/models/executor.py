@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from xaihub.models.backends import EAGER, Candidate, Compiled, within
 from xaihub.models.folding import folded, sources
+from xaihub.models.hashing import tensors_of
 from xaihub.models.headed import Shell
+from xaihub.models.tuning import Tuning
 
+_Weights = Callable[[nn.Module], list[Tensor]]
+COMPARED = 4  # rows at most on which a backend is compared with eager execution
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What a module's call looks up; shared with the network, so that its hooks, such as the counter of passes, run as well.
 _ROOT_HOOKS = (
@@ -24,21 +29,31 @@ _ROOT_HOOKS = (
 
 
 class Executor:
-    """Chooses what runs in place of a network: a copy with folded batch norms, as long as nothing has changed.
+    """Chooses what runs in place of a network while nothing has changed: a folded copy, or another library.
 
     It does so inside a `with` block only, and under `torch.inference_mode()`. Code that changes a weight, replaces a
     module or registers a hook on a part gets the network itself. Writes through `.data`, which no counter shows, are
     found at the start of each period, such as an explanation.
+
+    Attributes:
+        period: The current period; None makes every call one of its own.
+        backend: The name of the backend in use.
+        used: The names of those that ran in this period.
     """
 
     def __init__(self) -> None:
         """Prepare nothing yet."""
-        self.period: object | None = None  # None: every call is a period of its own
+        self.period: object | None = None
+        self.backend, self.used = EAGER, dict[str, None]()
         self._checked: object | None = None
         self._depth = 0
         self._state: tuple[Any, ...] | None = None
         self._fast: nn.Module | None = None
-        self._contents: list[Tensor] = []  # of the weights that were folded, as they were then
+        self._contents: list[tuple[Tensor, Tensor]] = []  # weights that were folded or compiled, and copies of then
+        self._candidate: Candidate | None = None
+        self._compiled: Compiled | None = None
+        self._passes, self._coming = 0, 0  # that were made, and those known to follow
+        self._tunings: dict[Any, Tuning] = {}
 
     def __enter__(self) -> None:
         """Start to choose."""
@@ -49,31 +64,95 @@ class Executor:
         self._depth -= 1
 
     @contextmanager
+    def running(self, model: Any, coming: int) -> Iterator[None]:
+        """Choose inside, with what suits a model and so many passes; on as many threads as were found fastest."""
+        if self._candidate is None or not self._candidate.suits(model):
+            self._candidate, self._state = Candidate(model), None
+        self._coming = coming
+        tuning, before = self._tunings.get(self._key(model)), torch.get_num_threads()
+        threads = (model.runtime.threads if tuning is None else tuning.now[1]) or before
+        torch.set_num_threads(threads)
+        if self._compiled is not None:
+            self._compiled.threads = threads
+        try:
+            with self:
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    def tuning(self, model: Any, first: Callable[[], int], most: Callable[[], int]) -> Tuning:
+        """Return the search for the fastest number of rows, which begins with `first()` and ends at `most()`."""
+        key = self._key(model)
+        if key not in self._tunings:
+            fixed, threads = model.runtime.batch_size, model.runtime.threads
+            self._tunings[key] = Tuning(
+                f"{key} {model.structure_hash}",
+                about=model.name,
+                first=fixed or first(),
+                sizes=range(fixed or 1, (fixed or most()) + 1),
+                threads=(threads,) if threads else (torch.get_num_threads(), 1),
+            )
+        return self._tunings[key]
+
+    def record(self, model: Any) -> dict[str, Any]:
+        """Return how the passes of this period were made; without any, the batch size is None."""
+        tuning = self._tunings.get(self._key(model))
+        rows, threads = (None, model.runtime.threads) if tuning is None else tuning.now
+        return {
+            "backend": "+".join(self.used) or EAGER,
+            "precision": model.runtime.precision,
+            "batch_size": rows,
+            "threads": threads or torch.get_num_threads(),
+        }
+
+    def _key(self, model: Any) -> tuple[Any, ...]:
+        runtime = model.runtime
+        return self.backend, runtime.precision, runtime.batch_size, runtime.threads, str(model.device), model.input_size
+
+    @contextmanager
     def one_period(self) -> Iterator[None]:
         """Declare that nothing writes to weights through `.data` inside."""
-        before, self.period = self.period, object()
+        before, self.period, self.used = self.period, object(), {}
         try:
             yield
         finally:
             self.period = before
 
     def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
-        """Return the network, or a copy that returns the same scores up to rounding; `inputs` are an example."""
+        """Return the network, or what returns the same scores up to rounding; `inputs` are an example."""
         if not self._depth or not torch.is_inference_mode_enabled() or _observed(inputs):
             return network
         if (state := _state(network)) is None:
+            self.used[EAGER] = None
             return network
-        if state != self._state or not self._same_contents(network):
-            self._fast = _prepared(network, inputs[:1].clone())
-            self._contents = [] if self._fast is None else [tensor.clone() for tensor in sources(network)]
-            self._state = _state(network)
+        if state != self._state or not self._same_contents():
+            self.backend, self._compiled = EAGER, None
+            self._replace(network, _folded(network, inputs[:1].clone()), sources)
+            if self._candidate is not None:
+                self._candidate.reset()
+        self._passes += len(inputs)
+        if self._candidate is not None and self._candidate.pays(inputs, self._passes + self._coming):
+            self._compiled = self._candidate.compiled(network, inputs[:COMPARED].clone())
+            if self._compiled is not None:
+                self.backend = self._candidate.name
+                self._replace(network, within(network, self._compiled), tensors_of)
         self._checked = self.period
+        self.used[self.backend] = None
         return network if self._fast is None else self._fast
 
-    def _same_contents(self, network: nn.Module) -> bool:
-        if self._fast is None or (self.period is not None and self._checked is self.period):
+    def _replace(self, network: nn.Module, fast: nn.Module | None, weights: _Weights) -> None:
+        """Run `fast` from now on, which was made from some of the weights, with the hooks of the network as a whole."""
+        if fast is not None:
+            for name in _ROOT_HOOKS:
+                fast.__dict__[name] = network.__dict__[name]
+        self._fast = fast
+        self._contents = [] if fast is None else [(tensor, tensor.clone()) for tensor in weights(network)]
+        self._state = _state(network)
+
+    def _same_contents(self) -> bool:
+        if self.period is not None and self._checked is self.period:
             return True
-        return all(map(torch.equal, sources(network), self._contents))
+        return all(torch.equal(now, then) for now, then in self._contents)
 
 
 def _observed(inputs: Tensor) -> bool:
@@ -102,16 +181,9 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _prepared(network: nn.Module, inputs: Tensor) -> nn.Module | None:
-    result = _folded(network, inputs)
-    if result is not None:
-        for name in _ROOT_HOOKS:
-            result.__dict__[name] = network.__dict__[name]
-    return result
-
-
 def _folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
-    if not isinstance(network, Shell):
+    if isinstance(network, Shell):
+        inner = _folded(network.shell_network, inputs)
+        return None if inner is None else network.around(inner)
+    with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
         return folded(network, inputs)
-    inner = _folded(network.shell_network, inputs)
-    return None if inner is None else network.around(inner)

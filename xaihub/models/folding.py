@@ -142,7 +142,7 @@ def _merged(convolution: Any, norm: Any) -> nn.Module:
     shift = (bias - norm.running_mean.double()) * scale
     if norm.bias is not None:
         shift = shift + norm.bias.double()
-    merged = _shallow(convolution)
+    merged = without_hooks(convolution)
     weight = (convolution.weight.double() * scale.view(-1, 1, 1, 1)).to(convolution.weight.dtype)
     if convolution.weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -159,7 +159,7 @@ def _rest(norm: Any) -> nn.Module:
     return norm.act if _is(norm, _NORM_ACT) else nn.Identity().eval()
 
 
-def _shallow(module: nn.Module) -> nn.Module:
+def without_hooks(module: nn.Module) -> nn.Module:
     """Return a copy of a module with tables of its own, whose entries are shared, and without hooks."""
     result = copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
@@ -176,7 +176,7 @@ def _with(network: nn.Module, replaced: dict[int, nn.Module]) -> nn.Module:
 
     def copied(module: nn.Module) -> nn.Module:
         if id(module) not in done:
-            result = done[id(module)] = _shallow(module)
+            result = done[id(module)] = without_hooks(module)
             for name, part in module._modules.items():
                 if part is not None:
                     result._modules[name] = copied(part)

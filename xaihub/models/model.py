@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from xaihub.errors import ModelError
+from xaihub.images import SourceImage
 from xaihub.models.attention import recorded
+from xaihub.models.backends import EAGER, Backend
 from xaihub.models.checks import check_modules, check_rows, check_scores
 from xaihub.models.containment import Guard
 from xaihub.models.ending import ending
@@ -23,7 +25,7 @@ from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed
 from xaihub.models.layer import Layer
 from xaihub.models.network import evaluating, largest_outputs, prepared, to_order
 from xaihub.models.outputs import Outputs
-from xaihub.models.passes import Counts, Runtime
+from xaihub.models.passes import DTYPES, Counts, Runtime
 from xaihub.models.preprocessing import Geometry, Preprocessing
 from xaihub.models.sharing import eager, locked, locks_of
 from xaihub.models.structure import Hints, Structure, trace
@@ -82,42 +84,43 @@ class Model:
         self._order = torch.channels_last
         self.module: Any = prepared(module, self.device, self._order, name=name)
         check_modules(self.module, name=name)
-        self.name = name
-        self.preprocessing = preprocessing
+        self.name, self.preprocessing = name, preprocessing
         self.classes = tuple(classes)
         self.outputs, self._declared = Outputs(), False
         if outputs is not None:
             self._declare(Outputs.parse(outputs))
         self.card = card or ModelCard(name=name)
-        self.runtime = runtime or Runtime()
-        self.text_encoder = text_encoder
+        self.runtime, self.text_encoder = runtime or Runtime(), text_encoder
         # Removal operators of plugins, by name; each is imported when it is called. Filled by the hub.
         self.baselines: Mapping[str, Callable[[], Callable[..., Any]]] = {}
+        # Backends of plugins, by name, each imported when it is called, and the one that "auto" may choose.
+        self.backends: Mapping[str, Callable[[], type[Backend]]] = {}
+        self.automatic_backend = EAGER
         # How the hub loaded it, as keyword arguments and JSON types; None if it cannot be loaded again.
         self.loaded: dict[str, Any] | None = None
         self.code: Mapping[str, str] = {}  # of the user's function that built it: file, function, sha256 of the file
         self._hints = hints or Hints()
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
         self._checked_rows = False
-        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
+        self._locks, self._guard, self.executor = locks_of(self.module), Guard(), Executor()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the locks, the guard and the executor, so that a model can be copied."""
         self._guard.check()
-        own = ("_locks", "_guard", "_executor")
+        own = ("_locks", "_guard", "executor")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, with locks and a guard of its own."""
         self.__dict__.update(state, _checked_rows=False)
-        self._locks, self._guard, self._executor = locks_of(self.module), Guard(), Executor()
+        self._locks, self._guard, self.executor = locks_of(self.module), Guard(), Executor()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
 
         def run() -> Tensor:
             own = self._own(inputs)
-            scores: Tensor = self._executor.network(self.module, own)(own)
+            scores: Tensor = self.executor.network(self.module, own)(own)
             return scores
 
         self._guard.check()
@@ -126,9 +129,9 @@ class Model:
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     @contextmanager
-    def executing(self) -> Iterator[None]:
-        """Run the passes inside, which have no graph, through the `Executor`; other threads wait."""
-        with locked(self._locks), self._executor:
+    def executing(self, passes: int = 0) -> Iterator[None]:
+        """Run the passes inside, of which so many are known to come, without a graph; other threads wait."""
+        with locked(self._locks), self.executor.running(self, passes):
             yield
 
     def _own(self, inputs: Tensor) -> Tensor:
@@ -160,12 +163,7 @@ class Model:
         """Name, device and number of classes."""
         return f"Model({self.name!r}, device={str(self.device)!r}, classes={len(self.classes)})"
 
-    def on(self, device: torch.device) -> Model:
-        """Move the network to a device, and return the model; raises as the constructor."""
-        self.module, self.device = prepared(self.module, device, self._order, name=self.name), device
-        return self
-
-    def around(self, module: nn.Module, *, card: ModelCard | None = None) -> Model:
+    def around(self, module: nn.Module, *, card: ModelCard | None = None, device: Any = None) -> Model:
         """Return a model of another network with the same inputs, classes and meaning of its scores."""
         model = Model(
             module,
@@ -174,12 +172,13 @@ class Model:
             classes=self.classes,
             hints=self._hints.within(module),
             card=card or self.card,
-            device=self.device,
+            device=device or self.device,
             runtime=self.runtime,
             text_encoder=self.text_encoder,
         )
         model.outputs, model._declared = self.outputs, self._declared
         model.baselines, model.code = self.baselines, self.code
+        model.backends, model.automatic_backend = self.backends, self.automatic_backend
         model._checked_rows = self._checked_rows and type(model.module) is type(self.module)
         return model
 
@@ -245,8 +244,7 @@ class Model:
     def weights_hash(self) -> str:
         """The sha256 of every parameter and buffer with its name; equal weights have equal hashes.
 
-        It is computed again after a weight has been replaced or changed in place (not through `.data`). While a method
-        runs, it is that of the weights at its start, because a method that changes them has no result.
+        It is computed again after a weight was replaced or changed in place (not through `.data`), but not by a method.
         """
         return self._guard.weights_hash or self.fresh_weights_hash()
 
@@ -290,8 +288,8 @@ class Model:
                 check_rows(self._uncounted, self.input_size, name=self.name)
             self._checked_rows = True
 
-    def prepare(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) input of an RGB image on the model's device, and its geometry."""
+    def prepare(self, image: Image | SourceImage) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) input of an image on the model's device, and its geometry."""
         inputs, geometry = self.preprocessing(image)
         return inputs.to(self.device), geometry
 
@@ -316,19 +314,17 @@ class Model:
     @cached_property
     def structure(self) -> Structure:
         """The layers by role, found by tracing one forward pass on noise on first access."""
+        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
         with locked(self._locks), torch.inference_mode(mode=False), eager(self.module):
-            return self._ordered(lambda: trace(self.module, self._noise(), self._hints))
+            return self._ordered(lambda: trace(self.module, noise.to(self.device, self.dtype), self._hints))
 
     @cached_property
     def ending(self) -> str | None:
         """The operation that ends the network: "sigmoid", "softmax", or "" for any other; None if it is unknown."""
-        network = without_head(self.module)
+        blank = torch.zeros(1, *self.input_size, device=self.device, dtype=self.dtype)
         with locked(self._locks), torch.inference_mode(mode=False), eager(self.module), torch.enable_grad():
-            return ending(self._ordered(lambda: network.forward(self._noise().requires_grad_().clone())))
-
-    def _noise(self) -> Tensor:
-        noise = torch.randn(1, *self.input_size, generator=torch.Generator().manual_seed(0))
-        return noise.to(self.device, self.dtype)
+            pixels = blank.clone().requires_grad_()
+            return ending(self._ordered(lambda: without_head(self.module).forward(pixels.clone())))
 
     def layer(self, name: str | None = None) -> Layer:
         """Return the layer called `name`, or the default layer for activation maps, which has a `reason`."""
@@ -336,8 +332,9 @@ class Model:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run in mixed precision if the runtime enables it."""
-        with torch.autocast(self.device.type, enabled=self.runtime.autocast):
+        """Run in mixed precision if the runtime asks for it."""
+        dtype = DTYPES.get(self.runtime.precision)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             yield
 
     @contextmanager
@@ -386,7 +383,7 @@ class Model:
         ):
             if by is not None:
                 self.check_rows()
-            with self._executor.one_period(), self._guard.watching(self, by, parallel=parallel):
+            with self.executor.one_period(), self._guard.watching(self, by, parallel=parallel):
                 yield
 
     @contextmanager

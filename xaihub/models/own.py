@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from xaihub.models.adapter import ModelAdapter, ModelRequest
 from xaihub.models.model import Model
 from xaihub.models.weights import fill, read_weights
 from xaihub.notices import fence
-from xaihub.specs import import_file
+from xaihub.notices.importing import import_file
 
 LARGEST = 2**24  # bytes of a file of Python code
 _NAME = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)", re.IGNORECASE)
@@ -61,8 +62,10 @@ class FunctionAdapter(ModelAdapter):
             ParameterError: Random weights or an input size are asked for.
         """
         name = request.card.architecture
-        if request.card.weights.source == "none" or request.card.input:
-            what = "an input size" if request.card.input else "random weights"
+        given = dict(request.card.input)
+        drawn: dict[str, Any] = {key: tuple(given.pop(key)) for key in ("range", "bands") if key in given}
+        if request.card.weights.source == "none" or given:
+            what = f"another input ({', '.join(given)})" if given else "random weights"
             raise ParameterError(f"{what} cannot be asked of {name!r}", hint="pass options to the function instead")
         file, function = named(name) or ("", "")
         checksum = sha256(read_file(file, what="model file", error=ModelError, limit=LARGEST)).hexdigest()
@@ -83,7 +86,8 @@ class FunctionAdapter(ModelAdapter):
         if request.classes is not None:
             model.classes = model.outputs.names(request.classes)
         model.code = {"file": str(Path(file).absolute()), "function": function, "sha256": checksum}
-        return model.on(device)
+        model.preprocessing = replace(model.preprocessing, **drawn)
+        return model.around(model.module, device=device)
 
 
 def _import(file: str, checksum: str) -> Any:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL.Image import fromarray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from xaihub.errors import ModelError
+from xaihub.errors import InputError, ModelError
+from xaihub.images.arrays import ORDER, drawn
+from xaihub.images.source import SourceImage
 from xaihub.models.cards import LARGEST_SIDE
 from xaihub.models.scaling import economical
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK = 2**22  # pixels of a map that are computed at a time
 LARGEST = 2**26  # values of an input
 THIN = 16  # times a side that the other may have before the preprocessing is tried
+ALPHA = "the fourth channel of the array was read as transparency, because the model takes RGB or grey images"
 FEW = 0.2  # of the image: less is worth a note
 
 
@@ -88,6 +92,9 @@ class Preprocessing:
         mean: Subtracted from each channel, in units of [0, 1].
         std: Divides each channel, in units of [0, 1].
         description: Its settings, for the record.
+        range: The values of an array that become 0 and 1, before the mean is subtracted; None for 0 and the largest
+            value of the type of 8-bit and 16-bit integers, and for floats between 0 and 1.
+        bands: The channels that figures show as red, green and blue, or as grey, from 1; by default the first.
     """
 
     spatial: Sequence[Callable[[Image], Image]]
@@ -95,15 +102,22 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     description: Mapping[str, Any] = field(default_factory=dict)
+    range: tuple[float, float] | None = None
+    bands: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an input that no image should be scaled to.
 
         Raises:
-            ModelError: The input has no values, or too many.
+            ModelError: The input has no values, or too many; or other settings do not fit its channels.
         """
         if min(self.size) < 1 or self.size[0] * self.size[1] * self.size[2] > LARGEST:
             raise ModelError(f"an input of {' x '.join(map(str, self.size))} values is not supported")
+        for name in ("mean", "std"):
+            if (count := len(getattr(self, name))) not in (1, self.size[0]):
+                raise ModelError(f"{name} has {count} values for {self.size[0]} channels", hint="give one per channel")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ModelError(f"the range {self.range[0]:g} to {self.range[1]:g} is empty", hint="give [LOW, HIGH]")
 
     @classmethod
     def standard(
@@ -115,6 +129,8 @@ class Preprocessing:
         interpolation: str = "bicubic",
         crop_pct: float = 1.0,
         crop_mode: str = "center",
+        range: tuple[float, float] | None = None,
+        bands: Sequence[int] = (),
     ) -> Preprocessing:
         """Return timm's preprocessing for evaluation, which is also what a card's `input` describes.
 
@@ -144,20 +160,51 @@ class Preprocessing:
             size=settings["input_size"],
             mean=settings["mean"],
             std=settings["std"],
-            description=dict(sorted(settings.items())),
+            description=dict(sorted(settings.items())) | ({} if range is None else {"range": list(range)}),
+            range=range,
+            bands=tuple(bands),
         )
 
-    def __call__(self, image: Image) -> tuple[Tensor, Geometry]:
-        """Return the (C, H, W) float32 input of an RGB image, and its geometry.
+    def __call__(self, image: Image | SourceImage) -> tuple[Tensor, Geometry]:
+        """Return the (C, H, W) float32 input of an image, and its geometry.
 
         Raises:
-            ModelError: The model takes neither one channel nor three.
+            InputError: The image does not have the model's channels, or its values have no declared range.
         """
-        if self.size[0] not in (1, 3):
-            raise ModelError(
-                f"the model takes inputs with {self.size[0]} channels, and an image has 3 (or 1, in grey)",
-                hint="explain (B, C, H, W) tensors with Explainer.explain",
-            )
+        if isinstance(image, SourceImage) and self._reads_array(image):
+            bands = self._bands(image)
+        else:
+            rgb = image.rgb if isinstance(image, SourceImage) else image
+            if self.size[0] not in (1, 3):
+                raise InputError(
+                    f"the model takes inputs with {self.size[0]} channels, and an image has 3 (or 1, in grey)",
+                    hint=f"give an array of the shape (height, width, {self.size[0]}), such as a .npy file",
+                )
+            bands = [rgb]
+        scaled, geometry = zip(*map(self._spatial, bands), strict=True)
+        if len(scaled) == 1 and scaled[0].mode != "F":
+            last = scaled[0].convert("L") if self.size[0] == 1 else scaled[0]
+            pixels = torch.from_numpy(np.array(last)).reshape(last.size[1], last.size[0], self.size[0])
+            return self.normalise(pixels.permute(2, 0, 1).float().div(255)), geometry[0]
+        return self.normalise(torch.from_numpy(np.stack([np.asarray(band) for band in scaled]))), geometry[0]
+
+    def shown(self, image: SourceImage) -> SourceImage:
+        """Return an image as figures show it: with the chosen bands of an array that is not drawn as it is.
+
+        Raises:
+            InputError: There is no such band.
+        """
+        if image.array is None or not (self.bands or self._reads_array(image)):
+            alpha = image.array is not None and image.array.shape[2] == 4
+            return replace(image, notes=(*image.notes, *[ALPHA] * alpha))
+        rgb, note = drawn(image.array, self.bands)
+        return replace(image, rgb=rgb, notes=(*image.notes, *[note] * (image.array.shape[2] > 1)))
+
+    def _reads_array(self, image: SourceImage) -> bool:
+        other = self.range is not None or self.size[0] not in (1, 3) or not image.plain
+        return image.array is not None and other
+
+    def _spatial(self, image: Image) -> tuple[Image, Geometry]:
         original = scaled = image.size
         image = economical(image)
         for step in self.spatial:
@@ -165,11 +212,28 @@ class Preprocessing:
             if "Crop" not in type(step).__name__:
                 scaled = image.size
         offset = (_centre(scaled[0], image.size[0]), _centre(scaled[1], image.size[1]))
-        if self.size[0] == 1:
-            image = image.convert("L")
-        pixels = torch.from_numpy(np.array(image)).reshape(image.size[1], image.size[0], self.size[0])
-        inputs = self.normalise(pixels.permute(2, 0, 1).float().div(255))
-        return inputs, Geometry(original=original, scaled=scaled, offset=offset, crop=image.size)
+        return image, Geometry(original=original, scaled=scaled, offset=offset, crop=image.size)
+
+    def _bands(self, image: SourceImage) -> list[Image]:
+        """Return the channels of an array as images of floats in units of [0, 1]."""
+        array, name = image.array, repr(image.source or image.name)
+        if array is None or array.shape[2] != self.size[0]:
+            count = 0 if array is None else array.shape[2]
+            first = array is not None and array.shape[0] == self.size[0]
+            raise InputError(
+                f"{name} has {count} channel{'s' * (count != 1)}, but the model takes {self.size[0]}",
+                hint=ORDER if first else "select or convert the channels first",
+            )
+        low, high = self.range or (0.0, float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0)
+        if self.range is None and (array.dtype.itemsize > 2 or array.dtype.kind != "u"):
+            least, most = float(array.min()), float(array.max())
+            if array.dtype.kind not in "bf" or least < 0 or most > 1:
+                raise InputError(
+                    f"{name} holds values from {least:g} to {most:g}, and the model declares no range",
+                    hint="write input.range: [LOW, HIGH] in the card, or Preprocessing(range=(LOW, HIGH))",
+                )
+        unit = [(array[..., band].astype(np.float32) - low) / (high - low) for band in range(array.shape[2])]
+        return [fromarray(np.ascontiguousarray(band, dtype=np.float32)) for band in unit]
 
     def check(self, image: Image) -> None:
         """Refuse an image that is too thin to be scaled; only thin ones are tried.

@@ -37,7 +37,7 @@ class Similarity(Head):
             raise ParameterError("similarity needs an image to compare with", hint="give --like FILE")
         reader = model.with_head(Features())
         with reader.untouched():
-            rows = [reader.predict(reader.prepare(image.rgb)[0][None]) for image in self.images]
+            rows = [reader.predict(reader.prepare(image)[0][None]) for image in self.images]
         # A parameter is known to be constant, whereas a tensor with as many rows as a batch may come from its images.
         self._known = nn.Parameter(normalize(torch.cat(rows), dim=1), requires_grad=False)
         self.classes = tuple(f"like {image.name}" for image in self.images)

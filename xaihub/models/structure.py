@@ -208,6 +208,8 @@ def _fixed(name: str, maps: dict[str, Layer], repeated: Mapping[str, int], reaso
 
 def _no_passage(module: nn.Module, repeated: Mapping[str, int], refusal: str, *, differentiable: bool) -> str:
     """Explain why no layer can be chosen."""
+    if reason := getattr(module, "black_box", ""):  # why it has no layers
+        return str(reason)
     if not differentiable:
         return "its class scores cannot be differentiated down to the image"
     if refusal:

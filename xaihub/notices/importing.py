@@ -1,4 +1,4 @@
-"""Importing Python files that belong to no package."""
+"""Import of Python files that belong to no package."""
 
 from __future__ import annotations
 

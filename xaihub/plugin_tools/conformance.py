@@ -86,7 +86,7 @@ def check_plugin(
     isolated: bool = False,
     seconds: float = 120.0,
 ) -> list[CheckResult]:
-    """Check a plugin, all plugins of a distribution, or one explainer, metric, objective, baseline, adapter or model.
+    """Check a plugin, all of a distribution, or one explainer, metric, objective, baseline, head, adapter or model.
 
     Args:
         name: The name; if a plugin and one of its methods share it, the whole plugin is checked.

@@ -16,7 +16,8 @@ from xaihub.hookspecs import hookimpl
 from xaihub.hub.authoring import KINDS, known_fields, record_of
 from xaihub.hub.host import PluginHost, PluginInfo
 from xaihub.notices import fence
-from xaihub.specs import Spec, import_file
+from xaihub.notices.importing import import_file
+from xaihub.specs import Spec
 
 LARGEST = 2**20  # bytes of a file
 

@@ -192,6 +192,8 @@ class _Trials:
         self.scenes = scenes
         self.examples = examples
         self._runs: dict[tuple[str, int], Run | XaihubError] = {}
+        # By parameter, what last showed its effect: the base and the scene, and the value.
+        self._telling: dict[str, tuple[tuple[int, int], Any]] = {}
 
     def contexts(self, item: Parameter) -> Iterator[dict[str, Any]]:
         """Yield the combinations in which a parameter is tried: the defaults, and each value of each choice."""
@@ -230,20 +232,24 @@ class _Trials:
         With the other parameters at their defaults, a refusal counts only if every value is refused.
         """
         silent = refused = False
-        for number, base in enumerate(self.bases):
-            values = {**base, **context}
-            for scene in range(len(self.scenes) if number == 0 else 1):
-                before = self._run(values, scene)
-                for value in self._others(item, values[item.name]) if isinstance(before, Run) else ():
-                    after = self._run({**values, item.name: value}, scene)
-                    if not isinstance(after, Run):
-                        refused = True
-                    elif _noted(item, after) or _has_changed(item, before, after):
-                        return True
-                    else:
-                        silent = True
-                if refused and context:
+        # What showed an effect in another combination comes first; most often nothing else is tried then.
+        place, telling = self._telling.get(item.name, ((0, 0), None))
+        places = [(0, scene) for scene in range(len(self.scenes))] + [(base, 0) for base in range(1, len(self.bases))]
+        for number, scene in sorted(places, key=lambda one: one != place):
+            values = {**self.bases[number], **context}
+            before = self._run(values, scene)
+            others = self._others(item, values[item.name]) if isinstance(before, Run) else []
+            for value in sorted(others, key=lambda one: one != telling):
+                after = self._run({**values, item.name: value}, scene)
+                if not isinstance(after, Run):
+                    refused = True
+                elif _noted(item, after) or _has_changed(item, before, after):
+                    self._telling[item.name] = (number, scene), value
                     return True
+                else:
+                    silent = True
+            if refused and context:
+                return True
         return not silent
 
     def _run(self, values: Values, scene: int) -> Run | XaihubError:

@@ -128,6 +128,10 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
         scratch=config.scratch,
         size=config.size,
     )
+    if model.input_size[0] not in (1, 3):
+        raise ParameterError(
+            f"training reads RGB and grey images, but {config.model!r} takes {model.input_size[0]} channels"
+        )
     learned = None
     if model.card.objective:
         learned = model.module.state_dict()

@@ -194,22 +194,27 @@ def _hints(module: nn.Module, layers: dict[str, str]) -> Hints:
 
 def _preprocessing(module: nn.Module, overrides: dict[str, Any], channels: int | None = None) -> Preprocessing:
     """Return the preprocessing of the module's configuration; `channels` overrides the number of input channels."""
-    size = overrides.pop("size", None)
+    size, bands = overrides.pop("size", None), overrides.pop("bands", None) or ()
+    values, given = overrides.pop("range", None), {"mean", "std"} & overrides.keys()
     own = (getattr(module, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     if size is not None or channels is not None:
         height, width = own[1:] if size is None else (size, size) if isinstance(size, int) else size
         overrides["input_size"] = (own[0] if channels is None else channels, height, width)
     try:
         config = resolve_data_config(args=overrides, model=module)
-        if config["input_size"][0] not in (1, 3):
-            raise ModelError(f"images have 1 or 3 channels, but the model takes {config['input_size'][0]}")
+        count = config["input_size"][0]
+        if count not in (1, 3) and len(given) < 2:
+            raise ModelError(
+                f"the model takes {count} channels, for which nothing declares mean and std",
+                hint="set both, with one value or one per channel, under input in a model card",
+            )
         for name in ("mean", "std"):  # per-colour values, if the model takes grey images
-            if len(config[name]) != config["input_size"][0]:
-                config[name] = (sum(config[name]) / len(config[name]),) * config["input_size"][0]
+            if len(config[name]) != count and not (count > 1 and name in given):
+                config[name] = (sum(config[name]) / len(config[name]),) * count
     except (AssertionError, ValueError, TypeError) as error:
         why = str(error) or ", ".join(overrides)
         raise ModelError(f"the input settings of the model card do not fit the architecture: {why}") from error
-    return Preprocessing.standard(**config)
+    return Preprocessing.standard(**config, range=values, bands=bands)
 
 
 def _class_names(request: ModelRequest, module: nn.Module) -> tuple[str, ...]:

@@ -43,6 +43,10 @@ class TokenNetwork:
         if isinstance(network, TorchvisionTransformer):
             side = network.patch_size
             return cls(network, network.encoder.dropout, (side, side), 1, None)
+        if reason := getattr(network, "black_box", ""):  # why it has no layers
+            raise ExplainerRefused(
+                f"activations cannot be switched off: {reason}", hint="use another baseline for this model"
+            )
         find: Any = getattr(network, "token_entrance", None)  # an adapter's network
         if find is not None and (found := find()) is not None:
             entrance, patch, prefix = found

@@ -17,7 +17,7 @@ from xaihub.explainers.heat import ALPHA, Drawing, check_drawing
 from xaihub.explainers.page.document import data_uri, document, packed
 from xaihub.explainers.page.provenance import group, provenance
 from xaihub.explainers.page.view import THUMBNAIL, photo
-from xaihub.files import write_file
+from xaihub.files import decoding, write_file
 from xaihub.hub import Hub
 
 NAME = "report.html"
@@ -62,11 +62,12 @@ def write_report(
     folder = file.with_name(f"{file.stem}-images")
     for place in (file, folder):
         _check_free(place, force=force)
-    report = _Report(Contents(store, hub, images=images), folder, drawing, largest, watch)
     try:
         with tempfile.TemporaryDirectory(dir=_made(file.parent), prefix=f".{file.stem[:40]}.") as scratch:
             pages = Path(scratch) / folder.name
-            text = report.text(pages, file.name)
+            with decoding(OutputError(f"the run in {str(store.folder)!r} cannot be shown: a record is damaged")):
+                report = _Report(Contents(store, hub, images=images), folder, drawing, largest, watch)
+                text = report.text(pages, file.name)
             if folder.exists():
                 folder.rename(Path(scratch) / "replaced")
             if pages.exists():

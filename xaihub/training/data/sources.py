@@ -62,7 +62,14 @@ def open_images(data: str, *, classes: Sequence[str] | None = None) -> LabelledI
 
 
 def _read(paths: Sequence[str], index: int) -> Image:
-    return load_image(paths[index]).rgb
+    return _rgb(paths[index])
+
+
+def _rgb(source: Any) -> Image:
+    image = load_image(source)
+    if not image.plain:
+        raise InputError(f"{image.source or image.name!r} is not an RGB or grey image, and training reads no others")
+    return image.rgb
 
 
 def _folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
@@ -245,4 +252,4 @@ def _row(tables: Mapping[str, Any], rows: Sequence[tuple[str, int]], column: str
         image = tables[part][index][column]
     except Exception as error:  # Pillow's errors pass through the library
         raise InputError(f"row {index} of {part} in {name!r} cannot be read: {error}") from error
-    return load_image(image).rgb
+    return _rgb(image)

@@ -292,7 +292,7 @@
     const card = (place) => {
       const image = data.images[place], judged = image.cases.filter((item) => item[3] !== null), wrong = judged.filter((item) => !item[3]);
       const verdict = !judged.length ? null : wrong.length === 0 ? "correct" : wrong.length === judged.length ? "wrong" : `wrong by ${wrong.map((item) => data.models[item[0]]).join(", ")}`;
-      const content = [image.thumb ? el("img", { src: image.thumb, alt: "", loading: "lazy" }) : el("span", { class: "blank", "aria-hidden": "true" }),
+      const content = [image.thumb ? el("img", { src: image.thumb, alt: "", loading: image.href ? "lazy" : null }) : el("span", { class: "blank", "aria-hidden": "true" }),
         el("b", {}, image.name), el("span", {}, [...new Set(image.cases.map((item) => item[2]))].join(", ")), verdict ? el("span", {}, verdict) : null];
       return el("li", {}, image.href ? el("a", { class: "card", href: image.href }, content)
         : el("button", { class: "card", type: "button", onclick: () => open(images.indexOf(place)) }, content));
