@@ -11,7 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, Opt, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, limit_of, prepare
+from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ class AllOptions(ExplainOptions):
     """For how long to run at most, and what to write in addition."""
 
     timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+    template: Annotated[str | None, TEMPLATE] = None
     save: Annotated[
         tuple[str, ...],
         Opt(
@@ -36,6 +37,10 @@ class AllOptions(ExplainOptions):
             type=click.Choice(KINDS),
         ),
     ] = ()
+    viewer: Annotated[
+        bool,
+        Opt("Open the first figure, or with --html the first page, in the platform's viewer.", "--open"),
+    ] = False
 
 
 @click.command()
@@ -63,6 +68,8 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     """
     from xaihub.images import find_images, sample_photo
 
+    if given.viewer and given.as_json:
+        raise click.UsageError("--open cannot be combined with --json, which is for scripts")
     sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
@@ -74,6 +81,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     check_drawing(given.drawing)
     explainers, load = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
+    figures: list[str] = []
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load(bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
@@ -118,6 +126,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                     kept.explanations[0] += [outcome.explanation] if given.html else []
                     files = _save(outcome.explanation, stem_of(outcome), given)
                     files |= {"html": str(page)} if given.html else {}
+                    figures.append(files.get("html", files["png"]))
                     put_record({"source": source, **files, **outcome.explanation.to_dict()})
                     if not given.as_json:
                         _show(outcome.explanation, files["png"], given)
@@ -125,6 +134,8 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                 kept.save(page, **given.drawing)
                 if not given.as_json:
                     put(str(page))
+    if given.viewer and figures:
+        _open(figures[0])
     if failed:
         if len(sources) > 1:
             say(f"{failed} of {done} explanations failed; the rest are in {given.output}")
@@ -140,6 +151,14 @@ def _save(explanation: Explanation, stem: Path, given: AllOptions) -> dict[str, 
     for kind in dict.fromkeys(given.save):
         drawn[f"map_{kind}"] = str(explanation.save(stem.with_name(f"{stem.name}__map.{kind}"), **given.drawing))
     return drawn
+
+
+def _open(file: str) -> None:
+    """Open a file in the platform's viewer; a system that has none costs a note."""
+    from pathlib import Path
+
+    if click.launch(str(Path(file).resolve())):
+        say(f"note: this system has no viewer for {file}")
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
