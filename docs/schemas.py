@@ -73,6 +73,7 @@ class Explained(Explanation):
     source: str
     png: str
     sets_png: NotRequired[str]
+    html: NotRequired[str]
 
 
 class Failed(TypedDict):
@@ -87,6 +88,7 @@ class Compared(TypedDict):
     """The figure of a comparison, and its explanations: one list per model."""
 
     png: str
+    html: NotRequired[str]
     explanations: list[list[Explanation]]
 
 
@@ -267,6 +269,15 @@ class KnownPlugin(TypedDict):
     install: str
 
 
+class Cached(TypedDict):
+    """A file that is kept between commands; `used` is local time."""
+
+    kind: str
+    about: str
+    bytes: int
+    used: str
+
+
 class Checked(TypedDict):
     """The result of one check."""
 
@@ -290,6 +301,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "info": {"info": Environment},
     "list": {"list": dict[str, list[Listed]], "list KIND": list[Listed], "list models --timm": list[str]},
     "show": {"show": Card},
+    "cache list": {"cache list": list[Cached]},
     "plugins list": {"plugins list": list[PluginState], "plugins list --load": list[LoadedPlugin]},
     "plugins info": {"plugins info": list[LoadedPlugin]},
     "plugins install": {"plugins install": list[LoadedPlugin]},
