@@ -37,6 +37,10 @@ class AllOptions(ExplainOptions):
             type=click.Choice(KINDS),
         ),
     ] = ()
+    check: Annotated[
+        bool,
+        Opt("Check each map: against random maps, randomised weights and another seed; at least 6 times the cost."),
+    ] = False
     viewer: Annotated[
         bool,
         Opt("Open the first figure, or with --html the first page, in the platform's viewer.", "--open"),
@@ -64,6 +68,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
       xaihub explain cat.jpg -e rise -e shapley_values --budget 10s
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
       xaihub explain cat.jpg -e gradcam -e rise --html --colormap viridis --alpha 0.6 --save npz
+      xaihub explain cat.jpg -e rise --check
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
     """
     from xaihub.images import find_images, sample_photo
@@ -73,6 +78,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
+    from xaihub.api.check import Checker
     from xaihub.api.compare import Comparison
     from xaihub.api.explain import explain_many
     from xaihub.explainers.heat import check_drawing
@@ -109,6 +115,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
             timeout=limit,
             watch=bar.watch,
             preview=show,
+            checker=Checker(app.hub) if given.check else None,
         )
         for source, group in groupby(outcomes, key=lambda outcome: outcome.source):
             page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
@@ -127,9 +134,12 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                     files = _save(outcome.explanation, stem_of(outcome), given)
                     files |= {"html": str(page)} if given.html else {}
                     figures.append(files.get("html", files["png"]))
-                    put_record({"source": source, **files, **outcome.explanation.to_dict()})
+                    check = {"check": outcome.check.to_dict()} if outcome.check else {}
+                    put_record({"source": source, **files, **check, **outcome.explanation.to_dict()})
                     if not given.as_json:
                         _show(outcome.explanation, files["png"], given)
+                        if outcome.check:
+                            put(f"  check {outcome.check.verdict}")
             if kept.explanations[0]:
                 kept.save(page, **given.drawing)
                 if not given.as_json:
