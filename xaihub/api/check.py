@@ -54,7 +54,7 @@ class Check:
     def verdict(self) -> str:
         """The result in words."""
         words = {
-            True: "passed, so this map has no sign of being arbitrary",
+            True: "passed, which does not prove that the map is right",
             False: "failed, so do not trust this map",
             None: "incomplete",
         }

@@ -39,7 +39,7 @@ class AllOptions(ExplainOptions):
     ] = ()
     check: Annotated[
         bool,
-        Opt("Check each map: against random maps, randomised weights and another seed; at least 6 times the cost."),
+        Opt("Check each map against random maps, randomised weights and another seed; at least 6 times the cost."),
     ] = False
     viewer: Annotated[
         bool,
@@ -58,7 +58,8 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     image, model and explainer: the overlay (.png), the values (.safetensors) and a JSON record of how they were made.
     With -t their names end with the class, so that the results for several classes are kept.
     Methods that find sets of pixels, such as convad, add a figure of them (__sets.png). --save adds the map at the
-    original image's size (__map.png, .npy, .npz), --html a page per image that opens offline.
+    original image's size (__map.png, .npy, .npz), --html a page per image that opens offline. --check prints whether
+    the map beats random maps and depends on the weights but not on the seed.
 
     \b
     Examples:
