@@ -172,6 +172,14 @@ class Ranked(TypedDict):
     history: list[Any] | None
 
 
+class NotRanked(TypedDict):
+    """A ranking that failed."""
+
+    model: str
+    explainer: str
+    error: str
+
+
 class Trained(TypedDict):
     """The result of a training; `history` has the columns of log.csv."""
 
@@ -308,7 +316,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "explain": {"explain": list[Explained | Failed]},
     "compare": {"compare": Compared},
     "evaluate": {"evaluate": Evaluated, "evaluate --dry-run": EvaluationCost},
-    "rank": {"rank": list[Ranked]},
+    "rank": {"rank": list[Ranked | NotRanked]},
     "train": {"train": Trained, "train --dry-run": TrainingCost},
     "sweep": {"sweep": Swept},
     "info": {"info": Environment},
