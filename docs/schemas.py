@@ -67,12 +67,25 @@ class Explanation(TypedDict):
     image: NotRequired[dict[str, Any]]
 
 
+class Check(TypedDict):
+    """Whether a map can be trusted; `passed` is null if a part could not be measured, for one of the `reasons`."""
+
+    passed: bool | None
+    verdict: str
+    insertion: float | None
+    random: list[float]
+    randomised: float | None
+    seeds: float | None
+    reasons: dict[str, str]
+
+
 class Explained(Explanation):
     """An explanation with the files that were written."""
 
     source: str
     png: str
     sets_png: NotRequired[str]
+    check: NotRequired[Check]
     html: NotRequired[str]
 
 
