@@ -156,6 +156,47 @@ class EvaluationCost(TypedDict):
     not_counted: dict[str, str]
 
 
+class Measured(TypedDict):
+    """A published mean score with its 95 % interval."""
+
+    metric: str
+    higher_is_better: bool
+    mean: float
+    low: float
+    high: float
+    count: int
+    best: bool
+
+
+class Candidate(TypedDict):
+    """An explainer for a model: `verdict` is works, warns, refused, failed or untried."""
+
+    name: str
+    needs: list[str]
+    verdict: str
+    reason: str
+    cost: str
+    passes: Number | None
+    at_most: bool
+    seconds: Number | None
+    adjustable: bool
+    affordable: int | None
+    fits: bool | None
+    measured: list[Measured]
+
+
+class Recommended(TypedDict):
+    """What is recommended for one model, the most recommended explainer first; `time` is in seconds."""
+
+    model: str
+    device: str
+    forward_passes_per_second: Number
+    time: Number | None
+    explainers: list[Candidate]
+    measured_with: dict[str, Any]
+    commands: list[str]
+
+
 class Ranked(TypedDict):
     """A ranking of features, with the files that were written."""
 
@@ -317,6 +358,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "compare": {"compare": Compared},
     "evaluate": {"evaluate": Evaluated, "evaluate --dry-run": EvaluationCost},
     "rank": {"rank": list[Ranked | NotRanked]},
+    "recommend": {"recommend": list[Recommended]},
     "train": {"train": Trained, "train --dry-run": TrainingCost},
     "sweep": {"sweep": Swept},
     "info": {"info": Environment},

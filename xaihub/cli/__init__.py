@@ -22,6 +22,7 @@ COMMANDS = {
     "models": ("models:models", "Download models for machines without a network."),
     "plugins": ("plugins:plugins", "Create, install, check and remove plugins."),
     "rank": ("rank:rank", "Rank the features that a model as a whole relies on."),
+    "recommend": ("recommend:recommend", "Recommend explainers for a model and a time."),
     "report": ("report:report", "Write a run as one HTML file to share."),
     "reproduce": ("reproduce:reproduce", "Re-run a published experiment."),
     "show": ("show:show", "Show an explainer, metric, model and so on."),
@@ -62,6 +63,7 @@ def cli(ctx: click.Context) -> None:
     Examples:
       xaihub explain                                   the sample photo, default model and explainer
       xaihub explain cat.jpg -m resnet50 -e rise       another model and explainer
+      xaihub recommend -m resnet50 --time 5s           which explainers to try first
       xaihub compare cat.jpg -e gradcam -e rise        several explainers in one figure
       xaihub evaluate photos/ -k insertion -o runs/a   a leaderboard over many images
       xaihub report runs/a                             the run as one HTML file to share

@@ -157,8 +157,21 @@ def affordable(explainer: E, model: Model) -> E:
     if item is None or item.passes is None or seconds is None:
         return explainer
     least = max((getattr(mark, "ge", None) or 1 for mark in getattr(item.annotation, "__metadata__", ())), default=1)
-    passes = max(math.floor(SPARE * seconds * _speed(model)), least * item.passes.each + item.passes.extra)
+    passes = max(math.floor(SPARE * seconds * speed(model)), least * item.passes.each + item.passes.extra)
     return _set(copy.copy(explainer), item, passes)
+
+
+def speed(model: Model) -> float:
+    """Return forward passes per second without a graph, measured in a fraction of a second."""
+    rows = model.runtime.batch_size or TRIAL_ROWS
+    inputs = torch.zeros(rows, *model.input_size, device=model.device)
+    with torch.inference_mode(), model.autocast(), model.executing():
+        model(inputs)  # what is prepared once is prepared before
+        started, done = now(), 0
+        while not done or now() - started < TRIAL_SECONDS:
+            model(inputs).cpu()
+            done += rows
+    return done / (now() - started)
 
 
 def rounds(total: int, *, checks: int = 1, first: int = FIRST) -> Iterator[int]:
@@ -229,16 +242,3 @@ def _set(explainer: E, item: Parameter, passes: int) -> E:
     for name, value in convert(type(explainer), values, who=explainer.name).items():
         setattr(explainer, name, value)
     return explainer
-
-
-def _speed(model: Model) -> float:
-    """Return forward passes per second without a graph."""
-    rows = model.runtime.batch_size or TRIAL_ROWS
-    inputs = torch.zeros(rows, *model.input_size, device=model.device)
-    with torch.inference_mode(), model.autocast(), model.executing():
-        model(inputs)  # what is prepared once is prepared before
-        started, done = now(), 0
-        while not done or now() - started < TRIAL_SECONDS:
-            model(inputs).cpu()
-            done += rows
-    return done / (now() - started)

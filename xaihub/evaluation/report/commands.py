@@ -17,7 +17,7 @@ NAMED = 20  # images that a command names one by one; of more, it names their fo
 def evaluate_command(config: Config, *, images: bool = True) -> str:
     """Return the command that repeats a run; its paths are relative to the folder that contains them all."""
     words = ["xaihub", "evaluate", *(_images(config.images) if images else ["IMAGE..."])]
-    for flag, names in (("-m", config.models), ("--like", config.like)):
+    for flag, names in (("-m", config.models), ("--like", config.like), ("--text", config.text)):
         for name in names:
             words += [flag, last_part(name) if os.path.isabs(name) else name]  # noqa: PTH117 - of any system
     for flag, choices in (("-e", config.explainers), ("-k", config.metrics)):
@@ -27,7 +27,7 @@ def evaluate_command(config: Config, *, images: bool = True) -> str:
         if isinstance(choice, Choice):
             for name, value in choice.params.items():
                 words += ["-p", f"{choice.name}.{name}={plain_value(value)}"]
-    for name in ("target", "outputs", "labels", "masks", "boxes", "batch_size", "limit"):
+    for name in ("target", "outputs", "labels", "masks", "boxes", "batch_size", "budget", "limit", "shard"):
         value = getattr(config, name)
         if value not in (None, ""):
             words += [f"--{name.replace('_', '-')}", plain_value(value)]
