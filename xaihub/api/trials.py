@@ -43,11 +43,11 @@ class _Enough(BaseException):
 
 
 def trial_input(model: Model) -> tuple[Tensor, Tensor]:
-    """Return one row of inputs, the sample photo or else noise, and the model's outputs for it."""
+    """Return one row of inputs and the model's outputs for it: the sample photo, or noise if it has another shape."""
+    inputs = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(0))
     if model.input_size[0] == 3:
-        inputs = model.prepare(load_image(sample_photo()).rgb)[0].unsqueeze(0)
-    else:
-        inputs = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(0))
+        photo = model.prepare(load_image(sample_photo()).rgb)[0].unsqueeze(0)
+        inputs = photo if photo.shape == inputs.shape else inputs
     return inputs, model.predict(inputs)
 
 
