@@ -133,9 +133,9 @@ def recommend(
         watch: Called with a description of each step.
 
     Returns:
-        Valid explainers are ranked by their mean rank in the published table (our choice); those that a control beats
-        by every metric count as not measured, and come after those that are. With a time, those that fit come before those that
-        do not, and those that afford as many passes as were measured before those that do not.
+        Valid explainers are ranked by their mean rank in the published table (our choice). Those that a control beats
+        by every metric count as not measured, and come after those that are. With a time, those that fit come before
+        those that do not, and those that afford as many passes as were measured before those that do not.
     """
     inputs, logits = trial_input(model)
     fast = speed(model)
