@@ -67,12 +67,26 @@ class Explanation(TypedDict):
     image: NotRequired[dict[str, Any]]
 
 
+class Check(TypedDict):
+    """Whether a map can be trusted; `passed` is null if a part could not be measured, for one of the `reasons`."""
+
+    passed: bool | None
+    verdict: str
+    insertion: float | None
+    random: list[float]
+    randomised: float | None
+    seeds: float | None
+    reasons: dict[str, str]
+
+
 class Explained(Explanation):
     """An explanation with the files that were written."""
 
     source: str
     png: str
     sets_png: NotRequired[str]
+    check: NotRequired[Check]
+    html: NotRequired[str]
 
 
 class Failed(TypedDict):
@@ -87,6 +101,7 @@ class Compared(TypedDict):
     """The figure of a comparison, and its explanations: one list per model."""
 
     png: str
+    html: NotRequired[str]
     explanations: list[list[Explanation]]
 
 
@@ -196,6 +211,14 @@ class Ranked(TypedDict):
     ranking: list[dict[str, Any]]
     runs: list[Any]
     history: list[Any] | None
+
+
+class NotRanked(TypedDict):
+    """A ranking that failed."""
+
+    model: str
+    explainer: str
+    error: str
 
 
 class Trained(TypedDict):
@@ -308,6 +331,15 @@ class KnownPlugin(TypedDict):
     install: str
 
 
+class Cached(TypedDict):
+    """A file that is kept between commands; `used` is local time."""
+
+    kind: str
+    about: str
+    bytes: int
+    used: str
+
+
 class Checked(TypedDict):
     """The result of one check."""
 
@@ -325,13 +357,14 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "explain": {"explain": list[Explained | Failed]},
     "compare": {"compare": Compared},
     "evaluate": {"evaluate": Evaluated, "evaluate --dry-run": EvaluationCost},
-    "rank": {"rank": list[Ranked]},
+    "rank": {"rank": list[Ranked | NotRanked]},
     "recommend": {"recommend": list[Recommended]},
     "train": {"train": Trained, "train --dry-run": TrainingCost},
     "sweep": {"sweep": Swept},
     "info": {"info": Environment},
     "list": {"list": dict[str, list[Listed]], "list KIND": list[Listed], "list models --timm": list[str]},
     "show": {"show": Card},
+    "cache list": {"cache list": list[Cached]},
     "plugins list": {"plugins list": list[PluginState], "plugins list --load": list[LoadedPlugin]},
     "plugins info": {"plugins info": list[LoadedPlugin]},
     "plugins install": {"plugins install": list[LoadedPlugin]},

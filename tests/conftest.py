@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from docs.schemas import OUTPUTS, validate
-from xaihub.cli import _output
+from xaihub.cli import _defaults, _output
 
 # shap would compile its loops in every process, which takes longer than the loops of small tests.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
@@ -52,6 +52,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     """Keep a developer's own settings and state out of the tests."""
     monkeypatch.setenv("XAIHUB_STATE", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))
     monkeypatch.setenv("XAIHUB_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"))
+    monkeypatch.setenv("XAIHUB_CONFIG", str(tmp_path_factory.getbasetemp() / f"config-{next(_numbers)}"))
     monkeypatch.setenv("XAIHUB_TUNING", "0")  # batch sizes, and so rounding, do not depend on the machine
     for name in (
         "XAIHUB_LOAD_PLUGINS",
@@ -59,5 +60,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
         "XAIHUB_TRACE_PLUGINS",
         "XAIHUB_TRUST_PATHS",
         "XAIHUB_ZOO",
+        *map(_defaults.variable, _defaults.KEYS),
     ):
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,7 @@ import xaihub
 from tests.networks import SIDE, Again, Flips, InPlace, Net, Normalising, Plain, model, noise
 from tests.toy_explainers import PARAMETERS, make
 from xaihub import Model, ModelError, Preprocessing
-from xaihub.errors import ExplainerRefused, ParameterError, XaihubError
+from xaihub.errors import ExplainerRefused, InputError, ParameterError, XaihubError
 
 CAMS = ["gradcam", "hirescam", "layercam", "gradcam_pp", "xgradcam", "eigencam", "scorecam", "smoothgradcam_pp"]
 
@@ -245,7 +245,7 @@ class TestInputs:
         preprocessing = Preprocessing(spatial=[], size=(4, 8, 8), mean=(0.5,) * 4, std=(0.5,) * 4)
         network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         one = Model(network, name="satellite", preprocessing=preprocessing)
-        with pytest.raises(ModelError, match="the model takes inputs with 4 channels, and an image has 3"):
+        with pytest.raises(InputError, match="has 3 channels, but the model takes 4"):
             xaihub.explain(np.zeros((8, 8, 3), dtype=np.uint8), model=one, explainer="saliency")
 
     def test_options_that_an_architecture_refuses_are_one_line(self) -> None:

@@ -70,7 +70,7 @@ class TestCompiled:
         one = model(torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, dtype=torch.qint8))
         assert make("rise").explain(one, noise(2))[1].values.abs().max() > 0
         assert len(one.weights_hash) == 64
-        with pytest.raises(ExplainerRefused, match="saliency needs gradients, and the class scores of 'mine' cannot"):
+        with pytest.raises(ExplainerRefused, match="saliency needs gradients, and 'mine' cannot"):
             make("saliency").explain(one, noise())
         with pytest.raises(ExplainerRefused, match="no gradient with respect to the image"):
             make("gradcam").explain(one, noise())

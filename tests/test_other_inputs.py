@@ -263,4 +263,4 @@ def test_neighbours_of_a_run_are_arrays_too(tmp_path: Path) -> None:
     for number in range(3):
         np.save(tmp_path / f"{number}.npy", scene(4) + number)
         files.append(str(tmp_path / f"{number}.npy"))
-    assert Inputs(model(4, range=(0, 1000)), files).pool(0)[0][0].shape == (4, HEIGHT, WIDTH)
+    assert Inputs(model(4, range=(0, 1000))).pool(files)[0][0].shape == (4, HEIGHT, WIDTH)

@@ -268,6 +268,7 @@ ALLOWED = {
     "plugins/xaihub_scores_activation/gate.py": "over the features of a gate",
     "plugins/xaihub_scores_activation/reproduction/networks.py": "over the features of a gate",
     "plugins/xaihub_first_principles/vectors/feature_laws.py": "over samples, by distance",
+    "plugins/xaihub_transformers/attention.py": "over tokens",
 }
 
 

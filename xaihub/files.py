@@ -199,9 +199,9 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 def user_folder(kind: str) -> Path:
-    """Return this user's folder for "state" or "cache" of xaihub, which may not exist yet.
+    """Return this user's folder for "state", "cache" or "config" of xaihub, which may not exist yet.
 
-    XAIHUB_STATE and XAIHUB_CACHE name others.
+    XAIHUB_STATE, XAIHUB_CACHE and XAIHUB_CONFIG name others.
 
     Raises:
         RuntimeError: The user has no home.
@@ -214,5 +214,5 @@ def user_folder(kind: str) -> Path:
         return Path(base) / "xaihub" / ("Cache" if kind == "cache" else "")
     if sys.platform == "darwin":
         return Path.home() / "Library" / ("Caches" if kind == "cache" else "Application Support") / "xaihub"
-    default = Path.home() / (".cache" if kind == "cache" else ".local/state")
+    default = Path.home() / {"cache": ".cache", "config": ".config"}.get(kind, ".local/state")
     return Path(os.environ.get(f"XDG_{kind.upper()}_HOME") or default) / "xaihub"

@@ -12,6 +12,8 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transformer import VisionTransformer
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing, TextEncoder
@@ -48,14 +50,14 @@ class OpenClipAdapter(ModelAdapter):
         if request.class_names() or card.num_classes is not None:
             raise ModelError(f"{request.name!r} has no classes of its own", hint='give them as text: --text "a dog"')
         source = _Source(card.architecture.removeprefix(PREFIX), base=card.base)
-        file = request.weights_file() or source.weights()
         random = card.weights.source == "none"
+        file = request.weights_file() or (None if random else source.weights())
         download = file is None and not random
         try:
             with _quiet(), self.downloading(request.name, asks_hub=download):
                 network: Any = source.create(download=download)
-                if file is not None and not random:
-                    _load(network, file)
+                tower = ImageTower(network.visual)
+                alone = file is not None and _load(network, tower, file)
                 tokenizer = open_clip.get_tokenizer(source.name)
         except ModelError:
             raise
@@ -63,14 +65,14 @@ class OpenClipAdapter(ModelAdapter):
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"OpenCLIP cannot load {request.name!r}: {type(error).__name__}: {reason}") from error
         return Model(
-            ImageTower(network.visual),
+            tower,
             name=request.name,
             preprocessing=_preprocessing(network),
             outputs="embedding",
             hints=Hints(prefix_tokens=_prefix_tokens(network.visual), layers=tuple(card.layers.items())),
             card=card,
             device=device,
-            text_encoder=_text_encoder(network, tokenizer),
+            text_encoder=None if alone else _text_encoder(network, tokenizer),
         )
 
 
@@ -139,13 +141,19 @@ class _Source:
         )
 
 
-def _load(network: nn.Module, file: Path) -> None:
-    """Load weights, every entry of which must match."""
+def _load(network: nn.Module, tower: ImageTower, file: Path) -> bool:
+    """Load weights, every entry of which must match; return whether they are those of the image tower alone."""
     check_file(file, what="checkpoint", error=ModelError)
     if file.suffix != ".safetensors":
         raise ModelError(f"checkpoint {str(file)!r} is not a .safetensors file", hint="save it with safetensors.torch")
     with decoding(ModelError(f"checkpoint {str(file)!r} is damaged, or does not match the architecture")):
-        open_clip.load_checkpoint(network, str(file), strict=True)
+        with safe_open(file, "pt") as weights:
+            alone = all(name.startswith("visual.") for name in weights.keys())  # noqa: SIM118 - it is no mapping
+        if alone:
+            tower.load_state_dict(load_file(file), strict=True)
+        else:
+            open_clip.load_checkpoint(network, str(file), strict=True)
+        return alone
 
 
 class ImageTower(nn.Module):

@@ -179,8 +179,8 @@ def test_commands_have_every_setting() -> None:
     )  # fmt: skip
     assert evaluate_command(chosen) == (
         "xaihub evaluate 'x/a b.png' x/c.png -m card.yaml --text 'a cat' -e toy_filled -k toy_mean"
-        " -p 'toy_filled.baseline=image:z w.png' --target top2 --budget 200 --limit 7 --shard 1/2 --no-controls"
-        " --seed 3 -o RUN"
+        " -p 'toy_filled.baseline=image:z w.png' --target top2 --budget 200 --limit 7 --shard 1/2"
+        " --no-controls --seed 3 -o RUN"
     )
     assert "IMAGE..." in evaluate_command(chosen, images=False)
 

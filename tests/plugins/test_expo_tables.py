@@ -130,6 +130,7 @@ def test_weight_decay_does_less_than_half_of_it(autompg: Measured) -> None:
     assert decay < 0.5 * (1 - autompg.ratio("lime_neighbourhood", "fidelity=0.005"))
 
 
+@pytest.mark.slow
 def test_stability_flattens_a_regression(housing: Measured) -> None:
     assert housing.ratio("loss", "stability=0.05") >= 2
 

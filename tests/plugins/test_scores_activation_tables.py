@@ -169,6 +169,7 @@ def test_many_features_need_the_gain() -> None:
     assert (scores[2] + scores[3]) / 2 < 0.94
 
 
+@pytest.mark.slow
 def test_more_irrelevant_columns_make_the_gain_larger() -> None:
     seeds = (0, 1, 2)
 

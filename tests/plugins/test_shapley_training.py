@@ -133,7 +133,8 @@ def test_accuracy_is_kept_over_three_seeds() -> None:
     assert sum(changes) / 3 > -0.01
 
 
-@pytest.mark.parametrize("epochs", [8, pytest.param(12, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [8, 12])
 def test_evidence_that_exists_only_in_combination_is_kept(epochs: int) -> None:
     model = _trained("xor", "vit", weight=4.5, epochs=epochs, count=2000)
     images = _unseen("xor")

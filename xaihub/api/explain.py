@@ -18,6 +18,7 @@ from xaihub.explainers.explanation import Explanation
 from xaihub.explainers.target import Target
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL
 from xaihub.images import SourceImage, load_image
+from xaihub.metric import Scene
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
@@ -26,6 +27,7 @@ from xaihub.models.prompts import aimed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from xaihub.api.check import Check, Checker
     from xaihub.models.preprocessing import Geometry
 
 
@@ -147,6 +149,7 @@ class Outcome:
     explainer: str
     explanation: Explanation | None = None
     error: XaihubError | None = None
+    check: Check | None = None
 
 
 class _Input:
@@ -166,6 +169,12 @@ class _Input:
         """(1, K) logits of the unmodified image."""
         with self.model.untouched():
             return self.model.predict(self.prepared[0])
+
+    def scene(self, target: str | int | Target | None) -> Scene:
+        """Return the image with its target, as metrics see it."""
+        wanted = Target.parse(target, self.model.classes, self.model.outputs)
+        resolved = wanted.resolve(self.logits, self.model.outputs)
+        return Scene(model=self.model, image=self.prepared[0][0], logits=self.logits[0], target=resolved)
 
     @contextmanager
     def previewing(self, preview: Callable[[Outcome], None] | None, outcome: Callable[..., Outcome]) -> Iterator[None]:
@@ -204,6 +213,7 @@ def explain_many(
     timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
     preview: Callable[[Outcome], None] | None = None,
+    checker: Checker | None = None,
 ) -> Iterator[Outcome]:
     """Explain every image with every model and explainer; a failure costs only itself, whatever its reason.
 
@@ -211,7 +221,7 @@ def explain_many(
 
     With a `timeout` in seconds for one explanation, plugins of third parties run in a worker process (see `Isolation`).
     `watch` is called with a description of each step before it starts, and `preview` with each preliminary map of a
-    method that refines its map within a budget of seconds.
+    method that refines its map within a budget of seconds. Each map is checked by the `checker`.
 
     Raises:
         XaihubError: Immediately, if a model does not have the target.
@@ -237,7 +247,12 @@ def explain_many(
                     except XaihubError as error:
                         yield outcome(error=error)
                         continue
-                    yield outcome(explanation=made)
+                    if checker is None:
+                        yield outcome(explanation=made)
+                        continue
+                    watch(f"{image.name}: checking {explainer.name} on {model.name}")
+                    checked = checker.check(seen.scene(target), explainer, made, seed=seed, isolation=isolation)
+                    yield outcome(explanation=made, check=checked)
 
     def isolated() -> Iterator[Outcome]:
         with Isolation(timeout=timeout) as isolation:

@@ -35,7 +35,7 @@ def explain_many(
     seed: int = 0,
     device: str = "auto",
     callback: Callable[[Outcome], object] | None = None,
-    cancel: Callable[[], bool] = lambda: False,
+    cancel: Callable[[], bool] | None = None,
     **values: Any,
 ) -> Iterator[Explanation]:
     """Yield the explanation of each image of a stream as it is done; only one batch is in memory at a time.
@@ -54,7 +54,7 @@ def explain_many(
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         callback: Called with each `Outcome`, failed ones included, before its explanation is yielded; `source` is the
             path, or the number of the image in the stream.
-        cancel: Asked before each batch whether to stop, such as the `is_set` of a `threading.Event`.
+        cancel: Called before each batch; True stops. Such as the `is_set` of a `threading.Event`.
         values: Parameters of the explainer, unless it is an instance.
 
     Raises:
@@ -87,9 +87,9 @@ class _Stream:
         self._labels, self._callback = labels, callback
         self._number = 0
 
-    def run(self, loader: Iterable[Any], cancel: Callable[[], bool]) -> Iterator[Explanation]:
+    def run(self, loader: Iterable[Any], cancel: Callable[[], bool] | None) -> Iterator[Explanation]:
         for item in loader:
-            if cancel():
+            if cancel is not None and cancel():
                 log.info("cancelled after %d images", self._number)
                 return
             images, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)

@@ -6,11 +6,13 @@ import click
 
 from xaihub import __version__
 from xaihub.cli._app import App, Commands, Group
+from xaihub.cli._defaults import Lazy
 
 # Where each command is defined, which is imported when the command is used, and its line in `xaihub --help`.
 COMMANDS = {
     "cache": ("cache:cache", "Show or delete what is kept between commands."),
     "compare": ("compare:compare", "Compare explainers and models on one image."),
+    "config": ("config:config", "Show or set your own defaults and templates of options."),
     "evaluate": ("evaluate:evaluate", "Score explainers with metrics over many images."),
     "explain": ("explain:explain", "Explain images: which pixels support a class?"),
     "export": ("export:export", "Export a run's scores."),
@@ -38,7 +40,10 @@ def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[s
             register_file(ctx.ensure_object(App).hub.host, file)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "default_map": Lazy()},
+)
 @click.version_option(__version__, message="xaihub %(version)s")
 @click.option(
     "--plugin",

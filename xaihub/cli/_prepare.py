@@ -1,4 +1,4 @@
-"""Before any work: load the models, and determine and check where files go."""
+"""Before any work: take the template, load the models, and determine and check where files go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xaihub.cli._options import ExplainOptions, ModelOptions
+from xaihub.cli._defaults import effective
+from xaihub.cli._options import ExplainOptions, ModelOptions, Opt
 from xaihub.cli._output import note
 from xaihub.errors import OutputError
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
@@ -18,6 +19,19 @@ from xaihub.hub import DEFAULT_TIMEOUT, Hub
 if TYPE_CHECKING:
     from xaihub.explainers.explainer import Explainer
     from xaihub.models.model import Model
+
+
+def _use_template(ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """Take the defaults of the other options from a template; this option is read before them."""
+    if name is not None and not ctx.resilient_parsing:
+        ctx.default_map = effective(name)
+    return name
+
+
+TEMPLATE = Opt(
+    "Use the options that are saved under this name (see 'xaihub config').", "-T", "--template", metavar="NAME",
+    is_eager=True, callback=_use_template,
+)  # fmt: skip
 
 
 def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:

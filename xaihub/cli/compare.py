@@ -10,7 +10,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT, ExplainOptions, options
 from xaihub.cli._output import draw, note, progress, put, put_json, say
-from xaihub.cli._prepare import Destination, prepare
+from xaihub.cli._prepare import TEMPLATE, Destination, prepare
 from xaihub.hub import DEFAULT_TIMEOUT
 
 
@@ -19,6 +19,7 @@ class CompareOptions(ExplainOptions):
     """What to compare, and for how long at most."""
 
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
+    template: Annotated[str | None, TEMPLATE] = None
 
 
 @click.command()

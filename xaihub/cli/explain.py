@@ -11,7 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT_OF_SEVERAL, ExplainOptions, Opt, options
 from xaihub.cli._output import draw, note, passes, progress, put, put_json_list, say
-from xaihub.cli._prepare import Destination, limit_of, prepare
+from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ class AllOptions(ExplainOptions):
     """For how long to run at most, and what to write in addition."""
 
     timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+    template: Annotated[str | None, TEMPLATE] = None
     save: Annotated[
         tuple[str, ...],
         Opt(
@@ -36,6 +37,14 @@ class AllOptions(ExplainOptions):
             type=click.Choice(KINDS),
         ),
     ] = ()
+    check: Annotated[
+        bool,
+        Opt("Check each map against random maps, randomised weights and another seed; at least 6 times the cost."),
+    ] = False
+    viewer: Annotated[
+        bool,
+        Opt("Open the first figure, or with --html the first page, in the platform's viewer.", "--open"),
+    ] = False
 
 
 @click.command()
@@ -49,7 +58,8 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     image, model and explainer: the overlay (.png), the values (.safetensors) and a JSON record of how they were made.
     With -t their names end with the class, so that the results for several classes are kept.
     Methods that find sets of pixels, such as convad, add a figure of them (__sets.png). --save adds the map at the
-    original image's size (__map.png, .npy, .npz), --html a page per image that opens offline.
+    original image's size (__map.png, .npy, .npz), --html a page per image that opens offline. --check prints whether
+    the map beats random maps and depends on the weights but not on the seed.
 
     \b
     Examples:
@@ -59,13 +69,17 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
       xaihub explain cat.jpg -e rise -e shapley_values --budget 10s
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
       xaihub explain cat.jpg -e gradcam -e rise --html --colormap viridis --alpha 0.6 --save npz
+      xaihub explain cat.jpg -e rise --check
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
     """
     from xaihub.images import find_images, sample_photo
 
+    if given.viewer and given.as_json:
+        raise click.UsageError("--open cannot be combined with --json, which is for scripts")
     sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
+    from xaihub.api.check import Checker
     from xaihub.api.compare import Comparison
     from xaihub.api.explain import explain_many
     from xaihub.explainers.heat import check_drawing
@@ -74,6 +88,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     check_drawing(given.drawing)
     explainers, load = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
+    figures: list[str] = []
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = load(bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
@@ -101,6 +116,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
             timeout=limit,
             watch=bar.watch,
             preview=show,
+            checker=Checker(app.hub) if given.check else None,
         )
         for source, group in groupby(outcomes, key=lambda outcome: outcome.source):
             page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
@@ -118,13 +134,19 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                     kept.explanations[0] += [outcome.explanation] if given.html else []
                     files = _save(outcome.explanation, stem_of(outcome), given)
                     files |= {"html": str(page)} if given.html else {}
-                    put_record({"source": source, **files, **outcome.explanation.to_dict()})
+                    figures.append(files.get("html", files["png"]))
+                    check = {"check": outcome.check.to_dict()} if outcome.check else {}
+                    put_record({"source": source, **files, **check, **outcome.explanation.to_dict()})
                     if not given.as_json:
                         _show(outcome.explanation, files["png"], given)
+                        if outcome.check:
+                            put(f"  check {outcome.check.verdict}")
             if kept.explanations[0]:
                 kept.save(page, **given.drawing)
                 if not given.as_json:
                     put(str(page))
+    if given.viewer and figures:
+        _open(figures[0])
     if failed:
         if len(sources) > 1:
             say(f"{failed} of {done} explanations failed; the rest are in {given.output}")
@@ -140,6 +162,14 @@ def _save(explanation: Explanation, stem: Path, given: AllOptions) -> dict[str, 
     for kind in dict.fromkeys(given.save):
         drawn[f"map_{kind}"] = str(explanation.save(stem.with_name(f"{stem.name}__map.{kind}"), **given.drawing))
     return drawn
+
+
+def _open(file: str) -> None:
+    """Open a file in the platform's viewer; a system that has none costs a note."""
+    from pathlib import Path
+
+    if click.launch(str(Path(file).resolve())):
+        say(f"note: this system has no viewer for {file}")
 
 
 def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:

@@ -61,12 +61,13 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
     from xaihub.api.rank import combined
     from xaihub.api.rank import rank_models as run
     from xaihub.images.naming import OutputNames
+    from xaihub.models.prompts import aimed
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
     records: list[dict[str, Any]] = []
     outcomes: list[RankOutcome] = []
     with progress(quiet=given.quiet) as bar:
-        models = load_models(app.hub, given, bar.step)
+        models = [aimed(model, texts=given.text) for model in load_models(app.hub, given, bar.step)]
         names = OutputNames((model.name for model in models), given.explainers)
         limit = limit_of(given.timeout, results=len(models) * len(explainers))
         ranked = run(models, explainers, sources, labels=given.labels, seed=given.seed, timeout=limit, watch=bar.watch)

@@ -325,10 +325,9 @@ def _differentiable(model: Model, who: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _NO_GRADIENT.search(str(error)):
             raise
-        reason = getattr(model.module, "black_box", "")  # why it has no gradients
+        why = getattr(model.module, "black_box", "")  # why it has no gradients
         raise ExplainerRefused(
-            f"{who} needs gradients, and the class scores of {model.name!r} cannot be differentiated down to the input"
-            f" or the layer{reason and ': '}{reason}",
+            f"{who} needs gradients, and {model.name!r} cannot be differentiated down to the input{why and ': '}{why}",
             hint="use a black-box explainer such as rise",
         ) from error
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.hub.devices import pick_device
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
-from xaihub.hub.registry import Registry
+from xaihub.hub.registry import Loaders, Registry
 from xaihub.notices import fence
 from xaihub.specs import (
     AdapterSpec,
@@ -103,7 +104,7 @@ class Hub:
     @property
     def removals(self) -> Mapping[str, Callable[[], Callable[..., Any]]]:
         """The loaders of the removal operators by name, including those that are registered later."""
-        return _Loaders(self, "baselines")
+        return Loaders(self, "baselines")
 
     @property
     def automatic_backend(self) -> str:
@@ -221,8 +222,7 @@ class Hub:
             runtime: Settings of the forward passes.
             scratch: Use random weights, drawn from torch's global generator.
             size: Input side length in pixels, instead of the model's own.
-            input: Further settings of the preprocessing, instead of the model's own, as under `input` in a card:
-                {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}.
+            input: Settings of the preprocessing as under `input` in a card, instead of the model's own.
 
         Raises:
             UnknownName: No model is called `name`; the hint lists similar names.
@@ -232,6 +232,7 @@ class Hub:
         from dataclasses import replace
 
         from xaihub.models.adapter import ModelRequest, read_classes
+        from xaihub.models.cards import read_input
         from xaihub.models.passes import check_precision
 
         card, adapter = self._find(os.fspath(name))
@@ -239,12 +240,8 @@ class Hub:
             card = replace(card, layers={**card.layers, "features": layer})
         if scratch:
             card = replace(card, weights=Weights(source="none"), objective="", objective_options={})
-        if size is not None:
-            card = replace(card, input={**card.input, "size": size})
-        if input:
-            from xaihub.models.cards import read_input
-
-            card = replace(card, input={**card.input, **read_input(input)})
+        given = {**({} if size is None else {"size": size}), **read_input(input or {})}
+        card = replace(card, input={**card.input, **given})
         request = ModelRequest(
             name=card.name,
             card=card,
@@ -254,13 +251,11 @@ class Hub:
             outputs=outputs,
         )
         declared = request.declared
-        if card.objective:
-            model = self._build_wrapped(request, adapter, pick_device(device))
-        else:
-            model = _built(adapter, request, pick_device(device))
+        where = pick_device(device)
+        model = self._build_wrapped(request, adapter, where) if card.objective else _built(adapter, request, where)
         if declared is not None and declared != model.outputs:
             model = model.declared(declared)
-        model.baselines, model.backends = self.removals, _Loaders(self, "backends")
+        model.baselines, model.backends = self.removals, Loaders(self, "backends")
         model.automatic_backend = self.automatic_backend
         model.module.requires_grad_(False)  # explaining needs no weight gradients; training enables them
         if layer is not None:
@@ -351,34 +346,6 @@ class Hub:
         return did_you_mean(name, known) or "xaihub list models --timm '*' lists every architecture"
 
 
-class _Loaders(Mapping[str, Any]):
-    """A view of a registry of a hub; a copy holds its records of the moment."""
-
-    def __init__(self, hub: Hub, kind: str) -> None:
-        self._hub, self._kind = hub, kind
-
-    @property
-    def _registry(self) -> Registry[Any]:
-        registry: Registry[Any] = getattr(self._hub, self._kind)
-        return registry
-
-    def __getitem__(self, name: str) -> Callable[[], Any]:
-        spec = self._registry.find(name)
-        if spec is None:
-            raise KeyError(name)
-        loader: Callable[[], Any] = spec.load
-        return loader
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.names())
-
-    def __len__(self) -> int:
-        return len(self._registry.names())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)
-
-
 REGISTRIES = tuple(kind for kind, value in vars(Hub).items() if isinstance(value, cached_property))
 
 
@@ -393,25 +360,3 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
             f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
-
-
-def pick_device(name: str) -> Any:
-    """Return the torch device called `name`; "auto" prefers CUDA.
-
-    Raises:
-        ModelError: The device does not exist on this machine.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"there is no device {name!r}", hint="use auto, cpu, cuda, cuda:1 or mps") from error
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing or device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device {name!r} is not available here", hint="use --device cpu")
-    return device

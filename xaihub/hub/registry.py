@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
@@ -103,3 +103,36 @@ def _reason(record: Any, record_type: type[Spec]) -> str:
 def _short(summary: str) -> str:
     summary = " ".join(summary.split())
     return summary if len(summary) <= SUMMARY else f"{summary[: SUMMARY - 3]}..."
+
+
+class Loaders(Mapping[str, Any]):
+    """A view of a registry of a hub; a copy holds its records of the moment."""
+
+    def __init__(self, hub: Any, kind: str) -> None:
+        """Show the registry that is the attribute `kind` of `hub`, which is filled when it is first used."""
+        self._hub, self._kind = hub, kind
+
+    @property
+    def _registry(self) -> Registry[Any]:
+        registry: Registry[Any] = getattr(self._hub, self._kind)
+        return registry
+
+    def __getitem__(self, name: str) -> Callable[[], Any]:
+        """Return the loader of a name."""
+        spec = self._registry.find(name)
+        if spec is None:
+            raise KeyError(name)
+        loader: Callable[[], Any] = spec.load
+        return loader
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._registry.names())
+
+    def __len__(self) -> int:
+        """Return the number of names."""
+        return len(self._registry.names())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy it as a dictionary."""
+        return dict, (dict(self),)

@@ -71,14 +71,16 @@ class Executor:
         self._coming = coming
         tuning, before = self._tunings.get(self._key(model)), torch.get_num_threads()
         threads = (model.runtime.threads if tuning is None else tuning.now[1]) or before
-        torch.set_num_threads(threads)
+        if threads != before:  # even a call that changes nothing rebuilds torch's pool of threads
+            torch.set_num_threads(threads)
         if self._compiled is not None:
             self._compiled.threads = threads
         try:
             with self:
                 yield
         finally:
-            torch.set_num_threads(before)
+            if threads != before:
+                torch.set_num_threads(before)
 
     def tuning(self, model: Any, first: Callable[[], int], most: Callable[[], int]) -> Tuning:
         """Return the search for the fastest number of rows, which begins with `first()` and ends at `most()`."""

@@ -130,7 +130,7 @@ class Model:
 
     @contextmanager
     def executing(self, passes: int = 0) -> Iterator[None]:
-        """Run the passes inside, of which so many are known to come, without a graph; other threads wait."""
+        """Run the passes inside without a graph, at least `passes` of them; other threads wait."""
         with locked(self._locks), self.executor.running(self, passes):
             yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -68,17 +69,20 @@ class Tuning:
         first, threads = min(first, sizes[-1]), tuple(dict.fromkeys(threads))
         single = not tuned() or len(sizes) == len(threads) == 1
         self.choice = Choice(first, threads[0]) if single else _recalled(self._key, sizes)
+        self._turn = threading.Lock()
         self._search = self._climb(first, threads)
         self.now = (self.choice.rows, self.choice.threads) if self.choice else next(self._search)
 
     def note(self, rows: int, seconds: float) -> None:
         """Take the wall time of a pass with the settings `now`; one of another size, as the last one, says nothing."""
-        if self.choice is not None or rows != self.now[0]:
-            return
-        try:
-            self.now = self._search.send(seconds / rows)
-        except StopIteration as end:
-            choice: Choice = end.value
+        with self._turn:
+            if self.choice is not None or rows != self.now[0]:
+                return
+            try:
+                self.now = self._search.send(seconds / rows)
+                return
+            except StopIteration as end:
+                choice: Choice = end.value
             self.choice, self.now = choice, (choice.rows, choice.threads)
             cache.put("batches", self._key, json.dumps(asdict(choice)).encode(), about=self._about)
 

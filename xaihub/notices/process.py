@@ -123,8 +123,9 @@ def of_random() -> tuple[Setting, ...]:
 def _of_loaded(library: str, settings: Callable[[Any], tuple[Setting, ...]]) -> tuple[Setting, ...]:
     """Return the settings of a library, unless it is not imported, or not completely."""
     module = sys.modules.get(library)
-    complete = module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
-    return settings(module) if complete else ()
+    # A module without a specification was put there by a program, as a stand-in.
+    spec = getattr(module, "__spec__", None)
+    return settings(module) if spec is not None and not getattr(spec, "_initializing", False) else ()
 
 
 def _difference(old: Any, now: Any) -> str:
