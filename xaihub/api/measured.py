@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
 import msgspec
 
 FILE = Path(__file__).with_name("measured.json")
+CONTROLS = "control_"  # how the names of explainers begin that are only there to be beaten
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,19 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             for place, row in enumerate(rows, start=1):
                 found.setdefault(row.explainer, []).append(place)
         return {name: sum(places) / len(places) for name, places in found.items()}
+
+    def beaten(self) -> set[str]:
+        """Return the explainers than which some control is better by every metric."""
+        signed: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            signed.setdefault(row.explainer, {})[row.metric] = row.mean if row.higher_is_better else -row.mean
+        controls = [scores for name, scores in signed.items() if name.startswith(CONTROLS)]
+        return {
+            name
+            for name, own in signed.items()
+            for other in controls
+            if all(other.get(metric, -math.inf) > mean for metric, mean in own.items())
+        }
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from xaihub.api.measured import Measurement, Measurements, measurements
+from xaihub.api.measured import CONTROLS, Measurement, Measurements, measurements
 from xaihub.api.trials import Trial, attempt, trial_input
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.explainers.budget import SPARE, Budget, expected_passes, of_passes, speed
@@ -19,8 +19,6 @@ from xaihub.hub import Hub
 from xaihub.models.model import Model
 from xaihub.specs import ExplainerSpec
 from xaihub.testing.cost import announced
-
-CONTROLS = "control_"  # how the names of explainers begin that are only there to be beaten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +133,9 @@ def recommend(
         watch: Called with a description of each step.
 
     Returns:
-        Valid explainers are ranked by their mean rank in the published table (our choice); those that a control beats
-        there count as not measured, and come after those that are. With a time, those that fit come before those that
-        do not, and those that afford as many passes as were measured before those that do not.
+        Valid explainers are ranked by their mean rank in the published table (our choice). Those that a control beats
+        by every metric count as not measured, and come after those that are. With a time, those that fit come before
+        those that do not, and those that afford as many passes as were measured before those that do not.
     """
     inputs, logits = trial_input(model)
     fast = speed(model)
@@ -155,17 +153,16 @@ def recommend(
                 if hub.host.plugin(spec.plugin).builtin:
                     trial = attempt(explainer, spec, model, inputs, logits)
             found.append(_candidate(spec, explainer, trial, fast, seconds))
-    ranks, budget = measurements().ranks(), measurements().budget
-    beaten = min((rank for name, rank in ranks.items() if name.startswith(CONTROLS)), default=math.inf)
-    ranks = {name: rank for name, rank in ranks.items() if rank < beaten}
-    found.sort(key=lambda one: _order(one, ranks, budget))
+    table = measurements()
+    ranks = {name: rank for name, rank in table.ranks().items() if name not in table.beaten()}
+    found.sort(key=lambda one: _order(one, ranks, table.budget))
     return Recommendation(
         model=model.name,
         device=str(model.device),
         speed=fast,
         seconds=seconds,
         candidates=found,
-        table=measurements(),
+        table=table,
         commands=[_command(one, options, seconds) for one in _first(found)],
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import XaihubError
-from xaihub.explainers.budget import of_passes
+from xaihub.explainers.budget import Budget, least_passes, of_passes, within
 from xaihub.explainers.explainer import Explainer
 from xaihub.images import load_image, sample_photo
 from xaihub.models.backends import EAGER
@@ -43,27 +43,30 @@ class _Enough(BaseException):
 
 
 def trial_input(model: Model) -> tuple[Tensor, Tensor]:
-    """Return one row of inputs, the sample photo or else noise, and the model's outputs for it."""
+    """Return one row of inputs and the model's outputs for it: the sample photo, or noise if it has another shape."""
+    inputs = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(0))
     if model.input_size[0] == 3:
-        inputs = model.prepare(load_image(sample_photo()).rgb)[0].unsqueeze(0)
-    else:
-        inputs = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(0))
+        photo = model.prepare(load_image(sample_photo()).rgb)[0].unsqueeze(0)
+        inputs = photo if photo.shape == inputs.shape else inputs
     return inputs, model.predict(inputs)
 
 
 def attempt(explainer: Explainer, spec: ExplainerSpec, model: Model, inputs: Tensor, logits: Tensor) -> Trial:
     """Explain one row until the method has passed its checks.
 
-    A method that can choose its number of passes is ended at its second, and any other after `MOST_PASSES`. One that
-    needs outputs only has nothing to check.
+    A method that can choose its number of passes makes as few as it can, because some refuse only in the end; after
+    `MOST_PASSES` forward passes any method is ended. One that needs outputs only has nothing to check.
     """
     if set(spec.needs) == {"black-box"}:
         return Trial(verdict="works")
-    allowed = 1 if of_passes(type(explainer)) else MOST_PASSES
+    item = of_passes(type(explainer))
+    fewer = False
+    if item is not None and item.passes is not None and not item.passes.maximum:  # a maximum may be too small
+        fewer, explainer = True, within(explainer, Budget(passes=least_passes(item, item.passes)))
     runtime = model.runtime
     model.runtime = replace(runtime, batch_size=1, backend=EAGER, progress=None)
     try:
-        with _at_most(allowed, model):
+        with _at_most(MOST_PASSES, model):
             (explanation,) = explainer.explain(model, inputs, logits=logits)
     except _Enough:
         return Trial(verdict="works")
@@ -73,10 +76,12 @@ def attempt(explainer: Explainer, spec: ExplainerSpec, model: Model, inputs: Ten
         return Trial(verdict="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     finally:
         model.runtime = runtime
+    if fewer:  # its warnings are about the number of passes
+        return Trial(verdict="works")
     record = explanation.metadata
-    passes = record["forward_passes"] + 2 * record["backward_passes"]
+    spent = record["forward_passes"] + 2 * record["backward_passes"]
     warnings = "; ".join(explanation.warnings)
-    return Trial(verdict="warns" if warnings else "works", reason=warnings, passes=passes)
+    return Trial(verdict="warns" if warnings else "works", reason=warnings, passes=spent)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from xaihub.errors import ParameterError
 from xaihub.models.model import Model
-from xaihub.params import Parameter, Parametrised, convert, parameters
+from xaihub.params import Parameter, Parametrised, Passes, convert, parameters
 
 E = TypeVar("E", bound="Budgeted")
 
@@ -150,14 +150,19 @@ def expected_passes(explainer: Budgeted) -> float:
     return math.inf if value is None else float(value * item.passes.each + item.passes.extra)
 
 
+def least_passes(item: Parameter, passes: Passes) -> int:
+    """Return the smallest budget of passes that a parameter allows, which is marked with `passes`."""
+    least = max((getattr(mark, "ge", None) or 1 for mark in getattr(item.annotation, "__metadata__", ())), default=1)
+    return int(least * passes.each + passes.extra)
+
+
 def affordable(explainer: E, model: Model) -> E:
     """Return the explainer with as many passes as a budget of seconds allows, from the measured speed of a few."""
     item = of_passes(type(explainer))
     seconds = explainer.granted.seconds
     if item is None or item.passes is None or seconds is None:
         return explainer
-    least = max((getattr(mark, "ge", None) or 1 for mark in getattr(item.annotation, "__metadata__", ())), default=1)
-    passes = max(math.floor(SPARE * seconds * speed(model)), least * item.passes.each + item.passes.extra)
+    passes = max(math.floor(SPARE * seconds * speed(model)), least_passes(item, item.passes))
     return _set(copy.copy(explainer), item, passes)
 
 
