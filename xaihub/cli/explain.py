@@ -187,9 +187,8 @@ def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
             say(f"layer {record['layer']}")
         rows, speed = record["batch_size"], record["forward_passes"] / max(record["seconds"], 1e-9)
         batches = "" if rows is None else f", {rows} images per pass"
-        say(
-            f"{record['backend']} in {record['precision']}, {record['threads']} thread{'s' * (record['threads'] != 1)}{batches}, {speed:.1f} images/s"
-        )
+        threads = f"{record['threads']} thread{'s' * (record['threads'] != 1)}"
+        say(f"{record['backend']} in {record['precision']}, {threads}{batches}, {speed:.1f} images/s")
         gap = record["completeness_gap"]
         cost = f"{passes(record['forward_passes'], 'forward')}, {passes(record['backward_passes'], 'backward')}"
         say(f"{cost}, {record['seconds']:.2f} s" + ("" if gap is None else f", completeness gap {gap:.2g}"))
