@@ -83,7 +83,9 @@ def findings(boards: Sequence[Board]) -> list[str]:
     for board in boards:
         where = f"On {board.model}, " if len(boards) > 1 else ""
         texts = [*_winners(board), *board.notes]
-        found += [f"{where}{text}" if where else text[:1].upper() + text[1:] for text in texts]
+        # The name of a method keeps its spelling, also at the beginning of a sentence.
+        named = {text for text in texts if text.split()[0] in board.explainers}
+        found += [f"{where}{text}" if where or text in named else text[:1].upper() + text[1:] for text in texts]
     return [f"{text}." for text in found] or ["There is no score."]
 
 
