@@ -226,3 +226,17 @@ class TestWarnings:
 
         in_threads(work)
         assert list(warnings.filters) == before
+
+
+def test_creating_explainers_does_not_disturb_one_that_draws_in_another_thread() -> None:
+    one, rows = model(), noise(1)
+    alone = make("gradient_shap").explain(one, rows)[0].values
+
+    def work(number: int) -> None:
+        for _ in range(40):
+            if number:
+                make("saliency")
+            else:
+                assert torch.equal(make("gradient_shap").explain(one, rows)[0].values, alone)
+
+    in_threads(work)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xaihub.errors import PluginError
+from xaihub.notices.process import DRAWING
 
-_PROCESS = threading.RLock()
 _OWN: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
 
 
@@ -62,7 +61,7 @@ def exclusive() -> Iterator[None]:
             "an explainer that declares parallel used the global random state, or a method that does",
             hint="remove parallel = True from its class",
         )
-    with _PROCESS:
+    with DRAWING:
         yield
 
 

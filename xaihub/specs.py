@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from xaihub.errors import MissingExtra, PluginError, XaihubError, did_you_mean
 from xaihub.notices import fence
-from xaihub.notices.importing import import_file
+from xaihub.notices.importing import import_file, imported
 
 __all__ = [
     "AdapterSpec",
@@ -129,6 +129,9 @@ class Spec:
             PluginError: The module cannot be imported, or does not define the object.
         """
         module_name, _, attribute = self.target.rpartition(":")
+        # Where nothing is imported, nothing can change; what differs then was changed by another thread.
+        if (module := imported(module_name)) is not None and hasattr(module, attribute):
+            return getattr(module, attribute)
         load = import_file if module_name.endswith(".py") else import_module
         outcome = fence.run(lambda: getattr(load(module_name), attribute), libraries=True)
         if outcome.changed:

@@ -12,7 +12,16 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from xaihub.notices.process import ENVIRONMENT, Observer, of_imports, of_process, of_random, of_thread
+from xaihub.notices.process import (
+    DRAWING,
+    ENVIRONMENT,
+    Observer,
+    Setting,
+    of_imports,
+    of_process,
+    of_random,
+    of_thread,
+)
 
 _SHOWN = 300  # characters of an error's text
 _LAST_INTERRUPT = 3  # Ctrl-C ends the process when foreign code has swallowed it twice
@@ -70,8 +79,8 @@ def run(
         Interrupted: The user pressed Ctrl-C; a `KeyboardInterrupt` that the code raises itself is an ordinary error.
     """
     outcome = Outcome()
-    with _turn, stdout_to_stderr(), _Watch(patience, limit, slow) as watch:
-        settings = (*of_process(), *of_imports(), *of_thread(), *of_random())
+    with _random_states() as random, _turn, stdout_to_stderr(), _Watch(patience, limit, slow) as watch:
+        settings = (*of_process(), *of_imports(), *of_thread(), *random)
         before = Observer([setting for setting in settings if not (libraries and setting is ENVIRONMENT)])
         depth, started = sys.getrecursionlimit(), time.perf_counter()
         try:
@@ -89,6 +98,17 @@ def run(
     if watch.stopped:
         outcome.value, outcome.error, outcome.stopped = None, TimeoutError(f"stopped after {limit:g} s"), True
     return outcome
+
+
+@contextmanager
+def _random_states() -> Iterator[tuple[Setting, ...]]:
+    """Yield the random states unless another thread may draw from them: a change could be its own."""
+    alone = threading.current_thread() is threading.main_thread() and DRAWING.acquire(blocking=False)
+    try:
+        yield of_random() if alone else ()
+    finally:
+        if alone:
+            DRAWING.release()
 
 
 def attempt(action: Callable[[], Any]) -> Outcome:

@@ -10,15 +10,19 @@ from pathlib import Path
 from types import ModuleType
 
 
+def imported(name: str) -> ModuleType | None:
+    """Return the module of a name or a file, if it is there and complete, so that importing it runs no code."""
+    module = sys.modules.get(_module_name(Path(name).resolve()) if name.endswith(".py") else name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", module is None) else module
+
+
 def import_file(path: str) -> ModuleType:
     """Import a Python file that belongs to no package, once, under a unique module name.
 
     It can import the modules next to it, which come before installed ones of the same name, as for a script.
     """
-    from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
-
     file = Path(path).resolve()
-    name = f"xaihub_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
+    name = _module_name(file)
     if name not in sys.modules:
         spec = util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
@@ -31,6 +35,12 @@ def import_file(path: str) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
+
+
+def _module_name(file: Path) -> str:
+    from hashlib import sha256  # here, because the library behind it costs start-up milliseconds
+
+    return f"xaihub_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:8]}"
 
 
 _folders: set[str] = set()  # of the files that `import_file` has imported

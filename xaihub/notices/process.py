@@ -22,6 +22,9 @@ _WRAPPED_LATE = {"manual_seed": "torch._dynamo"}
 _copies: dict[Any, dict[str, Any]] = {}
 
 
+DRAWING = threading.RLock()  # held by the thread that draws from the generators of the process
+
+
 class Setting(NamedTuple):
     """One setting of the process.
 
