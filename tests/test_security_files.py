@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import sqlite3
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from safetensors.torch import save_file
 import xaihub_zoo
 from tests.fuzzing.formats import FORMATS
 from tests.fuzzing.formats.runs import HOSTILE
+from tests.test_security import peak, refused
 from xaihub.cli import cli
-from xaihub.errors import InputError, OutputError, ParameterError, PluginError, XaihubError
+from xaihub.errors import InputError, OutputError, ParameterError, PluginError
 from xaihub.evaluation.annotations import read_labels
 from xaihub.evaluation.charts import plot
 from xaihub.evaluation.config import read_config
@@ -47,17 +46,6 @@ def hub() -> Hub:
     host = PluginHost(entry_points=[], environ={})
     host.register(xaihub_zoo, name="zoo", builtin=True)
     return Hub(host)
-
-
-def refused(call: Callable[[], object], *, kind: type[XaihubError] = XaihubError) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
 
 
 class TestRuns:
