@@ -115,15 +115,54 @@ class Score(TypedDict):
     low: float | None
     high: float | None
     count: int
+    failed: int
+    best: bool
+    p: float | None
+
+
+class Difference(TypedDict):
+    """The mean score of `first` minus that of `second` on the same images; `p` is corrected for the `comparisons`."""
+
+    metric: str
+    first: str
+    second: str
+    mean: float
+    count: int
+    p: float
+    comparisons: int
 
 
 class Leaderboard(TypedDict):
-    """The scores of one model."""
+    """The scores of one model; `p` of a score is that of its difference from the best method's."""
 
     model: str
     accuracy: float | None
     labelled: int
     rows: list[Score]
+    differences: list[Difference]
+    notes: list[str]
+
+
+class Change(TypedDict):
+    """The mean score on one checkpoint minus that on another, on the same images, with its 95 % interval."""
+
+    explainer: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    count: int
+    p: float
+    comparisons: int
+    better: bool | None
+
+
+class Checkpoints(TypedDict):
+    """The changes from the `first` model to the `second`, of one architecture; `p` is corrected."""
+
+    first: str
+    second: str
+    changes: list[Change]
     notes: list[str]
 
 
@@ -132,6 +171,7 @@ class Evaluated(TypedDict):
 
     totals: dict[str, Number]
     boards: list[Leaderboard]
+    checkpoints: list[Checkpoints]
     failed: dict[str, str]
 
 
