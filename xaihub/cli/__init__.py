@@ -28,6 +28,7 @@ COMMANDS = {
     "show": ("show:show", "Show an explainer, metric, model and so on."),
     "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
     "train": ("train:train", "Train or fine-tune a model."),
+    "tune": ("tune:tune", "Search an explainer's parameters by metrics."),
 }
 
 
