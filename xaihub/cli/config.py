@@ -15,9 +15,10 @@ from xaihub.errors import ParameterError, did_you_mean
 def config(ctx: click.Context) -> None:
     """Show or set your own defaults and templates of options.
 
-    Without a command, prints the path of the file and what is set. Defaults apply to 'xaihub explain' and 'xaihub
-    compare'; a template, to those that name it with -T. An option on the command line wins over an environment variable
-    such as XAIHUB_MODEL, which wins over the template, which wins over the file's other lines.
+    Without a command, prints the path of the file, what is set, and the commands to which it applies: those that have
+    the option. A template applies where -T names it. An option on the command line wins over an environment variable
+    such as XAIHUB_MODEL, which wins over the template, which wins over the file's other lines. A plan in --config, or
+    of a run that is resumed, is not changed by defaults.
 
     \b
     Examples:
@@ -40,7 +41,11 @@ def config(ctx: click.Context) -> None:
     for name, values in sorted(templates.items()):
         rows += [_row(f"{name}.{key}", value, "file") for key, value in values.items()]
     put(str(_defaults.place()))
-    put(table(rows, ("option", "value", "from")) if rows else "nothing is set (try 'xaihub config set model resnet50')")
+    put(
+        table(rows, ("option", "value", "from", "applies to"))
+        if rows
+        else "nothing is set (try 'xaihub config set model resnet50')"
+    )
 
 
 @config.command("set", context_settings={"ignore_unknown_options": True})
@@ -93,4 +98,12 @@ def unset(_app: App, /, key: str) -> None:
 
 
 def _row(option: str, value: object, origin: str) -> dict[str, str]:
-    return {"option": option, "value": _defaults.shown(value), "from": origin}
+    from xaihub.cli import cli
+
+    template, _, key = option.rpartition(".")
+    commands = [
+        name for name in cli.commands
+        if key in _defaults.applying(cli.commands[name])
+        and (not template or any(item.name == "template" for item in cli.commands[name].params))
+    ]  # fmt: skip
+    return {"option": option, "value": _defaults.shown(value), "from": origin, "applies to": ", ".join(commands)}

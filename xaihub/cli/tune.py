@@ -29,6 +29,7 @@ from xaihub.cli._options import (
     parse_settings,
 )
 from xaihub.cli._output import note, passes, progress, put, put_json, say, some, table
+from xaihub.cli._prepare import TEMPLATE
 from xaihub.hub import DEFAULT_EXPLAINER, DEFAULT_MODEL, DEFAULT_TIMEOUT
 from xaihub.params import Precision
 
@@ -73,6 +74,7 @@ class TuneOptions(Display):
         int | None, Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
     ] = None
     address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
+    template: Annotated[str | None, TEMPLATE] = None
     dry_run: Annotated[bool, Opt("Print the cost, measured on one image; nothing is stored.")] = False
     budget: Annotated[str | None, BUDGET] = None
     seed: Annotated[int, SEED] = 0
