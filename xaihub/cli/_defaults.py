@@ -39,11 +39,14 @@ Values = dict[str, Any]
 class Lazy(dict[str, Any]):
     """Click's `default_map` of the root command: the file is read when a command that has defaults is used."""
 
+    def __init__(self, commands: Mapping[str, click.Command]) -> None:
+        """Take the commands that may have defaults, by name."""
+        super().__init__()
+        self._commands = commands
+
     def get(self, command: str, default: Any = None) -> Any:
         """Return the defaults of a command by parameter."""
-        from xaihub.cli import COMMANDS, cli
-
-        return of_command(cli.commands[command]) if command in COMMANDS else default
+        return of_command(self._commands[command]) if command in self._commands else default
 
 
 def of_command(command: click.Command, template: str = "") -> Values:

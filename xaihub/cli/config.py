@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from xaihub.cli import _defaults
@@ -31,15 +33,27 @@ def config(ctx: click.Context) -> None:
         return
     top, templates = _defaults.read()
     around = _defaults.environment()
+    commands: Mapping[str, click.Command] = getattr(ctx.find_root().command, "commands", {})
+
+    def row(option: str, value: object, origin: str) -> dict[str, str]:
+        template, _, key = option.rpartition(".")
+        names = [
+            name
+            for name, command in commands.items()
+            if key in _defaults.applying(command)
+            and (not template or any(item.name == "template" for item in command.params))
+        ]
+        return {"option": option, "value": _defaults.shown(value), "from": origin, "applies to": ", ".join(names)}
+
     rows = [
-        _row(key, around[key], _defaults.variable(key) + (" (instead of the file's)" if key in top else ""))
+        row(key, around[key], _defaults.variable(key) + (" (instead of the file's)" if key in top else ""))
         if key in around
-        else _row(key, top[key], "file")
+        else row(key, top[key], "file")
         for key in _defaults.KEYS
         if key in top or key in around
     ]
     for name, values in sorted(templates.items()):
-        rows += [_row(f"{name}.{key}", value, "file") for key, value in values.items()]
+        rows += [row(f"{name}.{key}", value, "file") for key, value in values.items()]
     put(str(_defaults.place()))
     put(
         table(rows, ("option", "value", "from", "applies to"))
@@ -95,15 +109,3 @@ def unset(_app: App, /, key: str) -> None:
         raise ParameterError(f"{key!r} is not set in {str(_defaults.place())!r}", hint=hint)
     templates = {name: values for name, values in templates.items() if values}
     put(f"{_defaults.write(top, templates)}: {key} removed")
-
-
-def _row(option: str, value: object, origin: str) -> dict[str, str]:
-    from xaihub.cli import cli
-
-    template, _, key = option.rpartition(".")
-    commands = [
-        name for name in cli.commands
-        if key in _defaults.applying(cli.commands[name])
-        and (not template or any(item.name == "template" for item in cli.commands[name].params))
-    ]  # fmt: skip
-    return {"option": option, "value": _defaults.shown(value), "from": origin, "applies to": ", ".join(commands)}
