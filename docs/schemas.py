@@ -237,6 +237,54 @@ class Recommended(TypedDict):
     commands: list[str]
 
 
+class Tried(TypedDict):
+    """A setting; `objective` is null for the given `reason`. A backward pass counts as two in `passes`."""
+
+    parameters: dict[str, Any]
+    objective: Number | None
+    scores: dict[str, Number]
+    passes: Number | None
+    reason: str
+
+
+class Gain(TypedDict):
+    """The gain over the defaults on the test images, with its 95 % interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+    images: int
+
+
+class Tuned(TypedDict):
+    """The result of a search: every setting, the defaults first; `metrics` are 1 if higher is better, or -1."""
+
+    explainer: str
+    model: str
+    metrics: dict[str, int]
+    searched: list[str]
+    unsearched: list[str]
+    tried: list[Tried]
+    best: Tried
+    images: int
+    gain: Gain | None
+    failed: dict[str, str]
+    better: bool
+    verdict: str
+    command: str
+
+
+class TuningCost(TypedDict):
+    """The cost of a search, from the defaults on one image; `images` are the numbers on both halves."""
+
+    settings: int
+    images: list[int]
+    forward_passes: int
+    backward_passes: int
+    seconds: Number
+    unknown: dict[str, str]
+
+
 class Ranked(TypedDict):
     """A ranking of features, with the files that were written."""
 
@@ -401,6 +449,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "recommend": {"recommend": list[Recommended]},
     "train": {"train": Trained, "train --dry-run": TrainingCost},
     "sweep": {"sweep": Swept},
+    "tune": {"tune": Tuned, "tune --dry-run": TuningCost},
     "info": {"info": Environment},
     "list": {"list": dict[str, list[Listed]], "list KIND": list[Listed], "list models --timm": list[str]},
     "show": {"show": Card},

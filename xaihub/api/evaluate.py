@@ -210,7 +210,7 @@ def planned(
         made.controls = False
     if made.backend == "auto":  # what it stands for here is part of the plan
         made.backend = hub.automatic_backend
-    _rooted(made)
+    rooted(made)
     return made, file
 
 
@@ -241,7 +241,7 @@ def _update_lists(
         setattr(config, name, old + [item for item in items if item not in old])
 
 
-def _rooted(config: Config) -> None:
+def rooted(config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
     rooted: Callable[[str], str] = os.path.abspath
     config.images = list(dict.fromkeys(map(_image_path, config.images)))

@@ -11,7 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT_OF_SEVERAL, TEXT, ModelOptions, Opt, named, options
 from xaihub.cli._output import note, passes, progress, put, put_json, say, table
-from xaihub.cli._prepare import Destination, limit_of, load_models
+from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class RankOptions(ModelOptions):
     text: Annotated[tuple[str, ...], TEXT] = ()
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
     timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+    template: Annotated[str | None, TEMPLATE] = None
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
 
 
