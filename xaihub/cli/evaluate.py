@@ -19,12 +19,14 @@ from xaihub.cli._options import (
     BUDGETS,
     DEVICE,
     EXPLAINER,
+    INPUT,
     LIKE,
     LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
     OUTPUTS,
+    PAGE,
     PARAM,
     PRECISION,
     SEED,
@@ -66,6 +68,8 @@ class EvaluateOptions(Display):
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
+    page: Annotated[int | None, PAGE] = None
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -148,7 +152,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         images,
         lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
         params=given.settings,
-        scalars=vars(given),
+        scalars={**vars(given), "input": {setting.name: setting.value for setting in given.inputs}},
         no_controls=given.no_controls,
         config=given.config,
         resume=given.resume,
