@@ -29,7 +29,9 @@ COMMANDS = {
     "show": ("show:show", "Show an explainer, metric, model and so on."),
     "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
     "train": ("train:train", "Train or fine-tune a model."),
+    "tune": ("tune:tune", "Search an explainer's parameters by metrics."),
 }
+_COMMANDS = Commands(COMMANDS)
 
 
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
@@ -43,7 +45,7 @@ def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[s
 
 @click.group(
     cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "default_map": Lazy()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "default_map": Lazy(_COMMANDS)},
 )
 @click.version_option(__version__, message="xaihub %(version)s")
 @click.option(
@@ -78,7 +80,7 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-cli.commands = Commands(COMMANDS)
+cli.commands = _COMMANDS
 
 
 def main() -> None:

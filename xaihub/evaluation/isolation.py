@@ -179,6 +179,7 @@ class Isolation:
         *,
         sources: Sequence[str],
         seed: int,
+        page: int | None = None,
     ) -> GlobalExplanation:
         """Rank the features of a model, see `GlobalExplainer.explain`; a worker reads the `sources` of the batches.
 
@@ -191,7 +192,8 @@ class Isolation:
                     return explainer.explain(model, batches, labels, seed=seed)
         message = {"do": "rank", "model": _asked(model), "explainer": _named(explainer), "seed": seed}
         tensors = {} if labels is None else {"labels": labels}
-        answer, _ = self._ask({**message, "sources": [*map(os.path.abspath, sources)]}, tensors, explainer)
+        message |= {"sources": [*map(os.path.abspath, sources)], "page": page}
+        answer, _ = self._ask(message, tensors, explainer)
         return GlobalExplanation.from_dict(answer["record"])
 
     def _takes(self, model: Model, *methods: Parametrised) -> bool:
