@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -140,6 +140,17 @@ class RunStore:
         """Store the run's configuration."""
         with self._db.transaction():
             self._db.insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The batch sizes and threads that were found fastest, by what they depend on; see `xaihub.models.tuning`."""
+        with decoding(OutputError(f"the batch sizes of the run in {str(self.folder)!r} are damaged")):
+            return msgspec.json.decode(self._meta("choices") or "{}", type=dict[str, Any])
+
+    def set_choices(self, choices: Mapping[str, Any]) -> None:
+        """Store what was found fastest."""
+        with self._db.transaction():
+            self._db.insert("meta", name="choices", value=canonical(dict(choices)))
 
     @property
     def origins(self) -> dict[str, Origin]:
