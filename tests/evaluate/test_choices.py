@@ -52,8 +52,9 @@ def test_a_resumed_run_keeps_precision_and_backend(hub: Hub, photos: Path, store
     store.close()
 
     def resumed(**scalars: str) -> object:
-        return planned(hub, [], lists=dict.fromkeys(("models", "explainers", "metrics"), ()), params=(), scalars=scalars, no_controls=False, config=None,
-                       resume=store.folder)[0]  # fmt: skip
+        lists = dict.fromkeys(("models", "explainers", "metrics"), ())
+        run = {"config": None, "resume": store.folder, "no_controls": False}
+        return planned(hub, [], lists=lists, params=(), scalars=scalars, **run)[0]
 
     assert resumed(precision="f32")
     with pytest.raises(ParameterError, match="computed with precision 'f32', so 'bf16' would mix two"):
