@@ -1,17 +1,18 @@
-"""CPU time of explainers and metrics divided by that of the usual implementation, at equal numbers of forward passes.
+"""Time of explainers and metrics divided by that of the usual implementation, at equal numbers of forward passes.
 
 python tests/benchmarks/bench_peers.py --masks 1000 --repeats 5 --models efficientnet_lite0 resnet18
 
-All sides get the same image, class, windows, superpixels, layer and number of masks, on one thread, and take turns; a
-figure is the median over the repeats of the ratio of two neighbouring measurements, so that other work on the machine
-disturbs both alike. The usual implementations (see `peers.py`) get the network as its library creates it, without a
-graph, and run with the number of rows per pass that is fastest for them here. Columns, for each backend:
+CPU time on one thread. All sides get the same image, class, windows, superpixels, layer and number of masks, and take
+turns; a figure is the median over the repeats of the ratio of two neighbouring measurements, so that other work on the
+machine disturbs both alike. The usual implementations (see `peers.py`) get the network as its library creates it,
+without a graph, and run with the number of rows per pass that is fastest for them here. Columns, for each of ours:
 
-- ours/peer: our time per pass over the peer's. The passes are equal but for repeated coalitions, which we run once.
-- ours/bare: our time over that of as many passes alone, on ready inputs, in the same configuration.
-- first: extra CPU seconds of the first explanation of a model, in which the batch size is found and copies of weights
-  or a compiled network are made, with an empty cache.
+- peer: our time per pass over the peer's. The passes are equal but for repeated coalitions, which we run once.
+- bare: our time over that of as many passes alone, on ready inputs, in the same configuration.
 - map: the correlation with the map of the network itself, without any of this.
+
+"First" is the extra time of the first explanation of a model, in which the batch size is found and copies of weights or
+a compiled network are made, with an empty cache. `gpu.py` prints the same table for a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -38,8 +39,7 @@ from xaihub.masking import batch_rows
 
 MODELS = ["efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"]
 # Of Score-CAM: its passes are the channels, of which the last layers have up to 1,280.
-LAYERS = {"efficientnet_lite0": "blocks.4", "resnet18": "layer2", "vit_tiny_patch16_224": "blocks.10"}
-BATCHES = (1, 2, 4, 8, 16)
+LAYERS = {"efficientnet_lite0": "blocks.2", "resnet18": "layer1", "vit_tiny_patch16_224": "blocks.10"}
 WINDOW = 64  # of occlusion, moved by its half
 CURVE = 28  # points of an insertion or deletion curve
 
@@ -50,20 +50,18 @@ class Setup:
 
     model: xaihub.Model
     inputs: Tensor  # (1, C, H, W)
-    target: Any
+    target: int
     heat: Tensor  # (H, W), whose insertion and deletion are measured
 
     @classmethod
-    def of(cls, name: str, backend: str, precision: str) -> Setup:
+    def of(cls, name: str, runtime: xaihub.Runtime, device: str = "cpu") -> Setup:
         """Load a bundled or a randomly initialised model."""
         torch.manual_seed(0)
-        runtime = xaihub.Runtime(backend=backend, precision=precision)  # type: ignore[arg-type]
         scratch = name != "efficientnet_lite0"
-        model = xaihub.Hub().load_model(name, device="cpu", scratch=scratch, runtime=runtime)
+        model = xaihub.Hub().load_model(name, device=device, scratch=scratch, runtime=runtime)
         image, _ = model.prepare(xaihub.load_image(xaihub.sample_photo()).rgb)
         heat = interpolate(torch.rand(1, 1, 7, 7), image.shape[1:], mode="bicubic")[0, 0]
-        target = int(model.predict(image[None]).argmax())
-        return cls(model, image[None], target, heat)
+        return cls(model, image[None], int(model.predict(image[None]).argmax()), heat)
 
     def explain(self, explainer: xaihub.Explainer) -> Tensor:
         """Return a map."""
@@ -78,7 +76,27 @@ class Setup:
         explanation = xaihub.Explanation(values=self.heat[None], target=score, predicted=score)
         case = xaihub.Case(scene=scene, explanation=explanation)
         for name in ("insertion", "deletion"):
-            xaihub.get_metric(name, steps=CURVE, baseline="blur").measure(case)
+            xaihub.Hub().get_metric(name, steps=CURVE, baseline="blur").measure(case)
+
+    def alone(self, passes: int) -> None:
+        """Run as many passes on ready inputs, in the same configuration."""
+        rows = batch_rows(self.model)
+        ready = self.inputs.expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), self.model.executing(passes), self.model.executor.one_period():
+            for start in range(0, passes, rows):
+                part = ready[: passes - start]
+                with self.model.autocast():
+                    self.model.executor.network(self.model.module, part)(part)
+
+    def correlation(self, explainer: xaihub.Explainer) -> float:
+        """Return the correlation of a map with that of the network itself."""
+        found = self.explain(explainer)
+        handle = next(self.model.module.children()).register_forward_hook(lambda *_: None)  # nothing replaces it
+        try:
+            plain = self.explain(explainer)
+        finally:
+            handle.remove()
+        return float(torch.corrcoef(torch.stack([found.flatten(), plain.flatten()]).double())[0, 1])
 
 
 def explainers(masks: int, layer: str) -> dict[str, xaihub.Explainer]:
@@ -93,17 +111,28 @@ def explainers(masks: int, layer: str) -> dict[str, xaihub.Explainer]:
     return {title: xaihub.get_explainer(name, **values) for title, (name, values) in settings.items()}
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of a call."""
-    start = time.process_time()
+def seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call, or the wall seconds if torch has a GPU."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.synchronize()
+    clock = time.perf_counter if gpu else time.process_time
+    start = clock()
     work()
-    return time.process_time() - start
+    if gpu:
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """Return the median of the ratios of neighbouring measurements."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def compare(
-    setups: dict[str, Setup], explainer: xaihub.Explainer | None, peer: Peer, rows: int, repeats: int
+    setups: Mapping[str, Setup], explainer: xaihub.Explainer | None, peer: Peer, rows: int, repeats: int
 ) -> dict[str, tuple[float, float]]:
-    """Return, for each backend, our time per pass over the peer's, and over that of bare passes."""
+    """Return, for each of ours, the time per pass over the peer's, and over that of bare passes."""
     runs = {name: partial(each.explain, explainer) if explainer else each.curves for name, each in setups.items()}
     passes = {}
     for name, setup in setups.items():
@@ -113,10 +142,10 @@ def compare(
     before = peer.network.rows
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
-        times.setdefault("peer", []).append(cpu_seconds(lambda: peer.run(rows)))
+        times.setdefault("peer", []).append(seconds(partial(peer.run, rows)))
         for name, setup in setups.items():
-            times.setdefault(name, []).append(cpu_seconds(runs[name]))
-            times.setdefault(f"{name} bare", []).append(cpu_seconds(lambda: alone(setup, passes[name])))
+            times.setdefault(name, []).append(seconds(runs[name]))
+            times.setdefault(f"{name} bare", []).append(seconds(partial(setup.alone, passes[name])))
     theirs = (peer.network.rows - before) / repeats
     return {
         name: (ratio(times[name], times["peer"]) * theirs / passes[name], ratio(times[name], times[f"{name} bare"]))
@@ -124,76 +153,76 @@ def compare(
     }
 
 
-def ratio(first: list[float], second: list[float]) -> float:
-    """Return the median of the ratios of neighbouring measurements."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+def first(setup: Setup, explainer: xaihub.Explainer) -> float:
+    """Explain until the batch size is found; return the extra seconds of the first explanation."""
+    work = partial(setup.explain, explainer)
+    return seconds(work) - min(seconds(work) for _ in range(2))
 
 
-def settled(setup: Setup, explainer: xaihub.Explainer) -> float:
-    """Explain until the batch size is found; return the extra CPU seconds of the first explanation."""
-    return cpu_seconds(lambda: setup.explain(explainer)) - min(
-        cpu_seconds(lambda: setup.explain(explainer)) for _ in range(2)
-    )
+def table(
+    models: Iterable[str], make: Callable[[str], Mapping[str, Setup]], batches: Sequence[int], options: Any
+) -> None:
+    """Print one row per model and method.
 
-
-def alone(setup: Setup, passes: int) -> None:
-    """Run as many passes on ready inputs, in the same configuration."""
-    rows = batch_rows(setup.model)
-    ready = setup.inputs.expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), setup.model.executing(passes), setup.model.executor.one_period():
-        for start in range(0, passes, rows):
-            part = ready[: passes - start]
-            with setup.model.autocast():
-                setup.model.executor.network(setup.model.module, part)(part)
-
-
-def correlation(setup: Setup, explainer: xaihub.Explainer) -> float:
-    """Return the correlation of a map with that of the network itself."""
-    found = setup.explain(explainer)
-    handle = next(setup.model.module.children()).register_forward_hook(lambda *_: None)  # so that nothing replaces it
-    try:
-        plain = setup.explain(explainer)
-    finally:
-        handle.remove()
-    return float(torch.corrcoef(torch.stack([found.flatten(), plain.flatten()]).double())[0, 1])
-
-
-def main() -> None:
-    """Print one row per model and method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--backends", nargs="+", default=["eager", "openvino"], help="eager: the default installation")
-    parser.add_argument("--precision", default="f32")
-    parser.add_argument("--methods", nargs="+", help="such as RISE or 'partition SHAP'; default: all")
-    parser.add_argument("--masks", type=int, default=60, help="masks or samples; ratios hardly depend on them")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    Args:
+        models: Names.
+        make: Returns ours, by the titles of their columns, for a name.
+        batches: Rows per pass to try for the peers.
+        options: With `masks`, `repeats` and `methods`.
+    """
     warnings.simplefilter("ignore")
-    print(f"{options.precision}, {options.masks} masks, {options.repeats} repeats, torch {torch.__version__}")
+    print(f"{options.masks} masks, {options.repeats} repeats, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        for name in options.models:
-            setups = {backend: Setup.of(name, backend, options.precision) for backend in options.backends}
-            ours, some = explainers(options.masks, LAYERS.get(name, "")), setups[options.backends[0]]
+        for name in models:
+            setups = make(name)
+            ours, some = explainers(options.masks, LAYERS.get(name, "")), next(iter(setups.values()))
             theirs = peers(some, options.masks, LAYERS.get(name, ""), CURVE, WINDOW)
             pilot = next(iter(theirs.values())).pilot
-            rows = min(BATCHES, key=lambda size: min(cpu_seconds(lambda: pilot(size)) for _ in range(2)))
+            pilot(batches[0])  # whatever is prepared once
+            tried = {rows: min(seconds(partial(pilot, rows)) for _ in range(2)) for rows in batches}
+            rows = min(tried, key=lambda rows: tried[rows])
             print(f"\n{name}: {rows} rows per pass of the peers")
-            for backend, setup in setups.items():
-                first = settled(setup, ours["RISE"])
-                print(f"{backend}: {batch_rows(setup.model)} rows per pass, first {first:.2f} s")
-            columns = "".join(f"{backend + '/peer':>15}{'/bare':>7}{'map':>9}" for backend in setups)
-            print(f"{'':20}{columns}", flush=True)
+            for title, setup in setups.items():
+                spent = first(setup, ours["RISE"])
+                print(f"{title}: {batch_rows(setup.model)} rows per pass, first {spent:.2f} s")
+            heads = "".join(f"{title + '/peer':>15}{'/bare':>7}{'map':>9}" for title in setups)
+            print(f"{'':20}{heads}", flush=True)
             for title, peer in theirs.items():
                 if options.methods and title not in options.methods:
                     continue
-                found = compare(setups, ours.get(title), peer, rows, options.repeats)
                 line = f"{title:20}"
-                for backend, (by_peer, by_bare) in found.items():
-                    same = correlation(setups[backend], ours[title]) if title in ours else nan
-                    line += f"{by_peer:15.2f}{by_bare:7.2f}{same:9.5f}"
+                for own, found in compare(setups, ours.get(title), peer, rows, options.repeats).items():
+                    same = setups[own].correlation(ours[title]) if title in ours else nan
+                    line += f"{found[0]:15.2f}{found[1]:7.2f}{same:9.5f}"
                 print(f"{line}  {peer.name}", flush=True)
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that both scripts have."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--models", nargs="+", default=MODELS)
+    made.add_argument("--methods", nargs="+", help="such as RISE or 'partition SHAP'; default: all")
+    made.add_argument("--masks", type=int, default=60, help="masks or samples; ratios hardly depend on them")
+    made.add_argument("--repeats", type=int, default=5)
+    return made
+
+
+def main() -> None:
+    """Print the table for CPUs."""
+    made = parser(__doc__)
+    made.add_argument("--backends", nargs="+", default=["eager", "openvino"], help="eager: the default installation")
+    made.add_argument("--precision", default="f32")
+    options = made.parse_args()
+    torch.set_num_threads(1)
+
+    def make(name: str) -> dict[str, Setup]:
+        return {
+            backend: Setup.of(name, xaihub.Runtime(backend=backend, precision=options.precision))
+            for backend in options.backends
+        }
+
+    table(options.models, make, (1, 2, 4, 8, 16), options)
 
 
 if __name__ == "__main__":

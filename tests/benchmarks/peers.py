@@ -50,8 +50,8 @@ def peers(setup: Any, masks: int, layer: str, points: int, window: int) -> dict[
     network = Counting(copy.deepcopy(model.module).to(memory_format=torch.contiguous_format)).eval()
     grey, blur = (baseline_image(kind, model, inputs[0])[None] for kind in ("grey", "blur"))
     features = make_features("superpixels:50", model, inputs[0])
-    segments = features.spread(torch.arange(features.count))[None, None]
-    ready = inputs.repeat(16, 1, 1, 1)
+    segments = features.spread(torch.arange(features.count))[None, None].to(inputs.device)
+    ready = inputs.repeat(16 if inputs.device.type == "cpu" else 256, 1, 1, 1)
 
     def pilot(rows: int) -> None:
         with torch.inference_mode():
@@ -75,10 +75,10 @@ def peers(setup: Any, masks: int, layer: str, points: int, window: int) -> dict[
     def partition(rows: int) -> object:
         def scores(images: Any) -> Any:
             with torch.inference_mode():
-                return network(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
+                return network(torch.from_numpy(images).permute(0, 3, 1, 2).float().to(inputs.device)).cpu().numpy()
 
-        image = inputs.permute(0, 2, 3, 1).numpy()
-        masker = shap.maskers.Image(blur[0].permute(1, 2, 0).numpy(), image.shape[1:])
+        image = inputs.permute(0, 2, 3, 1).cpu().numpy()
+        masker = shap.maskers.Image(blur[0].permute(1, 2, 0).cpu().numpy(), image.shape[1:])
         explainer = shap.PartitionExplainer(scores, masker)
         return explainer(image, max_evals=masks, batch_size=rows, outputs=np.array([target]), silent=True)
 
@@ -114,8 +114,8 @@ def rise(network: nn.Module, inputs: Tensor, target: int, masks: int, rows: int)
     shown = torch.empty(masks, 1, height, width)
     for number, (y, x) in enumerate(zip(torch.randint(up[0], (masks,)), torch.randint(up[1], (masks,)), strict=True)):
         shown[number] = large[number, :, y : y + height, x : x + width]
-    scores = [network(part * inputs).softmax(1)[:, target] for part in shown.split(rows)]
-    return torch.einsum("n,nhw->hw", torch.cat(scores), shown[:, 0]) / masks / 0.5
+    scores = [network(part.to(inputs.device) * inputs).softmax(1)[:, target] for part in shown.split(rows)]
+    return torch.einsum("n,nhw->hw", torch.cat(scores).cpu(), shown[:, 0]) / masks / 0.5
 
 
 @torch.inference_mode()
