@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,7 @@ from xaihub.evaluation.tasks import (
 from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
+from xaihub.models.tuning import choices_of_run
 from xaihub.specs import Origin
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,11 @@ def evaluate(
         store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         run.show_scores()
-        return run.work(models)
+        with choices_of_run(store.choices) as choices:
+            try:
+                return run.work(models)
+            finally:
+                store.set_choices(choices)
 
 
 @dataclass(kw_only=True)
@@ -157,7 +163,7 @@ class Run:
                     self._keep(task, record)
 
     def _elsewhere(self, engine: Engine, models: Sequence[Model]) -> None:
-        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout)
+        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout, self.store.choices)
         with closing(engine.run(Start(settings), map(pack_task, self._tasks()))) as answers:
             for asked, answer in answers:
                 task = unpack_task(asked)
@@ -266,8 +272,18 @@ class Run:
             self.watch(step, done, self._before(len(self.plan.config.models), 0))
 
 
-def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float) -> bytes:
+def settings_of_workers(
+    hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float, choices: Mapping[str, Any]
+) -> bytes:
     """Return what workers in other processes need to compute the tasks of a plan.
+
+    Args:
+        hub: Where the plan's names come from.
+        plan: What they compute.
+        models: The plan's models.
+        engine: Where they run.
+        timeout: As in `evaluate`.
+        choices: The fastest batch sizes that are known.
 
     Raises:
         EngineError: Something of the plan exists in this process only.
@@ -292,7 +308,8 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
     torch["threads"] = engine.threads(torch["threads"])
-    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
+    message = {"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}
+    return packed({**message, "choices": choices}, {})
 
 
 def _elsewhere(origin: Origin) -> bool:

@@ -12,8 +12,9 @@ from torch.nn.modules import module as torch_module
 
 from xaihub.models import folding, fusing
 from xaihub.models.backends import EAGER, Candidate, Compiled, within
+from xaihub.models.graphs import Graphed
 from xaihub.models.hashing import tensors_of
-from xaihub.models.headed import Shell
+from xaihub.models.headed import Headed, Shell
 from xaihub.models.recording import recorded
 from xaihub.models.tuning import Tuning
 
@@ -91,6 +92,8 @@ class Executor:
         key = self._key(model)
         if key not in self._tunings:
             fixed, threads = model.runtime.batch_size, model.runtime.threads
+            if model.device.type != "cpu":  # it works while Python goes on, and large batches suit it
+                fixed, threads = fixed or most(), threads or torch.get_num_threads()
             self._tunings[key] = Tuning(
                 f"{key} {model.structure_hash}",
                 about=model.name,
@@ -234,13 +237,15 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _faster(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+def _faster(network: nn.Module, inputs: Tensor, *, whole: bool = True) -> nn.Module | None:
+    """Return a faster copy, or None; only that of a `whole` network is free of hooks while it runs."""
     if isinstance(network, Shell):
-        inner = _faster(network.shell_network, inputs)
+        inner = _faster(network.shell_network, inputs, whole=isinstance(network, Headed))
         return None if inner is None else network.around(inner)
     with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
         folded = folding.folded(network, inputs[:1])
-        return fusing.fused(folded or network, inputs) or folded
+        fast = fusing.fused(folded or network, inputs) or folded
+    return Graphed(fast or folding.without_hooks(network)) if whole and inputs.is_cuda else fast
 
 
 def _sources(network: nn.Module) -> list[Tensor]:
