@@ -19,12 +19,14 @@ from xaihub.cli._options import (
     BUDGETS,
     DEVICE,
     EXPLAINER,
+    INPUT,
     LIKE,
     LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
     OUTPUTS,
+    PAGE,
     PARAM,
     PRECISION,
     SEED,
@@ -36,6 +38,7 @@ from xaihub.cli._options import (
     options,
 )
 from xaihub.cli._output import note, passes, progress, put, put_board, put_checkpoints, put_json, say, table
+from xaihub.cli._prepare import TEMPLATE
 from xaihub.hub import DEFAULT_TIMEOUT
 from xaihub.params import Precision
 
@@ -44,6 +47,13 @@ if TYPE_CHECKING:
     from xaihub.evaluation.results import ScoreRow
     from xaihub.hub import Hub
     from xaihub.models.model import Model
+
+
+def _has_plan(ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
+    """Let a plan that exists win over the user's defaults; this option is read before those that have any."""
+    if given is not None:
+        ctx.default_map = {}
+    return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,8 @@ class EvaluateOptions(Display):
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
+    page: Annotated[int | None, PAGE] = None
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -88,9 +100,19 @@ class EvaluateOptions(Display):
     address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
-    config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
+    template: Annotated[str | None, TEMPLATE] = None
+    config: Annotated[
+        str | None,
+        Opt("YAML file with the plan; options override its keys.", metavar="FILE", is_eager=True, callback=_has_plan),
+    ] = None
     resume: Annotated[
-        str | None, Opt("Resume a run; may add images, models, explainers and metrics.", metavar="FOLDER")
+        str | None,
+        Opt(
+            "Resume a run; may add images, models, explainers and metrics.",
+            metavar="FOLDER",
+            is_eager=True,
+            callback=_has_plan,
+        ),
     ] = None
     only_missing: Annotated[bool, Opt("With --resume: do not retry what failed.")] = False
     dry_run: Annotated[bool, Opt("Print the plan and its cost, measured on one image; nothing is stored.")] = False
@@ -119,6 +141,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
     if given.only_missing and not given.resume:
         raise click.UsageError("--only-missing requires --resume")
+    if given.template and (given.resume or given.config):
+        raise click.UsageError("--template cannot be combined with --config or --resume, which have a plan")
     if given.resume and given.config:
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     if not (images or given.resume or given.config):
@@ -128,7 +152,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         images,
         lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
         params=given.settings,
-        scalars=vars(given),
+        scalars={**vars(given), "input": {setting.name: setting.value for setting in given.inputs}},
         no_controls=given.no_controls,
         config=given.config,
         resume=given.resume,

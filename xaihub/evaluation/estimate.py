@@ -76,7 +76,7 @@ def estimate(
     Raises:
         XaihubError: No image can be read, a model cannot be loaded, or the store cannot be written.
     """
-    readable = next((item for item in plan.images.items() if _readable(item)), None)
+    readable = next((item for item in plan.images.items() if _readable(item, plan.config.page)), None)
     if readable is None:
         raise InputError("none of the images can be read")
     images = Sources([readable])  # of the others, those that it may be combined with are enough
@@ -112,9 +112,9 @@ def estimate(
     )
 
 
-def _readable(item: Item) -> bool:
+def _readable(item: Item, page: int | None) -> bool:
     try:
-        places.load(item.where, item.source)
+        places.load(item.where, item.source, page=page)
     except XaihubError:
         return False
     return True

@@ -22,6 +22,7 @@ from xaihub.explainers.target import Target
 from xaihub.hub import Hub, pick_device
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
+from xaihub.models.cards import read_input
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
 from xaihub.models.prompts import aimed
@@ -114,6 +115,8 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     controls = _controls(hub)
     with _at(file, "images"):
         images = listed(config.images, limit=config.limit)
+    with _at(file, "input"):
+        read_input(config.input)
     with _at(file, "shard"):
         Shard.parse(config.shard)
     with _at(file, "labels"):
@@ -174,7 +177,7 @@ def load_one(hub: Hub, config: Config, name: str) -> Model:
     runtime = Runtime(
         batch_size=config.batch_size, threads=config.threads, backend=config.backend, precision=config.precision
     )
-    model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
+    model = hub.load_model(name, device=config.device, outputs=config.outputs, input=config.input, runtime=runtime)
     return aimed(model, like_images=config.like, texts=config.text)
 
 

@@ -206,7 +206,7 @@ class Contents:
         if source == "-":
             return None, "the image came from standard input, which is not kept"
         try:
-            image = load_image(source)
+            image = load_image(source, page=self.config.page)
         except XaihubError as error:
             return None, self.text(f"the image cannot be shown: {error}")
         if image.sha256 != self.sources[source]:
