@@ -14,8 +14,9 @@ from torch import Tensor
 from tests.evaluate.toys import Toys, config
 from xaihub import Explainer, ExplainerSpec, Meta, Model, Passes, ResolvedTarget, hookimpl, rounds
 from xaihub.api.evaluate import planned
-from xaihub.cli import cli
+from xaihub.cli import _defaults, cli
 from xaihub.cli._app import App
+from xaihub.cli.evaluate import evaluate as evaluate_on_the_command_line
 from xaihub.errors import ParameterError
 from xaihub.evaluation.config import Choice, Config, read_config
 from xaihub.evaluation.isolation import unpacked
@@ -133,3 +134,9 @@ def test_the_command_takes_several_budgets_and_keeps_them_in_the_run(
         scalars={"budget": ("500",)}, no_controls=False, config=None, resume=None,
     )  # fmt: skip
     assert one.budget == "500"
+
+
+def test_a_default_of_the_users_own_is_one_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XAIHUB_CONFIG", str(tmp_path))
+    monkeypatch.setenv("XAIHUB_BUDGET", "500")
+    assert _defaults.of_command(evaluate_on_the_command_line)["budget"] == ("500",)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import rankdata, wilcoxon
 
 from xaihub import hookimpl
 from xaihub.cli._output import put_board
@@ -66,6 +66,22 @@ def test_differences_of_one_sign_have_the_exact_p_value(count: int) -> None:
     ahead = np.random.default_rng(2).uniform(0.1, 1, size=count)
     assert p_value(ahead) == pytest.approx(2.0 ** (1 - count))
     assert p_value(-ahead) == pytest.approx(2.0 ** (1 - count))
+
+
+@pytest.mark.parametrize("count", [8, 50, 51, 200])
+def test_p_values_are_those_of_scipy(count: int) -> None:
+    changes = np.random.default_rng(count).normal(size=count) + 0.5
+    assert p_value(changes) == pytest.approx(wilcoxon(changes).pvalue)
+
+
+def test_ties_have_the_exact_p_value_of_all_signs() -> None:
+    tied = np.array([1, 1, -1, 2, 2, -1, 3, 1.0])
+    ranks = rankdata(np.abs(tied))
+    observed = ranks[tied > 0].sum()
+    sums = [ranks[np.array(signs) > 0].sum() for signs in product((-1, 1), repeat=len(tied))]
+    assert p_value(tied) == pytest.approx(2 * np.mean([one >= observed for one in sums]))
+    many = np.random.default_rng(9).integers(-2, 4, size=400).astype(float)
+    assert p_value(many) == pytest.approx(wilcoxon(many).pvalue)
 
 
 @pytest.mark.parametrize("comparisons", [1, 6, 105])
