@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,7 @@ from xaihub.evaluation.tasks import (
 from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
+from xaihub.params import Parametrised
 from xaihub.specs import Origin
 
 log = logging.getLogger(__name__)
@@ -271,10 +273,8 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
     Raises:
         EngineError: Something of the plan exists in this process only.
     """
-    here = next((one for one in [*plan.explainers, *plan.metrics] if not _elsewhere(one.origin)), None)
+    shared = shared_settings(hub, [*plan.explainers, *plan.metrics], engine)
     hint = "use the engine 'local' with one job"
-    if here is not None:
-        raise EngineError(f"{here.described} exists in this process only", hint=f"{hint}, or put it into a plugin file")
     unnamed = next((model.name for model in models if model.loaded is None), None)
     if unnamed is not None:
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
@@ -285,10 +285,23 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
         kind: [Choice(one.name, one.parameters) for one in getattr(plan, kind)] for kind in ("explainers", "metrics")
     }
     config = msgspec.structs.replace(plan.config, images=["-"], controls=False, **named)
+    return packed({"config": msgspec.to_builtins(config), "timeout": timeout, **shared}, {})
+
+
+def shared_settings(hub: Hub, methods: Sequence[Parametrised], engine: Engine) -> dict[str, Any]:
+    """Return what any worker needs to know: the plugin files, and the settings of torch with its part of the threads.
+
+    Raises:
+        EngineError: A method exists in this process only.
+    """
+    here = next((one for one in methods if not _elsewhere(one.origin)), None)
+    if here is not None:
+        raise EngineError(
+            f"{here.described} exists in this process only", hint="use one job, or put it into a plugin file"
+        )
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
-    torch["threads"] = engine.threads(torch["threads"])
-    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
+    return {"files": files, "torch": {**torch, "threads": engine.threads(torch["threads"])}}
 
 
 def _elsewhere(origin: Origin) -> bool:
