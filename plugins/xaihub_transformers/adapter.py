@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing, TextEncoder
-from xaihub.files import check_file, inside
+from xaihub.files import check_file, inside, rooted
 from xaihub_transformers.attention import NAME, mark
 from xaihub_transformers.networks import Backbone, Classifier, ImageTower, prefix_tokens
 from xaihub_transformers.preprocessing import preprocessing
@@ -47,6 +47,10 @@ class TransformersAdapter(ModelAdapter):
     def knows(self, name: str) -> bool:
         """Whether the name has the prefix; a folder or the hub decides about the rest."""
         return name.startswith(PREFIX) and len(name) > len(PREFIX)
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of a folder."""
+        return rooted(name, PREFIX) if _Source.is_folder(name.removeprefix(PREFIX)) else name
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes."""
@@ -102,7 +106,7 @@ class _Source:
 
     def __init__(self, name: str, *, base: str) -> None:
         folder = Path(base) / Path(name).expanduser()
-        self.local = folder.is_dir() or name.startswith(("/", ".", "~"))
+        self.local = self.is_folder(name, base)
         self.name, _, revision = (str(folder), "", "") if self.local else name.partition("@")
         self.options: dict[str, Any] = {**_LOCAL, **({"revision": revision} if revision else {})}
         if not self.local:
@@ -110,6 +114,11 @@ class _Source:
         if base:
             inside(base, str(folder), who=f"model {name!r}", error=ModelError)
         check_file(Path(self.name) / "config.json", what="configuration", error=ModelError, limit=LARGEST)
+
+    @staticmethod
+    def is_folder(name: str, base: str = "") -> bool:
+        """Whether a name is that of a folder, which goes before a repository."""
+        return (Path(base) / Path(name).expanduser()).is_dir() or name.startswith(("/", ".", "~"))
 
     def check_weights(self) -> None:
         """Refuse a folder without weights in safetensors."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaihub.api.evaluate import rooted
+from xaihub.api.evaluate import root_paths
 from xaihub.api.parameters import Setting, assign
 from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
@@ -232,7 +232,7 @@ class Tuner:
         )
         if config.backend == "auto":
             config.backend = hub.automatic_backend
-        rooted(config)
+        root_paths(hub, config)
         self._hub, self._model, self._explainer, self._config = hub, model, spec.name, config
         self._search = Search(hub, config, spec.name, self.space.settings(trials, config.seed))
         self.notes, self.halves = self._search.notes, self._search.halves

@@ -7,6 +7,7 @@ import click
 from xaihub import __version__
 from xaihub.cli._app import App, Commands, Group
 from xaihub.cli._defaults import Lazy
+from xaihub.notices.leaving import leave
 
 # Where each command is defined, which is imported when the command is used, and its line in `xaihub --help`.
 COMMANDS = {
@@ -84,4 +85,8 @@ cli.commands = _COMMANDS
 
 def main() -> None:
     """Run the command line."""
-    cli(prog_name="xaihub")
+    try:
+        cli(prog_name="xaihub")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 1)
+        raise

@@ -70,7 +70,9 @@ def _fitting(option: click.Option, value: Any) -> Any:
     """Return a value as an option of one command takes it, or a function that refuses it once it is used."""
     import click
 
-    if not isinstance(value, tuple) or option.multiple:
+    if option.multiple:
+        return value if isinstance(value, tuple) else (value,)
+    if not isinstance(value, tuple):
         return value
     if len(value) == 1:
         return value[0]

@@ -168,6 +168,7 @@ BUDGET = Opt(
     " counts as two. Methods that cannot choose their number of passes are named.",
     metavar="N|SECONDSs",
 )  # fmt: skip
+BUDGETS = Opt(f"{BUDGET.settings['help']} Repeatable: each explainer runs with each budget.", metavar="N|SECONDSs")
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 _LIMIT = (
     "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"

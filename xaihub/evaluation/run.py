@@ -136,6 +136,7 @@ class Run:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
         started = time.perf_counter()
         loaded = load_models(self.hub, self.plan) if models is None else models
+        self.store.add_structures({model.name: model.structure_hash for model in loaded})
         self._keys = [Keys(self.hub, self.plan.config, model, self.plan.explainers) for model in loaded]
         if self.engine is None:
             self._here(loaded)
@@ -280,11 +281,14 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
         raise EngineError("workers cannot read standard input", hint=hint)
-    # By name, as another process may have other controls.
+    # By name, as another process may have other controls; each with its budget, as the plan's apply to all.
     named = {
-        kind: [Choice(one.name, one.parameters) for one in getattr(plan, kind)] for kind in ("explainers", "metrics")
+        "explainers": [
+            Choice(one.name, one.parameters, one.granted.typed if one.granted else None) for one in plan.explainers
+        ],
+        "metrics": [Choice(one.name, one.parameters) for one in plan.metrics],
     }
-    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, **named)
+    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, budget=None, **named)
     return packed({"config": msgspec.to_builtins(config), "timeout": timeout, **shared}, {})
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from xaihub.models import folding, fusing
 from xaihub.models.backends import EAGER, Candidate, Compiled, within
-from xaihub.models.folding import folded, sources
 from xaihub.models.hashing import tensors_of
 from xaihub.models.headed import Shell
 from xaihub.models.tuning import Tuning
@@ -129,7 +129,7 @@ class Executor:
             return network
         if state != self._state or not self._same_contents():
             self.backend, self._compiled = EAGER, None
-            self._replace(network, _folded(network, inputs[:1].clone()), sources)
+            self._replace(network, _faster(network, inputs[:COMPARED].clone()), _sources)
             if self._candidate is not None:
                 self._candidate.reset()
         self._passes += len(inputs)
@@ -183,9 +183,15 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+def _faster(network: nn.Module, inputs: Tensor) -> nn.Module | None:
     if isinstance(network, Shell):
-        inner = _folded(network.shell_network, inputs)
+        inner = _faster(network.shell_network, inputs)
         return None if inner is None else network.around(inner)
     with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
-        return folded(network, inputs)
+        folded = folding.folded(network, inputs[:1])
+        return fusing.fused(folded or network, inputs) or folded
+
+
+def _sources(network: nn.Module) -> list[Tensor]:
+    found = {id(tensor): tensor for find in (folding.sources, fusing.sources) for tensor in find(network)}
+    return list(found.values())

@@ -15,6 +15,8 @@ from functools import cache, partial
 from operator import eq
 from typing import Any, NamedTuple
 
+from xaihub.notices.leaving import LEFT
+
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 _SHOWN = 60  # characters of both values of a setting
 # Functions that torch itself replaces when a part of it is imported.
@@ -77,8 +79,13 @@ class Observer:
         for owner, functions in self._functions:
             found += self._functions_changed(owner, functions, undo)
         if self._threads is not None:
-            found += [f"the threads ({thread.name!r} still runs)" for thread in left_over(self._threads)]
-            found += [f"the processes ({child.name!r} still runs)" for child in _children() - self._children]
+            threads, children = left_over(self._threads), _children() - self._children
+            found += [f"the threads ({thread.name!r} still runs)" for thread in threads]
+            found += [f"the processes ({child.name!r} still ran)" for child in children]
+            if undo:
+                LEFT.update(threads)
+                for child in children:
+                    child.kill()
         return found
 
     def _functions_changed(self, owner: Any, functions: dict[str, Any], undo: bool) -> list[str]:
