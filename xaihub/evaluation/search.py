@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from xaihub.errors import ParameterError
+from xaihub.evaluation.bootstrap import interval
 from xaihub.evaluation.config import Choice, Config
 from xaihub.evaluation.engine import Engine
 from xaihub.evaluation.estimate import estimate
 from xaihub.evaluation.keys import Keys
-from xaihub.evaluation.leaderboard import interval
 from xaihub.evaluation.plan import Plan, load_models, make_plan
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.run import Watch, evaluate
