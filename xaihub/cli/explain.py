@@ -96,6 +96,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
         models = selection.load(app.hub, bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
+        bar.of(len(models) * len(explainers) * len(sources), "explanations")
         limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
 
         def stem_of(outcome: Outcome) -> Path:
@@ -121,6 +122,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
             page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
             for outcome in group:
                 done += 1
+                bar.advance()
                 if outcome.error is not None:
                     failed += 1
                     codes.add(outcome.error.exit_code)
