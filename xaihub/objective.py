@@ -191,7 +191,8 @@ class Objective(Parametrised, ABC):
         if weights is None:
             return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         weights = weights.to(logits.device)
-        return F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
+        total = F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum")
+        return total / len(labels)
 
     def comparable(self, epoch: int) -> bool:
         """Return whether the validation loss after an epoch (counted from 1) is comparable with all later ones.
