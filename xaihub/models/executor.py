@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from xaihub.models import folding, fusing
 from xaihub.models.backends import EAGER, Candidate, Compiled, within
-from xaihub.models.folding import folded, sources
+from xaihub.models.graphs import Graphed
 from xaihub.models.hashing import tensors_of
-from xaihub.models.headed import Shell
+from xaihub.models.headed import Headed, Shell
 from xaihub.models.recording import recorded
 from xaihub.models.tuning import Tuning
 
@@ -91,6 +92,8 @@ class Executor:
         key = self._key(model)
         if key not in self._tunings:
             fixed, threads = model.runtime.batch_size, model.runtime.threads
+            if model.device.type != "cpu":  # it works while Python goes on, and large batches suit it
+                fixed, threads = fixed or most(), threads or torch.get_num_threads()
             self._tunings[key] = Tuning(
                 f"{key} {model.structure_hash}",
                 about=model.name,
@@ -144,7 +147,7 @@ class Executor:
             return network
         if state != self._state or not self._same_contents():
             self.backend, self._compiled = EAGER, None
-            self._replace(network, self._prepared(network, inputs[:1].clone()), sources)
+            self._replace(network, self._prepared(network, inputs[:COMPARED].clone()), _sources)
             if self._candidate is not None:
                 self._candidate.reset()
         self._passes += len(inputs)
@@ -159,7 +162,7 @@ class Executor:
         return network if self._fast is None else self._fast
 
     def _prepared(self, network: nn.Module, inputs: Tensor) -> nn.Module | None:
-        return _folded(network, inputs)
+        return _faster(network, inputs)
 
     def _compilable(self, network: nn.Module) -> nn.Module | None:
         return network
@@ -234,9 +237,17 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+def _faster(network: nn.Module, inputs: Tensor, *, whole: bool = True) -> nn.Module | None:
+    """Return a faster copy, or None; only that of a `whole` network is free of hooks while it runs."""
     if isinstance(network, Shell):
-        inner = _folded(network.shell_network, inputs)
+        inner = _faster(network.shell_network, inputs, whole=isinstance(network, Headed))
         return None if inner is None else network.around(inner)
     with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
-        return folded(network, inputs)
+        folded = folding.folded(network, inputs[:1])
+        fast = fusing.fused(folded or network, inputs) or folded
+    return Graphed(fast or folding.without_hooks(network)) if whole and inputs.is_cuda else fast
+
+
+def _sources(network: nn.Module) -> list[Tensor]:
+    found = {id(tensor): tensor for find in (folding.sources, fusing.sources) for tensor in find(network)}
+    return list(found.values())
