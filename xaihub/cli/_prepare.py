@@ -63,8 +63,8 @@ def prepare(
 
     def load(step: Callable[[int, int], None]) -> list[Model]:
         models = load_models(hub, wanted, step)
-        models = [aimed(model, like_images=wanted.like, texts=wanted.text) for model in models]
-        return [model.with_head(head) for model in models for head in made] or models
+        head = made[0] if made else None
+        return [aimed(model, like_images=wanted.like, texts=wanted.text, head=head) for model in models]
 
     return explainers, load
 

@@ -275,7 +275,7 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
     hint = "use the engine 'local' with one job"
     if here is not None:
         raise EngineError(f"{here.described} exists in this process only", hint=f"{hint}, or put it into a plugin file")
-    unnamed = next((model.name for model in models if model.loaded is None), None)
+    unnamed = next((model.name for model in models if model.loaded is None and not model.head), None)
     if unnamed is not None:
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
