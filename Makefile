@@ -68,7 +68,7 @@ publish-site: $(VENV)/.installed-docs  ## Publish the site of VERSION beside tho
 
 api: $(VENV)/.installed-dev  ## Accept an intended change of the public names, hooks and JSON output.
 	$(BIN)/python docs/public_api.py
-	$(BIN)/python docs/schemas.py
+	$(BIN)/python -m docs.schemas
 
 support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model family (minutes).
 	$(BIN)/python docs/support_matrix.py

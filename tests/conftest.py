@@ -11,7 +11,8 @@ import click
 import pytest
 import torch
 
-from docs.schemas import OUTPUTS, validate
+from docs.outputs import OUTPUTS
+from docs.schemas import validate
 from xaihub.cli import _defaults, _output
 
 # shap would compile its loops in every process, which takes longer than the loops of small tests.

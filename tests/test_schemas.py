@@ -8,7 +8,8 @@ import click
 import pytest
 from pydantic import ValidationError
 
-from docs.schemas import FOLDER, OUTPUTS, files, validate
+from docs.outputs import OUTPUTS
+from docs.schemas import FOLDER, files, validate
 from xaihub.cli import cli
 
 

@@ -34,6 +34,8 @@ class OpenClipAdapter(ModelAdapter):
     repository begins with "hf-hub:", and a folder contains open_clip_config.json.
     """
 
+    examples = (PREFIX + "ViT-S-32-alt",)  # the smallest
+
     def knows(self, name: str) -> bool:
         """Whether the name has the prefix; OpenCLIP decides about the rest."""
         return name.startswith(PREFIX) and len(name) > len(PREFIX)

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.toys import config, values
+from xaihub.evaluation.bootstrap import interval
 from xaihub.evaluation.charts import curve_chart, plot
 from xaihub.evaluation.columns import ListedScores
 from xaihub.evaluation.config import Choice
 from xaihub.evaluation.export import export
-from xaihub.evaluation.leaderboard import boards, interval
+from xaihub.evaluation.leaderboard import boards
 from xaihub.evaluation.merge import merge
 from xaihub.evaluation.plan import make_plan
 from xaihub.evaluation.results import ScoreRow

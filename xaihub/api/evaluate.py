@@ -19,6 +19,7 @@ from xaihub.hub import DEFAULT_TIMEOUT, Hub
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xaihub.evaluation.checkpoints import Checkpoints
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
     from xaihub.evaluation.leaderboard import Leaderboard
@@ -39,12 +40,14 @@ class Evaluation:
 
     Attributes:
         boards: One leaderboard per model.
+        checkpoints: Each model compared with the first one of the same architecture.
         totals: What was computed, and what was reused.
         failed: The images that could not be used, with the reason.
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
     boards: list[Leaderboard]
+    checkpoints: list[Checkpoints]
     totals: Totals
     failed: Mapping[str, str]
     folder: Path
@@ -95,7 +98,7 @@ def evaluate(
         address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
         plan: target, outputs, like, text, head, input (a dictionary), page, labels, masks, boxes, seed, device,
-            batch_size, threads, backend, precision, budget, limit, shard, maps, output: as the options of the command.
+            batch_size, threads, backend, precision, budget (one or a list), limit, shard, maps, output: as the options.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -104,6 +107,7 @@ def evaluate(
 
         xaihub.evaluate("photos/", explainers=["gradcam", "rise"], metrics="insertion", output="runs/first").boards
     """
+    from xaihub.evaluation.checkpoints import checkpoints
     from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.plan import load_models, make_plan
@@ -137,11 +141,13 @@ def evaluate(
         from xaihub.evaluation.estimate import estimate
 
         with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
-            return estimate(hub, work, store, loaded)
+            return estimate(hub, work, store, loaded, timeout=timeout)
     with RunStore(folder, create=not resume) as store:
         totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout, engine=workers)
+        scores = store.scores()
         return Evaluation(
-            boards=boards(store.scores(), hub, work.labels),
+            boards=boards(scores, hub, work.labels),
+            checkpoints=checkpoints(scores, store.structures, hub),
             totals=totals,
             failed=store.failed_images(),
             folder=store.folder,
@@ -194,6 +200,8 @@ def planned(
                     hint="evaluate into a new run",
                 )
             setattr(made, name, scalars[name])
+    if isinstance(made.budget, tuple):  # the command line's, where it can be repeated
+        made.budget = list(made.budget) if len(made.budget) > 1 else made.budget[0]
     for name in ("like", "text"):  # in Python, one may be given without a list
         items = getattr(made, name)
         setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
@@ -201,7 +209,7 @@ def planned(
         made.controls = False
     if made.backend == "auto":  # what it stands for here is part of the plan
         made.backend = hub.automatic_backend
-    _root(hub, made)
+    root_paths(hub, made)
     return made, file
 
 
@@ -236,7 +244,7 @@ def _update_lists(
         setattr(config, name, old + [item for item in items if item not in old])
 
 
-def _root(hub: Hub, config: Config) -> None:
+def root_paths(hub: Hub, config: Config) -> None:
     """Make paths absolute, so that the run can be resumed from any folder."""
     from xaihub.evaluation.dependence import with_rooted
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from xaihub.evaluation.board import Board, Entry
+    from xaihub.evaluation.checkpoints import Checkpoints
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
@@ -123,7 +124,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
 
 
 def put_board(board: Board) -> None:
-    """Print a leaderboard: one row per explainer, "mean [low, high]" per metric, * for the best, controls dimmed."""
+    """Print a leaderboard: one row per explainer, "mean [low, high]" per metric with its mark, controls dimmed."""
     arrows = {True: " ^", False: " v", None: ""}
     most = max((entry.count for entry in board.entries.values()), default=0)
     lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
@@ -131,25 +132,51 @@ def put_board(board: Board) -> None:
         [name, *(_entry(board.entries.get((name, metric)), most) for metric in board.metrics)]
         for name in board.explainers
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     accuracy = "" if board.accuracy is None else f", accuracy {board.accuracy:.3f} on {board.labelled} labelled images"
     put(f"{board.model}, {images} image{'' if images == '1' else 's'}{accuracy}")
-    for line, text in zip(lines, texts, strict=True):
-        # click strips the style if stdout is not a terminal.
-        click.echo(click.style(clean(text), dim=line[0] in board.controls))
-    put("^ higher is better, v lower is better, * best method; 95 % bootstrap intervals; controls are last")
+    _put_lines(lines, dimmed=board.controls)
+    put(
+        "^ higher is better, v lower is better, * best method, ~ not distinguishable from it (paired test, corrected);"
+        " 95 % bootstrap intervals; controls are last"
+    )
     for note in board.notes:
         put(f"note: {note}")
+
+
+def put_checkpoints(compared: Checkpoints) -> None:
+    """Print how the scores of two checkpoints differ: one row per explainer, "difference [low, high]" per metric."""
+    changes = {(one.explainer, one.metric): one for one in compared.changes}
+    explainers, metrics = (list(dict.fromkeys(names)) for names in zip(*changes, strict=True))
+    lines = [["explainer", *metrics]]
+    for name in explainers:
+        found = (changes.get((name, metric)) for metric in metrics)
+        lines.append([name, *(
+            "-" if one is None else f"{one.mean:+.3g} [{one.low:.3g}, {one.high:.3g}]{'*' * one.significant}"
+            for one in found
+        )])  # fmt: skip
+    put(f"{compared.second} minus {compared.first}, paired by image")
+    _put_lines(lines, dimmed=compared.controls)
+    put("* significant (paired test, corrected); 95 % bootstrap intervals of the mean difference")
+    for note in compared.notes:
+        put(f"note: {note}")
+
+
+def _put_lines(lines: Sequence[Sequence[str]], *, dimmed: Collection[str]) -> None:
+    """Print cells in columns, the rows of `dimmed` explainers dimmed."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        # click strips the style if stdout is not a terminal.
+        click.echo(click.style(clean(text), dim=line[0] in dimmed))
 
 
 def _entry(entry: Entry | None, most: int) -> str:
     if entry is None:
         return "-"
     few = "" if entry.count == most else f" (of {entry.count})"
-    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
+    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{'~' * entry.near_best}{few}"
 
 
 def passes(number: float, direction: str) -> str:
@@ -173,23 +200,36 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def progress(*, quiet: bool, unit: str = "images") -> Iterator[Progress]:
-    """Show one progress bar on stderr, with `unit` per second, unless it is not a terminal or `quiet` is set."""
+    """Show progress on stderr, with `unit` per second and the time left, unless it is not a terminal or `quiet`."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+
+    with progress_bar(Console(stderr=True), unit) as bar:
+        yield Progress(bar)
+
+
+def progress_bar(console: Any, unit: str, **settings: Any) -> Any:
+    """Return rich's progress bar with the columns of `progress`."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
+            return Text(f"{task.speed:.3g} {task.fields.get('unit', unit)}/s" if task.speed else "")
 
     start = (TextColumn("{task.description}", markup=False), BarColumn())
     columns = (*start, MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Progress(bar)
+    return Progress(*columns, console=console, transient=True, **settings)
 
 
 class Progress:
@@ -199,11 +239,25 @@ class Progress:
         """Wrap a rich progress bar, or None."""
         self._bar = bar
         self._task = None if bar is None else bar.add_task("starting", total=None)
+        self._whole: Any = None
+        self._before, self._last = 0, (0, 0)  # passes of earlier calls of a step, and what the last one reported
+
+    def of(self, count: int, unit: str) -> None:
+        """Show a bar of the whole as well, which `advance` moves by one of `count`."""
+        if self._bar is not None and count > 1:
+            self._whole = self._bar.add_task(unit, total=count, unit=unit)
+
+    def advance(self) -> None:
+        """Count one of the whole as done."""
+        if self._whole is not None:
+            self._bar.update(self._whole, advance=1)
 
     def watch(self, text: str) -> None:
-        """Describe the current step."""
+        """Describe the current step, whose amount of work is unknown."""
+        self._before, self._last = 0, (0, 0)
         if self._bar is not None:
-            self._bar.reset(self._task, description=clean(text), total=None)
+            self._bar.reset(self._task, description=clean(text))
+            self._set_total(None)
 
     def report(self, text: str, done: int, total: int) -> None:
         """Describe the current step and the progress of the whole."""
@@ -211,9 +265,22 @@ class Progress:
             self._bar.update(self._task, description=clean(text), completed=done, total=total)
 
     def step(self, done: int, total: int) -> None:
-        """Update the progress of the current step."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
+        """Update the progress of the current step: forward passes of one call; `total` is 0 if it is unknown.
+
+        A method that makes several calls, each with a total of its own, has a speed, but no known end.
+        """
+        if self._bar is None:
+            return
+        last, before = self._last
+        if last and (done < last or total not in (0, before)):
+            self._before += last
+        self._last = (done, total)
+        self._set_total(None if self._before else total or None)
+        self._bar.update(self._task, completed=self._before + done)
+
+    def _set_total(self, total: int | None) -> None:
+        # An update to another total forgets the speed, and None changes nothing.
+        next(task for task in self._bar.tasks if task.id == self._task).total = total
 
 
 def draw(image: Image) -> None:

@@ -17,10 +17,17 @@ DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
 
 
 class Choice(msgspec.Struct, forbid_unknown_fields=True):
-    """An explainer or a metric by name, with the parameters that differ from its defaults."""
+    """An explainer or a metric by name, with the parameters that differ from its defaults.
+
+    Attributes:
+        name: The name.
+        params: The parameters.
+        budget: Of an explainer: its own budget, in place of those of the plan.
+    """
 
     name: str
     params: dict[str, Any] = {}
+    budget: str | int | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +56,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         threads: CPU threads of forward passes; None is the fastest.
         backend: What runs forward passes without a graph, see `Runtime`.
         precision: Of the networks' layers.
-        budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
+        budget: Passes for each explanation (500), or seconds ("10s"), or a list of budgets, with each of which every
+            explainer runs; explainers that cannot choose are unaffected and run once.
         limit: Use only the first N images.
         shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
         maps: How maps are stored: "f32", "f16" or "none"; see `xaihub.evaluation.maps`.
@@ -77,10 +85,16 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     backend: str = "auto"
     precision: Precision = "f32"
-    budget: str | int | None = None
+    budget: str | int | list[str | int] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
     maps: Literal["f32", "f16", "none"] = "f32"
+
+    @property
+    def budgets(self) -> list[str | int]:
+        """The budgets, each once."""
+        given = self.budget if isinstance(self.budget, list) else [self.budget]
+        return list(dict.fromkeys(one for one in given if one is not None))
 
 
 def read_config(path: str | Path) -> tuple[Config, YamlFile]:

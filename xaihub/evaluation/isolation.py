@@ -50,6 +50,8 @@ class _Pool:
     def __init__(self) -> None:
         self._kept: tuple[Worker, dict[str, str]] | None = None
         atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):  # a forked process must leave the worker to its parent
+            os.register_at_fork(after_in_child=self.forget)
 
     def take(self) -> tuple[Worker, dict[str, str]]:
         """Return the kept worker with the checksums of the files that it imported, or one that has imported none."""
@@ -64,6 +66,10 @@ class _Pool:
         """Keep a worker, in place of another."""
         self.close()
         self._kept = worker, files
+
+    def forget(self) -> None:
+        """Keep none, and end none."""
+        self._kept = None
 
     def close(self) -> None:
         """End the kept worker."""

@@ -32,9 +32,9 @@ def evaluate_command(config: Config, *, images: bool = True) -> str:
     for name, value in config.input.items():
         words += ["--input", f"{name}={_plain_list(value)}"]
     for name in ("target", "outputs", "page", "labels", "masks", "boxes", "batch_size", "budget", "limit", "shard"):
-        value = getattr(config, name)
-        if value not in (None, ""):
-            words += [f"--{name.replace('_', '-')}", plain_value(value)]
+        for value in config.budgets if name == "budget" else [getattr(config, name)]:
+            if value not in (None, ""):
+                words += [f"--{name.replace('_', '-')}", plain_value(value)]
     words += ([] if config.controls else ["--no-controls"]) + ["--seed", str(config.seed), "-o", "RUN"]
     return shlex.join(words)
 
@@ -50,12 +50,13 @@ def settings(config: Config) -> Facts:
 
 
 def repeated(config: Config) -> bool:
-    """Return whether an explainer or a metric has several settings, for which a run needs a file."""
+    """Return whether an explainer or a metric has several settings, or a budget of its own, which need a file."""
     names = [
         [choice if isinstance(choice, str) else choice.name for choice in chosen]
         for chosen in (config.explainers, config.metrics)
     ]
-    return any(len(several) > len(set(several)) for several in names)
+    budgets = any(isinstance(choice, Choice) and choice.budget is not None for choice in config.explainers)
+    return budgets or any(len(several) > len(set(several)) for several in names)
 
 
 def _plain_list(value: object) -> str:
@@ -68,7 +69,9 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_plain_list(one)}" for name, one in value.items())
     if isinstance(value, Choice):
-        return value.name + (f" ({parameters(value.params)})" if value.params else "")
+        own = [] if value.budget is None else [f"budget={plain_value(value.budget)}"]
+        inside = ", ".join([*([parameters(value.params)] if value.params else []), *own])
+        return value.name + (f" ({inside})" if inside else "")
     return plain_value(value)
 
 
