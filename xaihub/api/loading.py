@@ -99,8 +99,8 @@ class Selection:
             XaihubError: A model cannot be loaded or does not fit the rest.
         """
         models = load_models(hub, self.models, progress=progress, **self.loading)
-        models = [aimed(model, like_images=self.like, texts=self.text) for model in models]
-        return [model.with_head(head) for model in models for head in self.make_heads(hub)] or models
+        heads: Sequence[Head | None] = self.make_heads(hub) or [None]
+        return [aimed(model, like_images=self.like, texts=self.text, head=head) for model in models for head in heads]
 
     def make_heads(self, hub: Hub) -> list[Head]:
         """Make the heads."""

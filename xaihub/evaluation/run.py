@@ -291,7 +291,7 @@ def settings_of_workers(
     """
     shared = shared_settings(hub, [*plan.explainers, *plan.metrics], engine)
     hint = "use the engine 'local' with one job"
-    unnamed = next((model.name for model in models if model.loaded is None), None)
+    unnamed = next((model.name for model in models if model.loaded is None and not model.head), None)
     if unnamed is not None:
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
