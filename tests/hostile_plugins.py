@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import os
+import signal
 import sys
 import threading
 import time
@@ -273,6 +275,20 @@ class LimitsRecursion(_Hostile):
 
     def harm(self, model: Model) -> None:
         sys.setrecursionlimit(sys.getrecursionlimit() + 7)
+
+
+class IgnoresCtrlC(_Hostile):
+    """Makes the program deaf to Ctrl-C."""
+
+    def harm(self, model: Model) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class ChangesBuiltins(_Hostile):
+    """Replaces a built-in function."""
+
+    def harm(self, model: Model) -> None:
+        builtins.sorted = list
 
 
 class ClosesOutput(_Hostile):

@@ -20,6 +20,7 @@ from xaihub import Model, Preprocessing, load_image
 from xaihub.cli import cli
 from xaihub.errors import InputError, ModelError, XaihubError
 from xaihub.evaluation.inputs import Inputs
+from xaihub.models.cards import read_input
 
 HEIGHT, WIDTH, CELL = 32, 64, 16
 EVIDENCE = (1, 2)  # row and column of the cell
@@ -150,6 +151,13 @@ def card(folder: Path, **values: Any) -> Path:
 
 def run(*arguments: Any) -> Any:
     return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="xaihub")
+
+
+def test_a_setting_of_one_channel_is_one_number() -> None:
+    given = {"mean": "0.5", "std": "0.25", "bands": "2", "size": "48", "range": "0,1"}
+    assert read_input(given) == {"mean": (0.5,), "std": (0.25,), "bands": (2,), "size": 48, "range": (0, 1)}
+    with pytest.raises(XaihubError, match="range"):
+        read_input({"range": "1"})
 
 
 class TestCommands:

@@ -61,7 +61,7 @@ def evaluate_points(
             batches = masked_forward_passes(
                 model, image, draws, removal=removals[number], expand=features.masks, done=done, total=total
             )
-            outputs = torch.cat([batch.outputs.cpu() for batch in batches])
+            outputs = torch.cat([batch.outputs for batch in batches]).cpu()
             if logits is None:
                 logits = outputs.new_zeros(len(points), outputs.shape[1])
             logits[rows] = outputs

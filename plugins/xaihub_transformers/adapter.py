@@ -34,6 +34,7 @@ _KINDS = {
     "multi_label_classification": "multilabel",
 }
 _WITH_TEXT = ("clip", "siglip")
+_SAVE = "save the network's own tokenizer next to it, or use OpenCLIP: -m openclip/ARCHITECTURE"
 _LOCAL = {"trust_remote_code": False}  # code of a repository is never run
 _WEIGHTS = {"use_safetensors": True}  # other files are pickles
 
@@ -78,7 +79,7 @@ class TransformersAdapter(ModelAdapter):
         kind: str | None = "embedding"
         loader: Any = AutoModelForImageClassification if _classifies(config) else AutoModel
         network = _network(loader, source, config, random=random)
-        if config.model_type in _WITH_TEXT:
+        if config.model_type in _WITH_TEXT and loader is AutoModel:
             encoder = _text_encoder(network, source)
             inner: nn.Module = ImageTower(network)
         elif loader is AutoModel:
@@ -87,7 +88,10 @@ class TransformersAdapter(ModelAdapter):
             inner, kind = Classifier(network), _kind(config)
             classes = _class_names(config) if classes is None else classes
         shape = _preprocessing(request, source, config)
-        mark(inner, shape.size)
+        try:
+            mark(inner, shape.size)
+        except Exception as error:  # a network that takes more than pixels, such as texts
+            raise _needs_more(request.name, network, error) from error
         return Model(
             inner,
             name=request.name,
@@ -132,7 +136,8 @@ class _Source:
 def _network(loader: Any, source: _Source, config: PreTrainedConfig, *, random: bool) -> Any:
     """Return the network with its weights, of which none may be random."""
     # Texts are attended to in one direction, with a mask that only the library's own attention gets.
-    attention = {"vision_config": NAME, "text_config": "sdpa"} if config.model_type in _WITH_TEXT else NAME
+    both = config.model_type in _WITH_TEXT and hasattr(config, "text_config")
+    attention = {"vision_config": NAME, "text_config": "sdpa"} if both else NAME
     if random:
         return loader.from_config(config, attn_implementation=attention, **_LOCAL)
     source.check_weights()
@@ -222,15 +227,18 @@ def _text_encoder(network: Any, source: _Source) -> TextEncoder:
 
     def encode(texts: Sequence[str]) -> Tensor:
         nonlocal tokenizer
-        if tokenizer is None:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(source.name, **source.options)
-            except (OSError, ValueError, ImportError) as error:
-                raise ModelError(f"the tokenizer of {source.name!r} cannot be loaded: {error}") from error
+        tokenizer = tokenizer or _tokenizer(source)
         # SigLIP was trained on texts of a fixed length.
         tokens = tokenizer(
             list(texts), padding="longest" if bias is None else "max_length", truncation=True, return_tensors="pt"
         )
+        read, size = tokens["input_ids"], network.config.text_config.vocab_size
+        if int(read.max()) >= size or len(read.unique(dim=0)) < len({*texts}):
+            raise ModelError(
+                f"the tokenizer of {source.name!r} does not fit the network: it reads different texts as the same, or"
+                f" knows more than {size} tokens",
+                hint=_SAVE,
+            )
         found = network.get_text_features(**tokens.to(network.device))
         features: Tensor = getattr(found, "pooler_output", found)
         return features
@@ -238,6 +246,23 @@ def _text_encoder(network: Any, source: _Source) -> TextEncoder:
     return TextEncoder(
         encode=encode, scale=network.logit_scale.exp().item(), bias=None if bias is None else bias.item()
     )
+
+
+def _tokenizer(source: _Source) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source.name, **source.options)
+    except Exception as error:  # transformers and the libraries of tokenizers raise many types
+        reason = " ".join(str(error).split())[:150]
+        raise ModelError(f"the tokenizer of {source.name!r} cannot be loaded: {reason}", hint=_SAVE) from error
+
+
+def _needs_more(name: str, network: Any, error: Exception) -> ModelError:
+    """Return the refusal of a network that cannot be run on images alone."""
+    reason = " ".join(str(error).split())[:150]
+    hint = "pass the network in a module of your own to xaihub.Model"
+    if hasattr(network, "get_text_features"):
+        hint = "for images and texts, use its weights through OpenCLIP: -m openclip/ARCHITECTURE --text PROMPT"
+    return ModelError(f"{name!r} ({type(network).__name__}) cannot be run on images alone: {reason}", hint=hint)
 
 
 def _explained(name: str, error: Exception) -> ModelError:

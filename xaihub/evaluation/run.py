@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,8 @@ from xaihub.evaluation.tasks import (
 from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
+from xaihub.models.tuning import choices_of_run
+from xaihub.params import Parametrised
 from xaihub.specs import Origin
 
 log = logging.getLogger(__name__)
@@ -100,7 +103,11 @@ def evaluate(
         store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         run.show_scores()
-        return run.work(models)
+        with choices_of_run(store.choices) as choices:
+            try:
+                return run.work(models)
+            finally:
+                store.set_choices(choices)
 
 
 @dataclass(kw_only=True)
@@ -157,7 +164,7 @@ class Run:
                     self._keep(task, record)
 
     def _elsewhere(self, engine: Engine, models: Sequence[Model]) -> None:
-        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout)
+        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout, self.store.choices)
         with closing(engine.run(Start(settings), map(pack_task, self._tasks()))) as answers:
             for asked, answer in answers:
                 task = unpack_task(asked)
@@ -266,16 +273,24 @@ class Run:
             self.watch(step, done, self._before(len(self.plan.config.models), 0))
 
 
-def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float) -> bytes:
+def settings_of_workers(
+    hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float, choices: Mapping[str, Any]
+) -> bytes:
     """Return what workers in other processes need to compute the tasks of a plan.
+
+    Args:
+        hub: Where the plan's names come from.
+        plan: What they compute.
+        models: The plan's models.
+        engine: Where they run.
+        timeout: As in `evaluate`.
+        choices: The fastest batch sizes that are known.
 
     Raises:
         EngineError: Something of the plan exists in this process only.
     """
-    here = next((one for one in [*plan.explainers, *plan.metrics] if not _elsewhere(one.origin)), None)
+    shared = shared_settings(hub, [*plan.explainers, *plan.metrics], engine)
     hint = "use the engine 'local' with one job"
-    if here is not None:
-        raise EngineError(f"{here.described} exists in this process only", hint=f"{hint}, or put it into a plugin file")
     unnamed = next((model.name for model in models if model.loaded is None), None)
     if unnamed is not None:
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
@@ -289,10 +304,24 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
         "metrics": [Choice(one.name, one.parameters) for one in plan.metrics],
     }
     config = msgspec.structs.replace(plan.config, images=["-"], controls=False, budget=None, **named)
+    message = {"config": msgspec.to_builtins(config), "timeout": timeout, "choices": choices, **shared}
+    return packed(message, {})
+
+
+def shared_settings(hub: Hub, methods: Sequence[Parametrised], engine: Engine) -> dict[str, Any]:
+    """Return what any worker needs to know: the plugin files, and the settings of torch with its part of the threads.
+
+    Raises:
+        EngineError: A method exists in this process only.
+    """
+    here = next((one for one in methods if not _elsewhere(one.origin)), None)
+    if here is not None:
+        raise EngineError(
+            f"{here.described} exists in this process only", hint="use one job, or put it into a plugin file"
+        )
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
-    torch["threads"] = engine.threads(torch["threads"])
-    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
+    return {"files": files, "torch": {**torch, "threads": engine.threads(torch["threads"])}}
 
 
 def _elsewhere(origin: Origin) -> bool:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -139,6 +139,16 @@ class RunStore:
     def set_config(self, config: Config) -> None:
         """Store the run's configuration."""
         self._write("config", msgspec.to_builtins(config))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The batch sizes and threads that were found fastest, by what they depend on; see `xaihub.models.tuning`."""
+        with decoding(OutputError(f"the batch sizes of the run in {str(self.folder)!r} are damaged")):
+            return msgspec.json.decode(self._meta("choices") or "{}", type=dict[str, Any])
+
+    def set_choices(self, choices: Mapping[str, Any]) -> None:
+        """Store what was found fastest."""
+        self._write("choices", dict(choices))
 
     @property
     def origins(self) -> dict[str, Origin]:

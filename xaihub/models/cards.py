@@ -23,6 +23,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Level = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Number = Annotated[int, msgspec.Meta(ge=1)]
 _Spread = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+_PER_CHANNEL = ("mean", "std", "bands")  # of which there may be one
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -131,7 +132,7 @@ def read_input(settings: Mapping[str, Any]) -> dict[str, Any]:
         ParameterError: One is unknown, or has a wrong value.
     """
     try:
-        found = msgspec.convert({name: _read(value) for name, value in settings.items()}, _Input)
+        found = msgspec.convert({name: _read(name, value) for name, value in settings.items()}, _Input)
     except msgspec.ValidationError as error:
         names = ", ".join(_Input.__struct_fields__)
         raise ParameterError(f"the input's settings are wrong: {error}", hint=f"they are {names}") from error
@@ -140,7 +141,7 @@ def read_input(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(found).items() if value is not None}
 
 
-def _read(value: Any) -> Any:
+def _read(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -148,7 +149,7 @@ def _read(value: Any) -> Any:
     except ValueError:
         return value
     numbers = [int(part) if part.is_integer() else part for part in parts]
-    return numbers if len(numbers) > 1 else numbers[0]
+    return numbers if len(numbers) > 1 or name in _PER_CHANNEL else numbers[0]
 
 
 def check_options(card: ModelCard, known: Collection[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from xaihub.errors import ModelError, PluginError
 from xaihub.models.hashing import hash_state
 from xaihub.models.process import marked
 from xaihub.models.snapshot import Copies, Snapshot
-from xaihub.notices.process import Observer, of_process, of_random, of_thread
+from xaihub.notices.process import Observer, of_process, of_python, of_random, of_thread
 from xaihub.params import Parametrised
 
 _CACHES = ("structure", "ending", "row_bytes", "_hashed", "_checked_rows", "_order", "_guard", "masked_rows")
@@ -130,6 +130,7 @@ def _observer(*, foreign: bool, parallel: bool) -> Observer:
     settings = (
         *of_thread(),
         *(of_process() if alone else ()),
+        *(of_python() if alone and foreign else ()),
         *(of_random() if alone and foreign and parallel else ()),
     )
     return Observer(settings, left=foreign and alone, functions=foreign)

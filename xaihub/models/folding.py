@@ -146,20 +146,36 @@ def _constant(norm: Any) -> bool:
 
 
 def _merged(convolution: Any, norm: Any) -> nn.Module:
-    """Return the convolution with the constants of the batch norm, computed in double precision."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = 0 if convolution.bias is None else convolution.bias.double()
-    shift = (bias - norm.running_mean.double()) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
+    """Return the convolution with the constants of the batch norm."""
     merged = without_hooks(convolution)
-    weight = (convolution.weight.double() * scale.view(-1, 1, 1, 1)).to(convolution.weight.dtype)
-    if convolution.weight.is_contiguous(memory_format=torch.channels_last):
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    merged._parameters.update(weight=_frozen(weight), bias=_frozen(shift.to(convolution.weight.dtype)))
+    weight, bias = with_norm(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
+    merged._parameters.update(weight=_frozen(weight), bias=_frozen(bias))
     return merged
+
+
+def with_norm(
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution with the constants of a batch norm, computed in double precision."""
+    scale = (variance.double() + eps).rsqrt()
+    if gain is not None:
+        scale = scale * gain.double()
+    shift = ((0 if bias is None else bias.double()) - mean.double()) * scale
+    if offset is not None:
+        shift = shift + offset.double()
+    scaled = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+    if weight.is_contiguous(memory_format=torch.channels_last):
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+    return scaled, shift.to(weight.dtype)
 
 
 def _frozen(values: Tensor) -> nn.Parameter:

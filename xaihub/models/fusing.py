@@ -46,7 +46,7 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         inputs: (B, C, H, W) example inputs, on which the copy is compared with the network.
     """
     able = inputs.device.type == "cpu" and inputs.dtype is torch.float32 and platform.machine() in _MACHINES
-    if not able or not torch.backends.mkldnn.is_available():
+    if not able or not torch.backends.mkldnn.is_available() or not sources(network):
         return None
     names = tuple(_ACTIVATION + name for name in _ACTIVATIONS)
     with (

@@ -116,15 +116,13 @@ class Model:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+        return self.passed(inputs, lambda own: self.executor.network(self.module, own))
 
-        def run() -> Tensor:
-            own = self._own(inputs)
-            scores: Tensor = self.executor.network(self.module, own)(own)
-            return scores
-
+    def passed(self, inputs: Tensor, choose: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> Tensor:
+        """Return the scores of inputs by what `choose` returns for the network's own copy of them."""
         self._guard.check()
         with locked(self._locks):
-            outputs = self._ordered(run)
+            outputs = self._ordered(lambda: choose(own := self._own(inputs))(own))
         if isinstance(outputs, Tensor) and outputs.ndim == 2:  # else it is not explained itself
             check_returned(outputs, len(inputs), name=self.name)
         return outputs.float() if isinstance(outputs, Tensor) else outputs

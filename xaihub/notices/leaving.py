@@ -26,13 +26,8 @@ def refused() -> Iterator[None]:
 
     Processes that are forked inside may end as always. An exit in native code cannot be refused.
     """
-    global _users, _process
-    with _lock:
-        if _process != os.getpid():
-            _users, _process = 0, os.getpid()
-        if not _users:
-            _replace({name: _refusing(name) for name in _REAL})
-        _users += 1
+    global _users
+    _arm()
     try:
         yield
     finally:
@@ -42,8 +37,22 @@ def refused() -> Iterator[None]:
                 _replace(_REAL)
 
 
+def _arm() -> None:
+    global _users, _process
+    with _lock:
+        if _process != os.getpid():
+            _users, _process = 0, os.getpid()
+        if not _users:
+            _replace({name: _refusing(name) for name in _REAL})
+        _users += 1
+
+
 def leave(status: int) -> None:
-    """End the process as Python does, if it would wait for threads that foreign code has left; else return."""
+    """End the process as Python does, if it would wait for threads that foreign code has left; else return.
+
+    From then on exits are refused: functions that foreign code has registered with `atexit` may not change the status.
+    """
+    _arm()
     if any(thread.is_alive() and not thread.daemon for thread in LEFT):
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

@@ -120,9 +120,14 @@ def of_process() -> tuple[Setting, ...]:
     return (*_PROCESS, *_of_loaded("torch", _torch_of_process))
 
 
+def of_python() -> tuple[Setting, ...]:
+    """Return the other settings of the whole process, which all code depends on."""
+    return _PYTHON
+
+
 def of_imports() -> tuple[Setting, ...]:
-    """Return the other settings of the whole process, which code may change when it is imported."""
-    return _IMPORTS
+    """Return those, and the mask for new files: reading it changes it for a moment, which other threads may notice."""
+    return (*_PYTHON, Setting("the file mode mask", _umask, os.umask))
 
 
 def of_random() -> tuple[Setting, ...]:
@@ -233,7 +238,7 @@ _PROCESS = (
     _flag("sys.stdout", sys, "stdout"),
     _flag("sys.stderr", sys, "stderr"),
 )
-_IMPORTS = (
+_PYTHON = (
     Setting(
         "built-in functions", lambda: dict(vars(builtins)), vars(builtins).update,
         same=lambda old, now: all(now.get(name) is value for name, value in old.items()),
@@ -241,7 +246,6 @@ _IMPORTS = (
     # What was added stays, at the end, because later imports may need it.
     Setting("the order of sys.path", lambda: [*sys.path], _restore_path, same=lambda old, now: now[: len(old)] == old),
     Setting("the handlers of signals", _handlers, _set_handlers),
-    Setting("the file mode mask", _umask, os.umask),
     Setting("the warning filters", _errors_from_warnings, _set_errors_from_warnings, by_imports=True),
     _flag("sys.stdin", sys, "stdin"),
     _flag("sys.excepthook", sys, "excepthook"),
