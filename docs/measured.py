@@ -20,12 +20,12 @@ from xaihub.evaluation.store import RunStore
 def read(run: str | Path) -> Measurements:
     """Return the scores of a run."""
     with RunStore(run) as store:
-        (board,) = boards(store.scores(), Hub())
+        (board,), (budget,) = boards(store.scores(), Hub()), store.config.budgets or [0]
         return Measurements(
             command=evaluate_command(store.config),
             model=board.model,
             images=len(store.images()),
-            budget=int(store.config.budget or 0),
+            budget=int(budget),
             rows=[
                 Measurement(
                     explainer=name,

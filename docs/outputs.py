@@ -112,15 +112,54 @@ class Score(Mean):
 
     explainer: str
     control: bool
+    failed: int
+    best: bool
+    p: float | None
+
+
+class Difference(TypedDict):
+    """The mean score of `first` minus that of `second` on the same images; `p` is corrected for the `comparisons`."""
+
+    metric: str
+    first: str
+    second: str
+    mean: float
+    count: int
+    p: float
+    comparisons: int
 
 
 class Leaderboard(TypedDict):
-    """The scores of one model."""
+    """The scores of one model; `p` of a score is that of its difference from the best method's."""
 
     model: str
     accuracy: float | None
     labelled: int
     rows: list[Score]
+    differences: list[Difference]
+    notes: list[str]
+
+
+class Change(TypedDict):
+    """The mean score on one checkpoint minus that on another, on the same images, with its 95 % interval."""
+
+    explainer: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    count: int
+    p: float
+    comparisons: int
+    better: bool | None
+
+
+class Checkpoints(TypedDict):
+    """The changes from the `first` model to the `second`, of one architecture; `p` is corrected."""
+
+    first: str
+    second: str
+    changes: list[Change]
     notes: list[str]
 
 
@@ -129,6 +168,7 @@ class Evaluated(TypedDict):
 
     totals: dict[str, Number]
     boards: list[Leaderboard]
+    checkpoints: list[Checkpoints]
     failed: dict[str, str]
 
 
@@ -187,6 +227,54 @@ class Recommended(TypedDict):
     explainers: list[Candidate]
     measured_with: dict[str, Any]
     commands: list[str]
+
+
+class Tried(TypedDict):
+    """A setting; `objective` is null for the given `reason`. A backward pass counts as two in `passes`."""
+
+    parameters: dict[str, Any]
+    objective: Number | None
+    scores: dict[str, Number]
+    passes: Number | None
+    reason: str
+
+
+class Gain(TypedDict):
+    """The gain over the defaults on the test images, with its 95 % interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+    images: int
+
+
+class Tuned(TypedDict):
+    """The result of a search: every setting, the defaults first; `metrics` are 1 if higher is better, or -1."""
+
+    explainer: str
+    model: str
+    metrics: dict[str, int]
+    searched: list[str]
+    unsearched: list[str]
+    tried: list[Tried]
+    best: Tried
+    images: int
+    gain: Gain | None
+    failed: dict[str, str]
+    better: bool
+    verdict: str
+    command: str
+
+
+class TuningCost(TypedDict):
+    """The cost of a search, from the defaults on one image; `images` are the numbers on both halves."""
+
+    settings: int
+    images: list[int]
+    forward_passes: int
+    backward_passes: int
+    seconds: Number
+    unknown: dict[str, str]
 
 
 class Ranked(TypedDict):
@@ -353,6 +441,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     "recommend": {"recommend": list[Recommended]},
     "train": {"train": Trained, "train --dry-run": TrainingCost},
     "sweep": {"sweep": Swept},
+    "tune": {"tune": Tuned, "tune --dry-run": TuningCost},
     "info": {"info": Environment},
     "list": {"list": dict[str, list[Listed]], "list KIND": list[Listed], "list models --timm": list[str]},
     "show": {"show": Card},

@@ -1,31 +1,20 @@
-"""Explainers and metrics that misbehave in every way, beside two good explainers, as a single-file plugin."""
+"""Explainers that misbehave in every way, beside two good ones and a model, as a single-file plugin."""
 
 from __future__ import annotations
 
+import builtins
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xaihub import (
-    Attribution,
-    Case,
-    Explainer,
-    GlobalExplainer,
-    Measurement,
-    Metric,
-    Model,
-    ModelAdapter,
-    ModelRequest,
-    Preprocessing,
-    Ranking,
-)
+from xaihub import Attribution, Explainer, Model, ModelAdapter, ModelRequest, Preprocessing
 from xaihub import ResolvedTarget as Target
 from xaihub.errors import ExplainerRefused
 
@@ -67,29 +56,6 @@ class GoodToo(Explainer):
         with torch.no_grad():
             drop = target.score(model(inputs)) - target.score(model(inputs + torch.randn_like(inputs)))
         return drop[:, None, None, None] * inputs
-
-
-class GoodMean(Metric):
-    """The mean of the map times the masked score."""
-
-    def score(self, case: Case) -> float:
-        blank = case.model(torch.zeros_like(case.scene.image)[None])
-        return float(case.heat.mean() * case.scene.score(blank))
-
-
-class GoodRanking(GlobalExplainer):
-    """The norms of the classifier's columns, times the mean of the images."""
-
-    def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
-        mean = torch.stack([batch.mean() for batch in inputs]).mean()
-        return Ranking(weights=model.module[5].weight.norm(dim=0) * mean, feature="channel", layer="5")
-
-
-class EndsRanking(GlobalExplainer):
-    """Ends the process as if all were well."""
-
-    def rank(self, model: Model, inputs: Iterable[Tensor], labels: Tensor | None) -> Ranking:
-        os._exit(0)
 
 
 class _Hostile(Explainer):
@@ -311,6 +277,20 @@ class LimitsRecursion(_Hostile):
         sys.setrecursionlimit(sys.getrecursionlimit() + 7)
 
 
+class IgnoresCtrlC(_Hostile):
+    """Makes the program deaf to Ctrl-C."""
+
+    def harm(self, model: Model) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class ChangesBuiltins(_Hostile):
+    """Replaces a built-in function."""
+
+    def harm(self, model: Model) -> None:
+        builtins.sorted = list
+
+
 class ClosesOutput(_Hostile):
     """Replaces standard output."""
 
@@ -356,6 +336,20 @@ class Exits(_Hostile):
         sys.exit(0)
 
 
+class EndsProcess(_Hostile):
+    """Ends the process as if all were well."""
+
+    def harm(self, model: Model) -> None:
+        os._exit(0)
+
+
+class BecomesAnother(_Hostile):
+    """Replaces the process by one in which all is well."""
+
+    def harm(self, model: Model) -> None:
+        os.execvp("true", ["true"])  # noqa: S606
+
+
 class Interrupts(_Hostile):
     """Pretends that the user pressed Ctrl-C."""
 
@@ -394,35 +388,3 @@ class ReturnsNonsense(Explainer):
 
     def attribute(self, model: Model, inputs: Tensor, target: Target) -> Attribution:
         return Attribution(values=inputs, details={"what": _Unusual()})
-
-
-class SpoilsMap(Metric):
-    """Writes to the map and the image."""
-
-    def score(self, case: Case) -> float:
-        case.explanation.values.zero_()
-        case.scene.image.zero_()
-        case.scene.memory.once("drop", lambda: 7)
-        return 1.0
-
-
-class SpoilsModel(Metric):
-    """Changes the weights."""
-
-    def score(self, case: Case) -> float:
-        case.model.module[5].weight.data.zero_()
-        return 1.0
-
-
-class ExitsScoring(Metric):
-    """Exits as if all were well."""
-
-    def score(self, case: Case) -> float:
-        sys.exit(0)
-
-
-class ScoresNonsense(Metric):
-    """Returns a record that cannot be written."""
-
-    def score(self, case: Case) -> Measurement:
-        return Measurement(value=1.0, details={"what": _Unusual()})

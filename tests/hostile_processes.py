@@ -1,4 +1,4 @@
-"""Explainers that end or block their process, as a single-file plugin beside hostile_plugins."""
+"""Explainers that end or block their process, as a single-file plugin."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Hostile(Explainer):
         raise NotImplementedError
 
 
-class EndsProcess(_Hostile):
-    """Ends the process as if all were well."""
+class EndsNatively(_Hostile):
+    """Ends the process in native code, as if all were well."""
 
     def harm(self) -> None:
-        os._exit(0)
+        ctypes.CDLL(None)._exit(0)
 
 
 class Crashes(_Hostile):

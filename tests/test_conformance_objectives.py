@@ -65,6 +65,10 @@ class KeepsTensors(Good):
         return super().loss(network, inputs, labels, step)
 
 
+class IgnoresClassWeights(Good):
+    weighs_classes = True
+
+
 class SaysWrapped(Good):
     def finish(self, network: nn.Module) -> Finished:
         return Finished(network=nn.Sequential(network), wrapped=False)
@@ -101,6 +105,7 @@ BAD_OBJECTIVES: list[tuple[type[Objective], ObjectiveSpec, str, str]] = [
     (OwnRandomness, RECORD, "same_step_same_loss", "draw random numbers from `step.generator`"),
     (ClampsInPlace, RECORD, "batch_is_left_alone", "the images were changed: clone"),
     (KeepsTensors, RECORD, "result_can_be_saved_and_loaded", "keep JSON types only in `state`"),
+    (IgnoresClassWeights, RECORD, "class_weights_are_applied", "the loss does not depend on `class_weights`: compute"),
     (SaysWrapped, RECORD, "result_can_be_saved_and_loaded", "the weights do not fit a new network"),
     (SeedsInItsConstructor, RECORD, "random_state_is_left_as_found", "it changed torch's random state"),
     (SetsThePrecision, RECORD, "process_is_left_as_found", "precision of matrix products"),

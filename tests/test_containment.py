@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from tests import hostile_plugins as plugins
-from tests import hostile_processes
+from tests import hostile_processes, hostile_scores
 from tests.networks import model as model_of
 from tests.networks import noise
 from xaihub import Explainer, Metric, Model
@@ -30,11 +29,11 @@ from xaihub.errors import ModelError, PluginError
 from xaihub.evaluation.isolation import Isolation
 from xaihub.hub import Hub
 from xaihub.hub.host import PluginHost
-from xaihub.models.process import fenced
 from xaihub.plugin_tools.onefile import register_file
 from xaihub.specs import Origin
 
-FILE, KILLING = str(Path(plugins.__file__)), str(Path(hostile_processes.__file__))
+FILES = FILE, KILLING, SCORING = [str(Path(one.__file__)) for one in (plugins, hostile_processes, hostile_scores)]
+PLUGINS = [part for file in FILES for part in ("--plugin", file)]
 SLOW = pytest.mark.slow
 GOOD = ("good", "good_too")
 
@@ -54,14 +53,14 @@ def classes_of(base: type, file: str = FILE) -> list[str]:
 CONTAINED = [name for name in classes_of(Explainer) if name not in GOOD]
 KILLERS = classes_of(Explainer, KILLING)
 HOSTILE = [*CONTAINED, *KILLERS]
-METRICS = [name for name in classes_of(Metric) if name != "good_mean"]
+METRICS = [name for name in classes_of(Metric, SCORING) if name != "good_mean"]
 # Those that raise, refuse or return what cannot be used change nothing.
 HARMLESS = {"refuses": "not today", "returns_nan": "NaN", "returns_nonsense": "", "raises_error": "ValueError"}
 
 
 @pytest.fixture
 def hub() -> Hub:
-    return hub_of(FILE, KILLING)
+    return hub_of(*FILES)
 
 
 @pytest.fixture
@@ -196,46 +195,6 @@ def test_threads_of_the_users_own_pool_are_no_plugins_fault() -> None:
         assert all(pool.map(lambda _: plugins.GoodToo().explain(model, inputs), range(16)))
 
 
-def test_ctrl_c_of_the_user_passes_even_if_the_plugin_swallows_it() -> None:
-    swallowed = []
-
-    def swallow() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-        except BaseException:
-            swallowed.append(True)
-
-    with pytest.raises(KeyboardInterrupt), fenced(plugins.Good()):
-        swallow()
-    assert swallowed
-
-
-def test_a_keyboard_interrupt_is_the_plugins_where_ctrl_c_is_ignored_as_in_the_background() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(PluginError, match="KeyboardInterrupt"), fenced(plugins.Interrupts()):
-            raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_a_keyboard_interrupt_in_another_thread_is_the_plugins() -> None:
-    found: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            with fenced(plugins.Interrupts()):
-                raise KeyboardInterrupt
-        except PluginError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert "KeyboardInterrupt" in str(found[0])
-
-
 def test_a_global_explainer_that_exits_costs_its_own_ranking() -> None:
     from xaihub import GlobalExplainer, Ranking
     from xaihub.api.rank import rank_models
@@ -267,11 +226,11 @@ def test_a_global_explainer_that_exits_costs_its_own_ranking() -> None:
 
 def test_a_worker_computes_the_same_and_survives_an_exit_and_an_endless_loop(hub: Hub, photo: str) -> None:
     undisturbed = [contents(one) for one in outcomes(hub, list(GOOD), photo)]
-    names = ["good", "ends_process", "scales_weights", "good_too", "hangs"]
+    names = ["good", "ends_natively", "scales_weights", "good_too", "hangs"]
     found = {one.explainer: one for one in outcomes(hub, names, photo, timeout=5)}
     assert [contents(found[name]) for name in GOOD] == undisturbed
     told = {name: str(found[name].error) for name in set(names) - set(GOOD)}
-    assert "explainer 'ends_process' ended the process with exit status 0" in told["ends_process"]
+    assert "explainer 'ends_natively' ended the process with exit status 0" in told["ends_natively"]
     assert "explainer 'hangs' did not finish within 5 s (--timeout sets the limit)" in told["hangs"]
     assert "explainer 'scales_weights' changed the weight" in told["scales_weights"]
 
@@ -334,13 +293,13 @@ def test_without_a_limit_nothing_leaves_this_process(hub: Hub, photo: str) -> No
 def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parent.parent
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(root / part) for part in (".", "plugins", "zoo"))}
-    command = [sys.executable, "-m", "xaihub", "--plugin", FILE, "--plugin", KILLING, *args]
+    command = [sys.executable, "-m", "xaihub", *PLUGINS, *args]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=800)
 
 
 def here(*args: str) -> Result:
     """The same in this process, for explainers that do not end it."""
-    return CliRunner().invoke(cli, ["--plugin", FILE, "--plugin", KILLING, *args], prog_name="xaihub")
+    return CliRunner().invoke(cli, [*PLUGINS, *args], prog_name="xaihub")
 
 
 def scores(folder: Path) -> dict[tuple[str, str], float | None]:
@@ -372,7 +331,7 @@ def evaluate_all(folder: Path, photo: str, explainers: list[str], metrics: list[
 
 @SLOW
 def test_evaluate_beside_a_few(tmp_path: Path, photo: str) -> None:
-    evaluate_all(tmp_path, photo, ["exits", "ends_process", "writes_through_data"], ["spoils_map", "exits_scoring"])
+    evaluate_all(tmp_path, photo, ["exits", "ends_natively", "writes_through_data"], ["spoils_map", "exits_scoring"])
 
 
 @SLOW
@@ -383,11 +342,19 @@ def test_evaluate_beside_all(tmp_path: Path, photo: str) -> None:
 
 def test_explain_names_each_and_exits_with_1(tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = here("explain", photo, "-m", "tiny", "-e", "exits", "-e", "interrupts", "-e", "good")
+    bad = ["exits", "interrupts", "ends_process"]
+    done = here("explain", photo, "-m", "tiny", *(part for name in (*bad, "good") for part in ("-e", name)))
     assert done.exit_code == 1
-    for name in ("exits", "interrupts"):
+    for name in bad:
         assert sum(f"explainer '{name}'" in line for line in done.stderr.splitlines()) == 1
     assert len(list((tmp_path / "xaihub-out").glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("name", ["exits", "ends_process", "becomes_another"])
+def test_a_single_explanation_that_ends_the_process_is_no_success(photo: str, name: str) -> None:
+    done = here("explain", photo, "-m", "tiny", "-e", name)
+    assert done.exit_code == 1
+    assert f"explainer '{name}': SystemExit" in done.stderr
 
 
 def test_resuming_without_the_plugin_names_it_and_where_it_came_from(tmp_path: Path, photo: str) -> None:

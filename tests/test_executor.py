@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xaihub import Hub, Model, Preprocessing
+from xaihub.hub.registry import Loaders
 from xaihub.masking import make_removal, masked_forward_passes
 from xaihub.models.executor import Executor
 from xaihub.models.headed import BeforeClassifier
@@ -138,22 +139,33 @@ def test_what_a_classifier_reads_is_computed_by_a_copy_too() -> None:
         assert torch.allclose(copy(images()), network[:5](images()), atol=1e-5)
 
 
-GRID = {"features": "grid:4"}
+EXPLAINERS: dict[str, dict[str, Any]] = {
+    "rise": {"masks": 200},
+    "occlusion": {"stride": 32},
+    "kernel_shap": {"features": "grid:4", "samples": 200},
+    "lime": {"features": "grid:4", "samples": 200},
+    "shap": {"features": "grid:4", "evaluations": 60},
+    "shapley_values": {"features": "grid:4"},
+    "first_principles": {"features": "grid:4"},
+    "scorecam": {"channels": 4},
+    "rex": {},
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [("rise", {}), ("occlusion", {}), ("kernel_shap", GRID), ("lime", GRID), ("shapley_values", {}), ("rex", {})],
-)
-def test_maps_are_those_of_the_network_itself(
-    name: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_maps_are_those_of_the_network_itself(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from xaihub.testing import toys
 
-    subject = toys.tiny_cnn()
-    explainer = Hub().get_explainer(name, **values)
+    if backend != "eager":
+        pytest.importorskip(backend, reason=f"the library of the backend {backend} is not installed")
+    hub, subject = Hub(), toys.tiny_cnn()
+    subject.backends, subject.runtime.backend = Loaders(hub, "backends"), backend
     inputs = torch.rand(1, *subject.input_size, generator=torch.Generator().manual_seed(0))
-    fast = explainer.explain(subject, inputs)[0].values
+    explainers = [hub.get_explainer(name, **values) for name, values in EXPLAINERS.items()]
+    fast = [explainer.explain(subject, inputs)[0] for explainer in explainers]
     monkeypatch.setattr(Executor, "network", lambda _self, network, _inputs: network)
-    plain = explainer.explain(subject, inputs)[0].values
-    assert torch.allclose(fast, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
+    for explainer, found in zip(explainers, fast, strict=True):
+        plain = explainer.explain(subject, inputs)[0].values
+        assert found.metadata["backend"] == backend, explainer.name
+        tolerance = 1e-4 * float(plain.abs().max())
+        assert torch.allclose(found.values, plain, rtol=1e-3, atol=tolerance), explainer.name

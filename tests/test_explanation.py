@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from xaihub import ClassScore, Explanation, Geometry, PixelSet, load_image
+from xaihub import ClassScore, Explanation, Geometry, GlobalExplanation, PixelSet, load_image
 from xaihub.errors import OutputError
 from xaihub.files import write_file
 
@@ -50,6 +50,20 @@ def test_what_was_lost_of_an_image_is_among_the_warnings(explanation: Explanatio
     shown = "the model's crop shows only 10 % of the image (90 x 9 pixels); crop the image first"
     assert made.warnings == [*explanation.warnings, "clipped", shown]
     assert made.with_image(image, thin).warnings == made.warnings
+
+
+def test_in_a_prompt_everything_with_arrays_is_one_line(explanation: Explanation) -> None:
+    one = PixelSet(mask=torch.eye(6) > 0, score=0.7, whole=0.9)
+    shown = repr(replace(explanation, sets=(one,)))
+    assert shown == (
+        "<Explanation 'tabby, 虎猫 🐈 75.1% rather than Ägyptische Mau 10.0%', rise of toy, values (3, 6, 6),"
+        " sufficient set: area 17 %, keeps 70 % of 90 %>"
+    )
+    ranking = GlobalExplanation(runs=torch.rand(2, 40), names=tuple("ab" * 20), feature="channel", method="scores")
+    image = load_image(np.zeros((9, 90, 3), np.uint8))
+    for thing in (one, image, ranking, replace(explanation, metadata={})):
+        assert len(repr(thing)) < 150
+        assert "\n" not in repr(thing)
 
 
 class TestSaving:

@@ -154,7 +154,7 @@ def test_what_a_function_must_return() -> None:
     for function in (lambda outputs: outputs["maps"][0], lambda _: 1.0):
         with pytest.raises(ModelError, match="the target 'score' returned"):
             xaihub.explain(two(), model=networks.model(Structured), target=function, explainer="saliency")
-    with pytest.raises(ModelError, match="does not return one row of class scores"):
+    with pytest.raises(ModelError, match="instead of one row of class scores"):
         xaihub.explain(two(), model=networks.model(Structured), explainer="saliency")
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.plugins_on_disk import GOOD, Site
 from xaihub.hub.quarantine import LIMIT
 
+LEAVE = "import ctypes\nctypes.CDLL(None)._exit"
 HOOK = "from xaihub import hookimpl\n@hookimpl\ndef xaihub_register_metrics():\n"
 
 
@@ -39,6 +40,10 @@ CONTAINED = {
     "interrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "exit": ("raise SystemExit(0)", "SystemExit: 0"),
     "base": ("class Odd(BaseException): pass\nraise Odd('x')", "Odd: x"),
+    "os_exit": ("import os\nos._exit(7)", "SystemExit: os._exit(7) ends the program"),
+    "os_exit_0": ("from os import _exit\n_exit(0)", "SystemExit: os._exit(0) ends the program"),
+    "exec": ("import os\nos.execlp('true', 'true')", "ends the program"),
+    "hook_exit": (f"{HOOK}    import os\n    os._exit(3)", "calling xaihub_register_metrics: SystemExit"),
     "generator_exit": ("raise GeneratorExit", "GeneratorExit"),
     "str_raises": (
         "class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd",
@@ -70,7 +75,7 @@ CHANGING = {
 
 
 # All of them are loaded together below; alone, most of them only in the nightly run.
-FAST = {"interrupt", "str_raises", "endless", "chdir", "recursion_limit", "os_exit", "segfault"}
+FAST = {"interrupt", "str_raises", "endless", "chdir", "recursion_limit", "os_exit_0", "native_exit"}
 
 
 def alone(names: Iterable[str]) -> list[Any]:
@@ -119,12 +124,15 @@ def test_all_of_them_together_leave_the_good_ones_alone(site: Site) -> None:
 
 # They take the process with them.
 ENDING = {
-    "os_exit": ("import os\nos._exit(7)", 7, "importing it"),
-    "os_exit_0": ("import os\nos._exit(0)", 0, "importing it"),
+    "native_exit": (f"{LEAVE}(7)", 7, "importing it"),
     "segfault": ("import ctypes\nctypes.string_at(0)", -signal.SIGSEGV, "importing it"),
     "abort": ("import os\nos.abort()", -signal.SIGABRT, "importing it"),
     "killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "importing it"),
-    "hook_exit": (f"{HOOK}    import os\n    os._exit(3)", 3, "calling xaihub_register_metrics"),
+    "hook_exit_natively": (
+        f"{HOOK}    from ctypes import CDLL\n    CDLL(None)._exit(3)",
+        3,
+        "calling xaihub_register_metrics",
+    ),
 }
 
 
@@ -145,7 +153,7 @@ def test_one_that_ends_the_process_is_named_and_skipped_by_the_next_command(site
 
 
 def test_one_that_was_skipped_is_loaded_again_on_request_or_in_another_version(site: Site) -> None:
-    site.add("bad", "import os\nos._exit(7)\n")
+    site.add("bad", f"{LEAVE}(7)")
     assert site.run("list").returncode == 7
     file = site.folder / "xaihub_bad.py"
 
@@ -158,7 +166,7 @@ def test_one_that_was_skipped_is_loaded_again_on_request_or_in_another_version(s
     again = site.run("plugins", "retry", "bad")
     assert (again.returncode, again.stderr.startswith("error: plugin 'bad' is not skipped")) == (1, True)
 
-    file.write_text("import os\nos._exit(7)\n", encoding="utf-8")
+    file.write_text(f"{LEAVE}(7)", encoding="utf-8")
     assert site.run("list").returncode == 7
     file.write_text(GOOD.format(name="bad"), encoding="utf-8")
     (site.folder / "xaihub_bad-0.3.dist-info").rename(site.folder / "xaihub_bad-0.4.dist-info")

@@ -101,7 +101,7 @@ class TestPredicting:
             def forward(self, _inputs: torch.Tensor) -> Any:
                 return output
 
-        with pytest.raises(ModelError, match="model 'toy' does not return one row of class scores per image"):
+        with pytest.raises(ModelError, match="model 'toy' returned .* instead of one row of class scores per image"):
             wrapped(Odd()).predict(torch.zeros(2, 3, 8, 8))
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

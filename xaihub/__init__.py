@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with `_NAMES`
     from xaihub.api.registration import register as register
     from xaihub.api.stream import explain_many as explain_many
     from xaihub.api.train import train as train
+    from xaihub.api.tune import tune as tune
     from xaihub.errors import ExplainerRefused as ExplainerRefused
     from xaihub.errors import MetricRefused as MetricRefused
     from xaihub.errors import ModelError as ModelError
@@ -102,6 +103,7 @@ _NAMES = {
     "api.registration": "register",
     "api.stream": "explain_many",
     "api.train": "train",
+    "api.tune": "tune",
     "errors": "ExplainerRefused MetricRefused ModelError ParameterError XaihubError",
     "evaluation.engine": "Engine Lost Start",
     "explainers.budget": "Budget in_time preview rounds",

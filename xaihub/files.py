@@ -23,12 +23,18 @@ __all__ = [
     "locked",
     "read_file",
     "read_packed",
+    "rooted",
     "temporary_file",
     "user_folder",
     "write_file",
 ]
 
 TRUST_PATHS = "XAIHUB_TRUST_PATHS"
+
+
+def rooted(path: str, prefix: str = "") -> str:
+    """Return an absolute path after `prefix`, of which `path` may already have one; globs stay as they are."""
+    return prefix + os.path.abspath(os.path.expanduser(path.removeprefix(prefix)))  # noqa: PTH100, PTH111 - as text
 
 
 def check_file(path: str | os.PathLike[str], *, what: str, error: type[XaihubError], limit: int | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub.models.model import Model
 from xaihub.models.process import fenced
@@ -96,23 +97,26 @@ class Objective(Parametrised, ABC):
             inputs of `trainable` can be computed once and cached. An objective that changes the inputs (masks, noise)
             leaves this False.
         soft_labels: `loss` also takes (B, K) class probabilities as labels, which mixup and CutMix make.
+        weighs_classes: `loss` takes its cross-entropy from `cross_entropy`, which applies the plan's class weights.
 
     Example::
 
         class LabelSmoothing(Objective):
             on_features = True
+            weighs_classes = True
 
             smoothing: Annotated[float, Meta(ge=0, lt=1, description="...")] = 0.1
 
             def loss(self, network, inputs, labels, step):
                 logits = network(inputs)
-                cost = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+                cost = self.cross_entropy(logits, labels, smoothing=self.smoothing)
                 return Losses(terms={"cross_entropy": cost}, logits=logits)
     """
 
     on_features: ClassVar[bool] = False
     noun: ClassVar[str] = "objective"
     soft_labels: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
 
     # The optional methods do nothing by default, so their arguments are unused.
     # ruff: noqa: ARG002
@@ -172,6 +176,24 @@ class Objective(Parametrised, ABC):
             step: The optimizer step.
         """
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Return the mean over rows of -w[label] log softmax(logits)[label], in float32, with `class_weights` w.
+
+        The mean divides by the number of rows, not by the sum of their weights as torch does, so that a row counts the
+        same in every batch (our choice). Without weights this is torch's cross-entropy.
+
+        Args:
+            logits: (B, K) class scores.
+            labels: (B,) class indices or (B, K) class probabilities.
+            smoothing: Label smoothing, from 0 to 1.
+        """
+        weights = self.class_weights
+        if weights is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        weights = weights.to(logits.device)
+        total = F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing, reduction="sum")
+        return total / len(labels)
+
     def comparable(self, epoch: int) -> bool:
         """Return whether the validation loss after an epoch (counted from 1) is comparable with all later ones.
 
@@ -203,6 +225,11 @@ class Objective(Parametrised, ABC):
     def finish(self, network: nn.Module) -> Finished:
         """Return the network to save."""
         return Finished(network=network, wrapped=type(self).wrap is not Objective.wrap)
+
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """(K,) factors on the cross-entropy of each class, set before training; None weighs all classes alike."""
+        return None
 
     @cached_property
     def state(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Losses, Meta, Objective, Step
 
@@ -15,11 +14,12 @@ class CrossEntropy(Objective):
 
     on_features = True
     soft_labels = True
+    weighs_classes = True
 
     smoothing: Annotated[float, Meta(ge=0, lt=1, description="Label smoothing.")] = 0.0
 
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
         """Return the cross-entropy of one batch."""
         logits = network(inputs)
-        cost = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        cost = self.cross_entropy(logits, labels, smoothing=self.smoothing)
         return Losses(terms={"cross_entropy": cost}, logits=logits)

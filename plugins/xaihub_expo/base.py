@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Finished, Losses, Meta, Model, Objective, ParameterError, Step, When
 from xaihub.masking import BaselineName, Segments, make_features
@@ -29,6 +28,7 @@ class Expo(Objective):
     data are held out): with a fresh head neither loss nor penalty is meaningful.
     """
 
+    weighs_classes = True
     penalised_in: ClassVar[int] = 1  # by default one in this many images is penalised
 
     c: Annotated[
@@ -107,7 +107,7 @@ class Expo(Objective):
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:
         """Return cross-entropy and weighted penalty."""
         logits = network(inputs)
-        cost = F.cross_entropy(logits.float(), labels)
+        cost = self.cross_entropy(logits, labels)
         learning = torch.is_grad_enabled()  # a frozen network is in evaluation mode even then
         if self._due(learning=learning):
             with torch.no_grad():
@@ -144,7 +144,7 @@ class Expo(Objective):
         All images of the batch are penalised, in groups as large as in a step: single images differ several-fold.
         """
         own = torch.Generator().set_state(generator.get_state())
-        loss = float(F.cross_entropy(logits.float(), labels))
+        loss = float(self.cross_entropy(logits, labels))
         penalty = sum(part * float(found) for part, found in self._penalties(network, inputs, labels, logits, own))
         self.state.update(gamma=calibrated(self.c, loss, penalty), loss_at_start=loss, penalty_at_start=penalty)
 

@@ -12,7 +12,7 @@ from xaihub import ExplainerRefused, Model, rounds
 from xaihub.masking import Features, Removal, masked_forward_passes
 from xaihub_first_principles.measures import FIXED, MeasureFamily, MeasureResult, Points, combine
 
-CHECKS = 8  # how often the standard errors are checked during a run
+CHECKS = 16  # how often the standard errors are checked during a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ def evaluate_points(
 ) -> PointOutputs:
     """Evaluate the model on masked copies of a (C, H, W) image; a point's values are the opacities of the regions.
 
-    `points.base` selects the removal of each point. `enough` is called after each of `checks` parts, or after each
-    block of a balanced design if those are fewer; True ends the run with the points evaluated so far. For the progress
-    bar, `done` is the rows of earlier calls and `total` those of all calls.
+    `points.base` selects the removal of each point. `enough` is called after each of `checks` parts; True ends the run
+    with the points evaluated so far. For the progress bar, `done` is the rows of earlier calls and `total` those of all
+    calls.
 
     Raises:
         ExplainerRefused: A point's base has no removal.
@@ -54,36 +54,33 @@ def evaluate_points(
     total = total or done + len(points)
     logits: Tensor | None = None
     evaluated = torch.zeros(len(points), dtype=torch.bool)
-    for block in _blocks(points, 1 if enough is None else checks):
-        for number in base[block].unique().tolist():
-            rows = block[base[block] == number]
+    for part in _parts(points, 1 if enough is None else checks):
+        for number in base[part].unique().tolist():
+            rows = part[base[part] == number]
             draws = points.values[rows].float()
             batches = masked_forward_passes(
                 model, image, draws, removal=removals[number], expand=features.masks, done=done, total=total
             )
-            outputs = torch.cat([batch.outputs.cpu() for batch in batches])
+            outputs = torch.cat([batch.outputs for batch in batches]).cpu()
             if logits is None:
                 logits = outputs.new_zeros(len(points), outputs.shape[1])
             logits[rows] = outputs
             done += len(rows)
-        evaluated[block] = True
-        assert logits is not None  # noqa: S101 - a block is never empty
+        evaluated[part] = True
+        assert logits is not None  # noqa: S101 - a part is never empty
         found = PointOutputs(points=points.part(evaluated), logits=logits[evaluated])
         if enough is not None and not bool(evaluated.all()) and enough(found):
             break
     return found
 
 
-def _blocks(points: Points, count: int) -> Iterator[Tensor]:
-    """Split the rows into about `count` runs of whole blocks of clusters; the first has all fixed points."""
+def _parts(points: Points, count: int) -> Iterator[Tensor]:
+    """Split the rows into about `count` parts of whole clusters; the first has all fixed points."""
     clusters = int(points.cluster.max()) + 1
     if clusters == 0:
         yield torch.arange(len(points))
         return
-    done = 0
-    for upto in rounds(clusters, checks=count, first=points.block):
-        end = min(-(-upto // points.block) * points.block, clusters)
-        if end > done:
-            begun = points.cluster >= (done or FIXED)
-            yield torch.nonzero(begun & (points.cluster < end)).squeeze(1)
-            done = end
+    done = FIXED
+    for upto in rounds(clusters, checks=count):
+        yield torch.nonzero((points.cluster >= done) & (points.cluster < upto)).squeeze(1)
+        done = upto

@@ -19,7 +19,6 @@ from xaihub.masking import (
     Coalitions,
     balanced_coalitions,
     binomial_sizes,
-    block_of,
     draw_coalitions,
     every_coalition,
     shapley_sizes,
@@ -63,7 +62,7 @@ class MaskFamily(MeasureFamily):
             return design_points(x, every_coalition(d, copies=k), background)
         if self._even(d):
             design = balanced_coalitions(d, self.budget, copies=k, generator=generator)
-            return replace(design_points(x, design, background), block=block_of(d), distinct=False)
+            return replace(design_points(x, design, background), distinct=False)
         design = draw_coalitions(d, self.budget, self._law(d), ends=self.ends(), copies=k, generator=generator)
         return design_points(x, design, background)
 

@@ -34,7 +34,6 @@ class Points:
     masks: Tensor | None = None  # (n, d) the features that a point shows, for families on masks
     base: Tensor | None = None  # (n,) the replacement used for masked features, for families on masks
     log_density: Tensor = field(default_factory=lambda: torch.zeros(0))  # (n,) log of the expected draws of a mask
-    block: int = 1  # clusters that are balanced together, so that a run should end after whole blocks
     distinct: bool = False  # no point is drawn twice, so a design that covers much of the support has a smaller error
 
     def __len__(self) -> int:

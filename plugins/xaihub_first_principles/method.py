@@ -80,7 +80,7 @@ class FirstPrinciples(Explainer):
         int,
         Meta(ge=8, description="Maximum number of forward passes, shared by all shifts."),
         Passes(tolerance=0.0),
-    ] = 512
+    ] = 1024
     shifts: Annotated[
         int, Meta(ge=1, le=16, description="Number of grids; all but the first are shifted at random.")
     ] = 1

@@ -59,7 +59,8 @@ class Curves:
             expand=lambda counts: self._order.masks(counts, direction),
         )
         first, last = (whole, empty) if direction == "hide" else (empty, whole)
-        return torch.cat([first, *(batch.outputs.cpu() for batch in batches), last])
+        between = [batch.outputs for batch in batches]
+        return torch.cat([first, *(part.cpu() for part in between), last])
 
 
 class CurveMetric(Metric):
@@ -81,6 +82,6 @@ def _empty(case: Case, baseline: str) -> Tensor:
     def evaluate() -> Tensor:
         mask = torch.zeros(1, 1, *case.scene.image.shape[-2:])
         batches = masked_forward_passes(case.model, case.scene.image, mask, removal=case.removal(baseline))
-        return torch.cat([batch.outputs.cpu() for batch in batches])
+        return torch.cat([batch.outputs for batch in batches]).cpu()
 
     return case.scene.memory.once(("curves: baseline", baseline, case.seed), evaluate)

@@ -69,7 +69,7 @@ class ROAD(Metric):
                 removal=removal,
                 expand=lambda part: order.masks(part, direction),
             )
-            return torch.cat([batch.outputs.cpu() for batch in batches])
+            return torch.cat([batch.outputs for batch in batches]).cpu()
 
         return case.memory.once(("curves: imputed", direction, tuple(percents), self.noise, case.seed), evaluate)
 

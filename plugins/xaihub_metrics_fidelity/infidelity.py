@@ -103,7 +103,7 @@ class Infidelity(Metric):
                 removal=case.removal(self.baseline),
                 expand=lambda squares: without_squares(squares, size),
             )
-        return torch.cat([batch.outputs.cpu() for batch in batches])
+        return torch.cat([batch.outputs for batch in batches]).cpu()
 
 
 class _Subtract(Removal):

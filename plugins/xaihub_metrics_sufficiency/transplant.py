@@ -140,7 +140,7 @@ def transplanted(case: Case, sets: Tensor, onto: Tensor) -> Tensor:
     removal = _Onto(sets, onto)
     batches = masked_forward_passes(case.model, case.scene.image, pairs, removal=removal)
     whole = case.scene.logits[None]
-    results = torch.cat([case.scene.target.kept(batch.outputs, whole).cpu() for batch in batches])
+    results = torch.cat([case.scene.target.kept(batch.outputs, whole) for batch in batches]).cpu()
     return results.view(len(sets), len(onto)).double()
 
 

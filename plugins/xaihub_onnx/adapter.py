@@ -9,7 +9,7 @@ import torch
 
 from xaihub import Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
 from xaihub.errors import did_you_mean
-from xaihub.files import check_file, inside
+from xaihub.files import check_file, inside, rooted
 from xaihub_onnx.network import OnnxNetwork
 
 PREFIX, SUFFIX = "onnx/", ".onnx"
@@ -23,6 +23,10 @@ class OnnxAdapter(ModelAdapter):
     def knows(self, name: str) -> bool:
         """Whether the name is that of an ONNX file."""
         return name.startswith(PREFIX) or name.lower().endswith(SUFFIX)
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of the file."""
+        return rooted(name, PREFIX if name.startswith(PREFIX) else "")
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes."""

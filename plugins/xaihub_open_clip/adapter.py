@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing, TextEncoder
 from xaihub.errors import did_you_mean
-from xaihub.files import check_file, decoding, inside
+from xaihub.files import check_file, decoding, inside, rooted
 
 PREFIX = "openclip/"
 LARGEST = 2**22  # bytes of a configuration
@@ -39,6 +39,11 @@ class OpenClipAdapter(ModelAdapter):
     def knows(self, name: str) -> bool:
         """Whether the name has the prefix; OpenCLIP decides about the rest."""
         return name.startswith(PREFIX) and len(name) > len(PREFIX)
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of a folder."""
+        own = name.removeprefix(PREFIX)
+        return rooted(name, PREFIX + (_FOLDER if own.startswith(_FOLDER) else "")) if _folder(own) else name
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the architectures whose full names match a glob pattern."""
@@ -78,14 +83,19 @@ class OpenClipAdapter(ModelAdapter):
         )
 
 
+def _folder(name: str, base: str = "") -> Path | None:
+    """Return the folder that a name is that of, which goes before an architecture; None for any other name."""
+    folder = Path(base) / Path(name.removeprefix(_FOLDER)).expanduser()
+    return folder if folder.is_dir() or name.startswith(("/", ".", "~", _FOLDER)) else None
+
+
 class _Source:
     """An architecture with a tag, a repository of the hub, or a folder, under the name that OpenCLIP gives it."""
 
     def __init__(self, name: str, *, base: str) -> None:
-        folder = Path(base) / Path(name.removeprefix(_FOLDER)).expanduser()
-        self.folder = folder if folder.is_dir() or name.startswith(("/", ".", "~", _FOLDER)) else None
+        self.folder = folder = _folder(name, base)
         self.tag = ""
-        if self.folder is not None:
+        if folder is not None:
             if base:
                 inside(base, str(folder), who=f"model {name!r}", error=ModelError)
             check_file(folder / "open_clip_config.json", what="configuration", error=ModelError, limit=LARGEST)

@@ -82,7 +82,8 @@ class RISE(Explainer):
                 model, image, draws[len(scores) : count], removal=removal, expand=law.expand,
                 done=len(scores), total=self.masks,
             )  # fmt: skip
-            scores = torch.cat([scores, *(target.score(batch.outputs, output=self.output).cpu() for batch in batches)])
+            found = [target.score(batch.outputs, output=self.output) for batch in batches]
+            scores = torch.cat([scores, *(part.cpu() for part in found)])
             make = controlled if careful else plain
             estimate = partial(make, law, draws[:count], scores, centred=not target.outputs.classify)
             if careful and count >= LEAST and count < self.masks and estimate().noise < self.tolerance:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Finished, Group, Losses, Meta, Model, ModelError, Objective, Step, When
 from xaihub_scores_activation.gate import ScoresActivation, gates, warn_of_batch_norm, warnings_of_flatness
@@ -23,6 +22,7 @@ class GatedClassifier(Objective):
 
     on_features = True
     soft_labels = True
+    weighs_classes = True
 
     site: Annotated[
         Site,
@@ -90,7 +90,7 @@ class GatedClassifier(Objective):
     def loss(self, network: nn.Module, inputs: Tensor, labels: Tensor, step: Step) -> Losses:  # noqa: ARG002
         """Return the cross-entropy of one batch, and the entropy term if it has a weight."""
         logits = network(inputs)
-        terms = {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)}
+        terms = {"cross_entropy": self.cross_entropy(logits, labels, smoothing=self.smoothing)}
         if self.entropy:
             gate = _gate(network)
             weights = gate.factors() / gate.factor

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from xaihub import Group, Losses, Meta, Model, Objective, ParameterError, Step, Unless, evaluation_mode
 from xaihub_shapley.held_out import COALITIONS, FAITHFUL, R2, describe, errors, r2
@@ -17,6 +16,8 @@ from xaihub_shapley.network import ShapleyVision
 
 class ShapleyObjective(Objective):
     """Cross-entropy + lambda * Shapley loss (Fan, Yang, Ma 2025, arXiv 2512.14354; its second term as in FastSHAP)."""
+
+    weighs_classes = True
 
     lambda_: Annotated[
         float,
@@ -82,7 +83,7 @@ class ShapleyObjective(Objective):
         shown = shown.to(inputs.device)
         phi, values, empty = (part.float() for part in network(inputs, shown))
         logits = phi.sum(1)
-        terms = {"cross_entropy": F.cross_entropy(logits, labels)}
+        terms = {"cross_entropy": self.cross_entropy(logits, labels)}
         ramp = self._ramp(step)
         weight = self.lambda_ * ramp
         error = self._error(phi, values if self.target_grad else values.detach(), shown, empty, labels)
@@ -97,7 +98,7 @@ class ShapleyObjective(Objective):
             notes |= self._held_out_fit(inner, inputs, phi, empty, step)
         if self._gamma:
             repeated = labels.repeat_interleave(self.coalitions)
-            terms["masked_cross_entropy"] = self._gamma * F.cross_entropy(values.flatten(0, 1), repeated)
+            terms["masked_cross_entropy"] = self._gamma * self.cross_entropy(values.flatten(0, 1), repeated)
         if self.value == "full":
             terms["empty"] = empty.square().sum()
         return Losses(terms=terms, logits=logits, notes=notes)

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing, TextEncoder
-from xaihub.files import check_file, inside
+from xaihub.files import check_file, inside, rooted
 from xaihub_transformers.attention import NAME, mark
 from xaihub_transformers.networks import Backbone, Classifier, ImageTower, prefix_tokens
 from xaihub_transformers.preprocessing import preprocessing
@@ -34,6 +34,7 @@ _KINDS = {
     "multi_label_classification": "multilabel",
 }
 _WITH_TEXT = ("clip", "siglip")
+_SAVE = "save the network's own tokenizer next to it, or use OpenCLIP: -m openclip/ARCHITECTURE"
 _LOCAL = {"trust_remote_code": False}  # code of a repository is never run
 _WEIGHTS = {"use_safetensors": True}  # other files are pickles
 
@@ -47,6 +48,10 @@ class TransformersAdapter(ModelAdapter):
     def knows(self, name: str) -> bool:
         """Whether the name has the prefix; a folder or the hub decides about the rest."""
         return name.startswith(PREFIX) and len(name) > len(PREFIX)
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of a folder."""
+        return rooted(name, PREFIX) if _Source.is_folder(name.removeprefix(PREFIX)) else name
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes."""
@@ -74,7 +79,7 @@ class TransformersAdapter(ModelAdapter):
         kind: str | None = "embedding"
         loader: Any = AutoModelForImageClassification if _classifies(config) else AutoModel
         network = _network(loader, source, config, random=random)
-        if config.model_type in _WITH_TEXT:
+        if config.model_type in _WITH_TEXT and loader is AutoModel:
             encoder = _text_encoder(network, source)
             inner: nn.Module = ImageTower(network)
         elif loader is AutoModel:
@@ -83,7 +88,10 @@ class TransformersAdapter(ModelAdapter):
             inner, kind = Classifier(network), _kind(config)
             classes = _class_names(config) if classes is None else classes
         shape = _preprocessing(request, source, config)
-        mark(inner, shape.size)
+        try:
+            mark(inner, shape.size)
+        except Exception as error:  # a network that takes more than pixels, such as texts
+            raise _needs_more(request.name, network, error) from error
         return Model(
             inner,
             name=request.name,
@@ -102,7 +110,7 @@ class _Source:
 
     def __init__(self, name: str, *, base: str) -> None:
         folder = Path(base) / Path(name).expanduser()
-        self.local = folder.is_dir() or name.startswith(("/", ".", "~"))
+        self.local = self.is_folder(name, base)
         self.name, _, revision = (str(folder), "", "") if self.local else name.partition("@")
         self.options: dict[str, Any] = {**_LOCAL, **({"revision": revision} if revision else {})}
         if not self.local:
@@ -110,6 +118,11 @@ class _Source:
         if base:
             inside(base, str(folder), who=f"model {name!r}", error=ModelError)
         check_file(Path(self.name) / "config.json", what="configuration", error=ModelError, limit=LARGEST)
+
+    @staticmethod
+    def is_folder(name: str, base: str = "") -> bool:
+        """Whether a name is that of a folder, which goes before a repository."""
+        return (Path(base) / Path(name).expanduser()).is_dir() or name.startswith(("/", ".", "~"))
 
     def check_weights(self) -> None:
         """Refuse a folder without weights in safetensors."""
@@ -123,7 +136,8 @@ class _Source:
 def _network(loader: Any, source: _Source, config: PreTrainedConfig, *, random: bool) -> Any:
     """Return the network with its weights, of which none may be random."""
     # Texts are attended to in one direction, with a mask that only the library's own attention gets.
-    attention = {"vision_config": NAME, "text_config": "sdpa"} if config.model_type in _WITH_TEXT else NAME
+    both = config.model_type in _WITH_TEXT and hasattr(config, "text_config")
+    attention = {"vision_config": NAME, "text_config": "sdpa"} if both else NAME
     if random:
         return loader.from_config(config, attn_implementation=attention, **_LOCAL)
     source.check_weights()
@@ -213,15 +227,18 @@ def _text_encoder(network: Any, source: _Source) -> TextEncoder:
 
     def encode(texts: Sequence[str]) -> Tensor:
         nonlocal tokenizer
-        if tokenizer is None:
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(source.name, **source.options)
-            except (OSError, ValueError, ImportError) as error:
-                raise ModelError(f"the tokenizer of {source.name!r} cannot be loaded: {error}") from error
+        tokenizer = tokenizer or _tokenizer(source)
         # SigLIP was trained on texts of a fixed length.
         tokens = tokenizer(
             list(texts), padding="longest" if bias is None else "max_length", truncation=True, return_tensors="pt"
         )
+        read, size = tokens["input_ids"], network.config.text_config.vocab_size
+        if int(read.max()) >= size or len(read.unique(dim=0)) < len({*texts}):
+            raise ModelError(
+                f"the tokenizer of {source.name!r} does not fit the network: it reads different texts as the same, or"
+                f" knows more than {size} tokens",
+                hint=_SAVE,
+            )
         found = network.get_text_features(**tokens.to(network.device))
         features: Tensor = getattr(found, "pooler_output", found)
         return features
@@ -229,6 +246,23 @@ def _text_encoder(network: Any, source: _Source) -> TextEncoder:
     return TextEncoder(
         encode=encode, scale=network.logit_scale.exp().item(), bias=None if bias is None else bias.item()
     )
+
+
+def _tokenizer(source: _Source) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source.name, **source.options)
+    except Exception as error:  # transformers and the libraries of tokenizers raise many types
+        reason = " ".join(str(error).split())[:150]
+        raise ModelError(f"the tokenizer of {source.name!r} cannot be loaded: {reason}", hint=_SAVE) from error
+
+
+def _needs_more(name: str, network: Any, error: Exception) -> ModelError:
+    """Return the refusal of a network that cannot be run on images alone."""
+    reason = " ".join(str(error).split())[:150]
+    hint = "pass the network in a module of your own to xaihub.Model"
+    if hasattr(network, "get_text_features"):
+        hint = "for images and texts, use its weights through OpenCLIP: -m openclip/ARCHITECTURE --text PROMPT"
+    return ModelError(f"{name!r} ({type(network).__name__}) cannot be run on images alone: {reason}", hint=hint)
 
 
 def _explained(name: str, error: Exception) -> ModelError:

@@ -9,8 +9,8 @@ Each method explains the predicted class of each photo, and is judged by inserti
 other explainers with their own and as many forward passes as it used on that photo. In the other groups every method
 has `--budget` forward passes; keep-p at 0.5 and the weights of RISE and of LIME are read off one set of masks; signed
 keep-p is twice the centred one. A backward pass counts as two forward passes. Means have 95 % bootstrap intervals over
-photos; "against" is the mean of differences to `--reference`, photo by photo. `--used` names photos on which the
-measure was chosen, one path or name per line; they are skipped.
+photos; "against" is the mean of differences to `--reference`, photo by photo, in bold where its interval excludes zero.
+`--used` names photos on which the measure was chosen, one path or name per line; they are skipped.
 
 Results go to `--store`, one line per photo and method, and a run can be resumed; `--report` only prints.
 """
@@ -266,7 +266,8 @@ def interval(values: Tensor, *, sign: bool = False) -> str:
     drawn = values[torch.randint(0, len(values), (10_000, len(values)), generator=generator)].mean(1)
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     form = "+.3f" if sign else ".3f"
-    return f"{float(values.mean()):{form}} [{low:{form}}, {high:{form}}]"
+    text = f"{float(values.mean()):{form}} [{low:{form}}, {high:{form}}]"
+    return f"**{text}**" if sign and low * high > 0 else text
 
 
 if __name__ == "__main__":

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 
-from xaihub.cli import _defaults
+from xaihub.api.parameters import Setting, assign
+from xaihub.cli import _defaults, cli
 from xaihub.cli.compare import compare
 from xaihub.cli.explain import explain
+from xaihub.errors import ParameterError
+from xaihub.params import Parametrised
 
 from .conftest import Run
+
+
+class Rise(Parametrised):
+    masks: int = 5
 
 
 @pytest.fixture(params=[explain, compare], ids=["explain", "compare"])
@@ -51,8 +60,8 @@ def test_what_is_set_is_shown_kept_as_toml_and_removed(run: Run) -> None:
         "template": {"quick": {"explainer": ["gradcam", "rise"]}},
     }
     lines = [line.split() for line in run("config").stdout.splitlines()]
-    assert ["model", '"resnet50"', "file"] in lines
-    assert ["quick.explainer", '["gradcam",', '"rise"]', "file"] in lines
+    assert ["model", '"resnet50"', "file"] in [line[:3] for line in lines]
+    assert ["quick.explainer", '["gradcam",', '"rise"]', "file"] in [line[:4] for line in lines]
     for key in ("model", "seed", "smooth", "batch-size", "quick"):
         assert run("config", "unset", key).exit_code == 0
     assert _defaults.read() == ({}, {})
@@ -87,10 +96,95 @@ def test_the_command_line_wins_over_the_environment_over_the_template_over_the_f
     assert options("-m", "typed", "-T", "quick")["models"] == ("typed",)
 
 
-def test_other_commands_read_no_defaults(run: Run) -> None:
+VALUES = {
+    "model": "resnet50", "explainer": "rise", "metric": "deletion", "param": "rise.masks=7", "budget": "77",
+    "seed": "5", "device": "cpu", "batch-size": "3", "threads": "2", "backend": "eager", "precision": "bf16",
+    "colormap": "viridis", "alpha": "0.25", "smooth": "on",
+}  # fmt: skip
+
+
+def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for inner, item in command.commands.items():
+        yield from leaves(f"{name} {inner}", item)
+
+
+def test_every_command_that_has_the_option_takes_the_default(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in VALUES.items():
+        run("config", "set", key, value)
+    assert set(VALUES) == {key.replace("_", "-") for key in _defaults.KEYS}
+    unaffected = set()
+    for name, command in (pair for top in cli.commands for pair in leaves(top, cli.commands[top])):
+        given: dict[str, Any] = {}
+        monkeypatch.setattr(command, "callback", lambda given=given, **values: given.update(values))
+        monkeypatch.setattr(command, "params", [one for one in command.params if isinstance(one, click.Option)])
+        for one in command.params:
+            monkeypatch.setattr(one, "required", False)
+        done = run(*name.split())
+        assert done.exit_code == 0, done.stderr
+        for one in command.params:
+            key = max(one.opts, key=len).lstrip("-")
+            if key in VALUES:
+                value = given[str(one.name)]
+                shown = value if isinstance(value, tuple) else (value,)
+                texts = {
+                    "on" if v is True else f"{v.who}.{v.name}={v.value}" if isinstance(v, Setting) else str(v)
+                    for v in shown
+                }
+                if texts != {VALUES[key]}:
+                    unaffected.add((name, key))
+    assert unaffected == {
+        ("plugins check", "param"), ("rank", "explainer"), ("rank", "param"), ("tune", "param"),
+        ("train", "param"), ("train", "batch-size"), ("train", "precision"),
+        ("sweep", "param"), ("sweep", "batch-size"), ("sweep", "precision"),
+        ("sweep", "explainer"), ("sweep", "metric"),
+    }  # fmt: skip
+    shown = {line.split()[0]: line.split("  ")[-1].strip() for line in run("config").stdout.splitlines()[2:]}
+    assert shown["model"] == "compare, evaluate, explain, rank, recommend, sweep, train, tune"
+    assert shown["metric"] == "evaluate, tune"
+    assert shown["colormap"] == "compare, explain, report"
+
+
+def test_a_command_that_has_no_such_option_does_not_read_the_file(run: Run) -> None:
     written("not toml")
-    for command in ("--help", "evaluate --help", "rank --help", "train --help", "info"):
+    for command in ("--help", "info", "list metrics", "show insertion", "cache list"):
         assert run(*command.split()).exit_code == 0
+
+
+def test_two_defaults_for_one_value_are_refused_unless_one_is_typed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(cli.commands["train"], "callback", lambda **values: given.append(values))
+    run("config", "set", "model", "resnet18", "resnet50")
+    done = run("train", "digits")
+    assert done.exit_code == 2
+    assert "--model takes one value, but its default is resnet18, resnet50; name one" in done.stderr
+    assert run("train", "digits", "-m", "vit_tiny_patch16_224").exit_code == 0
+    assert [one["model"] for one in given] == ["vit_tiny_patch16_224"]
+    assert "(dynamic)" in run("train", "--help").stdout
+
+
+def test_a_plan_is_not_changed_by_defaults(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("config", "set", "model", "resnet50")
+    run("config", "set", "quick.metric", "deletion")
+    assert "--template cannot be combined" in run("evaluate", "-T", "quick", "--resume", "run").stderr
+    given: list[Any] = []
+    monkeypatch.setattr(cli.commands["evaluate"], "callback", lambda **values: given.append(values))
+    for words in ("a.png", "--config plan.yaml", "--resume run", "-T quick a.png"):
+        assert run("evaluate", *words.split()).exit_code == 0
+    assert [one["models"] for one in given] == [("resnet50",), (), (), ("resnet50",)]
+    assert given[-1]["metrics"] == ("deletion",)
+
+
+def test_the_default_of_a_parameter_applies_where_it_can(run: Run) -> None:
+    specs = [SimpleNamespace(name="rise", plugin="rise", load=lambda: Rise)]
+    default = [replace(Setting.parse(text), optional=True) for text in ("rise.masks=7", "lime.samples=9", "steps=3")]
+    assert assign(default, specs) == [{"masks": "7"}]
+    with pytest.raises(ParameterError, match="nothing named 'lime' is selected"):
+        assign([Setting.parse("lime.samples=9")], specs)
+    with pytest.raises(ParameterError, match="rise has no parameter 'mask'"):
+        assign([replace(Setting.parse("rise.mask=7"), optional=True)], specs)
 
 
 @pytest.mark.parametrize(

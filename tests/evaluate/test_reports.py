@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from tests.evaluate.toys import config, values
+from xaihub.evaluation.bootstrap import interval
 from xaihub.evaluation.charts import curve_chart, plot
 from xaihub.evaluation.columns import ListedScores
 from xaihub.evaluation.config import Choice
 from xaihub.evaluation.export import export
-from xaihub.evaluation.leaderboard import boards, interval, intervals
+from xaihub.evaluation.leaderboard import boards
 from xaihub.evaluation.merge import merge
 from xaihub.evaluation.plan import make_plan
 from xaihub.evaluation.results import ScoreRow
@@ -112,19 +112,6 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
         _, low, high = interval(list(generator.normal(size=40)))
         hits += low <= 0 <= high
     assert 0.88 <= hits / 200 <= 0.99
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 40, 777, 2500])
-def test_intervals_are_those_of_whole_resamples_drawn_one_sample_at_a_time(count: int) -> None:
-    def plain(sample: NDArray[np.float64]) -> tuple[float, float, float]:
-        picks = np.random.default_rng(0).integers(0, len(sample), size=(2000, len(sample)))
-        low, high = np.percentile(sample[picks].mean(axis=1), [2.5, 97.5])
-        return float(sample.mean()), float(low), float(high)
-
-    generator = np.random.default_rng(2)
-    samples = [generator.normal(size=size) for size in (count, 30, count)]  # more than fit into a block at a time, too
-
-    np.testing.assert_allclose(intervals(samples), [plain(sample) for sample in samples], rtol=1e-12, atol=1e-12)
 
 
 def test_one_metric_with_two_settings_gets_two_columns(hub: Hub, photos: Path, store: RunStore) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xaihub import Case, ExplainerRefused, Model, ParameterError, Preprocessing, Scene, Target
 from xaihub.masking import Segments, make_features, make_removal
 from xaihub_first_principles import mask_families
-from xaihub_first_principles.evaluation import evaluate_points
+from xaihub_first_principles.evaluation import PointOutputs, evaluate_points
 from xaihub_first_principles.families import NOT_MEASURES
 from xaihub_first_principles.method import FirstPrinciples
 from xaihub_first_principles.regions import make_regions
@@ -165,6 +165,23 @@ def test_a_run_ends_early_once_the_standard_error_is_small() -> None:
     assert long.metadata["forward_passes"] == 480
     assert short.metadata["forward_passes"] < 400
     assert short.metadata["details"]["stderr_to_spread"] < 0.2
+
+
+def test_the_standard_error_is_checked_after_each_sixteenth_of_the_budget() -> None:
+    model, image = _model(), _image()[0]
+    features, removals = make_features("grid:6", model, image), [make_removal("black", model, image)]
+    family = make_family("keep_p", FamilySettings(count=36, budget=640))
+    points = family.points(torch.ones(36).double(), torch.Generator().manual_seed(0))
+    seen: list[int] = []
+
+    def enough(found: PointOutputs) -> bool:
+        seen.append(len(found.logits))
+        return len(found.logits) >= 200
+
+    found = evaluate_points(model, image, points, features=features, removals=removals, enough=enough)
+    assert seen == [40, 80, 120, 160, 200]
+    assert len(found.points) == 200
+    assert torch.equal(found.points.masks, points.masks[:200])
 
 
 def test_a_map_that_is_mostly_noise_says_so() -> None:

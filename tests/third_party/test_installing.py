@@ -40,7 +40,7 @@ def test_an_install_reports_clashes_load_time_and_heavy_imports(fresh: Any) -> N
 
 
 def test_one_that_ends_the_interpreter_is_reported_and_can_be_removed(fresh: Any) -> None:
-    folder = fresh.project(fresh.work / "xaihub-killer", "import os\nos._exit(7)\n")
+    folder = fresh.project(fresh.work / "xaihub-killer", "import ctypes\nctypes.CDLL(None)._exit(7)\n")
 
     done = fresh.xaihub("plugins", "install", folder, "-q")
 
@@ -55,7 +55,7 @@ def test_one_that_ends_the_interpreter_is_reported_and_can_be_removed(fresh: Any
 
 
 def test_one_that_ends_the_interpreter_does_not_make_another_look_broken(fresh: Any) -> None:
-    fresh.plant("killer", "import os\nos._exit(7)\n")
+    fresh.plant("killer", "import ctypes\nctypes.CDLL(None)._exit(7)\n")
     folder = fresh.project(fresh.work / "xaihub-fine", fresh.good("fine"))
 
     done = fresh.xaihub("plugins", "install", folder, "-q", "--json")
@@ -66,7 +66,7 @@ def test_one_that_ends_the_interpreter_does_not_make_another_look_broken(fresh: 
 
 
 def test_installing_again_loads_a_plugin_again_that_was_skipped(fresh: Any) -> None:
-    folder = fresh.project(fresh.work / "xaihub-killer", "import os\nos._exit(7)\n")
+    folder = fresh.project(fresh.work / "xaihub-killer", "import ctypes\nctypes.CDLL(None)._exit(7)\n")
     assert fresh.xaihub("plugins", "install", "--editable", folder, "-q").returncode == 1
     (folder / "xaihub_killer" / "__init__.py").write_text(fresh.good("killer"), encoding="utf-8")
     assert "skipped" in fresh.xaihub("list").stderr

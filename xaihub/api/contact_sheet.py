@@ -123,15 +123,15 @@ def channel_sheet(model: Model, explanation: GlobalExplanation, photos: Photos, 
         for line, text in enumerate(facts):
             draw.text((MARGIN, y + 34 + 20 * line), text, fill=FAINT, font=_font(13))
         for column, view in enumerate(views):
-            _put(sheet, draw, model, view, x=HEAD + column * (CELL + MARGIN), y=y)
+            _put(sheet, draw, photos, view, x=HEAD + column * (CELL + MARGIN), y=y)
     foot = sheet.height - 44
     draw.text((MARGIN, foot), NOTE, fill=FAINT, font=_font(12))
     draw.text((MARGIN, foot + 18), how, fill=FAINT, font=_font(12))
     return sheet
 
 
-def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, model: Model, view: ChannelView, *, x: int, y: int) -> None:
-    photo = load_image(view.source)
+def _put(sheet: Image.Image, draw: ImageDraw.ImageDraw, photos: Photos, view: ChannelView, *, x: int, y: int) -> None:
+    photo, model = load_image(view.source, page=photos.page), photos.model
     image = painted(view.heat, model.preprocessing.shown(photo), model.prepare(photo)[1])
     image.thumbnail((CELL, CELL))
     sheet.paste(image, (x, y + CELL - image.height))  # bottom left, above its caption

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 from xaihub.api.parameters import Setting, assign
 from xaihub.api.registration import default_hub, names, settings
 from xaihub.errors import ParameterError
+from xaihub.files import rooted
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xaihub.evaluation.checkpoints import Checkpoints
     from xaihub.evaluation.config import Choice, Config
     from xaihub.evaluation.estimate import Cost
     from xaihub.evaluation.leaderboard import Leaderboard
     from xaihub.evaluation.run import Totals
 
-_FILE = re.compile(r"\.ya?ml$|\.onnx$|\.py:\w+$", re.IGNORECASE)  # a card, or a function in a file
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = (
-    "target", "outputs", "like", "text", "labels", "masks", "boxes", "seed", "device", "batch_size", "threads",
-    "backend", "precision", "budget", "limit", "shard", "maps", "output",
+    "target", "outputs", "like", "text", "input", "page", "labels", "masks", "boxes", "seed", "device", "batch_size",
+    "threads", "backend", "precision", "budget", "limit", "shard", "maps", "output",
 )  # fmt: skip
 # Those that change scores by more than rounding may not change within a run.
 KEPT = ("precision", "backend")
@@ -41,12 +40,14 @@ class Evaluation:
 
     Attributes:
         boards: One leaderboard per model.
+        checkpoints: Each model compared with the first one of the same architecture.
         totals: What was computed, and what was reused.
         failed: The images that could not be used, with the reason.
         folder: The run, which `evaluate(resume=...)` and `xaihub export` accept.
     """
 
     boards: list[Leaderboard]
+    checkpoints: list[Checkpoints]
     totals: Totals
     failed: Mapping[str, str]
     folder: Path
@@ -96,8 +97,9 @@ def evaluate(
         jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
         address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, outputs, like, text, labels, masks, boxes, seed, device, batch_size, threads, backend, precision,
-            budget, limit, shard, maps, output: as the options of the command.
+        plan: target, outputs, like, text, input (a dictionary), page, labels, masks, boxes, seed, device, batch_size,
+            threads, backend, precision, budget (one or a list), limit, shard, maps, output: as the options of the
+            command.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -106,6 +108,7 @@ def evaluate(
 
         xaihub.evaluate("photos/", explainers=["gradcam", "rise"], metrics="insertion", output="runs/first").boards
     """
+    from xaihub.evaluation.checkpoints import checkpoints
     from xaihub.evaluation.engine import make_engine
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.plan import load_models, make_plan
@@ -139,11 +142,13 @@ def evaluate(
         from xaihub.evaluation.estimate import estimate
 
         with tempfile.TemporaryDirectory() as scratch, RunStore(Path(scratch) / "run", create=True) as store:
-            return estimate(hub, work, store, loaded)
+            return estimate(hub, work, store, loaded, timeout=timeout)
     with RunStore(folder, create=not resume) as store:
         totals = run(hub, work, store, loaded, retry=not only_missing, timeout=timeout, engine=workers)
+        scores = store.scores()
         return Evaluation(
-            boards=boards(store.scores(), hub, work.labels),
+            boards=boards(scores, hub, work.labels),
+            checkpoints=checkpoints(scores, store.structures, hub),
             totals=totals,
             failed=store.failed_images(),
             folder=store.folder,
@@ -188,13 +193,15 @@ def planned(
         raise ParameterError("no images to evaluate on", hint="name some, or give a config or a run to resume")
     _update_lists(hub, made, images, lists, params, add=bool(resume))
     for name in SCALARS:
-        if scalars.get(name) not in (None, ()):
+        if scalars.get(name) not in (None, (), {}):
             if resume and name in KEPT and scalars[name] != getattr(made, name):
                 raise ParameterError(
                     f"the run was computed with {name} {getattr(made, name)!r}, so {scalars[name]!r} would mix two",
                     hint="evaluate into a new run",
                 )
             setattr(made, name, scalars[name])
+    if isinstance(made.budget, tuple):  # the command line's, where it can be repeated
+        made.budget = list(made.budget) if len(made.budget) > 1 else made.budget[0]
     for name in ("like", "text"):  # in Python, one may be given without a list
         items = getattr(made, name)
         setattr(made, name, [str(item) for item in ([items] if isinstance(items, str) else items)])
@@ -202,7 +209,7 @@ def planned(
         made.controls = False
     if made.backend == "auto":  # what it stands for here is part of the plan
         made.backend = hub.automatic_backend
-    _rooted(made)
+    root_paths(hub, made)
     return made, file
 
 
@@ -233,15 +240,18 @@ def _update_lists(
         setattr(config, name, old + [item for item in items if item not in old])
 
 
-def _rooted(config: Config) -> None:
-    """Make paths absolute, so that the run can be resumed from any folder; `abspath` keeps globs as they are."""
-    rooted: Callable[[str], str] = os.path.abspath
+def root_paths(hub: Hub, config: Config) -> None:
+    """Make paths absolute, so that the run can be resumed from any folder."""
+    from xaihub.evaluation.dependence import with_rooted
+
     config.images = list(dict.fromkeys(map(_image_path, config.images)))
-    models = (rooted(name) if _FILE.search(name) else name for name in config.models)
-    config.models = list(dict.fromkeys(models))
-    config.like = [rooted(path) for path in config.like]
+    config.models = list(dict.fromkeys(map(hub.rooted, config.models)))
+    config.like = list(map(rooted, config.like))
     for name in ("labels", "masks", "boxes"):
         setattr(config, name, getattr(config, name) and rooted(getattr(config, name)))
+    for choice in (*config.explainers, *config.metrics):
+        if not isinstance(choice, str):
+            choice.params = with_rooted(choice.params)
 
 
 def _image_path(path: str) -> str:
@@ -251,4 +261,4 @@ def _image_path(path: str) -> str:
     if path == "-" or path.startswith(HF):
         return path
     kind = CLASSES if path.startswith(CLASSES) else ""
-    return kind + os.path.abspath(path.removeprefix(kind))  # noqa: PTH100 - as above
+    return rooted(path, kind)

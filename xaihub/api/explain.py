@@ -22,6 +22,7 @@ from xaihub.metric import Scene
 from xaihub.models.headed import FunctionHead, Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
+from xaihub.models.process import fenced
 from xaihub.models.prompts import aimed
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def explain(
         values: Parameters of the explainer, unless it is an instance.
 
     Raises:
-        XaihubError: The image, model, explainer, target or a parameter cannot be used, or the explainer refuses.
+        XaihubError: The image, model, explainer, target or a parameter cannot be used, or the explainer refuses or
+            fails; its own exception is the cause.
 
     Example::
 
@@ -195,7 +197,8 @@ class _Input:
         image = self.model.preprocessing.shown(self.image)
         logits = None if explainer.plain_first else self.logits
         if isolation is None:
-            found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
+            with fenced(explainer):
+                found = explainer.explain(self.model, inputs, target, seed=seed, logits=logits)[0]
         else:
             wanted = Target.parse(target, self.model.classes, self.model.outputs)
             found = isolation.explain(explainer, self.model, inputs, wanted, seed=seed, logits=logits)

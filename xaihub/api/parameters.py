@@ -21,11 +21,13 @@ class Setting:
         name: The parameter, as `xaihub show` lists it.
         value: As it was typed.
         who: The only explainer, metric or objective to set it for, or "" for every selected one that has it.
+        optional: Whether it may have no effect, because nothing that is selected has it.
     """
 
     name: str
     value: str
     who: str = ""
+    optional: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -56,13 +58,14 @@ def assign(settings: Sequence[Setting], selected: Sequence[Spec]) -> list[dict[s
     for setting in settings:
         named = [at for at, spec in enumerate(selected) if setting.who in ("", spec.name, f"{spec.plugin}/{spec.name}")]
         names = list(dict.fromkeys(selected[at].name for at in named))
-        if not names:
+        takers = [at for at in named if setting.name in known[at]]
+        waived = setting.optional and not (names and setting.who)
+        if not names and not waived:
             every = [spec.name for spec in selected]
             hint = did_you_mean(setting.who, every) or f"selected: {', '.join(every) or 'none'}"
             what = f"nothing named {setting.who!r} is selected" if setting.who else "nothing is selected"
             raise ParameterError(f"{what}, so {setting.name}={setting.value} has no effect", hint=hint)
-        takers = [at for at in named if setting.name in known[at]]
-        if not takers:
+        if not takers and not waived:
             every = sorted(set().union(*(known[at] for at in named)))
             hint = did_you_mean(setting.name, every) or f"known: {', '.join(every) or 'none'}"
             subject = f"none of {', '.join(names)}" if len(names) > 1 else names[0]

@@ -36,17 +36,26 @@ class Photos:
         model: The model.
         sources: The readable files.
         errors: One error per unreadable file.
+        page: The page of files with several pages; None is the first.
     """
 
     model: Model
     sources: list[str]
     errors: list[XaihubError] = field(default_factory=list)
+    page: int | None = None
     _kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, model: Model, sources: Sequence[str], watch: Callable[[str], None] = lambda _text: None) -> Photos:
+    def read(
+        cls,
+        model: Model,
+        sources: Sequence[str],
+        watch: Callable[[str], None] = lambda _text: None,
+        *,
+        page: int | None = None,
+    ) -> Photos:
         """Read every file once; unreadable files are skipped and listed in `errors`."""
-        photos, room = cls(model=model, sources=[]), KEPT_BYTES
+        photos, room = cls(model=model, sources=[], page=page), KEPT_BYTES
         for source in sources:
             watch(f"reading {Path(source).name}")
             try:
@@ -63,7 +72,7 @@ class Photos:
     def prepare(self, source: str) -> Tensor:
         """Return the (C, H, W) input of one file."""
         found = self._kept.get(source)
-        return self.model.prepare(load_image(source))[0] if found is None else found
+        return self.model.prepare(load_image(source, page=self.page))[0] if found is None else found
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield (b, C, H, W) batches in the order of `sources`."""
@@ -97,6 +106,7 @@ def rank(
     combine: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
     text: str | Sequence[str] = (),
+    page: int | None = None,
     **loading: Any,
 ) -> list[GlobalExplanation]:
     """Rank the features that models as a whole rely on, as `xaihub rank` does.
@@ -112,6 +122,7 @@ def rank(
         timeout: Limit for one ranking by a third-party plugin, which runs in a worker process, in seconds; 0 for no
             limit and no worker.
         text: Texts, as classes of models with a text encoder.
+        page: The page of image files with several pages; None is the first.
         loading: For models given by name: device, checkpoint, classes, layer, outputs, input, batch_size, threads,
             backend, precision.
 
@@ -133,7 +144,7 @@ def rank(
     sources = find_images([os.fspath(item) for item in listed(images)]) if images else []
     outcomes = []
     table = None if labels is None else str(labels)
-    for outcome in rank_models(networks, methods, sources, labels=table, seed=seed, timeout=timeout):
+    for outcome in rank_models(networks, methods, sources, labels=table, seed=seed, timeout=timeout, page=page):
         if outcome.error is not None:
             raise outcome.error
         outcomes.append(outcome)
@@ -151,6 +162,7 @@ def rank_models(
     seed: int = 0,
     timeout: float = 0,
     watch: Callable[[str], None] = lambda _text: None,
+    page: int | None = None,
 ) -> Iterator[RankOutcome]:
     """Rank the features of every model with every global explainer; one failure does not stop the rest.
 
@@ -162,19 +174,20 @@ def rank_models(
         seed: Seed of every random choice.
         timeout: Limit for one ranking by a third-party plugin, in seconds (see `Isolation`).
         watch: Called with a description of each step before it starts.
+        page: The page of image files with several pages; None is the first.
 
     Raises:
         InputError: The labels cannot be read, or do not cover the images.
     """
     with Isolation(timeout=timeout) as isolation:
         for model in models:
-            photos = Photos.read(model, sources, watch)
+            photos = Photos.read(model, sources, watch, page=page)
             truth = None if labels is None else labels_of(photos.sources, model.classes, labels)
             for explainer in explainers:
                 watch(f"{explainer.name} on {model.name}")
                 outcome = partial(RankOutcome, model=model, explainer=explainer.name, photos=photos)
                 try:
-                    made = isolation.rank(explainer, model, photos, truth, sources=photos.sources, seed=seed)
+                    made = isolation.rank(explainer, model, photos, truth, sources=photos.sources, seed=seed, page=page)
                 except XaihubError as error:
                     yield outcome(error=error)
                     continue

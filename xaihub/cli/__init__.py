@@ -7,6 +7,7 @@ import click
 from xaihub import __version__
 from xaihub.cli._app import App, Commands, Group
 from xaihub.cli._defaults import Lazy
+from xaihub.notices.leaving import leave
 
 # Where each command is defined, which is imported when the command is used, and its line in `xaihub --help`.
 COMMANDS = {
@@ -28,7 +29,9 @@ COMMANDS = {
     "show": ("show:show", "Show an explainer, metric, model and so on."),
     "sweep": ("sweep:sweep", "Train with several values of a parameter and compare."),
     "train": ("train:train", "Train or fine-tune a model."),
+    "tune": ("tune:tune", "Search an explainer's parameters by metrics."),
 }
+_COMMANDS = Commands(COMMANDS)
 
 
 def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[str, ...]) -> None:
@@ -42,7 +45,7 @@ def _register_files(ctx: click.Context, _option: click.Parameter, files: tuple[s
 
 @click.group(
     cls=Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "default_map": Lazy()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "default_map": Lazy(_COMMANDS)},
 )
 @click.version_option(__version__, message="xaihub %(version)s")
 @click.option(
@@ -77,9 +80,13 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-cli.commands = Commands(COMMANDS)
+cli.commands = _COMMANDS
 
 
 def main() -> None:
     """Run the command line."""
-    cli(prog_name="xaihub")
+    try:
+        cli(prog_name="xaihub")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 1)
+        raise

@@ -16,6 +16,7 @@ import click
 from xaihub.cli._output import clean, say
 from xaihub.cli._remembered import Remembered
 from xaihub.errors import XaihubError, did_you_mean
+from xaihub.notices.interrupts import heard
 
 if TYPE_CHECKING:
     from xaihub.hub import Hub
@@ -179,7 +180,10 @@ class Group(Family):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
-            result = run(*args, standalone_mode=False, **extra)
+            with heard() as presses:
+                result = run(*args, standalone_mode=False, **extra)
+            if presses and not result:  # whatever has swallowed it
+                raise KeyboardInterrupt
         except Exception as error:
             sys.exit(_report(error))
         except KeyboardInterrupt as error:

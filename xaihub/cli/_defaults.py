@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 # The options that may have another default. What is not here belongs to one image or to one result.
 KEYS = (
-    "model", "explainer", "param", "budget", "seed", "device", "batch_size", "threads", "backend", "precision",
-    "colormap", "alpha", "smooth",
+    "model", "explainer", "metric", "param", "budget", "seed", "device", "batch_size", "threads", "backend",
+    "precision", "colormap", "alpha", "smooth",
 )  # fmt: skip
-COMMANDS = ("explain", "compare")  # `evaluate` and `train` take theirs from a plan, which is kept with the run
+# The options of commands that have the same name but another meaning.
+OTHERWISE = {
+    "plugins": {"param"},
+    "rank": {"explainer", "param"},  # global explainers
+    "sweep": {"explainer", "metric", "param", "batch_size", "precision"},  # the objective's; of the training
+    "train": {"param", "batch_size", "precision"},
+    "tune": {"param"},  # values to search
+}
 TEMPLATES = "template"  # the table of the file that has templates by name
 LIMIT = 2**20
 _TEMPLATE = re.compile(r"[A-Za-z0-9_-]+")
@@ -32,13 +39,53 @@ Values = dict[str, Any]
 class Lazy(dict[str, Any]):
     """Click's `default_map` of the root command: the file is read when a command that has defaults is used."""
 
+    def __init__(self, commands: Mapping[str, click.Command]) -> None:
+        """Take the commands that may have defaults, by name."""
+        super().__init__()
+        self._commands = commands
+
     def get(self, command: str, default: Any = None) -> Any:
         """Return the defaults of a command by parameter."""
-        return effective() if command in COMMANDS else default
+        return of_command(self._commands[command]) if command in self._commands else default
+
+
+def of_command(command: click.Command, template: str = "") -> Values:
+    """Return the defaults of a command's options by click's parameter.
+
+    Raises:
+        XaihubError: As `effective`.
+    """
+    options = applying(command)
+    values = effective(template) if options else {}
+    return {str(item.name): _fitting(item, values[key]) for key, item in options.items() if key in values}
+
+
+def applying(command: click.Command) -> dict[str, click.Option]:
+    """Return the options of a command that may have another default, by key."""
+    options, others = _named(command), OTHERWISE.get(str(command.name), ())
+    return {key: options[key] for key in KEYS if key in options and key not in others}
+
+
+def _fitting(option: click.Option, value: Any) -> Any:
+    """Return a value as an option of one command takes it, or a function that refuses it once it is used."""
+    import click
+
+    if option.multiple:
+        return value if isinstance(value, tuple) else (value,)
+    if not isinstance(value, tuple):
+        return value
+    if len(value) == 1:
+        return value[0]
+
+    def refuse() -> Any:
+        flag = max(option.opts, key=len)
+        raise click.UsageError(f"{flag} takes one value, but its default is {', '.join(map(str, value))}; name one")
+
+    return refuse
 
 
 def effective(template: str = "") -> Values:
-    """Return values by name of click's parameter: the environment's, else the template's, else those of the file.
+    """Return values by key: the environment's, else the template's, else those of the file.
 
     Raises:
         InputError: The file cannot be read.
@@ -48,9 +95,7 @@ def effective(template: str = "") -> Values:
     if template and template not in templates:
         hint = did_you_mean(template, templates) or f"save one with 'xaihub config set {template}.explainer rise'"
         raise ParameterError(f"there is no template {template!r}", hint=hint)
-    options = _options()
-    values = {**top, **templates.get(template, {}), **environment()}
-    return {str(options[key].name): value for key, value in values.items()}
+    return {**top, **templates.get(template, {}), **environment()}
 
 
 def variable(key: str) -> str:
@@ -186,11 +231,18 @@ def _quoted(text: str) -> str:
 
 
 def _options() -> Mapping[str, click.Option]:
-    """Return click's options by key."""
+    """Return click's options by key, as `explain` and `evaluate` have them."""
     import click
 
-    from xaihub.cli._options import ExplainOptions, options
+    from xaihub.cli._options import METRIC, ExplainOptions, option, options
 
-    command: Any = click.command("defaults")(options(ExplainOptions)(lambda given: given))
-    named = {max(item.opts, key=len).lstrip("-").replace("-", "_"): item for item in command.params}
+    added: Any = option("metrics", tuple[str, ...], (), METRIC)(options(ExplainOptions)(lambda given: given))
+    named = _named(click.command("defaults")(added))
     return {key: named[key] for key in KEYS}
+
+
+def _named(command: click.Command) -> dict[str, click.Option]:
+    import click
+
+    found = [item for item in command.params if isinstance(item, click.Option)]
+    return {max(item.opts, key=len).lstrip("-").replace("-", "_"): item for item in found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import wraps
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -76,9 +76,10 @@ def options(record: type) -> Callable[[F], F]:
 
 
 def parse_settings(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[Setting, ...]:
-    """Read NAME=VALUE options."""
+    """Read NAME=VALUE options; one that is a default applies where it can."""
+    default = ctx.get_parameter_source(str(param.name)) is click.core.ParameterSource.DEFAULT_MAP
     try:
-        return tuple(Setting.parse(text) for text in texts)
+        return tuple(replace(Setting.parse(text), optional=default) for text in texts)
     except ParameterError as error:
         raise click.BadParameter(error.message, ctx, param) from error
 
@@ -167,6 +168,7 @@ BUDGET = Opt(
     " counts as two. Methods that cannot choose their number of passes are named.",
     metavar="N|SECONDSs",
 )  # fmt: skip
+BUDGETS = Opt(f"{BUDGET.settings['help']} Repeatable: each explainer runs with each budget.", metavar="N|SECONDSs")
 JSON = Opt("Print the results as JSON on stdout.", "--json", callback=_reserve)
 _LIMIT = (
     "Limit for one result of a third-party plugin, which runs in a process of its own; 0: no limit, in this process"

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from xaihub.evaluation.board import Board, Entry
+    from xaihub.evaluation.checkpoints import Checkpoints
 
 
 # Whole escape sequences (window titles and links first, then colours and cursor moves), then other control characters,
@@ -123,7 +124,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
 
 
 def put_board(board: Board) -> None:
-    """Print a leaderboard: one row per explainer, "mean [low, high]" per metric, * for the best, controls dimmed."""
+    """Print a leaderboard: one row per explainer, "mean [low, high]" per metric with its mark, controls dimmed."""
     arrows = {True: " ^", False: " v", None: ""}
     most = max((entry.count for entry in board.entries.values()), default=0)
     lines = [["explainer", *(metric + arrows[board.directions[metric]] for metric in board.metrics)]]
@@ -131,25 +132,51 @@ def put_board(board: Board) -> None:
         [name, *(_entry(board.entries.get((name, metric)), most) for metric in board.metrics)]
         for name in board.explainers
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = sorted({entry.count for entry in board.entries.values()}) or [0]
     images = "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     accuracy = "" if board.accuracy is None else f", accuracy {board.accuracy:.3f} on {board.labelled} labelled images"
     put(f"{board.model}, {images} image{'' if images == '1' else 's'}{accuracy}")
-    for line, text in zip(lines, texts, strict=True):
-        # click strips the style if stdout is not a terminal.
-        click.echo(click.style(clean(text), dim=line[0] in board.controls))
-    put("^ higher is better, v lower is better, * best method; 95 % bootstrap intervals; controls are last")
+    _put_lines(lines, dimmed=board.controls)
+    put(
+        "^ higher is better, v lower is better, * best method, ~ not distinguishable from it (paired test, corrected);"
+        " 95 % bootstrap intervals; controls are last"
+    )
     for note in board.notes:
         put(f"note: {note}")
+
+
+def put_checkpoints(compared: Checkpoints) -> None:
+    """Print how the scores of two checkpoints differ: one row per explainer, "difference [low, high]" per metric."""
+    changes = {(one.explainer, one.metric): one for one in compared.changes}
+    explainers, metrics = (list(dict.fromkeys(names)) for names in zip(*changes, strict=True))
+    lines = [["explainer", *metrics]]
+    for name in explainers:
+        found = (changes.get((name, metric)) for metric in metrics)
+        lines.append([name, *(
+            "-" if one is None else f"{one.mean:+.3g} [{one.low:.3g}, {one.high:.3g}]{'*' * one.significant}"
+            for one in found
+        )])  # fmt: skip
+    put(f"{compared.second} minus {compared.first}, paired by image")
+    _put_lines(lines, dimmed=compared.controls)
+    put("* significant (paired test, corrected); 95 % bootstrap intervals of the mean difference")
+    for note in compared.notes:
+        put(f"note: {note}")
+
+
+def _put_lines(lines: Sequence[Sequence[str]], *, dimmed: Collection[str]) -> None:
+    """Print cells in columns, the rows of `dimmed` explainers dimmed."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        # click strips the style if stdout is not a terminal.
+        click.echo(click.style(clean(text), dim=line[0] in dimmed))
 
 
 def _entry(entry: Entry | None, most: int) -> str:
     if entry is None:
         return "-"
     few = "" if entry.count == most else f" (of {entry.count})"
-    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{few}"
+    return f"{entry.mean:.3g} [{entry.low:.3g}, {entry.high:.3g}]{'*' * entry.best}{'~' * entry.near_best}{few}"
 
 
 def passes(number: float, direction: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xaihub.cli._defaults import effective
+from xaihub.cli._defaults import of_command
 from xaihub.cli._options import ExplainOptions, ModelOptions, Opt
 from xaihub.cli._output import note
 from xaihub.errors import OutputError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _use_template(ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
     """Take the defaults of the other options from a template; this option is read before them."""
     if name is not None and not ctx.resilient_parsing:
-        ctx.default_map = effective(name)
+        ctx.default_map = of_command(ctx.command, name)
     return name
 
 

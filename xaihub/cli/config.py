@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from xaihub.cli import _defaults
@@ -15,9 +17,10 @@ from xaihub.errors import ParameterError, did_you_mean
 def config(ctx: click.Context) -> None:
     """Show or set your own defaults and templates of options.
 
-    Without a command, prints the path of the file and what is set. Defaults apply to 'xaihub explain' and 'xaihub
-    compare'; a template, to those that name it with -T. An option on the command line wins over an environment variable
-    such as XAIHUB_MODEL, which wins over the template, which wins over the file's other lines.
+    Without a command, prints the path of the file, what is set, and the commands to which it applies: those that have
+    the option. A template applies where -T names it. An option on the command line wins over an environment variable
+    such as XAIHUB_MODEL, which wins over the template, which wins over the file's other lines. A plan in --config, or
+    of a run that is resumed, is not changed by defaults.
 
     \b
     Examples:
@@ -30,17 +33,33 @@ def config(ctx: click.Context) -> None:
         return
     top, templates = _defaults.read()
     around = _defaults.environment()
+    commands: Mapping[str, click.Command] = getattr(ctx.find_root().command, "commands", {})
+
+    def row(option: str, value: object, origin: str) -> dict[str, str]:
+        template, _, key = option.rpartition(".")
+        names = [
+            name
+            for name, command in commands.items()
+            if key in _defaults.applying(command)
+            and (not template or any(item.name == "template" for item in command.params))
+        ]
+        return {"option": option, "value": _defaults.shown(value), "from": origin, "applies to": ", ".join(names)}
+
     rows = [
-        _row(key, around[key], _defaults.variable(key) + (" (instead of the file's)" if key in top else ""))
+        row(key, around[key], _defaults.variable(key) + (" (instead of the file's)" if key in top else ""))
         if key in around
-        else _row(key, top[key], "file")
+        else row(key, top[key], "file")
         for key in _defaults.KEYS
         if key in top or key in around
     ]
     for name, values in sorted(templates.items()):
-        rows += [_row(f"{name}.{key}", value, "file") for key, value in values.items()]
+        rows += [row(f"{name}.{key}", value, "file") for key, value in values.items()]
     put(str(_defaults.place()))
-    put(table(rows, ("option", "value", "from")) if rows else "nothing is set (try 'xaihub config set model resnet50')")
+    put(
+        table(rows, ("option", "value", "from", "applies to"))
+        if rows
+        else "nothing is set (try 'xaihub config set model resnet50')"
+    )
 
 
 @config.command("set", context_settings={"ignore_unknown_options": True})
@@ -90,7 +109,3 @@ def unset(_app: App, /, key: str) -> None:
         raise ParameterError(f"{key!r} is not set in {str(_defaults.place())!r}", hint=hint)
     templates = {name: values for name, values in templates.items() if values}
     put(f"{_defaults.write(top, templates)}: {key} removed")
-
-
-def _row(option: str, value: object, origin: str) -> dict[str, str]:
-    return {"option": option, "value": _defaults.shown(value), "from": origin}

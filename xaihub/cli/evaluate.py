@@ -16,15 +16,17 @@ from xaihub.cli._app import App
 from xaihub.cli._options import (
     BACKEND,
     BATCH_SIZE,
-    BUDGET,
+    BUDGETS,
     DEVICE,
     EXPLAINER,
+    INPUT,
     LIKE,
     LIMIT,
     METRIC,
     MODEL,
     NEW_FOLDER,
     OUTPUTS,
+    PAGE,
     PARAM,
     PRECISION,
     SEED,
@@ -35,7 +37,8 @@ from xaihub.cli._options import (
     Opt,
     options,
 )
-from xaihub.cli._output import note, passes, progress, put, put_board, put_json, say, table
+from xaihub.cli._output import note, passes, progress, put, put_board, put_checkpoints, put_json, say, table
+from xaihub.cli._prepare import TEMPLATE
 from xaihub.hub import DEFAULT_TIMEOUT
 from xaihub.params import Precision
 
@@ -44,6 +47,13 @@ if TYPE_CHECKING:
     from xaihub.evaluation.results import ScoreRow
     from xaihub.hub import Hub
     from xaihub.models.model import Model
+
+
+def _has_plan(ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
+    """Let a plan that exists win over the user's defaults; this option is read before those that have any."""
+    if given is not None:
+        ctx.default_map = {}
+    return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,8 @@ class EvaluateOptions(Display):
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
+    page: Annotated[int | None, PAGE] = None
     labels: Annotated[
         str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
     ] = None
@@ -71,7 +83,7 @@ class EvaluateOptions(Display):
     threads: Annotated[int | None, THREADS] = None
     backend: Annotated[str | None, BACKEND] = None
     precision: Annotated[Precision | None, PRECISION] = None
-    budget: Annotated[str | None, BUDGET] = None
+    budget: Annotated[tuple[str, ...], BUDGETS] = ()
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
     limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
     shard: Annotated[str | None, Opt("Use only part I of N of the images, by their checksums.", metavar="I/N")] = None
@@ -88,9 +100,19 @@ class EvaluateOptions(Display):
     address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
-    config: Annotated[str | None, Opt("YAML file with the plan; options override its keys.", metavar="FILE")] = None
+    template: Annotated[str | None, TEMPLATE] = None
+    config: Annotated[
+        str | None,
+        Opt("YAML file with the plan; options override its keys.", metavar="FILE", is_eager=True, callback=_has_plan),
+    ] = None
     resume: Annotated[
-        str | None, Opt("Resume a run; may add images, models, explainers and metrics.", metavar="FOLDER")
+        str | None,
+        Opt(
+            "Resume a run; may add images, models, explainers and metrics.",
+            metavar="FOLDER",
+            is_eager=True,
+            callback=_has_plan,
+        ),
     ] = None
     only_missing: Annotated[bool, Opt("With --resume: do not retry what failed.")] = False
     dry_run: Annotated[bool, Opt("Print the plan and its cost, measured on one image; nothing is stored.")] = False
@@ -119,6 +141,8 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
 
     if given.only_missing and not given.resume:
         raise click.UsageError("--only-missing requires --resume")
+    if given.template and (given.resume or given.config):
+        raise click.UsageError("--template cannot be combined with --config or --resume, which have a plan")
     if given.resume and given.config:
         raise click.UsageError("--resume takes its plan from the run; remove --config")
     if not (images or given.resume or given.config):
@@ -128,7 +152,7 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         images,
         lists={"models": given.models, "explainers": given.explainers, "metrics": given.metrics},
         params=given.settings,
-        scalars=vars(given),
+        scalars={**vars(given), "input": {setting.name: setting.value for setting in given.inputs}},
         no_controls=given.no_controls,
         config=given.config,
         resume=given.resume,
@@ -141,9 +165,10 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
         note(given.quiet)(reason)
     models = load_models(app.hub, plan, file)
     if given.dry_run:
-        _estimate(app.hub, plan, models, as_json=given.as_json)
+        _estimate(app.hub, plan, models, given)
         return
     from xaihub.evaluation.charts import plot
+    from xaihub.evaluation.checkpoints import checkpoints
     from xaihub.evaluation.leaderboard import boards
     from xaihub.evaluation.run import evaluate as run
 
@@ -155,14 +180,18 @@ def evaluate(app: App, /, images: tuple[str, ...], given: EvaluateOptions) -> No
             )
         scores = store.scores()
         tables = boards(scores, app.hub, plan.labels)
+        compared = checkpoints(scores, store.structures, app.hub)
         charts = plot(tables, scores, store.folder / "charts")
         failures = store.failed_images()
         reasons = _reasons(store.stream(failed=True)) if totals.failed else []
     if given.as_json:
-        put_json({"totals": totals.__dict__, "boards": [b.to_dict() for b in tables], "failed": failures})
+        put_json({"totals": totals.__dict__, "boards": [board.to_dict() for board in tables],
+                  "checkpoints": [one.to_dict() for one in compared], "failed": failures})  # fmt: skip
     else:
         for board in tables:
             put_board(board)
+        for one in compared:
+            put_checkpoints(one)
         say(
             f"{totals.scores} scores and {totals.explanations} explanations computed, {totals.kept} scores reused;"
             f" {passes(totals.forward_passes, 'forward')}, {passes(totals.backward_passes, 'backward')},"
@@ -194,15 +223,15 @@ def _reasons(rows: Iterable[ScoreRow]) -> list[str]:
     ]
 
 
-def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], *, as_json: bool) -> None:
+def _estimate(hub: Hub, plan: Plan, models: Sequence[Model], given: EvaluateOptions) -> None:
     from xaihub.evaluation.estimate import estimate
     from xaihub.evaluation.store import RunStore
 
     with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder) / "run", create=True) as store:
-        cost = estimate(hub, plan, store, models)
+        cost = estimate(hub, plan, store, models, timeout=given.timeout)
     names = ("model", "what", "forward_passes", "backward_passes", "seconds")
     rows = [part._asdict() for part in cost.parts]
-    if as_json:
+    if given.as_json:
         put_json({"images": cost.images, "forward_passes": cost.forward_passes, "backward_passes": cost.backward_passes,
                   "seconds": cost.seconds, "record_bytes": cost.record_bytes, "map_bytes": cost.map_bytes,
                   "for_one_image": rows, "not_counted": cost.unknown})  # fmt: skip

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from xaihub.cli._app import App
-from xaihub.cli._options import LIMIT_OF_SEVERAL, TEXT, ModelOptions, Opt, named, options
+from xaihub.cli._options import LIMIT_OF_SEVERAL, PAGE, TEXT, ModelOptions, Opt, named, options
 from xaihub.cli._output import note, passes, progress, put, put_json, say, table
-from xaihub.cli._prepare import Destination, limit_of, load_models
+from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, load_models
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ class RankOptions(ModelOptions):
     )
     labels: Annotated[str | None, Opt("CSV file with the classes of the images (file, label).", metavar="FILE")] = None
     text: Annotated[tuple[str, ...], TEXT] = ()
+    page: Annotated[int | None, PAGE] = None
     combine: Annotated[bool, Opt("Combine the rankings of the models, as seeds of one training.")] = False
     timeout: Annotated[float | None, LIMIT_OF_SEVERAL] = None
+    template: Annotated[str | None, TEMPLATE] = None
     top: Annotated[int, Opt("Features to print.", type=click.IntRange(1))] = 10
 
 
@@ -70,7 +72,10 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
         models = [aimed(model, texts=given.text) for model in load_models(app.hub, given, bar.step)]
         names = OutputNames((model.name for model in models), given.explainers)
         limit = limit_of(given.timeout, results=len(models) * len(explainers))
-        ranked = run(models, explainers, sources, labels=given.labels, seed=given.seed, timeout=limit, watch=bar.watch)
+        ranked = run(
+            models, explainers, sources, labels=given.labels, seed=given.seed, timeout=limit, watch=bar.watch,
+            page=given.page,
+        )  # fmt: skip
         for outcome in ranked:
             outcomes.append(outcome)
             if outcome.explanation is None:

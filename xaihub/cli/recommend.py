@@ -11,6 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import DEVICE, LIKE, MODEL, OUTPUTS, TEXT, Display, Opt, options
 from xaihub.cli._output import progress, put, put_json, say, some, table
+from xaihub.cli._prepare import TEMPLATE
 from xaihub.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class RecommendOptions(Display):
     time: Annotated[
         str | None, Opt("Time that one explanation may take: seconds or minutes, as in 5s or 2m.", metavar="SECONDSs")
     ] = None
+    template: Annotated[str | None, TEMPLATE] = None
     device: Annotated[str, DEVICE] = "auto"
 
 

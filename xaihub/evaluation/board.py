@@ -10,6 +10,7 @@ import numpy as np
 
 from xaihub.evaluation.columns import Curve, ModelScores, labels, method_id
 from xaihub.evaluation.results import ScoreRow
+from xaihub.evaluation.significance import ALPHA, Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Entry:
         count: Number of images with a score.
         failed: Number of images without a score.
         best: Best of all methods except controls, on the images for which all of them have a score.
+        p: Corrected p-value of the paired difference from the best method, see `Difference`; None for the best one.
     """
 
     mean: float
@@ -31,6 +33,12 @@ class Entry:
     count: int
     failed: int
     best: bool = False
+    p: float | None = None
+
+    @property
+    def near_best(self) -> bool:
+        """Whether the paired test does not distinguish it from the best method."""
+        return self.p is not None and self.p >= ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +53,11 @@ class Board:
         explainers: Row names, controls last.
         controls: The names of the controls.
         entries: By (explainer, metric).
+        differences: The paired difference of each two explainers on each metric, costs excepted.
         accuracy: The fraction of the labelled images whose label the model predicts, or None without labels.
         labelled: Number of these images.
-        notes: Metrics on which methods were scored on different images or a control beats every method, and pairs of
-            metrics that contradict each other.
+        notes: Metrics on which methods were scored on different images or a control beats every method, pairs of
+            metrics that contradict each other, and too few images for any difference to be significant.
     """
 
     model: str
@@ -58,6 +67,7 @@ class Board:
     explainers: list[str]
     controls: frozenset[str]
     entries: Mapping[tuple[str, str], Entry]
+    differences: Sequence[Difference] = ()
     notes: list[str] = field(default_factory=list)
     accuracy: float | None = None
     labelled: int = 0
@@ -79,6 +89,7 @@ class Board:
                 for metric in self.metrics
                 if (name, metric) in self.entries
             ],
+            "differences": [one.__dict__ for one in self.differences],
             "notes": self.notes,
         }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from xaihub.evaluation.results import ScoreRow
 from xaihub.records import canonical
 
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)", re.ASCII)
 Curve = tuple[Sequence[float], Sequence[float]]
+Which = Literal["predicted", "target"]
 Method = tuple[str, str]  # a name, and parameters in their canonical form
 
 
@@ -25,12 +28,14 @@ class Column(NamedTuple):
         values: (E, I) float64, one row per explainer and one column per image, in order of their names; NaN where there
             is no score.
         scored: (E,) number of scores, those that failed included.
+        images: The I names.
     """
 
     metric: str
     name: str
     values: NDArray[np.float64]
     scored: NDArray[np.int64]
+    images: Sequence[str]
 
 
 class ModelScores(ABC):
@@ -47,12 +52,12 @@ class ModelScores(ABC):
     controls: frozenset[str]
 
     @abstractmethod
-    def columns(self) -> Iterator[Column]:
-        """Yield each metric."""
+    def columns(self, only: str | None = None) -> Iterator[Column]:
+        """Yield each metric, or `only` that of this label."""
 
     @abstractmethod
-    def predicted(self) -> Iterator[tuple[str, int]]:
-        """Yield images with the class that the model predicts for them."""
+    def classes(self, which: Which = "predicted") -> Iterator[tuple[str, int]]:
+        """Yield images with the class that the model predicts for them, or with that which is explained."""
 
     @abstractmethod
     def curves(self) -> Iterator[tuple[str, Iterator[tuple[str, Curve]]]]:
@@ -83,9 +88,13 @@ def method_id(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def ordered(explainers: Iterable[str], controls: Iterable[str]) -> list[str]:
-    """Return the order of the rows of a leaderboard: controls last, then by name."""
+    """Return the order of the rows of a leaderboard: controls last, then by name, numbers by size."""
     last = set(controls)
-    return sorted(set(explainers), key=lambda name: (name in last, name))
+    return sorted(set(explainers), key=lambda name: (name in last, _natural(name)))
+
+
+def _natural(name: str) -> list[tuple[float, str]]:
+    return [(float(part), "") if part[:1].isdecimal() else (0.0, part) for part in _NUMBER.split(name)]
 
 
 class ListedScores(ModelScores):
@@ -109,24 +118,26 @@ class ListedScores(ModelScores):
             models.setdefault(row.model, []).append((row, explainer, metric))
         return [cls(model, found) for model, found in models.items()]
 
-    def columns(self) -> Iterator[Column]:
-        """Yield each metric."""
+    def columns(self, only: str | None = None) -> Iterator[Column]:
+        """Yield each metric, or `only` that of this label."""
         images = {image: place for place, image in enumerate(sorted({row.image for row, _, _ in self._rows}))}
         places = {explainer: place for place, explainer in enumerate(self.explainers)}
         names = {metric: row.metric for row, _, metric in self._rows}
         for metric, name in names.items():
+            if only not in (None, metric):
+                continue
             values = np.full((len(places), len(images)), np.nan)
             scored = np.zeros(len(places), dtype=np.int64)
             for row, explainer, own in self._rows:
                 if own == metric:
                     scored[places[explainer]] += 1
                     values[places[explainer], images[row.image]] = np.nan if row.value is None else row.value
-            yield Column(metric, name, values, scored)
+            yield Column(metric, name, values, scored, [*images])
 
-    def predicted(self) -> Iterator[tuple[str, int]]:
-        """Yield images with the class that the model predicts for them."""
+    def classes(self, which: Which = "predicted") -> Iterator[tuple[str, int]]:
+        """Yield images with a class; see `ModelScores.classes`."""
         for row, _, _ in self._rows:
-            found = row.record.get("predicted")
+            found = row.record.get(which)
             if isinstance(found, Mapping) and found.get("index") is not None:
                 yield row.image, found["index"]
 

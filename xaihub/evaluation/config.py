@@ -17,10 +17,17 @@ DEFAULT_METRICS = ("insertion", "deletion", "sparseness", "cost_forward_passes")
 
 
 class Choice(msgspec.Struct, forbid_unknown_fields=True):
-    """An explainer or a metric by name, with the parameters that differ from its defaults."""
+    """An explainer or a metric by name, with the parameters that differ from its defaults.
+
+    Attributes:
+        name: The name.
+        params: The parameters.
+        budget: Of an explainer: its own budget, in place of those of the plan.
+    """
 
     name: str
     params: dict[str, Any] = {}
+    budget: str | int | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -40,13 +47,16 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
         like: Images; the similarity to them is explained instead of a class.
         text: Texts, which are the classes of models with a text encoder.
+        input: Settings of the models' preprocessing, as under `input` in a card.
+        page: The page of image files with several pages or frames, from 1; None is the first.
         seed: Fixes every random choice.
         device: Where the models run.
         batch_size: Images per forward pass; None is the fastest.
         threads: CPU threads of forward passes; None is the fastest.
         backend: What runs forward passes without a graph, see `Runtime`.
         precision: Of the networks' layers.
-        budget: Passes for each explanation (500), or seconds ("10s"); explainers that cannot choose are unaffected.
+        budget: Passes for each explanation (500), or seconds ("10s"), or a list of budgets, with each of which every
+            explainer runs; explainers that cannot choose are unaffected and run once.
         limit: Use only the first N images.
         shard: Use only part I of N of them, as "I/N"; by their checksums, so that it does not matter where they are.
         maps: How maps are stored: "f32", "f16" or "none"; see `xaihub.evaluation.maps`.
@@ -62,6 +72,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     outputs: str = ""
     like: list[str] = []
     text: list[str] = []
+    input: dict[str, Any] = {}
+    page: Annotated[int, msgspec.Meta(ge=1)] | None = None
     labels: str | None = None
     masks: str | None = None
     boxes: str | None = None
@@ -71,10 +83,16 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     backend: str = "auto"
     precision: Precision = "f32"
-    budget: str | int | None = None
+    budget: str | int | list[str | int] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     shard: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
     maps: Literal["f32", "f16", "none"] = "f32"
+
+    @property
+    def budgets(self) -> list[str | int]:
+        """The budgets, each once."""
+        given = self.budget if isinstance(self.budget, list) else [self.budget]
+        return list(dict.fromkeys(one for one in given if one is not None))
 
 
 def read_config(path: str | Path) -> tuple[Config, YamlFile]:

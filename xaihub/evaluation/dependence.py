@@ -17,11 +17,13 @@ from xaihub.evaluation.places import checksum
 from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.results import ScoreKey
 from xaihub.explainers.explainer import Explainer
+from xaihub.files import rooted
 from xaihub.hub import Hub
 from xaihub.hub.host import OWN_DISTRIBUTION
 from xaihub.metric import Metric
 from xaihub.records import canonical
 
+_IMAGE = "image:"
 POOL = 16  # images that a metric may combine an image with
 
 
@@ -87,12 +89,24 @@ def neighbours(count: int, position: int) -> list[int]:
 
 def with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, plus the sha256 of each file they name: results depend on its contents."""
-    found = dict(parameters)
-    for name, value in parameters.items():
-        file = Path(value.removeprefix("image:")) if isinstance(value, str) else None
-        if file is not None and file.is_file():
-            found[f"{name}.sha256"] = checksum(str(file))
-    return found
+    files = {f"{name}.sha256": checksum(path) for name, (path, _) in _files(parameters).items()}
+    return {**parameters, **files}
+
+
+def with_rooted(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the absolute paths of the files they name; one without a suffix may be another word."""
+    files = _files(parameters).items()
+    return {
+        **parameters,
+        **{name: rooted(path, prefix) for name, (path, prefix) in files if prefix or Path(path).suffix},
+    }
+
+
+def _files(parameters: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the path of each file that a parameter names, and what stands before it."""
+    texts = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    found = {name: (text.removeprefix(_IMAGE), _IMAGE * text.startswith(_IMAGE)) for name, text in texts.items()}
+    return {name: pair for name, pair in found.items() if Path(pair[0]).is_file()}
 
 
 def code(hub: Hub, explainer: Explainer) -> str:

@@ -16,7 +16,7 @@ from xaihub.evaluation.plan import Plan
 from xaihub.evaluation.run import Run
 from xaihub.evaluation.sources import Item, Sources
 from xaihub.evaluation.store import RunStore
-from xaihub.hub import Hub
+from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
 
 
@@ -55,13 +55,28 @@ class Cost:
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
-def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | None = None) -> Cost:
+def estimate(
+    hub: Hub,
+    plan: Plan,
+    store: RunStore,
+    models: Sequence[Model] | None = None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Cost:
     """Evaluate the first readable image of a plan in a store of its own, count the passes, and multiply.
+
+    Args:
+        hub: Where the plan's names come from.
+        plan: What to compute.
+        store: Where the results of the first image go.
+        models: The plan's models as returned by `load_models`; loaded here by default.
+        timeout: Limit for one explanation or score by a plugin of a third party, in seconds, as in the run; what
+            exceeds it is in `Cost.unknown`.
 
     Raises:
         XaihubError: No image can be read, a model cannot be loaded, or the store cannot be written.
     """
-    readable = next((item for item in plan.images.items() if _readable(item)), None)
+    readable = next((item for item in plan.images.items() if _readable(item, plan.config.page)), None)
     if readable is None:
         raise InputError("none of the images can be read")
     images = Sources([readable])  # of the others, those that it may be combined with are enough
@@ -69,7 +84,7 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     config = msgspec.structs.replace(plan.config, shard=None)
     first = replace(plan, images=images, config=config)
     with store.writing():
-        spent = Run(hub=hub, plan=first, store=store, limit=1).work(models)
+        spent = Run(hub=hub, plan=first, store=store, limit=1, timeout=timeout).work(models)
     rows = store.rows()
     # A metric that refuses the first image may accept others, so its cost is unknown rather than zero.
     unknown = {row.metric if row.record else row.explainer: row.error for row in rows if row.error}
@@ -97,9 +112,9 @@ def estimate(hub: Hub, plan: Plan, store: RunStore, models: Sequence[Model] | No
     )
 
 
-def _readable(item: Item) -> bool:
+def _readable(item: Item, page: int | None) -> bool:
     try:
-        places.load(item.where, item.source)
+        places.load(item.where, item.source, page=page)
     except XaihubError:
         return False
     return True

@@ -32,9 +32,9 @@ class Input:
 class Inputs:
     """Loads, prepares and predicts images; the last few stay in memory, and the predictions of many more."""
 
-    def __init__(self, model: Model) -> None:
-        """Load nothing yet."""
-        self._model = model
+    def __init__(self, model: Model, *, page: int | None = None) -> None:
+        """Load nothing yet; `page` as for `load_image`."""
+        self._model, self._page = model, page
         self._kept: OrderedDict[str, Input] = OrderedDict()
         self._logits: OrderedDict[str, Tensor] = OrderedDict()
         self.predicted = 0  # forward passes spent on predictions
@@ -46,7 +46,7 @@ class Inputs:
             XaihubError: The image cannot be read, or its logits are not finite.
         """
         if where not in self._kept:
-            pixels, geometry = self._model.prepare(image or places.load(where, where))
+            pixels, geometry = self._model.prepare(image or places.load(where, where, page=self._page))
             if where not in self._logits:
                 self._logits[where] = self._model.predict(pixels[None])[0].cpu()
                 self.predicted += 1

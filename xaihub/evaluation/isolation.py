@@ -50,6 +50,8 @@ class _Pool:
     def __init__(self) -> None:
         self._kept: tuple[Worker, dict[str, str]] | None = None
         atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):  # a forked process must leave the worker to its parent
+            os.register_at_fork(after_in_child=self.forget)
 
     def take(self) -> tuple[Worker, dict[str, str]]:
         """Return the kept worker with the checksums of the files that it imported, or one that has imported none."""
@@ -64,6 +66,10 @@ class _Pool:
         """Keep a worker, in place of another."""
         self.close()
         self._kept = worker, files
+
+    def forget(self) -> None:
+        """Keep none, and end none."""
+        self._kept = None
 
     def close(self) -> None:
         """End the kept worker."""
@@ -173,6 +179,7 @@ class Isolation:
         *,
         sources: Sequence[str],
         seed: int,
+        page: int | None = None,
     ) -> GlobalExplanation:
         """Rank the features of a model, see `GlobalExplainer.explain`; a worker reads the `sources` of the batches.
 
@@ -185,7 +192,8 @@ class Isolation:
                     return explainer.explain(model, batches, labels, seed=seed)
         message = {"do": "rank", "model": _asked(model), "explainer": _named(explainer), "seed": seed}
         tensors = {} if labels is None else {"labels": labels}
-        answer, _ = self._ask({**message, "sources": [*map(os.path.abspath, sources)]}, tensors, explainer)
+        message |= {"sources": [*map(os.path.abspath, sources)], "page": page}
+        answer, _ = self._ask(message, tensors, explainer)
         return GlobalExplanation.from_dict(answer["record"])
 
     def _takes(self, model: Model, *methods: Parametrised) -> bool:

@@ -40,6 +40,7 @@ class Keys:
             seed=self._config.seed,
             code=version,
             control=method.name in self._controls,
+            page=self._config.page or 1,
         )
 
     def parameters(self, explainer: int) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xaihub.errors import OutputError
 from xaihub.evaluation.board import Board, Entry
+from xaihub.evaluation.bootstrap import intervals
 from xaihub.evaluation.columns import Column, ListedScores, ModelScores
 from xaihub.evaluation.reading import StoredScores
 from xaihub.evaluation.results import ScoreRow
+from xaihub.evaluation.significance import COSTS, Difference, differences, images_needed
 from xaihub.files import write_file
 from xaihub.hub import Hub
 from xaihub.records import plain
@@ -25,15 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-RESAMPLES = 2000
-DRAWS = 1_000_000  # of the bootstrap that are in memory at a time
-
 
 class Leaderboard(Board):
     """The leaderboard of one model; `Board` documents the attributes."""
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas table with one row per explainer and metric: mean, low, high, count, failed, best."""
+        """Return a pandas table with one row per explainer and metric: mean, low, high, count, failed, best, p."""
         import pandas as pd
 
         return pd.DataFrame([{"model": self.model, **row} for row in self.to_dict()["rows"]])
@@ -85,38 +83,11 @@ def boards(
     return [_board(one, hub, labels or {}) for one in models]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean and the ends of its 95 % percentile bootstrap interval (2000 resamples, fixed seed)."""
-    ((mean, low, high),) = intervals([np.asarray(values, dtype=float)])
-    return mean, low, high
-
-
-def intervals(samples: Sequence[NDArray[np.float64]]) -> list[tuple[float, float, float]]:
-    """Return the `interval` of each of several samples; those of one size share their resamples."""
-    found: dict[int, tuple[float, float, float]] = {}
-    for size in {len(sample) for sample in samples}:
-        places = [place for place, sample in enumerate(samples) if len(sample) == size]
-        stacked = np.stack([samples[place] for place in places], axis=1)
-        means = np.concatenate([counts @ stacked for counts in _resamples(size)]) / size
-        for place, (low, high) in zip(places, np.percentile(means, [2.5, 97.5], axis=0).T, strict=True):
-            found[place] = (float(samples[place].mean()), float(low), float(high))
-    return [found[place] for place in range(len(samples))]
-
-
-def _resamples(size: int) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each resample draws each of `size` values, a block of resamples at a time."""
-    generator = np.random.default_rng(0)
-    step = max(1, DRAWS // size)
-    for start in range(0, RESAMPLES, step):
-        rows = min(step, RESAMPLES - start)
-        picks = generator.integers(0, size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
-
-
 def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Leaderboard:
     methods = [place for place, name in enumerate(scores.explainers) if name not in scores.controls]
     entries: dict[tuple[str, str], Entry] = {}
     compared: list[_Compared] = []
+    paired: list[Difference] = []
     axes, used = {}, np.zeros(len(scores.explainers), dtype=np.int64)
     for column in scores.columns():
         spec = hub.metrics.find(column.name) or MetricSpec(name=column.name, target="")
@@ -130,11 +101,17 @@ def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Leaderboa
             pair = scores.explainers[place], column.metric
             entries[pair] = Entry(mean=mean, low=low, high=high, count=count, failed=failed)
         compared.append(_Compared.of(column, scores, methods, spec.higher_is_better))
+        own = [] if column.name in COSTS else differences(column, scores.explainers)
+        paired += own
         best = compared[-1].best
         if best is not None:
             entries[best, column.metric] = replace(entries[best, column.metric], best=True)
+            for one in own:
+                if best in (one.first, one.second):
+                    pair = one.second if one.first == best else one.first, column.metric
+                    entries[pair] = replace(entries[pair], p=one.p)
     explainers = [name for name, count in zip(scores.explainers, used, strict=True) if count]
-    pairs = scores.predicted() if known else ()
+    pairs = scores.classes() if known else ()
     right = [index == known[image] for image, index in dict(pairs).items() if image in known]
     methods = [place for place in methods if used[place]]
     return Leaderboard(
@@ -147,10 +124,12 @@ def _board(scores: ModelScores, hub: Hub, known: Mapping[str, int]) -> Leaderboa
         explainers=explainers,
         controls=scores.controls & set(explainers),
         entries=entries,
+        differences=paired,
         notes=[
             *_uneven(compared),
             *(note for one in compared for note in one.beaten),
             *_contradictions(compared, len(methods)),
+            *_undecidable(paired),
         ],
     )
 
@@ -192,7 +171,7 @@ class _Compared:
         shared, beaten = None, list[str]()
         if better is not None:
             shared = _shared(column, methods)
-            if column.name not in ("cost_forward_passes", "cost_seconds"):
+            if column.name not in COSTS:
                 for place, control in enumerate(scores.explainers):
                     if control in scores.controls:
                         others = means([*methods, place])
@@ -249,3 +228,15 @@ def _contradictions(compared: Sequence[_Compared], methods: int) -> Iterator[str
                 best = f"the best is {first.best} by {first.metric}, {second.best} by {second.metric}"
                 names = f"{first.metric} and {second.metric}"
                 yield f"{names} rank the methods in opposite orders (Kendall's tau {tau:.2f}): {best}"
+
+
+def _undecidable(paired: Sequence[Difference]) -> Iterator[str]:
+    """Report that there are too few images for any paired difference to be significant."""
+    needed = {one.metric: images_needed(one.comparisons) for one in paired}
+    if paired and all(one.count < needed[one.metric] for one in paired):
+        most = max(one.count for one in paired)
+        yield (
+            f"{most} image{'' if most == 1 else 's'} cannot distinguish any two explainers: of"
+            f" {max(one.comparisons for one in paired)} paired comparisons, one is significant with"
+            f" {max(needed.values())} images at the earliest"
+        )

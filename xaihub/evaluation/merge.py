@@ -80,6 +80,7 @@ def absorb(run: RunStore, *others: RunStore) -> int:
             db.execute(f"UPDATE scores SET current = 0 WHERE basis_id IN ({others_seen})")  # noqa: S608
         after = run.count()
     run.add_origins(*(other.origins for other in others))
+    run.add_structures(*(other.structures for other in others))
     return before - after
 
 

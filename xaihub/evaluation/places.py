@@ -22,17 +22,17 @@ def part_of(path: str, offset: int, size: int) -> str:
     return f"{_RANGE}{offset}:{size}:{path}"
 
 
-def load(where: str, source: str = "") -> SourceImage:
-    """Read the image at a place; `source` is the name that it has in the run.
+def load(where: str, source: str = "", *, page: int | None = None) -> SourceImage:
+    """Read the image at a place; `source` is the name that it has in the run, `page` as for `load_image`.
 
     Raises:
         InputError: It cannot be read, or is not an image.
     """
     if not where.startswith(_RANGE):
-        return load_image(where)
+        return load_image(where, page=page)
     try:
         with _opened(where) as stream:
-            image = load_image(stream.read())
+            image = load_image(stream.read(), page=page)
     except OSError as error:
         raise InputError(f"cannot read {source!r}: {error.strerror or error}") from error
     except InputError as error:

@@ -16,12 +16,13 @@ from xaihub.evaluation.config import Choice, Config
 from xaihub.evaluation.listing import listed
 from xaihub.evaluation.sources import Sources
 from xaihub.evaluation.tasks import Box
-from xaihub.explainers.budget import budgeted
+from xaihub.explainers.budget import within_each
 from xaihub.explainers.explainer import Explainer
 from xaihub.explainers.target import Target
 from xaihub.hub import Hub, pick_device
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
+from xaihub.models.cards import read_input
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
 from xaihub.models.prompts import aimed
@@ -114,6 +115,8 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
     controls = _controls(hub)
     with _at(file, "images"):
         images = listed(config.images, limit=config.limit)
+    with _at(file, "input"):
+        read_input(config.input)
     with _at(file, "shard"):
         Shard.parse(config.shard)
     with _at(file, "labels"):
@@ -144,9 +147,16 @@ def methods(
     Raises:
         XaihubError: A name or a parameter is wrong; names line and key if `file` is given.
     """
-    explainers = [_made(hub.get_explainer, c, file, "explainers", i) for i, c in enumerate(config.explainers)]
-    with _at(file, "budget"):
-        explainers = budgeted(explainers, config.budget, note)
+    explainers = list[Explainer]()
+    for number, choice in enumerate(config.explainers):
+        made = _made(hub.get_explainer, choice, file, "explainers", number)
+        own = None if isinstance(choice, str) else choice.budget
+        with _at(file, *(("budget",) if own is None else ("explainers", number))):
+            explainers += within_each(made, config.budgets if own is None else [own], note)
+    for number, choice in enumerate(config.metrics):
+        if isinstance(choice, Choice) and choice.budget is not None:
+            with _at(file, "metrics", number):
+                raise ParameterError(f"metric {choice.name!r} cannot have a budget", hint="only explainers can")
     metrics = [_made(hub.get_metric, c, file, "metrics", i) for i, c in enumerate(config.metrics)]
     if config.controls:
         named = {explainer.name for explainer in explainers}
@@ -167,7 +177,7 @@ def load_one(hub: Hub, config: Config, name: str) -> Model:
     runtime = Runtime(
         batch_size=config.batch_size, threads=config.threads, backend=config.backend, precision=config.precision
     )
-    model = hub.load_model(name, device=config.device, outputs=config.outputs, runtime=runtime)
+    model = hub.load_model(name, device=config.device, outputs=config.outputs, input=config.input, runtime=runtime)
     return aimed(model, like_images=config.like, texts=config.text)
 
 
@@ -247,7 +257,7 @@ def _made(make: Any, choice: str | Choice, file: YamlFile | None, key: str, numb
 
 
 def _distinct(items: Iterable[Any]) -> list[Any]:
-    return list({repr((item.name, item.parameters)): item for item in items}.values())
+    return list({repr((item.name, getattr(item, "settings", item.parameters))): item for item in items}.values())
 
 
 @contextmanager

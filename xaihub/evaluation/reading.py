@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from xaihub.evaluation.columns import Column, Curve, ModelScores, labels, method_id, ordered
+from xaihub.evaluation.columns import Column, Curve, ModelScores, Which, labels, method_id, ordered
 from xaihub.evaluation.database import Database
 from xaihub.evaluation.results import ScoreRow
 from xaihub.files import decoding
@@ -132,8 +132,8 @@ class _OfModel(ModelScores):
         self.controls = frozenset(self._labels[id_] for id_, control in pairs if control)
         self.explainers = ordered(self._labels.values(), self.controls)
 
-    def columns(self) -> Iterator[Column]:
-        """Yield each metric; see `ModelScores.columns`.
+    def columns(self, only: str | None = None) -> Iterator[Column]:
+        """Yield each metric, or `only` that of this label; see `ModelScores.columns`.
 
         Raises:
             OutputError: The file is damaged or cannot be read.
@@ -154,6 +154,8 @@ class _OfModel(ModelScores):
         known, row_of, column_of = (np.array(one, dtype=np.int64)[order] for one in (ids, explainers, images))
         shape = (len(self.explainers), len(names))
         for metric, (label, name) in self._metrics.items():
+            if only not in (None, label):
+                continue
             values, scored = np.full(shape, np.nan), np.zeros(shape[0], dtype=np.int64)
             query = "SELECT explanation_id, value FROM scores WHERE metric_id = ? AND current"
             for block in self._db.numbers(query, metric):
@@ -164,17 +166,17 @@ class _OfModel(ModelScores):
                 values[row_of[place], column_of[place]] = block[mine, 1]
                 scored += np.bincount(row_of[place], minlength=shape[0])
             if scored.any():
-                yield Column(label, name, values, scored)
+                yield Column(label, name, values, scored, names)
 
-    def predicted(self) -> Iterator[tuple[str, int]]:
-        """Yield images with the class that the model predicts for them."""
+    def classes(self, which: Which = "predicted") -> Iterator[tuple[str, int]]:
+        """Yield images with a class; see `ModelScores.classes`."""
         query = (
             "SELECT image, record FROM explanations WHERE model = ? AND current AND record IS NOT NULL GROUP BY image"
         )
         for row in self._db.read(query, self.model):
             found = _checked(self._db, _parsed(self._db, row["record"]), _Record)
-            if found.predicted is not msgspec.UNSET:
-                yield row["image"], found.predicted.index
+            if (known := getattr(found, which)) is not msgspec.UNSET:
+                yield row["image"], known.index
 
     def curves(self) -> Iterator[tuple[str, Iterator[tuple[str, Curve]]]]:
         """Yield each metric that has curves, with the curves and the explainers they belong to."""

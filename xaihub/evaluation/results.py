@@ -28,6 +28,7 @@ class Key:
         seed: The seed.
         code: The versions of xaihub and of the plugin that made it.
         control: The explainer is a control, not a method.
+        page: The page of the image file.
     """
 
     image: str
@@ -41,17 +42,21 @@ class Key:
     code: str
     control: bool = False
     structure: str = ""
+    page: int = 1
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        unused = ("model", "control", *(["page"] if self.page == 1 else []))  # the first page, as of most files
+        return {name: value for name, value in self.__dict__.items() if name not in unused}
 
     @property
     def digest(self) -> str:
         """The sha256 of all fields except the model's name and `control`."""
-        parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
-        return hashlib.sha256(canonical(parts).encode()).hexdigest()
+        return hashlib.sha256(canonical(self._parts).encode()).hexdigest()
 
     def digests(self) -> Callable[[str], str]:
         """Return a function that gives the `digest` of this key with the checksum of another image, much faster."""
-        parts = {name: value for name, value in self.__dict__.items() if name not in ("model", "control")}
-        before, after = canonical({**parts, "image": _ANY_IMAGE}).encode().split(_ANY_IMAGE.encode())
+        before, after = canonical({**self._parts, "image": _ANY_IMAGE}).encode().split(_ANY_IMAGE.encode())
         begun = hashlib.sha256(before)
 
         def digest(image: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,7 @@ from xaihub.evaluation.tasks import (
 from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
+from xaihub.models.tuning import choices_of_run
 from xaihub.specs import Origin
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,11 @@ def evaluate(
         store.add_origins(plan.origins)
         # First of all, so that a run that is interrupted again never shows old and new scores together.
         run.show_scores()
-        return run.work(models)
+        with choices_of_run(store.choices) as choices:
+            try:
+                return run.work(models)
+            finally:
+                store.set_choices(choices)
 
 
 @dataclass(kw_only=True)
@@ -134,6 +140,7 @@ class Run:
         """Compute what is missing, model by model; the models are loaded if they are not given."""
         started = time.perf_counter()
         loaded = load_models(self.hub, self.plan) if models is None else models
+        self.store.add_structures({model.name: model.structure_hash for model in loaded})
         self._keys = [Keys(self.hub, self.plan.config, model, self.plan.explainers) for model in loaded]
         if self.engine is None:
             self._here(loaded)
@@ -156,7 +163,7 @@ class Run:
                     self._keep(task, record)
 
     def _elsewhere(self, engine: Engine, models: Sequence[Model]) -> None:
-        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout)
+        settings = settings_of_workers(self.hub, self.plan, models, engine, self.timeout, self.store.choices)
         with closing(engine.run(Start(settings), map(pack_task, self._tasks()))) as answers:
             for asked, answer in answers:
                 task = unpack_task(asked)
@@ -265,8 +272,18 @@ class Run:
             self.watch(step, done, self._before(len(self.plan.config.models), 0))
 
 
-def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float) -> bytes:
+def settings_of_workers(
+    hub: Hub, plan: Plan, models: Sequence[Model], engine: Engine, timeout: float, choices: Mapping[str, Any]
+) -> bytes:
     """Return what workers in other processes need to compute the tasks of a plan.
+
+    Args:
+        hub: Where the plan's names come from.
+        plan: What they compute.
+        models: The plan's models.
+        engine: Where they run.
+        timeout: As in `evaluate`.
+        choices: The fastest batch sizes that are known.
 
     Raises:
         EngineError: Something of the plan exists in this process only.
@@ -280,15 +297,19 @@ def settings_of_workers(hub: Hub, plan: Plan, models: Sequence[Model], engine: E
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
         raise EngineError("workers cannot read standard input", hint=hint)
-    # By name, as another process may have other controls.
+    # By name, as another process may have other controls; each with its budget, as the plan's apply to all.
     named = {
-        kind: [Choice(one.name, one.parameters) for one in getattr(plan, kind)] for kind in ("explainers", "metrics")
+        "explainers": [
+            Choice(one.name, one.parameters, one.granted.typed if one.granted else None) for one in plan.explainers
+        ],
+        "metrics": [Choice(one.name, one.parameters) for one in plan.metrics],
     }
-    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, **named)
+    config = msgspec.structs.replace(plan.config, images=["-"], controls=False, budget=None, **named)
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
     torch["threads"] = engine.threads(torch["threads"])
-    return packed({"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}, {})
+    message = {"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}
+    return packed({**message, "choices": choices}, {})
 
 
 def _elsewhere(origin: Origin) -> bool:

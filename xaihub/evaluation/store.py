@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xaihub.explainers.explanation import Explanation
 
 
+T = TypeVar("T")
 FORMAT = 3
 DATABASE = "run.sqlite"
 MAPS = "maps"
@@ -133,13 +134,21 @@ class RunStore:
         Raises:
             OutputError: It is missing or damaged.
         """
-        with decoding(OutputError(f"the configuration of the run in {str(self.folder)!r} is damaged")):
-            return msgspec.json.decode(self._meta("config") or "{}", type=Config)
+        return self._read("config", Config, "the configuration of the run in {} is damaged")
 
     def set_config(self, config: Config) -> None:
         """Store the run's configuration."""
-        with self._db.transaction():
-            self._db.insert("meta", name="config", value=canonical(msgspec.to_builtins(config)))
+        self._write("config", msgspec.to_builtins(config))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The batch sizes and threads that were found fastest, by what they depend on; see `xaihub.models.tuning`."""
+        with decoding(OutputError(f"the batch sizes of the run in {str(self.folder)!r} are damaged")):
+            return msgspec.json.decode(self._meta("choices") or "{}", type=dict[str, Any])
+
+    def set_choices(self, choices: Mapping[str, Any]) -> None:
+        """Store what was found fastest."""
+        self._write("choices", dict(choices))
 
     @property
     def origins(self) -> dict[str, Origin]:
@@ -148,14 +157,22 @@ class RunStore:
         Raises:
             OutputError: They are damaged.
         """
-        with decoding(OutputError(f"the plugins of the run in {str(self.folder)!r} are damaged")):
-            return msgspec.json.decode(self._meta("origins") or "{}", type=dict[str, Origin])
+        return self._read("origins", dict[str, Origin], "the plugins of the run in {} are damaged")
 
     def add_origins(self, *found: Mapping[str, Origin]) -> None:
         """Store which plugins make its results; the last of several wins."""
-        known = {name: origin.record() for part in (self.origins, *found) for name, origin in part.items()}
-        with self._db.transaction():
-            self._db.insert("meta", name="origins", value=canonical(known))
+        parts = (self.origins, *found)
+        self._write("origins", {name: origin.record() for part in parts for name, origin in part.items()})
+
+    @property
+    def structures(self) -> dict[str, str]:
+        """The hash of the architecture of each model, by its name, in order of the plans; `OutputError` if damaged."""
+        return dict(self._read("structures", list[tuple[str, str]], "the models of the run in {} are damaged", "[]"))
+
+    def add_structures(self, *found: Mapping[str, str]) -> None:
+        """Store the architectures of its models; the last of several wins."""
+        parts = (self.structures, *found)
+        self._write("structures", [pair for part in parts for pair in part.items()])
 
     def add_image(self, source: str, position: int, *, sha256: str | None, error: str | None = None) -> None:
         """Store an image of the run, or the reason why it cannot be evaluated."""
@@ -382,3 +399,11 @@ class RunStore:
     def _meta(self, name: str) -> str | None:
         row = self._db.one("SELECT value FROM meta WHERE name = ?", name)
         return None if row is None else str(row["value"])
+
+    def _read(self, name: str, kind: type[T], damaged: str, empty: str = "{}") -> T:
+        with decoding(OutputError(damaged.format(repr(str(self.folder))))):
+            return msgspec.json.decode(self._meta(name) or empty, type=kind)
+
+    def _write(self, name: str, value: object) -> None:
+        with self._db.transaction():
+            self._db.insert("meta", name=name, value=canonical(value))

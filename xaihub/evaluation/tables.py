@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xaihub.evaluation.board import Board, Entry
+from xaihub.evaluation.checkpoints import Checkpoints
 from xaihub.evaluation.results import ScoreRow
+from xaihub.evaluation.significance import Difference, p_text
 from xaihub.explainers.page.document import document
 
 FEW = 3  # images that a failure names
-ENOUGH = 5  # images, below which overlapping intervals mean nothing
 ARROWS = {True: "↑", False: "↓", None: ""}
 BETTER = {True: "higher", False: "lower", None: ""}
 NO_SUMMARY: Mapping[str, str] = {}
@@ -24,7 +25,8 @@ def board_table(board: Board, summaries: Mapping[str, str] = NO_SUMMARY) -> dict
     accuracy = "" if board.accuracy is None else f", accuracy {board.accuracy:.3f} on {board.labelled} labelled images"
     return {
         "model": board.model,
-        "caption": f"{most} image{'' if most == 1 else 's'}{accuracy}",
+        "caption": f"{_count(most, 'image')}{accuracy}",
+        "pairs": pair_rows(board),
         "metrics": [metric_facts(board, metric, summaries) for metric in ordered(board)],
         "rows": [
             {
@@ -73,6 +75,7 @@ def _cell(entry: Entry | None, most: int) -> dict[str, Any] | None:
         "text": f"{entry.mean:.3g}",
         "interval": f"[{entry.low:.3g}, {entry.high:.3g}]",
         "best": entry.best,
+        "near": entry.near_best,
         "few": "" if entry.count == most else f"of {entry.count}",
     }
 
@@ -90,20 +93,89 @@ def findings(boards: Sequence[Board]) -> list[str]:
 
 
 def _winners(board: Board) -> list[str]:
+    """Return which method is best by each metric, and from which explainers the paired test distinguishes it."""
     texts = []
     for metric in board.metrics:
         scored = {name: entry for name in board.explainers if (entry := board.entries.get((name, metric)))}
-        methods = [name for name in scored if name not in board.controls]
-        best = next((name for name in methods if scored[name].best), None)
-        if best is None or metric.startswith("cost_") or len(methods) < 2:
+        best = next((name for name in scored if scored[name].best), None)
+        paired = [one for one in board.differences if one.metric == metric and best in (one.first, one.second)]
+        if best is None or not paired:
             continue
-        ours = scored[best]
-        close = [n for n in methods if n != best and scored[n].high >= ours.low and scored[n].low <= ours.high]
-        tail = f"its interval overlaps {f'those of {_listed(close)}' if close else 'no other'}"
-        if ours.count < ENOUGH:
-            tail = f"of {ours.count} image{'' if ours.count == 1 else 's'}, which shows little"
-        texts.append(f"{best} has the best mean {metric} ({ours.mean:.3g}); {tail}")
+        worse, near, better = _apart(best, paired, higher=bool(board.directions[metric]))
+        parts = [f"better than {_listed([*worse])} ({_largest(worse.values())})"] if worse else []
+        parts += [f"not distinguishable from {_listed([*near])}"] if near else []
+        parts += [f"worse than {_listed([*better])} ({_largest(better.values())})"] if better else []
+        texts.append(
+            f"{best} has the best mean {metric} ({scored[best].mean:.3g}); it is {' and '.join(parts)}"
+            f" (paired by image, corrected for {_count(paired[0].comparisons, 'comparison')})"
+        )
     return texts
+
+
+def checkpoint_table(compared: Checkpoints) -> dict[str, Any]:
+    """Return the comparison of two checkpoints as the template shows it."""
+    return {
+        "first": compared.first, "second": compared.second, "notes": [f"{text}." for text in compared.notes],
+        "rows": [
+            {
+                "explainer": one.explainer, "control": one.explainer in compared.controls, "metric": one.metric,
+                "mean": one.mean, "mean_text": f"{one.mean:+.3g}", "interval": f"[{one.low:.3g}, {one.high:.3g}]",
+                "p": one.p, "p_text": _bare(one.p), "count": one.count, "comparisons": one.comparisons,
+                "verdict": "no difference found" if not one.significant else
+                           {True: "better", False: "worse", None: "higher" if one.mean > 0 else "lower"}[one.better],
+            }
+            for one in compared.changes
+        ],
+    }  # fmt: skip
+
+
+def _apart(best: str, paired: Sequence[Difference], *, higher: bool) -> tuple[dict[str, float], ...]:
+    """Return, with their p-values, which explainers one is better than, not distinguishable from, and worse than."""
+    worse, near, better = dict[str, float](), dict[str, float](), dict[str, float]()
+    for one in paired:
+        ahead = ((one.mean > 0) == (one.first == best)) == higher
+        group = near if not one.significant else worse if ahead else better
+        group[one.second if one.first == best else one.first] = one.p
+    return worse, near, better
+
+
+def _largest(values: Collection[float]) -> str:
+    return p_text(max(values), sign="=" if len(values) == 1 else "≤")
+
+
+def pair_rows(board: Board) -> list[dict[str, Any]]:
+    """Return the paired comparisons of a leaderboard in words, metric by metric, the clearest first."""
+    rows = []
+    for metric in ordered(board):
+        paired = sorted((one for one in board.differences if one.metric == metric), key=lambda one: one.p)
+        rows += [
+            {
+                "metric": metric, "text": _compared(one, board.directions[metric]), "mean": one.mean, "p": one.p,
+                "mean_text": f"{one.mean:+.3g}", "p_text": _bare(one.p),
+                "count": one.count, "comparisons": one.comparisons,
+            }
+            for one in paired
+        ]  # fmt: skip
+    return rows
+
+
+def _bare(p: float) -> str:
+    """Return a p-value for a table, whose heading names it."""
+    return p_text(p).removeprefix("p ").removeprefix("= ")
+
+
+def _compared(one: Difference, direction: bool | None) -> str:
+    """Return a paired comparison in words."""
+    if not one.significant:
+        return f"{one.first} and {one.second} are not distinguishable"
+    if direction is None:
+        return f"{one.first} is {'higher' if one.mean > 0 else 'lower'} than {one.second}"
+    ahead, behind = (one.first, one.second) if (one.mean > 0) == direction else (one.second, one.first)
+    return f"{ahead} is better than {behind}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:

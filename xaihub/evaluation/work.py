@@ -44,7 +44,7 @@ class Work:
 
     def do(self, task: Task, model: Model) -> Iterator[Record]:
         """Yield the records that answer a task as they are done; whatever fails is one of them."""
-        inputs = self._inputs.setdefault(model.name, Inputs(model))
+        inputs = self._inputs.setdefault(model.name, Inputs(model, page=self._config.page))
         predicted, outside = inputs.predicted, self._isolation.spent
         with model.counting() as counts:
             yield from self._answer(task, model, inputs)
@@ -59,7 +59,7 @@ class Work:
         name = Path(task.source).name
         self._step(name, 0)
         try:
-            image = places.load(task.where, task.source)
+            image = places.load(task.where, task.source, page=self._config.page)
         except XaihubError as error:
             yield Unusable(reason=str(error))
             return

@@ -122,22 +122,34 @@ def budgeted(
     Raises:
         ParameterError: As `Budget.parse` and `within`.
     """
-    if budget is None:
-        return list(explainers)
-    parsed = Budget.parse(budget)
-    for explainer in explainers:
-        if reason := shortfall(explainer, parsed):
-            note(reason)
-    return [within(explainer, parsed) for explainer in explainers]
+    return [one for explainer in explainers for one in within_each(explainer, [] if budget is None else [budget], note)]
 
 
-def shortfall(explainer: Budgeted, budget: Budget) -> str:
-    """Return why an explainer does not spend a budget, in words; empty if it does."""
-    item = of_passes(type(explainer))
+def within_each(
+    explainer: E, budgets: Sequence[Budget | str | float], note: Callable[[str], None] = lambda _text: None
+) -> list[E]:
+    """Return a copy of an explainer for each budget; the explainer alone without one, or if it cannot choose its cost.
+
+    Raises:
+        ParameterError: As `Budget.parse` and `within`.
+    """
+    parsed = list(dict.fromkeys(map(Budget.parse, budgets)))
+    if parsed and (reason := shortfall(explainer, *parsed)):
+        note(reason)
+    if not parsed or of_passes(type(explainer)) is None:
+        return [explainer]
+    return [within(explainer, budget) for budget in parsed]
+
+
+def shortfall(explainer: Budgeted, *budgets: Budget) -> str:
+    """Return why an explainer does not spend budgets, in words; empty if it does."""
+    item, several = of_passes(type(explainer)), len(budgets) > 1
+    named = f"{'budgets' if several else 'budget'} of {', '.join(map(str, budgets))}"
     if item is None or item.passes is None:
-        return f"{explainer.name} cannot choose its number of passes, so the budget of {budget} does not apply to it"
+        does = "do" if several else "does"
+        return f"{explainer.name} cannot choose its number of passes, so the {named} {does} not apply to it"
     if item.passes.maximum:
-        return f"{explainer.name} takes the budget of {budget} as a maximum and may use less"
+        return f"{explainer.name} takes the {named} as a maximum and may use less"
     return ""
 
 

@@ -36,6 +36,10 @@ class PixelSet:
     baseline: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """One line: the role, the claim and the shape of the mask."""
+        return f"<PixelSet {self.role}: {self.claim}, mask {tuple(self.mask.shape)}>"
+
     @property
     def area(self) -> float:
         """Fraction of the input's pixels, in [0, 1]."""

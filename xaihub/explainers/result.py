@@ -80,6 +80,12 @@ class Result:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     image: SourceImage | None = None
 
+    def __repr__(self) -> str:
+        """One line: the claim, who made it, the shape of the values, and the claims of the sets."""
+        who = f"{self.explainer or 'unknown explainer'} of {self.model or 'unknown model'}"
+        sets = "".join(f", {one.role} set: {one.claim}" for one in self.sets[:3])
+        return f"<{type(self).__name__} {self.claim!r}, {who}, values {tuple(self.values.shape)}{sets}>"
+
     @property
     def explainer(self) -> str:
         """The explainer's name."""

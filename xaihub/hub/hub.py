@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xaihub.errors import ModelError, PluginError, UnknownName, XaihubError, did_you_mean
+from xaihub.files import rooted
 from xaihub.hub.devices import pick_device
 from xaihub.hub.host import PluginHost
 from xaihub.hub.origins import origin_of
@@ -49,6 +51,7 @@ DEFAULT_TIMEOUT = 600.0  # seconds for one explanation or score by a plugin of a
 LOCAL = EngineSpec(
     name="local", target="xaihub.evaluation.local:LocalEngine", summary="Worker processes on this machine."
 )
+CARDS = (".yaml", ".yml")
 S = TypeVar("S", bound=Spec)
 
 
@@ -265,7 +268,7 @@ class Hub:
             self.check_backend(runtime.backend)
             model.runtime = runtime
         if not scratch and not options:
-            card_file = name if name.lower().endswith((".yaml", ".yml")) else None
+            card_file = name if name.lower().endswith(CARDS) else None
             files = {"name": card_file, "checkpoint": checkpoint, "classes": classes}
             code = f"{model.code['file']}:{model.code['function']}" if model.code else name
             model.loaded = {
@@ -275,6 +278,15 @@ class Hub:
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
         return model
+
+    def rooted(self, name: str) -> str:
+        """Return a model's name such that it means the same from any folder; an unknown name stays as it is."""
+        if self.models.find(name) is None:
+            if name.lower().endswith(CARDS):
+                return rooted(name)
+            with suppress(Exception):  # whatever does not work is reported when the model is loaded
+                return self._find(name)[1].rooted(name)
+        return name
 
     def _build_wrapped(self, request: ModelRequest, adapter: ModelAdapter, device: Any) -> Model:
         """Build the plain model, let the card's training objective modify the architecture, and load the weights."""
@@ -293,7 +305,7 @@ class Hub:
 
     def _find(self, name: str) -> tuple[ModelCard, ModelAdapter]:
         card = self.models.find(name)
-        if card is None and name.lower().endswith((".yaml", ".yml")):
+        if card is None and name.lower().endswith(CARDS):
             from xaihub.models.cards import read_card
 
             card = read_card(name)

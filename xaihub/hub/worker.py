@@ -17,6 +17,8 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from xaihub.notices.leaving import really_exit
+
 # Windows can neither fork nor pass the number of a pipe; there, everything runs in the program itself.
 SUPPORTED = os.name == "posix" and bool(sys.executable)
 IDLE = 120.0  # seconds after which a worker without requests ends
@@ -98,7 +100,8 @@ class Worker:
         """End the process, and all that it started."""
         child, self._child = self._child, None
         if child is not None:
-            for kill in (os.killpg, os.kill):  # the first fails in the moment before it leads a group of its own
+            # The group first, which it does not lead in its first moment. When it has ended, its id may be another's.
+            for kill in (os.killpg, *([os.kill] if child.wait(0) is None else [])):
                 with suppress(ProcessLookupError, PermissionError):
                     kill(child.pid, signal.SIGKILL)
             child.wait(60)
@@ -169,13 +172,13 @@ def serve(pipe: Connection, answer: Callable[[bytes], bytes], *, parent: int) ->
         while pipe.poll(IDLE):
             found = answer(pipe.recv_bytes())
             if os.getpid() != own:  # a plugin forked, and both processes came back
-                os._exit(1)
+                really_exit(1)
             pipe.send_bytes(found)
-    os._exit(0)
+    really_exit(0)
 
 
 def _end_with(parent: int) -> None:
     """End this process, whatever it does, when its parent has ended."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    really_exit(1)

@@ -46,6 +46,11 @@ class SourceImage:
     array: NDArray[Any] | None = None
     plain: bool = True
 
+    def __repr__(self) -> str:
+        """One line: the name, the size and the type of the values."""
+        values = "RGB" if self.array is None else f"{self.array.shape} {self.array.dtype}"
+        return f"<SourceImage {self.name!r}, {self.rgb.width}x{self.rgb.height}, {values}>"
+
 
 def sample_photo() -> Path:
     """Return the path of the sample photo: the cat that scikit-image ships."""

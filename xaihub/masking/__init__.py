@@ -21,6 +21,7 @@ from xaihub.masking.engine import MaskedBatch, batch_rows, coalition_scores, mas
 from xaihub.masking.features import Features, Segments, Windows, make_features
 from xaihub.masking.removal import BaselineName, Fill, Inpaint, Removal, baseline_image, make_removal
 from xaihub.masking.sizes import SizeSearch
+from xaihub.masking.variants import variant_scores
 
 __all__ = [
     "CERTAIN",
@@ -48,4 +49,5 @@ __all__ = [
     "masked_forward_passes",
     "shapley_sizes",
     "shapley_weights",
+    "variant_scores",
 ]

@@ -63,7 +63,7 @@ def masked_forward_passes(
         ModelError: A single row does not fit into memory, or a logit is NaN or infinite.
     """
     image = image.to(model.device)
-    stream = _Stream(draws)
+    stream, finite = _Stream(draws), _Finite(model)
     if total is None and isinstance(draws, Tensor):
         total = done + len(draws)
     while (part := stream.take(batch_rows(model))) is not None:
@@ -91,7 +91,9 @@ def masked_forward_passes(
         MASKED_ROWS.set(MASKED_ROWS.get() + len(part))
         if model.runtime.progress is not None:
             model.runtime.progress(done, total or done)
+        finite.check(batch.outputs)
         yield batch
+    finite.finish()
 
 
 def coalition_scores(
@@ -112,7 +114,7 @@ def coalition_scores(
     batches = masked_forward_passes(
         model, image, coalitions, removal=removal, expand=features.masks, done=done, total=total
     )
-    return torch.cat([score(batch.outputs).cpu() for batch in batches])
+    return torch.cat([score(batch.outputs) for batch in batches]).cpu()  # a GPU is waited for once
 
 
 def batch_rows(model: Model) -> int:
@@ -126,9 +128,13 @@ def _tuning(model: Model) -> Tuning:
 
 def _rows(model: Model, cpu_budget: int) -> int:
     """Return how many rows fit into the memory budget, which a GPU has by itself."""
-    budget = model.runtime.memory_budget
+    budget, kind = model.runtime.memory_budget, model.device.type
     if budget is None:
-        budget = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else cpu_budget
+        budget = cpu_budget
+        if kind == "cuda":
+            budget = torch.cuda.mem_get_info(model.device)[0] // 2
+        elif kind == "mps":
+            budget = max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) // 2
     return max(1, min(LARGEST_ROWS, budget // model.row_bytes))
 
 
@@ -142,15 +148,35 @@ def _evaluate(
 ) -> MaskedBatch:
     # inference_mode must not span a yield, or the caller would run in it as well.
     with torch.inference_mode(), model.executing(coming):
-        masks = draws.to(model.device, non_blocking=True)
+        # From pinned memory, the copy to a GPU overlaps with the passes before.
+        sent = draws.pin_memory() if model.device.type == "cuda" and not draws.is_cuda else draws
+        masks = sent.to(model.device, non_blocking=True)
         if expand is not None:
             with torch.autocast(model.device.type, enabled=False):  # mixed precision is only for the network
                 masks = expand(masks)
         with model.autocast():
             outputs = removal(model, image, masks).float()
-        if not bool(outputs.isfinite().all()):
-            raise ModelError(f"model {model.name!r} returned NaN or infinite class scores for a masked image")
     return MaskedBatch(draws, masks, outputs)
+
+
+class _Finite:
+    """Checks that all scores are numbers; on a GPU those of the batch before, so that it never waits for Python."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._open = model, list[Tensor]()
+
+    def check(self, outputs: Tensor) -> None:
+        self._open.append(outputs.isfinite().all())
+        while len(self._open) > outputs.is_cuda:
+            self._require(self._open.pop(0))
+
+    def finish(self) -> None:
+        for found in self._open:
+            self._require(found)
+
+    def _require(self, found: Tensor) -> None:
+        if not bool(found):
+            raise ModelError(f"model {self._model.name!r} returned NaN or infinite class scores for a masked image")
 
 
 class _Stream:

@@ -149,6 +149,13 @@ class ModelAdapter(ABC):
     def knows(self, name: str) -> bool:
         """Whether `name` is an architecture of this source; must be fast and need no network access."""
 
+    def rooted(self, name: str) -> str:
+        """Return a name that this adapter knows such that it means the same from any folder.
+
+        Override it if names may contain relative paths: runs store what it returns; see `xaihub.files.rooted`.
+        """
+        return name
+
     @abstractmethod
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Build the model that the request describes.

@@ -17,6 +17,7 @@ from xaihub.models import cache
 from xaihub.models.folding import without_hooks
 from xaihub.models.hashing import hash_state
 from xaihub.models.headed import Headed, Shell
+from xaihub.models.recording import READS
 from xaihub.models.tuning import machine
 from xaihub.params import Precision
 
@@ -27,8 +28,6 @@ KIND = "compiled"  # in the user's cache
 TOLERANCES: dict[Precision, float] = {"f32": 1e-3, "bf16": 0.1, "f16": 0.02}
 # Passes from which preparing a backend pays: if the compiled network has to be made (seconds), and if it is stored.
 PAYS, PAYS_STORED = 300, 32
-# Reading single values of a tensor, as code does that decides by them; a recording would take them as constants.
-_READS = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "equal"}
 
 
 class Backend(ABC):
@@ -86,9 +85,10 @@ def within(network: nn.Module, compiled: Compiled) -> nn.Module:
 class Candidate:
     """The backend that a model's settings ask for, and whether it can take over."""
 
-    def __init__(self, model: Any) -> None:
-        """Read the settings."""
-        self._model, self._wanted = model, (model.runtime.backend, model.runtime.precision)
+    def __init__(self, model: Any, variant: str = "") -> None:
+        """Read the settings; `variant` is the name of what else is computed from the model's weights, if it is that."""
+        self._variant = variant
+        self.model, self._wanted = model, (model.runtime.backend, model.runtime.precision)
         self.name: str = model.runtime.backend
         self._backend: Backend
         if self.name == AUTO:
@@ -97,7 +97,7 @@ class Candidate:
 
     def suits(self, model: Any) -> bool:
         """Whether a model's settings are still those."""
-        return model is self._model and self._wanted == (model.runtime.backend, model.runtime.precision)
+        return model is self.model and self._wanted == (model.runtime.backend, model.runtime.precision)
 
     def reset(self) -> None:
         """Begin again, because the network has changed."""
@@ -109,9 +109,9 @@ class Candidate:
             return False
         with self._warning():
             if not self._key:
-                self._backend = self._model.backends[self.name]()()
-                weights = hash_state(self._model.module.state_dict())  # as they are, also after writes through `.data`
-                facts = (weights, self._model.structure_hash, tuple(inputs.shape[1:]))
+                self._backend = self.model.backends[self.name]()()
+                weights = hash_state(self.model.module.state_dict())  # as they are, also after writes through `.data`
+                facts = (weights, self.model.structure_hash, tuple(inputs.shape[1:]), self._variant)
                 self._key = f"{machine()} {self.name} {self._backend.version} {facts} {self._wanted[1]}"
             return self._wanted[0] != AUTO or passes >= PAYS or cache.has(KIND, self._key)
         return False
@@ -149,7 +149,7 @@ class Candidate:
                 return Compiled(partial(backend.load, stored, precision), threads)
         made = backend.compile(network, inputs, precision)
         result = Compiled(partial(backend.load, made, precision), threads)
-        cache.put(KIND, self._key, made, about=f"{self._model.name} ({self.name})")
+        cache.put(KIND, self._key, made, about=f"{self.model.name} ({self.name})")
         return result
 
     @contextmanager
@@ -160,7 +160,7 @@ class Candidate:
         except Exception as error:
             self._tried = True
             text = " ".join(str(error).split())[:200]
-            what = f"backend {self.name!r} is not used for {self._model.name!r}: {text or type(error).__name__}"
+            what = f"backend {self.name!r} is not used for {self.model.name!r}: {text or type(error).__name__}"
             warnings.warn(f"{what}; eager is used", stacklevel=2)
 
 
@@ -171,7 +171,7 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what is called."""
-        self.found = self.found or getattr(func, "__name__", "") in _READS
+        self.found = self.found or getattr(func, "__name__", "") in READS
         return func(*args, **(kwargs or {}))
 
 

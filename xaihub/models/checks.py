@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from xaihub.models.outputs import HOW
 # where kernels differ and dynamic quantisation scales activations by the largest value of the batch.
 REPEATED = 1e-3
 BATCHED = 0.05
+FUNCTION = "wrap it in a module that returns them, or explain a function of what it returns: target=FUNCTION in Python"
+_NARROW = tuple(getattr(torch, name) for name in dir(torch) if name.startswith("float8"))  # nothing computes in them
 
 
 def check_modules(network: nn.Module, *, name: str) -> None:
@@ -63,19 +66,10 @@ def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name
     """
     noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     before = _random_states()
-    try:
+    with running(name, size):
         alone = run(noise)
         again = alone if _random_states() == before else run(noise)
-    except XaihubError:
-        raise
-    except Exception as error:  # the network is foreign code
-        shape, reason = "x".join(map(str, size)), " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"model {name!r} cannot be run on an input of {shape}: {type(error).__name__}: {reason}",
-            hint="check the input size and the options of the architecture",
-        ) from error
-    if not isinstance(alone, Tensor) or alone.ndim != 2:
-        raise ModelError(f"model {name!r} does not return one row of class scores per image")
+    check_returned(alone, 1, name=name)
     if _change(alone, again) > REPEATED:
         raise ModelError(
             f"model {name!r} returns different scores for the same image: dropout or noise stays active in evaluation",
@@ -92,6 +86,57 @@ def check_rows(run: Callable[[Tensor], Any], size: tuple[int, int, int], *, name
         )
 
 
+@contextmanager
+def running(name: str, size: Sequence[int]) -> Iterator[None]:
+    """Turn whatever the network raises inside, on inputs of a size, into one line: it is foreign code.
+
+    Raises:
+        ModelError: In place of the network's own error.
+    """
+    try:
+        yield
+    except XaihubError:
+        raise
+    except Exception as error:
+        shape, reason = "x".join(map(str, size)), " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {name!r} cannot be run on an input of {shape}: {type(error).__name__}: {reason}",
+            hint="check the input size and the options of the architecture",
+        ) from error
+
+
+def check_returned(outputs: Any, rows: int, *, name: str) -> None:
+    """Check that a network returned one row of real numbers for each of `rows` images.
+
+    Raises:
+        ModelError: It returned something else; the message describes it.
+    """
+    fault, hint = f"returned {_described(outputs)} for {rows} image{'s' * (rows != 1)}", FUNCTION
+    if isinstance(outputs, Tensor) and outputs.shape == (rows,):
+        hint = HOW
+    elif isinstance(outputs, Tensor) and outputs.ndim == 2:
+        usable = outputs.layout is torch.strided and outputs.device.type != "meta"
+        if not usable or outputs.is_complex() or outputs.dtype in _NARROW:
+            hint = "return a dense tensor of float32, float16 or bfloat16"
+        elif len(outputs) == rows and outputs.shape[1]:
+            return
+        elif outputs.shape[1]:
+            hint = "return a row per image, or run one image at a time (batch size 1)"
+    raise ModelError(f"model {name!r} {fault} instead of one row of class scores per image", hint=hint)
+
+
+def _described(outputs: Any) -> str:
+    """Return in a few words what a network returned."""
+    kind = type(outputs).__name__
+    if isinstance(outputs, Tensor):
+        form = "" if outputs.layout is torch.strided else f"{str(outputs.layout).rpartition('.')[2]} "
+        form += "meta " if outputs.device.type == "meta" else ""
+        return f"a {form}tensor of {str(outputs.dtype).rpartition('.')[2]} of shape {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a {kind} with {', '.join(map(repr, list(outputs)[:4])) or 'nothing'}"
+    return f"a {kind} of {len(outputs)}" if isinstance(outputs, (tuple, list)) else f"a value of type {kind}"
+
+
 def check_scores(logits: Any, rows: int, classes: Sequence[str], *, name: str, declared: bool) -> None:
     """Check what a network returned for `rows` images; `declared` says that its meaning is known.
 
@@ -99,8 +144,7 @@ def check_scores(logits: Any, rows: int, classes: Sequence[str], *, name: str, d
         ModelError: It is not one row of finite scores per image, is one score of unknown meaning, or does not have one
             score per class name.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != rows:
-        raise ModelError(f"model {name!r} does not return one row of class scores per image")
+    check_returned(logits, rows, name=name)
     if logits.shape[1] == 1 and not declared:
         raise ModelError(
             f"model {name!r} has one output, which may be a logit (binary) or a value (regression)", hint=HOW

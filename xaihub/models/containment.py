@@ -17,7 +17,7 @@ from xaihub.errors import ModelError, PluginError
 from xaihub.models.hashing import hash_state
 from xaihub.models.process import marked
 from xaihub.models.snapshot import Copies, Snapshot
-from xaihub.notices.process import Observer, of_process, of_random, of_thread
+from xaihub.notices.process import Observer, of_process, of_python, of_random, of_thread
 from xaihub.params import Parametrised
 
 _CACHES = ("structure", "ending", "row_bytes", "_hashed", "_checked_rows", "_order", "_guard", "masked_rows")
@@ -85,7 +85,8 @@ class Guard:
                     vars(model).pop(name, None)
         if found and by is not None:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            undone = "the model cannot be used any more" if self.reason else "it was undone"
+            undone = "nothing can stop it" if "still runs" in found[0] else "it was undone"
+            undone = "the model cannot be used any more" if self.reason else undone
             raise PluginError(f"{by.described} {found[0]}{more}; {undone}, and the result is discarded")
 
     def _snapshot(self, model: Any, *, foreign: bool, watched: bool) -> Snapshot:
@@ -129,6 +130,7 @@ def _observer(*, foreign: bool, parallel: bool) -> Observer:
     settings = (
         *of_thread(),
         *(of_process() if alone else ()),
+        *(of_python() if alone and foreign else ()),
         *(of_random() if alone and foreign and parallel else ()),
     )
     return Observer(settings, left=foreign and alone, functions=foreign)

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from xaihub.models import folding, fusing
 from xaihub.models.backends import EAGER, Candidate, Compiled, within
-from xaihub.models.folding import folded, sources
+from xaihub.models.graphs import Graphed
 from xaihub.models.hashing import tensors_of
-from xaihub.models.headed import Shell
+from xaihub.models.headed import Headed, Shell
+from xaihub.models.recording import recorded
 from xaihub.models.tuning import Tuning
 
 _Weights = Callable[[nn.Module], list[Tensor]]
+_Run = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 COMPARED = 4  # rows at most on which a backend is compared with eager execution
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What a module's call looks up; shared with the network, so that its hooks, such as the counter of passes, run as well.
@@ -54,6 +57,8 @@ class Executor:
         self._compiled: Compiled | None = None
         self._passes, self._coming = 0, 0  # that were made, and those known to follow
         self._tunings: dict[Any, Tuning] = {}
+        self._variants: dict[str, _Variant] = {}
+        self._last: Executor = self
 
     def __enter__(self) -> None:
         """Start to choose."""
@@ -87,6 +92,8 @@ class Executor:
         key = self._key(model)
         if key not in self._tunings:
             fixed, threads = model.runtime.batch_size, model.runtime.threads
+            if model.device.type != "cpu":  # it works while Python goes on, and large batches suit it
+                fixed, threads = fixed or most(), threads or torch.get_num_threads()
             self._tunings[key] = Tuning(
                 f"{key} {model.structure_hash}",
                 about=model.name,
@@ -109,7 +116,8 @@ class Executor:
 
     def _key(self, model: Any) -> tuple[Any, ...]:
         runtime = model.runtime
-        return self.backend, runtime.precision, runtime.batch_size, runtime.threads, str(model.device), model.input_size
+        settings = runtime.precision, runtime.batch_size, runtime.threads
+        return self._last.backend, *settings, str(model.device), model.input_size
 
     @contextmanager
     def one_period(self) -> Iterator[None]:
@@ -120,6 +128,16 @@ class Executor:
         finally:
             self.period = before
 
+    def variant(self, name: str, run: _Run) -> Executor:
+        """Return the executor of something else that is computed from the network's weights.
+
+        Its `network` returns a module that computes `run(network, inputs)`, or the network if that must be called.
+        Equal names stand for equal functions.
+        """
+        found = self._variants.setdefault(name, _Variant(self, name))
+        found.run = run
+        return found
+
     def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
         """Return the network, or what returns the same scores up to rounding; `inputs` are an example."""
         if not self._depth or not torch.is_inference_mode_enabled() or _observed(inputs):
@@ -129,18 +147,25 @@ class Executor:
             return network
         if state != self._state or not self._same_contents():
             self.backend, self._compiled = EAGER, None
-            self._replace(network, _folded(network, inputs[:1].clone()), sources)
+            self._replace(network, self._prepared(network, inputs[:COMPARED].clone()), _sources)
             if self._candidate is not None:
                 self._candidate.reset()
         self._passes += len(inputs)
-        if self._candidate is not None and self._candidate.pays(inputs, self._passes + self._coming):
-            self._compiled = self._candidate.compiled(network, inputs[:COMPARED].clone())
+        subject = self._compilable(network)
+        if self._candidate is not None and subject and self._candidate.pays(inputs, self._passes + self._coming):
+            self._compiled = self._candidate.compiled(subject, inputs[:COMPARED].clone())
             if self._compiled is not None:
                 self.backend = self._candidate.name
-                self._replace(network, within(network, self._compiled), tensors_of)
-        self._checked = self.period
+                self._replace(network, within(subject, self._compiled), tensors_of)
+        self._checked, self._last = self.period, self
         self.used[self.backend] = None
         return network if self._fast is None else self._fast
+
+    def _prepared(self, network: nn.Module, inputs: Tensor) -> nn.Module | None:
+        return _faster(network, inputs)
+
+    def _compilable(self, network: nn.Module) -> nn.Module | None:
+        return network
 
     def _replace(self, network: nn.Module, fast: nn.Module | None, weights: _Weights) -> None:
         """Run `fast` from now on, which was made from some of the weights, with the hooks of the network as a whole."""
@@ -155,6 +180,35 @@ class Executor:
         if self.period is not None and self._checked is self.period:
             return True
         return all(torch.equal(now, then) for now, then in self._contents)
+
+
+class _Variant(Executor):
+    """The executor of a function that calls the network in its own way, within the periods of the network's."""
+
+    run: _Run
+
+    def __init__(self, whole: Executor, name: str) -> None:
+        super().__init__()
+        self._whole, self._name = whole, name
+
+    def network(self, network: nn.Module, inputs: Tensor) -> nn.Module:
+        """Return a recording, which a backend may have compiled, or the network if there is none."""
+        whole, candidate = self._whole, self._whole._candidate
+        self._depth, self.period, self.used, self._coming = whole._depth, whole.period, whole.used, whole._coming
+        if candidate is not None and (self._candidate is None or not self._candidate.suits(candidate.model)):
+            self._candidate, self._state = Candidate(candidate.model, self._name), None
+        if self._compiled is not None:
+            self._compiled.threads = torch.get_num_threads()
+        result = super().network(network, inputs)
+        whole._last = self
+        return result
+
+    def _prepared(self, network: nn.Module, inputs: Tensor) -> nn.Module | None:
+        with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
+            return recorded(lambda given: self.run(network.forward, given), inputs, network)
+
+    def _compilable(self, network: nn.Module) -> nn.Module | None:  # noqa: ARG002
+        return self._fast
 
 
 def _observed(inputs: Tensor) -> bool:
@@ -183,9 +237,17 @@ def _state(network: nn.Module) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
-def _folded(network: nn.Module, inputs: Tensor) -> nn.Module | None:
+def _faster(network: nn.Module, inputs: Tensor, *, whole: bool = True) -> nn.Module | None:
+    """Return a faster copy, or None; only that of a `whole` network is free of hooks while it runs."""
     if isinstance(network, Shell):
-        inner = _folded(network.shell_network, inputs)
+        inner = _faster(network.shell_network, inputs, whole=isinstance(network, Headed))
         return None if inner is None else network.around(inner)
     with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
-        return folded(network, inputs)
+        folded = folding.folded(network, inputs[:1])
+        fast = fusing.fused(folded or network, inputs) or folded
+    return Graphed(fast or folding.without_hooks(network)) if whole and inputs.is_cuda else fast
+
+
+def _sources(network: nn.Module) -> list[Tensor]:
+    found = {id(tensor): tensor for find in (folding.sources, fusing.sources) for tensor in find(network)}
+    return list(found.values())

@@ -16,7 +16,7 @@ from xaihub.errors import ModelError
 from xaihub.images import SourceImage
 from xaihub.models.attention import recorded
 from xaihub.models.backends import EAGER, Backend
-from xaihub.models.checks import check_modules, check_rows, check_scores
+from xaihub.models.checks import check_modules, check_returned, check_rows, check_scores, running
 from xaihub.models.containment import Guard
 from xaihub.models.ending import ending
 from xaihub.models.executor import Executor
@@ -84,8 +84,7 @@ class Model:
         self._order = torch.channels_last
         self.module: Any = prepared(module, self.device, self._order, name=name)
         check_modules(self.module, name=name)
-        self.name, self.preprocessing = name, preprocessing
-        self.classes = tuple(classes)
+        self.name, self.preprocessing, self.classes = name, preprocessing, tuple(classes)
         self.outputs, self._declared = Outputs(), False
         if outputs is not None:
             self._declare(Outputs.parse(outputs))
@@ -117,15 +116,15 @@ class Model:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) float32 logits of (B, C, H, W) inputs in the model's units, which are left unchanged."""
+        return self.passed(inputs, lambda own: self.executor.network(self.module, own))
 
-        def run() -> Tensor:
-            own = self._own(inputs)
-            scores: Tensor = self.executor.network(self.module, own)(own)
-            return scores
-
+    def passed(self, inputs: Tensor, choose: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> Tensor:
+        """Return the scores of inputs by what `choose` returns for the network's own copy of them."""
         self._guard.check()
         with locked(self._locks):
-            outputs = self._ordered(run)
+            outputs = self._ordered(lambda: choose(own := self._own(inputs))(own))
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:  # else it is not explained itself
+            check_returned(outputs, len(inputs), name=self.name)
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     @contextmanager
@@ -295,7 +294,7 @@ class Model:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the (B, K) logits without a graph, validated by `checked`."""
-        with torch.inference_mode(), self.autocast():
+        with running(self.name, inputs.shape[1:]), torch.inference_mode(), self.autocast():
             logits = self(inputs)
         return self.checked(logits, rows=len(inputs))
 

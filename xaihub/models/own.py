@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from xaihub.errors import ModelError, ParameterError, XaihubError, did_you_mean
-from xaihub.files import read_file
+from xaihub.files import read_file, rooted
 from xaihub.models.adapter import ModelAdapter, ModelRequest
 from xaihub.models.model import Model
 from xaihub.models.weights import fill, read_weights
@@ -50,6 +50,10 @@ class FunctionAdapter(ModelAdapter):
             ModelError: It is a file, without a function.
         """
         return named(name) is not None
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of the file."""
+        return rooted(name)
 
     def build(self, request: ModelRequest, device: torch.device) -> Model:
         """Return the model that the function returns for the options as keyword arguments.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import contextmanager, nullcontext, suppress
 
 from xaihub.errors import PluginError, XaihubError
+from xaihub.notices.interrupts import heard
+from xaihub.notices.leaving import refused
 from xaihub.params import Parametrised
 
 
@@ -19,37 +18,24 @@ def fenced(by: Parametrised) -> Iterator[None]:
     """Let whatever plugin code inside raises cost only what is inside: it becomes one error that names the plugin.
 
     Only Ctrl-C of the user passes; a KeyboardInterrupt that the code itself raises does not. With XAIHUB_DEBUG set,
-    everything passes.
+    everything passes. An attempt of other than built-in code to end the process raises `SystemExit` there.
 
     Raises:
         XaihubError: What the code raised, or a `PluginError` in place of any other exception.
     """
-    pressed: list[bool] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        pressed.append(True)
-        signal.default_int_handler(number, frame)
-
-    # Signals reach the main thread only; the handler of somebody else is left alone.
-    alone = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    ours = alone and handler is signal.default_int_handler
-    theirs = alone and handler not in (signal.default_int_handler, signal.SIG_IGN)  # ignored: in the background
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    except XaihubError:
-        raise
-    except BaseException as error:
-        if (isinstance(error, KeyboardInterrupt) and (pressed or theirs)) or os.environ.get("XAIHUB_DEBUG"):
+    with heard() as presses:
+        try:
+            with nullcontext() if by.origin.builtin else refused():
+                yield
+        except XaihubError:
             raise
-        raise failure(error, by) from error
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if pressed and not isinstance(sys.exception(), KeyboardInterrupt):  # swallowed, or turned into something else
-            raise KeyboardInterrupt
+        except BaseException as error:
+            if presses.raised(error) or os.environ.get("XAIHUB_DEBUG"):
+                raise
+            raise failure(error, by) from error
+        finally:
+            if presses and not isinstance(sys.exception(), KeyboardInterrupt):  # swallowed, or turned into another
+                raise KeyboardInterrupt
 
 
 def marked(error: BaseException, by: Parametrised) -> None:

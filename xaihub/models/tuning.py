@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,20 @@ class Choice:
     rows: int
     threads: int
     images_per_second: float = 0.0
+
+
+_known: list[dict[str, Any]] = []  # the choices of runs, by key, innermost last
+
+
+@contextmanager
+def choices_of_run(choices: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Use the choices of an earlier part of a run; yield a table, as JSON types, to which new ones are added."""
+    table = dict(choices)
+    _known.append(table)
+    try:
+        yield table
+    finally:
+        _known[:] = [each for each in _known if each is not table]
 
 
 def tuned() -> bool:
@@ -85,6 +100,7 @@ class Tuning:
                 choice: Choice = end.value
             self.choice, self.now = choice, (choice.rows, choice.threads)
             cache.put("batches", self._key, json.dumps(asdict(choice)).encode(), about=self._about)
+            _note(self._key, choice)
 
     def limit(self, rows: int) -> None:
         """End the search, because more rows do not fit into memory."""
@@ -116,9 +132,25 @@ def _least(rows: int, threads: int) -> Generator[tuple[int, int], float, float]:
     return max(min(times[1:]), 1e-9)
 
 
+def _note(key: str, choice: Choice) -> None:
+    for table in _known:
+        table[key] = asdict(choice)
+
+
 def _recalled(key: str, sizes: range) -> Choice | None:
-    with suppress(ValueError, TypeError):
-        choice = Choice(**json.loads(cache.get("batches", key) or b"null"))
+    for table in reversed(_known):
+        if (choice := _read(table.get(key), sizes)) is not None:
+            return choice
+    with suppress(ValueError):
+        if (choice := _read(json.loads(cache.get("batches", key) or b"null"), sizes)) is not None:
+            _note(key, choice)
+            return choice
+    return None
+
+
+def _read(stored: Any, sizes: range) -> Choice | None:
+    with suppress(TypeError):
+        choice = Choice(**stored)
         if choice.rows in sizes and choice.threads >= 1 and choice.images_per_second > 0:
             return choice
     return None

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from xaihub.notices.leaving import refused
 from xaihub.notices.process import (
     DRAWING,
     ENVIRONMENT,
@@ -84,7 +85,8 @@ def run(
         before = Observer([setting for setting in settings if not (libraries and setting is ENVIRONMENT)])
         depth, started = sys.getrecursionlimit(), time.perf_counter()
         try:
-            outcome.value = action()
+            with refused():
+                outcome.value = action()
         except BaseException as error:  # the fence: foreign code may raise anything
             outcome.error = error
         finally:

@@ -15,6 +15,8 @@ from functools import cache, partial
 from operator import eq
 from typing import Any, NamedTuple
 
+from xaihub.notices.leaving import LEFT
+
 GRACE = 0.2  # seconds in which a thread that was asked to stop may end
 _SHOWN = 60  # characters of both values of a setting
 # Functions that torch itself replaces when a part of it is imported.
@@ -77,8 +79,13 @@ class Observer:
         for owner, functions in self._functions:
             found += self._functions_changed(owner, functions, undo)
         if self._threads is not None:
-            found += [f"the threads ({thread.name!r} still runs)" for thread in left_over(self._threads)]
-            found += [f"the processes ({child.name!r} still runs)" for child in _children() - self._children]
+            threads, children = left_over(self._threads), _children() - self._children
+            found += [f"the threads ({thread.name!r} still runs)" for thread in threads]
+            found += [f"the processes ({child.name!r} still ran)" for child in children]
+            if undo:
+                LEFT.update(threads)
+                for child in children:
+                    child.kill()
         return found
 
     def _functions_changed(self, owner: Any, functions: dict[str, Any], undo: bool) -> list[str]:
@@ -113,9 +120,14 @@ def of_process() -> tuple[Setting, ...]:
     return (*_PROCESS, *_of_loaded("torch", _torch_of_process))
 
 
+def of_python() -> tuple[Setting, ...]:
+    """Return the other settings of the whole process, which all code depends on."""
+    return _PYTHON
+
+
 def of_imports() -> tuple[Setting, ...]:
-    """Return the other settings of the whole process, which code may change when it is imported."""
-    return _IMPORTS
+    """Return those, and the mask for new files: reading it changes it for a moment, which other threads may notice."""
+    return (*_PYTHON, Setting("the file mode mask", _umask, os.umask))
 
 
 def of_random() -> tuple[Setting, ...]:
@@ -226,7 +238,7 @@ _PROCESS = (
     _flag("sys.stdout", sys, "stdout"),
     _flag("sys.stderr", sys, "stderr"),
 )
-_IMPORTS = (
+_PYTHON = (
     Setting(
         "built-in functions", lambda: dict(vars(builtins)), vars(builtins).update,
         same=lambda old, now: all(now.get(name) is value for name, value in old.items()),
@@ -234,7 +246,6 @@ _IMPORTS = (
     # What was added stays, at the end, because later imports may need it.
     Setting("the order of sys.path", lambda: [*sys.path], _restore_path, same=lambda old, now: now[: len(old)] == old),
     Setting("the handlers of signals", _handlers, _set_handlers),
-    Setting("the file mode mask", _umask, os.umask),
     Setting("the warning filters", _errors_from_warnings, _set_errors_from_warnings, by_imports=True),
     _flag("sys.stdin", sys, "stdin"),
     _flag("sys.excepthook", sys, "excepthook"),

@@ -17,6 +17,7 @@ from xaihub.evaluation.work import Work
 from xaihub.hub import Hub
 from xaihub.hub.worker import connected, serve
 from xaihub.models.model import Model
+from xaihub.models.tuning import choices_of_run
 from xaihub.plugin_tools.onefile import register_file
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class _Worker:
         self._explainers, metrics = methods(self._hub, self._config)
         self._work = Work(self._config, self._explainers, metrics, Isolation(timeout=message["timeout"]))
         self._models: dict[int, tuple[Model, Keys]] = {}
+        self._choices = message["choices"]
 
     def do(self, data: bytes) -> bytes:
         """Return the answer to a task; an error that concerns more than the task is one, and ends the evaluation."""
@@ -43,7 +45,8 @@ class _Worker:
             model, keys = self._model(task.model)
             self._check(task, keys)
             log.info("%s on %s", task.source, model.name)
-            return pack_records(self._work.do(task, model))
+            with choices_of_run(self._choices) as self._choices:
+                return pack_records(self._work.do(task, model))
         except XaihubError as error:
             return packed(error_of(error), {})
 

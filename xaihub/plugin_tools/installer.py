@@ -79,6 +79,7 @@ def run(words: list[str], tell: Callable[[str], None] | None) -> tuple[int, list
         errors="replace",
         env=environment,
         start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
     )
     lines: list[str] = []
     interrupted = False

@@ -117,7 +117,7 @@ class Server:
 
     def _rank(self, model: Model, message: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
         explainer = self._hub.get_global_explainer(message["explainer"][0], **message["explainer"][1])
-        photos = Photos(model=model, sources=message["sources"])
+        photos = Photos(model=model, sources=message["sources"], page=message["page"])
         with fenced(explainer):
             found = explainer.explain(model, photos, tensors.get("labels"), seed=message["seed"])
             return {"record": found.to_dict()}, {}

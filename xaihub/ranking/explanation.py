@@ -112,6 +112,10 @@ class GlobalExplanation:
         if self.grid is not None and self.grid[0] * self.grid[1] != width:
             raise ParameterError(f"a grid of {self.grid[0]}x{self.grid[1]} cells does not have {width} features")
 
+    def __repr__(self) -> str:
+        """One line: the claim and the shape of the weights."""
+        return f"<GlobalExplanation {self.claim!r}, weights {tuple(self.runs.shape)}>"
+
     def __len__(self) -> int:
         """Return the number of features."""
         return len(self.names)

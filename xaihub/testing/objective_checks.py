@@ -16,6 +16,7 @@ from xaihub.testing.toys import CLASSES
 STEPS = 12
 RATE = 3e-3
 SEEDS = 3  # the loss before and after training is a mean over this many draws of random numbers
+WEIGHED = 1e-4  # relative difference of losses that should be equal, which is rounding
 SAVED = 1e-5  # absolute difference of class scores after saving and loading, which is rounding
 
 
@@ -90,6 +91,22 @@ def batch_is_left_alone(subject: ObjectiveSubject) -> None:
     run.objective.loss(run.network, run.inputs, run.labels, step(0))
     require(run.inputs.equal(inputs), "the images were changed")
     require(run.labels.equal(labels), "the labels were changed")
+
+
+@check("objective", advice="compute the task's loss by `self.cross_entropy`, or drop `weighs_classes`")
+def class_weights_are_applied(subject: ObjectiveSubject) -> None:
+    """If it declares that it weighs classes, the loss grows by the same amount from weights 0 to 1 and from 1 to 2."""
+    run = subject.start()
+    if not run.objective.weighs_classes:
+        return
+    found = []
+    for weight in (0.0, 1.0, 2.0):
+        run.objective.class_weights = torch.full((len(CLASSES),), weight)
+        found.append(float(run.losses().total.detach()))
+    none, once, twice = found
+    require(once > none, "the loss does not depend on `class_weights`")
+    close = abs((twice - once) - (once - none)) <= WEIGHED * abs(once)
+    require(close, f"weights 0, 1 and 2 give the losses {none:.4g}, {once:.4g} and {twice:.4g}")
 
 
 @check(

@@ -65,6 +65,9 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     balance: Annotated[
         bool, Meta(description="Draw training images with replacement, so that all classes are equally frequent.")
     ] = False
+    class_weights: Annotated[
+        bool, Meta(description="Weigh the cross-entropy of each class by the inverse of its frequency.")
+    ] = False
     augment: Annotated[bool | None, Meta(description="Random crops and flips; default: on, unless --freeze.")] = None
     min_crop: Annotated[
         float, Meta(gt=0, le=1, description="Minimum fraction of the area that a random crop keeps.")
@@ -158,6 +161,11 @@ def checked(values: dict[str, Any]) -> Config:
         raise ParameterError("patience cannot be combined with keep=last", hint="drop one of them")
     if values.get("freeze") and values.get("layer_decay"):
         raise ParameterError("--freeze cannot be combined with layer_decay", hint="drop one of them")
+    if values.get("balance") and values.get("class_weights"):
+        raise ParameterError(
+            "balance=true cannot be combined with class_weights=true: rare classes would count twice",
+            hint="drop one of them",
+        )
     try:
         return msgspec.convert(values, type=Config)
     except msgspec.ValidationError as error:

@@ -25,7 +25,7 @@ from xaihub.params import convert
 from xaihub.training.config import Config
 from xaihub.training.data.features import cache_features
 from xaihub.training.data.images import LabelledImages, Split, check_classes, ordered, readable, split
-from xaihub.training.data.loaders import ImageLoader, Loader
+from xaihub.training.data.loaders import ImageLoader, Loader, inverse_frequencies
 from xaihub.training.data.sources import open_images
 from xaihub.training.head import find_head, with_classes
 from xaihub.training.loop.trainer import Trainer, Watch
@@ -118,6 +118,11 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
             f"the objective {config.objective!r} needs one class per image, so mixup and cutmix do not apply",
             hint="drop them, or use randaugment",
         )
+    if config.class_weights and not objective.weighs_classes:
+        raise ParameterError(
+            f"the objective {config.objective!r} does not weigh classes, so class_weights does not apply",
+            hint="use balance=true, which draws all classes equally often",
+        )
     labelled = labelled_images(config)
     check_classes(labelled)
     seed_everything("weights", config.seed)
@@ -146,6 +151,8 @@ def set_up(hub: Hub, config: Config, accelerator: Accelerator, watch: Watch) -> 
             hint="give data with the same classes, or start from the original model",
         )
     model = with_classes(model, classes, seed=config.seed)
+    if config.class_weights:
+        objective.class_weights = inverse_frequencies([data.images.labels[index] for index in data.train], len(classes))
     images = ImageLoader(
         data,
         model.preprocessing,

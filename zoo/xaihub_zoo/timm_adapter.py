@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg, get_pretrained_cfg, model_entrypoi
 from torch import nn
 
 from xaihub import Hints, Model, ModelAdapter, ModelError, ModelRequest, Preprocessing
-from xaihub.files import check_file, inside
+from xaihub.files import check_file, inside, rooted
 from xaihub.models.cards import check_options
 from xaihub.models.weights import fill, read_weights
 from xaihub.specs import ModelCard
@@ -39,6 +39,10 @@ class TimmAdapter(ModelAdapter):
         if name.startswith((*_HUB, _FOLDER)):
             return True
         return timm.is_model(name.removeprefix(_OWN).partition(".")[0])
+
+    def rooted(self, name: str) -> str:
+        """Return the name with the absolute path of a folder."""
+        return rooted(name, _FOLDER) if name.startswith(_FOLDER) else name
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return timm's architectures and pretrained tags that match a glob pattern."""

@@ -23,7 +23,7 @@ class Live:
         self.valid = valid  # (1, 1, h, w), 0 where padding was added; None if there is no padding
         self._shaped: dict[object, Tensor] = {}
         self._rings: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._reached = mask[:, 0] > 0  # (N, h, w), what is active or filled after the rings so far
+        self._reached: Tensor | None = None  # (N, h, w), what is active or filled after the rings so far
 
     @property
     def grid(self) -> Pair:
@@ -56,7 +56,7 @@ class Live:
         """
         rows, columns = self.grid
         while len(self._rings) < count:
-            known = self._reached
+            known = self.mask[:, 0] > 0 if self._reached is None else self._reached
             near = functional.pad(known, (1, 1, 1, 1))
             shifted = torch.stack([near[:, y : y + rows, x : x + columns] for y, x in NEIGHBOURS])  # (8, N, h, w)
             places = (shifted.any(0) & ~known).flatten().nonzero()[:, 0]
@@ -77,7 +77,7 @@ class Live:
             elif dims[0] > dims[1]:
                 mask = mask.transpose(1, 2)
             shape = [1] * like.ndim
-            shape[0] = len(mask)
+            shape[0] = -1  # any number of images, also in a recording
             for axis, side in zip(sorted(dims), mask.shape[1:], strict=True):
                 shape[axis] = side
             self._shaped[key] = mask.reshape(shape).to(like.dtype)
@@ -175,6 +175,6 @@ def from_neighbours(values: Tensor, live: Live, rings: int) -> Tensor:
     for places, near, weights in live.rings(rings):
         means = torch.einsum("kn,knc->kc", weights.to(flat), flat[near])
         flat[places] = means.to(flat)  # autocast may have changed the type
-    filled = flat.view(*values.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    filled = flat.view(-1, *values.shape[2:], channels).permute(0, 3, 1, 2)
     # Back to the memory layout of the input: convolutions round differently in another.
     return filled if values.is_contiguous(memory_format=torch.channels_last) else filled.contiguous()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaihub import ExplainerRefused, Model, ParameterError
-from xaihub.masking import Removal
+from xaihub.masking import Removal, variant_scores
 from xaihub_convad.deactivation.live_map import Aligned, Layerwise
 from xaihub_convad.deactivation.rules import RULES
 from xaihub_convad.deactivation.tokens import TokenNetwork
@@ -62,7 +62,26 @@ class Deactivation(Removal):
 
     def __call__(self, model: Model, image: Tensor, masks: Tensor) -> Tensor:
         """Return the (n, K) logits of the (C, H, W) image under each of (n, 1, H, W) masks."""
-        return self.forward(model.module, image.expand(len(masks), -1, -1, -1), masks, call=model)
+        return self.evaluate(model, image.expand(len(masks), -1, -1, -1), masks)
+
+    def evaluate(self, model: Model, inputs: Tensor, masks: Tensor) -> Tensor:
+        """Return the (N, K) logits of (N, C, H, W) inputs under (N, 1, H, W) masks.
+
+        Raises:
+            ParameterError: The masks do not fit.
+            ExplainerRefused: As `forward`.
+        """
+        kept, network = self._kept(inputs, masks), model.module
+
+        def run(call: Callable[[Tensor], Tensor], both: Tensor) -> Tensor:
+            return self.forward(network, both[:, :-1].clone(), both[:, -1:], call=call)
+
+        return variant_scores(model, self.name, run, torch.cat([inputs, kept.to(inputs.dtype)], dim=1))
+
+    @property
+    def name(self) -> str:
+        """The options in words."""
+        return f"deactivation rule={self.rule} threshold={self.threshold} pooling={self.pooling} padding={self.padding}"
 
     def forward(
         self, network: nn.Module, inputs: Tensor, masks: Tensor, *, call: Callable[[Tensor], Tensor] | None = None

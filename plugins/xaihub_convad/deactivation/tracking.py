@@ -94,9 +94,9 @@ class Tracker(TorchFunctionMode):
     def start(self, inputs: Tensor) -> Tensor:
         """Return a copy of (N, C, H, W) inputs with masked pixels at 0, and track it from here on."""
         live = self.propagation.image
-        with torch._C.DisableTorchFunction():
-            blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
-            blanked = blanked.contiguous(memory_format=torch.channels_last) if _is_nhwc(inputs) else blanked
+        self.mark((live.mask, inputs), WHOLE)  # nothing about it is inactive yet
+        blanked = torch.where(live.mask > 0, inputs, torch.zeros((), dtype=inputs.dtype, device=inputs.device))
+        blanked = blanked.contiguous(memory_format=torch.channels_last) if _is_nhwc(inputs) else blanked
         return self._marked(blanked, Places((-2, -1), live, 0.0))
 
     def finish(self, outputs: Any) -> Any:

@@ -151,7 +151,7 @@ class _Mixed(Removal):
             images = torch.where(kept > 0, self._images[numbers], self._fills[numbers])
             return model(images.contiguous(memory_format=torch.channels_last))
         if len(runs) > 1 and self._deactivation is not None:
-            return self._deactivation.forward(model.module, self._images[numbers], kept, call=model)
+            return self._deactivation.evaluate(model, self._images[numbers], kept)
         # Any other removal handles one image per call.
         parts = [
             self._evaluators[number].removal(model, self._evaluators[number].image, kept[start:end])

@@ -27,10 +27,12 @@ def evaluate_command(config: Config, *, images: bool = True) -> str:
         if isinstance(choice, Choice):
             for name, value in choice.params.items():
                 words += ["-p", f"{choice.name}.{name}={plain_value(value)}"]
-    for name in ("target", "outputs", "labels", "masks", "boxes", "batch_size", "budget", "limit", "shard"):
-        value = getattr(config, name)
-        if value not in (None, ""):
-            words += [f"--{name.replace('_', '-')}", plain_value(value)]
+    for name, value in config.input.items():
+        words += ["--input", f"{name}={_plain_list(value)}"]
+    for name in ("target", "outputs", "page", "labels", "masks", "boxes", "batch_size", "budget", "limit", "shard"):
+        for value in config.budgets if name == "budget" else [getattr(config, name)]:
+            if value not in (None, ""):
+                words += [f"--{name.replace('_', '-')}", plain_value(value)]
     words += ([] if config.controls else ["--no-controls"]) + ["--seed", str(config.seed), "-o", "RUN"]
     return shlex.join(words)
 
@@ -40,25 +42,34 @@ def settings(config: Config) -> Facts:
     shown: Facts = []
     for name in config.__struct_fields__:
         value = getattr(config, name)
-        if name not in ("images", "output") and value not in (None, "", []):
+        if name not in ("images", "output") and value not in (None, "", [], {}):
             shown.append((name.replace("_", " "), _text(value)))
     return shown
 
 
 def repeated(config: Config) -> bool:
-    """Return whether an explainer or a metric has several settings, for which a run needs a file."""
+    """Return whether an explainer or a metric has several settings, or a budget of its own, which need a file."""
     names = [
         [choice if isinstance(choice, str) else choice.name for choice in chosen]
         for chosen in (config.explainers, config.metrics)
     ]
-    return any(len(several) > len(set(several)) for several in names)
+    budgets = any(isinstance(choice, Choice) and choice.budget is not None for choice in config.explainers)
+    return budgets or any(len(several) > len(set(several)) for several in names)
+
+
+def _plain_list(value: object) -> str:
+    return ",".join(map(plain_value, value)) if isinstance(value, (list, tuple)) else plain_value(value)
 
 
 def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_plain_list(one)}" for name, one in value.items())
     if isinstance(value, Choice):
-        return value.name + (f" ({parameters(value.params)})" if value.params else "")
+        own = [] if value.budget is None else [f"budget={plain_value(value.budget)}"]
+        inside = ", ".join([*([parameters(value.params)] if value.params else []), *own])
+        return value.name + (f" ({inside})" if inside else "")
     return plain_value(value)
 
 

@@ -12,8 +12,11 @@ from typing import Any
 from xaihub.errors import InputError, XaihubError
 from xaihub.evaluation.annotations import read_labels
 from xaihub.evaluation.board import Board, labelled, mean_curves
+from xaihub.evaluation.checkpoints import Checkpoints, checkpoints
 from xaihub.evaluation.columns import ListedScores
+from xaihub.evaluation.columns import ordered as in_order
 from xaihub.evaluation.leaderboard import Leaderboard, boards
+from xaihub.evaluation.report.series import Point, series
 from xaihub.evaluation.results import ScoreRow
 from xaihub.evaluation.store import RunStore
 from xaihub.evaluation.tables import metric_facts, ordered
@@ -64,6 +67,16 @@ class Contents:
         return boards([row for row, *_ in self.labelled], self.hub, self.labels)
 
     @cached_property
+    def checkpoints(self) -> list[Checkpoints]:
+        """Each model compared with the first one of the same architecture."""
+        return checkpoints([row for row, *_ in self.labelled], self.store.structures, self.hub)
+
+    @cached_property
+    def series(self) -> dict[str, Point]:
+        """The curve and the budget of each explainer that ran with several."""
+        return series(self.labelled, self.hub)
+
+    @cached_property
     def models(self) -> list[str]:
         """The models' names."""
         return [board.model for board in self.boards]
@@ -71,8 +84,9 @@ class Contents:
     @cached_property
     def explainers(self) -> dict[str, bool]:
         """The explainers' names, methods first, each with whether it is a control."""
-        names = {name: name in board.controls for board in self.boards for name in board.explainers}
-        return dict(sorted(names.items(), key=lambda item: (item[1], item[0])))
+        controls = {name for board in self.boards for name in board.controls}
+        names = in_order((name for board in self.boards for name in board.explainers), controls)
+        return {name: name in controls for name in names}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -192,7 +206,7 @@ class Contents:
         if source == "-":
             return None, "the image came from standard input, which is not kept"
         try:
-            image = load_image(source)
+            image = load_image(source, page=self.config.page)
         except XaihubError as error:
             return None, self.text(f"the image cannot be shown: {error}")
         if image.sha256 != self.sources[source]:

@@ -12,7 +12,7 @@ from xaihub.errors import OutputError
 from xaihub.evaluation.report.commands import evaluate_command, repeated, settings
 from xaihub.evaluation.report.contents import Contents
 from xaihub.evaluation.store import RunStore
-from xaihub.evaluation.tables import board_table, control_rows, failure_rows, findings
+from xaihub.evaluation.tables import board_table, checkpoint_table, control_rows, failure_rows, findings
 from xaihub.explainers.heat import ALPHA, Drawing, check_drawing
 from xaihub.explainers.page.document import data_uri, document, packed
 from xaihub.explainers.page.provenance import group, provenance
@@ -153,7 +153,10 @@ class _Report:
 
     def _document(self, title: str, data: Mapping[str, Any], **parts: Any) -> str:
         contents = self._contents
-        explainers = [{"name": name, "control": control} for name, control in contents.explainers.items()]
+        curves = {name: point._asdict() for name, point in contents.series.items()}
+        explainers = [
+            {"name": name, "control": control, **curves.get(name, {})} for name, control in contents.explainers.items()
+        ]
         names = {"models": contents.models, "explainers": explainers, "metrics": contents.metrics}
         return document(title, data={**names, "alpha": self._drawing.get("alpha", ALPHA), **data}, **parts)
 
@@ -165,7 +168,8 @@ class _Report:
         return self._document(
             f"Evaluation {contents.store.folder.absolute().name}", data, lead=lead,
             boards=[board_table(board, contents.summaries) for board in contents.boards],
-            findings=findings(contents.boards), controls=control_rows(contents.boards),
+            findings=findings(contents.boards), budgets=bool(contents.series),
+            checkpoints=[checkpoint_table(one) for one in contents.checkpoints], controls=control_rows(contents.boards),
             failures=failure_rows(contents.labelled, contents.store.failed_images(), contents.names, contents.text),
             judged=bool(contents.labels), split=split, details=details,
             commands=[evaluate_command(contents.config, images=contents.images), "xaihub report RUN"],

@@ -36,6 +36,7 @@ DATA: Mapping[str, Any] = {
 PARTS: Mapping[str, Any] = {
     "lead": "", "links": [], "boards": [], "findings": [], "controls": [], "failures": [], "figures": [], "tables": [],
     "details": [], "commands": [], "remarks": [], "facts": [], "judged": False, "split": False,
+    "budgets": False, "checkpoints": [],
 }  # fmt: skip
 
 

@@ -116,6 +116,12 @@ def balancing(labels: Sequence[int]) -> list[float]:
     return [1 / counts[label] for label in labels]
 
 
+def inverse_frequencies(labels: Sequence[int], classes: int) -> Tensor:
+    """Return the (classes,) weights n / (K n_k) of K classes with n_k of n labels, whose mean over labels is 1."""
+    counts = torch.bincount(torch.tensor(labels), minlength=classes)
+    return len(labels) / (classes * counts.clamp(min=1))
+
+
 class ImageLoader:
     """Reads images when they are needed; crops and flips the training images."""
 

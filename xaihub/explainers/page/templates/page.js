@@ -74,27 +74,36 @@
     for (const value of values) { if (value < low) low = value; if (value > high) high = value; }
     return [low, high];
   };
-  const lineChart = (title, labels, lines) => {
-    const [x0, x1] = range(lines.flatMap((line) => line.x)), [y0, y1] = range(lines.flatMap((line) => line.y));
-    const x = (at) => LEFT + ((at - x0) / (x1 - x0 || 1)) * (W - LEFT - 10);
+  /* A line has x and y; with low and high, each of its places is a point with an interval. */
+  const lineChart = (title, labels, lines, log = false) => {
+    const scale = log ? (at) => Math.log(Math.max(at, 1)) : (at) => at;
+    const [from, to] = range(lines.flatMap((line) => line.x)), [x0, x1] = [scale(from), scale(to)];
+    const [y0, y1] = range(lines.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]));
+    const x = (at) => LEFT + (x1 > x0 ? (scale(at) - x0) / (x1 - x0) : 0.5) * (W - LEFT - 10);
     const y = (at) => H - BOTTOM - ((at - y0) / (y1 - y0 || 1)) * (H - BOTTOM - TOP);
-    const chart = frame(`${title}: ${lines.map((line) => line.name).join(", ")}`, x, y, ticks(x0, x1), ticks(y0, y1), 10);
-    for (const line of lines) chart.append(svg("polyline", {
-      points: line.x.map((at, place) => `${x(at).toFixed(1)},${y(line.y[place]).toFixed(1)}`).join(" "),
-      style: `stroke:${colour(line.index)}`, "stroke-dasharray": dash(line.index, line.control) },
-      svg("title", {}, line.name)));
-    chart.append(svg("text", { x: (W + LEFT) / 2, y: H - 4, "text-anchor": "middle" }, labels[0]),
+    const places = [...new Set(lines.flatMap((line) => (line.low ? line.x.map(Math.round) : [])))].sort((a, b) => a - b);
+    const xs = log ? places.filter((at, place) => !place || x(at) - x(places[place - 1]) > 30) : ticks(x0, x1);
+    const chart = frame(`${title}: ${lines.map((line) => line.name).join(", ")}`, x, y, xs, ticks(y0, y1), 10);
+    const dotted = lines.filter((line) => line.low); /* side by side, so that equal places do not hide each other */
+    const beside = (line) => (line.low ? 4 * (dotted.indexOf(line) - (dotted.length - 1) / 2) : 0);
+    const drawn = lines.map((line) => svg("g", { transform: `translate(${beside(line)} 0)` }, svg("title", {}, line.name),
+      svg("polyline", { points: line.x.map((at, place) => `${x(at).toFixed(1)},${y(line.y[place]).toFixed(1)}`).join(" "),
+        style: `stroke:${colour(line.index)}`, "stroke-dasharray": dash(line.index, line.control) }),
+      line.low ? line.x.map((at, place) => [
+        svg("line", { x1: x(at), x2: x(at), y1: y(line.low[place]), y2: y(line.high[place]), style: `stroke:${colour(line.index)}` }),
+        svg("circle", { cx: x(at), cy: y(line.y[place]), r: 4, style: `fill:${colour(line.index)}` })]).flat() : null));
+    chart.append(...drawn, svg("text", { x: (W + LEFT) / 2, y: H - 4, "text-anchor": "middle" }, labels[0]),
       svg("text", { x: 12, y: H / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${H / 2})` }, labels[1]));
     /* Selecting a name brings its line out; selecting it again shows all alike. */
-    const drawn = [...chart.querySelectorAll("polyline")];
     const emphasise = (button, place) => {
       const on = button.getAttribute("aria-pressed") !== "true";
       for (const other of legend.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button && on);
       drawn.forEach((part, index) => part.setAttribute("class", !on ? "" : index === place ? "strong" : "faint"));
     };
     const legend = el("ul", { class: "legend" }, lines.map((line, place) => el("li", {}, el("button", { type: "button", "aria-pressed": "false", onclick: (event) => emphasise(event.currentTarget, place) },
-      svg("svg", { viewBox: "0 0 28 10", "aria-hidden": "true" },
-        svg("line", { x1: 0, x2: 28, y1: 5, y2: 5, style: `stroke:${colour(line.index)};stroke-width:2.4`, "stroke-dasharray": dash(line.index, line.control) })), line.name))));
+      svg("svg", { viewBox: "0 0 28 10", "aria-hidden": "true" }, line.x.length > 1
+        ? svg("line", { x1: 0, x2: 28, y1: 5, y2: 5, style: `stroke:${colour(line.index)};stroke-width:2.4`, "stroke-dasharray": dash(line.index, line.control) })
+        : svg("circle", { cx: 14, cy: 5, r: 4, style: `fill:${colour(line.index)}` })), line.name))));
     return el("figure", {}, el("figcaption", {}, title), chart, legend);
   };
   const scatter = (title, metric, points) => {
@@ -246,14 +255,26 @@
   const tables = [...document.querySelectorAll("table.board")].map((table) => ({ table, model: data.models.indexOf(table.dataset.model),
     rows: [...table.tBodies[0].rows].map((row) => ({ row, explainer: data.explainers.findIndex((item) => item.name === row.dataset.explainer),
       cells: [...row.cells].slice(1).map((cell) => ({ cell, content: [...cell.childNodes], value: cell.dataset.value })) })) }));
-  const updateBoards = () => {
-    const narrow = picked.class !== "" || picked.correct !== "";
-    const groups = new Map();
+  /* Filters of class and prediction leave some images: means and intervals are then computed from their records. */
+  let narrow = false, groups = new Map();
+  const group = () => {
+    narrow = picked.class !== "" || picked.correct !== "";
+    groups = new Map();
     if (narrow) for (const record of records) {
       const key = record[1] * data.explainers.length + record[2];
       if (!groups.has(key)) groups.set(key, []);
       groups.get(key).push(record);
     }
+  };
+  const summary = (model, explainer, metric) => {
+    const found = groups.get(model * data.explainers.length + explainer) || [];
+    const values = found.map((record) => record[3 + metric]).filter((score) => score !== null);
+    if (!values.length) return null;
+    const [low, high] = interval(values);
+    return { mean: values.reduce((sum, score) => sum + score, 0) / values.length, low, high };
+  };
+  const updateBoards = () => {
+    for (const box of document.querySelectorAll(".pairs")) box.hidden = picked.model !== "" && box.dataset.model !== data.models[picked.model];
     for (const { table, model, rows } of tables) {
       table.parentElement.hidden = picked.model !== "" && model !== Number(picked.model);
       const shown = images.filter((place) => fits(cases.get(place * data.models.length + model))).length;
@@ -261,14 +282,12 @@
       for (const { row, explainer, cells } of rows) {
         row.hidden = !picked.explainers.has(explainer);
         if (row.hidden) continue;
-        const group = narrow ? groups.get(model * data.explainers.length + explainer) || [] : [];
         cells.forEach(({ cell, content, value }, place) => {
           if (!narrow) { cell.replaceChildren(...content); cell.dataset.value = value; return; }
-          const values = group.map((record) => record[3 + place]).filter((score) => score !== null);
-          if (!values.length) { cell.replaceChildren(el("span", { class: "none" }, "–")); cell.dataset.value = ""; return; }
-          const mean = values.reduce((sum, score) => sum + score, 0) / values.length, [low, high] = interval(values);
-          cell.dataset.value = mean;
-          cell.replaceChildren(el("span", { class: "mean" }, short(mean)), " ", el("span", { class: "interval" }, `[${short(low)}, ${short(high)}]`));
+          const found = summary(model, explainer, place);
+          cell.dataset.value = found ? found.mean : "";
+          if (found) cell.replaceChildren(el("span", { class: "mean" }, short(found.mean)), " ", el("span", { class: "interval" }, `[${short(found.low)}, ${short(found.high)}]`));
+          else cell.replaceChildren(el("span", { class: "none" }, "–"));
         });
       }
     }
@@ -276,15 +295,58 @@
   const metricBox = find("cost-metric");
   const drawable = data.metrics.map((metric, place) => el("option", { value: place }, metric.name)).filter((_, place) => data.points.some((point) => point.metric === place));
   if (metricBox) { metricBox.append(...drawable); metricBox.addEventListener("change", () => updateCharts()); }
+  const pointsOf = (model, metric) => data.points.filter((point) => point.model === model && point.metric === metric && picked.explainers.has(point.explainer))
+    .map((point) => (narrow ? { ...point, mean: null, ...summary(model, point.explainer, metric) } : point)).filter((point) => point.mean !== null);
+  const budgetChart = (model, place) => {
+    const metric = data.metrics[place], points = pointsOf(model, place), curves = new Map(), ends = range(points.filter((point) => !data.explainers[point.explainer].control).map((point) => point.x));
+    for (const point of points) {
+      const item = data.explainers[point.explainer], name = item.series || item.name;
+      if (!curves.has(name)) curves.set(name, { name, control: item.control, index: 0, points: [] });
+      curves.get(name).points.push({ ...point, budget: item.budget || "none" });
+    }
+    if (![...curves.values()].some((curve) => curve.points.length > 1)) return null;
+    const names = [...new Set(data.explainers.map((item) => item.series || item.name))];
+    const lines = [...curves.values()].map((curve) => {
+      const own = curve.points.sort((a, b) => a.x - b.x), column = (key) => own.map((point) => point[key]), index = names.indexOf(curve.name);
+      return curve.control ? { ...curve, index, x: ends, y: [own[0].mean, own[0].mean] }
+        : { ...curve, index, x: column("x"), y: column("mean"), low: column("low"), high: column("high") };
+    });
+    const title = `${metric.name} and budget on ${data.models[model]}`, better = metric.better ? ` (${metric.better} is better)` : "";
+    const cells = (point) => [el("td", {}, point.budget), ...[point.x, point.mean].map((value) => el("td", { class: "number" }, short(value))), el("td", {}, `[${short(point.low)}, ${short(point.high)}]`)];
+    const table = el("table", {}, el("caption", {}, title), el("thead", {}, el("tr", {}, ["explainer", "budget", "passes per map", "mean", "95 % interval"].map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, lines.flatMap((line) => line.points.map((point) => el("tr", {}, el("th", { scope: "row" }, line.name), cells(point))))));
+    const figure = lineChart(title, ["forward + backward passes per map", metric.name + better], lines, true);
+    figure.append(folded("Numbers of this chart", el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `numbers of ${title}` }, table)));
+    return figure;
+  };
+  /* The curves of single images, which stand in the blocks of their details. */
+  let known = null;
+  const imageCurves = () => {
+    known = known || data.images.map((_, place) => (detailOf(place)?.models || []).flatMap((part) => part.views.flatMap((view) => (view.curves || []).map((curve) => ({ ...curve, model: data.models.indexOf(part.model), explainer: view.index })))));
+    return known;
+  };
+  const meanCurve = (curves) => {
+    if (!curves.length || curves.some((curve) => curve.x.length !== curves[0].x.length)) return null;
+    const mean = (axis) => curves[0][axis].map((_, place) => curves.reduce((sum, curve) => sum + curve[axis][place], 0) / curves.length);
+    return { explainer: curves[0].explainer, x: mean("x"), y: mean("y") };
+  };
+  const inDetail = data.images.every((image) => !image.href);
+  const filteredCurves = ({ model, metric, lines }) => {
+    const own = images.filter((place) => fits(cases.get(place * data.models.length + model))).flatMap((place) => imageCurves()[place]).filter((curve) => curve.model === model && curve.metric === metric);
+    return lines.map((one) => meanCurve(own.filter((curve) => curve.explainer === one.explainer))).filter(Boolean);
+  };
   const updateCharts = () => {
     const chosen = data.models.map((_, place) => place).filter((place) => picked.model === "" || place === Number(picked.model));
     if (metricBox) find("cost-charts").replaceChildren(...chosen.map((place) => {
-      const metric = data.metrics[metricBox.value], points = data.points.filter((point) => point.model === place && point.metric === Number(metricBox.value) && picked.explainers.has(point.explainer));
+      const metric = data.metrics[metricBox.value], points = pointsOf(place, Number(metricBox.value));
       return points.length ? scatter(`${metric.name} and cost on ${data.models[place]}`, metric, points.map((point) => line(point, point.explainer))) : null;
     }).filter(Boolean));
+    if (find("budget-charts")) find("budget-charts").replaceChildren(...chosen.flatMap((place) => data.metrics.map((_, metric) => budgetChart(place, metric))).filter(Boolean));
     if (!find("curve-charts")) return;
+    find("curve-note").textContent = !narrow ? "Mean over all images" : inDetail ? "Mean over the images that the filters leave"
+      : "Mean over all images, whatever the class and the prediction, because the curves of single images are on their own pages";
     find("curve-charts").replaceChildren(...data.curves.filter((curve) => chosen.includes(curve.model)).map((curve) => {
-      const lines = curve.lines.filter((one) => picked.explainers.has(one.explainer)).map((one) => line(one, one.explainer));
+      const lines = (narrow && inDetail ? filteredCurves(curve) : curve.lines).filter((one) => picked.explainers.has(one.explainer)).map((one) => line(one, one.explainer));
       return lines.length ? lineChart(`${data.metrics[curve.metric].name} on ${data.models[curve.model]}`, data.metrics[curve.metric].axes, lines) : null;
     }).filter(Boolean));
   };
@@ -364,6 +426,7 @@
     cards = CARDS;
     find("filter-count").textContent = `(${picked.explainers.size} of ${data.explainers.length})`;
     find("filter-status").textContent = `${images.length} of ${data.images.length} images`;
+    group();
     updateBoards();
     updateCharts();
     updateGallery();
