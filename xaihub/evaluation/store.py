@@ -147,7 +147,7 @@ class RunStore:
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """Other people's plugins that made its results, by "explainers/NAME" or "metrics/NAME"; `OutputError` if damaged."""
+        """Third-party plugins that made results, by "explainers/NAME" or "metrics/NAME"; `OutputError` if damaged."""
         return self._read("origins", dict[str, Origin], "the plugins of the run in {} are damaged")
 
     def add_origins(self, *found: Mapping[str, Origin]) -> None:
