@@ -91,11 +91,10 @@ MISSING = {
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that can neither fork nor signal a group of processes, nor lock with fcntl."""
+    """A system that can neither fork nor signal a group of processes."""
     for module, names in MISSING.items():
         for name in names:
             monkeypatch.delattr(module, name)
-    monkeypatch.setitem(sys.modules, "fcntl", None)
     for module in (isolation, conformance):
         monkeypatch.setattr(module, "SUPPORTED", False)
 
@@ -124,8 +123,8 @@ def test_without_processes_to_fork_everything_runs_in_the_program_itself(
     assert found.outcome == "passed", found.advice
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_locks_nothing_is_noted_and_nobody_is_blamed(tmp_path: Path) -> None:
+def test_without_locks_nothing_is_noted_and_nobody_is_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
     notes = Notes(tmp_path)
     explainer = hostile_plugins.Good()
     with notes.loading({"plugin": "one"}, "importing it"), notes.running(explainer):
