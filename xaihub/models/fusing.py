@@ -33,6 +33,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], _Fused]] = {
     "GELU": lambda act: ("gelu", [], act.approximate),
 }
 _MACHINES = ("x86_64", "AMD64")  # where it was measured
+LARGEST = 2**30  # bytes of weights, of which there will be two more copies: reordered, and to notice changes
 
 
 def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
@@ -46,7 +47,8 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         inputs: (B, C, H, W) example inputs, on which the copy is compared with the network.
     """
     able = inputs.device.type == "cpu" and inputs.dtype is torch.float32 and platform.machine() in _MACHINES
-    if not able or not torch.backends.mkldnn.is_available() or not sources(network):
+    size = sum(weight.nbytes for weight in sources(network))
+    if not able or not torch.backends.mkldnn.is_available() or not 0 < size <= LARGEST:
         return None
     names = tuple(_ACTIVATION + name for name in _ACTIVATIONS)
     with (
