@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from xaihub.models import fusing
 from xaihub.models.folding import folded
 from xaihub.models.fusing import _OneCall, fused
 
@@ -148,8 +149,17 @@ def test_layers_of_another_kind_stay(conv: nn.Module) -> None:
 def test_nothing_is_fused_where_that_is_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused(nn.Sequential(nn.Flatten(), nn.Softmax(1)).eval(), images(8)) is None
     assert fused(Net(nn.ReLU()).double().eval(), images(8).double()) is None
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: 1 / 0 if _ is None else _[99])
-    assert fused(Net(nn.ReLU()).eval(), images(8)) is None
+    network = Net(nn.ReLU()).eval()
+    with monkeypatch.context() as changed:
+        changed.setattr(fusing, "LARGEST", 100)
+        assert fused(network, images(8)) is None
+
+    def other(*_given: object) -> Tensor:
+        raise RuntimeError("another release has other arguments")
+
+    assert fused(network, images(8)) is not None
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", other)
+    assert fused(network, images(8)) is None
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the CPU has no bf16")

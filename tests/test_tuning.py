@@ -53,6 +53,16 @@ def test_one_thread_is_used_where_several_are_slower() -> None:
     assert search(times, threads=(2, 1)).choice == Choice(4, 2, 1.0)
 
 
+def test_on_one_thread_other_processes_do_not_disturb_the_search() -> None:
+    tuning = Tuning("key", about="small", first=4, sizes=range(1, 65), threads=(1,))
+    spent = {4: 5.0, 8: 3.0, 16: 4.0}
+    while tuning.choice is None:
+        rows = tuning.now[0]
+        tuning.note(rows, rows * 100.0 / rows, rows * spent[rows])
+
+    assert tuning.choice.rows == 8
+
+
 def test_a_later_process_recalls_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     search({(2, 1): 1.0, (4, 1): 3.0, (8, 1): 4.0, (1, 1): 2.0})
 

@@ -67,7 +67,7 @@ def masked_forward_passes(
     if total is None and isinstance(draws, Tensor):
         total = done + len(draws)
     while (part := stream.take(batch_rows(model))) is not None:
-        batch, started = None, time.perf_counter()
+        batch, started = None, (time.perf_counter(), time.process_time())
         try:
             batch = _evaluate(model, image, part, removal, expand, coming=(total or done) - done)
         except (RuntimeError, MemoryError) as error:
@@ -86,7 +86,8 @@ def masked_forward_passes(
             _tuning(model).limit(len(part) // 2)
             stream.put_back(part)
             continue
-        _tuning(model).note(len(part), time.perf_counter() - started)
+        wall, spent = time.perf_counter() - started[0], time.process_time() - started[1]
+        _tuning(model).note(len(part), wall, spent)
         done += len(part)
         MASKED_ROWS.set(MASKED_ROWS.get() + len(part))
         if model.runtime.progress is not None:

@@ -33,6 +33,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], _Fused]] = {
     "GELU": lambda act: ("gelu", [], act.approximate),
 }
 _MACHINES = ("x86_64", "AMD64")  # where it was measured
+LARGEST = 2**30  # bytes of weights, of which there will be two more copies: reordered, and to notice changes
 
 
 def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
@@ -45,7 +46,7 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         network: In evaluation mode; it returns one tensor.
         inputs: (B, C, H, W) example inputs, on which the copy is compared with the network.
     """
-    if not able(inputs) or not sources(network):
+    if not able(inputs) or not 0 < sum(weight.nbytes for weight in sources(network)) <= LARGEST:
         return None
     names = tuple(_ACTIVATION + name for name in _ACTIVATIONS)
     with (

@@ -22,7 +22,7 @@ BETTER = 0.97  # of the time per row; smaller gains are noise
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows per forward pass, threads, and the images per second that were measured with them."""
+    """Rows per forward pass, threads, and the images per second (of CPU time, on one thread) measured with them."""
 
     rows: int
     threads: int
@@ -82,19 +82,27 @@ class Tuning:
         """
         self._key, self._about, self._sizes = f"{machine()} {threads} {sizes.start} {key}", about, sizes
         first, threads = min(first, sizes[-1]), tuple(dict.fromkeys(threads))
+        self._single = threads == (1,)
         single = not tuned() or len(sizes) == len(threads) == 1
         self.choice = Choice(first, threads[0]) if single else _recalled(self._key, sizes)
         self._turn = threading.Lock()
         self._search = self._climb(first, threads)
         self.now = (self.choice.rows, self.choice.threads) if self.choice else next(self._search)
 
-    def note(self, rows: int, seconds: float) -> None:
-        """Take the wall time of a pass with the settings `now`; one of another size, as the last one, says nothing."""
+    def note(self, rows: int, wall: float, spent: float | None = None) -> None:
+        """Take the time of a pass with the settings `now`; one of another size, as the last one, says nothing.
+
+        Args:
+            rows: Of the pass.
+            wall: Its seconds.
+            spent: CPU seconds of this process meanwhile, which other processes do not disturb as much. They say nothing
+                about more threads, which a busy machine makes wait for each other.
+        """
         with self._turn:
             if self.choice is not None or rows != self.now[0]:
                 return
             try:
-                self.now = self._search.send(seconds / rows)
+                self.now = self._search.send((spent if spent and self._single else wall) / rows)
                 return
             except StopIteration as end:
                 choice: Choice = end.value
