@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -113,3 +115,43 @@ def test_nodes_that_come_and_go_are_used_and_survived(
     assert places() == {node.node_id for node in [*nodes, *added]}
     here, _, _ = done(elsewhere, tmp_path / "here", None, photos, **chosen)
     assert there == here
+
+
+# A driver of a cluster of its own, which the test kills; a second one goes on.
+DRIVER = """
+import sys
+from pathlib import Path
+
+from tests.evaluate import toys_elsewhere
+from tests.evaluate.test_ray import done, engine
+from xaihub.hub import Hub
+from xaihub.hub.host import PluginHost
+from xaihub.plugin_tools.onefile import register_file
+
+host = PluginHost(entry_points=[])
+register_file(host, toys_elsewhere.__file__)
+done(Hub(host), Path(sys.argv[2]), engine(jobs=2), Path(sys.argv[1]), explainers=["slow_gradient"])
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_driver_that_is_killed_is_resumed_without_loss(elsewhere: Hub, photos: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        Image.effect_noise((24, 20), 50 + number).convert("RGB").save(photos / f"more{number}.png")
+    run, flag = tmp_path / "run", tmp_path / "flag"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(photos), str(run)], start_new_session=True)
+    while not flag.exists() or len(flag.read_text().split()) < 4:  # until some images are explained
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    plan = make_plan(elsewhere, config(photos, explainers=["slow_gradient"]))
+    with RunStore(run) as store:
+        before = len(store.rows())
+        totals = evaluate(elsewhere, plan, store, timeout=0, engine=engine(jobs=2))
+        resumed = values(store)
+    here, _, _ = done(elsewhere, tmp_path / "here", None, photos, explainers=["slow_gradient"])
+    assert 0 < before < len(here)
+    assert totals.kept == before
+    assert totals.scores == len(here) - before
+    assert resumed == here

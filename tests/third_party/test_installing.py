@@ -77,7 +77,7 @@ def test_installing_again_loads_a_plugin_again_that_was_skipped(fresh: Any) -> N
     assert fresh.xaihub("list").stderr == ""
 
 
-@pytest.mark.parametrize("editable", [True, False])
+@pytest.mark.parametrize("editable", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_folder_can_be_installed_a_second_time_also_as_a_dot(fresh: Any, editable: bool) -> None:
     folder = fresh.project(fresh.work / "oddly-named", fresh.good("oddly-named".replace("-", "_")))
     options = ["--editable"] * editable
@@ -172,6 +172,7 @@ def started_writing(fresh: Any, wheel: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_interrupting_the_writing_waits_for_its_end_and_says_how_to_undo_it(fresh: Any) -> None:
     before = fresh.installed()
     process = started_writing(fresh, large_wheel(fresh.work, fresh.good("large")))
@@ -205,6 +206,7 @@ def test_killing_the_installer_while_it_writes_leaves_an_environment_that_works(
     assert fresh.installed() == before
 
 
+@pytest.mark.slow
 def test_what_a_killed_installer_left_before_it_named_the_plugin_is_installed_anew(fresh: Any) -> None:
     before = fresh.installed()
     wheel = large_wheel(fresh.work, fresh.good("large"))

@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,7 @@ def commands(page: str) -> list[str]:
     return [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
 
 
+@pytest.mark.slow  # test_scaffold.py runs what it makes in this process
 def test_the_tutorial_leads_from_nothing_to_a_listed_conformant_installed_plugin_and_back(fresh: Any) -> None:
     before = fresh.installed()
     said = {}

@@ -33,7 +33,7 @@ def work(images: Path, folder: Path) -> None:
     """Train, or go on where the last attempt stopped."""
     host = PluginHost(environ={"XAIHUB_LOAD_PLUGINS": ""}).load()
     host.register(toys, name="toys")
-    plan = toys.plan(images, objective="masked", epochs=6, ema=0.8, accumulate=2, batch_size=4, save_every=0)
+    plan = toys.plan(images, objective="masked", epochs=4, ema=0.8, accumulate=2, batch_size=4, save_every=0)
     train(Hub(host), checked(plan), folder, resume=folder.exists(), device="cpu")
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.slow)], ids="{} kills".format)
+@pytest.fixture(scope="module", params=[2, pytest.param(10, marks=pytest.mark.slow)], ids="{} kills".format)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A folder with the runs that `processes` makes."""
     folder = tmp_path_factory.mktemp("runs")

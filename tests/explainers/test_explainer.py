@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.toy_explainers import CLASSES, Attribute, explainer, gradient, make_model
+from tests.toy_explainers import CLASSES, Attribute, explainer, gradient
 from xaihub import (
     Attribution,
     Explainer,
@@ -23,16 +23,6 @@ from xaihub import (
     ResolvedTarget,
 )
 from xaihub.errors import ExplainerRefused, ModelError, ParameterError, PluginError
-
-
-@pytest.fixture
-def model() -> Model:
-    return make_model()
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def noise(_self: Explainer, _model: Model, inputs: Tensor, _target: ResolvedTarget) -> Tensor:

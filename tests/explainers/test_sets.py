@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy_explainers import explainer, gradient, make_model
+from tests.toy_explainers import explainer, gradient
 from xaihub import (
     Attribution,
     Explainer,
@@ -23,16 +23,6 @@ from xaihub import (
     load_image,
 )
 from xaihub.errors import ExplainerRefused
-
-
-@pytest.fixture
-def model() -> Model:
-    return make_model()
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def each(_self: Explainer, model: Model, inputs: Tensor, target: ResolvedTarget) -> list[Attribution]:
