@@ -19,7 +19,7 @@ UV = $(BIN)/uv
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix gallery bench lock dist audit release clean
+.PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix output-kinds gallery bench lock dist audit release clean
 
 help:  ## List the tasks.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,9 @@ api: $(VENV)/.installed-dev  ## Accept an intended change of the public names, h
 
 support-matrix: $(VENV)/.installed-dev  ## Run every explainer on every model family (minutes).
 	$(BIN)/python docs/support_matrix.py
+
+output-kinds: $(VENV)/.installed-dev  ## Check every explainer and metric on every kind of output (minutes).
+	$(BIN)/python docs/output_kinds.py
 
 gallery: $(VENV)/.installed-dev  ## Draw every explainer on the sample photo for the gallery page (minutes).
 	$(BIN)/python docs/gallery.py

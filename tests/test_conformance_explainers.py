@@ -7,15 +7,16 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests import bad_explainers as bad
 from tests import bad_guests as guest
 from tests.bad_explainers import Good
-from xaihub import Explainer, ExplainerSpec
+from xaihub import Explainer, ExplainerSpec, Meta, Model, Passes, ResolvedTarget
 from xaihub.testing.catalogue import CheckResult, run
 from xaihub.testing.explainer_subject import ExplainerSubject
 from xaihub.testing.kit import checks
@@ -165,6 +166,21 @@ def test_a_parameter_needs_a_default() -> None:
 @pytest.mark.parametrize("method", [Good, bad.BringsItsOwn])
 def test_a_good_explainer_fails_none(method: type[Explainer]) -> None:
     assert failures(ExplainerSubject(method)) == []
+
+
+def test_a_parameter_that_is_set_by_hand_does_not_contradict_the_budgets_of_the_kit() -> None:
+    class Repeats(Good):
+        repeats: Annotated[int, Meta(ge=1, description="Passes."), Passes()] = 4
+
+        def attribute(self, model: Model, inputs: Tensor, target: ResolvedTarget) -> Tensor:
+            with torch.no_grad():
+                for _ in range(self.repeats):
+                    score = target.score(model(inputs))
+            return inputs * score[:, None, None, None]
+
+    (item,) = checks("explainer", ["spends_the_budget_it_takes"])
+    for given in ({}, {"repeats": 3}):
+        assert run(item, ExplainerSubject(Repeats, parameters=given), "it").outcome == "passed"
 
 
 def test_the_example_model_replaces_networks_that_the_explainer_refuses() -> None:

@@ -187,6 +187,21 @@ def test_a_plugin_registers_a_head() -> None:
         hub.get_head("channel", channel=3)
 
 
+def test_heads_of_different_parameters_are_different_models() -> None:
+    host = PluginHost()
+    host.register(HeadPlugin(), name="colours")
+    hashes = {
+        model().with_head(Hub(host).get_head("channel", channel=number)).structure_hash for number in range(3)
+    } | {model().structure_hash}
+    assert len(hashes) == 4
+
+
+def test_one_score_at_a_time() -> None:
+    for given in ({"like": plain("red")}, {"text": "red"}):
+        with pytest.raises(ParameterError, match="ask for different scores"):
+            xaihub.explain(two(), model=model(), target=lambda outputs: outputs[:, 0], **given)
+
+
 def test_the_command_line_compares_images(tmp_path: Path) -> None:
     for colour in COLOURS:
         Image.fromarray(plain(colour)).save(tmp_path / f"{colour}.png")

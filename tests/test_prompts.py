@@ -72,7 +72,7 @@ def test_a_single_prompt_is_a_value_for_clip_and_a_label_for_siglip() -> None:
     [
         ({"text": ["a red square", " "]}, "a prompt is empty"),
         ({"text": ["red", "red"]}, "a prompt is given twice"),
-        ({"text": "red", "like": plain("red")}, "an image is compared with images or with texts"),
+        ({"text": "red", "like": plain("red")}, "--like and --text ask for different scores"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
@@ -97,7 +97,8 @@ def test_a_model_of_prompts_has_a_hash_of_its_own() -> None:
     hashes = {
         aimed(reading(bias=bias), texts=texts).structure_hash for bias in (None, -1.0) for texts in (TEXTS, ["red"])
     }
-    assert len(hashes) == 4
+    hashes |= {aimed(reading(bias=bias), texts=["a red square", "blue"]).structure_hash for bias in (None, -1.0)}
+    assert len(hashes) == 6  # texts whose outputs are of the same kind as an ordinary classifier's, too
     assert aimed(reading(), texts=TEXTS).weights_hash == reading().weights_hash
     assert isinstance(aimed(reading()).module, Colours)
 

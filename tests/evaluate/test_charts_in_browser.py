@@ -66,6 +66,7 @@ def test_mean_curves_are_those_of_the_images_that_the_filters_leave(tab: Tab, re
     assert page.inner_text("#curve-note") == "Mean over all images"
     page.select_option("#filter-class", name)
     assert page.inner_text("#curve-note") == "Mean over the images that the filters leave"
+    assert page.inner_text("#findings-note") == "Of all images, whatever the filters."
     filtered = lines(page, "#curve-charts")
     assert filtered != everything
     page.locator("#gallery .card").first.click()

@@ -16,6 +16,7 @@ from tests.evaluate.toys import Toys
 from xaihub import AdapterSpec, Hub, ModelAdapter, hookimpl
 from xaihub.api.evaluate import Evaluation
 from xaihub.cli import cli
+from xaihub.evaluation.config import Choice
 from xaihub.evaluation.dependence import with_files, with_rooted
 from xaihub.evaluation.report.commands import evaluate_command
 from xaihub.evaluation.store import RunStore
@@ -83,6 +84,45 @@ def test_the_commands_take_a_page_and_an_input(folder: Path) -> None:
     for page, message in (("2", "a single image"), ("7", "there is no page 7")):
         ranked = run("rank", "stack.tif", "-e", "permutation_importance", "--page", page, "-o", "ranked")
         assert message in ranked.output
+
+
+HEADS = """
+from typing import Annotated
+from xaihub import Head, HeadSpec, Meta, hookimpl
+
+class Entry(Head):
+    index: Annotated[int, Meta(ge=0, description="Which feature.")] = 0
+
+    def rows(self, outputs):
+        return outputs[:, self.index : self.index + 1]
+
+@hookimpl
+def xaihub_register_heads():
+    return [HeadSpec(name="entry", target=f"{__file__}:Entry", summary="One feature.")]
+"""
+
+
+def test_a_head_of_a_plugin_is_part_of_the_plan(folder: Path) -> None:
+    (folder / "heads.py").write_text(HEADS)
+    (folder / "bare.yaml").write_text("name: bare\narchitecture: test_resnet\nweights: {source: none}\n"
+                                      "options: {num_classes: 0}\n")  # fmt: skip
+
+    def run(*words: str) -> Any:
+        torch.manual_seed(0)
+        given = ["--plugin", "heads.py", "evaluate", *words, "--json", "-q"]
+        return CliRunner().invoke(cli, given, prog_name="xaihub")
+
+    start = ("stack.tif", "-m", "bare.yaml", "-e", "saliency", "-k", "sparseness", "--no-controls", "--head", "entry")
+    done = run(*start, "-p", "entry.index=1", "-o", "run")
+    assert done.exit_code == 0, done.output
+    with RunStore(folder / "run") as store:
+        assert store.config.head == Choice("entry", {"index": "1"})
+        assert store.rows()[0].record["head"] == "entry"
+        assert "--head entry -p entry.index=1" in evaluate_command(store.config)
+    assert '"kept": 1' in run("--resume", "run").stdout
+    assert '"kept": 0' in run("--resume", "run", "--head", "entry", "-p", "entry.index=2").stdout
+    wrong = run(*start, "-p", "entry.index=-1", "-o", "wrong")
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
 
 
 class Breaks(ModelAdapter):

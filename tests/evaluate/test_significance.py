@@ -183,6 +183,8 @@ def test_the_best_method_is_compared_in_words(scored: Leaderboard) -> None:
         "rise has the best mean insertion (0.948); it is better than gradcam and chance (p ≤ .003)"
         " and not distinguishable from lime (paired by image, corrected for 6 comparisons)."
     )
+    spaced = board({"rise masks=9": np.arange(3), "b": np.zeros(3)})
+    assert findings([spaced])[0].startswith("rise masks=9 has the best mean")  # a name keeps its spelling
     down = next(text for text in findings([scored]) if "best mean deletion" in text)
     assert down.startswith("gradcam has the best mean deletion")
     assert "better than lime and rise" in down

@@ -101,22 +101,40 @@ def literal_responsibility(passed: dict[frozenset[int], bool], part: int) -> flo
     return 1 / (1 + min(depths)) if depths else 0.0
 
 
+def outcome_of(passed: NDArray[np.bool_], *, nothing: bool = False) -> dict[int, bool]:
+    return dict(enumerate([nothing, *map(bool, passed), True]))
+
+
 class TestResponsibilityOfParts:
     @pytest.mark.parametrize("seed", range(12))
     def test_it_equals_its_definition_taken_literally(self, seed: int) -> None:
         passed = np.random.default_rng(seed).random(14) < 0.5
-        assert responsibilities(passed).tolist() == [
-            literal_responsibility(table_of(passed), part) for part in range(4)
-        ]
+        found, open_subsets = responsibilities(outcome_of(passed))
+        assert found.tolist() == [literal_responsibility(table_of(passed), part) for part in range(4)]
+        assert not open_subsets
+
+    def test_it_is_known_from_the_subsets_that_are_asked_for(self) -> None:
+        """Whatever the outcomes are, however unlikely."""
+        asked = {}
+        for code in range(0, 2**14, 17):
+            outcome = outcome_of(np.array([bool(code >> bit & 1) for bit in range(14)]))
+            known = {0: outcome[0], 15: True}
+            while wanted := responsibilities(known)[1]:
+                assert not wanted & known.keys()
+                known |= {subset: outcome[subset] for subset in wanted}
+            assert responsibilities(known)[0].tolist() == responsibilities(outcome)[0].tolist()
+            asked[code] = len(known) - 2
+        assert max(asked.values()) <= 14
+        assert asked[0] == 4  # nothing less than all four parts passes, so every part is fully responsible
 
     def test_a_part_that_alone_decides_is_fully_responsible(self) -> None:
-        assert responsibilities(SUBSETS[:, 2]).tolist() == [0, 0, 1, 0]
+        assert responsibilities(outcome_of(SUBSETS[:, 2]))[0].tolist() == [0, 0, 1, 0]
 
     def test_parts_that_stand_in_for_each_other_share_responsibility(self) -> None:
-        assert responsibilities(SUBSETS[:, 0] | SUBSETS[:, 1]).tolist() == [0.5, 0.5, 0, 0]
+        assert responsibilities(outcome_of(SUBSETS[:, 0] | SUBSETS[:, 1]))[0].tolist() == [0.5, 0.5, 0, 0]
 
     def test_where_nothing_is_needed_nothing_is_responsible(self) -> None:
-        assert responsibilities(np.ones(14, bool), nothing=True).tolist() == [0, 0, 0, 0]
+        assert responsibilities(outcome_of(np.ones(14, bool), nothing=True))[0].tolist() == [0, 0, 0, 0]
 
 
 def literal_search(module: nn.Module, splits: int, rng: Cuts) -> NDArray[np.float64]:
@@ -229,10 +247,10 @@ class TestSearch:
             bound *= 3 if strategy == "multiple" else 1
             assert found.metadata["forward_passes"] <= bound
 
-    def test_every_split_costs_fourteen_passes_and_all_are_counted(self) -> None:
+    def test_a_split_costs_fourteen_passes_at_most_and_all_are_counted(self) -> None:
         found = explained(Spots(ONE), iterations=5)
         details = found.metadata["details"]
-        assert details["forward_passes_search"] == 14 * details["refinements"] + 2
+        assert 4 * details["refinements"] + 2 <= details["forward_passes_search"] < 14 * details["refinements"] + 2
         assert (
             found.metadata["forward_passes"] == details["forward_passes_search"] + details["forward_passes_extraction"]
         )

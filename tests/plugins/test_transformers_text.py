@@ -65,13 +65,13 @@ def saved(folder: Path, kind: str, *, words: tuple[str, ...] | None = WORDS) -> 
 
 
 def _tokenizer(words: tuple[str, ...]) -> Any:
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     vocabulary = {word: number for number, word in enumerate(words)}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=names["unk_token"]))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.post_processor = tokenizers.processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
-    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=16, **names)
 
 

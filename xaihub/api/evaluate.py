@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # The arguments that replace a key of the plan, unless they are None or empty.
 SCALARS = (
-    "target", "outputs", "like", "text", "input", "page", "labels", "masks", "boxes", "seed", "device", "batch_size",
-    "threads", "backend", "precision", "budget", "limit", "shard", "maps", "output",
+    "target", "outputs", "like", "text", "head", "input", "page", "labels", "masks", "boxes", "seed", "device",
+    "batch_size", "threads", "backend", "precision", "budget", "limit", "shard", "maps", "output",
 )  # fmt: skip
 # Those that change scores by more than rounding may not change within a run.
 KEPT = ("precision", "backend")
@@ -97,9 +97,8 @@ def evaluate(
         jobs: Number of worker processes; None is none on this machine, and all that there is room for elsewhere.
         address: Where the workers of the engine are.
         dry_run: Return the cost, measured on one image; nothing is stored.
-        plan: target, outputs, like, text, input (a dictionary), page, labels, masks, boxes, seed, device, batch_size,
-            threads, backend, precision, budget (one or a list), limit, shard, maps, output: as the options of the
-            command.
+        plan: target, outputs, like, text, head, input (a dictionary), page, labels, masks, boxes, seed, device,
+            batch_size, threads, backend, precision, budget (one or a list), limit, shard, maps, output: as the options.
 
     Raises:
         XaihubError: An argument cannot be used. What fails for one image, model and explainer is in the result.
@@ -191,9 +190,10 @@ def planned(
         made = Config(images=[])
     else:
         raise ParameterError("no images to evaluate on", hint="name some, or give a config or a run to resume")
-    _update_lists(hub, made, images, lists, params, add=bool(resume))
+    chosen = {**lists, "heads": [scalars["head"]] if scalars.get("head") else []}
+    _update_lists(hub, made, images, chosen, params, add=bool(resume))
     for name in SCALARS:
-        if scalars.get(name) not in (None, (), {}):
+        if name != "head" and scalars.get(name) not in (None, (), {}):
             if resume and name in KEPT and scalars[name] != getattr(made, name):
                 raise ParameterError(
                     f"the run was computed with {name} {getattr(made, name)!r}, so {scalars[name]!r} would mix two",
@@ -229,10 +229,14 @@ def _update_lists(
     for kind in ("explainers", "metrics"):
         named = dict.fromkeys(lists[kind]) or ([] if add else getattr(config, kind))
         choices[kind] = [Choice(item) if isinstance(item, str) else item for item in named]
+    head: Sequence[str | Choice] = lists["heads"] or ([config.head] if config.head and not add else [])
+    choices["heads"] = [Choice(item) if isinstance(item, str) else item for item in head]
     if params:
         specs = [getattr(hub, kind).get(choice.name) for kind, chosen in choices.items() for choice in chosen]
         for choice, own in zip(itertools.chain(*choices.values()), assign(params, specs), strict=True):
             choice.params = {**choice.params, **own}
+    for choice in choices.pop("heads"):
+        config.head = choice if choice.params else choice.name
     for kind, chosen in choices.items():
         fresh[kind] = [choice if choice.params else choice.name for choice in chosen]
     for name, items in fresh.items():

@@ -135,9 +135,9 @@ def explain(
     loaded = as_model(model, device=device)
     (method,) = budgeted([instance(Explainer, get_explainer, explainer, values)], budget)
     references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
-    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text)
-    if callable(target) or isinstance(target, Head):
-        loaded, target = loaded.with_head(target if isinstance(target, Head) else FunctionHead(target)), None
+    head = target if isinstance(target, Head) else FunctionHead(target) if callable(target) else None
+    loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text, head=head)
+    target = None if callable(target) or isinstance(target, Head) else target
     image = load_image(sample_photo() if source is None else source, page=page)
     return _Input(loaded, image).explain(method, target, seed)
 

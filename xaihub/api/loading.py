@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -16,8 +17,10 @@ from xaihub.hub import Hub
 from xaihub.hub.authoring import snake
 from xaihub.hub.registry import Registry
 from xaihub.models.backends import AUTO
+from xaihub.models.headed import Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
+from xaihub.models.prompts import aimed
 from xaihub.params import Precision
 
 T = TypeVar("T")
@@ -69,6 +72,39 @@ def load_models(
         if count[model.name] > 1:  # such as cards of several seeds, whose files and rows would be confused
             model.name = name
     return list(found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Models with what is explained of them, as JSON types, so that other processes load the same.
+
+    Attributes:
+        models: Names of models.
+        loading: The keyword arguments of `load_models`, without `progress`.
+        like: Images; the similarity to them is explained.
+        text: Texts, as classes of models with a text encoder.
+        heads: Names of heads with their parameters.
+    """
+
+    models: Sequence[str]
+    loading: Mapping[str, Any]
+    like: Sequence[str] = ()
+    text: Sequence[str] = ()
+    heads: Sequence[tuple[str, Mapping[str, Any]]] = ()
+
+    def load(self, hub: Hub, progress: Callable[[int, int], None] | None = None) -> list[Model]:
+        """Load every model once; with heads, one model per head.
+
+        Raises:
+            XaihubError: A model cannot be loaded or does not fit the rest.
+        """
+        models = load_models(hub, self.models, progress=progress, **self.loading)
+        heads: Sequence[Head | None] = self.make_heads(hub) or [None]
+        return [aimed(model, like_images=self.like, texts=self.text, head=head) for model in models for head in heads]
+
+    def make_heads(self, hub: Hub) -> list[Head]:
+        """Make the heads."""
+        return [hub.get_head(name, **values) for name, values in self.heads]
 
 
 def loaded_models(given: Sequence[str | Model], **loading: Any) -> list[Model]:

@@ -213,6 +213,8 @@ class Tuner:
         """
         if trials < 2:
             raise ParameterError(f"{trials} trials are too few", hint="at least 2: the defaults and another setting")
+        if isinstance(scalars.get("budget"), (list, tuple)):
+            raise ParameterError("tune takes one budget, which is the same for every setting")
         spec = hub.explainers.get(explainer)
         own = [one for one in params if one.who in ("", spec.name, f"{spec.plugin}/{spec.name}")]
         texts: dict[str, list[str]] = {}

@@ -200,23 +200,36 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def progress(*, quiet: bool, unit: str = "images") -> Iterator[Progress]:
-    """Show one progress bar on stderr, with `unit` per second, unless it is not a terminal or `quiet` is set."""
+    """Show progress on stderr, with `unit` per second and the time left, unless it is not a terminal or `quiet`."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield Progress(None)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+
+    with progress_bar(Console(stderr=True), unit) as bar:
+        yield Progress(bar)
+
+
+def progress_bar(console: Any, unit: str, **settings: Any) -> Any:
+    """Return rich's progress bar with the columns of `progress`."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
+            return Text(f"{task.speed:.3g} {task.fields.get('unit', unit)}/s" if task.speed else "")
 
     start = (TextColumn("{task.description}", markup=False), BarColumn())
     columns = (*start, MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Progress(bar)
+    return Progress(*columns, console=console, transient=True, **settings)
 
 
 class Progress:
@@ -226,11 +239,25 @@ class Progress:
         """Wrap a rich progress bar, or None."""
         self._bar = bar
         self._task = None if bar is None else bar.add_task("starting", total=None)
+        self._whole: Any = None
+        self._before, self._last = 0, (0, 0)  # passes of earlier calls of a step, and what the last one reported
+
+    def of(self, count: int, unit: str) -> None:
+        """Show a bar of the whole as well, which `advance` moves by one of `count`."""
+        if self._bar is not None and count > 1:
+            self._whole = self._bar.add_task(unit, total=count, unit=unit)
+
+    def advance(self) -> None:
+        """Count one of the whole as done."""
+        if self._whole is not None:
+            self._bar.update(self._whole, advance=1)
 
     def watch(self, text: str) -> None:
-        """Describe the current step."""
+        """Describe the current step, whose amount of work is unknown."""
+        self._before, self._last = 0, (0, 0)
         if self._bar is not None:
-            self._bar.reset(self._task, description=clean(text), total=None)
+            self._bar.reset(self._task, description=clean(text))
+            self._set_total(None)
 
     def report(self, text: str, done: int, total: int) -> None:
         """Describe the current step and the progress of the whole."""
@@ -238,9 +265,22 @@ class Progress:
             self._bar.update(self._task, description=clean(text), completed=done, total=total)
 
     def step(self, done: int, total: int) -> None:
-        """Update the progress of the current step."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
+        """Update the progress of the current step: forward passes of one call; `total` is 0 if it is unknown.
+
+        A method that makes several calls, each with a total of its own, has a speed, but no known end.
+        """
+        if self._bar is None:
+            return
+        last, before = self._last
+        if last and (done < last or total not in (0, before)):
+            self._before += last
+        self._last = (done, total)
+        self._set_total(None if self._before else total or None)
+        self._bar.update(self._task, completed=self._before + done)
+
+    def _set_total(self, total: int | None) -> None:
+        # An update to another total forgets the speed, and None changes nothing.
+        next(task for task in self._bar.tasks if task.id == self._task).total = total
 
 
 def draw(image: Image) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +16,8 @@ from xaihub.errors import OutputError
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 
 if TYPE_CHECKING:
+    from xaihub.api.loading import Selection
     from xaihub.explainers.explainer import Explainer
-    from xaihub.models.model import Model
 
 
 def _use_template(ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
@@ -34,39 +33,34 @@ TEMPLATE = Opt(
 )  # fmt: skip
 
 
-def load_models(hub: Hub, wanted: ModelOptions, step: Callable[[int, int], None]) -> list[Model]:
-    """Load every model once; forward passes are reported to `step`."""
-    from xaihub.api.loading import load_models as load
-
+def loading(wanted: ModelOptions) -> dict[str, Any]:
+    """Return the keyword arguments of `load_models`."""
     names = ("device", "checkpoint", "classes", "layer", "outputs", "batch_size", "threads", "backend", "precision")
     settings = {setting.name: setting.value for setting in wanted.inputs}
-    values = {name: getattr(wanted, name) for name in names}
-    return load(hub, wanted.models, progress=step, input=settings, **values)
+    return {"input": settings, **{name: getattr(wanted, name) for name in names}}
 
 
-def prepare(
-    hub: Hub, wanted: ExplainOptions
-) -> tuple[list[Explainer], Callable[[Callable[[int, int], None]], list[Model]]]:
-    """Make the explainers, and return them with a function that loads the models with the heads that are asked for.
+def prepare(hub: Hub, wanted: ExplainOptions) -> tuple[list[Explainer], Selection]:
+    """Make the explainers, and return them with the models to load, with their heads.
 
     Parameters are checked before any model is loaded.
     """
+    from xaihub.api.loading import Selection
     from xaihub.api.parameters import make
     from xaihub.explainers.budget import budgeted
-    from xaihub.models.prompts import aimed
 
     specs, heads = [hub.explainers.get(name) for name in wanted.explainers], [wanted.head] if wanted.head else []
     beside = [hub.heads.get(name) for name in heads]
     explainers = make(hub.explainers, hub.get_explainer, wanted.explainers, wanted.settings, beside=beside)
     explainers = budgeted(explainers, wanted.budget, note(wanted.quiet))
     made = make(hub.heads, hub.get_head, heads, wanted.settings, beside=specs)
-
-    def load(step: Callable[[int, int], None]) -> list[Model]:
-        models = load_models(hub, wanted, step)
-        models = [aimed(model, like_images=wanted.like, texts=wanted.text) for model in models]
-        return [model.with_head(head) for model in models for head in made] or models
-
-    return explainers, load
+    return explainers, Selection(
+        models=wanted.models,
+        loading=loading(wanted),
+        like=wanted.like,
+        text=wanted.text,
+        heads=[(head.name, head.parameters) for head in made],
+    )
 
 
 def limit_of(timeout: float | None, *, results: int) -> float:

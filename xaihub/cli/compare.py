@@ -53,9 +53,9 @@ def compare(app: App, /, image: str | None, given: CompareOptions) -> None:
     from xaihub.images.naming import image_stem, target_part
 
     check_drawing(given.drawing)
-    (explainers, load), stopped = prepare(app.hub, given), list[bool]()
+    (explainers, selection), stopped = prepare(app.hub, given), list[bool]()
     with progress(quiet=given.quiet) as bar:
-        models = load(bar.step)
+        models = selection.load(app.hub, bar.step)
         rows, failures = run(
             models,
             explainers,

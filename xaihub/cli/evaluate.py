@@ -19,6 +19,7 @@ from xaihub.cli._options import (
     BUDGETS,
     DEVICE,
     EXPLAINER,
+    HEAD,
     INPUT,
     LIKE,
     LIMIT,
@@ -68,6 +69,7 @@ class EvaluateOptions(Display):
     outputs: Annotated[str | None, OUTPUTS] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
+    head: Annotated[str, HEAD] = ""
     inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     page: Annotated[int | None, PAGE] = None
     labels: Annotated[

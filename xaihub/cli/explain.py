@@ -41,6 +41,10 @@ class AllOptions(ExplainOptions):
         bool,
         Opt("Check each map against random maps, randomised weights and another seed; at least 6 times the cost."),
     ] = False
+    jobs: Annotated[
+        int,
+        Opt("Worker processes, each of which explains one image at a time.", metavar="N", type=click.IntRange(1)),
+    ] = 1
     viewer: Annotated[
         bool,
         Opt("Open the first figure, or with --html the first page, in the platform's viewer.", "--open"),
@@ -70,6 +74,7 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
       xaihub explain cat.jpg -e convad -p confidence=0.9 -o sufficient.png
       xaihub explain cat.jpg -e gradcam -e rise --html --colormap viridis --alpha 0.6 --save npz
       xaihub explain cat.jpg -e rise --check
+      xaihub explain photos/ -e rise --jobs 4
       xaihub explain scan.png -m resnet18 --checkpoint my.safetensors --classes names.txt
     """
     from xaihub.images import find_images, sample_photo
@@ -79,19 +84,19 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
     sources = find_images(images or [sample_photo()], note=note(given.quiet))
     count = len(sources) * len(set(given.models)) * len(set(given.explainers))
     place = Destination.parse(given.output, results=count)
-    from xaihub.api.check import Checker
     from xaihub.api.compare import Comparison
-    from xaihub.api.explain import explain_many
+    from xaihub.api.jobs import Request, explain_here, explain_in_processes
     from xaihub.explainers.heat import check_drawing
     from xaihub.images.naming import OutputNames
 
     check_drawing(given.drawing)
-    explainers, load = prepare(app.hub, given)
+    explainers, selection = prepare(app.hub, given)
     failed, done, codes = 0, 0, set()
     figures: list[str] = []
     with progress(quiet=given.quiet) as bar, put_json_list(given.as_json) as put_record:
-        models = load(bar.step)
+        models = selection.load(app.hub, bar.step)
         names = OutputNames((model.name for model in models), given.explainers, sources, given.target)
+        bar.of(len(models) * len(explainers) * len(sources), "explanations")
         limit = limit_of(given.timeout, results=len(models) * len(explainers) * len(sources))
 
         def stem_of(outcome: Outcome) -> Path:
@@ -106,22 +111,18 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                     f" {passes(record['forward_passes'], 'forward')}"
                 )
 
-        outcomes = explain_many(
-            models,
-            explainers,
-            sources,
-            target=given.target,
-            page=given.page,
-            seed=given.seed,
-            timeout=limit,
-            watch=bar.watch,
-            preview=show,
-            checker=Checker(app.hub) if given.check else None,
-        )
+        request = Request(target=given.target, page=given.page, seed=given.seed, timeout=limit, check=given.check)
+        if given.jobs > 1 and len(sources) > 1:
+            outcomes = explain_in_processes(
+                app.hub, selection, models, explainers, sources, request, jobs=given.jobs, watch=bar.report
+            )
+        else:
+            outcomes = explain_here(app.hub, models, explainers, sources, request, watch=bar.watch, preview=show)
         for source, group in groupby(outcomes, key=lambda outcome: outcome.source):
             page, kept = place.path(names.image(source), ".html"), Comparison(explanations=[[]], failures=[])
             for outcome in group:
                 done += 1
+                bar.advance()
                 if outcome.error is not None:
                     failed += 1
                     codes.add(outcome.error.exit_code)

@@ -11,7 +11,7 @@ import click
 from xaihub.cli._app import App
 from xaihub.cli._options import LIMIT_OF_SEVERAL, PAGE, TEXT, ModelOptions, Opt, named, options
 from xaihub.cli._output import note, passes, progress, put, put_json, say, table
-from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, load_models
+from xaihub.cli._prepare import TEMPLATE, Destination, limit_of, loading
 from xaihub.hub import DEFAULT_GLOBAL_EXPLAINER
 
 if TYPE_CHECKING:
@@ -59,17 +59,18 @@ def rank(app: App, /, images: tuple[str, ...], given: RankOptions) -> None:
 
     sources = find_images(images, note=note(given.quiet)) if images else []
     place = Destination.parse(given.output, results=len(set(given.models)) * len(set(given.explainers)))
+    from xaihub.api.loading import Selection
     from xaihub.api.parameters import make
     from xaihub.api.rank import combined
     from xaihub.api.rank import rank_models as run
     from xaihub.images.naming import OutputNames
-    from xaihub.models.prompts import aimed
 
     explainers = make(app.hub.global_explainers, app.hub.get_global_explainer, given.explainers, given.settings)
     records: list[dict[str, Any]] = []
     outcomes: list[RankOutcome] = []
     with progress(quiet=given.quiet) as bar:
-        models = [aimed(model, texts=given.text) for model in load_models(app.hub, given, bar.step)]
+        selection = Selection(models=given.models, loading=loading(given), text=given.text)
+        models = selection.load(app.hub, bar.step)
         names = OutputNames((model.name for model in models), given.explainers)
         limit = limit_of(given.timeout, results=len(models) * len(explainers))
         ranked = run(

@@ -52,10 +52,9 @@ def recommend(app: App, /, given: RecommendOptions) -> None:
       xaihub recommend -m vit_base_patch16_224 --time 5s
       xaihub recommend --checkpoint my.safetensors -m resnet18 --json
     """
-    from xaihub.api.loading import load_models
+    from xaihub.api.loading import Selection
     from xaihub.api.recommend import parse_time
     from xaihub.api.recommend import recommend as ranked
-    from xaihub.models.prompts import aimed
 
     seconds = None if given.time is None else parse_time(given.time)
     selected = {"checkpoint": given.checkpoint, "outputs": given.outputs or None, "layer": given.layer}
@@ -64,13 +63,10 @@ def recommend(app: App, /, given: RecommendOptions) -> None:
     words += [word for text in given.text for word in ("--text", text)]
     found = []
     with progress(quiet=given.quiet) as bar:
-        models = load_models(
-            app.hub, given.models, device=given.device, checkpoint=given.checkpoint, outputs=given.outputs,
-            layer=given.layer,
-        )  # fmt: skip
+        loading = {name: getattr(given, name) for name in ("device", "checkpoint", "outputs", "layer")}
+        models = Selection(models=given.models, loading=loading, like=given.like, text=given.text).load(app.hub)
         for name, model in zip(dict.fromkeys(given.models), models, strict=True):
-            aim = aimed(model, like_images=given.like, texts=given.text)
-            found.append(ranked(app.hub, aim, seconds=seconds, options=["-m", name, *words], watch=bar.watch))
+            found.append(ranked(app.hub, model, seconds=seconds, options=["-m", name, *words], watch=bar.watch))
     if given.as_json:
         put_json([one.to_dict() for one in found])
         return

@@ -47,6 +47,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         outputs: What the models' outputs mean, see `Outputs.parse`; empty leaves it to cards and architectures.
         like: Images; the similarity to them is explained instead of a class.
         text: Texts, which are the classes of models with a text encoder.
+        head: The head that scores what the models return, by name, or name and params.
         input: Settings of the models' preprocessing, as under `input` in a card.
         page: The page of image files with several pages or frames, from 1; None is the first.
         seed: Fixes every random choice.
@@ -72,6 +73,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     outputs: str = ""
     like: list[str] = []
     text: list[str] = []
+    head: str | Choice = ""
     input: dict[str, Any] = {}
     page: Annotated[int, msgspec.Meta(ge=1)] | None = None
     labels: str | None = None

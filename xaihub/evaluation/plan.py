@@ -23,6 +23,7 @@ from xaihub.hub import Hub, pick_device
 from xaihub.masking import BaselineName, make_removal
 from xaihub.metric import Metric
 from xaihub.models.cards import read_input
+from xaihub.models.headed import Head
 from xaihub.models.model import Model
 from xaihub.models.passes import Runtime
 from xaihub.models.prompts import aimed
@@ -117,6 +118,8 @@ def make_plan(hub: Hub, config: Config, file: YamlFile | None = None) -> Plan:
         images = listed(config.images, limit=config.limit)
     with _at(file, "input"):
         read_input(config.input)
+    with _at(file, "head"):
+        head_of(hub, config)
     with _at(file, "shard"):
         Shard.parse(config.shard)
     with _at(file, "labels"):
@@ -178,7 +181,17 @@ def load_one(hub: Hub, config: Config, name: str) -> Model:
         batch_size=config.batch_size, threads=config.threads, backend=config.backend, precision=config.precision
     )
     model = hub.load_model(name, device=config.device, outputs=config.outputs, input=config.input, runtime=runtime)
-    return aimed(model, like_images=config.like, texts=config.text)
+    return aimed(model, like_images=config.like, texts=config.text, head=head_of(hub, config))
+
+
+def head_of(hub: Hub, config: Config) -> Head | None:
+    """Return the head of a plan, if it has one.
+
+    Raises:
+        XaihubError: Its name or a parameter is wrong.
+    """
+    chosen = config.head if isinstance(config.head, Choice) else Choice(config.head)
+    return hub.get_head(chosen.name, **chosen.params) if chosen.name else None
 
 
 def load_models(hub: Hub, plan: Plan, file: YamlFile | None = None) -> list[Model]:

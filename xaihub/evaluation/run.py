@@ -36,6 +36,7 @@ from xaihub.evaluation.work import NO_EXPLANATION, Work
 from xaihub.hub import DEFAULT_TIMEOUT, Hub
 from xaihub.models.model import Model
 from xaihub.models.tuning import choices_of_run
+from xaihub.params import Parametrised
 from xaihub.specs import Origin
 
 log = logging.getLogger(__name__)
@@ -288,11 +289,9 @@ def settings_of_workers(
     Raises:
         EngineError: Something of the plan exists in this process only.
     """
-    here = next((one for one in [*plan.explainers, *plan.metrics] if not _elsewhere(one.origin)), None)
+    shared = shared_settings(hub, [*plan.explainers, *plan.metrics], engine)
     hint = "use the engine 'local' with one job"
-    if here is not None:
-        raise EngineError(f"{here.described} exists in this process only", hint=f"{hint}, or put it into a plugin file")
-    unnamed = next((model.name for model in models if model.loaded is None), None)
+    unnamed = next((model.name for model in models if model.loaded is None and not model.head), None)
     if unnamed is not None:
         raise EngineError(f"model {unnamed!r} exists in this process only", hint=f"{hint}, or load it by name")
     if "-" in plan.config.images:
@@ -305,11 +304,24 @@ def settings_of_workers(
         "metrics": [Choice(one.name, one.parameters) for one in plan.metrics],
     }
     config = msgspec.structs.replace(plan.config, images=["-"], controls=False, budget=None, **named)
+    message = {"config": msgspec.to_builtins(config), "timeout": timeout, "choices": choices, **shared}
+    return packed(message, {})
+
+
+def shared_settings(hub: Hub, methods: Sequence[Parametrised], engine: Engine) -> dict[str, Any]:
+    """Return what any worker needs to know: the plugin files, and the settings of torch with its part of the threads.
+
+    Raises:
+        EngineError: A method exists in this process only.
+    """
+    here = next((one for one in methods if not _elsewhere(one.origin)), None)
+    if here is not None:
+        raise EngineError(
+            f"{here.described} exists in this process only", hint="use one job, or put it into a plugin file"
+        )
     files = [info.module for info in hub.host.plugins if info.module.endswith(".py")]
     torch = settings_of_torch()
-    torch["threads"] = engine.threads(torch["threads"])
-    message = {"config": msgspec.to_builtins(config), "files": files, "torch": torch, "timeout": timeout}
-    return packed({**message, "choices": choices}, {})
+    return {"files": files, "torch": {**torch, "threads": engine.threads(torch["threads"])}}
 
 
 def _elsewhere(origin: Origin) -> bool:

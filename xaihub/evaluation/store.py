@@ -129,11 +129,7 @@ class RunStore:
 
     @property
     def config(self) -> Config:
-        """The configuration that the run was last started with.
-
-        Raises:
-            OutputError: It is missing or damaged.
-        """
+        """The configuration that the run was last started with; `OutputError` if it is missing or damaged."""
         return self._read("config", Config, "the configuration of the run in {} is damaged")
 
     def set_config(self, config: Config) -> None:
@@ -143,8 +139,7 @@ class RunStore:
     @property
     def choices(self) -> dict[str, Any]:
         """The batch sizes and threads that were found fastest, by what they depend on; see `xaihub.models.tuning`."""
-        with decoding(OutputError(f"the batch sizes of the run in {str(self.folder)!r} are damaged")):
-            return msgspec.json.decode(self._meta("choices") or "{}", type=dict[str, Any])
+        return self._read("choices", dict[str, Any], "the batch sizes of the run in {} are damaged")
 
     def set_choices(self, choices: Mapping[str, Any]) -> None:
         """Store what was found fastest."""
@@ -152,11 +147,7 @@ class RunStore:
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """The plugins of third parties that made its results, by "explainers/NAME" and "metrics/NAME".
-
-        Raises:
-            OutputError: They are damaged.
-        """
+        """Third-party plugins that made results, by "explainers/NAME" or "metrics/NAME"; `OutputError` if damaged."""
         return self._read("origins", dict[str, Origin], "the plugins of the run in {} are damaged")
 
     def add_origins(self, *found: Mapping[str, Origin]) -> None:

@@ -87,7 +87,7 @@ def findings(boards: Sequence[Board]) -> list[str]:
         where = f"On {board.model}, " if len(boards) > 1 else ""
         texts = [*_winners(board), *board.notes]
         # The name of a method keeps its spelling, also at the beginning of a sentence.
-        named = {text for text in texts if text.split()[0] in board.explainers}
+        named = {text for text in texts if text.startswith(tuple(f"{name} " for name in board.explainers))}
         found += [f"{where}{text}" if where or text in named else text[:1].upper() + text[1:] for text in texts]
     return [f"{text}." for text in found] or ["There is no score."]
 

@@ -90,7 +90,7 @@ def masked_forward_passes(
         done += len(part)
         MASKED_ROWS.set(MASKED_ROWS.get() + len(part))
         if model.runtime.progress is not None:
-            model.runtime.progress(done, total or done)
+            model.runtime.progress(done, total or 0)
         finite.check(batch.outputs)
         yield batch
     finite.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from xaihub.errors import ModelError, ParameterError
 from xaihub.models.outputs import Outputs
 from xaihub.models.process import fenced
 from xaihub.params import Parametrised
+from xaihub.records import canonical
 
 
 class Head(Parametrised, ABC):
@@ -37,6 +39,12 @@ class Head(Parametrised, ABC):
     classes: tuple[str, ...] = ()
     title = ""
     identity = ""
+
+    @property
+    def key(self) -> list[str]:
+        """What results depend on: title, identity, parameters, and the plugin with its version."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}  # a constructor's are in `identity`
+        return [self.title, self.identity, canonical(own), *([self.origin.described] if self.origin.plugin else [])]
 
     @abstractmethod
     def rows(self, outputs: Any) -> Tensor:

@@ -257,8 +257,8 @@ class Model:
     @property
     def structure_hash(self) -> str:
         """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
-        head = [self.module.shell_head.title, self.module.shell_head.identity] if self.head else []
-        meaning = [] if self.outputs == Outputs() else [str(self.outputs), *head]
+        head = self.module.shell_head.key if self.head else []
+        meaning = [str(self.outputs), *head] if head or self.outputs != Outputs() else []
         return hash_structure(self.module, self.card, [*meaning, *([self.code["sha256"]] if self.code else [])])
 
     @cached_property

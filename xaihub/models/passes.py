@@ -29,7 +29,7 @@ class Runtime:
         backend: What runs forward passes without a graph: "eager" (torch), the name of a registered backend, or "auto",
             which uses an installed one as soon as there are enough passes to pay for its preparation.
         precision: Of the network's layers: "f32", or on request "bf16" or "f16"; scores are returned in float32.
-        progress: Called as `progress(done, total)` while masks are evaluated.
+        progress: Called as `progress(done, total)` while masks are evaluated; `total` is 0 if it is unknown.
         preview: Called with each preliminary explanation of a method that refines its map within a budget of seconds.
     """
 

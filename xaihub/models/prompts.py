@@ -68,16 +68,20 @@ class Prompts(Head):
         return normalize(found, dim=1) @ self._known.to(found).T * self._scale + self._bias
 
 
-def aimed(model: Model, *, like_images: Sequence[Any] = (), texts: Sequence[str] = ()) -> Model:
-    """Return a model of the same network that scores similarity to images or to texts, if there are any.
+def aimed(
+    model: Model, *, like_images: Sequence[Any] = (), texts: Sequence[str] = (), head: Head | None = None
+) -> Model:
+    """Return a model of the same network that scores similarity to images or to texts, or what a head does, if any.
 
     Raises:
-        ParameterError: There are both, a text cannot be used, or the model has no text encoder.
+        ParameterError: There are several of these, a text cannot be used, or the model has no text encoder.
         InputError: An image cannot be read.
         ModelError: The network does not return one row of features per image.
     """
-    if like_images and texts:
-        raise ParameterError("an image is compared with images or with texts", hint="give --like or --text, not both")
+    given = [flag for flag, value in (("--like", like_images), ("--text", texts), ("a head", head)) if value]
+    if len(given) > 1:
+        raise ParameterError(f"{' and '.join(given)} ask for different scores", hint="give one of them")
     if like_images:
         return like(model, like_images)
-    return model.with_head(Prompts(texts)) if texts else model
+    head = Prompts(texts) if texts else head
+    return model if head is None else model.with_head(head)

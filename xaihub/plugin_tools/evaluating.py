@@ -1,12 +1,14 @@
-"""A worker of an evaluation: computes tasks (see `xaihub.evaluation.engine`)."""
+"""A worker: computes the tasks of an evaluation (see `xaihub.evaluation.engine`), or explains images."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
+from xaihub.api.jobs import PURPOSE
 from xaihub.errors import EngineError, XaihubError
 from xaihub.evaluation.config import Config
 from xaihub.evaluation.isolation import Isolation, apply_settings, error_of, packed, unpacked
@@ -18,6 +20,7 @@ from xaihub.hub import Hub
 from xaihub.hub.worker import connected, serve
 from xaihub.models.model import Model
 from xaihub.models.tuning import choices_of_run
+from xaihub.plugin_tools.explaining import ExplainingWorker
 from xaihub.plugin_tools.onefile import register_file
 
 log = logging.getLogger(__name__)
@@ -26,12 +29,8 @@ log = logging.getLogger(__name__)
 class _Worker:
     """What a worker keeps between tasks: its hub, its models, and the last images."""
 
-    def __init__(self, settings: bytes) -> None:
-        message, _ = unpacked(settings)
-        apply_settings(message["torch"])
-        self._hub = Hub()
-        for file in message["files"]:
-            register_file(self._hub.host, file)
+    def __init__(self, hub: Hub, message: Mapping[str, Any]) -> None:
+        self._hub = hub
         self._config = msgspec.convert(message["config"], type=Config)
         self._explainers, metrics = methods(self._hub, self._config)
         self._work = Work(self._config, self._explainers, metrics, Isolation(timeout=message["timeout"]))
@@ -69,7 +68,14 @@ class _Worker:
 
 def start(settings: bytes) -> Callable[[bytes], bytes]:
     """Return what computes tasks; see `xaihub.evaluation.engine.Start`."""
-    return _Worker(settings).do
+    message, _ = unpacked(settings)
+    apply_settings(message["torch"])
+    hub = Hub()
+    for file in message["files"]:
+        register_file(hub.host, file)
+    if message.get("purpose") == PURPOSE:
+        return ExplainingWorker(hub, message).do
+    return _Worker(hub, message).do
 
 
 class _Answers:

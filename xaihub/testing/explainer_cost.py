@@ -79,9 +79,9 @@ def spends_the_budget_it_takes(subject: ExplainerSubject) -> None:
     applies(item is not None, "no parameter is marked with `Passes`, so it cannot be given a budget")
     assert item is not None  # noqa: S101 - for the type checker
     assert item.passes is not None  # noqa: S101
-    known = False
+    known, free = False, (item.name, *item.passes.others)  # which the budget determines
     for passes in WHOLE_BUDGETS:
-        default = subject.method(**subject.given)
+        default = subject.method(**{name: value for name, value in subject.given.items() if name not in free})
         default.name = subject.name
         trial = subject.try_on(subject.model, subject.images(1), explainer=within(default, Budget(passes=passes)))
         if trial.worked:

@@ -18,6 +18,7 @@ from xaihub_convad.search.scheduling import Task
 DISC_GROWTH = 1.2  # as in ReX
 SAME_CONFIDENCE = 0.005  # equal to two decimals
 COARSE = (4, 2, 1)  # sides of the blocks that are removed from a set, in cells
+ASCENDING = 2  # sizes that are evaluated at a time
 TOGETHER = 6  # numbers of blocks whose joint removal is evaluated per round
 MARGINS = (1, 2, 3)  # pixels around the cells of a set
 PIXEL = np.ones((3, 3), dtype=np.bool_)  # a pixel and its eight neighbours
@@ -99,9 +100,11 @@ def grown(build: Callable[[int], Mask], total: int, goal: Goal, *, budget: Budge
     while granted := budget.take(len(search.sizes), each=goal.rows):
         # With too small a budget evenly chosen sizes, the largest among them.
         places = np.linspace(len(search.sizes) - 1, 0, granted)[::-1].round().astype(int)
-        sizes = [search.sizes[place] for place in places]
-        verdicts = yield goal.masks([build(size) for size in sizes])
-        search.narrow(sizes, goal.met(verdicts))
+        sizes, met = [search.sizes[place] for place in places], list[bool]()
+        while len(met) < len(sizes) and not any(met):  # larger sizes than the first that passes do not matter
+            verdicts = yield goal.masks([build(size) for size in sizes[len(met) : len(met) + ASCENDING]])
+            met += goal.met(verdicts).tolist()
+        search.narrow(sizes[: len(met)], met)
     return search.smallest
 
 
@@ -206,9 +209,10 @@ def _without(
         counts = sorted({round(count) for count in np.geomspace(2, len(loose), TOGETHER)}) if len(loose) > 1 else []
         counts = counts[: budget.take(len(counts), each=goal.rows)]
         together = min(1, len(loose))
-        if counts:
-            verdicts = yield goal.masks([without[count] for count in counts])
-            together = max([1, *(count for count, all_met in zip(counts, goal.met(verdicts), strict=True) if all_met)])
+        for count in reversed(counts):  # fewer than the most that can go do not matter
+            if goal.met((yield goal.masks([without[count]])))[0]:
+                together = count
+                break
         mask = without[together]
         doubtful, proof = loose[together:], False
         if not doubtful and prove:

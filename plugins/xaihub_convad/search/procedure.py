@@ -49,7 +49,7 @@ class Result:
 
     merged: Responsibility  # the responsibility of each pixel
     sets: list[FoundSet] = field(default_factory=list)  # sets of pixels, the main one first
-    splits: int = 0  # boxes that were split, at 14 rows each
+    splits: int = 0  # boxes that were split, at up to 14 rows each
     searched: int = 0  # rows of the first map and of the evaluations before it
     stopped: str | None = None  # why there are no more sets
 
@@ -68,7 +68,7 @@ class CausalSearch:
         budget, count = self.settings.budget, self.settings.alternatives if self.settings.strategy == "multiple" else 1
         per_map = math.inf if budget is None else (budget - FIXED) // count
         merged, splits = yield from self._searched(self.seed, None, per_map)
-        result = Result(merged=merged, splits=splits, searched=FIXED + splits * MUTANTS)
+        result = Result(merged=merged, splits=splits, searched=self.evaluator.rows)
         left = Budget(per_map - splits * MUTANTS - CHECKS)
         goal = Goal(self.settings.confidence * self.evaluator.confidence)
         if self.settings.strategy == "multiple":

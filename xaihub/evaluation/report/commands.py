@@ -23,7 +23,9 @@ def evaluate_command(config: Config, *, images: bool = True) -> str:
     for flag, choices in (("-e", config.explainers), ("-k", config.metrics)):
         for choice in choices:
             words += [flag, choice if isinstance(choice, str) else choice.name]
-    for choice in (*config.explainers, *config.metrics):
+    if head := config.head if isinstance(config.head, str) else config.head.name:
+        words += ["--head", head]
+    for choice in (*config.explainers, *config.metrics, config.head):
         if isinstance(choice, Choice):
             for name, value in choice.params.items():
                 words += ["-p", f"{choice.name}.{name}={plain_value(value)}"]

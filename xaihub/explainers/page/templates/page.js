@@ -45,7 +45,7 @@
     button.addEventListener("click", () => sortRows(button.closest("th")));
 
   /* Charts. */
-  const W = 560, H = 300, LEFT = 46, BOTTOM = 40, TOP = 12;
+  const W = 560, H = 300, LEFT = 54, BOTTOM = 40, TOP = 12;
   const ticks = (low, high) => {
     const rough = (high - low || 1) / 5, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
@@ -79,7 +79,8 @@
     const scale = log ? (at) => Math.log(Math.max(at, 1)) : (at) => at;
     const [from, to] = range(lines.flatMap((line) => line.x)), [x0, x1] = [scale(from), scale(to)];
     const [y0, y1] = range(lines.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]));
-    const x = (at) => LEFT + (x1 > x0 ? (scale(at) - x0) / (x1 - x0) : 0.5) * (W - LEFT - 10);
+    const inset = log ? 16 : 0; /* points need room beside the axis */
+    const x = (at) => LEFT + inset + (x1 > x0 ? (scale(at) - x0) / (x1 - x0) : 0.5) * (W - LEFT - 10 - 2 * inset);
     const y = (at) => H - BOTTOM - ((at - y0) / (y1 - y0 || 1)) * (H - BOTTOM - TOP);
     const places = [...new Set(lines.flatMap((line) => (line.low ? line.x.map(Math.round) : [])))].sort((a, b) => a - b);
     const xs = log ? places.filter((at, place) => !place || x(at) - x(places[place - 1]) > 30) : ticks(x0, x1);
@@ -126,7 +127,7 @@
         svg("line", { x1: at, x2: at, y1: y(point.low), y2: y(point.high), style: `stroke:${tint}` }),
         svg("circle", { cx: at, cy: y(point.mean), r: 4.5, style: point.control ? `fill:var(--paper);stroke:${tint};stroke-width:2` : `fill:${tint}` },
           svg("title", {}, `${point.name}: ${short(point.mean)} [${short(point.low)}, ${short(point.high)}] with ${short(point.x)} passes`)),
-        svg("text", { class: point.control ? "" : "name", x: side, y: places[place] }, point.name.length > 19 ? `${point.name.slice(0, 18)}…` : point.name));
+        svg("text", { class: point.control ? "" : "name", x: side, y: places[place] }, point.name.length > 19 ? `${point.name.slice(0, 8)}…${point.name.slice(-10)}` : point.name));
     });
     const better = metric.better ? ` (${metric.better} is better)` : "";
     chart.append(svg("text", { x: (W + LEFT - right) / 2, y: H - 4, "text-anchor": "middle" }, "forward + backward passes per map"),
@@ -274,6 +275,7 @@
     return { mean: values.reduce((sum, score) => sum + score, 0) / values.length, low, high };
   };
   const updateBoards = () => {
+    if (find("findings-note")) find("findings-note").hidden = !narrow;
     for (const box of document.querySelectorAll(".pairs")) box.hidden = picked.model !== "" && box.dataset.model !== data.models[picked.model];
     for (const { table, model, rows } of tables) {
       table.parentElement.hidden = picked.model !== "" && model !== Number(picked.model);
