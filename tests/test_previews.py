@@ -44,9 +44,13 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> list[Handle]:
     return handles
 
 
-def test_a_caller_sees_each_preliminary_map_with_its_image() -> None:
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("convad", "first_principles", "lime", "shapley_values")]
+
+
+@pytest.mark.parametrize("explainer", ["rise", "rex", *SLOW])
+def test_a_caller_sees_each_preliminary_map_with_its_image(explainer: str) -> None:
     seen: list[xaihub.Explanation] = []
-    found = xaihub.explain(model=tiny_cnn(), preview=seen.append, **BUDGET)
+    found = xaihub.explain(model=tiny_cnn(), explainer=explainer, budget="0.5s", preview=seen.append)
     assert seen
     assert all(one.image is not None for one in seen)
     assert seen[0].metadata["forward_passes"] <= found.metadata["forward_passes"]
