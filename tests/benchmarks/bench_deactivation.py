@@ -1,8 +1,8 @@
 """Time deactivated forward passes against plain ones.
 
 Run it on demand: `python tests/benchmarks/bench_deactivation.py --rows 4`. Both sides see the same rows, thread count
-and memory order, in turns; the figure is the ratio of median CPU times. For a vision transformer the time falls with
-the hidden share, since dropped tokens are not computed.
+and memory order, in turns, as `xaihub explain` runs them without other backends; the figure is the ratio of median CPU
+times. For a vision transformer the time falls with the hidden share, since dropped tokens are not computed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def main() -> None:
 
 def _compare(name: str, deactivation: Deactivation, options: argparse.Namespace) -> float:
     model = _model(name)
+    model.runtime.backend = "eager"
     image = torch.randn(model.input_size)
     height, width = image.shape[1:]
     cells = (torch.rand(options.rows, 1, 7, 7) < 0.5).float()
     masks = torch.nn.functional.interpolate(cells, size=(height, width))
     ready = image.expand(options.rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    return _ratio(lambda: model(ready), lambda: deactivation(model, image, masks), options.repeats)
+    with model.untouched(), torch.inference_mode(), model.executing():
+        return _ratio(lambda: model(ready), lambda: deactivation(model, image, masks), options.repeats)
 
 
 def _model(name: str) -> xaihub.Model:
