@@ -277,11 +277,11 @@ class LimitsRecursion(_Hostile):
         sys.setrecursionlimit(sys.getrecursionlimit() + 7)
 
 
-class IgnoresCtrlC(_Hostile):
-    """Makes the program deaf to Ctrl-C."""
+class IgnoresTermination(_Hostile):
+    """Makes the program deaf to a request to end."""
 
     def harm(self, model: Model) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ChangesBuiltins(_Hostile):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaihub import Backend, Hub, Model, ModelError, ParameterError, Preprocessing, Runtime
 from xaihub.errors import UnknownName
-from xaihub.masking import make_removal, masked_forward_passes
+from xaihub.masking import make_removal, masked_forward_passes, variant_scores
 from xaihub.models import backends, cache
 from xaihub.models.headed import FunctionHead
 from xaihub.params import Precision
@@ -83,6 +83,41 @@ def test_a_named_backend_runs_the_passes_and_is_compiled_once() -> None:
     again, calls = model()
     passes(again)
     assert calls == ["load f32 1"]  # from the cache
+
+
+class Keeping(Copying):
+    """Runs the very network that it was given."""
+
+    kept: list[nn.Module]
+
+    def compile(self, network: nn.Module, inputs: Tensor, precision: Precision) -> bytes:
+        self.kept.append(network)
+        return str(len(self.kept) - 1).encode()
+
+    def load(self, compiled: bytes, precision: Precision, threads: int) -> Callable[[Tensor], Tensor]:
+        return self.kept[int(compiled)].forward
+
+
+def difference(call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return call(inputs) - call(inputs.flip(-1))
+
+
+def double(call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return 2 * call(inputs)
+
+
+def test_another_way_to_run_the_network_is_compiled_as_well() -> None:
+    subject, _ = model()
+    kept: list[nn.Module] = []
+    subject.backends = {"copying": lambda: type("Kind", (Keeping,), {"kept": kept})}
+    inputs = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode(), subject.executing():
+        for run in (difference, double):
+            found = variant_scores(subject, run.__name__, run, inputs)
+            assert torch.allclose(found, run(subject.module, inputs), atol=1e-5)
+
+    assert len(kept) == 2  # each under a key of its own
+    assert subject.executor.record(subject)["backend"] == "copying"
 
 
 def test_a_damaged_cache_is_made_anew() -> None:

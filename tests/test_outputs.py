@@ -269,7 +269,7 @@ ALLOWED = {
     "plugins/xaihub_convad/deactivation/rules.py": "the rule for an operation of the network",
     "plugins/xaihub_first_principles/mask_families.py": "over the laws of a mixture",
     "plugins/xaihub_first_principles/vectors/feature_laws.py": "over samples, by distance",
-    "plugins/xaihub_metrics_curves/steps.py": "odds of one class against all others, which are no probabilities",
+    "plugins/xaihub_metrics_curves/steps.py": "log-odds, exact where a probability rounds to 1",
     "plugins/xaihub_scores_activation/gate.py": "over the features of a gate",
     "plugins/xaihub_scores_activation/reproduction/networks.py": "over the features of a gate",
     "plugins/xaihub_transformers/attention.py": "over tokens",

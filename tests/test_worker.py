@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,14 @@ def test_a_forked_process_leaves_the_worker_to_its_parent() -> None:
     assert pool._kept is not None
 
 
-def test_a_program_does_not_wait_for_threads_that_foreign_code_has_left() -> None:
+def test_a_program_does_not_wait_for_threads_and_processes_that_foreign_code_has_left() -> None:
     child = os.fork()
     if child == 0:
         thread = threading.Thread(target=time.sleep, args=(100,))
         thread.start()
-        atexit._clear()
-        leaving.LEFT.add(thread)
+        process = get_context("fork").Process(target=time.sleep, args=(100,))
+        process.start()
+        leaving.LEFT.update([thread, process])
         leaving.leave(7)
         os._exit(1)
     started = time.monotonic()
@@ -90,11 +91,10 @@ MISSING = {
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that can neither fork nor signal a group of processes, nor lock with fcntl."""
+    """A system that can neither fork nor signal a group of processes."""
     for module, names in MISSING.items():
         for name in names:
             monkeypatch.delattr(module, name)
-    monkeypatch.setitem(sys.modules, "fcntl", None)
     for module in (isolation, conformance):
         monkeypatch.setattr(module, "SUPPORTED", False)
 
@@ -120,11 +120,11 @@ def test_without_processes_to_fork_everything_runs_in_the_program_itself(
     assert good.explanation is not None
     assert all(isinstance(one.error, PluginError) for one in bad)
     (found,) = conformance.check_plugin("good", hub, only=["values_are_finite"], isolated=True)
-    assert found.outcome == "passed"
+    assert found.outcome == "passed", found.advice
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_locks_nothing_is_noted_and_nobody_is_blamed(tmp_path: Path) -> None:
+def test_without_locks_nothing_is_noted_and_nobody_is_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
     notes = Notes(tmp_path)
     explainer = hostile_plugins.Good()
     with notes.loading({"plugin": "one"}, "importing it"), notes.running(explainer):

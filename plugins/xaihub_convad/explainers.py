@@ -23,6 +23,7 @@ from xaihub import (
     ResolvedTarget,
     current_generator,
     forked_generator,
+    preview,
 )
 from xaihub.masking import batch_rows
 from xaihub_convad.baselines import named_removal
@@ -68,13 +69,14 @@ class _Causal(Settings, Explainer):
             )
         name = self.own_baseline if self.baseline == "auto" else self.baseline
         seed = int(torch.randint(2**62, (), generator=current_generator()))
-        searches = []
+        searches: list[CausalSearch] = []
+        seen: dict[str, Any] = {"seen": _preview} if len(inputs) == 1 else {}
         for row, image in enumerate(inputs):
             with forked_generator():  # a random baseline depends on its own image only
                 removal = named_removal(name, model, image)
             evaluator = Evaluator(model, image, target[row : row + 1], removal)
             wave = -(-batch_rows(model) // MUTANTS)
-            searches.append(CausalSearch(settings=self, evaluator=evaluator, seed=seed, wave=wave))
+            searches.append(CausalSearch(settings=self, evaluator=evaluator, seed=seed, wave=wave, **seen))
         results = run_all([(one.evaluator, one.task()) for one in searches])
         return [self._reported(name, one.evaluator, found) for one, found in zip(searches, results, strict=True)]
 
@@ -163,6 +165,11 @@ def _warnings(evaluator: Evaluator, result: Result, sets: list[PixelSet]) -> lis
         if lost and one.holds:
             warnings.append(f"the class changes if the {one.role} set is {' or '.join(lost)} by one pixel")
     return warnings
+
+
+def _preview(values: Any) -> None:
+    """Show a preliminary map, which only a budget of seconds asks for, and that explains one image at a time."""
+    preview(lambda: Attribution(values=_map(values)))
 
 
 def _map(values: Any) -> Tensor:

@@ -46,7 +46,7 @@ class RayEngine(Engine):
         )  # as later versions of Ray do, without a warning
         try:
             ray.init(address=self.address or "local", log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray raises just that where a node does not start in time
             reason = str(error).strip().partition("\n")[0]
             raise EngineError(f"cannot use Ray at {self.address or 'this machine'!r}: {reason}") from error
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.evaluate import toys_elsewhere
 from tests.evaluate.toys import config, values
+from xaihub.errors import EngineError
 from xaihub.evaluation.engine import Engine
 from xaihub.evaluation.plan import make_plan
 from xaihub.evaluation.run import Totals, evaluate
@@ -34,6 +35,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """A hub that workers can build again."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     monkeypatch.setenv(toys_elsewhere.FLAG, str(tmp_path / "flag"))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # the machine may be busy
     host = PluginHost(entry_points=[])
     register_file(host, toys_elsewhere.__file__)
     return Hub(host)
@@ -115,6 +117,16 @@ def test_nodes_that_come_and_go_are_used_and_survived(
     assert places() == {node.node_id for node in [*nodes, *added]}
     here, _, _ = done(elsewhere, tmp_path / "here", None, photos, **chosen)
     assert there == here
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore about it.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(EngineError, match="cannot use Ray at 'this machine': The current node timed out") as caught:
+        next(iter(engine(jobs=1).run(lambda: None, [])))  # type: ignore[arg-type, return-value]
+    assert "\n" not in str(caught.value)
 
 
 # A driver of a cluster of its own, which the test kills; a second one goes on.

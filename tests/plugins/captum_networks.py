@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import timm
 import torch
-from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
 from torch import Tensor, nn
 
 from xaihub import Explainer, Model, Preprocessing, Runtime
@@ -76,8 +75,18 @@ def values(
     return torch.stack([one.values for one in explainer.explain(model, inputs, target, seed=seed)])
 
 
-class ToyConv(BasicModel_ConvNet_One_Conv):
-    """captum's toy; its own forward needs one memory order."""
+class ToyConv(nn.Module):
+    """The network with one convolution of captum's tests, which its package does not always have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(1, 2, 3), nn.ReLU()
+        self.fc1, self.relu2 = nn.Linear(8, 4), nn.ReLU()
+        with torch.no_grad():
+            self.conv1.weight.fill_(1)
+            self.conv1.bias.copy_(torch.tensor([-50.0, -75.0]))  # type: ignore[union-attr]
+            self.fc1.weight.copy_(torch.tensor([1.0] * 5 + [-1.0] * 3).expand(4, 8))
+            self.fc1.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu2(self.fc1(self.relu1(self.conv1(x)).reshape(-1, 8)))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torchcam.methods
-from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv
 from pytorch_grad_cam import EigenCAM as PeerEigenCAM
 from pytorch_grad_cam import GradCAM as PeerGradCAM
 from pytorch_grad_cam import GradCAMPlusPlus as PeerGradCAMPlusPlus
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tests.plugins.cam_networks import ALL, build, images, small, values, wrap
+from tests.plugins.captum_networks import ToyConv
 from xaihub import (
     Explainer,
     Model,
@@ -110,10 +110,7 @@ def test_grad_cam_pp_equals_grad_cam_where_its_epsilon_does_not_matter() -> None
     ("layer", "expected"), [("conv1", [[11.25, 13.5], [20.25, 22.5]]), ("relu1", [[0.0, 4.0], [28.0, 32.5]])]
 )
 def test_grad_cam_equals_captums_toy_values(layer: str, expected: list[list[float]]) -> None:
-    module = BasicModel_ConvNet_One_Conv()
-    # Its forward calls `view`, which the channels-last order of `Model` does not allow.
-    module.relu1.register_forward_hook(lambda _m, _i, output: output.contiguous())
-    model = wrap(module, (1, 4, 4))
+    model = wrap(ToyConv(), (1, 4, 4))
     inputs = torch.arange(16.0).view(1, 1, 4, 4)
     explanation = GradCAM(layer=layer).explain(model, inputs, 0)[0]
     found = torch.as_tensor(explanation.values)

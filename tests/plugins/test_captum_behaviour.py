@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
-from captum.testing.helpers.basic_models import ReLUDeepLiftModel
 from torch import Tensor, nn
 
 from tests.plugins.captum_networks import (
@@ -83,7 +82,11 @@ def test_deeplift_refuses_with_the_figure_where_its_values_miss_the_score(name: 
 
 
 def test_deeplift_refuses_modules_that_are_used_twice() -> None:
-    class Twice(ReLUDeepLiftModel):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu1 = nn.ReLU()
+
         def forward(self, x: Tensor) -> Tensor:
             flat = x.flatten(1)
             return self.relu1(self.relu1(flat) - 0.5)

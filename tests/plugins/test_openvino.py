@@ -21,6 +21,7 @@ EXPLAINERS: dict[str, dict[str, Any]] = {
     "kernel_shap": {"samples": 64, "features": "grid:4"},
     "scorecam": {},
     "first_principles": {"budget": 64},
+    "convad": {"iterations": 2, "cell": 8, "shrink": 0},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -23,12 +24,15 @@ def commands(page: str) -> list[str]:
 def test_the_tutorial_leads_from_nothing_to_a_listed_conformant_installed_plugin_and_back(fresh: Any) -> None:
     before = fresh.installed()
     said = {}
+    started = os.times()
 
     for line in commands("tutorial/first-explainer.md"):
         done = fresh.run(*shlex.split(line))
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         said[line] = done.stdout
 
+    spent = os.times()  # in seconds of the processor, which do not depend on what else the machine does
+    assert spent.children_user + spent.children_system < started.children_user + started.children_system + 120
     assert next(iter(said)) == "xaihub plugins new celldrop"
     report = said["xaihub plugins install --editable ./xaihub-celldrop"]
     assert "celldrop (xaihub-celldrop 0.1.0) adds explainers: celldrop" in report

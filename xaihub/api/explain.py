@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from xaihub.api.notebook import live_preview
 from xaihub.api.registration import default_hub, instance
 from xaihub.errors import ParameterError, XaihubError
 from xaihub.evaluation.isolation import Isolation
@@ -98,6 +99,7 @@ def explain(
     page: int | None = None,
     seed: int = 0,
     budget: Budget | str | float | None = None,
+    preview: Callable[[Explanation], None] | None = None,
     device: str = "auto",
     **values: Any,
 ) -> Explanation:
@@ -118,6 +120,8 @@ def explain(
         seed: Seed of every random choice.
         budget: Passes for the explanation (500), or seconds ("10s") in which a method that can do so refines its map;
             it has no effect on methods that cannot choose their number of passes. A backward pass counts as two.
+        preview: Called with each preliminary map of a method that refines its map within a budget of seconds; by
+            default, a notebook shows them.
         device: "auto", "cpu", "cuda", ...; only for a model given by name.
         values: Parameters of the explainer, unless it is an instance.
 
@@ -139,7 +143,9 @@ def explain(
     loaded = aimed(loaded, like_images=references, texts=[text] if isinstance(text, str) else text, head=head)
     target = None if callable(target) or isinstance(target, Head) else target
     image = load_image(sample_photo() if source is None else source, page=page)
-    return _Input(loaded, image).explain(method, target, seed)
+    seen = _Input(loaded, image)
+    with live_preview(preview) as show, seen.previewing(show):
+        return seen.explain(method, target, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,12 +185,12 @@ class _Input:
         return Scene(model=self.model, image=self.prepared[0][0], logits=self.logits[0], target=resolved)
 
     @contextmanager
-    def previewing(self, preview: Callable[[Outcome], None] | None, outcome: Callable[..., Outcome]) -> Iterator[None]:
-        """Call `preview` with each preliminary map of the model inside, with its image."""
+    def previewing(self, show: Callable[[Explanation], None] | None) -> Iterator[None]:
+        """Call `show` with each preliminary map of the model inside, with its image."""
         runtime, before = self.model.runtime, self.model.runtime.preview
-        if preview is not None:
+        if show is not None:
             geometry = self.prepared[1]
-            runtime.preview = lambda found: preview(outcome(explanation=found.with_image(self.image, geometry)))
+            runtime.preview = lambda found: show(found.with_image(self.image, geometry))
         try:
             yield
         finally:
@@ -245,7 +251,9 @@ def explain_many(
                     watch(f"{image.name}: {explainer.name} on {model.name}")
                     outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
                     try:
-                        with seen.previewing(preview, outcome):
+                        with seen.previewing(
+                            preview and (lambda made, outcome=outcome: preview(outcome(explanation=made)))
+                        ):
                             made = seen.explain(explainer, target, seed, isolation)
                     except XaihubError as error:
                         yield outcome(error=error)

@@ -110,6 +110,8 @@ def explain(app: App, /, images: tuple[str, ...], given: AllOptions) -> None:
                     f"{outcome.explainer}: preliminary map after {record['seconds']:.1f} s and"
                     f" {passes(record['forward_passes'], 'forward')}"
                 )
+                if given.terminal and not given.as_json:
+                    _draw(outcome.explanation, given)
 
         request = Request(target=given.target, page=given.page, seed=given.seed, timeout=limit, check=given.check)
         if given.jobs > 1 and len(sources) > 1:
@@ -194,6 +196,10 @@ def _show(explanation: Explanation, png: str, given: ExplainOptions) -> None:
         cost = f"{passes(record['forward_passes'], 'forward')}, {passes(record['backward_passes'], 'backward')}"
         say(f"{cost}, {record['seconds']:.2f} s" + ("" if gap is None else f", completeness gap {gap:.2g}"))
     if given.terminal:
-        from xaihub.explainers.rendering import overlay
+        _draw(explanation, given)
 
-        draw(overlay(explanation, **given.drawing))
+
+def _draw(explanation: Explanation, given: ExplainOptions) -> None:
+    from xaihub.explainers.rendering import overlay
+
+    draw(overlay(explanation, **given.drawing))

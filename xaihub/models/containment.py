@@ -85,7 +85,7 @@ class Guard:
                     vars(model).pop(name, None)
         if found and by is not None:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            undone = "nothing can stop it" if "still runs" in found[0] else "it was undone"
+            undone = "it cannot be undone" if "still runs" in found[0] else "it was undone"
             undone = "the model cannot be used any more" if self.reason else undone
             raise PluginError(f"{by.described} {found[0]}{more}; {undone}, and the result is discarded")
 

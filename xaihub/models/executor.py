@@ -15,7 +15,7 @@ from xaihub.models.backends import EAGER, Candidate, Compiled, within
 from xaihub.models.graphs import Graphed
 from xaihub.models.hashing import tensors_of
 from xaihub.models.headed import Headed, Shell
-from xaihub.models.recording import recorded
+from xaihub.models.recording import hastened, recorded
 from xaihub.models.tuning import Tuning
 
 _Weights = Callable[[nn.Module], list[Tensor]]
@@ -186,6 +186,7 @@ class _Variant(Executor):
     """The executor of a function that calls the network in its own way, within the periods of the network's."""
 
     run: _Run
+    _program: nn.Module | None = None
 
     def __init__(self, whole: Executor, name: str) -> None:
         super().__init__()
@@ -205,10 +206,11 @@ class _Variant(Executor):
 
     def _prepared(self, network: nn.Module, inputs: Tensor) -> nn.Module | None:
         with torch.autocast(inputs.device.type, enabled=False):  # its rounding would hide a mistake
-            return recorded(lambda given: self.run(network.forward, given), inputs, network)
+            self._program = recorded(lambda given: self.run(network.forward, given), inputs, network)
+            return None if self._program is None else hastened(self._program, inputs)
 
     def _compilable(self, network: nn.Module) -> nn.Module | None:  # noqa: ARG002
-        return self._fast
+        return self._program
 
 
 def _observed(inputs: Tensor) -> bool:

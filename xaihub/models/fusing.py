@@ -9,7 +9,7 @@ column of zeros.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +23,7 @@ _SAME = CONVOLUTIONS[1]
 _LINEAR = "torch.nn.modules.linear.Linear"
 _ACTIVATION = "torch.nn.modules.activation."
 _Fused = tuple[str, list[float], str]  # an activation as oneDNN calls it: name, constants, variant
-_NONE: _Fused = ("none", [], "")
+NONE: _Fused = ("none", [], "")
 _ACTIVATIONS: dict[str, Callable[[Any], _Fused]] = {
     "ReLU": lambda _: ("relu", [], ""),
     "ReLU6": lambda _: ("hardtanh", [0.0, 6.0], ""),
@@ -46,9 +46,7 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         network: In evaluation mode; it returns one tensor.
         inputs: (B, C, H, W) example inputs, on which the copy is compared with the network.
     """
-    able = inputs.device.type == "cpu" and inputs.dtype is torch.float32 and platform.machine() in _MACHINES
-    size = sum(weight.nbytes for weight in sources(network))
-    if not able or not torch.backends.mkldnn.is_available() or not 0 < size <= LARGEST:
+    if not able(inputs) or not 0 < sum(weight.nbytes for weight in sources(network)) <= LARGEST:
         return None
     names = tuple(_ACTIVATION + name for name in _ACTIVATIONS)
     with (
@@ -57,7 +55,7 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
     ):  # another release's operations
         flow = Flow(network, (*CONVOLUTIONS, _LINEAR), names)
         expected = flow.run(inputs)
-        replaced = {id(part): made for part in flow.written if (made := _fused(part, _NONE))}
+        replaced = {id(part): made for part in flow.written if (made := _fused(part, NONE))}
         for part, activation in flow.pairs():
             kind = _ACTIVATIONS[type(activation).__name__](activation)
             if made := _fused(part, kind):
@@ -68,6 +66,33 @@ def fused(network: nn.Module, inputs: Tensor) -> nn.Module | None:
         difference = float((result(inputs) - expected).abs().max())
         return result if difference <= TOLERANCE * max(1.0, float(expected.abs().max())) else None
     return None
+
+
+def able(inputs: Tensor) -> bool:
+    """Return whether oneDNN runs here, and was measured to be faster, on such inputs."""
+    kind = inputs.device.type == "cpu" and inputs.dtype is torch.float32
+    return kind and platform.machine() in _MACHINES and torch.backends.mkldnn.is_available()
+
+
+def layer(weight: Tensor, bias: Tensor | None, activation: _Fused, **form: Any) -> nn.Module | None:
+    """Return a convolution and an activation as one call, or None if their precision is another.
+
+    `form` has the stride, padding, dilation and groups of `torch.nn.Conv2d`.
+    """
+    channels, sizes = weight.shape[1] * form["groups"], (weight.shape[2], weight.shape[3])
+    part: Any = nn.Conv2d(channels, len(weight), sizes, bias=bias is not None, device="meta", **form)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        part._parameters[name] = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+    return _fused(part, activation)
+
+
+def shifted(weight: Tensor, border: Sequence[int]) -> Tensor:
+    """Return a kernel for a border that is as large at the beginning as this one (left, right, top, bottom) at the end.
+
+    A row or column of zeros before the kernel makes up for the difference.
+    """
+    left, right, top, bottom = border
+    return pad(weight, (right - left, 0, bottom - top, 0)).contiguous(memory_format=torch.channels_last)
 
 
 def sources(network: nn.Module) -> list[Tensor]:

@@ -10,23 +10,35 @@ import inspect
 import operator
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from xaihub.models.folding import TOLERANCE, with_norm
+from xaihub.models import fusing
+from xaihub.models.folding import TOLERANCE
 from xaihub.models.hashing import tensors_of
+from xaihub.models.programs import arguments, fold, fuse
 
 # Reading single values of a tensor, as code does that decides by them; a recording would take them as constants.
 READS = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist", "numpy", "equal"}
 _ARRAYS = {"__array__", "__iter__", "is_nonzero"}  # the same, in ways that a tracer of torch notices by itself
 # Arguments that are written into the program as they are.
 _PLAIN = (int, float, str, complex, type(None), type(Ellipsis), torch.dtype, torch.device, torch.memory_format)
-_STATISTICS = ("running_mean", "running_var", "weight", "bias")
 Run = Callable[[Tensor], Tensor]
+
+
+def hastened(program: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return a copy of a recording with its convolutions as calls of oneDNN, or the recording if that fails."""
+    if not isinstance(program, fx.GraphModule) or not fusing.able(inputs):
+        return program
+    other = inputs[:1].flip(-2)
+    with suppress(RuntimeError, TypeError, LookupError, AttributeError):  # another release's operations
+        fast = fuse(program)
+        return fast if _close(fast, other, program.forward(other.clone())) else program
+    return program
 
 
 class Unrecordable(Exception):
@@ -69,7 +81,7 @@ def _close(program: fx.GraphModule, inputs: Tensor, expected: Tensor) -> bool:
 
 
 def _finished(program: fx.GraphModule) -> fx.GraphModule:
-    _fold(program)
+    fold(program)
     program.graph.eliminate_dead_code(_writes)
     program.recompile()
     return program
@@ -198,37 +210,6 @@ def _for_any_rows(program: fx.GraphModule, other: fx.GraphModule) -> fx.GraphMod
     return program
 
 
-def _fold(program: fx.GraphModule) -> None:
-    """Fold every batch norm into the convolution whose result nothing else reads."""
-    for norm in list(program.graph.nodes):
-        if norm.target is not functional.batch_norm:
-            continue
-        given = _arguments(functional.batch_norm, norm)
-        convolution = given["input"]
-        if convolution.target is not torch.conv2d or len(convolution.users) != 1 or given["training"]:
-            continue
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        own = dict(zip(names, convolution.args, strict=False)) | convolution.kwargs
-        sources = [own["weight"], own.get("bias"), *(given[name] for name in _STATISTICS)]
-        if not all(source is None or source.op == "get_attr" for source in sources):
-            continue  # computed from other weights
-        tensors: list[Any] = [None if source is None else getattr(program, source.target) for source in sources]
-        merged = with_norm(*tensors, eps=given["eps"])
-        for name, tensor in zip(("weight", "bias"), merged, strict=True):
-            program.register_buffer(f"{convolution.name}_{name}", tensor)
-            with program.graph.inserting_before(convolution):
-                own[name] = program.graph.get_attr(f"{convolution.name}_{name}")
-        convolution.args, convolution.kwargs = (), own
-        norm.replace_all_uses_with(convolution)
-        program.graph.erase_node(norm)
-
-
-def _arguments(function: Callable[..., Any], node: fx.Node) -> dict[str, Any]:
-    bound = inspect.signature(function).bind(*node.args, **node.kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
 def _item(results: Any, place: int) -> Any:
     return results[place]
 
@@ -239,7 +220,7 @@ def _writes(node: fx.Node) -> bool:
         return True
     name, given = getattr(node.target, "__name__", ""), node.kwargs
     if inspect.isfunction(node.target):
-        given = _arguments(node.target, node)
+        given = arguments(node.target, node)
     in_place = name.endswith("_") and not name.endswith("__")
     augmented = name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
     return in_place or augmented or "out" in given or bool(given.get("inplace"))

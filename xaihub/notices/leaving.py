@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 from weakref import WeakSet
 
-LEFT: WeakSet[threading.Thread] = WeakSet()  # threads that foreign code has left, which nothing can stop
+LEFT: WeakSet[Any] = WeakSet()  # threads and processes that foreign code has left
 # Every other function that replaces the process calls one of the last two.
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in ("_exit", "execv", "execve")}
 _MODULES = (os, sys.modules[os.name])  # the built-in module of the platform has the same functions
@@ -48,12 +48,15 @@ def _arm() -> None:
 
 
 def leave(status: int) -> None:
-    """End the process as Python does, if it would wait for threads that foreign code has left; else return.
+    """End the processes that foreign code has left, and this one if Python would wait for threads; else return.
 
     From then on exits are refused: functions that foreign code has registered with `atexit` may not change the status.
     """
     _arm()
-    if any(thread.is_alive() and not thread.daemon for thread in LEFT):
+    threads = [one for one in LEFT if isinstance(one, threading.Thread)]
+    for process in set(LEFT).difference(threads):
+        process.kill()
+    if any(thread.is_alive() and not thread.daemon for thread in threads):
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # closed, or replaced by something else

@@ -81,11 +81,8 @@ class Observer:
         if self._threads is not None:
             threads, children = left_over(self._threads), _children() - self._children
             found += [f"the threads ({thread.name!r} still runs)" for thread in threads]
-            found += [f"the processes ({child.name!r} still ran)" for child in children]
-            if undo:
-                LEFT.update(threads)
-                for child in children:
-                    child.kill()
+            found += [f"the processes ({child.name!r} still runs)" for child in children]
+            LEFT.update([*threads, *children] if undo else [])
         return found
 
     def _functions_changed(self, owner: Any, functions: dict[str, Any], undo: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -56,18 +56,23 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class CausalSearch:
-    """The procedure for one image; `wave`, the number of searches that run concurrently, changes only the cost."""
+    """The procedure for one image.
+
+    `wave`, the number of searches that run concurrently, changes only the cost; `seen` is called with preliminary maps.
+    """
 
     settings: Settings
     evaluator: Evaluator
     seed: int
     wave: int = 1
+    seen: Callable[[Values], None] = lambda _values: None
 
     def task(self) -> Task[Result]:
         """Return the procedure as a task, which shares batches with those of other images."""
         budget, count = self.settings.budget, self.settings.alternatives if self.settings.strategy == "multiple" else 1
         per_map = math.inf if budget is None else (budget - FIXED) // count
         merged, splits = yield from self._searched(self.seed, None, per_map)
+        self.seen(merged.values)
         result = Result(merged=merged, splits=splits, searched=self.evaluator.rows)
         left = Budget(per_map - splits * MUTANTS - CHECKS)
         goal = Goal(self.settings.confidence * self.evaluator.confidence)
@@ -99,6 +104,8 @@ class CausalSearch:
         merged, splits, waiting = Responsibility(self.evaluator.size), 0, tasks()
         agreement = self.settings.agreement
         while wave := list(islice(waiting, max(self.wave, FEWEST_ITERATIONS - merged.count))):
+            if merged.count:
+                self.seen(merged.values)
             found = yield from combined(wave)
             splits += sum(done.splits for done in found)
             for done in found:
