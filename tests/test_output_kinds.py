@@ -82,6 +82,7 @@ def stored(section: str, name: str, kind: str) -> str:
     return {"yes": "yes", "-": "control", "no": f"refused: {reason[1] if reason else ''}"}[mark]
 
 
+@pytest.mark.slow
 def test_cells_of_pairs_are_what_a_run_says() -> None:
     head, *rows = table("Both")
     for kind, group, column in (("regression", "attention", "localisation"), ("binary", "pixel sets", "faithfulness")):

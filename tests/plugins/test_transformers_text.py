@@ -146,7 +146,7 @@ def test_networks_that_need_more_than_images_name_openclip(name: str, message: s
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("siglip", None, "the tokenizer of .* cannot be loaded: .*openclip/"),
+        pytest.param("siglip", None, "the tokenizer of .* cannot be loaded: .*openclip/", marks=pytest.mark.slow),
         ("clip", None, "does not fit the network"),
         ("clip", WORDS[:4], "does not fit the network: it reads different texts as the same"),
         ("clip", (*WORDS[:4], *"bcdefgh", "dog", "cat"), "knows more than 9 tokens"),

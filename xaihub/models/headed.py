@@ -40,18 +40,18 @@ class Head(Parametrised, ABC):
     title = ""
     identity = ""
 
-    @property
-    def key(self) -> list[str]:
-        """What results depend on: title, identity, parameters, and the plugin with its version."""
-        own = {item.name: getattr(self, item.name) for item in fields(self)}  # a constructor's are in `identity`
-        return [self.title, self.identity, canonical(own), *([self.origin.described] if self.origin.plugin else [])]
-
     @abstractmethod
     def rows(self, outputs: Any) -> Tensor:
         """Return (B, K) scores for the outputs of B images; differentiable wherever the network is."""
 
     def bind(self, model: Any) -> None:
         """Look at the `xaihub.Model` whose network returns the outputs, such as for names; called once, first."""
+
+
+def identified(head: Head) -> list[str]:
+    """Return what results of a head depend on: title, identity, parameters, and the plugin with its version."""
+    own = {item.name: getattr(head, item.name) for item in fields(head)}  # a constructor's are in `identity`
+    return [head.title, head.identity, canonical(own), *([head.origin.described] if head.origin.plugin else [])]
 
 
 def of_plugin(head: Head) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from xaihub.models.containment import Guard
 from xaihub.models.ending import ending
 from xaihub.models.executor import Executor
 from xaihub.models.hashing import hash_state, hash_structure, versions_of
-from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, of_plugin, without_head
+from xaihub.models.headed import BeforeClassifier, Columns, Head, Headed, Signed, identified, of_plugin, without_head
 from xaihub.models.layer import Layer
 from xaihub.models.network import evaluating, largest_outputs, prepared, to_order
 from xaihub.models.outputs import Outputs
@@ -257,7 +257,7 @@ class Model:
     @property
     def structure_hash(self) -> str:
         """The sha256 of architecture, options and layers for maps, which distinguishes models with equal weights."""
-        head = self.module.shell_head.key if self.head else []
+        head = identified(self.module.shell_head) if self.head else []
         meaning = [str(self.outputs), *head] if head or self.outputs != Outputs() else []
         return hash_structure(self.module, self.card, [*meaning, *([self.code["sha256"]] if self.code else [])])
 
