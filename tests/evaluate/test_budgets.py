@@ -109,7 +109,7 @@ def test_workers_compute_the_same_explainers(photos: Path) -> None:
     plan = make_plan(
         hub, config(photos, explainers=["rise", "gradcam"], metrics=["sparseness"], budget=["1s", "2s", 16])
     )
-    message, _ = unpacked(settings_of_workers(hub, plan, [], LocalEngine(jobs=2), 0))
+    message, _ = unpacked(settings_of_workers(hub, plan, [], LocalEngine(jobs=2), 0, {}))
     theirs, _ = methods(hub, msgspec.convert(message["config"], type=Config))
     assert [(e.name, e.settings, e.granted) for e in theirs] == [
         (e.name, e.settings, e.granted) for e in plan.explainers
