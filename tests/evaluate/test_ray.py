@@ -146,13 +146,12 @@ done(Hub(host), Path(sys.argv[2]), engine(jobs=2), Path(sys.argv[1]), explainers
 """
 
 
-@pytest.mark.timeout(600)
 def test_a_driver_that_is_killed_is_resumed_without_loss(elsewhere: Hub, photos: Path, tmp_path: Path) -> None:
-    for number in range(8):
+    for number in range(4):
         Image.effect_noise((24, 20), 50 + number).convert("RGB").save(photos / f"more{number}.png")
     run, flag = tmp_path / "run", tmp_path / "flag"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(photos), str(run)], start_new_session=True)
-    while not flag.exists() or len(flag.read_text().split()) < 4:  # until some images are explained
+    while not flag.exists() or len(flag.read_text().split()) < 2:  # until some images are explained
         assert driver.poll() is None
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
