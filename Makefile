@@ -17,7 +17,9 @@ endef
 UV = $(BIN)/uv
 # The announcement is about the next major version, which this site does not use.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
-PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+PYTEST = $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(WARNINGS)
+# Where changes are checked, warnings that the project's own modules cause are errors.
+WARNINGS = $(if $(CI),-o "filterwarnings=error:::(xaihub|tests)")
 
 .PHONY: help demo test pytest test-all test-lowest lint format docs site serve publish-site api support-matrix output-kinds gallery bench lock dist audit release clean
 
@@ -38,7 +40,7 @@ test-all: lint  ## Like test, with the slow tests as well; for nightly runs.
 
 test-lowest: $(VENV)/.installed-uv  ## Run the tests with the lowest versions that pyproject.toml allows.
 	$(UV) run --isolated --resolution lowest-direct --group dev --python 3.11 \
-	  python -m pytest -q -n auto --maxprocesses 4 -m "not slow" -W default
+	  python -m pytest -q -n auto --maxprocesses 4 -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style, types and import contracts.
 	$(BIN)/ruff check .
