@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from PIL.Image import Image
+
+    from xaihub.images import SourceImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class Comparison:
 
 
 def compare(
-    image: str | Path | None = None,
+    image: Any = None,
     *,
     models: str | Model | Sequence[str | Model] = DEFAULT_MODEL,
     explainers: str | type[Explainer] | Explainer | Sequence[str | type[Explainer] | Explainer] = DEFAULT_EXPLAINER,
@@ -140,7 +141,7 @@ def compare(
     """Compare explainers and models on one image, as `xaihub compare` does.
 
     Args:
-        image: A path; None is the sample photo.
+        image: A path, "-", bytes, a PIL image or an array; None is the sample photo.
         models: Models, or their names.
         explainers: Explainers, their classes or names.
         params: Parameters of every explainer given by name or class that has them, or of one: {"rise.masks": 500}.
@@ -163,7 +164,7 @@ def compare(
 
         xaihub.compare("cat.jpg", explainers=["gradcam", "rise"], params={"masks": 500}).save_png("cat.png")
     """
-    from xaihub.images import sample_photo
+    from xaihub.images import load_image, sample_photo
 
     hub = default_hub()
     methods = made(Explainer, hub.explainers, hub.get_explainer, listed(explainers), params)
@@ -171,15 +172,15 @@ def compare(
     references = [] if like is None else like if isinstance(like, (list, tuple)) else [like]
     loaded = loaded_models(listed(models), **loading)
     networks = [aimed(model, like_images=references, texts=listed(text)) for model in loaded]
-    source = os.fspath(sample_photo() if image is None else image)
-    rows, failures = compare_models(networks, methods, source, target=target, page=page, seed=seed, timeout=timeout)
+    source = load_image(sample_photo() if image is None else image, page=page)
+    rows, failures = compare_models(networks, methods, source, target=target, seed=seed, timeout=timeout)
     return Comparison(explanations=rows, failures=failures)
 
 
 def compare_models(
     models: Sequence[Model],
     explainers: Sequence[Explainer],
-    source: str,
+    source: str | SourceImage,
     *,
     target: str | None = None,
     page: int | None = None,

@@ -214,7 +214,7 @@ class _Input:
 def explain_many(
     models: Sequence[Model],
     explainers: Sequence[Explainer],
-    sources: Iterable[str],
+    sources: Iterable[str | SourceImage],
     *,
     target: str | None = None,
     page: int | None = None,
@@ -243,13 +243,14 @@ def explain_many(
             try:
                 image = load_image(source, page=page)
             except XaihubError as error:
-                yield Outcome(source=source, model="", explainer="", error=error)
+                yield Outcome(source=str(source), model="", explainer="", error=error)
                 continue
             for model in models:
                 seen = _Input(model, image)
                 for explainer in explainers:
                     watch(f"{image.name}: {explainer.name} on {model.name}")
-                    outcome = partial(Outcome, source=source, model=model.name, explainer=explainer.name)
+                    where = source if isinstance(source, str) else image.name
+                    outcome = partial(Outcome, source=where, model=model.name, explainer=explainer.name)
                     try:
                         with seen.previewing(
                             preview and (lambda made, outcome=outcome: preview(outcome(explanation=made)))

@@ -38,7 +38,7 @@ def load_models(
     *,
     device: str = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
-    classes: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | Sequence[str] | None = None,
     layer: str | None = None,
     outputs: str = "",
     input: Mapping[str, Any] | None = None,

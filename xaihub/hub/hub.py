@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
@@ -200,7 +200,7 @@ class Hub:
         *,
         device: str = "auto",
         checkpoint: str | os.PathLike[str] | None = None,
-        classes: str | os.PathLike[str] | None = None,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
         layer: str | None = None,
         options: Mapping[str, Any] | None = None,
         outputs: str = "",
@@ -217,7 +217,7 @@ class Hub:
                 keyword arguments, which returns a `xaihub.Model`.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             checkpoint: A weights file (.safetensors, .pt, .pth) that replaces the model's own weights.
-            classes: A text file with one class name per line, which replaces the model's class names.
+            classes: Class names, or a text file with one per line, which replace the model's class names.
             layer: The layer for activation maps, instead of the traced one.
             options: Keyword arguments for the architecture's constructor.
             outputs: What the outputs mean, instead of what the card or the adapter declares: "multiclass",
@@ -274,7 +274,7 @@ class Hub:
             model.loaded = {
                 "name": code, "device": str(model.device), "layer": layer, "outputs": outputs, "size": size,
                 "input": dict(input or {}),
-                **{key: str(Path(value).absolute()) for key, value in files.items() if value is not None},
+                **{key: _portable(value) for key, value in files.items() if value is not None},
                 "plugin_files": [info.module for info in self.host.plugins if info.module.endswith(".py")],
             }  # fmt: skip
         return model
@@ -372,3 +372,8 @@ def _built(adapter: ModelAdapter, request: ModelRequest, device: Any) -> Model:
             f"model {request.name!r} cannot be built: {fence.described(error)}",
             hint="check the options of its card or of the command",
         ) from error
+
+
+def _portable(given: str | os.PathLike[str] | Sequence[str]) -> str | list[str]:
+    """Return an absolute path, or a list of names as it is."""
+    return str(Path(given).absolute()) if isinstance(given, (str, os.PathLike)) else list(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,12 +110,17 @@ class ModelRequest:
         return self.card.num_classes if names is None else len(names)
 
 
-def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read class names from a text file, one per line.
+def read_classes(given: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    """Return class names: those of a sequence, or of a text file with one per line.
 
     Raises:
-        ModelError: The file cannot be read, or contains no names.
+        ModelError: The file cannot be read, or there are no names, or they are not text.
     """
+    if not isinstance(given, (str, os.PathLike)):
+        if not isinstance(given, (list, tuple)) or not given or not all(isinstance(name, str) for name in given):
+            raise ModelError(f"classes are no list of names, and no file with one per line: {given!r:.60}")
+        return tuple(given)
+    path = given
     data = read_file(path, what="file of class names", error=ModelError, limit=LARGEST)
     try:
         text = data.decode("utf-8-sig")
