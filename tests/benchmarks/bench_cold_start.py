@@ -45,7 +45,7 @@ def cpu_seconds(command: list[str], tree: Path | None = None) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if tree is not None:
         environment["PYTHONPATH"] = os.pathsep.join(str(tree / part) for part in (".", "plugins", "zoo"))
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tree)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
