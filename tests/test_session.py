@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Resize
 
 import xaihub
-from xaihub.errors import ParameterError, PluginError, UnknownName
+from xaihub.errors import InputError, ModelError, ParameterError, PluginError, UnknownName
 from xaihub.hub import session
 from xaihub.masking import Fill, Removal
 from xaihub.params import Meta
@@ -175,6 +177,36 @@ class TestCommandsAsFunctions:
         assert [item.metadata["parameters"].get("level") for item in row] == [None, 5.0, 2.0]
         assert found.failures == []
         assert found.save_png(tmp_path / "grid.png").stat().st_size > 0
+
+    @pytest.mark.parametrize("kind", ["array", "photo", "bytes"])
+    def test_compare_takes_images_in_memory(self, kind: str) -> None:
+        file = xaihub.sample_photo()
+        photo = PIL.Image.open(file)
+        image = {"array": np.asarray(photo), "photo": photo, "bytes": file.read_bytes()}[kind]
+
+        ((one,),) = xaihub.compare(image, models=_toy(), explainers="saliency").explanations
+        ((same,),) = xaihub.compare(file, models=_toy(), explainers="saliency").explanations
+
+        np.testing.assert_array_equal(one.values, same.values)
+
+    def test_compare_says_in_one_line_what_no_image_is(self) -> None:
+        with pytest.raises(InputError, match="array"):
+            xaihub.compare(object(), models=_toy(), explainers="saliency")
+
+    def test_class_names_are_given_as_a_list_or_a_file(self, tmp_path: Path) -> None:
+        names = ["one", "two"]
+        (tmp_path / "names.txt").write_text("one\ntwo\n")
+        card = tmp_path / "card.yaml"
+        card.write_text("name: tiny\narchitecture: test_resnet\nweights: {source: none}\nnum_classes: 2\n")
+
+        listed = xaihub.load_model(str(card), classes=names)
+
+        assert [*listed.classes] == [*xaihub.load_model(str(card), classes=tmp_path / "names.txt").classes] == names
+        assert listed.loaded is not None
+        assert [*xaihub.load_model(listed.loaded["name"], classes=listed.loaded["classes"]).classes] == names
+        for wrong in (3, [], [1, 2]):
+            with pytest.raises(ModelError, match="no list of names"):
+                xaihub.load_model(str(card), classes=wrong)  # type: ignore[arg-type]
 
     def test_compare_refuses_parameters_that_nothing_takes(self) -> None:
         with pytest.raises(ParameterError, match="saliency has no parameter 'level'"):
