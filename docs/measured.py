@@ -50,8 +50,7 @@ def table(found: Measurements) -> str:
     for name in sorted(ranks, key=lambda name: (ranks[name], name)):
         rows = {row.metric: row for row in found.of(name)}
         scores = [f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in map(rows.__getitem__, metrics)]
-        marked = [f"**{text}**" if rows[metric].best else text for metric, text in zip(metrics, scores, strict=True)]
-        lines.append(f"| `{name}` | {' | '.join(marked)} |")
+        lines.append(f"| `{name}` | {' | '.join(scores)} |")
     return "\n".join(lines)
 
 

@@ -175,12 +175,12 @@ def test_commands_have_every_setting() -> None:
     chosen = config(
         Path("/x/photos"), images=["/x/a b.png", "/x/c.png"], models=["/y/card.yaml"], controls=False, seed=3, limit=7,
         explainers=[Choice("toy_filled", {"baseline": "image:/y/z w.png"})], metrics=["toy_mean"], target="top2",
-        budget=200, shard="1/2", text=["a cat"],
+        budget=200, shard="1/2", text=["a cat"], threads=2, precision="bf16", maps="none",
     )  # fmt: skip
     assert evaluate_command(chosen) == (
         "xaihub evaluate 'x/a b.png' x/c.png -m card.yaml --text 'a cat' -e toy_filled -k toy_mean"
-        " -p 'toy_filled.baseline=image:z w.png' --target top2 --budget 200 --limit 7 --shard 1/2"
-        " --no-controls --seed 3 -o RUN"
+        " -p 'toy_filled.baseline=image:z w.png' --target top2 --threads 2 --budget 200 --precision bf16 --limit 7"
+        " --shard 1/2 --maps none --no-controls --seed 3 -o RUN"
     )
     assert "IMAGE..." in evaluate_command(chosen, images=False)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
-from xaihub.cli._options import DEVICE, LIKE, MODEL, OUTPUTS, TEXT, Display, Opt, options
+from xaihub.cli._options import DEVICE, INPUT, LIKE, MODEL, OUTPUTS, TEXT, Display, Opt, options
 from xaihub.cli._output import progress, put, put_json, say, some, table
 from xaihub.cli._prepare import TEMPLATE
 from xaihub.hub import DEFAULT_MODEL
@@ -26,6 +27,7 @@ class RecommendOptions(Display):
     models: Annotated[tuple[str, ...], MODEL] = (DEFAULT_MODEL,)
     checkpoint: Annotated[str | None, Opt("Weights to load instead (.safetensors, .pt, .pth).", metavar="FILE")] = None
     outputs: Annotated[str, OUTPUTS] = ""
+    inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     layer: Annotated[str | None, Opt("Layer for activation maps; default: automatic.", metavar="NAME")] = None
     like: Annotated[tuple[str, ...], LIKE] = ()
     text: Annotated[tuple[str, ...], TEXT] = ()
@@ -59,11 +61,13 @@ def recommend(app: App, /, given: RecommendOptions) -> None:
     seconds = None if given.time is None else parse_time(given.time)
     selected = {"checkpoint": given.checkpoint, "outputs": given.outputs or None, "layer": given.layer}
     words = [word for name, value in selected.items() if value for word in (f"--{name}", value)]
+    words += [word for one in given.inputs for word in ("--input", f"{one.name}={one.value}")]
     words += [word for image in given.like for word in ("--like", image)]
     words += [word for text in given.text for word in ("--text", text)]
     found = []
     with progress(quiet=given.quiet) as bar:
-        loading = {name: getattr(given, name) for name in ("device", "checkpoint", "outputs", "layer")}
+        loading: dict[str, Any] = {"input": {one.name: one.value for one in given.inputs}}
+        loading |= {name: getattr(given, name) for name in ("device", "checkpoint", "outputs", "layer")}
         models = Selection(models=given.models, loading=loading, like=given.like, text=given.text).load(app.hub)
         for name, model in zip(dict.fromkeys(given.models), models, strict=True):
             found.append(ranked(app.hub, model, seconds=seconds, options=["-m", name, *words], watch=bar.watch))

@@ -11,6 +11,11 @@ from xaihub.explainers.page.document import last_part
 from xaihub.explainers.page.provenance import Facts
 from xaihub.explainers.page.view import parameters, plain_value
 
+# What a command repeats unless it is the default, with the default where that is neither None nor empty.
+_OPTIONS: dict[str, str | None] = {
+    **dict.fromkeys(("target", "outputs", "page", "labels", "masks", "boxes", "batch_size", "threads", "budget")),
+    **{"precision": "f32", "limit": None, "shard": None, "maps": "f32"},
+}
 NAMED = 20  # images that a command names one by one; of more, it names their folder
 
 
@@ -31,9 +36,9 @@ def evaluate_command(config: Config, *, images: bool = True) -> str:
                 words += ["-p", f"{choice.name}.{name}={plain_value(value)}"]
     for name, value in config.input.items():
         words += ["--input", f"{name}={_plain_list(value)}"]
-    for name in ("target", "outputs", "page", "labels", "masks", "boxes", "batch_size", "budget", "limit", "shard"):
+    for name in _OPTIONS:
         for value in config.budgets if name == "budget" else [getattr(config, name)]:
-            if value not in (None, ""):
+            if value not in (None, "") and _OPTIONS[name] != value:
                 words += [f"--{name.replace('_', '-')}", plain_value(value)]
     words += ([] if config.controls else ["--no-controls"]) + ["--seed", str(config.seed), "-o", "RUN"]
     return shlex.join(words)
