@@ -146,7 +146,7 @@ def test_an_unexpected_error_is_one_line_that_tells_how_to_see_more(run: Run, mo
     def burst(*_: object, **__: object) -> None:
         raise RuntimeError("something\nstrange")
 
-    monkeypatch.setattr("xaihub.api.explain.explain_many", burst)
+    monkeypatch.setattr("xaihub.api.jobs.explain_many", burst)
     result = run("explain", *FAST)
     assert result.exit_code == 1
     assert result.stderr.strip() == (
@@ -158,7 +158,7 @@ def test_interrupting_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xaihub.api.explain.explain_many", interrupt)
+    monkeypatch.setattr("xaihub.api.jobs.explain_many", interrupt)
     result = run("explain", *FAST)
     assert result.exit_code == 130
     assert result.stderr.strip().endswith("stopped")
