@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -68,9 +69,13 @@ class TestFunctions:
         assert code["file"] == str(folder / "code" / "model.py")
         assert (code["function"], len(code["sha256"])) == ("build", 64)
 
-    def test_an_edited_file_is_imported_again(self, folder: Path) -> None:
+    def test_an_edited_file_is_imported_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.dont_write_bytecode", False)
         first = xaihub.load_model("code/model.py:build")
-        (folder / "code" / "model.py").write_text(CODE.replace("manual_seed(1)", "manual_seed(2)"))
+        file = folder / "code" / "model.py"
+        written = file.stat().st_mtime_ns
+        file.write_text(CODE.replace("manual_seed(1)", "manual_seed(2)"))
+        os.utime(file, ns=(written, written))  # in the same instant, and of the same length
         second = xaihub.load_model("code/model.py:build")
         assert first.code["sha256"] != second.code["sha256"]
         assert first.weights_hash != second.weights_hash

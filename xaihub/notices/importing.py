@@ -6,14 +6,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 
 def imported(name: str) -> ModuleType | None:
     """Return the module of a name or a file, if it is there and complete, so that importing it runs no code."""
     module = sys.modules.get(_module_name(Path(name).resolve()) if name.endswith(".py") else name)
     return None if getattr(getattr(module, "__spec__", None), "_initializing", module is None) else module
+
+
+class _Source(SourceFileLoader):
+    """Compiles what the file contains: Python would run its older cached code after an edit in the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        """Return the code of the module."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 def import_file(path: str) -> ModuleType:
@@ -24,7 +34,7 @@ def import_file(path: str) -> ModuleType:
     file = Path(path).resolve()
     name = _module_name(file)
     if name not in sys.modules:
-        spec = util.spec_from_file_location(name, file)
+        spec = util.spec_from_file_location(name, file, loader=_Source(name, str(file)))
         if spec is None or spec.loader is None:
             raise ImportError(f"{path!r} is not a Python file")
         module = sys.modules[name] = util.module_from_spec(spec)
