@@ -178,6 +178,13 @@ LIMIT_OF_SEVERAL = Opt(
     f"{_LIMIT}; default: {DEFAULT_TIMEOUT:g}, or 0 for a single result.", "--timeout", metavar="SECONDS",
     type=click.FloatRange(0), show_default=False,
 )  # fmt: skip
+LABELS = Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
+MASKS = Opt("Mask images (white on black) with the file names of the images.", metavar="FOLDER")
+BOXES = Opt("CSV file with file,left,top,right,bottom in pixels.", metavar="FILE")
+FIRST = Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))
+ENGINE = Opt("Where to compute: local, ray or an engine of a plugin (see 'xaihub list engines').", metavar="NAME")
+WORKERS = Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
+ADDRESS = Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)
 OUTPUT = Opt(
     "Output folder, or a file name that ends in .png if there is a single result.", "-o", "--output", metavar="PATH"
 )

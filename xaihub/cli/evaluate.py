@@ -14,15 +14,21 @@ import click
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._options import (
+    ADDRESS,
     BACKEND,
     BATCH_SIZE,
+    BOXES,
     BUDGETS,
     DEVICE,
+    ENGINE,
     EXPLAINER,
+    FIRST,
     HEAD,
     INPUT,
+    LABELS,
     LIKE,
     LIMIT,
+    MASKS,
     METRIC,
     MODEL,
     NEW_FOLDER,
@@ -34,6 +40,7 @@ from xaihub.cli._options import (
     TARGET,
     TEXT,
     THREADS,
+    WORKERS,
     Display,
     Opt,
     options,
@@ -72,13 +79,9 @@ class EvaluateOptions(Display):
     head: Annotated[str, HEAD] = ""
     inputs: Annotated[tuple[Setting, ...], INPUT] = ()
     page: Annotated[int | None, PAGE] = None
-    labels: Annotated[
-        str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
-    ] = None
-    masks: Annotated[
-        str | None, Opt("Mask images (white on black) with the file names of the images.", metavar="FOLDER")
-    ] = None
-    boxes: Annotated[str | None, Opt("CSV file with file,left,top,right,bottom in pixels.", metavar="FILE")] = None
+    labels: Annotated[str | None, LABELS] = None
+    masks: Annotated[str | None, MASKS] = None
+    boxes: Annotated[str | None, BOXES] = None
     seed: Annotated[int | None, SEED] = None
     device: Annotated[str | None, DEVICE] = None
     batch_size: Annotated[int | None, BATCH_SIZE] = None
@@ -87,19 +90,15 @@ class EvaluateOptions(Display):
     precision: Annotated[Precision | None, PRECISION] = None
     budget: Annotated[tuple[str, ...], BUDGETS] = ()
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
-    limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    limit: Annotated[int | None, FIRST] = None
     shard: Annotated[str | None, Opt("Use only part I of N of the images, by their checksums.", metavar="I/N")] = None
     maps: Annotated[
         Literal["f32", "f16", "none"] | None,
         Opt("Precision of stored maps, or none; default: f32. Scores never depend on it.", show_default=False),
     ] = None
-    engine: Annotated[
-        str, Opt("Where to compute: local, ray or an engine of a plugin (see 'xaihub list engines').", metavar="NAME")
-    ] = "local"
-    jobs: Annotated[
-        int | None, Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
-    ] = None
-    address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
+    engine: Annotated[str, ENGINE] = "local"
+    jobs: Annotated[int | None, WORKERS] = None
+    address: Annotated[str, ADDRESS] = ""
     no_controls: Annotated[bool, Opt("Skip the controls: random map, edge filter and centre prior.")] = False
     output: Annotated[str | None, NEW_FOLDER] = None
     template: Annotated[str | None, TEMPLATE] = None

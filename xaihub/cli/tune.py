@@ -10,12 +10,18 @@ import click
 from xaihub.api.parameters import Setting
 from xaihub.cli._app import App
 from xaihub.cli._options import (
+    ADDRESS,
     BACKEND,
     BATCH_SIZE,
+    BOXES,
     BUDGET,
     DEVICE,
+    ENGINE,
     EXPLAINER,
+    FIRST,
+    LABELS,
     LIMIT,
+    MASKS,
     METRIC,
     MODEL,
     OUTPUTS,
@@ -23,6 +29,7 @@ from xaihub.cli._options import (
     SEED,
     TARGET,
     THREADS,
+    WORKERS,
     Display,
     Opt,
     options,
@@ -58,22 +65,14 @@ class TuneOptions(Display):
     trials: Annotated[int, Opt("Maximum number of settings, the defaults included.", type=click.IntRange(2))] = 16
     target: Annotated[str | None, TARGET] = None
     outputs: Annotated[str | None, OUTPUTS] = None
-    labels: Annotated[
-        str | None, Opt("CSV file with file,class_index: explain the labelled class.", metavar="FILE")
-    ] = None
-    masks: Annotated[
-        str | None, Opt("Mask images (white on black) with the file names of the images.", metavar="FOLDER")
-    ] = None
-    boxes: Annotated[str | None, Opt("CSV file with file,left,top,right,bottom in pixels.", metavar="FILE")] = None
-    limit: Annotated[int | None, Opt("Use only the first N images.", metavar="N", type=click.IntRange(1))] = None
+    labels: Annotated[str | None, LABELS] = None
+    masks: Annotated[str | None, MASKS] = None
+    boxes: Annotated[str | None, BOXES] = None
+    limit: Annotated[int | None, FIRST] = None
     timeout: Annotated[float, LIMIT] = DEFAULT_TIMEOUT
-    engine: Annotated[
-        str, Opt("Where to compute: local, ray or an engine of a plugin (see 'xaihub list engines').", metavar="NAME")
-    ] = "local"
-    jobs: Annotated[
-        int | None, Opt("Number of worker processes; default: none for local.", metavar="N", type=click.IntRange(1))
-    ] = None
-    address: Annotated[str, Opt("Where the engine's workers are; 'auto' finds Ray's cluster.", show_default=False)] = ""
+    engine: Annotated[str, ENGINE] = "local"
+    jobs: Annotated[int | None, WORKERS] = None
+    address: Annotated[str, ADDRESS] = ""
     template: Annotated[str | None, TEMPLATE] = None
     dry_run: Annotated[bool, Opt("Print the cost, measured on one image; nothing is stored.")] = False
     budget: Annotated[str | None, BUDGET] = None

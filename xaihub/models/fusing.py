@@ -9,6 +9,7 @@ column of zeros.
 from __future__ import annotations
 
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -111,7 +112,7 @@ def _fused(part: Any, activation: _Fused) -> nn.Module | None:
     return _Convolution(part, activation) if plain else None
 
 
-class _OneCall(nn.Module):
+class _OneCall(nn.Module, ABC):
     """A layer with its activation; its weights, in oneDNN's order, by precision and size of the input."""
 
     layer: Any
@@ -139,13 +140,13 @@ class _OneCall(nn.Module):
         weight, bias = self.layer.weight.detach(), self.layer.bias
         return weight.to(inputs.dtype), None if bias is None else bias.detach().to(inputs.dtype)
 
+    @abstractmethod
     def prepared(self, inputs: Tensor) -> tuple[Any, ...]:
         """Return what a call needs in addition to such inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, inputs: Tensor, *prepared: Any) -> Tensor:
         """Return the outputs."""
-        raise NotImplementedError
 
 
 class _Linear(_OneCall):
